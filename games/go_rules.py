@@ -1,0 +1,398 @@
+"""Go on arrays: the kernels behind ``go.py``, one implementation for every board size.
+
+Points. A board of N x N lies in a padded line with one column of edge between the rows:
+cell (row, col) is point ``(row + 1) * (N + 1) + col + 1``, its neighbours are +-1 and
++-(N + 1), and every neighbour and diagonal of a cell exists. P = (N + 2) * (N + 1) + 1 points.
+
+Chains are circular linked lists (``following``) whose stones all name the same ``chain``.
+``liberties`` of a chain packs three sums over its pseudo-liberties, the pairs (stone, empty
+neighbour): how many there are, of their points, of the points' squares. By Cauchy-Schwarz
+count * squares == sum ** 2 exactly where all of them are one point, so that a test for atari
+costs no walk. An empty point is a chain of its own, of which the same sums are kept: placing
+a stone needs no new count, and no update asks what it is updating.
+
+Rollouts look at simple ko only; ``play`` and ``legal`` know positional superko.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
+
+# liberties: count in bits 48.., sum of points in bits 28..47, sum of squares in bits 0..27;
+# 19x19 has fewer than 720 pseudo-liberties a chain on points up to 419.
+COUNT_AT, SUM_AT = 48, 28
+SUM_MASK, SQUARES_MASK = (1 << 20) - 1, (1 << 28) - 1
+
+ILLEGAL, LEGAL, REPEATS = 0, 1, 2
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+ONE = np.uint64(1)
+
+
+class GoStates(NamedTuple):
+    """B games; P points of the padded board, L = max_moves + 1.
+
+    to_play: int8 [B], 0 black, 1 white
+    ply: int32 [B]
+    done: bool [B]
+    stones: int8 [B, P], EMPTY, BLACK, WHITE or EDGE
+    chain: uint16 [B, P], the point that stands for this point's chain
+    following: uint16 [B, P], the next stone of the same chain, in a circle
+    liberties: int64 [B, P], packed sums, valid where ``chain[p] == p``
+    ko: int16 [B], point that simple ko forbids, 0 if none (read by rollouts)
+    removed: bool [B], a stone has left the board at some time
+    recent: int16 [B, 4], the last actions, newest first; -1 before the first move
+    history: uint64 [B, L], Zobrist hash of the board after each ply; 0 is the empty board
+    seen: uint64 [B, F], a set of bits (Bloom filter with one hash) over ``history``
+    """
+
+    to_play: NDArray[np.int8]
+    ply: NDArray[np.int32]
+    done: NDArray[np.bool_]
+    stones: NDArray[np.int8]
+    chain: NDArray[np.uint16]
+    following: NDArray[np.uint16]
+    liberties: NDArray[np.int64]
+    ko: NDArray[np.int16]
+    removed: NDArray[np.bool_]
+    recent: NDArray[np.int16]
+    history: NDArray[np.uint64]
+    seen: NDArray[np.uint64]
+
+
+@njit(cache=True, nogil=True)
+def liberty(point):
+    """What one pseudo-liberty at ``point`` adds to a chain's packed sums."""
+    p = np.int64(point)
+    return (np.int64(1) << COUNT_AT) + (p << SUM_AT) + p * p
+
+
+@njit(cache=True, nogil=True)
+def in_atari(packed):
+    """All pseudo-liberties (at least one) are the same point."""
+    total = (packed >> SUM_AT) & SUM_MASK
+    return (packed >> COUNT_AT) * (packed & SQUARES_MASK) == total * total
+
+
+@njit(cache=True, nogil=True)
+def neighbour(point, k, width):
+    """The k-th of the four neighbours."""
+    if k == 0:
+        return point - width
+    if k == 1:
+        return point - 1
+    if k == 2:
+        return point + 1
+    return point + width
+
+
+@njit(cache=True, nogil=True)
+def remove_chain(stones, chain, following, liberties, start, width, gone, count):
+    """Take a chain without liberties off the board; its points go to ``gone[count:]``."""
+    first = count
+    p = np.int64(start)
+    while True:
+        gone[count] = p
+        count += 1
+        stones[p] = EMPTY
+        chain[p] = p
+        liberties[p] = 0
+        p = np.int64(following[p])
+        if p == start:
+            break
+    for j in range(first, count):
+        p = np.int64(gone[j])
+        following[p] = p
+        packed = liberty(p)
+        for k in range(4):
+            liberties[np.int64(chain[neighbour(p, k, width)])] += packed
+    return count
+
+
+@njit(cache=True, nogil=True)
+def join(chain, following, liberties, p, into):
+    """Make the chain ``p`` part of the chain ``into``."""
+    liberties[into] += liberties[p]
+    q = p
+    while True:
+        chain[q] = into
+        q = np.int64(following[q])
+        if q == p:
+            break
+    link = following[into]
+    following[into] = following[p]
+    following[p] = link
+
+
+@njit(cache=True, nogil=True)
+def place(stones, chain, following, liberties, p, own, width, gone):
+    """Play a stone. Returns the number of stones in ``gone``; below 0 where they are the
+    player's own (suicide)."""
+    packed = liberty(p)
+    for k in range(4):
+        liberties[np.int64(chain[neighbour(p, k, width)])] -= packed
+    stones[p] = own
+    head = p
+    attacked = False
+    for k in range(4):
+        n = neighbour(p, k, width)
+        other = np.int64(chain[n])
+        if stones[n] == own and other != head:
+            if head == p:  # the new stone is the one to relabel
+                join(chain, following, liberties, p, other)
+                head = other
+            else:
+                join(chain, following, liberties, other, head)
+        elif stones[n] == 3 - own and liberties[other] >> COUNT_AT == 0:
+            attacked = True
+    count = 0
+    if attacked:
+        for k in range(4):
+            n = neighbour(p, k, width)
+            if stones[n] == 3 - own and liberties[np.int64(chain[n])] >> COUNT_AT == 0:
+                count = remove_chain(stones, chain, following, liberties, n, width, gone, count)
+    elif liberties[head] >> COUNT_AT == 0:
+        return -remove_chain(stones, chain, following, liberties, p, width, gone, count)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def ko_point(following, liberties, p, count, gone):
+    """The point where recapturing the lone stone ``p`` at once is forbidden; 0 if none."""
+    if count == 1 and np.int64(following[p]) == p and liberties[p] >> COUNT_AT == 1:
+        return np.int64(gone[0])
+    return np.int64(0)
+
+
+@njit(cache=True, nogil=True)
+def has_seen(seen, history, ply, key):
+    """``key`` is among ``history[: ply + 1]``."""
+    bit = np.int64(key & np.uint64(seen.shape[0] * 64 - 1))
+    if (seen[bit >> 6] >> np.uint64(bit & 63)) & ONE == 0:
+        return False
+    while ply >= 0 and history[ply] != key:
+        ply -= 1
+    return ply >= 0
+
+
+@njit(cache=True, nogil=True)
+def hash_without(stones, chain, following, p, colour, need_atari, liberties, width, zobrist, key):
+    """``key`` less the distinct chains of ``colour`` around ``p`` (those in atari only)."""
+    for k in range(4):
+        n = neighbour(p, k, width)
+        head = np.int64(chain[n])
+        if stones[n] != colour or (need_atari and not in_atari(liberties[head])):
+            continue
+        again = False
+        for j in range(k):
+            m = neighbour(p, j, width)
+            again = again or (stones[m] == colour and np.int64(chain[m]) == head)
+        if again:
+            continue
+        q = head
+        while True:
+            key ^= zobrist[colour - 1, q]
+            q = np.int64(following[q])
+            if q == head:
+                break
+    return key
+
+
+@njit(cache=True, nogil=True)
+def status(
+    stones, chain, following, liberties, history, seen, ply, removed,
+    p, own, width, suicide, zobrist,
+):
+    """ILLEGAL (suicide), LEGAL or REPEATS (positional superko) of a stone on the empty point p."""
+    safe = liberties[p] >> COUNT_AT > 0
+    if safe and not removed:  # the stones on the board have only grown
+        return LEGAL
+    captures = False
+    for k in range(4):  # no branches: they would be guesswork for the processor
+        n = neighbour(p, k, width)
+        atari = in_atari(liberties[np.int64(chain[n])])
+        safe |= (stones[n] == own) & (not atari)
+        captures |= (stones[n] == 3 - own) & atari
+    lives = safe or captures
+    if not lives and not suicide:
+        return ILLEGAL
+    if lives and not removed:
+        return LEGAL
+    key = history[ply]
+    if lives:
+        key ^= zobrist[own - 1, p]
+        if captures:
+            key = hash_without(
+                stones, chain, following, p, 3 - own, True, liberties, width, zobrist, key
+            )
+    else:
+        key = hash_without(stones, chain, following, p, own, False, liberties, width, zobrist, key)
+    return REPEATS if has_seen(seen, history, ply, key) else LEGAL
+
+
+@njit(cache=True, nogil=True)
+def play(s, zobrist, actions, size, max_moves):
+    """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
+    width = size + 1
+    passing = size * size
+    gone = np.empty(s.stones.shape[1], np.int16)
+    for i in range(actions.shape[0]):
+        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
+        liberties, recent = s.liberties[i], s.recent[i]
+        for t in range(actions.shape[1]):
+            action = actions[i, t]
+            if action < 0 or s.done[i]:
+                continue
+            own = np.int64(s.to_play[i]) + 1
+            key = s.history[i, s.ply[i]]
+            s.ko[i] = 0
+            if action != passing:
+                p = (action // size + 1) * width + action % size + 1
+                count = place(stones, chain, following, liberties, p, own, width, gone)
+                key ^= zobrist[own - 1, p]
+                colour = own if count < 0 else 3 - own
+                for j in range(abs(count)):
+                    key ^= zobrist[colour - 1, gone[j]]
+                if count != 0:
+                    s.removed[i] = True
+                s.ko[i] = ko_point(following, liberties, p, count, gone)
+            elif recent[0] == passing:
+                s.done[i] = True
+            for j in range(3, 0, -1):
+                recent[j] = recent[j - 1]
+            recent[0] = action
+            s.to_play[i] = 2 - own
+            s.ply[i] += 1
+            if s.ply[i] >= max_moves:
+                s.done[i] = True
+            s.history[i, s.ply[i]] = key
+            bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
+            s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
+
+
+@njit(cache=True, nogil=True)
+def legality(s, zobrist, size, suicide, out):
+    """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so."""
+    width = size + 1
+    for i in range(out.shape[0]):
+        if s.done[i]:
+            continue
+        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
+        liberties, history, seen = s.liberties[i], s.history[i], s.seen[i]
+        own = np.int64(s.to_play[i]) + 1
+        ply, removed = np.int64(s.ply[i]), s.removed[i]
+        cell = 0
+        for row in range(size):
+            for p in range((row + 1) * width + 1, (row + 2) * width):
+                if stones[p] == EMPTY:
+                    out[i, cell] = status(
+                        stones, chain, following, liberties, history, seen, ply, removed,
+                        p, own, width, suicide, zobrist,
+                    )
+                cell += 1
+        out[i, cell] = LEGAL
+
+
+@njit(cache=True, nogil=True)
+def plausible(stones, chain, liberties, p, own, width, ko):
+    """A playout may put a stone on the empty point p: legal by simple ko, no own one-point eye.
+
+    An eye has own stones or the edge all round and fewer than two enemy diagonals (none at the
+    edge), the usual test of Monte Carlo Go (Brügmann 1993; Gelly et al. 2006).
+    """
+    if liberties[p] >> COUNT_AT > 0:
+        return True
+    if p == ko:
+        return False
+    escapes, captures, eye = False, False, True
+    for k in range(4):
+        n = neighbour(p, k, width)
+        if stones[n] == own:
+            escapes = escapes or not in_atari(liberties[np.int64(chain[n])])
+        elif stones[n] == 3 - own:
+            eye = False
+            captures = captures or in_atari(liberties[np.int64(chain[n])])
+    if not (escapes or captures):
+        return False
+    if not eye:
+        return True
+    enemies, edge = 0, 0
+    for d in (-width - 1, -width + 1, width - 1, width + 1):
+        if stones[p + d] == 3 - own:
+            enemies += 1
+        elif stones[p + d] == EDGE:
+            edge = 1
+    return enemies + edge >= 2
+
+
+@njit(cache=True, nogil=True)
+def playout(stones, chain, following, liberties, empty, gone, own, passes, ko, size, state):
+    """Random moves until two passes or 2 * N * N moves; returns the generator's new state."""
+    width = size + 1
+    left = 0
+    for p in range(width + 1, (size + 1) * width):
+        if stones[p] == EMPTY:
+            empty[left] = p
+            left += 1
+    for _ in range(2 * size * size):
+        if passes >= 2:
+            break
+        tries = left
+        p = np.int64(0)
+        while tries > 0:
+            state += GOLDEN
+            z = (state ^ (state >> S30)) * MIX_1
+            z = (z ^ (z >> S27)) * MIX_2
+            z ^= z >> S31
+            j = (np.int64(z >> S32) * tries) >> 32
+            p = np.int64(empty[j])
+            tries -= 1
+            empty[j] = empty[tries]
+            if plausible(stones, chain, liberties, p, own, width, ko):
+                break
+            empty[tries] = p
+            p = np.int64(0)
+        ko = 0
+        if p == 0:
+            passes += 1
+        else:
+            passes = 0
+            left -= 1
+            empty[tries] = empty[left]
+            count = place(stones, chain, following, liberties, p, own, width, gone)
+            for j in range(count):
+                empty[left] = gone[j]
+                left += 1
+            ko = ko_point(following, liberties, p, count, gone)
+        own = 3 - own
+    return state
+
+
+@njit(cache=True, nogil=True)
+def rollout(s, size, rng, finals):
+    """Fill ``finals`` int8 [B, P] with the stones after a playout; ``rng`` advances."""
+    points = s.stones.shape[1]
+    chain, following = np.empty(points, np.uint16), np.empty(points, np.uint16)
+    liberties = np.empty(points, np.int64)
+    empty, gone = np.empty(points, np.int16), np.empty(points, np.int16)
+    passing = size * size
+    for i in range(finals.shape[0]):
+        finals[i] = s.stones[i]
+        if s.done[i]:
+            continue
+        chain[:] = s.chain[i]
+        following[:] = s.following[i]
+        liberties[:] = s.liberties[i]
+        passes = 1 if s.recent[i, 0] == passing else 0
+        rng[i] = playout(
+            finals[i], chain, following, liberties, empty, gone,
+            np.int64(s.to_play[i]) + 1, passes, np.int64(s.ko[i]), size, rng[i],
+        )

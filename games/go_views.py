@@ -1,0 +1,135 @@
+"""What a Go board shows: areas and observation planes. Kernels that only read.
+
+The names from ``go_rules`` are compiled in, and numba's cache does not notice when they change
+over there: delete ``__pycache__`` after changing those constants or the fields of ``GoStates``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .go_rules import BLACK, EDGE, EMPTY, REPEATS, WHITE
+
+PLANES = 16
+UNCLAIMED = 2
+
+
+@njit(cache=True, nogil=True)
+def flood(stones, start, width, owner, region):
+    """Mark the empty region of ``start`` in ``owner``; (its points, BLACK | WHITE it touches)."""
+    region[0] = start
+    owner[start] = UNCLAIMED
+    touched, found, done = 0, 1, 0
+    while done < found:
+        q = np.int64(region[done])
+        done += 1
+        for step in (-width, -1, 1, width):
+            n = q + step
+            if stones[n] == EMPTY:
+                if owner[n] == 0:
+                    owner[n] = UNCLAIMED
+                    region[found] = n
+                    found += 1
+            elif stones[n] != EDGE:
+                touched |= stones[n]
+    return found, touched
+
+
+@njit(cache=True, nogil=True)
+def area(stones, size, owner, region):
+    """Tromp-Taylor area: fill ``owner`` int8 [P] (+1 black, -1 white); black's lead on the board.
+
+    An empty region counts for the one colour that it touches. ``region`` is scratch, [P].
+    """
+    width = size + 1
+    owner[:] = 0
+    lead = 0
+    for p in range(width + 1, (size + 1) * width):
+        if stones[p] == BLACK or stones[p] == WHITE:
+            owner[p] = 3 - 2 * stones[p]
+            lead += 3 - 2 * stones[p]
+        elif stones[p] == EMPTY and owner[p] == 0:
+            found, touched = flood(stones, p, width, owner, region)
+            if touched in (BLACK, WHITE):
+                lead += (3 - 2 * touched) * found
+                for j in range(found):
+                    owner[np.int64(region[j])] = 3 - 2 * touched
+    return lead
+
+
+@njit(cache=True, nogil=True)
+def areas(boards, wanted, size, owners, leads):
+    """Of each of ``boards`` int8 [B, P] that is ``wanted`` bool [B], fill ``owners`` int8
+    [B, N * N] (+1 black, -1 white, 0 nobody) and ``leads`` int32 [B]."""
+    width = size + 1
+    owner = np.empty(boards.shape[1], np.int8)
+    region = np.empty(boards.shape[1], np.int16)
+    for i in range(boards.shape[0]):
+        if not wanted[i]:
+            continue
+        leads[i] = area(boards[i], size, owner, region)
+        if owners.shape[0] == 0:
+            continue
+        cell = 0
+        for row in range(size):
+            for p in range((row + 1) * width + 1, (row + 2) * width):
+                owners[i, cell] = 0 if owner[p] == UNCLAIMED else owner[p]
+                cell += 1
+
+
+@njit(cache=True, nogil=True)
+def few_liberties(stones, following, head, width):
+    """1, 2 or 3 (3 or more) liberties of a chain."""
+    one, two = np.int64(0), np.int64(0)
+    q = np.int64(head)
+    while True:
+        for step in (-width, -1, 1, width):
+            n = q + step
+            if stones[n] != EMPTY or n in (one, two):
+                continue
+            if one == 0:
+                one = n
+            elif two == 0:
+                two = n
+            else:
+                return 3
+        q = np.int64(following[q])
+        if q == head:
+            break
+    return 1 if two == 0 else 2
+
+
+@njit(cache=True, nogil=True)
+def observe(s, moves, size, out):
+    """Fill ``out`` uint8 [B, PLANES, N * N], all 0 on entry; ``Go`` lists the planes.
+
+    moves: uint8 [B, A], what ``go_rules.legality`` says of each.
+    """
+    width = size + 1
+    cells = size * size
+    few = np.empty(s.stones.shape[1], np.int8)
+    for i in range(out.shape[0]):
+        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
+        planes = out[i]
+        for p in range(width, stones.shape[0]):
+            if chain[p] == p and (stones[p] == BLACK or stones[p] == WHITE):
+                few[p] = few_liberties(stones, following, p, width)
+        planes[2] = 1
+        cell = 0
+        for row in range(size):
+            for p in range((row + 1) * width + 1, (row + 2) * width):
+                if stones[p] != EMPTY:
+                    enemy = 0 if stones[p] == s.to_play[i] + 1 else 1
+                    planes[enemy, cell] = 1
+                    planes[2 + 3 * enemy + few[chain[p]], cell] = 1
+                elif moves[i, cell] == REPEATS:
+                    planes[13, cell] = 1
+                cell += 1
+        for j in range(4):
+            if 0 <= s.recent[i, j] < cells:
+                planes[9 + j, s.recent[i, j]] = 1
+        if s.to_play[i] == 1:
+            planes[14] = 1
+        if s.recent[i, 0] == cells:
+            planes[15] = 1

@@ -1,0 +1,91 @@
+"""Nets: shapes in, logits and values out. Nothing here knows a game.
+
+``NetSpec("6x64", obs_shape, num_actions, ownership)`` says what to build, ``build`` builds it.
+The size is the one dial: residual blocks x channels. ``PRESETS`` are those with measured figures;
+any ``BxC`` works.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .precision import choose_dtype, has_fast_bfloat16
+from .resnet import NetOutput, ResNet, folded
+
+__all__ = ["NETS", "PRESETS", "NetError", "NetOutput", "NetSpec", "build", "choose_dtype", "flops",
+           "folded", "has_fast_bfloat16", "seeded"]
+
+PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
+
+
+class NetError(ValueError):
+    """A net that does not exist; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """What a net is built from.
+
+    Raises NetError for a size that is not ``BLOCKSxCHANNELS`` (or ``FAMILY:BLOCKSxCHANNELS``,
+    FAMILY a name in NETS).
+    """
+
+    size: str  #: "6x64": 6 residual blocks of 64 channels
+    obs_shape: tuple[int, int, int]  #: (C, H, W)
+    num_actions: int
+    ownership: bool = False  #: has an ownership and a score head
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "obs_shape", tuple(self.obs_shape))  # JSON brings a list
+        _parse(self.size)
+
+
+#: family -> constructor(blocks, channels, obs_shape, num_actions, ownership)
+NETS: dict[str, Callable[[int, int, tuple[int, int, int], int, bool], nn.Module]] = {
+    "resnet": ResNet,
+}
+
+
+def build(spec: NetSpec) -> nn.Module:
+    """A freshly initialised net; weights come from torch's global generator (see ``seeded``).
+
+    Its forward takes float [B, C, H, W] and returns NetOutput.
+    """
+    family, blocks, channels = _parse(spec.size)
+    return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership)
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """``make()`` with torch's CPU generator seeded; the generator is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+@lru_cache(maxsize=32)
+def flops(spec: NetSpec) -> int:
+    """Floating-point operations (2 per multiply-add) of one forward pass of one position.
+
+    Counted over the convolutions and matrix products that the net runs (on no data).
+    """
+    with torch.device("meta"), torch.no_grad():
+        net = folded(build(spec).eval())
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, *spec.obs_shape))
+    return counter.get_total_flops()
+
+
+def _parse(size: str) -> tuple[str, int, int]:
+    """(family, blocks, channels)"""
+    found = re.fullmatch(r"(?:([a-z]+):)?([1-9]\d?)x([1-9]\d{0,3})", size)
+    if not found or (found[1] or "resnet") not in NETS or int(found[3]) < 8:
+        raise NetError(f"net {size!r}: write it as BLOCKSxCHANNELS (at least 8 channels), "
+                       f"for example {', '.join(PRESETS)}")
+    return found[1] or "resnet", int(found[2]), int(found[3])

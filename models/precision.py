@@ -1,0 +1,32 @@
+"""Which arithmetic a device runs nets fastest in."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@lru_cache(maxsize=8)
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether ``device`` has instructions to multiply bfloat16 (AVX512_BF16, AMX, a recent GPU)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """The dtype of "float32", "bfloat16" or "auto" (bfloat16 where ``has_fast_bfloat16``).
+
+    Raises KeyError for another name.
+    """
+    if name == "auto":
+        name = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return DTYPES[name]

@@ -1,0 +1,185 @@
+"""A residual net for boards: pre-activated blocks, global pooling, policy and value heads.
+
+Blocks are pre-activated (He et al. 2016, arXiv:1603.05027) and every second one pools globally
+(KataGo: Wu 2019, arXiv:1902.10565, section 3.3 and appendix A). Unlike there, each BatchNorm
+stands right behind a convolution, so that for inference all of them fold into the convolutions
+(``folded``) and nothing but convolutions, additions and ReLUs is left.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+POOL_EVERY = 2  #: blocks 1, 3, 5 ... (from 0) pool globally
+HEAD_CHANNELS = 32  #: at most
+SCORE_SCALE = 20.0  #: points per unit of the score head, so that its weights stay small
+
+
+class NetOutput(NamedTuple):
+    """What a net says about B positions, for the side to move.
+
+    policy: float [B, A], logits over all actions, illegal ones included.
+    value: float [B], a logit z: tanh(z) is the value in [-1, 1], sigmoid(2z) the chance to win.
+    ownership: float [B, H*W], logits as value's: tanh is +1 for a point of the side to move; None
+        where the net has no such head.
+    score: float [B], lead in points; None where the net has no such head.
+    """
+
+    policy: Tensor
+    value: Tensor
+    ownership: Tensor | None
+    score: Tensor | None
+
+
+class ConvNorm(nn.Module):
+    """A convolution that keeps the board's size, and its BatchNorm until ``folded``."""
+
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+def pool(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 3C]: mean, mean scaled by the board's width, maximum (KataGo, A.3).
+
+    The scaled mean lets one set of weights serve boards of several sizes.
+    """
+    mean = x.mean((2, 3))
+    highest = max_pool2d(x, x.shape[2:]).flatten(1)  # on a CPU several times faster than amax
+    return torch.cat([mean, mean * ((x.shape[3] - 14) / 10), highest], 1)
+
+
+class Block(nn.Module):
+    """x + N(conv(relu(N(conv(relu(x))))))"""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels, 3)
+        self.second = ConvNorm(channels, channels, 3)
+        nn.init.zeros_(self.second.norm.weight)  # a new block is the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(relu(self.first(relu(x))))
+
+
+class PoolBlock(nn.Module):
+    """A Block in which a quarter of the inner channels, pooled, biases the others."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pooled = max(channels // 4, 4)
+        rest = channels - self.pooled
+        self.first = ConvNorm(channels, channels, 3)
+        self.bias = nn.Linear(3 * self.pooled, rest)
+        self.second = ConvNorm(rest, channels, 3)
+        nn.init.zeros_(self.second.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(relu(x))
+        bias = self.bias(pool(relu(inner[:, : self.pooled])))
+        return x + self.second(relu(inner[:, self.pooled :] + bias[:, :, None, None]))
+
+
+class PointPolicy(nn.Module):
+    """One logit per point of the board, and one of the pass where there is one (A = H*W + 1)."""
+
+    def __init__(self, channels: int, hidden: int, has_pass: bool) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.first = ConvNorm(channels, 2 * hidden, 1)
+        self.bias = nn.Linear(3 * hidden, hidden)
+        self.points = nn.Conv2d(hidden, 1, 1)
+        self.pass_move = nn.Linear(3 * hidden, 1) if has_pass else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x)
+        pooled = pool(relu(inner[:, : self.hidden]))
+        biased = inner[:, self.hidden :] + self.bias(pooled)[:, :, None, None]
+        logits = self.points(relu(biased)).flatten(1)
+        return logits if self.pass_move is None else torch.cat([logits, self.pass_move(pooled)], 1)
+
+
+class FlatPolicy(nn.Module):
+    """Any number of actions: a 1x1 convolution, then one matrix over all points."""
+
+    def __init__(self, channels: int, hidden: int, cells: int, num_actions: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, hidden, 1)
+        self.last = nn.Linear(hidden * cells, num_actions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(relu(self.first(x)).flatten(1))
+
+
+class ValueHead(nn.Module):
+    """Value, and where asked for ownership and score.
+
+    flat: see every point by itself (boards whose points have their own meaning, as Connect
+    Four's rows have), else pooled features only.
+    """
+
+    def __init__(self, channels: int, hidden: int, cells: int, flat: bool, ownership: bool) -> None:
+        super().__init__()
+        self.flat = flat
+        self.first = ConvNorm(channels, hidden, 1)
+        self.middle = nn.Linear(hidden * cells if flat else 3 * hidden, 2 * hidden)
+        self.value = nn.Linear(2 * hidden, 1)
+        self.owner = nn.Conv2d(hidden, 1, 1) if ownership else None
+        self.score = nn.Linear(2 * hidden, 1) if ownership else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        inner = relu(self.first(x))
+        middle = relu(self.middle(inner.flatten(1) if self.flat else pool(inner)))
+        value = self.value(middle).squeeze(1)
+        if self.owner is None or self.score is None:
+            return value, None, None
+        return value, self.owner(inner).flatten(1), SCORE_SCALE * self.score(middle).squeeze(1)
+
+
+class ResNet(nn.Module):
+    """The whole net: float [B, C, H, W] -> NetOutput."""
+
+    def __init__(
+        self, blocks: int, channels: int, obs_shape: tuple[int, int, int], num_actions: int,
+        ownership: bool,
+    ) -> None:
+        super().__init__()
+        planes, height, width = obs_shape
+        cells, hidden = height * width, min(HEAD_CHANNELS, channels)
+        by_point = num_actions in (cells, cells + 1)
+        self.stem = ConvNorm(planes, channels, 3)
+        self.blocks = nn.Sequential(*(
+            PoolBlock(channels) if index % POOL_EVERY == POOL_EVERY - 1 else Block(channels)
+            for index in range(blocks)))
+        self.policy: nn.Module = (
+            PointPolicy(channels, hidden, num_actions > cells) if by_point
+            else FlatPolicy(channels, hidden, cells, num_actions))
+        self.value = ValueHead(channels, hidden, cells, not by_point, ownership)
+
+    def forward(self, obs: Tensor) -> NetOutput:
+        x = relu(self.blocks(self.stem(obs)))
+        return NetOutput(self.policy(x), *self.value(x))
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """A copy for inference: every BatchNorm folded into the convolution before it.
+
+    ``net`` must be in eval mode (its running statistics are what is folded in).
+    """
+    copied = copy.deepcopy(net)
+    for module in copied.modules():
+        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return copied

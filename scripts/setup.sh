@@ -1,0 +1,35 @@
+# Sourced by the doors beside it: makes .venv and installs the pinned set, once.
+# usage: setup EXTRAS     ("" for a user, "[dev]" for the tests)
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+        then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "selfplay needs Python 3.11 to 3.13 with venv; none was found on PATH (set PYTHON=/path/to/python3.12, or: apt install python3 python3-venv)" >&2
+    return 1
+}
+
+setup() {
+    local extras=$1 stamp="$ROOT/.venv/.installed$1" want python
+    # What is installed is up to date while these two files are what they were.
+    want="$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt")"
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
+    if [ ! -x "$ROOT/.venv/bin/python" ]; then
+        python="$(find_python)" || return 1
+        echo "selfplay: making $ROOT/.venv with $python" >&2
+        "$python" -m venv "$ROOT/.venv" || return 1
+    fi
+    echo "selfplay: installing the pinned set into .venv (once; a few minutes)" >&2
+    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --constraint "$ROOT/constraints.txt" --editable "$ROOT$extras" >&2 || {
+        echo "selfplay: the install failed; see pip's message above. Run the same command again to retry." >&2
+        return 1
+    }
+    printf '%s\n' "$want" >"$stamp"
+}

@@ -1,0 +1,1 @@
+"""The AlphaGo recipe as a framework: games, nets, search, self-play, and the chart."""

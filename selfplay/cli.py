@@ -1,0 +1,312 @@
+"""The command line. Heavy imports live inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfplay.errors import UserError
+
+if TYPE_CHECKING:
+    from selfplay.runs import Run
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(package_name="selfplay-lab", prog_name="selfplay")
+def cli() -> None:
+    """The AlphaGo recipe: expert games, supervised learning, self-play RL, and the chart.
+
+    \b
+    selfplay train --game go9x9           the whole job; the same command continues it
+    selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
+    selfplay games                        what can be played
+
+    Players, wherever one is asked for: random, mcts:1000, net:PATH, net:PATH@64,
+    "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    """
+
+
+def game_option(required: bool = True) -> Any:
+    return click.option("--game", required=required, metavar="NAME",
+                        help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
+
+
+seed_option = click.option("--seed", type=int, default=None, help="Seed of everything drawn [0].")
+device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
+                             help="Where nets run [auto].")
+minutes_option = click.option("--minutes", type=click.FloatRange(min=0.05), default=None,
+                              help="Time to spend [30].")
+set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+                          help="Any setting, such as rl.sims=32 (repeatable).")
+run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
+                          help="The run's folder [runs/GAME].")
+init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOINT",
+                           help="What self-play starts from [sft].")
+
+
+@cli.command()
+@game_option()
+@minutes_option
+@run_option
+@init_option
+@device_option
+@seed_option
+@set_option
+def train(**options: Any) -> None:
+    """Expert games, SFT, self-play RL, matches, the chart: the whole job, resumable."""
+    from selfplay.loop import train as run_all
+
+    run = _open(**options)
+    _banner(run)
+    run_all(run, device_of(run.config.device))
+
+
+@cli.command()
+@game_option(required=False)
+@click.option("--games", "files", multiple=True, metavar="FILE|FOLDER",
+              help="Expert games: .sgf, .sgf.gz, .zip, .jsonl.gz or a folder (repeatable).")
+@minutes_option
+@run_option
+@device_option
+@seed_option
+@set_option
+def sft(files: tuple[str, ...], **options: Any) -> None:
+    """Learn an expert's moves until the held-out curve is flat."""
+    if files:
+        options["assignments"] = (*options["assignments"], "expert.games=" + ",".join(files))
+    _stage("sft", **options)
+
+
+@cli.command()
+@game_option(required=False)
+@minutes_option
+@run_option
+@init_option
+@device_option
+@seed_option
+@set_option
+def rl(**options: Any) -> None:
+    """Improve a net by self-play (policy iteration with search)."""
+    _stage("rl", **options)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--minutes", type=float, default=0.0, show_default=True,
+              help="Time for matches that the chart still wants; 0 draws what is on disk.")
+@device_option
+@set_option
+def compare(folder: Path, minutes: float, device: str | None, assignments: tuple[str, ...]) -> None:
+    """The chart of a run, again, from what is on disk."""
+    from selfplay.loop import show
+    from selfplay.loop import train as run_stages
+
+    run = _open(folder=folder, device=device, assignments=assignments)
+    where = device_of(run.config.device)
+    if minutes > 0:
+        run_stages(run, where, only="eval", minutes=minutes)
+    else:
+        show(run, where)
+
+
+@cli.command()
+@click.argument("players", nargs=2, metavar="PLAYER PLAYER")
+@game_option()
+@click.option("--games", "count", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--opening", default=None, metavar="LOW-HIGH",
+              help="Random plies before the players take over; each opening is played twice.")
+@click.option("--slots", type=click.IntRange(min=1), default=None,
+              help="Games at once [64; 4 with an outside engine; 1 with a human].")
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Folder for the games; an interrupted match there is continued "
+                   "[runs/matches/…].")
+@device_option
+@seed_option
+def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
+          out: Path | None, device: str | None, seed: int | None) -> None:
+    """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
+    from selfplay.arena import play_match
+    from selfplay.config import preset
+    from selfplay.console import Bar, say
+    from selfplay.games import make
+
+    played = make(game)
+    config = preset(game).eval
+    low_high = _opening(opening) if opening else config.opening
+    seed = seed or 0
+    folder = out or Path("runs/matches") / re.sub(
+        r"[^A-Za-z0-9.@]+", "-", f"{game}-{players[0]}-{players[1]}-{seed}").strip("-")
+    kinds = {name.split(":")[0] for name in players}
+    if slots is None:
+        slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
+    where = device_of(device or "auto") if "net" in kinds else "cpu"
+    with Bar(f"{players[0]} - {players[1]}", count, unit="games") as bar:
+        result = play_match(played, *players, games=count, seed=seed, opening=low_high,
+                            slots=slots, folder=folder, device=where, progress=bar.at)
+    say(result.summary())
+    say(f"games: {folder}")
+
+
+@cli.command()
+@game_option()
+@click.option("--player", required=True, help="The teacher: any player, for example "
+              "\"gtp:gnugo --mode gtp --level 10\".")
+@click.option("--games", "count", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True,
+              help="FILE.sgf.gz (Go) or FILE.jsonl.gz (any game).")
+@click.option("--opening", default="2-8", show_default=True, metavar="LOW-HIGH",
+              help="Random plies before the teacher takes over.")
+@click.option("--slots", type=click.IntRange(min=1), default=None,
+              help="Games at once [2 with an outside engine, else 64].")
+@device_option
+@seed_option
+def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
+           device: str | None, seed: int | None) -> None:
+    """Make expert games: a player against itself from varied openings. Continues if interrupted."""
+    from selfplay.console import Bar, say
+    from selfplay.expert import generate
+    from selfplay.games import make
+
+    made = make(game)
+    slots = slots or (2 if player.startswith("gtp:") else 64)
+    where = device_of(device or "auto") if player.startswith("net:") else "cpu"
+    with Bar(f"expert games of {player}", count, unit="games") as bar:
+        generate(made, player, count, out, seed=seed or 0, opening=_opening(opening), slots=slots,
+                 device=where, progress=bar.at)
+    say(f"{out}: {count} games, {made.rules}")
+
+
+@cli.command()
+def games() -> None:
+    """What can be played: native games, and OpenSpiel's through the adapter."""
+    from selfplay.console import say
+    from selfplay.games import describe
+
+    say(describe())
+
+
+@cli.command()
+@game_option()
+@click.option("--json", "as_json", is_flag=True, help="Rows as JSON instead of a table.")
+@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Pairs of runs (ours, reference) behind each ratio.")
+@click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
+@device_option
+def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
+    """Speed, each figure as a ratio to a reference measured in the same run."""
+    from selfplay.bench import run_bench, table
+    from selfplay.games import make
+
+    rows = run_bench(make(game), net=net, pairs=pairs, device=device_of(device or "auto"),
+                     quiet=as_json)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        click.echo(table(rows))
+
+
+def device_of(name: str) -> str:
+    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
+    import torch
+
+    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _opening(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if not found or int(found[2] or found[1]) < int(found[1]):
+        raise UserError(f"--opening {text}: a range such as 2-8 wanted")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _open(
+    folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
+    **top: Any,
+) -> Run:
+    """The run that the options speak of: a new one, or the one on disk with what may change."""
+    from selfplay.config import override, preset, replace_key
+    from selfplay.games import make
+    from selfplay.runs import open_run, stored_config
+
+    if folder is None:
+        if game is None:
+            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
+        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", game).strip("-")
+    config = stored_config(folder)
+    if config is None:
+        if game is None:
+            raise UserError(f"{folder}: no run there; give --game NAME to start one")
+        config = preset(make(game).name)
+    elif game is not None and make(game).name != config.game:
+        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
+    for key, value in top.items():
+        if value is not None:
+            config = replace_key(config, key, value)
+    return open_run(folder, override(config, assignments))
+
+
+def _stage(name: str, **options: Any) -> None:
+    from selfplay.loop import train as run_stages
+
+    minutes = options.pop("minutes")
+    run = _open(**options)
+    _banner(run)
+    device = device_of(run.config.device)
+    if name == "sft":
+        run_stages(run, device, only="expert", minutes=minutes or run.config.minutes)
+    run_stages(run, device, only=name, minutes=minutes or run.config.minutes)
+
+
+def _banner(run: Run) -> None:
+    from selfplay.console import say
+
+    config = run.config
+    say(f"{run.game.name}: {run.game.rules}")
+    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {config.minutes:g} minutes, "
+        f"from {config.init}")
+
+
+def main() -> None:
+    """Entry point: every mistake of the user ends in one line and a non-zero exit."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command continues", err=True)
+        code = 130
+    except UserError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        code = _fail(f"{error.filename or 'disk'}: {error.strerror}; nothing finished was lost, "
+                     "make room or choose another folder and run the same command again")
+    except ValueError as error:
+        from selfplay.games.base import GameError
+
+        if not isinstance(error, GameError):
+            raise
+        code = _fail(str(error))
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> int:
+    click.echo(f"selfplay: {' '.join(message.split())}", err=True)
+    return 1

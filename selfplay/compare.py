@@ -1,0 +1,250 @@
+"""The comparison: which matches the chart needs, playing them, and the ratings they give.
+
+Matches are kept in the run's ``matches/`` folder and continue where they stopped, so the chart
+can be drawn again, or sharpened, at any time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfplay import checkpoint
+from selfplay.arena import MatchResult, play_match, read_match
+from selfplay.elo import fit
+from selfplay.errors import UserError
+from selfplay.runs import Run, read_history, read_json, write_json
+
+RANDOM = "random"
+
+
+class Point(NamedTuple):
+    """A checkpoint on the chart."""
+
+    stage: str
+    path: Path
+    step: int
+    compute: dict[str, float]
+
+    def player(self, sims: int) -> str:
+        return f"net:{self.path}@{sims}" if sims else f"net:{self.path}"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A match that the chart wants."""
+
+    a: str
+    b: str
+    games: int
+
+
+def points(run: Run) -> list[Point]:
+    """The checkpoints on the chart: SFT's spread evenly in log-steps up to its best, RL's evenly."""
+    sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
+    best_file = run.folder / "sft" / "best.json"
+    if sft and best_file.exists():
+        best = str(read_json(best_file)["checkpoint"])
+        last = next(i for i, p in enumerate(sft) if p.path.name == best)
+        sft = _spread(sft[: last + 1], run.config.eval.sft_points, log=True)
+    rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
+    return sft + _spread(rl, run.config.eval.rl_points, log=False)
+
+
+def _point(stage: str, path: Path) -> Point:
+    meta = checkpoint.read_meta(path)
+    return Point(stage, path, int(meta["step"]), dict(meta["compute"]))
+
+
+def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
+    """At most ``count`` of them, the last always, evenly by (log) index."""
+    if len(found) <= count:
+        return found
+    n = len(found)
+    steps = [k / (count - 1) for k in range(count)] if count > 1 else [1.0]
+    at = {round(n**s) - 1 if log else round((n - 1) * s) for s in steps}
+    return [found[i] for i in sorted(at)]
+
+
+def missing_engine(spec: str) -> str | None:
+    """Why a ``gtp:`` player cannot be started here, or None if it can."""
+    from selfplay.gtp import find_executable
+
+    if not spec.startswith("gtp:"):
+        return None
+    try:
+        find_executable(spec.removeprefix("gtp:"))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
+    """The matches to play, the most telling first."""
+    config = run.config.eval
+    modes = (0, config.sims)
+    sft = [p for p in chosen if p.stage == "sft"]
+    rl = [p for p in chosen if p.stage == "rl"]
+    expert = run.config.expert.player
+    ladder = [RANDOM, *config.baselines]
+    outside = [b for b in dict.fromkeys([*ladder, expert]) if missing_engine(b) is None]
+    finals = [group[-1] for group in (sft, rl) if group]
+    wanted: list[Pairing] = []
+    if sft and rl:
+        wanted += [Pairing(rl[-1].player(s), sft[-1].player(s), config.decisive_games)
+                   for s in modes]
+    for opponent in reversed(outside):
+        wanted += [Pairing(p.player(s), opponent, config.baseline_games)
+                   for p in reversed(finals) for s in reversed(modes)
+                   if opponent != RANDOM or not s]
+    wanted += [Pairing(b, a, config.games)
+               for a, b in zip(outside, outside[1:], strict=False)]
+    for s in modes:
+        for group in (sft, rl):
+            wanted += [Pairing(b.player(s), a.player(s), config.games)
+                       for a, b in zip(group, group[1:], strict=False)]
+        if sft and rl:
+            wanted += [Pairing(p.player(s), sft[-1].player(s), config.games) for p in rl[:-1]]
+    wanted += [Pairing(p.player(config.sims), p.player(0), config.games) for p in finals]
+    for p in chosen[:1] + chosen[len(sft):len(sft) + 1]:
+        wanted += [Pairing(p.player(s), b, config.games) for b in outside[:3] for s in modes]
+    unique: dict[tuple[str, str], Pairing] = {}
+    for pairing in wanted:
+        unique.setdefault((pairing.a, pairing.b), pairing)
+    return list(unique.values())
+
+
+def match_folder(run: Run, pairing: Pairing) -> Path:
+    """matches/A--B, readable and unique."""
+    names = [re.sub(r"[^A-Za-z0-9.@]+", "-", name.replace(str(run.folder), "")).strip("-")
+             for name in (pairing.a, pairing.b)]
+    code = zlib.crc32(f"{pairing.a}|{pairing.b}".encode()) & 0xFFFF
+    return run.folder / "matches" / f"{'--'.join(names)[:100]}-{code:04x}"
+
+
+def play(
+    run: Run,
+    pairings: list[Pairing],
+    *,
+    device: str,
+    left: Callable[[], float] = lambda: math.inf,
+    progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
+) -> None:
+    """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept."""
+    config = run.config.eval
+    for index, pairing in enumerate(pairings):
+        if left() <= 0:
+            return
+        outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
+        play_match(
+            run.game, pairing.a, pairing.b, games=pairing.games, seed=match_seed(run, pairing),
+            opening=config.opening, slots=config.engine_slots if outside else config.slots,
+            folder=match_folder(run, pairing), device=device, stop=lambda: left() <= 0,
+            progress=lambda done, i=index, p=pairing: progress(i, len(pairings), p, done),
+        )
+
+
+def match_seed(run: Run, pairing: Pairing) -> int:
+    """The same openings for a pairing in every repetition of the run, others for each pairing."""
+    name = f"{pairing.a}|{pairing.b}".replace(str(run.folder), "")
+    return run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)
+
+
+def evaluation(run: Run, device: str) -> dict[str, Any]:
+    """Ratings and tables from the matches on disk, as report.write_report reads them."""
+    chosen = points(run)
+    played: list[tuple[Pairing, MatchResult, Path]] = []
+    for pairing in plan(run, chosen):
+        folder = match_folder(run, pairing)
+        result = read_match(folder, run.game) if folder.is_dir() else None
+        if result is not None and result.games:
+            played.append((pairing, result, folder))
+    ratings = fit([(p.a, p.b, r.wins, r.draws, r.losses) for p, r, _ in played], anchor=RANDOM)
+    games: dict[str, int] = {}
+    for p, r, _ in played:
+        for name in (p.a, p.b):
+            games[name] = games.get(name, 0) + r.games
+
+    def rated(name: str) -> dict[str, Any]:
+        elo, low, high = ratings.get(name, (None, None, None))
+        return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
+
+    rows = [{**rated(p.player(s)), "stage": p.stage, "sims": s, "step": p.step,
+             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
+            for p in chosen for s in (0, run.config.eval.sims)]
+    expert = run.config.expert.player
+    baselines = [{**rated(name), "expert": name == expert}
+                 for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
+    for row in baselines:
+        if row["elo"] is None:
+            row["note"] = missing_engine(row["player"]) or "not played in the time given"
+    return {
+        "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
+        "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
+        "commands": [train_command(run)],
+        "points": [row for row in rows if row["elo"] is not None],
+        "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
+        "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
+        "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
+        "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
+    }
+
+
+def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
+    low, high = run.config.eval.opening
+    command = (f"selfplay match '{pairing.a}' '{pairing.b}' --game '{run.game.name}' "
+               f"--games {pairing.games} --seed {match_seed(run, pairing)} --opening {low}-{high}")
+    return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
+            "draws": result.draws, "losses": result.losses, "score": result.score,
+            "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
+
+
+def train_command(run: Run) -> str:
+    """The command that makes this run again."""
+    from selfplay.config import preset, to_dict
+
+    config, default = to_dict(run.config), to_dict(preset(run.config.game))
+    dials = ("game", "minutes", "seed", "init", "device")
+    words = ["selfplay train", f"--run {run.folder}"]
+    words += [f"--{key} '{config[key]}'" if key == "game" else f"--{key} {config[key]}"
+              for key in dials if key == "game" or config[key] != default[key]]
+    for key, value in config.items():
+        pairs = {f"{key}.{k}": (v, default[key][k]) for k, v in value.items()} if isinstance(
+            value, dict) else {key: (value, default[key])}
+        for name, (now, before) in pairs.items():
+            if now != before and name not in dials:
+                text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
+                words.append(f"--set '{name}={text}'")
+    return " ".join(words)
+
+
+def hardware(device: str) -> str:
+    """One line: processor, cores, accelerator."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        name = models[0] if models else name
+    line = f"{name}, {os.cpu_count()} cores"
+    if device.startswith("cuda"):
+        import torch
+
+        line += f", {torch.cuda.get_device_name()}"
+    return line
+
+
+def compare(run: Run, device: str) -> dict[str, Any]:
+    """Rate what is on disk and write evaluation.json, report.html, chart.png, summary.json."""
+    from selfplay.report import write_report
+
+    result = evaluation(run, device)
+    write_json(run.path("evaluation.json"), result)
+    write_report(run.folder, result)
+    return result

@@ -1,0 +1,185 @@
+"""The main job: expert games -> SFT -> self-play RL -> matches -> the chart, resumable at any point.
+
+Each stage looks at what the run's folder holds, does what is left within its share of the time,
+and hands the next one files, not objects: a run killed anywhere continues from its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from selfplay import compare, expert
+from selfplay.console import Bar, say
+from selfplay.data import Columns
+from selfplay.errors import UserError
+from selfplay.rl import Learner, train_rl
+from selfplay.runs import Clock, Run
+from selfplay.sft import best, split, to_columns, train_sft
+
+#: Expert games that come with the package, by game.
+EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
+
+
+def train(
+    run: Run, device: str, only: str | None = None, minutes: float | None = None
+) -> None:
+    """Run all stages, or ``only`` one of expert, sft, rl, eval for so many ``minutes``."""
+    clock = Clock(run, minutes)
+    for name, stage in STAGES.items():
+        if only in (None, name):
+            with clock.running(name):
+                stage(run, clock, device)
+
+
+def _writer(run: Run) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.folder / "tb"))
+
+
+def _log(writer: Any, stage: str, row: dict[str, Any]) -> None:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            _log(writer, f"{stage}/{key}", value)
+        elif isinstance(value, (int, float)):
+            writer.add_scalar(f"{stage}/{key}", value, row.get("step", 0))
+    writer.flush()
+
+
+def net_spec(run: Run) -> Any:
+    """The net of a run, from its dial and its game's shapes."""
+    from selfplay.models import NetSpec
+
+    return NetSpec(run.config.net, run.game.obs_shape, run.game.num_actions,
+                   run.game.has_ownership)
+
+
+def expert_files(run: Run) -> list[Path]:
+    """The expert games of this run: given, embedded, or made in its folder (perhaps not yet)."""
+    if run.config.expert.games:
+        return [Path(name) for name in run.config.expert.games]
+    if run.game.name in EMBEDDED:
+        return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
+    suffix = "sgf.gz" if run.game.name.startswith("go") else "jsonl.gz"
+    return [run.folder / "expert" / f"games.{suffix}"]
+
+
+def expert_stage(run: Run, clock: Clock, device: str) -> None:
+    """Make the teacher's games where none are given or embedded."""
+    config, (file, *_) = run.config.expert, expert_files(run)
+    if run.config.init != "sft" or file.exists() or config.games:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    say(f"expert games: {config.player} plays itself")
+    with Bar("expert", clock.budget("expert")) as bar:
+        expert.generate(
+            run.game, config.player, config.count, file, seed=run.config.seed,
+            opening=config.opening, slots=run.config.eval.slots, device=device,
+            stop=lambda: clock.left("expert") <= 0,
+            progress=lambda done: bar.at(clock.spent("expert"), f"{done}/{config.count} games"),
+        )
+    clock.finish("expert")
+
+
+def expert_columns(run: Run) -> tuple[Columns, Columns]:
+    """(training rows, held-out rows) of the run's expert games; says what could not be read."""
+    games, skipped = expert.read_expert(expert_files(run), run.game)
+    for item in skipped[:5]:
+        say(f"skipped {item.file}: {item.reason}")
+    if skipped:
+        say(f"expert games: {len(games):,} read, {len(skipped):,} skipped")
+    train_games, held_games = split(games, run.config.expert.held_out, run.config.seed)
+    say(f"expert games: {len(train_games):,} to learn from, {len(held_games):,} held out")
+    return to_columns(run.game, train_games), to_columns(run.game, held_games)
+
+
+def sft_stage(run: Run, clock: Clock, device: str) -> None:
+    """Learn the expert's moves until the held-out curve is flat or the share is used up."""
+    if run.config.init != "sft" or "sft" in clock.done:
+        return
+    train_rows, held_rows = expert_columns(run)
+    writer, last = _writer(run), {"text": "first look soon"}
+
+    def log(row: dict[str, Any]) -> None:
+        _log(writer, "sft", row)
+        last["text"] = (f"held-out top-1 {row['top1']:.1%}, top-5 {row['top5']:.1%}, "
+                        f"value error {row['value_mse']:.3f}")
+
+    with Bar("SFT", clock.budget("sft")) as bar:
+        train_sft(
+            run.game, net_spec(run), train_rows, held_rows, run.config.sft, run.folder / "sft",
+            device=device, seed=run.config.seed, left=lambda: clock.left("sft"), log=log,
+            progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
+        )
+    writer.close()
+    clock.finish("sft")
+    say(f"SFT: {last['text']}; best checkpoint {best(run.folder / 'sft').name}")
+
+
+def rl_stage(run: Run, clock: Clock, device: str) -> None:
+    """Self-play policy iteration from the SFT net, or from nothing."""
+    init, held = _start(run), None
+    if run.config.init == "sft":
+        _, held = expert_columns(run)
+    learner = Learner(run.game, net_spec(run), run.config.rl, run.folder / "rl",
+                      init=init, device=device, seed=run.config.seed)
+    writer, last = _writer(run), {"text": ""}
+
+    def log(row: dict[str, Any]) -> None:
+        _log(writer, "rl", row)
+        last["text"] = f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
+
+    def progress(what: str, done: int, total: int) -> None:
+        bar.at(clock.spent("rl"), f"iteration {learner.iteration + 1}  {what} "
+                                  f"{done:,}/{total:,}  {last['text']}")
+
+    with Bar("RL", clock.budget("rl")) as bar:
+        newest = train_rl(learner, held=held, left=lambda: clock.left("rl"), log=log,
+                          progress=progress)
+    writer.close()
+    if newest is None:
+        raise UserError("RL: the time ended before the first iteration; give it more --minutes, "
+                        "or fewer --set rl.positions=N")
+    say(f"RL: {learner.iteration} iterations, newest checkpoint {newest.name}")
+
+
+def _start(run: Run) -> Path | None:
+    """The checkpoint that self-play starts from; None is from nothing."""
+    if run.config.init == "random":
+        return None
+    return best(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
+
+
+def eval_stage(run: Run, clock: Clock, device: str) -> None:
+    """Play the chart's matches, most telling first, and draw it."""
+    pairings = compare.plan(run, compare.points(run))
+    with Bar("evaluation", clock.budget("eval")) as bar:
+        def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
+            bar.at(clock.spent("eval"), f"match {index + 1}/{count}  {short(run, pairing.a)} - "
+                                        f"{short(run, pairing.b)}  {done}/{pairing.games}")
+
+        compare.play(run, pairings, device=device, left=lambda: clock.left("eval"),
+                     progress=progress)
+    show(run, device)
+
+
+def short(run: Run, name: str) -> str:
+    return name.replace(f"net:{run.folder}/", "")
+
+
+def show(run: Run, device: str) -> None:
+    """Draw the chart from what is on disk and say what it shows."""
+    from selfplay.report import text_summary
+
+    result = compare.compare(run, device)
+    say(text_summary(result))
+    say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
+        f"curves: tensorboard --logdir {run.folder / 'tb'}")
+
+
+STAGES: dict[str, Callable[[Run, Clock, str], None]] = {
+    "expert": expert_stage, "sft": sft_stage, "rl": rl_stage, "eval": eval_stage,
+}

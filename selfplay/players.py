@@ -1,0 +1,264 @@
+"""Everybody who can play a match, behind one protocol.
+
+A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``gtp:COMMAND``,
+``openspiel-mcts:1000``, ``human``. A player holds many games at once, one a slot; ``play`` tells
+it of every start and every move, and asks it for moves in batches. torch and pyspiel are imported
+only where a player needs them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay import gtp
+from selfplay.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
+from selfplay.errors import UserError
+from selfplay.games.base import Game, GameError, take
+from selfplay.games.go import Go
+from selfplay.records import read_settings
+
+if TYPE_CHECKING:
+    from selfplay.search import SearchConfig
+
+__all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "parse_player", "pyspiel_name"]
+
+Slots = NDArray[np.int64]
+Actions = NDArray[np.int64]
+Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class Player(Protocol):
+    """Plays any number of games side by side; a slot is a game's seat number."""
+
+    name: str
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        """New games in ``slots`` int64 [n]; all randomness in them comes from ``seeds`` [n]."""
+
+    def moved(self, slots: Slots, actions: Actions) -> None:
+        """Told of every move made in its slots: openings', opponents' and its own."""
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class NetEvaluator(Protocol):
+    """``inference.Evaluator``, or anything like it."""
+
+    game: Game
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+class Setup(NamedTuple):
+    """What a constructor of PLAYERS gets beside the text after the colon."""
+
+    spec: str
+    game: Game
+    seed: int
+    device: str
+    slots: int
+
+
+class _Silent:
+    """A player that needs to be told nothing."""
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
+
+    def moved(self, slots: Slots, actions: Actions) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RandomPlayer(_Silent):
+    """Uniform over the legal moves."""
+
+    def __init__(self, name: str, game: Game) -> None:
+        self.name, self.game = name, game
+        self._rngs: dict[int, np.random.Generator] = {}
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
+            self._rngs[slot] = np.random.default_rng(seed)
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.game.legal(states)
+        return np.array([self._rngs[slot].choice(np.flatnonzero(row))
+                         for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
+
+
+class RawPlayer(_Silent):
+    """A net without search: its most probable legal move."""
+
+    def __init__(self, name: str, evaluator: NetEvaluator) -> None:
+        self.name, self.evaluator = name, evaluator
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.evaluator.game.legal(states)
+        logits, _ = self.evaluator(states, legal)
+        return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
+
+
+class SearchPlayer(_Silent):
+    """Monte Carlo tree search, one tree a slot, the leaves of all trees evaluated together."""
+
+    def __init__(self, name: str, game: Game, config: SearchConfig, evaluate: Evaluate,
+                 sims: int, slots: int, seed: int) -> None:
+        from selfplay.search import Search
+
+        self.name, self.evaluate, self.sims = name, evaluate, sims
+        self._search = Search(game, config, slots, sims, seed)
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        count = len(slots)
+        self._search.begin(slots, states, np.full(count, self.sims, np.int32),
+                           np.zeros(count, np.bool_))
+        while count:
+            count -= len(self._search.wave(self.evaluate))
+        return self._search.result(slots).action
+
+
+class HumanPlayer(_Silent):
+    """Somebody at the terminal."""
+
+    def __init__(self, name: str, game: Game) -> None:
+        self.name, self.game = name, game
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        return np.array([self._ask(take(states, [row])) for row in range(len(slots))], np.int64)
+
+    def _ask(self, states: Any) -> int:
+        legal = self.game.legal(states)[0]
+        example = self.game.action_to_text(states, 0, int(np.flatnonzero(legal)[0]))
+        print(self.game.render(states, 0))
+        while True:
+            try:
+                text = input(f"your move (such as {example}, or resign): ").strip()
+            except EOFError:
+                raise UserError("the input ended in the middle of a game; it is not kept") from None
+            if text.lower() == "resign":
+                return RESIGN
+            try:
+                action = self.game.text_to_action(states, 0, text)
+            except GameError as error:
+                print(error)
+                continue
+            if legal[action]:
+                return action
+            print(f"{text} is illegal here")
+
+
+def _count(text: str, setup: Setup) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"player {setup.spec!r}: a number of simulations is needed, e.g. "
+                        f"{setup.spec.split(':')[0]}:1000")
+    return int(text)
+
+
+def _nothing(text: str, setup: Setup) -> None:
+    if text:
+        raise UserError(f"player {setup.spec!r}: nothing goes after the colon; write "
+                        f"{setup.spec.split(':')[0]}")
+
+
+def _random(text: str, setup: Setup) -> Player:
+    _nothing(text, setup)
+    return RandomPlayer(setup.spec, setup.game)
+
+
+def _human(text: str, setup: Setup) -> Player:
+    _nothing(text, setup)
+    return HumanPlayer(setup.spec, setup.game)
+
+
+def _mcts(text: str, setup: Setup) -> Player:
+    sims = _count(text, setup)
+    from selfplay.search import SearchConfig, rollout_evaluate
+
+    return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct"),
+                        rollout_evaluate(setup.game, setup.seed), sims, setup.slots, setup.seed)
+
+
+def _gtp(text: str, setup: Setup) -> Player:
+    if not isinstance(setup.game, Go):
+        raise UserError(f"player {setup.spec!r}: GTP engines play Go, not {setup.game.name}")
+    gtp.find_executable(text)  # complain now rather than at the first game
+    return GtpPlayer(setup.spec, text, setup.game)
+
+
+def _openspiel_mcts(text: str, setup: Setup) -> Player:
+    sims, name = _count(text, setup), pyspiel_name(setup.game)
+    if name is None:
+        raise UserError(f"player {setup.spec!r}: OpenSpiel has no game like {setup.game.name}; "
+                        "take mcts:N")
+    return OpenSpielPlayer(setup.spec, setup.game, name, sims)
+
+
+def _net(text: str, setup: Setup) -> Player:
+    path, at, number = text.rpartition("@")
+    if not at or not number.isdecimal():
+        path, number = text, "0"
+    if not Path(path).is_dir():
+        raise UserError(f"player {setup.spec!r}: {path} is no folder of a checkpoint or a run")
+    from selfplay.checkpoint import load_net, newest
+    from selfplay.inference import Evaluator
+    from selfplay.search import SearchConfig
+
+    # a run's newest RL checkpoint, else its SFT net; a stage's newest; or a checkpoint itself
+    folder = (newest(Path(path, "rl")) or _best_sft(Path(path, "sft")) or newest(Path(path))
+              or Path(path))
+    net, _ = load_net(folder, setup.game.name, setup.device)
+    evaluate, sims = Evaluator(net, setup.game, setup.device), int(number)
+    if not sims:
+        return RawPlayer(f"net:{folder}", evaluate)
+    return SearchPlayer(f"net:{folder}@{sims}", setup.game, SearchConfig(rule="puct"), evaluate,
+                        sims, setup.slots, setup.seed)
+
+
+def _best_sft(folder: Path) -> Path | None:
+    """The SFT net of the lowest held-out loss, as the stage has noted it down."""
+    from selfplay.checkpoint import newest
+
+    note = folder / "best.json"
+    if not note.exists():
+        return newest(folder)
+    return folder / str(read_settings(note).get("checkpoint"))
+
+
+#: prefix -> constructor, given the text after the colon
+PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
+    "random": _random,
+    "mcts": _mcts,
+    "net": _net,
+    "gtp": _gtp,
+    "openspiel-mcts": _openspiel_mcts,
+    "human": _human,
+}
+
+FORMS = ("random, mcts:1000, net:PATH, net:PATH@64, gtp:COMMAND, openspiel-mcts:1000, human")
+
+
+def parse_player(
+    spec: str, game: Game, *, seed: int = 0, device: str = "cpu", slots: int = 1
+) -> Player:
+    """The player of a spec (see the module), for games in ``slots`` slots.
+
+    seed: of whatever a player draws outside the games' own seeds. Raises UserError.
+    """
+    prefix, _, text = spec.strip().partition(":")
+    if prefix not in PLAYERS:
+        near = difflib.get_close_matches(prefix, PLAYERS, n=1)
+        hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
+        raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
+    return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))

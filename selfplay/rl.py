@@ -1,0 +1,217 @@
+"""Policy iteration by self-play: play -> write -> train -> judge -> repeat (AlphaZero's loop).
+
+One process plays and learns in turn, so a run depends on its seed and config alone. After every
+iteration the shard and the checkpoint are on disk: a kill loses the games in flight, no more.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfplay import checkpoint
+from selfplay.actor import Actor, Harvest
+from selfplay.config import RLConfig
+from selfplay.data import Columns, Window, batch, load_shard, save_shard
+from selfplay.games.base import Game
+from selfplay.inference import Evaluator
+from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.runs import read_history, write_history
+from selfplay.train import TrainConfig, Trainer, evaluate_columns
+
+HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration
+
+
+class Learner:
+    """The state of a self-play run between two iterations."""
+
+    def __init__(
+        self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *,
+        init: Path | None, device: str, seed: int,
+    ) -> None:
+        self.game, self.spec, self.config, self.folder, self.seed = game, spec, config, folder, seed
+        net = seeded(seed, lambda: build(spec))
+        start: dict[str, Any] = {}
+        if init is not None:
+            net, meta = checkpoint.load_net(init, game.name, device)
+            start = meta["compute"]
+        self.trainer = Trainer(net, TrainConfig(
+            batch_size=config.batch_size, learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay, ema_decay=config.ema_decay,
+            value_weight=config.value_weight, warmup=100,
+        ), device)
+        #: compute so far, the SFT run's included
+        self.compute = {k: float(start.get(k, 0.0)) for k in ("seconds", "flops", "positions")}
+        self.iteration = 0
+        self.window = Window(config.window_min, config.window_growth, config.window_max)
+        self.history: list[dict[str, Any]] = []
+        self._resume()
+        self.evaluator = Evaluator(self.trainer.acting(), game, device)
+        self.actor: Actor | None = None
+        self.symmetries = game.symmetries()
+
+    def _resume(self) -> None:
+        newest = checkpoint.newest(self.folder)
+        if newest is None:
+            return
+        tensors, state = checkpoint.load_training(newest)
+        self.trainer.load_state(tensors, state)
+        meta = checkpoint.read_meta(newest)
+        self.iteration, self.compute = int(meta["iteration"]), dict(meta["compute"])
+        rows = read_history(self.folder / "history.jsonl")
+        self.history = [row for row in rows if row["iteration"] <= self.iteration]
+        for index in range(1, self.iteration + 1):
+            if self.shard(index).exists():
+                self.window.add(load_shard(self.shard(index)).columns)
+
+    def shard(self, iteration: int) -> Path:
+        return self.folder / "records" / f"{iteration:06d}.npz"
+
+    def gather(self, stop: Callable[[], bool], progress: Callable[[int], None]) -> Columns | None:
+        """The next iteration's rows, from disk if a killed start had written them.
+
+        None where ``stop()`` ended it early.
+        """
+        path = self.shard(self.iteration + 1)
+        if path.exists():
+            return load_shard(path).columns
+        if self.actor is None:  # a fresh stream of games after every start
+            self.actor = Actor(self.game, self.evaluator, self.config,
+                               seed=self.seed * 1_000_003 + self.iteration)
+        harvest = self.actor.play(self.config.positions, stop, progress)
+        if harvest is None:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_shard(path, harvest.columns, harvest.actions, harvest.ends, harvest.values)
+        self.played = _describe(harvest)
+        return harvest.columns
+
+    def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
+        """Train ``reuse`` times as many positions as are new; the mean of every metric."""
+        steps = max(1, round(new * self.config.reuse / self.config.batch_size))
+        total: dict[str, float] = {}
+        for k in range(steps):
+            rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
+            columns, rows = self.window.sample(self.config.batch_size, rng)
+            metrics = self.trainer.step(batch(columns, rows, self.game, self.symmetries, rng))
+            total = {key: total.get(key, 0.0) + value for key, value in metrics.items()}
+            progress(self.config.batch_size)
+        self.compute["positions"] += steps * self.config.batch_size
+        self.compute["flops"] += steps * self.config.batch_size * 3 * flops(self.spec)
+        return {key: value / steps for key, value in total.items()}
+
+    def save(self, row: dict[str, Any]) -> Path:
+        """Checkpoint and history, then thin out what the chart will not need."""
+        path = self.folder / f"ckpt-{self.iteration:06d}"
+        checkpoint.save(path, self.trainer, self.spec, {
+            "game": self.game.name, "kind": "rl", "step": self.iteration,
+            "iteration": self.iteration, "compute": self.compute, "metrics": row,
+        })
+        write_history(self.folder / "history.jsonl", self.history)
+        thin(self.folder, self.config.keep)
+        return path
+
+
+def _describe(harvest: Harvest) -> dict[str, float]:
+    games = len(harvest.ends)
+    return {
+        "games": games,
+        "mean_length": float(harvest.ends[-1] / games),
+        "first_player_score": float((harvest.values.mean() + 1) / 2),
+        "draws": float((harvest.values == 0).mean()),
+    }
+
+
+def thin(folder: Path, keep: int) -> None:
+    """Delete checkpoints until ``keep`` are left, as evenly spaced as they come; never the newest.
+
+    All but the newest lose their optimizer state as well: the chart needs weights only.
+    """
+    found = checkpoint.listing(folder)
+    for path in found[:-1]:
+        checkpoint.drop_training(path)
+    while len(found) > max(keep, 2):
+        steps = [int(p.name.split("-")[1]) for p in found]
+        gaps = [steps[i + 1] - steps[i - 1] for i in range(1, len(steps) - 1)]
+        shutil.rmtree(found.pop(1 + gaps.index(min(gaps))))
+
+
+def train_rl(
+    learner: Learner,
+    *,
+    held: Columns | None = None,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Path | None:
+    """Iterate until ``config.iterations`` or until ``left()`` seconds are used up.
+
+    progress is called with ("self-play" or "learning", rows done, rows wanted) within an
+    iteration. Returns the newest checkpoint, None if there is none yet.
+    """
+    config, device = learner.config, learner.trainer.device
+    last = time.monotonic()
+    while learner.iteration < config.iterations and left() > 0:
+        learner.played = {}
+        counted, before = [0], learner.evaluator.evaluations
+
+        def count(what: str, total: int, n: int, counted: list[int] = counted) -> None:
+            counted[0] += n
+            progress(what, counted[0], total)
+
+        new = learner.gather(lambda: left() <= 0,
+                             lambda n: count("self-play", config.positions, n))
+        if new is None:
+            break
+        played = time.monotonic()
+        evaluations = learner.evaluator.evaluations - before
+        learner.compute["flops"] += evaluations * flops(learner.spec)
+        learner.iteration += 1
+        learner.window.add(new)
+        counted[0] = 0
+        wanted = round(len(new.value) * config.reuse)
+        metrics = learner.learn(len(new.value), lambda n, w=wanted: count("learning", w, n))
+        now = time.monotonic()
+        learner.compute["seconds"] += now - last
+        row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
+               "window": len(learner.window), **learner.played, **metrics,
+               "evaluations": evaluations, "evaluations_per_second": evaluations / (played - last),
+               "learn_seconds": now - played}
+        last = now
+        if held is not None:
+            sample = Columns(*(c[:HELD_ROWS] for c in held))
+            seen = evaluate_columns(learner.trainer.acting(), learner.game, sample, device)
+            row.update({f"expert_{k}": v for k, v in seen.items()})
+        if config.gating:
+            row["gate"] = gate(learner)
+        if not config.gating or row["gate"] >= config.gating_score:
+            learner.evaluator.load(learner.trainer.acting())
+        learner.history.append(row)
+        if learner.iteration % config.checkpoint_every == 0:
+            learner.save(row)
+        log(row)
+    if learner.iteration and not (learner.folder / f"ckpt-{learner.iteration:06d}").exists():
+        learner.save(learner.history[-1])
+    return checkpoint.newest(learner.folder)
+
+
+def gate(learner: Learner) -> float:
+    """Score of the new weights against the acting ones: raw policies, varied openings."""
+    from selfplay.play import play_games
+    from selfplay.players import RawPlayer
+
+    config = learner.config
+    new = RawPlayer("new", Evaluator(learner.trainer.acting(), learner.game,
+                                     learner.trainer.device))
+    old = RawPlayer("old", learner.evaluator)
+    games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
+                       seed=learner.seed + learner.iteration, slots=config.gating_games)
+    scores = [(1 + g.value * (1 if g.players[0] == "new" else -1)) / 2 for g in games]
+    return float(np.mean(scores))
+

@@ -1,0 +1,191 @@
+"""A run's folder: its frozen config, its clock, its history files.
+
+runs/NAME/
+    config.json      what was asked for          progress.json   seconds spent, stages done
+    expert/          games made for this run     sft/, rl/       checkpoints, history.jsonl
+    rl/records/      self-play shards            matches/        one folder a match
+    tb/              TensorBoard events          evaluation.json, summary.json, chart.png, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfplay.config import RunConfig, from_dict, to_dict
+from selfplay.errors import UserError
+from selfplay.files import write_atomic
+from selfplay.games import make
+from selfplay.games.base import Game
+
+STAGES = ("expert", "sft", "rl", "eval")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder."""
+
+    folder: Path
+    config: RunConfig
+    game: Game
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run; its parent exists afterwards."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError naming the file if it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and run the same command again"
+        ) from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def stored_config(folder: Path) -> RunConfig | None:
+    """The config of the run in ``folder``; None if there is no run.
+
+    Raises UserError if the folder holds other things.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        return from_dict(read_json(path), str(path))
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: holds other files, not a run; give --run another name")
+    return None
+
+
+def open_run(folder: Path, config: RunConfig) -> Run:
+    """Create the run, or continue it.
+
+    An existing run must have been started with the same settings, but for those that only say
+    how long or where it goes on, or how it is judged.
+
+    Raises UserError naming the first setting that differs.
+    """
+    stored, path = stored_config(folder), folder / "config.json"
+    game = make(config.game)
+    if stored is not None and _essence(config) != _essence(stored):
+        raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
+    if config != stored:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, to_dict(config))
+    return Run(folder, config, game)
+
+
+def _essence(config: RunConfig) -> RunConfig:
+    """``config`` without what may change between two starts of a run."""
+    plain = RunConfig(game=config.game)
+    return replace(config, minutes=plain.minutes, device=plain.device, shares=plain.shares,
+                   eval=plain.eval, rl=replace(config.rl, iterations=0, keep=0),
+                   sft=replace(config.sft, max_steps=0))
+
+
+def _difference(asked: RunConfig, stored: RunConfig) -> str:
+    new, old = to_dict(_essence(asked)), to_dict(_essence(stored))
+    for key in new:
+        pairs = [(key, new[key], old[key])]
+        if isinstance(new[key], dict):
+            pairs = [(f"{key}.{k}", new[key][k], old[key][k]) for k in new[key]]
+        for name, wanted, had in pairs:
+            if wanted != had:
+                return f"was started with {name}={had}, not {wanted}"
+    return "was started with other settings"
+
+
+class Clock:
+    """Seconds spent per stage, kept on disk, and what each stage may still spend.
+
+    What a stage leaves of its share goes to the stages after it.
+    """
+
+    def __init__(self, run: Run, alone: float | None = None) -> None:
+        """``alone``: minutes for whichever stage runs now, whatever the shares say."""
+        self.run = run
+        self.alone = alone
+        self.file = run.folder / "progress.json"
+        data = read_json(self.file) if self.file.exists() else {}
+        self.seconds = {stage: float(data.get("seconds", {}).get(stage, 0)) for stage in STAGES}
+        self.at_start = dict(self.seconds)
+        self.done = [stage for stage in STAGES if stage in data.get("done", [])]
+        self.stage: str | None = None
+        self.since = self.saved = time.monotonic()
+
+    @contextlib.contextmanager
+    def running(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as ``stage``'s, whatever ends it."""
+        self.stage, self.since = stage, time.monotonic()
+        try:
+            yield
+        finally:
+            self._add()
+            self.stage = None
+            self.save()
+
+    def _add(self) -> None:
+        now = time.monotonic()
+        if self.stage:
+            self.seconds[self.stage] += now - self.since
+        self.since = now
+
+    def spent(self, stage: str) -> float:
+        """Seconds of ``stage`` until now, over all starts of this run."""
+        self._add()
+        if time.monotonic() - self.saved > 5:
+            self.save()
+        return self.seconds[stage]
+
+    def budget(self, stage: str) -> float:
+        """Seconds that ``stage`` may spend in all."""
+        if self.alone is not None:
+            return self.at_start[stage] + self.alone * 60
+        config, index = self.run.config, STAGES.index(stage)
+        before = sum(self.seconds[s] for s in STAGES[:index])
+        left = max(config.minutes * 60 - before, 0.0)
+        share = config.shares[index]
+        return left * share / max(sum(config.shares[index:]), 1e-9)
+
+    def left(self, stage: str) -> float:
+        """Seconds that ``stage`` still has."""
+        return self.budget(stage) - self.spent(stage)
+
+    def finish(self, stage: str) -> None:
+        if stage not in self.done:
+            self.done.append(stage)
+        self.save()
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        write_json(self.file, {"seconds": self.seconds, "done": self.done})
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Rows of a history.jsonl; a last line that a kill has torn is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_history(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

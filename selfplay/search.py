@@ -1,0 +1,281 @@
+"""Tree search over many games at once: where games, trees and the net meet, once a wave.
+
+A wave puts the root states into a scratch batch, lets ``mcts`` or ``gumbel`` select a path in
+every tree, replays the paths there, asks for the results and legal moves of the leaves, evaluates
+all that are not terminal in one call, and grows the trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from selfplay import gumbel, mcts, rng
+from selfplay.errors import UserError
+from selfplay.games.base import Game, put, side, take
+
+#: (states, legal bool [n, A]) -> (logits float32 [n, A], value float32 [n] for the side to move)
+Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+Rule = Literal["puct", "gumbel", "uct"]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search. Raises UserError for an unknown rule and for gumbel with reuse.
+
+    puct: AlphaZero's (Silver et al. 2017), first-play urgency, Dirichlet noise and root
+    temperature as in KataGo (Wu 2019); noise and root temperature only where ``begin`` asks for
+    noise. gumbel: Danihelka et al. 2022. uct: UCB1, for values from rollouts.
+    """
+
+    rule: Rule = "puct"
+    c_puct: float = 1.1
+    fpu_reduction: float = 0.2
+    root_fpu_reduction: float = 0.0
+    dirichlet_weight: float = 0.25
+    dirichlet_total: float = 10.83  #: alpha = this / number of legal moves
+    root_temperature: float = 1.1
+    gumbel_actions: int = 16  #: moves considered at the root
+    c_visit: float = 50.0
+    c_scale: float = 1.0
+    uct_c: float = 1.4
+    reuse: bool = False  #: ``Search.advance`` keeps the subtree of the move made
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise UserError(f"search rule {self.rule!r}: one of {', '.join(get_args(Rule))} wanted")
+        if self.rule == "gumbel" and self.reuse:
+            raise UserError("search: sequential halving needs a fresh tree; set reuse=False or "
+                            "take rule puct")
+
+
+class SearchResult(NamedTuple):
+    """What searches found; rows as asked for.
+
+    visits: int32 [n, A], of the root's moves
+    policy: float32 [n, A], the improved policy: shares of the visits, or for gumbel
+        softmax(logits + sigma(completed Q))
+    value: float32 [n], mean value of the root for its side to move
+    action: int64 [n], gumbel's winner; otherwise the most visited, of several the one of the
+        highest mean value, of several of these the lowest
+    prior: float32 [n, A], the evaluation's own policy, without noise or temperature
+    """
+
+    visits: NDArray[np.int32]
+    policy: NDArray[np.float32]
+    value: NDArray[np.float32]
+    action: NDArray[np.int64]
+    prior: NDArray[np.float32]
+
+
+class Search:
+    """Trees for ``batch`` games, which need not be in step with each other.
+
+    A row's search depends on (seed, row), what was asked of this row, and the evaluations;
+    not on the other rows. ``max_sims``: the largest budget of one search. Where trees are reused
+    there is room for as many kept nodes; a kept tree that leaves too little room is dropped.
+    """
+
+    def __init__(
+        self, game: Game, config: SearchConfig, batch: int, max_sims: int, seed: int
+    ) -> None:
+        self.game, self.config, self.max_sims = game, config, max_sims
+        self.capacity = max_sims + 1 + (max_sims if config.reuse else 0)
+        streams = rng.streams(seed, np.arange(batch))
+        self.tree = mcts.new_tree(batch, self.capacity, game.num_actions, streams)
+        self._walk = mcts.new_walk(batch, min(self.capacity, game.max_moves))
+        self._schedule = np.zeros((batch, max_sims if config.rule == "gumbel" else 0), np.int32)
+        self._roots, self._scratch = game.new(batch), game.new(batch)
+        self._left = np.zeros(batch, np.int32)  # simulations to do; a row is active while > 0
+        self._sims = np.zeros(batch, np.int32)
+        self._noise = np.zeros(batch, np.bool_)
+
+    def seed(self, rows: ArrayLike, seeds: ArrayLike) -> None:
+        """Let all later randomness of ``rows`` come from ``seeds`` int [n], one a row."""
+        self.tree.rng[np.asarray(rows, np.int64)] = rng.streams(0, np.asarray(seeds, np.int64))
+
+    def begin(
+        self, rows: ArrayLike, states: Any, sims: ArrayLike, noise: ArrayLike, fresh: bool = True
+    ) -> None:
+        """Start a search of ``sims`` simulations in each of ``rows`` int [n].
+
+        states: n rows, the positions to search; none may be over. sims: int [n] or one for all,
+        1 to ``max_sims``. noise: bool [n] or one for all, noise at the root (Dirichlet and root
+        temperature, or Gumbel draws). fresh=False keeps what ``advance`` has kept, which must
+        belong to ``states``; kept visits do not count towards ``sims``.
+        The evaluation of a new root takes a wave, but none of its simulations.
+        Raises ValueError for a budget out of range and for a position that is over.
+        """
+        rows = np.asarray(rows, np.int64)
+        budget = np.broadcast_to(np.asarray(sims, np.int32), rows.shape)
+        if len(rows) and not 1 <= budget.min() <= budget.max() <= self.max_sims:
+            raise ValueError(f"sims must be from 1 to max_sims={self.max_sims}: {budget}")
+        over = self.game.result(states)[0]
+        if over.any():
+            raise ValueError(f"search: the game is over in rows {rows[over]}")
+        put(self._roots, rows, states)
+        size = self.tree.size[rows]
+        kept = (size > 0) & (size + budget <= self.capacity) & (not fresh)
+        self.tree.size[rows[~kept]] = 0
+        self._left[rows] = self._sims[rows] = budget
+        self._noise[rows] = noise
+        if kept.any():
+            self._prepare(rows[kept])
+
+    def advance(self, rows: ArrayLike, actions: ArrayLike) -> None:
+        """The games in ``rows`` int [n] have moved by ``actions`` int [n] (-1: not moved).
+
+        Keeps the subtree where the config says reuse and there is one, else forgets the tree.
+        Running searches of these rows end. Follow with ``begin(..., fresh=False)``.
+        """
+        rows, moves = np.asarray(rows, np.int64), np.asarray(actions, np.int64)
+        self._left[rows] = 0
+        if self.config.reuse:
+            mcts.reroot(self.tree, rows, moves)
+        else:
+            self.tree.size[rows[moves >= 0]] = 0
+
+    def forget(self, rows: ArrayLike) -> None:
+        """Empty the trees of ``rows`` int [n]; their running searches end."""
+        rows = np.asarray(rows, np.int64)
+        self._left[rows] = 0
+        self.tree.size[rows] = 0
+
+    def wave(self, evaluate: Evaluate) -> NDArray[np.int64]:
+        """One simulation, or the evaluation of a new root, in every active row.
+
+        At most one call of ``evaluate``, none where all leaves are terminal. Returns the rows
+        int64 [k] whose budget is now spent; they rest until the next ``begin``.
+        Raises FloatingPointError if a value is not finite.
+        """
+        rows = np.flatnonzero(self._left)
+        if not len(rows):
+            return rows
+        deepest = self._select(rows)
+        leaves = self._leaves(rows, deepest)
+        done, outcome = self.game.result(leaves)
+        logits, values, legal = self._evaluate(leaves, done, evaluate)
+        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, logits, values, legal)
+        simulated = self._walk.parent[: len(rows)] >= 0
+        self._left[rows] -= simulated
+        if not simulated.all():
+            self._prepare(rows[~simulated])
+        return rows[self._left[rows] == 0]
+
+    def run(
+        self, states: Any, sims: ArrayLike, evaluate: Evaluate, noise: ArrayLike = False
+    ) -> SearchResult:
+        """Fresh searches of all rows from ``states`` (``batch`` rows), to their end."""
+        rows = np.arange(len(self._left))
+        self.begin(rows, states, sims, noise)
+        while self._left.any():
+            self.wave(evaluate)
+        return self.result(rows)
+
+    def result(self, rows: ArrayLike) -> SearchResult:
+        """What the trees of ``rows`` int [n] hold now; raises ValueError where one is empty."""
+        rows, tree = np.asarray(rows, np.int64), self.tree
+        if (tree.size[rows] == 0).any():
+            raise ValueError(f"search: nothing is known of rows {rows[tree.size[rows] == 0]}")
+        children = tree.children[rows, 0]
+        visited, nodes = children >= 0, np.maximum(children, 0)
+        visits = np.where(visited, tree.visits[rows[:, None], nodes], 0).astype(np.int32)
+        sign = 1.0 - 2.0 * tree.to_play[rows, 0]
+        value = (sign * tree.total[rows, 0] / tree.visits[rows, 0]).astype(np.float32)
+        prior = tree.prior[rows, 0]
+        if self.config.rule == "gumbel":
+            policy, action = np.empty_like(prior), np.empty(len(rows), np.int64)
+            gumbel.conclude(tree, rows, self.config.c_visit, self.config.c_scale, policy, action)
+        else:
+            policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
+            q = sign[:, None] * tree.total[rows[:, None], nodes] / np.maximum(visits, 1)
+            most = visited & (visits == visits.max(1, keepdims=True))
+            action = np.where(most, q, -np.inf).argmax(1)
+        return SearchResult(visits, policy, value, action, prior)
+
+    def _select(self, rows: NDArray[np.int64]) -> int:
+        """A walk in each tree by the rule; the depth of the deepest."""
+        config, tree, walk = self.config, self.tree, self._walk
+        if config.rule == "puct":
+            return mcts.select_puct(tree, rows, config.c_puct, config.fpu_reduction,
+                                    config.root_fpu_reduction, walk)
+        if config.rule == "uct":
+            return mcts.select_uct(tree, rows, config.uct_c, walk)
+        return gumbel.select_gumbel(tree, rows, config.c_visit, config.c_scale, self._schedule,
+                                    walk)
+
+    def _leaves(self, rows: NDArray[np.int64], deepest: int) -> Any:
+        """The states at the ends of the walks, in the scratch batch."""
+        count = len(rows)
+        leaves = type(self._scratch)(*(field[:count] for field in self._scratch))
+        for leaf, root in zip(leaves, self._roots, strict=True):
+            np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
+        if deepest:
+            self.game.replay(leaves, np.ascontiguousarray(self._walk.path[:count, :deepest]))
+        return leaves
+
+    def _evaluate(
+        self, leaves: Any, done: NDArray[np.bool_], evaluate: Evaluate
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """(logits [m, A], values [m], legal [m, A]) of the m leaves that are not terminal."""
+        if done.any():
+            leaves = take(leaves, np.flatnonzero(~done))
+        legal = self.game.legal(leaves)
+        if not len(legal):
+            return np.empty(legal.shape, np.float32), np.empty(0, np.float32), legal
+        logits, values = evaluate(leaves, legal)
+        if not np.isfinite(values).all():
+            raise FloatingPointError("search: the evaluation gave a value that is not finite; "
+                                     "the net has diverged")
+        return (np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32),
+                legal)
+
+    def _prepare(self, rows: NDArray[np.int64]) -> None:
+        """Make evaluated roots ready for their first simulation of this search."""
+        config, tree = self.config, self.tree
+        if config.rule == "uct":
+            return
+        noisy = np.flatnonzero(self._noise[rows])
+        legal = tree.children[rows[noisy], 0] != mcts.ILLEGAL
+        if config.rule == "gumbel":
+            draws = np.zeros((len(rows), self.game.num_actions))
+            draws[noisy] = rng.gumbel(tree.rng, rows[noisy], legal)
+            gumbel.plan(tree, rows, draws, config.gumbel_actions, self._sims[rows], self._schedule)
+            return
+        tree.root_score[rows] = tree.prior[rows, 0]
+        score = tree.prior[rows[noisy], 0].astype(np.float64) ** (1.0 / config.root_temperature)
+        score /= score.sum(1, keepdims=True)
+        noise = rng.dirichlet(tree.rng, rows[noisy], legal, config.dirichlet_total)
+        weight = config.dirichlet_weight
+        tree.root_score[rows[noisy]] = (1.0 - weight) * score + weight * noise
+
+
+class _Rollouts:
+    """``rollout_evaluate``; an object, so that it can be told apart in messages and profiles."""
+
+    def __init__(self, game: Game, seed: int) -> None:
+        self.game, self.seed = game, seed
+        # objects have no bytes to tell them apart by; their observations have
+        self._opaque = any(field.dtype == object for field in game.new(1))
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        known = (states.ply, self.game.observe(states)) if self._opaque else tuple(states)
+        streams = rng.fingerprint(known, self.seed)
+        values = self.game.rollout(states, streams) * side(states)
+        return np.zeros(legal.shape, np.float32), values
+
+
+def rollout_evaluate(game: Game, seed: int) -> Evaluate:
+    """Uniform priors, and the result of one random rollout as value: pure Monte Carlo search.
+
+    The rollout depends on ``seed`` and the position alone, not on the batch it comes in; so a
+    position that is met twice gives the same result twice.
+    """
+    return _Rollouts(game, seed)

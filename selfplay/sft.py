@@ -1,0 +1,200 @@
+"""Supervised learning: expert games to rows, rows to a net, and where the curve goes flat.
+
+The learning rate drops when the held-out policy loss stops improving; after the last drop the
+curve is flat by its own measure, and that is the SFT ceiling.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay import checkpoint
+from selfplay.config import SFTConfig
+from selfplay.data import Columns, batch, pack
+from selfplay.errors import UserError
+from selfplay.games.base import Game, take
+from selfplay.models import NetSpec, build, flops
+from selfplay.runs import read_history, read_json, write_history, write_json
+from selfplay.sgf import ExpertGame
+from selfplay.train import TrainConfig, Trainer, evaluate_columns
+
+DROP = 0.3  #: factor of one rate drop
+
+
+def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
+    """One row per move of the experts.
+
+    Moves of a random opening keep their value target but are no policy target. The value is the
+    result on record. Ownership and score count only where both players passed and the board as
+    it lies gives the recorded result: on servers that take dead stones off it does not.
+    """
+    states = game.new(len(games))
+    lengths = np.array([len(g.actions) for g in games])
+    table = np.full((len(games), lengths.max(initial=0)), -1, np.int64)
+    for row, g in enumerate(games):
+        table[row, : len(g.actions)] = g.actions
+    opening = np.array([g.opening for g in games])
+    parts: list[tuple[Any, ...]] = []
+    for ply in range(table.shape[1]):
+        live = np.flatnonzero(lengths > ply)
+        now = take(states, live)
+        parts.append((live, pack(game.observe(now), game.obs_binary), 1 - 2 * now.to_play,
+                      table[live, ply], opening[live] <= ply))
+        game.step(states, table[:, ply])
+    rows = np.concatenate([p[0] for p in parts])
+    sign = np.concatenate([p[2] for p in parts])
+    moves = np.concatenate([p[3] for p in parts])
+    policy = np.zeros((len(rows), game.num_actions), np.float16)
+    policy[np.arange(len(rows)), moves] = 1
+    owner, score, known = _final(game, states, games)
+    order = np.argsort(rows, kind="stable")  # whole games side by side
+    return Columns(*(column[order] for column in Columns(
+        obs=np.concatenate([p[1] for p in parts]),
+        policy=policy,
+        policy_weight=np.concatenate([p[4] for p in parts]).astype(np.float32),
+        value=(np.array([g.value for g in games])[rows] * sign).astype(np.float32),
+        ownership=(owner[rows] * sign[:, None]).astype(np.int8),
+        score=(score[rows] * sign).astype(np.float32),
+        aux_weight=known[rows],
+    )))
+
+
+def _final(
+    game: Game, states: Any, games: Sequence[ExpertGame]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """(ownership, score, weight) of the games' last boards, for player 0."""
+    cells = game.board_shape[0] * game.board_shape[1]
+    if not game.has_ownership:
+        none = np.zeros(len(games), np.float32)
+        return np.zeros((len(games), cells), np.int8), none, none
+    score = game.score(states)
+    agrees = np.sign(score) == np.array([g.value for g in games])
+    return game.ownership(states), score, (game.result(states)[0] & agrees).astype(np.float32)
+
+
+def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list, list]:
+    """(training games, held-out games): whole games, drawn by ``seed``; at least one of each.
+
+    Raises UserError with fewer than two games.
+    """
+    if len(games) < 2:
+        raise UserError(f"{len(games)} expert game: at least 2 are needed, one of them held out")
+    order = np.random.default_rng([seed, 0x5F7]).permutation(len(games))
+    count = min(max(1, round(len(games) * held_out)), len(games) - 1)
+    held = set(order[:count].tolist())
+    return ([g for i, g in enumerate(games) if i not in held], [games[i] for i in sorted(held)])
+
+
+@dataclass
+class _Curve:
+    """The held-out curve and the learning-rate drops that it has caused."""
+
+    best: float = math.inf
+    best_step: int = 0
+    waiting: int = 0
+    drops: int = 0
+
+    def look(self, step: int, loss: float, patience: int) -> bool:
+        """Take in a look at the held-out games; True where the rate is to drop."""
+        if loss < self.best - 1e-4:
+            self.best, self.best_step, self.waiting = loss, step, 0
+            return False
+        self.waiting += 1
+        if self.waiting < patience:
+            return False
+        self.waiting, self.drops = 0, self.drops + 1
+        return True
+
+
+def train_sft(
+    game: Game,
+    spec: NetSpec,
+    train: Columns,
+    held: Columns,
+    config: SFTConfig,
+    folder: Path,
+    *,
+    device: str,
+    seed: int,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    progress: Callable[[int, dict[str, Any]], None] = lambda step, row: None,
+) -> Path:
+    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up.
+
+    Every look at the held-out games saves a checkpoint ``ckpt-STEP`` and a row of
+    ``history.jsonl`` (top1, top5, policy_loss, value_mse, learning_rate, seconds, flops); a later
+    call in the same folder goes on from the newest. Returns the best checkpoint by held-out
+    policy loss, which ``best.json`` names as well. Batch k depends on (seed, k) alone, so that an
+    interrupted run and an uninterrupted one see the same batches.
+    """
+    from selfplay.models import seeded
+
+    net = seeded(seed, lambda: build(spec))
+    trainer = Trainer(net, TrainConfig(
+        batch_size=config.batch_size, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
+    ), device)
+    history = read_history(folder / "history.jsonl")
+    curve, step, spent = _Curve(), 0, 0.0
+    newest = checkpoint.newest(folder)
+    if newest is not None:
+        trainer.load_state(*checkpoint.load_training(newest))
+        step = trainer.steps
+        history = [row for row in history if row["step"] <= step]
+        curve = _replay(history, config)
+        spent = history[-1]["seconds"] if history else 0.0
+    started, symmetries = time.monotonic(), game.symmetries()
+    per_step = 3 * flops(spec) * config.batch_size
+    while curve.drops <= config.drops and step < config.max_steps and left() > 0:
+        trainer.learning_rate = config.learning_rate * DROP**curve.drops
+        rng = np.random.default_rng([seed, 0x5F, step])
+        rows = rng.integers(0, len(train.value), config.batch_size)
+        metrics = trainer.step(batch(train, rows, game, symmetries, rng))
+        step += 1
+        progress(step, metrics)
+        if step % config.evaluate_every and left() > 0:
+            continue
+        row = {"step": step, "seconds": spent + time.monotonic() - started,
+               "flops": step * per_step, "positions": step * config.batch_size,
+               "learning_rate": trainer.learning_rate, "train": metrics,
+               **evaluate_columns(trainer.acting(), game, held, device)}
+        _save(folder, trainer, game, spec, row)
+        history.append(row)
+        write_history(folder / "history.jsonl", history)
+        log(row)
+        curve.look(step, row["policy_loss"], config.patience)
+        write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
+                                          "flat": curve.drops > config.drops})
+    return best(folder)
+
+
+def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
+    curve = _Curve()
+    for row in history:
+        curve.look(row["step"], row["policy_loss"], config.patience)
+    return curve
+
+
+def _save(
+    folder: Path, trainer: Trainer, game: Game, spec: NetSpec, row: dict[str, Any]
+) -> None:
+    meta = {"game": game.name, "kind": "sft", "step": row["step"],
+            "compute": {k: row[k] for k in ("seconds", "flops", "positions")},
+            "metrics": {k: row[k] for k in ("top1", "top5", "policy_loss", "value_mse")}}
+    checkpoint.save(folder / f"ckpt-{row['step']:06d}", trainer, spec, meta)
+
+
+def best(folder: Path) -> Path:
+    """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
+    if not (folder / "best.json").exists():
+        raise UserError(f"{folder}: no SFT checkpoint yet; give the stage more --minutes")
+    return folder / str(read_json(folder / "best.json")["checkpoint"])

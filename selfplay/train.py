@@ -1,0 +1,254 @@
+"""One training step, the weights that act, and what a net makes of held-out rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfplay import losses
+from selfplay.data import Batch, Columns, batch
+from selfplay.errors import UserError
+from selfplay.games.base import Game
+from selfplay.models import NetOutput, choose_dtype, folded
+
+EVALUATED_AT_ONCE = 256  #: rows of one forward pass of ``evaluate_columns``
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a net learns (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2  #: of weights; biases and BatchNorms do not decay
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: int = 100  #: steps over which the rate rises from 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    total_steps: int = 0  #: where the cosine ends, at a tenth of the rate
+    ema_decay: float = 0.995  #: of the weights that act, per step; 0 is no averaging
+    policy_weight: float = 1.0
+    value_weight: float = 1.0
+    ownership_weight: float = 1.5  #: KataGo's (Wu 2019, section 4.1), as for the score
+    score_weight: float = 0.0015
+    grad_clip: float = 4.0  #: largest norm of the gradient
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  #: of products; weights: float32
+
+
+class Trainer:
+    """A net in training, its optimizer, and the running average of its weights.
+
+    net is trained in place. dtype "auto" takes bfloat16 where the device multiplies it.
+    """
+
+    def __init__(self, net: nn.Module, config: TrainConfig, device: str = "cpu") -> None:
+        if config.schedule == "cosine" and config.total_steps <= 0:
+            raise UserError("schedule cosine wants total_steps, the step at which it ends")
+        self.net = net.to(device, memory_format=torch.channels_last)
+        self.config, self.device = config, device
+        self.steps = 0
+        self.learning_rate = config.learning_rate  #: before warm-up and schedule; may be set
+        self._average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self._optimizer = _adamw(self.net, config)
+        self._autocast = torch.autocast(
+            torch.device(device).type, torch.bfloat16,
+            enabled=choose_dtype(config.dtype, device) is torch.bfloat16)
+
+    def acting(self) -> nn.Module:
+        """The net that acts: averaged weights, in eval mode. Not a copy: the next step moves it."""
+        return self._average
+
+    def step(self, rows: Batch) -> dict[str, float]:
+        """Train on one batch.
+
+        Returns policy_loss, value_loss, ownership_loss, score_loss (0 without such heads), loss
+        (their weighted sum), entropy (of the policy, nats), top1 (share of rows whose most
+        probable action is the target's), grad_norm.
+        Raises UserError if the loss or its gradient is not finite; the weights are then as they
+        were before the step.
+        """
+        self.net.train()
+        tensors = to_tensors(rows, self.device)
+        with self._autocast:
+            out = self.net(tensors.obs)
+        parts = loss_parts(out, tensors)
+        weights = {"policy": self.config.policy_weight, "value": self.config.value_weight,
+                   "ownership": self.config.ownership_weight, "score": self.config.score_weight}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        self._must_be_finite("loss", loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip)
+        self._must_be_finite("gradient", norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.rate()
+        self._optimizer.step()
+        self.steps += 1
+        self._update_average()
+        metrics = {"policy_loss": 0.0, "value_loss": 0.0, "ownership_loss": 0.0, "score_loss": 0.0}
+        metrics.update({f"{name}_loss": float(part.detach()) for name, part in parts.items()})
+        return {**metrics, "loss": float(loss.detach()), **_policy_metrics(out.policy, tensors),
+                "grad_norm": float(norm)}
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        rate = self.learning_rate * min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
+        if self.config.schedule == "cosine":
+            done = min(self.steps / self.config.total_steps, 1.0)
+            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
+        return rate
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON types): all that training depends on beside its batches.
+
+        Tensors are named net.NAME, average.NAME, exp_avg.NAME and exp_avg_sq.NAME.
+        """
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self._average.state_dict().items()}
+        for name, parameter in self.net.named_parameters():
+            held = self._optimizer.state[parameter]
+            tensors |= {f"{key}.{name}": held[key] for key in _MOMENTS if key in held}
+        return tensors, {"steps": self.steps, "learning_rate": self.learning_rate}
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken. Raises UserError if it is another net's."""
+        try:
+            self.net.load_state_dict(_under(tensors, "net."))
+            self._average.load_state_dict(_under(tensors, "average."))
+            self.steps = int(numbers["steps"])
+            self.learning_rate = float(numbers["learning_rate"])
+            if self.steps:
+                self._load_moments(tensors)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"training state does not fit this net ({reason}); "
+                            "continue the run with the net it was started with") from None
+
+    def _load_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.net.named_parameters():
+            held = self._optimizer.state[parameter]
+            for key in _MOMENTS:  # the parameter's memory layout, which AdamW's kernel relies on
+                held[key] = torch.zeros_like(parameter, requires_grad=False)
+                held[key].copy_(tensors[f"{key}.{name}"])
+            held["step"] = torch.tensor(float(self.steps), device=parameter.device)
+
+    def _update_average(self) -> None:
+        """average += (1 - d) (weights - average), d = min(ema_decay, (1 + steps) / (10 + steps)).
+
+        The second term lets the average forget the first, untrained weights. BatchNorm's running
+        statistics are averaged like weights.
+        """
+        decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
+        if self.config.ema_decay == 0:
+            decay = 0.0
+        new = self.net.state_dict()
+        with torch.no_grad():
+            for name, old in self._average.state_dict().items():
+                if old.is_floating_point():
+                    old.lerp_(new[name], 1 - decay)
+                else:
+                    old.copy_(new[name])
+
+    def _must_be_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise UserError(f"training step {self.steps + 1}: the {what} is {float(value)}; go on "
+                            "from the last checkpoint with a lower learning rate "
+                            f"(it is {self.learning_rate:g})")
+
+
+def loss_parts(out: NetOutput, rows: Any) -> dict[str, Tensor]:
+    """Scalars policy, value and, where the net has these heads, ownership and score.
+
+    out: NetOutput; rows: a Batch of tensors.
+    """
+    mean = losses.masked_mean
+    parts = {"policy": mean(losses.policy_loss(out.policy, rows.policy), rows.policy_weight),
+             "value": losses.value_loss(out.value, rows.value).mean()}
+    if out.ownership is not None and out.score is not None:
+        owned = losses.ownership_loss(out.ownership, rows.ownership)
+        parts["ownership"] = mean(owned, rows.aux_weight)
+        parts["score"] = mean(losses.score_loss(out.score, rows.score), rows.aux_weight)
+    return parts
+
+
+def to_tensors(rows: Batch, device: str) -> SimpleNamespace:
+    """``rows`` with tensors on ``device`` in place of arrays; obs float32, channels last."""
+    fields = {key: torch.from_numpy(np.ascontiguousarray(field)).to(device)
+              for key, field in rows._asdict().items()}
+    fields["obs"] = fields["obs"].float().contiguous(memory_format=torch.channels_last)
+    return SimpleNamespace(**fields)
+
+
+def evaluate_columns(
+    net: nn.Module, game: Game, columns: Columns, device: str = "cpu", dtype: str = "auto"
+) -> dict[str, float]:
+    """What ``net`` (in eval mode) makes of held-out rows, as they lie (no symmetry).
+
+    It runs as it does when it acts: BatchNorm folded, bfloat16 where the device multiplies it.
+
+    top1, top5: share of rows whose target's best action is among the net's 1 or 5 best.
+    policy_loss: cross-entropy in nats. These three are means over rows with policy weight.
+    value_mse: mean (tanh z - v)^2 over all rows. value_accuracy: share of rows that are no draws
+    where the sign of the value is the winner's.
+    Raises UserError for no rows.
+    """
+    count = len(columns.value)
+    if not count:
+        raise UserError("no held-out rows to look at; give more expert games")
+    kind, sums = choose_dtype(dtype, device), dict[str, float]()
+    acting = folded(net).to(device, kind, memory_format=torch.channels_last)
+    symmetries = game.symmetries()
+    for start in range(0, count, EVALUATED_AT_ONCE):
+        rows = np.arange(start, min(start + EVALUATED_AT_ONCE, count))
+        tensors = to_tensors(batch(columns, rows, game, symmetries, None), device)
+        with torch.inference_mode():
+            out = acting(tensors.obs.to(kind))
+        for key, value in _seen(out, tensors).items():
+            sums[key] = sums.get(key, 0.0) + float(value)
+    policy, decided = max(sums["policy_weight"], 1e-9), max(sums["decided"], 1e-9)
+    return {"top1": sums["top1"] / policy, "top5": sums["top5"] / policy,
+            "policy_loss": sums["policy_loss"] / policy, "value_mse": sums["value_mse"] / count,
+            "value_accuracy": sums["value_right"] / decided}
+
+
+def _seen(out: Any, rows: Any) -> dict[str, Tensor]:
+    """The sums behind ``evaluate_columns`` over one batch."""
+    weight, best = rows.policy_weight, rows.policy.argmax(1, keepdim=True)
+    ranks = out.policy.topk(min(5, out.policy.shape[1]), 1).indices == best
+    decided = rows.value != 0
+    return {
+        "policy_weight": weight.sum(),
+        "top1": (ranks[:, 0] * weight).sum(),
+        "top5": (ranks.any(1) * weight).sum(),
+        "policy_loss": (losses.policy_loss(out.policy, rows.policy) * weight).sum(),
+        "value_mse": (out.value.float().tanh() - rows.value).square().sum(),
+        "decided": decided.sum(),
+        "value_right": ((out.value * rows.value > 0) & decided).sum(),
+    }
+
+
+@torch.no_grad()
+def _policy_metrics(logits: Tensor, rows: Any) -> dict[str, float]:
+    right = (logits.argmax(1) == rows.policy.argmax(1)).float()
+    return {"entropy": float(losses.entropy(logits).mean()),
+            "top1": float(losses.masked_mean(right, rows.policy_weight))}
+
+
+def _adamw(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    parameters = list(net.parameters())
+    return torch.optim.AdamW(
+        [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
+        lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,47 @@
+"""Fixtures for more than one test file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from selfplay.games.base import Game
+
+PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
+
+
+@pytest.fixture(scope="session")
+def gnugo() -> str:
+    """Path of GNU Go, which Debian installs off many a PATH."""
+    folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/games", "/usr/local/games"])
+    path = shutil.which("gnugo", path=folders)
+    if path is None:
+        pytest.skip("no gnugo on PATH or in /usr/games (apt install gnugo)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def play_random() -> PlayRandom:
+    """(game, batch, seed, plies=None) -> (states, actions int64 [B, T]): random legal moves from
+    the initial state, to the end of every game unless ``plies`` are given; -1 pads."""
+
+    def play(
+        game: Game, batch: int, seed: int, plies: int | None = None
+    ) -> tuple[Any, NDArray[np.int64]]:
+        rng, states, columns = np.random.default_rng(seed), game.new(batch), []
+        for _ in range(game.max_moves if plies is None else plies):
+            legal = game.legal(states)
+            if not legal.any():
+                break
+            drawn = (legal + rng.random(legal.shape)).argmax(1)
+            columns.append(np.where(legal.any(1), drawn, -1))
+            game.step(states, columns[-1])
+        return states, np.stack(columns, axis=1)
+
+    return play

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sgfmill import sgf as sgfmill_sgf
+
+from selfplay.arena import MatchResult, Tally, play_match, read_match, tally, wilson
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.records import GameRecord, read_records
+
+FAKE = Path(__file__).with_name("fake_gtp.py")
+TTT, GO = make("tictactoe"), make("go5x5")
+
+
+def fake(behaviour: str, **options: object) -> str:
+    words = [sys.executable, str(FAKE), behaviour, *(f"{k}={v}" for k, v in options.items())]
+    return "gtp:" + shlex.join(words)
+
+
+def match(folder: Path | None, games: int = 20, a: str = "random", b: str = "random",
+          game: Any = TTT, **more: Any) -> MatchResult:
+    return play_match(game, a, b, **{"games": games, "seed": 3, "opening": (0, 2), "slots": 4,
+                                     "folder": folder, **more})
+
+
+@given(st.integers(0, 200), st.integers(1, 200))
+def test_wilson_is_scipys(wins: int, games: int) -> None:
+    wins = min(wins, games)
+    interval = binomtest(wins, games).proportion_ci(0.95, method="wilson")
+    assert wilson(wins / games, games) == pytest.approx(tuple(interval), abs=1e-6)
+
+
+def test_a_tally_counts_from_a_whatever_its_colour() -> None:
+    def record(index: int, value: float, *actions: int) -> GameRecord:
+        return GameRecord(index, 0, ("x", "y"), actions, 0, value, None, "win")
+
+    result = tally(TTT, "a", "b", [record(0, 1, 0), record(1, 1, 0), record(2, 0, 0, 1),
+                                   record(3, -1, 2), record(4, -1, 5)], 1.0)
+    assert result.as_first == Tally(1, 1, 1) and result.as_second == Tally(1, 0, 1)
+    assert (result.wins, result.draws, result.losses, result.games) == (2, 1, 2, 5)
+    assert result.score == 0.5 and result.distinct == 4
+    assert result.mean_length == pytest.approx(6 / 5)
+    assert (result.low, result.high) == wilson(0.5, 5)
+
+
+def test_a_summary_names_the_players_the_score_and_the_rules() -> None:
+    text = match(None, 10).summary()
+    for word in ("random against random", "of 10 games", "95% interval", "distinct", TTT.rules):
+        assert word in text
+    assert TTT.rules in tally(TTT, "a", "b", [], 0).summary()
+
+
+def test_random_play_is_even_and_openings_vary() -> None:
+    result = match(None, 400, slots=100)
+    assert result.low < 0.5 < result.high
+    assert result.as_first.games == result.as_second.games == 200
+    assert result.as_first.score > result.as_second.score  # the first move is worth something
+    assert result.distinct > 300
+
+
+def test_the_same_match_whatever_the_slots() -> None:
+    one, other = match(None, 30, slots=1), match(None, 30, slots=30)
+    assert (one.total, one.as_first, one.distinct) == (other.total, other.as_first, other.distinct)
+
+
+def test_an_interrupted_match_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = match(whole)
+    seen: list[int] = []
+    result = match(parts, stop=lambda: len(seen) > 6, progress=seen.append)
+    assert 0 < result.games < 20
+    assert seen == list(range(result.games + 1))
+    again: list[int] = []
+    finished = match(parts, progress=again.append)
+    assert again == list(range(result.games, 21))
+    assert finished.total == expected.total and finished.games == 20
+
+    def games(folder: Path) -> list[GameRecord]:
+        return sorted(read_records(folder / "games.jsonl"), key=lambda r: r.index)
+
+    assert games(parts) == games(whole)
+    assert read_match(parts, TTT) == MatchResult(**{**finished.__dict__, "seconds": 0.0})
+
+
+def test_a_finished_match_is_not_played_again_and_a_longer_one_goes_on(tmp_path: Path) -> None:
+    match(tmp_path, 6)
+    before = (tmp_path / "games.jsonl").read_bytes()
+    match(tmp_path, 6)
+    assert (tmp_path / "games.jsonl").read_bytes() == before
+    assert match(tmp_path, 10).games == 10
+    assert (tmp_path / "games.jsonl").read_bytes().startswith(before)
+    assert match(tmp_path, 6).games == 6
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    expected = match(tmp_path, 8)
+    file = tmp_path / "games.jsonl"
+    file.write_bytes(file.read_bytes()[:-15])
+    assert len(read_records(file)) == 7
+    assert match(tmp_path, 8).total == expected.total
+    assert len({record.index for record in read_records(file)}) == 8
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    match(tmp_path, 4)
+    file = tmp_path / "games.jsonl"
+    lines = file.read_text().splitlines()
+    for broken in ("{", '{"index": 3}', "[]"):
+        file.write_text("\n".join([lines[0], broken, *lines[2:]]) + "\n")
+        with pytest.raises(UserError, match=r"games\.jsonl, line 2: damaged"):
+            match(tmp_path, 4)
+
+
+@pytest.mark.parametrize("change", [
+    {"seed": 4}, {"opening": (0, 3)}, {"a": "mcts:9"}, {"game": make("connect4")},
+])
+def test_another_match_does_not_mix_in(tmp_path: Path, change: dict[str, Any]) -> None:
+    match(tmp_path, 4)
+    if "a" in change:
+        stored = json.loads((tmp_path / "match.json").read_text())
+        (tmp_path / "match.json").write_text(json.dumps({**stored, **change}))
+        change = {}
+    with pytest.raises(UserError, match=r"match\.json: has games with"):
+        match(tmp_path, 4, **change)
+
+
+def test_read_match(tmp_path: Path) -> None:
+    assert read_match(tmp_path / "none", TTT) is None
+    match(tmp_path, 4)
+    with pytest.raises(UserError, match="a match of tictactoe, not of go5x5"):
+        read_match(tmp_path, GO)
+    (tmp_path / "match.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        read_match(tmp_path, TTT)
+
+
+def test_go_games_are_kept_as_sgf(tmp_path: Path) -> None:
+    match(tmp_path, 4, game=GO)
+    records = sorted(read_records(tmp_path / "games.jsonl"), key=lambda r: r.index)
+    lines = (tmp_path / "games.sgf").read_text().splitlines()
+    assert len(lines) == 4
+    for line, record in zip(lines, records, strict=True):
+        game = sgfmill_sgf.Sgf_game.from_string(line)
+        assert len(game.get_main_sequence()) == len(record.actions) + 1
+        assert game.get_root().get("RE") == record.result
+
+
+def test_a_dying_engine_leaves_what_was_finished(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="out of cheese"):
+        match(tmp_path, 8, a=fake("die", moves=3, games=3), game=GO, b=fake("good", moves=3),
+              slots=1)
+    result = read_match(tmp_path, GO)
+    assert result is not None and result.games == len(read_records(tmp_path / "games.jsonl")) == 3

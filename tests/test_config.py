@@ -1,0 +1,49 @@
+"""Settings: overrides, presets, and the round trip through a run's config.json."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfplay.config import PRESETS, RunConfig, from_dict, override, preset, to_dict
+from selfplay.errors import UserError
+
+
+@given(sims=st.integers(1, 10_000), rate=st.floats(1e-6, 1, allow_nan=False),
+       games=st.lists(st.sampled_from(["a.sgf", "b.zip", "dir"]), max_size=3))
+def test_round_trip(sims: int, rate: float, games: list[str]) -> None:
+    config = override(preset("go9x9", seed=7), [
+        f"rl.sims={sims}", f"sft.learning_rate={rate!r}", f"expert.games={','.join(games)}",
+    ])
+    assert config.rl.sims == sims
+    assert config.sft.learning_rate == rate
+    assert config.expert.games == tuple(games)
+    assert from_dict(json.loads(json.dumps(to_dict(config))), "x") == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_key_exists(name: str) -> None:
+    assert preset(name) != RunConfig(game=name)
+    assert abs(sum(preset(name).shares) - 1) < 1e-9
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("rl.simz=3", "did you mean rl.sims"),
+    ("rl.sims=many", "int wanted"),
+    ("rl.gating=perhaps", "bool wanted"),
+    ("rl.algorithm=alpha", "gumbel, puct"),
+    ("rl.opening=1", "2 values"),
+    ("sims", "key=value"),
+])
+def test_a_bad_override_says_what_to_do(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        override(RunConfig(game="go9x9"), [text])
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", "0"), ("nets", 1), ("rl", {"sims": 1.5})])
+def test_a_damaged_config_names_the_file(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=r"here/config\.json"):
+        from_dict({"game": "go9x9", key: value}, "here/config.json")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from selfplay.elo import PRIOR, fit
+from selfplay.errors import UserError
+
+
+def test_two_players_closed_form() -> None:
+    """30 wins, 4 draws, 6 losses and the prior's draw: 32.5 points of 41."""
+    rating = fit([("a", "b", 30, 4, 6)], anchor="b")["a"]
+    p = 32.5 / 41
+    assert rating.elo == pytest.approx(400 * math.log10(p / (1 - p)), abs=1e-6)
+    spread = 1.959964 * 400 / math.log(10) / math.sqrt(41 * p * (1 - p))
+    assert rating.high - rating.elo == pytest.approx(spread, rel=1e-6)
+    assert rating.elo - rating.low == pytest.approx(spread, rel=1e-6)
+
+
+def test_a_difference_of_400_is_ten_to_one() -> None:
+    assert fit([("a", "b", 1000, 0, 100)], anchor="b", prior=0)["a"].elo == pytest.approx(400)
+
+
+def test_the_anchor_is_zero_and_orientation_is_free() -> None:
+    one = fit([("a", "b", 7, 2, 1), ("b", "c", 3, 3, 4)], anchor="c")
+    other = fit([("b", "a", 1, 2, 7), ("c", "b", 4, 3, 3)], anchor="c")
+    assert one["c"] == (0.0, 0.0, 0.0)
+    for name in "abc":
+        assert one[name] == pytest.approx(other[name], abs=1e-6)
+    moved = fit([("a", "b", 7, 2, 1), ("b", "c", 3, 3, 4)], anchor="a")
+    assert moved["c"].elo == pytest.approx(-one["a"].elo, abs=1e-6)
+
+
+def test_a_clean_sweep_stays_finite_and_wide() -> None:
+    rating = fit([("a", "b", 60, 0, 0)], anchor="b")["a"]
+    assert rating.elo == pytest.approx(400 * math.log10(60.5 / 0.5), abs=1e-4)
+    assert math.isfinite(rating.low) and rating.high - rating.low > 500
+    with pytest.raises(UserError, match="prior"):
+        fit([("a", "b", 60, 0, 0)], anchor="b", prior=0)
+
+
+def test_players_without_a_chain_to_the_anchor_are_left_out() -> None:
+    ratings = fit([("a", "b", 3, 0, 2), ("c", "d", 3, 0, 2), ("e", "b", 0, 0, 0)], anchor="b")
+    assert set(ratings) == {"a", "b"}
+    assert fit([], anchor="x") == {"x": (0.0, 0.0, 0.0)}
+
+
+results = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 30), st.integers(0, 10),
+              st.integers(0, 30)).filter(lambda r: r[0] != r[1]),
+    min_size=1, max_size=8,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(results)
+def test_it_maximises_the_likelihood(rows: list[tuple[int, int, int, int, int]]) -> None:
+    named = [(f"p{a}", f"p{b}", w, d, ls) for a, b, w, d, ls in rows]
+    ratings = fit(named, anchor="p0")
+    names = [name for name in ratings if name != "p0"]
+    if not names:
+        return
+    counted = [r for r in named if r[0] in ratings and r[2] + r[3] + r[4]]
+    pairs = {frozenset(r[:2]) for r in counted}
+
+    def loss(free: np.ndarray) -> float:
+        theta = {"p0": 0.0, **dict(zip(names, free, strict=True))}
+        total = 0.0
+        for a, b, wins, draws, losses in counted:
+            p = 1 / (1 + 10 ** ((theta[b] - theta[a]) / 400))
+            total -= (wins + draws / 2) * math.log(p) + (losses + draws / 2) * math.log(1 - p)
+        for a, b in map(sorted, pairs):
+            p = 1 / (1 + 10 ** ((theta[b] - theta[a]) / 400))
+            total -= PRIOR / 2 * (math.log(p) + math.log(1 - p))
+        return total
+
+    found = np.array([ratings[name].elo for name in names])
+    best = minimize(loss, found, method="BFGS", options={"gtol": 1e-7})
+    assert loss(found) <= best.fun + 1e-6
+
+
+def test_simulated_players_are_recovered_and_covered() -> None:
+    """True ratings lie in the 95% intervals about 95% of the time."""
+    truth = {"r": 0.0, "s": 120.0, "t": 300.0, "u": 450.0}
+    pairs = [("s", "r"), ("t", "s"), ("u", "t"), ("t", "r")]
+    rng = np.random.default_rng(1)
+    inside, total, found = 0, 0, []
+    for _ in range(150):
+        rows = []
+        for a, b in pairs:
+            wins = rng.binomial(200, 1 / (1 + 10 ** ((truth[b] - truth[a]) / 400)))
+            rows.append((a, b, wins, 0, 200 - wins))
+        ratings = fit(rows, anchor="r")
+        found.append([ratings[name].elo for name in "stu"])
+        for name in "stu":
+            inside += ratings[name].low <= truth[name] <= ratings[name].high
+            total += 1
+    assert 0.92 < inside / total < 0.98
+    np.testing.assert_allclose(np.mean(found, 0), [120, 300, 450], atol=8)

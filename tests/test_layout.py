@@ -1,0 +1,116 @@
+"""The house rules that a machine can check: who may import whom, and which kernel may call which."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "selfplay"
+
+#: Lowest first; a module imports only from layers below its own.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__init__", "errors", "console"),
+    ("files",),
+    ("config", "mcts", "data", "losses", "elo", "records"),
+    ("checkpoint", "inference", "search", "train", "gtp"),
+    ("players", "sgf"),
+    ("play",),
+    ("arena", "expert", "actor"),
+    ("chart", "verdict", "report", "runs"),
+    ("sft", "rl", "compare"),
+    ("loop", "bench"),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path: Path) -> list[str]:
+    """Dotted names imported anywhere in a file, in functions as well."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return found
+
+
+def core_modules() -> list[Path]:
+    return sorted(CORE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", core_modules(), ids=lambda p: p.stem)
+def test_core_imports_point_one_way(path: Path) -> None:
+    assert path.stem in LEVEL, f"{path.name} has no layer; add it to LAYERS"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "selfplay" or len(parts) < 2 or parts[1] in ("games", "models"):
+            continue
+        assert parts[1] in LEVEL, f"{path.name} imports {name}, which has no layer"
+        assert LEVEL[parts[1]] < LEVEL[path.stem], f"{path.name} imports {parts[1]} upward"
+
+
+@pytest.mark.parametrize("folder", ["games", "models"])
+def test_games_and_models_stand_alone(folder: str) -> None:
+    for path in (ROOT / folder).glob("*.py"):
+        for name in imports(path):
+            assert not name.startswith(("selfplay", "games", "models")), f"{path}: {name}"
+            assert not (folder == "games" and name.split(".")[0] == "torch"), f"{path}: {name}"
+
+
+@pytest.mark.parametrize(("package", "allowed"), [
+    ("click", {"cli", "players"}),
+    ("pyspiel", {"openspiel", "players", "bench", "__init__"}),
+    ("matplotlib", {"chart"}),
+    ("rich", {"console"}),
+])
+def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
+    for path in [*core_modules(), *(ROOT / "games").glob("*.py"), *(ROOT / "models").glob("*.py")]:
+        if any(name.split(".")[0] == package for name in imports(path)):
+            assert path.stem in allowed, f"{path} imports {package}"
+
+
+def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef)
+            and any("njit" in ast.dump(d) for d in node.decorator_list)]
+
+
+def test_kernels_call_only_kernels_of_their_own_file() -> None:
+    """Numba's cache does not notice edits in another file: the caller would run stale code."""
+    files = [*core_modules(), *(ROOT / "games").glob("*.py")]
+    trees = {path: ast.parse(path.read_text()) for path in files}
+    total = 0
+    for path, tree in trees.items():
+        brought = {alias.asname or alias.name for node in ast.walk(tree)
+                   if isinstance(node, ast.ImportFrom)
+                   and (node.level or (node.module or "").startswith("selfplay"))
+                   for alias in node.names}
+        for kernel in kernels(tree):
+            total += 1
+            for call in ast.walk(kernel):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                    assert call.func.id not in brought, f"{path.name}: {kernel.name} {call.func.id}"
+    assert total >= 10
+
+
+def test_files_are_short() -> None:
+    for path in [*core_modules(), *(ROOT / "games").glob("*.py"), *(ROOT / "models").glob("*.py")]:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 420, f"{path.name} has {lines} lines: more than one concept?"
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel"])
+def test_help_imports_nothing_heavy(heavy: str) -> None:
+    code = ("import sys; sys.argv = ['selfplay', '--help']\n"
+            "from selfplay.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            f"sys.exit({heavy!r} in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"train" in done.stdout
