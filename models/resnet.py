@@ -38,12 +38,17 @@ class NetOutput(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """A convolution that keeps the board's size, and its BatchNorm until ``folded``."""
+    """A convolution that keeps the board's size, and its BatchNorm until ``folded``.
 
-    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+    scale: the BatchNorm's initial weight; 0 makes a new residual block the identity.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, scale: float = 1.0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        norm = nn.BatchNorm2d(outputs)
+        nn.init.constant_(norm.weight, scale)
+        self.norm: nn.Module = norm
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +71,7 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = ConvNorm(channels, channels, 3)
-        self.second = ConvNorm(channels, channels, 3)
-        nn.init.zeros_(self.second.norm.weight)  # a new block is the identity
+        self.second = ConvNorm(channels, channels, 3, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(relu(self.first(relu(x))))
@@ -82,8 +86,7 @@ class PoolBlock(nn.Module):
         rest = channels - self.pooled
         self.first = ConvNorm(channels, channels, 3)
         self.bias = nn.Linear(3 * self.pooled, rest)
-        self.second = ConvNorm(rest, channels, 3)
-        nn.init.zeros_(self.second.norm.weight)
+        self.second = ConvNorm(rest, channels, 3, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.first(relu(x))

@@ -172,7 +172,7 @@ def play_match(
     records = sorted((r for r in records if r.index < games), key=lambda r: r.index)
     if folder is not None and isinstance(game, Go):
         write_collection(folder / "games.sgf", (to_sgf(game, record) for record in records))
-    return tally(game, a, b, records, time.monotonic() - began)
+    return tally(game, first.name, second.name, records, time.monotonic() - began)
 
 
 def read_match(folder: Path, game: Game) -> MatchResult | None:

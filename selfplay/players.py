@@ -26,6 +26,8 @@ from selfplay.records import read_settings
 if TYPE_CHECKING:
     from selfplay.search import SearchConfig
 
+TREE_BYTES = 2**30  #: of memory for the trees of one player; with more games they take turns
+
 __all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "parse_player", "pyspiel_name"]
 
 Slots = NDArray[np.int64]
@@ -111,22 +113,35 @@ class RawPlayer(_Silent):
 
 
 class SearchPlayer(_Silent):
-    """Monte Carlo tree search, one tree a slot, the leaves of all trees evaluated together."""
+    """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
+
+    A move depends on the game's seed, the position and the evaluations, not on the other games.
+    """
 
     def __init__(self, name: str, game: Game, config: SearchConfig, evaluate: Evaluate,
-                 sims: int, slots: int, seed: int) -> None:
+                 sims: int, slots: int) -> None:
         from selfplay.search import Search
 
         self.name, self.evaluate, self.sims = name, evaluate, sims
-        self._search = Search(game, config, slots, sims, seed)
+        self._trees = max(1, min(slots, TREE_BYTES // (8 * game.num_actions * (sims + 1))))
+        self._search = Search(game, config, self._trees, sims, seed=0)
+        self._seeds = np.zeros(slots, np.int64)
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        self._seeds[slots] = seeds
 
     def act(self, states: Any, slots: Slots) -> Actions:
-        count = len(slots)
-        self._search.begin(slots, states, np.full(count, self.sims, np.int32),
-                           np.zeros(count, np.bool_))
-        while count:
-            count -= len(self._search.wave(self.evaluate))
-        return self._search.result(slots).action
+        parts = [np.arange(start, min(start + self._trees, len(slots)))
+                 for start in range(0, len(slots), self._trees)]
+        return np.concatenate([self._think(take(states, part), slots[part]) for part in parts])
+
+    def _think(self, states: Any, slots: Slots) -> Actions:
+        rows, left = np.arange(len(slots)), len(slots)
+        self._search.seed(rows, self._seeds[slots] * 2**20 + states.ply)
+        self._search.begin(rows, states, self.sims, False)
+        while left:
+            left -= len(self._search.wave(self.evaluate))
+        return self._search.result(rows).action
 
 
 class HumanPlayer(_Silent):
@@ -187,7 +202,7 @@ def _mcts(text: str, setup: Setup) -> Player:
     from selfplay.search import SearchConfig, rollout_evaluate
 
     return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct"),
-                        rollout_evaluate(setup.game, setup.seed), sims, setup.slots, setup.seed)
+                        rollout_evaluate(setup.game, setup.seed), sims, setup.slots)
 
 
 def _gtp(text: str, setup: Setup) -> Player:
@@ -223,7 +238,7 @@ def _net(text: str, setup: Setup) -> Player:
     if not sims:
         return RawPlayer(f"net:{folder}", evaluate)
     return SearchPlayer(f"net:{folder}@{sims}", setup.game, SearchConfig(rule="puct"), evaluate,
-                        sims, setup.slots, setup.seed)
+                        sims, setup.slots)
 
 
 def _best_sft(folder: Path) -> Path | None:

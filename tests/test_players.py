@@ -157,6 +157,72 @@ def test_search_takes_a_win_in_one(spec: str, actions: list[int], wins: int) -> 
     player.close()
 
 
+def test_search_games_depend_on_the_seed_not_on_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = make("connect4")
+
+    def games(slots: int, seed: int = 0) -> list[Any]:
+        one = parse_player("mcts:30", game, seed=1, slots=slots)
+        two = parse_player("mcts:20", game, seed=2, slots=slots)
+        return played(game, one, two, 8, slots, seed)
+
+    expected = games(1)
+    assert games(8) == expected and games(8, seed=1) != expected
+    monkeypatch.setattr("selfplay.players.TREE_BYTES", 8 * 7 * 31 * 3)  # three trees take turns
+    assert games(8) == expected
+
+
+def test_more_simulations_are_stronger() -> None:
+    game = make("connect4")
+    strong, weak = (parse_player(f"mcts:{n}", game, slots=20) for n in (200, 5))
+    records = played(game, strong, weak, 20, 20, opening=(0, 2))
+    assert sum(r.value if r.index % 2 == 0 else -r.value for r in records) >= 12
+
+
+class Untrained:
+    """What ``checkpoint.save`` asks of a trainer, with nothing learned."""
+
+    def __init__(self, spec: Any) -> None:
+        from selfplay.models import build
+
+        self.net = build(spec)
+
+    def acting(self) -> Any:
+        return self.net
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {}
+
+
+def test_net_players_find_their_checkpoint(tmp_path: Path) -> None:
+    from selfplay import checkpoint
+    from selfplay.models import NetSpec
+
+    spec = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)
+    meta = {"game": "tictactoe", "step": 1, "kind": "sft", "compute": {}}
+
+    def name(path: Path, sims: str = "") -> str:
+        return parse_player(f"net:{path}{sims}", TTT, slots=4).name
+
+    with pytest.raises(UserError, match="no checkpoint"):
+        name(tmp_path)
+    first, second = tmp_path / "sft" / "ckpt-000001", tmp_path / "sft" / "ckpt-000002"
+    for folder in (first, second):
+        checkpoint.save(folder, Untrained(spec), spec, meta)
+    assert name(first) == f"net:{first}" and name(first, "@4") == f"net:{first}@4"
+    assert name(tmp_path) == name(tmp_path / "sft") == f"net:{second}"
+    (tmp_path / "sft" / "best.json").write_text('{"checkpoint": "ckpt-000001"}')
+    assert name(tmp_path) == f"net:{first}"
+    newest = tmp_path / "rl" / "ckpt-000007"
+    checkpoint.save(newest, Untrained(spec), spec, meta)
+    assert name(tmp_path, "@16") == f"net:{newest}@16"
+    with pytest.raises(UserError, match="a net for tictactoe"):
+        parse_player(f"net:{newest}", GO)
+
+    raw, search = (parse_player(f"net:{newest}{s}", TTT, slots=4) for s in ("", "@8"))
+    records = played(TTT, raw, search, 6, 4)
+    assert len(records) == 6 and all(record.natural for record in records)
+
+
 @pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5", "go7x7(komi=5.5)"])
 def test_openspiel_plays_the_same_game(name: str) -> None:
     """Same legal actions in each of many random positions (but for superko, which OpenSpiel

@@ -13,7 +13,18 @@ from sgfmill import sgf as sgfmill_sgf
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.records import GameRecord
-from selfplay.sgf import parse_result, read_games, to_sgf, write_collection
+from selfplay.sgf import (
+    ExpertGame,
+    Properties,
+    RefusedError,
+    Skipped,
+    _game,
+    _trees,
+    parse_result,
+    read_games,
+    to_sgf,
+    write_collection,
+)
 
 GAME = make("go5x5")
 MOVES = ";B[bb];W[cc];B[dd]"
@@ -226,6 +237,29 @@ def test_sgfmill_reads_the_same_game() -> None:
     assert (theirs.get_size(), theirs.get_komi()) == (5, 7.0)
     assert theirs.get_winner() == {1.0: "b", -1.0: "w", 0.0: None}[played.value]
     assert root.get("DT") == "2024-05-01" and root.get("PB") == "a]b \\c"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_bytes_are_a_game_or_a_reason(data: st.DataObject) -> None:
+    raw = bytearray((sgf(CA="UTF-8") + sgf(";B[aa](;W[bb])(;W[cc])")).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    skipped: list[Skipped] = []
+    read = [game for name, nodes in _trees("x", bytes(raw), skipped)
+            if (game := _game_or_reason(nodes, name, skipped))]
+    assert read or skipped
+    for game in read:
+        assert game.value in (-1, 0, 1) and all(0 <= a <= 25 for a in game.actions)
+
+
+def _game_or_reason(nodes: Properties, name: str, skipped: list[Skipped]) -> ExpertGame | None:
+    try:
+        return _game(nodes, name, 5)
+    except RefusedError as refusal:
+        skipped.append(Skipped(name, str(refusal)))
+        return None
 
 
 def test_the_same_games_give_the_same_bytes(tmp_path: Path) -> None:
