@@ -306,7 +306,7 @@ def plausible(stones, chain, liberties, p, own, width, ko):
     """A playout may put a stone on the empty point p: legal by simple ko, no own one-point eye.
 
     An eye has own stones or the edge all round and fewer than two enemy diagonals (none at the
-    edge), the usual test of Monte Carlo Go (Brügmann 1993; Gelly et al. 2006).
+    edge), the usual test of Monte Carlo Go programs.
     """
     if liberties[p] >> COUNT_AT > 0:
         return True

@@ -85,15 +85,18 @@ def _playouts(game: Game, spec: NetSpec, device: str, pairs: int) -> dict[str, A
     import pyspiel
 
     states, rng = game.new(256), np.arange(1, 257, dtype=np.uint64)
-    root = pyspiel.load_game(name).new_initial_state()
-    rollouts = pyspiel.RandomRolloutEvaluator(200, 1)
+    other = pyspiel.load_game(name)
+    root = other.new_initial_state()
+    # one simulation of 200 rollouts: the only way from Python to the C++ playout loop
+    rollouts = pyspiel.MCTSBot(other, pyspiel.RandomRolloutEvaluator(200, 1), 2.0, 1, 100, False,
+                               1, False)
 
     def ours() -> int:
         game.rollout(states, rng)
         return 256
 
     def theirs() -> int:
-        rollouts.evaluate(root)
+        rollouts.mcts_search(root)
         return 200
 
     return _row("playouts", "playouts/s", lambda: _repeat(ours), "OpenSpiel C++ random rollouts",

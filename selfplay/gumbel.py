@@ -14,8 +14,6 @@ import math
 import numpy as np
 from numba import njit
 
-ILLEGAL = -2  # as in mcts; kernels read constants of their own file only
-
 
 @njit(cache=True, nogil=True)
 def considered_visits(m, out):
@@ -28,11 +26,11 @@ def considered_visits(m, out):
     phases = 0
     while (1 << phases) < m:
         phases += 1
-    t, level, width = 0, 0, m
+    t, level, width = 0, 0, max(1, m)
     while t < n:
         rounds = n if m <= 1 else max(1, n // (phases * width))
         for _ in range(rounds):
-            for _ in range(max(1, width)):
+            for _ in range(width):
                 if t < n:
                     out[t] = level
                     t += 1
@@ -41,92 +39,99 @@ def considered_visits(m, out):
 
 
 @njit(cache=True, nogil=True)
-def mixed_value(children, prior, visits, total, sign, raw):
+def mixed_value(q, visits, share, raw, count):
     """v_mix, the value of an unvisited move (the paper's appendix D, equation 33).
 
-    children: int [A], one node's; prior: float [A]; visits, total: [N] of the whole tree;
-    raw: the node's own evaluation. In and out for the side to move, whose sign is ``sign``.
+    q, share: float [>= count], mean values and priors of the ``count`` visited moves; visits:
+    int of the same; raw: the node's own evaluation. In and out for the side to move.
     """
-    count, mass, weighted = 0, 0.0, 0.0
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child >= 0:
-            count += visits[child]
-            mass += prior[a]
-            weighted += prior[a] * sign * total[child] / visits[child]
-    if count == 0:
+    total, mass, weighted = 0, 0.0, 0.0
+    for k in range(count):
+        total += visits[k]
+        mass += share[k]
+        weighted += share[k] * q[k]
+    if total == 0:
         return raw
-    return (raw + count * weighted / mass) / (1 + count)
+    return (raw + total * weighted / mass) / (1 + total)
 
 
 @njit(cache=True, nogil=True)
-def _sigmas(children, prior, visits, total, sign, raw, c_visit, c_scale, out):
-    """out float64 [A]: sigma(completed Q) of each legal move, -inf elsewhere."""
-    most = 0
-    for a in range(children.shape[0]):
-        if children[a] >= 0:
-            most = max(most, visits[children[a]])
-    scale = (c_visit + most) * c_scale
-    unvisited = scale * (mixed_value(children, prior, visits, total, sign, raw) + 1.0) / 2.0
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child >= 0:
-            out[a] = scale * (sign * total[child] / visits[child] + 1.0) / 2.0
-        elif child == ILLEGAL:
-            out[a] = -np.inf
-        else:
-            out[a] = unvisited
-    return unvisited
+def _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share):
+    """sigma(completed Q) at a node: sigmas[k] of its k-th child; that of unvisited moves returned.
 
-
-@njit(cache=True, nogil=True)
-def _improve(children, prior, sigmas, unvisited):
-    """Turn ``sigmas`` into pi' = softmax(logits + sigma(completed Q)) in place.
-
-    All unvisited moves share one sigma, so that only visited ones cost an exponential.
+    Also fills the children's visits and share. Room for A entries in each.
     """
-    top = -np.inf
-    for a in range(sigmas.shape[0]):
-        top = max(top, sigmas[a])
-    base = math.exp(unvisited - top) if unvisited <= top else 0.0
-    mass = 0.0
-    for a in range(sigmas.shape[0]):
-        if children[a] >= 0:
-            sigmas[a] = prior[a] * math.exp(sigmas[a] - top)
-        elif children[a] == ILLEGAL:
-            sigmas[a] = 0.0
-        else:
-            sigmas[a] = prior[a] * base
-        mass += sigmas[a]
-    for a in range(sigmas.shape[0]):
-        sigmas[a] /= mass
+    sign = 1.0 - 2.0 * tree.to_play[b, node]
+    degree, most = tree.degree[b, node], 0
+    for k in range(degree):
+        child = tree.children[b, node, k]
+        visits[k] = tree.visits[b, child]
+        share[k] = tree.share[b, child]
+        sigmas[k] = sign * tree.total[b, child] / visits[k]
+        most = max(most, visits[k])
+    value = mixed_value(sigmas, visits, share, sign * tree.raw[b, node], degree)
+    scale = (c_visit + most) * c_scale
+    for k in range(degree):
+        sigmas[k] = scale * (sigmas[k] + 1.0) / 2.0
+    return scale * (value + 1.0) / 2.0
 
 
 @njit(cache=True, nogil=True)
-def _root_action(children, visits, score, sigmas, wanted):
-    """The best by draw + logit + sigma among the moves with ``wanted`` visits."""
-    best, top = -1, -np.inf
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child == ILLEGAL or (visits[child] if child >= 0 else 0) != wanted:
-            continue
-        if best < 0 or score[a] + sigmas[a] > top:
-            best, top = a, score[a] + sigmas[a]
-    return best
+def _improve(sigmas, share, degree, unvisited, rest):
+    """Turn sigmas[k] into pi'[k] of pi' = softmax(logits + sigma(completed Q)), in place.
+
+    Returned is the factor that makes pi' of an unvisited move from its prior: these all share
+    one sigma. rest: their prior mass.
+    """
+    top = unvisited
+    for k in range(degree):
+        top = max(top, sigmas[k])
+    factor = math.exp(unvisited - top)
+    mass = factor * max(rest, 0.0)
+    for k in range(degree):
+        sigmas[k] = share[k] * math.exp(sigmas[k] - top)
+        mass += sigmas[k]
+    for k in range(degree):
+        sigmas[k] /= mass
+    return factor / mass
 
 
 @njit(cache=True, nogil=True)
-def _inner_action(children, visits, policy, here):
-    """argmax of pi'(a) - N(a) / (1 + sum of N): visits come to lie as pi' does."""
-    best, top = -1, -np.inf
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child == ILLEGAL:
+def _root_child(tree, b, wanted, sigmas, visits):
+    """The best by draw + logit + sigma among the moves with ``wanted`` visits, as (move, node)."""
+    if wanted == 0:
+        return tree.favourite[b, 0], -1
+    best, leaf, top = -1, -1, -np.inf
+    for k in range(tree.degree[b, 0]):
+        if visits[k] != wanted:
             continue
-        score = policy[a] - (visits[child] / visits[here] if child >= 0 else 0.0)
-        if best < 0 or score > top:
-            best, top = a, score
-    return best
+        child = tree.children[b, 0, k]
+        action = tree.action[b, child]
+        score = tree.root_score[b, action] + sigmas[k]
+        if best < 0 or score > top or (score == top and action < best):
+            best, leaf, top = action, child, score
+    return best, leaf
+
+
+@njit(cache=True, nogil=True)
+def _inner_child(tree, b, node, policy, visits, factor):
+    """argmax of pi'(a) - N(a) / (1 + sum of N), as (move, node or -1): visits come to lie as pi'.
+
+    The lowest move among equals.
+    """
+    best, leaf, top = -1, -1, -np.inf
+    for k in range(tree.degree[b, node]):
+        child = tree.children[b, node, k]
+        action = tree.action[b, child]
+        score = policy[k] - visits[k] / tree.visits[b, node]
+        if best < 0 or score > top or (score == top and action < best):
+            best, leaf, top = action, child, score
+    move = tree.favourite[b, node]
+    if move >= 0:
+        score = factor * tree.prior[b, node, move]
+        if best < 0 or score > top or (score == top and move < best):
+            best, leaf = move, -1
+    return best, leaf
 
 
 @njit(cache=True, nogil=True)
@@ -136,76 +141,65 @@ def select_gumbel(tree, rows, c_visit, c_scale, schedule, walk):
     schedule: int32 [B, S], ``considered_visits`` of each row's present search, whose tree began
     empty (the t-th simulation finds 1 + t visits at the root).
     """
-    sigmas = np.empty(tree.prior.shape[2])
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        node, depth = 0, 0
-        walk.parent[i] = -1
-        walk.action[i] = -1
-        visits, total = tree.visits[b], tree.total[b]
-        while node >= 0 and tree.size[b] > 0 and not tree.terminal[b, node]:
-            sign = 1.0 - 2.0 * tree.to_play[b, node]
-            children, prior = tree.children[b, node], tree.prior[b, node]
-            unvisited = _sigmas(children, prior, visits, total, sign, sign * tree.raw[b, node],
-                                c_visit, c_scale, sigmas)
-            if node == 0:
-                wanted = schedule[b, visits[0] - 1]
-                action = _root_action(children, visits, tree.root_score[b], sigmas, wanted)
-            else:
-                _improve(children, prior, sigmas, unvisited)
-                action = _inner_action(children, visits, sigmas, node)
-            walk.parent[i] = node
-            walk.action[i] = action
-            walk.path[i, depth] = action
-            depth += 1
-            node = children[action]
-        walk.depth[i] = depth
+    actions = tree.prior.shape[2]
+    sigmas, share = np.empty(actions), np.empty(actions)
+    visits = np.empty(actions, np.int32)
     deepest = 0
     for i in range(rows.shape[0]):
-        deepest = max(deepest, walk.depth[i])
+        b = rows[i]
+        depth, parent, action = 0, -1, -1
+        node = 0 if tree.size[b] > 0 else -1
+        while node >= 0 and not tree.terminal[b, node]:
+            parent, degree = node, tree.degree[b, node]
+            unvisited = _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share)
+            if node == 0:
+                wanted = schedule[b, tree.visits[b, 0] - 1]
+                action, node = _root_child(tree, b, wanted, sigmas, visits)
+            else:
+                factor = _improve(sigmas, share, degree, unvisited, tree.rest[b, node])
+                action, node = _inner_child(tree, b, node, sigmas, visits, factor)
+            walk.path[i, depth] = action
+            depth += 1
+        walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
+        deepest = max(deepest, depth)
     for i in range(rows.shape[0]):
         walk.path[i, walk.depth[i] : deepest] = -1
     return deepest
 
 
 @njit(cache=True, nogil=True)
-def plan(tree, rows, draws, m, sims, schedule):
-    """Prepare evaluated roots: their scores (draw + logit) and their schedules.
+def plan(tree, rows, m, sims, schedule):
+    """Fill the rows of schedule int32 [B, S] for searches of ``sims`` int32 [n] simulations.
 
-    draws: float64 [n, A] Gumbel draws, or 0 for none; m: moves to consider (at most the legal
-    ones are); sims: int32 [n]; fills ``tree.root_score`` and ``schedule`` int32 [B, S].
+    rows: int64 [n], with evaluated roots; m: moves to consider, or all if fewer are legal.
     """
     for i in range(rows.shape[0]):
-        b = rows[i]
         count = 0
-        for a in range(draws.shape[1]):
-            tree.root_score[b, a] = -np.inf
-            if tree.children[b, 0, a] != ILLEGAL:
-                tree.root_score[b, a] = draws[i, a] + math.log(tree.prior[b, 0, a])
-                count += 1
-        considered_visits(min(m, count), schedule[b, : sims[i]])
+        for a in range(tree.prior.shape[2]):
+            count += tree.prior[rows[i], 0, a] != 0
+        considered_visits(min(m, count), schedule[rows[i], : sims[i]])
 
 
 @njit(cache=True, nogil=True)
-def conclude(tree, rows, c_visit, c_scale, policy, actions):
+def conclude(tree, rows, c_visit, c_scale, policy, winners):
     """What the search found at each root.
 
     Fills policy float32 [n, A], the improved policy softmax(logits + sigma(completed Q)) without
-    the draws, and actions int64 [n], the winner: the best by draw + logit + sigma among the moves
-    with the most visits.
+    the draws, and winners int64 [n]: the best by draw + logit + sigma among the moves with the
+    most visits.
     """
-    sigmas = np.empty(policy.shape[1])
+    actions = policy.shape[1]
+    sigmas, share = np.empty(actions), np.empty(actions)
+    visits = np.empty(actions, np.int32)
     for i in range(rows.shape[0]):
-        b = rows[i]
-        sign = 1.0 - 2.0 * tree.to_play[b, 0]
-        children, prior, visits = tree.children[b, 0], tree.prior[b, 0], tree.visits[b]
-        unvisited = _sigmas(children, prior, visits, tree.total[b], sign, sign * tree.raw[b, 0],
-                            c_visit, c_scale, sigmas)
+        b, degree = rows[i], tree.degree[rows[i], 0]
+        unvisited = _sigmas(tree, b, 0, c_visit, c_scale, sigmas, visits, share)
         most = 0
-        for a in range(children.shape[0]):
-            if children[a] >= 0:
-                most = max(most, visits[children[a]])
-        actions[i] = _root_action(children, visits, tree.root_score[b], sigmas, most)
-        _improve(children, prior, sigmas, unvisited)
-        for a in range(children.shape[0]):
-            policy[i, a] = sigmas[a]
+        for k in range(degree):
+            most = max(most, visits[k])
+        winners[i] = _root_child(tree, b, most, sigmas, visits)[0]
+        factor = _improve(sigmas, share, degree, unvisited, tree.rest[b, 0])
+        for a in range(actions):
+            policy[i, a] = max(tree.prior[b, 0, a], 0.0) * factor
+        for k in range(degree):
+            policy[i, tree.action[b, tree.children[b, 0, k]]] = sigmas[k]

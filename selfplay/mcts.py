@@ -7,6 +7,9 @@ Here are the rules PUCT and UCT; ``gumbel`` holds the third.
 Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
 Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
+
+Speed. A step down looks at the children that exist and at one unvisited move, the one of the
+highest prior: ``favourite`` changes only when it gets a node, so ``grow`` keeps it.
 """
 
 from __future__ import annotations
@@ -18,16 +21,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-UNVISITED, ILLEGAL = -1, -2  #: entries of ``Tree.children`` that are no node
-SMALLEST_PRIOR = 1e-30  #: of a legal move, so that its logarithm stays finite
+SMALLEST_PRIOR = np.float32(1e-30)  #: of a legal move, so that its logarithm stays finite
 
 
 class Tree(NamedTuple):
     """B trees of at most N nodes over A actions.
 
-    children: int32 [B, N, A], node, UNVISITED or ILLEGAL; undefined for a terminal node
-    prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere
+    children: int32 [B, N, A], a node's children in order of birth, ``degree`` of them
+    prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
+        minus sign once the move has a node
+    degree: int32 [B, N]
+    favourite: int32 [B, N], the unvisited move of the highest prior (at the root: of the highest
+        ``root_score``), of equals the lowest; -1 if all are visited
+    rest: float64 [B, N], prior mass of the unvisited moves
     parent: int32 [B, N], -1 at the root
+    action: int32 [B, N], the move that leads here from the parent
+    share: float32 [B, N], the prior of that move
     visits: int32 [B, N]
     total: float64 [B, N], sum of the backed-up values, for player 0
     raw: float32 [B, N], the evaluation of the node itself, for player 0
@@ -41,7 +50,12 @@ class Tree(NamedTuple):
 
     children: NDArray[np.int32]
     prior: NDArray[np.float32]
+    degree: NDArray[np.int32]
+    favourite: NDArray[np.int32]
+    rest: NDArray[np.float64]
     parent: NDArray[np.int32]
+    action: NDArray[np.int32]
+    share: NDArray[np.float32]
     visits: NDArray[np.int32]
     total: NDArray[np.float64]
     raw: NDArray[np.float32]
@@ -53,31 +67,42 @@ class Tree(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Where the walks of a wave ended; row i belongs to the i-th of the rows given.
+    """Where the walks of a wave ended; entry i belongs to the i-th of the rows given.
 
-    path: int64 [B, D], the moves from the root, valid to ``depth`` and -1 up to the deepest
+    path: int64 [B, D], the moves from the root, -1 after ``depth`` up to the deepest
     depth: int32 [B]
     parent: int32 [B], the last node that the walk left; -1 where the root itself is the leaf
     action: int32 [B], the move made there
+    leaf: int32 [B], the node at the end (a terminal one), -1 where there is none yet
     """
 
     path: NDArray[np.int64]
     depth: NDArray[np.int32]
     parent: NDArray[np.int32]
     action: NDArray[np.int32]
+    leaf: NDArray[np.int32]
 
 
 def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
-    """Empty trees; 8 * A + 26 bytes a node."""
+    """Empty trees; 8 * A + 50 bytes a node."""
+
+    def each_node(dtype: type) -> NDArray:
+        return np.zeros((batch, nodes), dtype)
+
     return Tree(
         children=np.empty((batch, nodes, actions), np.int32),
         prior=np.empty((batch, nodes, actions), np.float32),
-        parent=np.empty((batch, nodes), np.int32),
-        visits=np.empty((batch, nodes), np.int32),
-        total=np.empty((batch, nodes), np.float64),
-        raw=np.empty((batch, nodes), np.float32),
-        to_play=np.empty((batch, nodes), np.int8),
-        terminal=np.zeros((batch, nodes), np.bool_),
+        degree=each_node(np.int32),
+        favourite=each_node(np.int32),
+        rest=each_node(np.float64),
+        parent=each_node(np.int32),
+        action=each_node(np.int32),
+        share=each_node(np.float32),
+        visits=each_node(np.int32),
+        total=each_node(np.float64),
+        raw=each_node(np.float32),
+        to_play=each_node(np.int8),
+        terminal=each_node(np.bool_),
         size=np.zeros(batch, np.int32),
         root_score=np.zeros((batch, actions), np.float64),
         rng=rng,
@@ -86,51 +111,46 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
 
 def new_walk(batch: int, depth: int) -> Walk:
     """Room for ``batch`` walks of at most ``depth`` moves."""
-    return Walk(
-        path=np.empty((batch, depth), np.int64),
-        depth=np.empty(batch, np.int32),
-        parent=np.empty(batch, np.int32),
-        action=np.empty(batch, np.int32),
-    )
+    return Walk(np.empty((batch, depth), np.int64), *np.empty((4, batch), np.int32))
 
 
 @njit(cache=True, nogil=True)
-def _pad(path, depth, count):
+def _finish(walk, count):
     """Fill the paths with -1 up to the deepest, whose depth is returned."""
     deepest = 0
     for i in range(count):
-        deepest = max(deepest, depth[i])
+        deepest = max(deepest, walk.depth[i])
     for i in range(count):
-        for t in range(depth[i], deepest):
-            path[i, t] = -1
+        for t in range(walk.depth[i], deepest):
+            walk.path[i, t] = -1
     return deepest
 
 
 @njit(cache=True, nogil=True)
-def _puct_action(children, prior, visits, total, here, sign, c_puct, reduction):
-    """argmax of Q + c_puct * P * sqrt(N(s)) / (1 + N(s, a)); the lowest action among equals.
+def _puct_child(tree, b, node, sign, c_puct, reduction):
+    """argmax of Q + c_puct * P * sqrt(N(s)) / (1 + N(s, a)) as (move, node or -1).
 
     An unvisited move counts as Q(s) - reduction * sqrt(prior mass of the visited moves).
+    The lowest move among equals.
     """
-    mass = 0.0
-    for a in range(children.shape[0]):
-        if children[a] >= 0:
-            mass += prior[a]
-    first_play = sign * total[here] / visits[here] - reduction * math.sqrt(mass)
-    explore = c_puct * math.sqrt(visits[here])
-    best, top = -1, -np.inf
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child == ILLEGAL:
-            continue
-        if child >= 0:
-            n = visits[child]
-            score = sign * total[child] / n + explore * prior[a] / (1 + n)
-        else:
-            score = first_play + explore * prior[a]
-        if best < 0 or score > top:
-            best, top = a, score
-    return best
+    visits, total, moves = tree.visits[b], tree.total[b], tree.action[b]
+    children, share, score_of = tree.children[b, node], tree.share[b], tree.root_score[b]
+    explore = c_puct * math.sqrt(visits[node])
+    best, leaf, top, mass = -1, -1, -np.inf, 0.0
+    for k in range(tree.degree[b, node]):
+        child = children[k]
+        prior = score_of[moves[child]] if node == 0 else np.float64(share[child])
+        mass += prior
+        score = sign * total[child] / visits[child] + explore * prior / (1 + visits[child])
+        if score > top or (score == top and moves[child] < best):
+            best, leaf, top = moves[child], child, score
+    move = tree.favourite[b, node]
+    if move >= 0:
+        prior = score_of[move] if node == 0 else np.float64(tree.prior[b, node, move])
+        score = sign * total[node] / visits[node] - reduction * math.sqrt(mass) + explore * prior
+        if score > top or (score == top and move < best):
+            best, leaf = move, -1
+    return best, leaf
 
 
 @njit(cache=True, nogil=True)
@@ -143,25 +163,17 @@ def select_puct(tree, rows, c_puct, reduction, root_reduction, walk):
     """
     for i in range(rows.shape[0]):
         b = rows[i]
-        node, depth = 0, 0
-        walk.parent[i] = -1
-        walk.action[i] = -1
-        while node >= 0 and tree.size[b] > 0 and not tree.terminal[b, node]:
+        depth, parent, action = 0, -1, -1
+        node = 0 if tree.size[b] > 0 else -1
+        while node >= 0 and not tree.terminal[b, node]:
             sign = 1.0 - 2.0 * tree.to_play[b, node]
-            children, visits, total = tree.children[b, node], tree.visits[b], tree.total[b]
-            if node == 0:
-                action = _puct_action(children, tree.root_score[b], visits, total, node, sign,
-                                      c_puct, root_reduction)
-            else:
-                action = _puct_action(children, tree.prior[b, node], visits, total, node, sign,
-                                      c_puct, reduction)
-            walk.parent[i] = node
-            walk.action[i] = action
+            parent = node
+            action, node = _puct_child(tree, b, node, sign, c_puct,
+                                       reduction if node > 0 else root_reduction)
             walk.path[i, depth] = action
             depth += 1
-            node = children[action]
-        walk.depth[i] = depth
-    return _pad(walk.path, walk.depth, rows.shape[0])
+        walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
+    return _finish(walk, rows.shape[0])
 
 
 @njit(cache=True, nogil=True)
@@ -176,104 +188,125 @@ def _draw(rng, b, n):
 
 
 @njit(cache=True, nogil=True)
-def _uct_action(children, visits, total, here, sign, c, rng, b):
-    """A random unvisited move, else argmax of Q + c * sqrt(ln N(s) / N(s, a))."""
-    unvisited = 0
-    for a in range(children.shape[0]):
-        unvisited += children[a] == UNVISITED
-    if unvisited > 0:
-        skip = _draw(rng, b, unvisited)
-        for a in range(children.shape[0]):
-            if children[a] == UNVISITED:
+def _uct_child(tree, b, node, sign, c):
+    """A random unvisited move, else argmax of Q + c * sqrt(ln N(s) / N(s, a)), as (move, node)."""
+    if tree.favourite[b, node] >= 0:
+        prior, unvisited = tree.prior[b, node], 0
+        for a in range(prior.shape[0]):
+            unvisited += prior[a] > 0
+        skip = _draw(tree.rng, b, unvisited)
+        for a in range(prior.shape[0]):
+            if prior[a] > 0:
                 if skip == 0:
-                    return a
+                    return a, -1
                 skip -= 1
-    log_n = math.log(visits[here])
-    best, top = -1, -np.inf
-    for a in range(children.shape[0]):
-        child = children[a]
-        if child < 0:
-            continue
-        n = visits[child]
-        score = sign * total[child] / n + c * math.sqrt(log_n / n)
-        if best < 0 or score > top:
-            best, top = a, score
-    return best
+    log_n = math.log(tree.visits[b, node])
+    best, leaf, top = -1, -1, -np.inf
+    for k in range(tree.degree[b, node]):
+        child = tree.children[b, node, k]
+        n = tree.visits[b, child]
+        score = sign * tree.total[b, child] / n + c * math.sqrt(log_n / n)
+        if score > top:
+            best, leaf, top = tree.action[b, child], child, score
+    return best, leaf
 
 
 @njit(cache=True, nogil=True)
 def select_uct(tree, rows, c, walk):
-    """``select_puct`` with the rule UCB1 (Kocsis and Szepesvari 2006) for values in [-1, 1]."""
+    """``select_puct`` with the rule UCB1 (Kocsis and Szepesvari 2006) for values in [-1, 1].
+
+    Unvisited moves come first, in random order; among equals the first born.
+    """
     for i in range(rows.shape[0]):
         b = rows[i]
-        node, depth = 0, 0
-        walk.parent[i] = -1
-        walk.action[i] = -1
-        while node >= 0 and tree.size[b] > 0 and not tree.terminal[b, node]:
+        depth, parent, action = 0, -1, -1
+        node = 0 if tree.size[b] > 0 else -1
+        while node >= 0 and not tree.terminal[b, node]:
             sign = 1.0 - 2.0 * tree.to_play[b, node]
-            children = tree.children[b, node]
-            action = _uct_action(children, tree.visits[b], tree.total[b], node, sign, c,
-                                 tree.rng, b)
-            walk.parent[i] = node
-            walk.action[i] = action
+            parent = node
+            action, node = _uct_child(tree, b, node, sign, c)
             walk.path[i, depth] = action
             depth += 1
-            node = children[action]
-        walk.depth[i] = depth
-    return _pad(walk.path, walk.depth, rows.shape[0])
+        walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
+    return _finish(walk, rows.shape[0])
+
+
+def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """float32 [n, A]: softmax of the logits over the legal moves, 0 elsewhere (a sum of 1)."""
+    odds = np.where(legal, logits, np.float32(-np.inf))
+    odds -= odds.max(axis=1, keepdims=True, initial=np.float32(-3e38))
+    np.exp(odds, out=odds)
+    odds /= odds.sum(axis=1, keepdims=True)
+    return odds
 
 
 @njit(cache=True, nogil=True)
-def _fill(children, prior, logits, legal):
-    """A new node's moves: softmax of the logits over the legal ones."""
-    top = np.float32(-np.inf)
-    for a in range(legal.shape[0]):
-        if legal[a] and logits[a] > top:
-            top = logits[a]
-    mass = 0.0
-    for a in range(legal.shape[0]):
-        if legal[a]:
-            children[a] = UNVISITED
-            prior[a] = math.exp(logits[a] - top)
-            mass += prior[a]
-        else:
-            children[a] = ILLEGAL
-            prior[a] = 0.0
-    scale = np.float32(1.0 / mass)
-    for a in range(legal.shape[0]):
-        if legal[a]:
-            prior[a] = max(prior[a] * scale, np.float32(SMALLEST_PRIOR))
+def _best_unvisited(score, prior):
+    best, top = -1, -np.inf
+    for a in range(prior.shape[0]):
+        if prior[a] > 0 and score[a] > top:
+            best, top = a, score[a]
+    return best
 
 
 @njit(cache=True, nogil=True)
-def grow(tree, rows, walk, to_play, done, outcome, logits, values, legal):
+def _birth(tree, b, node, parent, action):
+    """Tie a new node to its parent."""
+    tree.parent[b, node] = parent
+    tree.action[b, node] = action
+    tree.degree[b, node] = 0
+    tree.visits[b, node] = 0
+    tree.total[b, node] = 0.0
+    if parent < 0:
+        return
+    share = tree.prior[b, parent, action]
+    tree.share[b, node] = share
+    tree.rest[b, parent] -= share
+    tree.prior[b, parent, action] = -share
+    tree.children[b, parent, tree.degree[b, parent]] = node
+    tree.degree[b, parent] += 1
+    if parent == 0:
+        tree.favourite[b, 0] = _best_unvisited(tree.root_score[b], tree.prior[b, 0])
+    elif action == tree.favourite[b, parent]:
+        tree.favourite[b, parent] = _best_unvisited(tree.prior[b, parent], tree.prior[b, parent])
+
+
+@njit(cache=True, nogil=True)
+def _fill(tree, b, node, prior, legal):
+    """A new node's moves."""
+    out = tree.prior[b, node]
+    best, top, rest = -1, np.float32(0.0), 0.0
+    for a in range(legal.shape[0]):
+        out[a] = max(prior[a], SMALLEST_PRIOR) if legal[a] else np.float32(0.0)
+        rest += out[a]
+        if out[a] > top:
+            best, top = a, out[a]
+    tree.favourite[b, node] = best
+    tree.rest[b, node] = rest
+
+
+@njit(cache=True, nogil=True)
+def grow(tree, rows, walk, to_play, done, outcome, prior, values, legal):
     """Add the leaves of ``walk`` to the trees and back them up.
 
     rows: int64 [n]. Of the leaf states: to_play int8 [n], done bool [n], outcome float32 [n] for
-    player 0. Of those not done, in order: logits float32 [m, A], values float32 [m] for the side
-    to move, legal bool [m, A]. A terminal leaf that is in the tree already is backed up again.
+    player 0. Of those not done, in order: prior float32 [m, A] (see ``priors``), values float32
+    [m] for the side to move, legal bool [m, A]. A terminal leaf that is in the tree already is
+    backed up again.
     """
     m = 0
     for i in range(rows.shape[0]):
-        b, parent, action = rows[i], walk.parent[i], walk.action[i]
-        node = tree.children[b, parent, action] if parent >= 0 else -1
-        if done[i]:
-            value = outcome[i]
-        else:
-            value = values[m] * (1 - 2 * to_play[i])
+        b, node = rows[i], walk.leaf[i]
+        value = outcome[i] if done[i] else values[m] * (1 - 2 * to_play[i])
         if node < 0:
             node = tree.size[b]
             tree.size[b] = node + 1
-            if parent >= 0:
-                tree.children[b, parent, action] = node
-            tree.parent[b, node] = parent
-            tree.visits[b, node] = 0
-            tree.total[b, node] = 0.0
+            _birth(tree, b, node, walk.parent[i], walk.action[i])
             tree.raw[b, node] = value
             tree.to_play[b, node] = to_play[i]
             tree.terminal[b, node] = done[i]
             if not done[i]:
-                _fill(tree.children[b, node], tree.prior[b, node], logits[m], legal[m])
+                _fill(tree, b, node, prior[m], legal[m])
         m += not done[i]
         while node >= 0:
             tree.visits[b, node] += 1
@@ -282,15 +315,42 @@ def grow(tree, rows, walk, to_play, done, outcome, logits, values, legal):
 
 
 @njit(cache=True, nogil=True)
+def set_root(tree, rows, score):
+    """Let ``score`` float64 [n, A] stand in for the prior at the roots of ``rows`` int64 [n]."""
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        tree.root_score[b] = score[i]
+        tree.favourite[b, 0] = _best_unvisited(score[i], tree.prior[b, 0])
+
+
+@njit(cache=True, nogil=True)
+def root_moves(tree, rows, visits, q):
+    """Fill visits int32 [n, A] and q float64 [n, A], the mean value of each visited move of the
+    roots for their side to move; 0 elsewhere."""
+    visits[:] = 0
+    q[:] = 0.0
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        sign = 1.0 - 2.0 * tree.to_play[b, 0]
+        for k in range(tree.degree[b, 0]):
+            child = tree.children[b, 0, k]
+            a = tree.action[b, child]
+            visits[i, a] = tree.visits[b, child]
+            q[i, a] = sign * tree.total[b, child] / tree.visits[b, child]
+
+
+@njit(cache=True, nogil=True)
 def _move(tree, b, old, new, number):
-    """Copy node ``old`` to place ``new`` <= old, renumbering what it points to."""
-    for a in range(tree.children.shape[2]):
-        child = tree.children[b, old, a]
-        if child >= 0 and not tree.terminal[b, old]:
-            child = number[child]
-        tree.children[b, new, a] = child
-        tree.prior[b, new, a] = tree.prior[b, old, a]
-    tree.parent[b, new] = number[tree.parent[b, old]] if new > 0 else -1
+    """Copy node ``old`` to place ``new`` <= old; ``number`` int32 [N] maps old places to new."""
+    tree.degree[b, new] = tree.degree[b, old]
+    for k in range(tree.degree[b, old]):
+        tree.children[b, new, k] = number[tree.children[b, old, k]]
+    tree.prior[b, new] = tree.prior[b, old]
+    tree.favourite[b, new] = tree.favourite[b, old]
+    tree.rest[b, new] = tree.rest[b, old]
+    tree.parent[b, new] = number[tree.parent[b, old]]
+    tree.action[b, new] = tree.action[b, old]
+    tree.share[b, new] = tree.share[b, old]
     tree.visits[b, new] = tree.visits[b, old]
     tree.total[b, new] = tree.total[b, old]
     tree.raw[b, new] = tree.raw[b, old]
@@ -299,17 +359,27 @@ def _move(tree, b, old, new, number):
 
 
 @njit(cache=True, nogil=True)
+def _child(tree, b, action):
+    """The root's child under ``action``, or -1."""
+    for k in range(tree.degree[b, 0]):
+        if tree.action[b, tree.children[b, 0, k]] == action:
+            return tree.children[b, 0, k]
+    return -1
+
+
+@njit(cache=True, nogil=True)
 def reroot(tree, rows, actions):
     """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
+    The new root's ``favourite`` is by its prior; ``set_root`` comes next.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     for i in range(rows.shape[0]):
         b = rows[i]
         if actions[i] < 0 or tree.size[b] == 0:
             continue
-        root = tree.children[b, 0, actions[i]]
+        root = _child(tree, b, actions[i])
         if root < 0 or tree.terminal[b, root]:
             tree.size[b] = 0
             continue
@@ -317,11 +387,11 @@ def reroot(tree, rows, actions):
         number[root] = 0
         count = 1
         for node in range(root + 1, tree.size[b]):
-            parent = tree.parent[b, node]
-            if parent >= root and number[parent] >= 0:
+            if number[tree.parent[b, node]] >= 0:
                 number[node] = count
                 count += 1
         for node in range(root, tree.size[b]):
             if number[node] >= 0:
                 _move(tree, b, node, number[node], number)
+        tree.parent[b, 0] = -1
         tree.size[b] = count

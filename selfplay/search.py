@@ -151,7 +151,7 @@ class Search:
 
         At most one call of ``evaluate``, none where all leaves are terminal. Returns the rows
         int64 [k] whose budget is now spent; they rest until the next ``begin``.
-        Raises FloatingPointError if a value is not finite.
+        Raises FloatingPointError if values or logits are not finite.
         """
         rows = np.flatnonzero(self._left)
         if not len(rows):
@@ -159,8 +159,8 @@ class Search:
         deepest = self._select(rows)
         leaves = self._leaves(rows, deepest)
         done, outcome = self.game.result(leaves)
-        logits, values, legal = self._evaluate(leaves, done, evaluate)
-        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, logits, values, legal)
+        prior, values, legal = self._evaluate(leaves, done, evaluate)
+        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, prior, values, legal)
         simulated = self._walk.parent[: len(rows)] >= 0
         self._left[rows] -= simulated
         if not simulated.all():
@@ -182,19 +182,18 @@ class Search:
         rows, tree = np.asarray(rows, np.int64), self.tree
         if (tree.size[rows] == 0).any():
             raise ValueError(f"search: nothing is known of rows {rows[tree.size[rows] == 0]}")
-        children = tree.children[rows, 0]
-        visited, nodes = children >= 0, np.maximum(children, 0)
-        visits = np.where(visited, tree.visits[rows[:, None], nodes], 0).astype(np.int32)
+        visits = np.empty((len(rows), self.game.num_actions), np.int32)
+        q = np.empty(visits.shape)
+        mcts.root_moves(tree, rows, visits, q)
         sign = 1.0 - 2.0 * tree.to_play[rows, 0]
         value = (sign * tree.total[rows, 0] / tree.visits[rows, 0]).astype(np.float32)
-        prior = tree.prior[rows, 0]
+        prior = np.abs(tree.prior[rows, 0])
         if self.config.rule == "gumbel":
             policy, action = np.empty_like(prior), np.empty(len(rows), np.int64)
             gumbel.conclude(tree, rows, self.config.c_visit, self.config.c_scale, policy, action)
         else:
             policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
-            q = sign[:, None] * tree.total[rows[:, None], nodes] / np.maximum(visits, 1)
-            most = visited & (visits == visits.max(1, keepdims=True))
+            most = (visits == visits.max(1, keepdims=True)) & (prior > 0)
             action = np.where(most, q, -np.inf).argmax(1)
         return SearchResult(visits, policy, value, action, prior)
 
@@ -222,37 +221,39 @@ class Search:
     def _evaluate(
         self, leaves: Any, done: NDArray[np.bool_], evaluate: Evaluate
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """(logits [m, A], values [m], legal [m, A]) of the m leaves that are not terminal."""
+        """(priors [m, A], values [m], legal [m, A]) of the m leaves that are not terminal."""
         if done.any():
             leaves = take(leaves, np.flatnonzero(~done))
         legal = self.game.legal(leaves)
         if not len(legal):
             return np.empty(legal.shape, np.float32), np.empty(0, np.float32), legal
         logits, values = evaluate(leaves, legal)
-        if not np.isfinite(values).all():
-            raise FloatingPointError("search: the evaluation gave a value that is not finite; "
-                                     "the net has diverged")
-        return (np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(values, np.float32),
-                legal)
+        prior = mcts.priors(logits, legal)
+        if not (np.isfinite(values).all() and np.isfinite(prior[:, 0]).all()):
+            raise FloatingPointError("search: the net's values or logits are not finite; it has "
+                                     "diverged, take an earlier checkpoint")
+        return prior, np.ascontiguousarray(values, np.float32), legal
 
     def _prepare(self, rows: NDArray[np.int64]) -> None:
         """Make evaluated roots ready for their first simulation of this search."""
         config, tree = self.config, self.tree
         if config.rule == "uct":
             return
+        prior = np.abs(tree.prior[rows, 0]).astype(np.float64)
         noisy = np.flatnonzero(self._noise[rows])
-        legal = tree.children[rows[noisy], 0] != mcts.ILLEGAL
+        legal = prior[noisy] > 0
         if config.rule == "gumbel":
-            draws = np.zeros((len(rows), self.game.num_actions))
-            draws[noisy] = rng.gumbel(tree.rng, rows[noisy], legal)
-            gumbel.plan(tree, rows, draws, config.gumbel_actions, self._sims[rows], self._schedule)
-            return
-        tree.root_score[rows] = tree.prior[rows, 0]
-        score = tree.prior[rows[noisy], 0].astype(np.float64) ** (1.0 / config.root_temperature)
-        score /= score.sum(1, keepdims=True)
-        noise = rng.dirichlet(tree.rng, rows[noisy], legal, config.dirichlet_total)
-        weight = config.dirichlet_weight
-        tree.root_score[rows[noisy]] = (1.0 - weight) * score + weight * noise
+            with np.errstate(divide="ignore"):
+                score = np.log(prior)
+            score[noisy] += rng.gumbel(tree.rng, rows[noisy], legal)
+            gumbel.plan(tree, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+        else:
+            score, weight = prior, config.dirichlet_weight
+            warm = prior[noisy] ** (1.0 / config.root_temperature)
+            warm /= warm.sum(1, keepdims=True)
+            draws = rng.dirichlet(tree.rng, rows[noisy], legal, config.dirichlet_total)
+            score[noisy] = (1.0 - weight) * warm + weight * draws
+        mcts.set_root(tree, rows, score)
 
 
 class _Rollouts:

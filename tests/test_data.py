@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +86,12 @@ def test_a_batch_is_turned_as_a_whole() -> None:
     flips = 0
     for k in range(200):
         flipped = plain.obs[k][:, :, ::-1]
-        if np.array_equal(turned.obs[k], plain.obs[k]) and not np.array_equal(flipped, plain.obs[k]):
+        if np.array_equal(flipped, plain.obs[k]):
+            continue  # a symmetric position cannot tell
+        if np.array_equal(turned.obs[k], plain.obs[k]):
             assert np.array_equal(turned.policy[k], plain.policy[k])
             assert np.array_equal(turned.ownership[k], plain.ownership[k])
-        elif not np.array_equal(flipped, plain.obs[k]):
+        else:
             flips += 1
             assert np.array_equal(turned.obs[k], flipped)
             points = plain.policy[k, :6].reshape(2, 3)[:, ::-1].ravel()
@@ -289,8 +289,6 @@ except UserError as error:
     assert str(path) in done.stdout and "cannot be written" in done.stdout
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
-    assert signal.getsignal(signal.SIGXFSZ) is not None
 
 
 def test_ctrl_c_within_a_write_leaves_nothing(tmp_path: Path) -> None:

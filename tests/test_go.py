@@ -555,8 +555,8 @@ def test_rollout_keeps_two_eyes(white: bool) -> None:
     assert (FIVE.rollout(many, np.arange(500, dtype=np.uint64)) == 1).all()
 
 
-def test_rollout_captures_and_fills_false_eyes() -> None:
-    """A1 is a false eye; White takes the corner stones unless Black connects there at once."""
+def test_rollout_captures() -> None:
+    """White's only move outside an own eye takes the corner."""
     board = """
         O O O O O
         O . O . O
@@ -564,14 +564,32 @@ def test_rollout_captures_and_fills_false_eyes() -> None:
         X O O O O
         . X O . O
     """
-    game = Go(5, komi=-22.5)  # White needs more than 23.5 of 25 points
-    states = take(drawn(game, board, white=True), np.zeros(400, int))
-    values = game.rollout(states, np.arange(400, dtype=np.uint64))
-    assert (values == -1).mean() > 0.9
+    game = Go(5, komi=-24.5)  # White needs every point
+    states = take(drawn(game, board, white=True), np.zeros(100, int))
+    assert (game.rollout(states, np.arange(100, dtype=np.uint64)) == -1).all()
 
 
-def test_rollouts_find_komi_worth_about_a_first_move() -> None:
-    """Random players on 9x9: Black leads by less than 7, more than nothing (Brügmann 1993)."""
+@pytest.mark.parametrize(("white", "first", "value"), [(0, "", 1), (1, "", -1), (1, "B1", -1)])
+def test_rollout_fills_false_eyes_and_knows_simple_ko(white: int, first: str, value: int) -> None:
+    """B1 is all that is left to play. Black connects there, a false eye, and leads by 27 points;
+    White takes a ko there, Black may not take back at once, White connects: 23 points."""
+    board = """
+        . O X X X X X
+        O O X . X X X
+        . O X X X X X
+        O O X X X X X
+        O O X X X . X
+        O X X X X X X
+        X . X X X X X
+    """
+    game = Go(7, komi=25)
+    states = drawn(game, board, white=bool(white))
+    go_on(game, states, first)
+    many = take(states, np.zeros(300, int))
+    assert (game.rollout(many, np.arange(300, dtype=np.uint64)) == value).all()
+
+
+def test_rollouts_favour_the_first_move_by_less_than_komi() -> None:
     for komi, low, high in ((0, 0.0, 0.2), (7, -0.4, 0.0)):
         game = Go(9, komi=komi)
         values = game.rollout(game.new(4000), np.arange(4000, dtype=np.uint64))

@@ -108,8 +108,8 @@ def test_folding_by_hand() -> None:
                            (layer.norm.bias.data, 7)):
         tensor.fill_(number)
     fold = folded(layer)
-    assert float(fold.conv.weight.squeeze()) == pytest.approx(7.5)
-    assert float(fold.conv.bias.squeeze()) == pytest.approx(4.5)
+    assert fold.conv.weight.item() == pytest.approx(7.5)
+    assert fold.conv.bias.item() == pytest.approx(4.5)
 
 
 def test_flops_by_hand() -> None:
@@ -119,7 +119,7 @@ def test_flops_by_hand() -> None:
     block = 2 * 32 * 32 * 9 * cells
     pool_block = 32 * 32 * 9 * cells + 3 * 8 * 24 + 24 * 32 * 9 * cells
     policy = 32 * 64 * cells + 3 * 32 * 32 + 32 * cells + 3 * 32  # head, bias, points, pass
-    value = 32 * 32 * cells + 3 * 32 * 64 + 64 + 32 * cells + 64  # head, middle, value, owner, score
+    value = 32 * 32 * cells + 3 * 32 * 64 + 64 + 32 * cells + 64  # ..., owner, score
     expected = 2 * (stem + block + pool_block + policy + value)
     assert flops(NetSpec("2x32", (18, 9, 9), 82, True)) == expected
 

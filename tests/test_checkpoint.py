@@ -1,0 +1,223 @@
+"""Checkpoints: whole or not there, exact to resume from, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfplay import checkpoint
+from selfplay.data import Batch
+from selfplay.errors import UserError
+from selfplay.models import NetSpec, build, seeded
+from selfplay.train import TrainConfig, Trainer
+
+SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
+META = {"game": "tictactoe", "kind": "rl", "step": 3,
+        "compute": {"seconds": 1.5, "flops": 1e9, "positions": 512}, "metrics": {"top1": 0.5}}
+
+
+def rows(seed: int, count: int = 16) -> Batch:
+    rng = np.random.default_rng(seed)
+    return Batch(
+        obs=rng.integers(0, 2, (count, 3, 3, 3)).astype(np.uint8),
+        policy=rng.dirichlet(np.ones(9), count).astype(np.float32),
+        policy_weight=np.ones(count, np.float32),
+        value=rng.choice([-1, 0, 1], count).astype(np.float32),
+        ownership=np.zeros((count, 9), np.float32),
+        score=np.zeros(count, np.float32),
+        aux_weight=np.zeros(count, np.float32),
+    )
+
+
+def trainer(seed: int = 0, **settings: Any) -> Trainer:
+    return Trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(warmup=3, **settings))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "rl" / "ckpt-000003"
+    some = trainer()
+    some.step(rows(0))
+    checkpoint.save(path, some, SPEC, META)
+    return path
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"ema_decay": 0.0}, {"dtype": "float32"},
+    {"schedule": "cosine", "total_steps": 9},
+], ids=str)
+@pytest.mark.parametrize("before", [0, 4])
+def test_resuming_is_exact(tmp_path: Path, settings: dict[str, Any], before: int) -> None:
+    """4 + 3 steps are the same to the last bit with a save and a load in between, or without."""
+    straight = trainer(**settings)
+    for k in range(before + 3):
+        straight.learning_rate = 1e-3 if k < before else 3e-4
+        straight.step(rows(k))
+
+    first = trainer(**settings)
+    for k in range(before):
+        first.step(rows(k))
+    first.learning_rate = 3e-4
+    checkpoint.save(tmp_path / "ckpt-000004", first, SPEC, META)
+    second = trainer(seed=99, **settings)  # other weights to begin with
+    second.load_state(*checkpoint.load_training(tmp_path / "ckpt-000004"))
+    for k in range(before, before + 3):
+        second.step(rows(k))
+
+    (tensors, numbers), (expected, expected_numbers) = second.state(), straight.state()
+    assert same(tensors, expected) and numbers == expected_numbers
+    assert same(second.acting().state_dict(), straight.acting().state_dict())
+    if before:
+        assert not same(first.state()[0], expected)
+
+
+def test_a_checkpoint_holds_what_acts(saved: Path) -> None:
+    some = trainer()
+    some.step(rows(0))
+    net, meta = checkpoint.load_net(saved, "tictactoe")
+    assert not net.training
+    assert same(net.state_dict(), some.acting().state_dict())
+    assert {key: meta[key] for key in META} == META
+    assert checkpoint.spec_of(meta) == SPEC
+    assert checkpoint.load_net(saved)[1] == checkpoint.read_meta(saved) == meta
+
+
+def test_its_files_are_plain(saved: Path) -> None:
+    assert sorted(os.listdir(saved)) == ["meta.json", "train.json", "train.safetensors",
+                                         "weights.safetensors"]
+    assert json.loads((saved / "meta.json").read_text())["net"]["size"] == "2x16"
+    assert load_file(saved / "weights.safetensors")["stem.conv.weight"].shape == (16, 3, 3, 3)
+
+
+def test_listing_is_by_step_and_skips_what_is_not_whole(tmp_path: Path) -> None:
+    some = trainer()
+    for step in (9, 100, 20, 300, 400, 500):
+        checkpoint.save(tmp_path / f"ckpt-{step}", some, SPEC, META)
+    (tmp_path / "ckpt-300" / "meta.json").unlink()
+    weights = tmp_path / "ckpt-400" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    (tmp_path / "ckpt-500" / "meta.json").write_text("{")
+    (tmp_path / "ckpt-600").mkdir()
+    (tmp_path / "records").mkdir()
+    (tmp_path / "notes-700").write_text("no folder")
+    assert [path.name for path in checkpoint.listing(tmp_path)] == ["ckpt-9", "ckpt-20", "ckpt-100"]
+    assert checkpoint.newest(tmp_path) == tmp_path / "ckpt-100"
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+    assert checkpoint.listing(tmp_path / "records") == []
+
+
+def test_what_a_killed_process_left_is_ignored_and_swept(saved: Path) -> None:
+    left = saved.with_name(".tmp-ckpt-000004")
+    left.mkdir()
+    (left / "weights.safetensors").write_bytes((saved / "weights.safetensors").read_bytes())
+    assert checkpoint.newest(saved.parent) == saved
+    checkpoint.save(saved.with_name("ckpt-000004"), trainer(), SPEC, META)
+    assert sorted(os.listdir(saved.parent)) == ["ckpt-000003", "ckpt-000004"]
+
+
+def test_saving_again_replaces(saved: Path) -> None:
+    checkpoint.save(saved, trainer(seed=8), SPEC, {**META, "step": 4})
+    assert checkpoint.read_meta(saved)["step"] == 4
+    assert same(checkpoint.load_net(saved)[0].state_dict(), trainer(seed=8).acting().state_dict())
+    assert os.listdir(saved.parent) == ["ckpt-000003"]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_a_full_disk_leaves_the_old_checkpoint(saved: Path, monkeypatch: pytest.MonkeyPatch,
+                                               writes: int) -> None:
+    """The disk fills up at the first, the second or the last file."""
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    real, left = os.replace, [writes]
+
+    def replace(*arguments: Any) -> None:
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        real(*arguments)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save(saved, trainer(seed=8), SPEC, META)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert os.listdir(saved.parent) == ["ckpt-000003"]
+
+
+def test_a_refused_rename_leaves_the_old_checkpoint(saved: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.rename, [0]
+
+    def rename(*arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:  # the old one is out of the way, the new one cannot come
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*arguments)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(UserError, match="cannot be written"):
+        checkpoint.save(saved, trainer(seed=8), SPEC, {**META, "step": 4})
+    assert checkpoint.read_meta(saved)["step"] == 3
+
+
+def test_weights_alone_still_play_but_do_not_train(saved: Path) -> None:
+    checkpoint.drop_training(saved)
+    assert sorted(os.listdir(saved)) == ["meta.json", "weights.safetensors"]
+    assert checkpoint.newest(saved.parent) == saved
+    checkpoint.load_net(saved, "tictactoe")
+    with pytest.raises(UserError, match=r"ckpt-000003: holds weights only.*--init"):
+        checkpoint.load_training(saved)
+    checkpoint.drop_training(saved)  # twice does no harm
+
+
+def test_another_games_checkpoint(saved: Path) -> None:
+    with pytest.raises(UserError, match="a net for tictactoe, not for connect4"):
+        checkpoint.load_net(saved, "connect4")
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("weights.safetensors", b""),
+    ("weights.safetensors", b"garbage that is no safetensors file"),
+    ("meta.json", b"{"),
+    ("meta.json", b"[]x"),
+    ("meta.json", b'{"game": "tictactoe"}'),
+    ("meta.json", b'{"game": "tictactoe", "net": {"size": "3x16", "obs_shape": [3, 3, 3], '
+                  b'"num_actions": 9, "ownership": false}}'),
+    ("meta.json", b'{"game": "tictactoe", "net": {"size": "huge", "obs_shape": [3, 3, 3], '
+                  b'"num_actions": 9, "ownership": false}}'),
+])
+def test_damage_names_the_file_and_the_remedy(saved: Path, name: str, content: bytes) -> None:
+    (saved / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"ckpt-000003.*damaged.*delete") as caught:
+        checkpoint.load_net(saved, "tictactoe")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_training_state(saved: Path) -> None:
+    whole = (saved / "train.safetensors").read_bytes()
+    (saved / "train.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=r"train\.safetensors: damaged"):
+        checkpoint.load_training(saved)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_no_checkpoint_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.load_net(tmp_path / name)
+
+
+def test_a_missing_weights_file(saved: Path) -> None:
+    (saved / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"weights\.safetensors: damaged"):
+        checkpoint.load_net(saved)

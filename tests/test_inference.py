@@ -1,0 +1,146 @@
+"""The evaluator against the net as it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.games.base import take
+from selfplay.inference import Evaluator
+from selfplay.models import NetSpec, build, has_fast_bfloat16, seeded
+
+GAMES = ["tictactoe", "connect4", "go5x5"]
+
+
+def net_for(game: Any, size: str = "4x32", seed: int = 0) -> nn.Module:
+    """A net with the statistics and the spread of a trained one."""
+    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    net = seeded(seed, lambda: build(spec))
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+    return net.eval()
+
+
+def positions(game: Any, play_random: Any, count: int = 40) -> Any:
+    states, _ = play_random(game, count, 3, 6)
+    return take(states, np.flatnonzero(~game.result(states)[0]))
+
+
+def straight(net: nn.Module, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad():
+        out = net(torch.from_numpy(obs).float())
+    return out.policy.numpy(), out.value.tanh().numpy()
+
+
+@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("max_batch", [None, 7])
+def test_float32_agrees_with_the_net(name: str, max_batch: int | None, play_random: Any) -> None:
+    game = make(name)
+    net = net_for(game)
+    states = positions(game, play_random)
+    evaluate = Evaluator(net, game, dtype="float32", max_batch=max_batch)
+    logits, value = evaluate(states, game.legal(states))
+    expected_logits, expected_value = straight(net, game.observe(states))
+    assert logits.dtype == value.dtype == np.float32
+    assert logits.shape == (len(states.ply), game.num_actions) and value.shape == states.ply.shape
+    scale = max(1.0, np.abs(expected_logits).max())
+    assert np.abs(logits - expected_logits).max() < 1e-4 * scale
+    assert np.abs(value - expected_value).max() < 1e-4
+    assert evaluate.evaluations == len(states.ply)
+
+
+def test_bfloat16_chooses_the_same_moves(play_random: Any) -> None:
+    game = make("go5x5")
+    net = net_for(game, "6x64")
+    net.policy.points.weight.data *= 0.3  # about the sharpness of a trained policy
+    obs = np.concatenate([
+        game.observe(positions(game, lambda g, n, s, p, k=k: play_random(g, n, s + k, p + k), 100))
+        for k in range(4)])
+    logits, value = Evaluator(net, game, dtype="bfloat16").forward(obs)
+    expected, expected_value = straight(net, obs)
+    logp = torch.from_numpy(logits).log_softmax(1)
+    expected_logp = torch.from_numpy(expected).log_softmax(1)
+    divergence = (expected_logp.exp() * (expected_logp - logp)).sum(1).mean()
+    assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.97
+    assert float(divergence) < 1e-3
+    assert np.abs(value - expected_value).mean() < 0.02
+
+
+def test_auto_takes_what_the_machine_multiplies() -> None:
+    game = make("tictactoe")
+    expected = "bfloat16" if has_fast_bfloat16("cpu") else "float32"
+    assert Evaluator(net_for(game), game).dtype_name == expected
+
+
+def test_no_rows(play_random: Any) -> None:
+    game = make("tictactoe")
+    none = take(game.new(2), slice(0, 0))
+    evaluate = Evaluator(net_for(game), game)
+    logits, value = evaluate(none, game.legal(none))
+    assert logits.shape == (0, 9) and value.shape == (0,) and evaluate.evaluations == 0
+
+
+def test_a_position_means_the_same_in_any_batch(play_random: Any) -> None:
+    game = make("connect4")
+    obs = game.observe(positions(game, play_random, 35))
+    evaluate = Evaluator(net_for(game), game, dtype="float32")
+    logits, value = evaluate.forward(obs)
+    for count in (1, 15, 16, 17):
+        part, part_value = evaluate.forward(obs[:count])
+        assert np.allclose(part, logits[:count], atol=1e-4)
+        assert np.allclose(part_value, value[:count], atol=1e-4)
+
+
+def test_planes_of_numbers(play_random: Any) -> None:
+    game = make("tictactoe")
+    obs = np.random.default_rng(0).random((5, *game.obs_shape)).astype(np.float32)
+    net = net_for(game)
+    logits, _ = Evaluator(net, game, dtype="float32").forward(obs)
+    assert np.allclose(logits, straight(net, obs)[0], atol=1e-4)
+
+
+def test_the_evaluator_keeps_its_weights_until_it_loads() -> None:
+    game = make("tictactoe")
+    old, new = net_for(game, "2x16", 1), net_for(game, "2x16", 2)
+    states = game.new(3)
+    evaluate = Evaluator(old, game, dtype="float32")
+    before, _ = evaluate(states, game.legal(states))
+    expected, _ = straight(new, game.observe(states))
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.mul_(2)  # training goes on
+    assert np.array_equal(evaluate(states, game.legal(states))[0], before)
+    evaluate.load(new)
+    assert np.allclose(evaluate(states, game.legal(states))[0], expected, atol=1e-4)
+    third = net_for(game, "2x16", 3)
+    evaluate.load(third.state_dict())
+    assert np.allclose(evaluate(states, game.legal(states))[0],
+                       straight(third, game.observe(states))[0], atol=1e-4)
+    assert np.allclose(straight(new, game.observe(states))[0], expected)  # not written into
+
+
+def test_a_net_in_training_stays_in_training() -> None:
+    game = make("tictactoe")
+    net = net_for(game).train()
+    Evaluator(net, game)
+    assert all(module.training for module in net.modules())
+
+
+def test_unknown_dtype_and_missing_device() -> None:
+    game = make("tictactoe")
+    with pytest.raises(UserError, match="float16.*bfloat16 wanted"):
+        Evaluator(net_for(game), game, dtype="float16")  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cpu"):
+            Evaluator(net_for(game), game, "cuda")
