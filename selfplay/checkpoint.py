@@ -145,6 +145,8 @@ def _rename(temporary: Path, path: Path) -> None:
         os.rename(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
         raise refused(path, error) from error
     shutil.rmtree(old, ignore_errors=True)
 

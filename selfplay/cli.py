@@ -15,6 +15,10 @@ from selfplay.errors import UserError
 if TYPE_CHECKING:
     from selfplay.runs import Run
 
+#: What a disk refuses: a matter of the user's folders, not of the program.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+           errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -38,7 +42,7 @@ def game_option(required: bool = True) -> Any:
                         help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
 
 
-seed_option = click.option("--seed", type=int, default=None, help="Seed of everything drawn [0].")
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of everything drawn [0].")
 device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
                              help="Where nets run [auto].")
 minutes_option = click.option("--minutes", type=click.FloatRange(min=0.05), default=None,
@@ -80,7 +84,7 @@ def train(**options: Any) -> None:
 def sft(files: tuple[str, ...], **options: Any) -> None:
     """Learn an expert's moves until the held-out curve is flat."""
     if files:
-        options["assignments"] = (*options["assignments"], "expert.games=" + ",".join(files))
+        options["expert.games"] = files
     _stage("sft", **options)
 
 
@@ -136,9 +140,10 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     from selfplay.config import preset
     from selfplay.console import Bar, say
     from selfplay.games import make
+    from selfplay.ladder import standings
 
     played = make(game)
-    config = preset(game).eval
+    config = preset(played.name).eval
     low_high = _opening(opening) if opening else config.opening
     seed = seed or 0
     folder = out or Path("runs/matches") / re.sub(
@@ -151,6 +156,7 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
         result = play_match(played, *players, games=count, seed=seed, opening=low_high,
                             slots=slots, folder=folder, device=where, progress=bar.at)
     say(result.summary())
+    say(standings(folder.parent, played))
     say(f"games: {folder}")
 
 
@@ -285,28 +291,40 @@ def main() -> None:
     """Entry point: every mistake of the user ends in one line and a non-zero exit."""
     try:
         code = cli(standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.UsageError as error:
+        hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        code = _fail(error.format_message() + hint, error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command continues", err=True)
         code = 130
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in REFUSED:
             raise
         code = _fail(f"{error.filename or 'disk'}: {error.strerror}; nothing finished was lost, "
                      "make room or choose another folder and run the same command again")
     except ValueError as error:
-        from selfplay.games.base import GameError
-
-        if not isinstance(error, GameError):
+        if not _users(error):
             raise
+        code = _fail(str(error))
+    except FloatingPointError as error:
         code = _fail(str(error))
     sys.exit(code or 0)
 
 
-def _fail(message: str) -> int:
+def _users(error: ValueError) -> bool:
+    """Whether the words are meant for the user: games and models stand alone, with errors of
+    their own."""
+    from selfplay.games.base import GameError
+    from selfplay.models import NetError
+
+    return isinstance(error, (GameError, NetError))
+
+
+def _fail(message: str, code: int = 1) -> int:
     click.echo(f"selfplay: {' '.join(message.split())}", err=True)
-    return 1
+    return code

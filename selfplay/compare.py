@@ -52,8 +52,11 @@ def points(run: Run) -> list[Point]:
     best_file = run.folder / "sft" / "best.json"
     if sft and best_file.exists():
         best = str(read_json(best_file)["checkpoint"])
-        last = next(i for i, p in enumerate(sft) if p.path.name == best)
-        sft = _spread(sft[: last + 1], run.config.eval.sft_points, log=True)
+        upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
+        if not upto:
+            raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
+                            f"delete {sft[-1].path} and what is damaged, then train again")
+        sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     return sft + _spread(rl, run.config.eval.rl_points, log=False)
 

@@ -125,7 +125,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rl.temperature_plies": 4,
         "rl.opening": (0, 3),
         "eval.sims": 32,
-        "eval.opening": (0, 2),
+        "eval.opening": (0, 1),  # one random mark never decides the game; two can
+        "eval.baseline_games": 200,
         "eval.sft_points": 3,
         "eval.rl_points": 4,
         "shares": (0.1, 0.1, 0.45, 0.35),

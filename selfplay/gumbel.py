@@ -55,7 +55,7 @@ def mixed_value(q, visits, share, raw, count):
     return (raw + total * weighted / mass) / (1 + total)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share):
     """sigma(completed Q) at a node: sigmas[k] of its k-th child; that of unvisited moves returned.
 
@@ -67,7 +67,7 @@ def _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share):
         child = tree.children[b, node, k]
         visits[k] = tree.visits[b, child]
         share[k] = tree.share[b, child]
-        sigmas[k] = sign * tree.total[b, child] / visits[k]
+        sigmas[k] = sign * tree.mean[b, child]
         most = max(most, visits[k])
     value = mixed_value(sigmas, visits, share, sign * tree.raw[b, node], degree)
     scale = (c_visit + most) * c_scale
@@ -76,7 +76,7 @@ def _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share):
     return scale * (value + 1.0) / 2.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _improve(sigmas, share, degree, unvisited, rest):
     """Turn sigmas[k] into pi'[k] of pi' = softmax(logits + sigma(completed Q)), in place.
 
@@ -96,24 +96,24 @@ def _improve(sigmas, share, degree, unvisited, rest):
     return factor / mass
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _root_child(tree, b, wanted, sigmas, visits):
     """The best by draw + logit + sigma among the moves with ``wanted`` visits, as (move, node)."""
-    if wanted == 0:
-        return tree.favourite[b, 0], -1
     best, leaf, top = -1, -1, -np.inf
-    for k in range(tree.degree[b, 0]):
-        if visits[k] != wanted:
-            continue
-        child = tree.children[b, 0, k]
-        action = tree.action[b, child]
-        score = tree.root_score[b, action] + sigmas[k]
-        if best < 0 or score > top or (score == top and action < best):
-            best, leaf, top = action, child, score
+    if wanted == 0:
+        best = tree.favourite[b, 0]
+    else:
+        for k in range(tree.degree[b, 0]):
+            if visits[k] == wanted:
+                child = tree.children[b, 0, k]
+                move = tree.action[b, child]
+                score = tree.root_score[b, move] + sigmas[k]
+                if best < 0 or score > top or (score == top and move < best):
+                    best, leaf, top = move, child, score
     return best, leaf
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _inner_child(tree, b, node, policy, visits, factor):
     """argmax of pi'(a) - N(a) / (1 + sum of N), as (move, node or -1): visits come to lie as pi'.
 
@@ -122,10 +122,10 @@ def _inner_child(tree, b, node, policy, visits, factor):
     best, leaf, top = -1, -1, -np.inf
     for k in range(tree.degree[b, node]):
         child = tree.children[b, node, k]
-        action = tree.action[b, child]
+        move = tree.action[b, child]
         score = policy[k] - visits[k] / tree.visits[b, node]
-        if best < 0 or score > top or (score == top and action < best):
-            best, leaf, top = action, child, score
+        if best < 0 or score > top or (score == top and move < best):
+            best, leaf, top = move, child, score
     move = tree.favourite[b, node]
     if move >= 0:
         score = factor * tree.prior[b, node, move]
@@ -163,7 +163,8 @@ def select_gumbel(tree, rows, c_visit, c_scale, schedule, walk):
         walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
         deepest = max(deepest, depth)
     for i in range(rows.shape[0]):
-        walk.path[i, walk.depth[i] : deepest] = -1
+        for t in range(walk.depth[i], deepest):
+            walk.path[i, t] = -1
     return deepest
 
 

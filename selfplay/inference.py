@@ -7,6 +7,7 @@ fast as float32 as the net stands).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ class Evaluator:
         if isinstance(source, nn.Module):
             self._source = source
         else:
+            self._source = copy.deepcopy(self._source)  # not into somebody else's net
             self._source.load_state_dict(source)
         training = self._source.training
         net = folded(self._source.eval())

@@ -8,7 +8,8 @@ Node 0 is the root; a parent's number is lower than its children's. ``visits`` o
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
 Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
 
-Speed. A step down looks at the children that exist and at one unvisited move, the one of the
+Speed. Helpers that take a Tree are inlined, as a call would count references to each of its
+arrays, and index without slicing for the same reason. A step down looks at the children that exist and at one unvisited move, the one of the
 highest prior: ``favourite`` changes only when it gets a node, so ``grow`` keeps it.
 """
 
@@ -39,6 +40,7 @@ class Tree(NamedTuple):
     share: float32 [B, N], the prior of that move
     visits: int32 [B, N]
     total: float64 [B, N], sum of the backed-up values, for player 0
+    mean: float64 [B, N], total / visits
     raw: float32 [B, N], the evaluation of the node itself, for player 0
     to_play: int8 [B, N]
     terminal: bool [B, N]
@@ -58,6 +60,7 @@ class Tree(NamedTuple):
     share: NDArray[np.float32]
     visits: NDArray[np.int32]
     total: NDArray[np.float64]
+    mean: NDArray[np.float64]
     raw: NDArray[np.float32]
     to_play: NDArray[np.int8]
     terminal: NDArray[np.bool_]
@@ -84,7 +87,7 @@ class Walk(NamedTuple):
 
 
 def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
-    """Empty trees; 8 * A + 50 bytes a node."""
+    """Empty trees; 8 * A + 58 bytes a node."""
 
     def each_node(dtype: type) -> NDArray:
         return np.zeros((batch, nodes), dtype)
@@ -100,6 +103,7 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
         share=each_node(np.float32),
         visits=each_node(np.int32),
         total=each_node(np.float64),
+        mean=each_node(np.float64),
         raw=each_node(np.float32),
         to_play=each_node(np.int8),
         terminal=each_node(np.bool_),
@@ -114,7 +118,7 @@ def new_walk(batch: int, depth: int) -> Walk:
     return Walk(np.empty((batch, depth), np.int64), *np.empty((4, batch), np.int32))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _finish(walk, count):
     """Fill the paths with -1 up to the deepest, whose depth is returned."""
     deepest = 0
@@ -126,28 +130,27 @@ def _finish(walk, count):
     return deepest
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _puct_child(tree, b, node, sign, c_puct, reduction):
     """argmax of Q + c_puct * P * sqrt(N(s)) / (1 + N(s, a)) as (move, node or -1).
 
     An unvisited move counts as Q(s) - reduction * sqrt(prior mass of the visited moves).
     The lowest move among equals.
     """
-    visits, total, moves = tree.visits[b], tree.total[b], tree.action[b]
-    children, share, score_of = tree.children[b, node], tree.share[b], tree.root_score[b]
-    explore = c_puct * math.sqrt(visits[node])
+    explore = c_puct * math.sqrt(tree.visits[b, node])
     best, leaf, top, mass = -1, -1, -np.inf, 0.0
     for k in range(tree.degree[b, node]):
-        child = children[k]
-        prior = score_of[moves[child]] if node == 0 else np.float64(share[child])
+        child = tree.children[b, node, k]
+        move = tree.action[b, child]
+        prior = tree.root_score[b, move] if node == 0 else np.float64(tree.share[b, child])
         mass += prior
-        score = sign * total[child] / visits[child] + explore * prior / (1 + visits[child])
-        if score > top or (score == top and moves[child] < best):
-            best, leaf, top = moves[child], child, score
+        score = sign * tree.mean[b, child] + explore * prior / (1 + tree.visits[b, child])
+        if score > top or (score == top and move < best):
+            best, leaf, top = move, child, score
     move = tree.favourite[b, node]
     if move >= 0:
-        prior = score_of[move] if node == 0 else np.float64(tree.prior[b, node, move])
-        score = sign * total[node] / visits[node] - reduction * math.sqrt(mass) + explore * prior
+        prior = tree.root_score[b, move] if node == 0 else np.float64(tree.prior[b, node, move])
+        score = sign * tree.mean[b, node] - reduction * math.sqrt(mass) + explore * prior
         if score > top or (score == top and move < best):
             best, leaf = move, -1
     return best, leaf
@@ -176,7 +179,7 @@ def select_puct(tree, rows, c_puct, reduction, root_reduction, walk):
     return _finish(walk, rows.shape[0])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _draw(rng, b, n):
     """A number below n from row b's splitmix64 stream."""
     rng[b] += np.uint64(0x9E3779B97F4A7C15)
@@ -187,25 +190,30 @@ def _draw(rng, b, n):
     return np.int64((z * np.uint64(n)) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
+def _random_unvisited(tree, b, node):
+    """A random unvisited move, of which there is at least one."""
+    unvisited = 0
+    for a in range(tree.prior.shape[2]):
+        unvisited += tree.prior[b, node, a] > 0
+    skip, found = _draw(tree.rng, b, unvisited), -1
+    for a in range(tree.prior.shape[2]):
+        if tree.prior[b, node, a] > 0:
+            if skip == 0:
+                found = a
+                break
+            skip -= 1
+    return found
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _uct_child(tree, b, node, sign, c):
-    """A random unvisited move, else argmax of Q + c * sqrt(ln N(s) / N(s, a)), as (move, node)."""
-    if tree.favourite[b, node] >= 0:
-        prior, unvisited = tree.prior[b, node], 0
-        for a in range(prior.shape[0]):
-            unvisited += prior[a] > 0
-        skip = _draw(tree.rng, b, unvisited)
-        for a in range(prior.shape[0]):
-            if prior[a] > 0:
-                if skip == 0:
-                    return a, -1
-                skip -= 1
+    """argmax of Q + c * sqrt(ln N(s) / N(s, a)), as (move, node)."""
     log_n = math.log(tree.visits[b, node])
     best, leaf, top = -1, -1, -np.inf
     for k in range(tree.degree[b, node]):
         child = tree.children[b, node, k]
-        n = tree.visits[b, child]
-        score = sign * tree.total[b, child] / n + c * math.sqrt(log_n / n)
+        score = sign * tree.mean[b, child] + c * math.sqrt(log_n / tree.visits[b, child])
         if score > top:
             best, leaf, top = tree.action[b, child], child, score
     return best, leaf
@@ -224,32 +232,64 @@ def select_uct(tree, rows, c, walk):
         while node >= 0 and not tree.terminal[b, node]:
             sign = 1.0 - 2.0 * tree.to_play[b, node]
             parent = node
-            action, node = _uct_child(tree, b, node, sign, c)
+            if tree.favourite[b, node] >= 0:
+                action, node = _random_unvisited(tree, b, node), -1
+            else:
+                action, node = _uct_child(tree, b, node, sign, c)
             walk.path[i, depth] = action
             depth += 1
         walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
     return _finish(walk, rows.shape[0])
 
 
+@njit(cache=True, nogil=True)
+def _shift(logits, legal, out):
+    """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere."""
+    for i in range(logits.shape[0]):
+        top = np.float32(-np.inf)
+        for a in range(logits.shape[1]):
+            if legal[i, a] and logits[i, a] > top:
+                top = logits[i, a]
+        for a in range(logits.shape[1]):
+            out[i, a] = logits[i, a] - top if legal[i, a] else np.float32(-np.inf)
+
+
+@njit(cache=True, nogil=True)
+def _normalise(odds, legal):
+    for i in range(odds.shape[0]):
+        mass = np.float32(0.0)
+        for a in range(odds.shape[1]):
+            mass += odds[i, a]
+        scale = np.float32(1.0) / mass
+        for a in range(odds.shape[1]):
+            share = odds[i, a] * scale
+            share = SMALLEST_PRIOR if share < SMALLEST_PRIOR else share
+            odds[i, a] = share if legal[i, a] else np.float32(0.0)
+
+
 def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """float32 [n, A]: softmax of the logits over the legal moves, 0 elsewhere (a sum of 1)."""
-    odds = np.where(legal, logits, np.float32(-np.inf))
-    odds -= odds.max(axis=1, keepdims=True, initial=np.float32(-3e38))
-    np.exp(odds, out=odds)
-    odds /= odds.sum(axis=1, keepdims=True)
+    """float32 [n, A]: softmax of the logits over the legal moves, at least SMALLEST_PRIOR there
+    and 0 elsewhere. NaN where a row's logits are not finite."""
+    odds = np.empty(legal.shape, np.float32)
+    _shift(np.ascontiguousarray(logits, np.float32), legal, odds)
+    np.exp(odds, out=odds)  # numpy's is vectorised
+    _normalise(odds, legal)
     return odds
 
 
-@njit(cache=True, nogil=True)
-def _best_unvisited(score, prior):
+@njit(cache=True, nogil=True, inline="always")
+def _best_unvisited(tree, b, node):
+    """The unvisited move of the highest prior, at the root of the highest score; -1 if none."""
     best, top = -1, -np.inf
-    for a in range(prior.shape[0]):
-        if prior[a] > 0 and score[a] > top:
-            best, top = a, score[a]
+    for a in range(tree.prior.shape[2]):
+        if tree.prior[b, node, a] > 0:
+            score = tree.root_score[b, a] if node == 0 else np.float64(tree.prior[b, node, a])
+            if score > top:
+                best, top = a, score
     return best
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _birth(tree, b, node, parent, action):
     """Tie a new node to its parent."""
     tree.parent[b, node] = parent
@@ -257,42 +297,25 @@ def _birth(tree, b, node, parent, action):
     tree.degree[b, node] = 0
     tree.visits[b, node] = 0
     tree.total[b, node] = 0.0
-    if parent < 0:
-        return
-    share = tree.prior[b, parent, action]
-    tree.share[b, node] = share
-    tree.rest[b, parent] -= share
-    tree.prior[b, parent, action] = -share
-    tree.children[b, parent, tree.degree[b, parent]] = node
-    tree.degree[b, parent] += 1
-    if parent == 0:
-        tree.favourite[b, 0] = _best_unvisited(tree.root_score[b], tree.prior[b, 0])
-    elif action == tree.favourite[b, parent]:
-        tree.favourite[b, parent] = _best_unvisited(tree.prior[b, parent], tree.prior[b, parent])
+    if parent >= 0:
+        share = tree.prior[b, parent, action]
+        tree.share[b, node] = share
+        tree.rest[b, parent] -= share
+        tree.prior[b, parent, action] = -share
+        tree.children[b, parent, tree.degree[b, parent]] = node
+        tree.degree[b, parent] += 1
+        if action == tree.favourite[b, parent]:
+            tree.favourite[b, parent] = _best_unvisited(tree, b, parent)
 
 
 @njit(cache=True, nogil=True)
-def _fill(tree, b, node, prior, legal):
-    """A new node's moves."""
-    out = tree.prior[b, node]
-    best, top, rest = -1, np.float32(0.0), 0.0
-    for a in range(legal.shape[0]):
-        out[a] = max(prior[a], SMALLEST_PRIOR) if legal[a] else np.float32(0.0)
-        rest += out[a]
-        if out[a] > top:
-            best, top = a, out[a]
-    tree.favourite[b, node] = best
-    tree.rest[b, node] = rest
-
-
-@njit(cache=True, nogil=True)
-def grow(tree, rows, walk, to_play, done, outcome, prior, values, legal):
+def grow(tree, rows, walk, to_play, done, outcome, prior, favourite, values):
     """Add the leaves of ``walk`` to the trees and back them up.
 
     rows: int64 [n]. Of the leaf states: to_play int8 [n], done bool [n], outcome float32 [n] for
-    player 0. Of those not done, in order: prior float32 [m, A] (see ``priors``), values float32
-    [m] for the side to move, legal bool [m, A]. A terminal leaf that is in the tree already is
-    backed up again.
+    player 0. Of those not done, in order: prior float32 [m, A] (see ``priors``) and its argmax
+    favourite int64 [m], values float32 [m] for the side to move. A terminal leaf that is in the
+    tree already is backed up again.
     """
     m = 0
     for i in range(rows.shape[0]):
@@ -306,11 +329,15 @@ def grow(tree, rows, walk, to_play, done, outcome, prior, values, legal):
             tree.to_play[b, node] = to_play[i]
             tree.terminal[b, node] = done[i]
             if not done[i]:
-                _fill(tree, b, node, prior[m], legal[m])
+                for a in range(prior.shape[1]):
+                    tree.prior[b, node, a] = prior[m, a]
+                tree.favourite[b, node] = favourite[m]
+                tree.rest[b, node] = 1.0
         m += not done[i]
         while node >= 0:
             tree.visits[b, node] += 1
             tree.total[b, node] += value
+            tree.mean[b, node] = tree.total[b, node] / tree.visits[b, node]
             node = tree.parent[b, node]
 
 
@@ -319,8 +346,9 @@ def set_root(tree, rows, score):
     """Let ``score`` float64 [n, A] stand in for the prior at the roots of ``rows`` int64 [n]."""
     for i in range(rows.shape[0]):
         b = rows[i]
-        tree.root_score[b] = score[i]
-        tree.favourite[b, 0] = _best_unvisited(score[i], tree.prior[b, 0])
+        for a in range(score.shape[1]):
+            tree.root_score[b, a] = score[i, a]
+        tree.favourite[b, 0] = _best_unvisited(tree, b, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -336,16 +364,17 @@ def root_moves(tree, rows, visits, q):
             child = tree.children[b, 0, k]
             a = tree.action[b, child]
             visits[i, a] = tree.visits[b, child]
-            q[i, a] = sign * tree.total[b, child] / tree.visits[b, child]
+            q[i, a] = sign * tree.mean[b, child]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _move(tree, b, old, new, number):
     """Copy node ``old`` to place ``new`` <= old; ``number`` int32 [N] maps old places to new."""
     tree.degree[b, new] = tree.degree[b, old]
     for k in range(tree.degree[b, old]):
         tree.children[b, new, k] = number[tree.children[b, old, k]]
-    tree.prior[b, new] = tree.prior[b, old]
+    for a in range(tree.prior.shape[2]):
+        tree.prior[b, new, a] = tree.prior[b, old, a]
     tree.favourite[b, new] = tree.favourite[b, old]
     tree.rest[b, new] = tree.rest[b, old]
     tree.parent[b, new] = number[tree.parent[b, old]]
@@ -353,18 +382,20 @@ def _move(tree, b, old, new, number):
     tree.share[b, new] = tree.share[b, old]
     tree.visits[b, new] = tree.visits[b, old]
     tree.total[b, new] = tree.total[b, old]
+    tree.mean[b, new] = tree.mean[b, old]
     tree.raw[b, new] = tree.raw[b, old]
     tree.to_play[b, new] = tree.to_play[b, old]
     tree.terminal[b, new] = tree.terminal[b, old]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _child(tree, b, action):
     """The root's child under ``action``, or -1."""
+    found = -1
     for k in range(tree.degree[b, 0]):
         if tree.action[b, tree.children[b, 0, k]] == action:
-            return tree.children[b, 0, k]
-    return -1
+            found = tree.children[b, 0, k]
+    return found
 
 
 @njit(cache=True, nogil=True)

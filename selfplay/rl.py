@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from selfplay import checkpoint
-from selfplay.actor import Actor, Harvest
+from selfplay.actor import Actor
 from selfplay.config import RLConfig
-from selfplay.data import Columns, Window, batch, load_shard, save_shard
+from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
 from selfplay.games.base import Game
 from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, build, flops, seeded
-from selfplay.runs import read_history, write_history
+from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration
@@ -36,11 +36,11 @@ class Learner:
         init: Path | None, device: str, seed: int,
     ) -> None:
         self.game, self.spec, self.config, self.folder, self.seed = game, spec, config, folder, seed
-        net = seeded(seed, lambda: build(spec))
-        start: dict[str, Any] = {}
-        if init is not None:
-            net, meta = checkpoint.load_net(init, game.name, device)
-            start = meta["compute"]
+        net, start = seeded(seed, lambda: build(spec)), dict[str, Any]()
+        source = checkpoint.newest(folder) or init
+        if source is not None:  # its net goes on, whatever size the dial says
+            net, meta = checkpoint.load_net(source, game.name, device)
+            self.spec, start = checkpoint.spec_of(meta), meta["compute"]
         self.trainer = Trainer(net, TrainConfig(
             batch_size=config.batch_size, learning_rate=config.learning_rate,
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
@@ -51,6 +51,7 @@ class Learner:
         self.iteration = 0
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.history: list[dict[str, Any]] = []
+        self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
         self.evaluator = Evaluator(self.trainer.acting(), game, device)
         self.actor: Actor | None = None
@@ -79,18 +80,21 @@ class Learner:
         None where ``stop()`` ended it early.
         """
         path = self.shard(self.iteration + 1)
-        if path.exists():
-            return load_shard(path).columns
-        if self.actor is None:  # a fresh stream of games after every start
-            self.actor = Actor(self.game, self.evaluator, self.config,
-                               seed=self.seed * 1_000_003 + self.iteration)
-        harvest = self.actor.play(self.config.positions, stop, progress)
-        if harvest is None:
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_shard(path, harvest.columns, harvest.actions, harvest.ends, harvest.values)
-        self.played = _describe(harvest)
-        return harvest.columns
+        cost = path.with_suffix(".json")
+        if not path.exists():
+            began, before = time.monotonic(), self.evaluator.evaluations
+            if self.actor is None:  # a fresh stream of games after every start
+                self.actor = Actor(self.game, self.evaluator, self.config,
+                                   seed=self.seed * 1_000_003 + self.iteration)
+            harvest = self.actor.play(self.config.positions, stop, progress)
+            if harvest is None:
+                return None
+            write_json(cost, {"evaluations": self.evaluator.evaluations - before,
+                              "seconds": time.monotonic() - began})
+            save_shard(path, *harvest)  # last: where it is, all is
+        shard = load_shard(path)
+        self.played = {**_describe(shard), **read_json(cost)}
+        return shard.columns
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""
@@ -107,24 +111,24 @@ class Learner:
         return {key: value / steps for key, value in total.items()}
 
     def save(self, row: dict[str, Any]) -> Path:
-        """Checkpoint and history, then thin out what the chart will not need."""
+        """History and checkpoint, then thin out what the chart will not need."""
         path = self.folder / f"ckpt-{self.iteration:06d}"
+        write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
         checkpoint.save(path, self.trainer, self.spec, {
             "game": self.game.name, "kind": "rl", "step": self.iteration,
             "iteration": self.iteration, "compute": self.compute, "metrics": row,
         })
-        write_history(self.folder / "history.jsonl", self.history)
         thin(self.folder, self.config.keep)
         return path
 
 
-def _describe(harvest: Harvest) -> dict[str, float]:
-    games = len(harvest.ends)
+def _describe(shard: Shard) -> dict[str, float]:
+    games = len(shard.ends)
     return {
         "games": games,
-        "mean_length": float(harvest.ends[-1] / games),
-        "first_player_score": float((harvest.values.mean() + 1) / 2),
-        "draws": float((harvest.values == 0).mean()),
+        "mean_length": float(shard.ends[-1] / games),
+        "first_player_score": float((shard.values.mean() + 1) / 2),
+        "draws": float((shard.values == 0).mean()),
     }
 
 
@@ -158,8 +162,7 @@ def train_rl(
     config, device = learner.config, learner.trainer.device
     last = time.monotonic()
     while learner.iteration < config.iterations and left() > 0:
-        learner.played = {}
-        counted, before = [0], learner.evaluator.evaluations
+        began, counted = time.monotonic(), [0]
 
         def count(what: str, total: int, n: int, counted: list[int] = counted) -> None:
             counted[0] += n
@@ -169,19 +172,20 @@ def train_rl(
                              lambda n: count("self-play", config.positions, n))
         if new is None:
             break
-        played = time.monotonic()
-        evaluations = learner.evaluator.evaluations - before
-        learner.compute["flops"] += evaluations * flops(learner.spec)
+        played, cost = time.monotonic(), learner.played
+        learner.compute["flops"] += cost["evaluations"] * flops(learner.spec)
         learner.iteration += 1
         learner.window.add(new)
         counted[0] = 0
         wanted = round(len(new.value) * config.reuse)
         metrics = learner.learn(len(new.value), lambda n, w=wanted: count("learning", w, n))
         now = time.monotonic()
-        learner.compute["seconds"] += now - last
+        # the games of a killed start have cost time as well
+        learner.compute["seconds"] += began - last + cost["seconds"] + now - played
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
-               "window": len(learner.window), **learner.played, **metrics,
-               "evaluations": evaluations, "evaluations_per_second": evaluations / (played - last),
+               **{k: v for k, v in cost.items() if k != "seconds"}, **metrics,
+               "window": len(learner.window), "play_seconds": cost["seconds"],
+               "evaluations_per_second": cost["evaluations"] / cost["seconds"],
                "learn_seconds": now - played}
         last = now
         if held is not None:

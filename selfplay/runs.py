@@ -65,27 +65,36 @@ def stored_config(folder: Path) -> RunConfig | None:
     path = folder / "config.json"
     if path.exists():
         return from_dict(read_json(path), str(path))
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(map(_foreign, folder.iterdir()))):
         raise UserError(f"{folder}: holds other files, not a run; give --run another name")
     return None
+
+
+def _foreign(path: Path) -> bool:
+    """Not what a kill while the first file was written leaves behind."""
+    return not (path.name.startswith(".config.json.") and path.name.endswith(".tmp"))
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:
     """Create the run, or continue it.
 
-    An existing run must have been started with the same settings, but for those that only say
-    how long or where it goes on, or how it is judged.
+    A run that has made something must have been started with the same settings, but for those
+    that only say how long or where it goes on, or how it is judged.
 
     Raises UserError naming the first setting that differs.
     """
     stored, path = stored_config(folder), folder / "config.json"
     game = make(config.game)
-    if stored is not None and _essence(config) != _essence(stored):
+    if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
     if config != stored:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(path, to_dict(config))
     return Run(folder, config, game)
+
+
+def _begun(folder: Path) -> bool:
+    """Whether games or weights are there that other settings would not have made."""
+    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl"))
 
 
 def _essence(config: RunConfig) -> RunConfig:
@@ -119,10 +128,14 @@ class Clock:
         self.run = run
         self.alone = alone
         self.file = run.folder / "progress.json"
-        data = read_json(self.file) if self.file.exists() else {}
-        self.seconds = {stage: float(data.get("seconds", {}).get(stage, 0)) for stage in STAGES}
+        data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
+        try:
+            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in STAGES}
+            self.done = [stage for stage in STAGES if stage in data["done"]]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
+                            "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)
-        self.done = [stage for stage in STAGES if stage in data.get("done", [])]
         self.stage: str | None = None
         self.since = self.saved = time.monotonic()
 

@@ -159,8 +159,9 @@ class Search:
         deepest = self._select(rows)
         leaves = self._leaves(rows, deepest)
         done, outcome = self.game.result(leaves)
-        prior, values, legal = self._evaluate(leaves, done, evaluate)
-        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, prior, values, legal)
+        prior, values = self._evaluate(leaves, done, evaluate)
+        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, prior,
+                  prior.argmax(1), values)
         simulated = self._walk.parent[: len(rows)] >= 0
         self._left[rows] -= simulated
         if not simulated.all():
@@ -213,26 +214,29 @@ class Search:
         count = len(rows)
         leaves = type(self._scratch)(*(field[:count] for field in self._scratch))
         for leaf, root in zip(leaves, self._roots, strict=True):
-            np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
+            if count == len(root):
+                leaf[...] = root
+            else:
+                np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
         if deepest:
             self.game.replay(leaves, np.ascontiguousarray(self._walk.path[:count, :deepest]))
         return leaves
 
     def _evaluate(
         self, leaves: Any, done: NDArray[np.bool_], evaluate: Evaluate
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """(priors [m, A], values [m], legal [m, A]) of the m leaves that are not terminal."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(priors [m, A], values [m]) of the m leaves that are not terminal."""
         if done.any():
             leaves = take(leaves, np.flatnonzero(~done))
         legal = self.game.legal(leaves)
         if not len(legal):
-            return np.empty(legal.shape, np.float32), np.empty(0, np.float32), legal
+            return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
         logits, values = evaluate(leaves, legal)
         prior = mcts.priors(logits, legal)
         if not (np.isfinite(values).all() and np.isfinite(prior[:, 0]).all()):
             raise FloatingPointError("search: the net's values or logits are not finite; it has "
                                      "diverged, take an earlier checkpoint")
-        return prior, np.ascontiguousarray(values, np.float32), legal
+        return prior, np.ascontiguousarray(values, np.float32)
 
     def _prepare(self, rows: NDArray[np.int64]) -> None:
         """Make evaluated roots ready for their first simulation of this search."""

@@ -83,14 +83,16 @@ def _final(
 def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list, list]:
     """(training games, held-out games): whole games, drawn by ``seed``; at least one of each.
 
-    Raises UserError with fewer than two games.
+    Games of the same moves, as collections often have them, stay on one side.
+    Raises UserError with fewer than two different games.
     """
-    if len(games) < 2:
-        raise UserError(f"{len(games)} expert game: at least 2 are needed, one of them held out")
-    order = np.random.default_rng([seed, 0x5F7]).permutation(len(games))
-    count = min(max(1, round(len(games) * held_out)), len(games) - 1)
-    held = set(order[:count].tolist())
-    return ([g for i, g in enumerate(games) if i not in held], [games[i] for i in sorted(held)])
+    distinct = list(dict.fromkeys(g.actions for g in games))
+    if len(distinct) < 2:
+        raise UserError(f"{len(distinct)} expert game: at least 2 are needed, one of them held out")
+    order = np.random.default_rng([seed, 0x5F7]).permutation(len(distinct))
+    count = min(max(1, round(len(distinct) * held_out)), len(distinct) - 1)
+    held = {distinct[i] for i in order[:count]}
+    return [g for g in games if g.actions not in held], [g for g in games if g.actions in held]
 
 
 @dataclass
@@ -152,28 +154,33 @@ def train_sft(
         history = [row for row in history if row["step"] <= step]
         curve = _replay(history, config)
         spent = history[-1]["seconds"] if history else 0.0
+        _note_best(folder, curve, config)  # a kill may have come just before it
     started, symmetries = time.monotonic(), game.symmetries()
     per_step = 3 * flops(spec) * config.batch_size
-    while curve.drops <= config.drops and step < config.max_steps and left() > 0:
+    over = left() <= 0
+    while curve.drops <= config.drops and step < config.max_steps and not over:
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
         rng = np.random.default_rng([seed, 0x5F, step])
         rows = rng.integers(0, len(train.value), config.batch_size)
         metrics = trainer.step(batch(train, rows, game, symmetries, rng))
         step += 1
         progress(step, metrics)
-        if step % config.evaluate_every and left() > 0:
+        over = left() <= 0
+        if step % config.evaluate_every and step < config.max_steps and not over:
             continue
         row = {"step": step, "seconds": spent + time.monotonic() - started,
                "flops": step * per_step, "positions": step * config.batch_size,
                "learning_rate": trainer.learning_rate, "train": metrics,
                **evaluate_columns(trainer.acting(), game, held, device)}
-        _save(folder, trainer, game, spec, row)
         history.append(row)
-        write_history(folder / "history.jsonl", history)
-        log(row)
+        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
+        saved = _save(folder, trainer, game, spec, row)
+        if newest is not None:
+            checkpoint.drop_training(newest)
+        newest = saved
         curve.look(step, row["policy_loss"], config.patience)
-        write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
-                                          "flat": curve.drops > config.drops})
+        _note_best(folder, curve, config)
+        log(row)
     return best(folder)
 
 
@@ -184,13 +191,20 @@ def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
     return curve
 
 
+def _note_best(folder: Path, curve: _Curve, config: SFTConfig) -> None:
+    write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
+                                      "flat": curve.drops > config.drops})
+
+
 def _save(
     folder: Path, trainer: Trainer, game: Game, spec: NetSpec, row: dict[str, Any]
-) -> None:
+) -> Path:
     meta = {"game": game.name, "kind": "sft", "step": row["step"],
             "compute": {k: row[k] for k in ("seconds", "flops", "positions")},
             "metrics": {k: row[k] for k in ("top1", "top5", "policy_loss", "value_mse")}}
-    checkpoint.save(folder / f"ckpt-{row['step']:06d}", trainer, spec, meta)
+    path = folder / f"ckpt-{row['step']:06d}"
+    checkpoint.save(path, trainer, spec, meta)
+    return path
 
 
 def best(folder: Path) -> Path:

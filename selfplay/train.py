@@ -159,7 +159,7 @@ class Trainer:
 
     def _must_be_finite(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
-            raise UserError(f"training step {self.steps + 1}: the {what} is {float(value)}; go on "
+            raise UserError(f"training step {self.steps + 1}: the {what} is {value.item()}; go on "
                             "from the last checkpoint with a lower learning rate "
                             f"(it is {self.learning_rate:g})")
 

@@ -44,7 +44,7 @@ def played(game: Go, text: str) -> Any:
 def drawn(game: Go, board: str, white: bool = False) -> Any:
     """One game whose board is ``board`` (top row first; X black, O white).
 
-    The colours take turns, with passes where one has no stones left. Every chain of the board
+    The colours take turns, the one with fewer stones passes at first. Every chain of the board
     must have a liberty: then nothing is captured on the way.
     """
     rows = [line.split() for line in board.split("\n") if line.split()][::-1]
@@ -52,12 +52,12 @@ def drawn(game: Go, board: str, white: bool = False) -> Any:
         [r * game.size + k for r, row in enumerate(rows) for k, x in enumerate(row) if x == colour]
         for colour in "XO"
     )
-    plies = 2 * max(len(black) - white, len(white_stones)) + white
-    sequence = [game.pass_action] * plies
-    sequence[: 2 * len(black) : 2] = black
-    sequence[1 : 2 * len(white_stones) : 2] = white_stones
+    turns = max(len(black) - white, len(white_stones))
+    sequence = np.full(2 * turns + white, game.pass_action)
+    sequence[0::2][turns + white - len(black) :] = black
+    sequence[1::2][turns - len(white_stones) :] = white_stones
     states = game.new(1)
-    game.replay(states, np.array([sequence]))
+    game.replay(states, sequence[None])
     lines = game.render(states, 0).replace("(", " ").replace(")", " ").splitlines()
     assert [line.split()[1:-1] for line in lines[1 : game.size + 1]] == rows[::-1]
     assert not states.done[0] and states.to_play[0] == white
@@ -251,7 +251,7 @@ class Reference:
     def __init__(self, size: int, suicide: bool) -> None:
         self.size, self.suicide = size, suicide
         self.board: tuple[int, ...] = (0,) * size**2
-        self.history = {self.board}
+        self.previous, self.history = self.board, {self.board}
         self.mover = 1
 
     def around(self, cell: int) -> list[int]:
@@ -298,7 +298,14 @@ class Reference:
                 (repeats if board in self.history else legal).append(cell)
         return legal, repeats
 
+    def ko(self) -> list[int]:
+        """The cell where a stone would undo the move just made."""
+        empty = [k for k, content in enumerate(self.board) if content == 0]
+        changed = self.previous != self.board
+        return [k for k in empty if changed and self.after(k) == self.previous]
+
     def play(self, action: int) -> None:
+        self.previous = self.board
         if action < self.size**2:
             board = self.after(action)
             assert board is not None
@@ -322,6 +329,7 @@ def check_against(game: Go, states: Any, reference: Reference, actions: list[int
     assert game.legal(states)[0].nonzero()[0].tolist() == [*legal, game.pass_action]
     planes = game.observe(states)[0].reshape(game.obs_shape[0], -1)
     assert planes[13].nonzero()[0].tolist() == repeats
+    assert np.flatnonzero(game.points == states.ko[0]).tolist() == reference.ko()
     for k, colour in enumerate((reference.mover, 3 - reference.mover)):
         assert np.array_equal(planes[k], board == colour)
         few = [min(reference.liberties(board, c), 3) if board[c] == colour else 0
@@ -555,18 +563,28 @@ def test_rollout_keeps_two_eyes(white: bool) -> None:
     assert (FIVE.rollout(many, np.arange(500, dtype=np.uint64)) == 1).all()
 
 
+CORNER = """
+    O O O O O
+    O . O . O
+    O O O O O
+    X O O O O
+    . X O . O
+"""
+
+
 def test_rollout_captures() -> None:
     """White's only move outside an own eye takes the corner."""
-    board = """
-        O O O O O
-        O . O . O
-        O O O O O
-        X O O O O
-        . X O . O
-    """
     game = Go(5, komi=-24.5)  # White needs every point
-    states = take(drawn(game, board, white=True), np.zeros(100, int))
+    states = take(drawn(game, CORNER, white=True), np.zeros(100, int))
     assert (game.rollout(states, np.arange(100, dtype=np.uint64)) == -1).all()
+
+
+def test_rollout_after_a_pass_ends_with_the_next() -> None:
+    """Black has no move and would lose the corner if White were to move once more."""
+    game = Go(5, komi=-22)  # 3 points to 22 now, 0 to 25 then
+    states = drawn(game, CORNER, white=True)
+    go_on(game, states, "pass")
+    assert game.rollout(states, np.array([1], np.uint64)) == 1
 
 
 @pytest.mark.parametrize(("white", "first", "value"), [(0, "", 1), (1, "", -1), (1, "B1", -1)])

@@ -139,7 +139,7 @@ def test_a_net_in_training_stays_in_training() -> None:
 
 def test_unknown_dtype_and_missing_device() -> None:
     game = make("tictactoe")
-    with pytest.raises(UserError, match="float16.*bfloat16 wanted"):
+    with pytest.raises(UserError, match=r"float16.*bfloat16 wanted"):
         Evaluator(net_for(game), game, dtype="float16")  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cpu"):

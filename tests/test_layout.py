@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("players", "sgf"),
     ("play",),
     ("arena", "expert", "actor"),
-    ("report", "runs"),
+    ("report", "runs", "ladder"),
     ("sft", "rl", "compare"),
     ("loop", "bench"),
     ("cli",),

@@ -1,0 +1,39 @@
+"""Elo over all players met: every match of one game below a folder, rated together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfplay.arena import read_match
+from selfplay.elo import fit
+from selfplay.errors import UserError
+from selfplay.games.base import Game
+
+ANCHOR = "random"
+
+
+def standings(folder: Path, game: Game, anchor: str = ANCHOR) -> str:
+    """A table of Elo and 95% interval, best first, of all whom results connect to the anchor.
+
+    folder: holds match folders. anchor: the player at 0; where it has not played, the player of
+    the alphabetically first name is. Matches of other games are passed over.
+    """
+    results = []
+    for path in sorted(folder.iterdir()):
+        try:
+            match = read_match(path, game)
+        except UserError:
+            continue  # another game's match, or a damaged one: not this table's business
+        if match is not None and match.games:
+            results.append((match.a, match.b, match.wins, match.draws, match.losses))
+    names = sorted({name for a, b, *_ in results for name in (a, b)})
+    if len(names) < 2:
+        return ""
+    ratings = fit(results, anchor=anchor if anchor in names else names[0])
+    games = {name: sum(sum(r[2:]) for r in results if name in r[:2]) for name in names}
+    width = max(map(len, ratings))
+    rows = sorted(ratings.items(), key=lambda item: -item[1].elo)
+    lines = [f"Elo over all players met in {folder}"]
+    lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  {games[name]} games"
+              for name, r in rows]
+    return "\n".join(lines)
