@@ -1,7 +1,7 @@
 """A residual net for boards: pre-activated blocks, global pooling, policy and value heads.
 
 Blocks are pre-activated (He et al. 2016, arXiv:1603.05027) and every second one pools globally
-(KataGo: Wu 2019, arXiv:1902.10565, section 3.3 and appendix A). Unlike there, each BatchNorm
+(KataGo: Wu 2019, arXiv:1902.10565). Unlike there, each BatchNorm
 stands right behind a convolution, so that for inference all of them fold into the convolutions
 (``folded``) and nothing but convolutions, additions and ReLUs is left.
 """
@@ -56,7 +56,7 @@ class ConvNorm(nn.Module):
 
 
 def pool(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, 3C]: mean, mean scaled by the board's width, maximum (KataGo, A.3).
+    """[B, C, H, W] -> [B, 3C]: mean, mean scaled by the board's width, maximum (KataGo).
 
     The scaled mean lets one set of weights serve boards of several sizes.
     """

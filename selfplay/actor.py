@@ -118,7 +118,7 @@ class Actor:
         plies = self.rng.integers(low, high + 1, len(rows))
         self.book.rows[rows] = 0
         self.book.no_resign[rows] = self.rng.random(len(rows)) < self.config.resign_checked
-        for ply in range(high):
+        for ply in range(min(high, self.game.max_moves)):
             mask = self.game.opening_moves(fresh) & (plies > ply)[:, None]
             weights = mask * self.rng.random(mask.shape)
             moves = np.where(mask.any(1), weights.argmax(1), -1)

@@ -135,6 +135,7 @@ def play_match(
     opening: tuple[int, int] = (2, 6),
     slots: int = 64,
     folder: Path | None = None,
+    home: Path | None = None,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
@@ -143,6 +144,7 @@ def play_match(
 
     Games 2j and 2j + 1 share opening j (``opening``: fewest and most random plies) with colours
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
+    home: a folder left out of the nets' names in there, so that it can be moved with its matches.
     stop: once True no game is begun. progress: called with the number of games finished.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
@@ -154,6 +156,7 @@ def play_match(
     with closing(first):
         second = parse_player(b, game, seed=seed + 1, device=device, slots=slots)
         with closing(second):
+            first.name, second.name = _local(first.name, home), _local(second.name, home)
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
                         "opening": list(opening)}
             records = []
@@ -173,6 +176,10 @@ def play_match(
     if folder is not None and isinstance(game, Go):
         write_collection(folder / "games.sgf", (to_sgf(game, record) for record in records))
     return tally(game, first.name, second.name, records, time.monotonic() - began)
+
+
+def _local(name: str, home: Path | None) -> str:
+    return name.replace(f"net:{home}/", "net:") if home is not None else name
 
 
 def read_match(folder: Path, game: Game) -> MatchResult | None:

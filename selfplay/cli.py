@@ -42,7 +42,8 @@ def game_option(required: bool = True) -> Any:
                         help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
 
 
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=None, help="Seed of everything drawn [0].")
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=None,
+                           help="Seed of everything drawn [0].")
 device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
                              help="Where nets run [auto].")
 minutes_option = click.option("--minutes", type=click.FloatRange(min=0.05), default=None,
@@ -256,14 +257,17 @@ def _open(
     config = stored_config(folder)
     if config is None:
         if game is None:
-            raise UserError(f"{folder}: no run there; give --game NAME to start one")
+            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
+                            f"--run {folder}")
         config = preset(make(game).name)
     elif game is not None and make(game).name != config.game:
         raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
     for key, value in top.items():
         if value is not None:
             config = replace_key(config, key, value)
-    return open_run(folder, override(config, assignments))
+    config = override(config, assignments)
+    device_of(config.device)
+    return open_run(folder, config)
 
 
 def _stage(name: str, **options: Any) -> None:
@@ -295,8 +299,8 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except click.UsageError as error:
-        hint = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
-        code = _fail(error.format_message() + hint, error.exit_code)
+        command = error.ctx.command_path if error.ctx else "selfplay"
+        code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command continues", err=True)
         code = 130

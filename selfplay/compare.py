@@ -13,7 +13,9 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from shlex import join, quote
 from typing import Any, NamedTuple
 
 from selfplay import checkpoint
@@ -47,7 +49,7 @@ class Pairing:
 
 
 def points(run: Run) -> list[Point]:
-    """The checkpoints on the chart: SFT's spread evenly in log-steps up to its best, RL's evenly."""
+    """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
     best_file = run.folder / "sft" / "best.json"
     if sft and best_file.exists():
@@ -55,7 +57,7 @@ def points(run: Run) -> list[Point]:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
-                            f"delete {sft[-1].path} and what is damaged, then train again")
+                            f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     return sft + _spread(rl, run.config.eval.rl_points, log=False)
@@ -108,11 +110,11 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
                    for p in reversed(finals) for s in reversed(modes)
                    if opponent != RANDOM or not s]
     wanted += [Pairing(b, a, config.games)
-               for a, b in zip(outside, outside[1:], strict=False)]
+               for a, b in pairwise(outside)]
     for s in modes:
         for group in (sft, rl):
             wanted += [Pairing(b.player(s), a.player(s), config.games)
-                       for a, b in zip(group, group[1:], strict=False)]
+                       for a, b in pairwise(group)]
         if sft and rl:
             wanted += [Pairing(p.player(s), sft[-1].player(s), config.games) for p in rl[:-1]]
     wanted += [Pairing(p.player(config.sims), p.player(0), config.games) for p in finals]
@@ -124,11 +126,16 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
     return list(unique.values())
 
 
+def local(run: Run, name: str) -> str:
+    """A player's name as seen from the run's folder, so that the folder can be moved."""
+    return name.replace(f"net:{run.folder}/", "net:")
+
+
 def match_folder(run: Run, pairing: Pairing) -> Path:
     """matches/A--B, readable and unique."""
-    names = [re.sub(r"[^A-Za-z0-9.@]+", "-", name.replace(str(run.folder), "")).strip("-")
+    names = [re.sub(r"[^A-Za-z0-9.@]+", "-", local(run, name)).strip("-")
              for name in (pairing.a, pairing.b)]
-    code = zlib.crc32(f"{pairing.a}|{pairing.b}".encode()) & 0xFFFF
+    code = zlib.crc32(f"{local(run, pairing.a)}|{local(run, pairing.b)}".encode()) & 0xFFFF
     return run.folder / "matches" / f"{'--'.join(names)[:100]}-{code:04x}"
 
 
@@ -149,14 +156,15 @@ def play(
         play_match(
             run.game, pairing.a, pairing.b, games=pairing.games, seed=match_seed(run, pairing),
             opening=config.opening, slots=config.engine_slots if outside else config.slots,
-            folder=match_folder(run, pairing), device=device, stop=lambda: left() <= 0,
+            folder=match_folder(run, pairing), home=run.folder, device=device,
+            stop=lambda: left() <= 0,
             progress=lambda done, i=index, p=pairing: progress(i, len(pairings), p, done),
         )
 
 
 def match_seed(run: Run, pairing: Pairing) -> int:
     """The same openings for a pairing in every repetition of the run, others for each pairing."""
-    name = f"{pairing.a}|{pairing.b}".replace(str(run.folder), "")
+    name = f"{local(run, pairing.a)}|{local(run, pairing.b)}"
     return run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)
 
 
@@ -202,8 +210,9 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
 
 def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
     low, high = run.config.eval.opening
-    command = (f"selfplay match '{pairing.a}' '{pairing.b}' --game '{run.game.name}' "
-               f"--games {pairing.games} --seed {match_seed(run, pairing)} --opening {low}-{high}")
+    command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
+               f"--game {quote(run.game.name)} --games {pairing.games} "
+               f"--seed {match_seed(run, pairing)} --opening {low}-{high}")
     return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
             "draws": result.draws, "losses": result.losses, "score": result.score,
             "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
@@ -215,17 +224,18 @@ def train_command(run: Run) -> str:
 
     config, default = to_dict(run.config), to_dict(preset(run.config.game))
     dials = ("game", "minutes", "seed", "init", "device")
-    words = ["selfplay train", f"--run {run.folder}"]
-    words += [f"--{key} '{config[key]}'" if key == "game" else f"--{key} {config[key]}"
-              for key in dials if key == "game" or config[key] != default[key]]
+    words = ["selfplay", "train", "--run", str(run.folder)]
+    for key in dials:
+        if key == "game" or config[key] != default[key]:
+            words += [f"--{key}", str(config[key])]
     for key, value in config.items():
         pairs = {f"{key}.{k}": (v, default[key][k]) for k, v in value.items()} if isinstance(
             value, dict) else {key: (value, default[key])}
         for name, (now, before) in pairs.items():
             if now != before and name not in dials:
                 text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
-                words.append(f"--set '{name}={text}'")
-    return " ".join(words)
+                words += ["--set", f"{name}={text}"]
+    return join(words)
 
 
 def hardware(device: str) -> str:

@@ -107,6 +107,21 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
+#: Settings that must be above 0; other numbers may be 0, and none may be below it.
+POSITIVE = frozenset((
+    "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
+    "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
+    "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
+    "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
+    "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
+    "eval.baseline_games", "eval.slots", "eval.engine_slots",
+))
+#: Settings that are a share of something.
+SHARES = frozenset((
+    "expert.held_out", "rl.full_share", "rl.window_growth", "rl.ema_decay", "rl.resign_checked",
+    "rl.gating_score",
+))
+
 GNUGO = "gtp:gnugo --mode gtp --level {}"
 
 #: What differs from the defaults above, per game; a game not here gets the defaults.
@@ -146,7 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "expert.player": GNUGO.format(10),
         "eval.baselines": ("mcts:100", "mcts:1000", GNUGO.format(1)),
         "rl.temperature_plies": 16,
-        "shares": (0.0, 0.2, 0.6, 0.2),
+        "shares": (0.1, 0.18, 0.54, 0.18),  # games are embedded: 0.2, 0.6 and 0.2 of the time
     },
 }
 
@@ -175,8 +190,12 @@ def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
     return config
 
 
-def replace_key(config: RunConfig, key: str, value: Any) -> RunConfig:
-    """``config`` with one dotted key set."""
+def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> RunConfig:
+    """``config`` with one dotted key set.
+
+    Raises UserError, which begins with ``where``, for a value that no run could work with.
+    """
+    _must_be_in_range(f"{where}{key}", key, value)
     stage, _, name = key.rpartition(".")
     if not stage:
         return dataclasses.replace(config, **{name: value})
@@ -198,7 +217,7 @@ def from_dict(data: dict[str, Any], where: str) -> RunConfig:
         kind = _types(config).get(key)
         if kind is None:
             raise UserError(f"{where}: {_unknown(config, key)}")
-        config = replace_key(config, key, _checked(f"{where}: {key}", value, kind))
+        config = replace_key(config, key, _checked(f"{where}: {key}", value, kind), f"{where}: ")
     return config
 
 
@@ -247,6 +266,19 @@ def _parse(key: str, text: str, kind: Any) -> Any:
         except ValueError:
             raise UserError(f"{key}={text}: {kind.__name__} wanted") from None
     return _checked(key, text, kind)
+
+
+def _must_be_in_range(where: str, key: str, value: Any) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, str):
+            continue
+        if not (number > 0 or (number == 0 and key not in POSITIVE)):  # NaN fails as well
+            wanted = "more than 0" if key in POSITIVE else "0 or more"
+            raise UserError(f"{where}={number}: {wanted} wanted")
+        if key in SHARES and number > 1:
+            raise UserError(f"{where}={number}: a share, at most 1, wanted")
+    if key.endswith(".opening") and value[0] > value[1]:
+        raise UserError(f"{where}={value[0]},{value[1]}: fewest and most plies wanted, in order")
 
 
 def _checked(where: str, value: Any, kind: Any) -> Any:

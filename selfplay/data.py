@@ -104,7 +104,7 @@ class Window:
 
     Of T rows added in all, the newest ``minimum + growth * (T - minimum)`` are sampled, at least
     all of the first ``minimum``, at most ``maximum``: early, poor games drop out sooner than in a
-    buffer of fixed size (the idea is KataGo's, Wu 2019, appendix C; its power law there is
+    buffer of fixed size (the idea is KataGo's, Wu 2019, arXiv:1902.10565; its power law is
     replaced by a line). Rows that can no longer be sampled are let go.
     """
 

@@ -1,5 +1,5 @@
 """The rule of Gumbel AlphaZero (Danihelka et al. 2022, "Policy improvement by planning with
-Gumbel"), beside PUCT and UCT in ``mcts``.
+Gumbel"), beside PUCT in ``mcts``.
 
 At the root, the m moves with the highest Gumbel draw + logit share the simulations by sequential
 halving; below it, visits follow the improved policy. Q-values are rescaled from [-1, 1] to [0, 1],
@@ -144,7 +144,6 @@ def select_gumbel(tree, rows, c_visit, c_scale, schedule, walk):
     actions = tree.prior.shape[2]
     sigmas, share = np.empty(actions), np.empty(actions)
     visits = np.empty(actions, np.int32)
-    deepest = 0
     for i in range(rows.shape[0]):
         b = rows[i]
         depth, parent, action = 0, -1, -1
@@ -161,11 +160,6 @@ def select_gumbel(tree, rows, c_visit, c_scale, schedule, walk):
             walk.path[i, depth] = action
             depth += 1
         walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
-        deepest = max(deepest, depth)
-    for i in range(rows.shape[0]):
-        for t in range(walk.depth[i], deepest):
-            walk.path[i, t] = -1
-    return deepest
 
 
 @njit(cache=True, nogil=True)

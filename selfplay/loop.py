@@ -1,4 +1,4 @@
-"""The main job: expert games -> SFT -> self-play RL -> matches -> the chart, resumable at any point.
+"""The main job: expert games -> SFT -> self-play RL -> matches -> the chart, resumable anywhere.
 
 Each stage looks at what the run's folder holds, does what is left within its share of the time,
 and hands the next one files, not objects: a run killed anywhere continues from its folder.
@@ -158,16 +158,13 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
     pairings = compare.plan(run, compare.points(run))
     with Bar("evaluation", clock.budget("eval")) as bar:
         def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
-            bar.at(clock.spent("eval"), f"match {index + 1}/{count}  {short(run, pairing.a)} - "
-                                        f"{short(run, pairing.b)}  {done}/{pairing.games}")
+            a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
+            bar.at(clock.spent("eval"), f"match {index + 1}/{count}  {a} - {b}  "
+                                        f"{done}/{pairing.games}")
 
         compare.play(run, pairings, device=device, left=lambda: clock.left("eval"),
                      progress=progress)
     show(run, device)
-
-
-def short(run: Run, name: str) -> str:
-    return name.replace(f"net:{run.folder}/", "")
 
 
 def show(run: Run, device: str) -> None:

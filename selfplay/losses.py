@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SCORE_DELTA = 12.0  #: points beyond which the score loss is linear (KataGo's value)
+#: Points beyond which the score loss is linear (KataGo's metrics_pytorch.py; its paper has 10).
+SCORE_DELTA = 12.0
 
 
 def masked_mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def value_loss(z: Tensor, target: Tensor) -> Tensor:
 def ownership_loss(z: Tensor, target: Tensor) -> Tensor:
     """float32 [...]: ``value_loss`` of every point, z and target [..., H*W], averaged over points.
 
-    KataGo (Wu 2019, arXiv:1902.10565, section 4.1).
+    KataGo (Wu 2019, arXiv:1902.10565).
     """
     return value_loss(z, target).mean(-1)
 

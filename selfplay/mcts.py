@@ -2,15 +2,16 @@
 
 One wave of simulations is: a select kernel walks every tree from its root to a leaf and writes
 down the moves; the caller finds out what the leaves are; ``grow`` adds them and backs them up.
-Here are the rules PUCT and UCT; ``gumbel`` holds the third.
+Here is the rule PUCT; ``gumbel`` and ``uct`` hold the others.
 
 Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
 Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
 
-Speed. Helpers that take a Tree are inlined, as a call would count references to each of its
-arrays, and index without slicing for the same reason. A step down looks at the children that exist and at one unvisited move, the one of the
-highest prior: ``favourite`` changes only when it gets a node, so ``grow`` keeps it.
+Speed. A step down looks at the children that exist and at one unvisited move, the one of the
+highest prior: ``favourite`` changes only when it gets a node, so ``grow`` keeps it. Helpers that
+take a Tree are inlined and index without slicing, since a call or a slice would count references
+to its arrays.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Tree(NamedTuple):
 class Walk(NamedTuple):
     """Where the walks of a wave ended; entry i belongs to the i-th of the rows given.
 
-    path: int64 [B, D], the moves from the root, -1 after ``depth`` up to the deepest
+    path: int64 [B, D], the moves from the root, ``depth`` of them (see ``pad``)
     depth: int32 [B]
     parent: int32 [B], the last node that the walk left; -1 where the root itself is the leaf
     action: int32 [B], the move made there
@@ -118,9 +119,9 @@ def new_walk(batch: int, depth: int) -> Walk:
     return Walk(np.empty((batch, depth), np.int64), *np.empty((4, batch), np.int32))
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _finish(walk, count):
-    """Fill the paths with -1 up to the deepest, whose depth is returned."""
+@njit(cache=True, nogil=True)
+def pad(walk, count):
+    """Fill the first ``count`` paths with -1 up to the deepest of them; returns its depth."""
     deepest = 0
     for i in range(count):
         deepest = max(deepest, walk.depth[i])
@@ -161,8 +162,8 @@ def select_puct(tree, rows, c_puct, reduction, root_reduction, walk):
     """Walk from each root to a leaf by PUCT (Silver et al. 2017; first-play urgency as KataGo's).
 
     rows: int64 [n]. reduction, root_reduction: of the value of unvisited moves, in [0, 2].
-    Fills ``walk`` and returns the depth of its deepest path. A walk ends where a move has no
-    node yet, at a terminal node, or, in a tree of size 0, at once.
+    Fills ``walk``. A walk ends where a move has no node yet, at a terminal node, or, in a tree of
+    size 0, at once.
     """
     for i in range(rows.shape[0]):
         b = rows[i]
@@ -176,70 +177,6 @@ def select_puct(tree, rows, c_puct, reduction, root_reduction, walk):
             walk.path[i, depth] = action
             depth += 1
         walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
-    return _finish(walk, rows.shape[0])
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _draw(rng, b, n):
-    """A number below n from row b's splitmix64 stream."""
-    rng[b] += np.uint64(0x9E3779B97F4A7C15)
-    z = rng[b]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
-    return np.int64((z * np.uint64(n)) >> np.uint64(32))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _random_unvisited(tree, b, node):
-    """A random unvisited move, of which there is at least one."""
-    unvisited = 0
-    for a in range(tree.prior.shape[2]):
-        unvisited += tree.prior[b, node, a] > 0
-    skip, found = _draw(tree.rng, b, unvisited), -1
-    for a in range(tree.prior.shape[2]):
-        if tree.prior[b, node, a] > 0:
-            if skip == 0:
-                found = a
-                break
-            skip -= 1
-    return found
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _uct_child(tree, b, node, sign, c):
-    """argmax of Q + c * sqrt(ln N(s) / N(s, a)), as (move, node)."""
-    log_n = math.log(tree.visits[b, node])
-    best, leaf, top = -1, -1, -np.inf
-    for k in range(tree.degree[b, node]):
-        child = tree.children[b, node, k]
-        score = sign * tree.mean[b, child] + c * math.sqrt(log_n / tree.visits[b, child])
-        if score > top:
-            best, leaf, top = tree.action[b, child], child, score
-    return best, leaf
-
-
-@njit(cache=True, nogil=True)
-def select_uct(tree, rows, c, walk):
-    """``select_puct`` with the rule UCB1 (Kocsis and Szepesvari 2006) for values in [-1, 1].
-
-    Unvisited moves come first, in random order; among equals the first born.
-    """
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        depth, parent, action = 0, -1, -1
-        node = 0 if tree.size[b] > 0 else -1
-        while node >= 0 and not tree.terminal[b, node]:
-            sign = 1.0 - 2.0 * tree.to_play[b, node]
-            parent = node
-            if tree.favourite[b, node] >= 0:
-                action, node = _random_unvisited(tree, b, node), -1
-            else:
-                action, node = _uct_child(tree, b, node, sign, c)
-            walk.path[i, depth] = action
-            depth += 1
-        walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
-    return _finish(walk, rows.shape[0])
 
 
 @njit(cache=True, nogil=True)
@@ -280,12 +217,18 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
 @njit(cache=True, nogil=True, inline="always")
 def _best_unvisited(tree, b, node):
     """The unvisited move of the highest prior, at the root of the highest score; -1 if none."""
-    best, top = -1, -np.inf
-    for a in range(tree.prior.shape[2]):
-        if tree.prior[b, node, a] > 0:
-            score = tree.root_score[b, a] if node == 0 else np.float64(tree.prior[b, node, a])
-            if score > top:
-                best, top = a, score
+    best = -1
+    if node == 0:
+        for a in range(tree.prior.shape[2]):
+            if tree.prior[b, 0, a] > 0 and (
+                best < 0 or tree.root_score[b, a] > tree.root_score[b, best]
+            ):
+                best = a
+    else:
+        top = np.float32(0.0)
+        for a in range(tree.prior.shape[2]):
+            if tree.prior[b, node, a] > top:
+                best, top = a, tree.prior[b, node, a]
     return best
 
 
@@ -309,31 +252,29 @@ def _birth(tree, b, node, parent, action):
 
 
 @njit(cache=True, nogil=True)
-def grow(tree, rows, walk, to_play, done, outcome, prior, favourite, values):
+def grow(tree, rows, walk, to_play, slot, outcome, prior, favourite, values):
     """Add the leaves of ``walk`` to the trees and back them up.
 
-    rows: int64 [n]. Of the leaf states: to_play int8 [n], done bool [n], outcome float32 [n] for
-    player 0. Of those not done, in order: prior float32 [m, A] (see ``priors``) and its argmax
-    favourite int64 [m], values float32 [m] for the side to move. A terminal leaf that is in the
-    tree already is backed up again.
+    rows: int64 [n]. Of the leaf states: to_play int8 [n]; outcome float32 [n] for player 0, which
+    counts where slot int64 [n] is -1: a terminal leaf. Elsewhere slot is the leaf's index in
+    prior float32 [m, A] (see ``priors``), its argmax favourite int64 [m], and values float32 [m]
+    for the side to move. A terminal leaf that is in the tree already is backed up again.
     """
-    m = 0
     for i in range(rows.shape[0]):
-        b, node = rows[i], walk.leaf[i]
-        value = outcome[i] if done[i] else values[m] * (1 - 2 * to_play[i])
+        b, node, m = rows[i], walk.leaf[i], slot[i]
+        value = values[m] * (1 - 2 * to_play[i]) if m >= 0 else outcome[i]
         if node < 0:
             node = tree.size[b]
             tree.size[b] = node + 1
             _birth(tree, b, node, walk.parent[i], walk.action[i])
             tree.raw[b, node] = value
             tree.to_play[b, node] = to_play[i]
-            tree.terminal[b, node] = done[i]
-            if not done[i]:
+            tree.terminal[b, node] = m < 0
+            if m >= 0:
                 for a in range(prior.shape[1]):
                     tree.prior[b, node, a] = prior[m, a]
                 tree.favourite[b, node] = favourite[m]
                 tree.rest[b, node] = 1.0
-        m += not done[i]
         while node >= 0:
             tree.visits[b, node] += 1
             tree.total[b, node] += value

@@ -4,7 +4,8 @@ runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
     expert/          games made for this run     sft/, rl/       checkpoints, history.jsonl
     rl/records/      self-play shards            matches/        one folder a match
-    tb/              TensorBoard events          evaluation.json, summary.json, chart.png, report.html
+    tb/              TensorBoard events          evaluation.json, report.html,
+                                                 chart.png, summary.json
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game
+from selfplay.models import NetSpec
 
 STAGES = ("expert", "sft", "rl", "eval")
 
@@ -81,12 +83,14 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     A run that has made something must have been started with the same settings, but for those
     that only say how long or where it goes on, or how it is judged.
 
-    Raises UserError naming the first setting that differs.
+    Raises UserError naming the first setting that differs, GameError or NetError for a game or a
+    net that does not exist.
     """
     stored, path = stored_config(folder), folder / "config.json"
     game = make(config.game)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
+    NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
     if config != stored:
         write_json(path, to_dict(config))
     return Run(folder, config, game)

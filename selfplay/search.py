@@ -1,8 +1,8 @@
 """Tree search over many games at once: where games, trees and the net meet, once a wave.
 
-A wave puts the root states into a scratch batch, lets ``mcts`` or ``gumbel`` select a path in
-every tree, replays the paths there, asks for the results and legal moves of the leaves, evaluates
-all that are not terminal in one call, and grows the trees.
+A wave puts the root states into a scratch batch, lets a rule (``mcts``, ``gumbel``, ``uct``) walk
+down every tree, replays the walks there, asks for the results and legal moves of the leaves,
+evaluates all that are not terminal in one call, and grows the trees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfplay import gumbel, mcts, rng
+from selfplay import gumbel, mcts, rng, uct
 from selfplay.errors import UserError
 from selfplay.games.base import Game, put, side, take
 
@@ -156,12 +156,14 @@ class Search:
         rows = np.flatnonzero(self._left)
         if not len(rows):
             return rows
-        deepest = self._select(rows)
-        leaves = self._leaves(rows, deepest)
+        self._select(rows)
+        leaves = self._leaves(rows)
         done, outcome = self.game.result(leaves)
-        prior, values = self._evaluate(leaves, done, evaluate)
-        mcts.grow(self.tree, rows, self._walk, leaves.to_play, done, outcome, prior,
-                  prior.argmax(1), values)
+        to_play = leaves.to_play.copy()
+        slot, live = _close_ranks(leaves, done)
+        prior, values = self._evaluate(live, evaluate)
+        mcts.grow(self.tree, rows, self._walk, to_play, slot, outcome, prior, prior.argmax(1),
+                  values)
         simulated = self._walk.parent[: len(rows)] >= 0
         self._left[rows] -= simulated
         if not simulated.all():
@@ -198,18 +200,18 @@ class Search:
             action = np.where(most, q, -np.inf).argmax(1)
         return SearchResult(visits, policy, value, action, prior)
 
-    def _select(self, rows: NDArray[np.int64]) -> int:
-        """A walk in each tree by the rule; the depth of the deepest."""
+    def _select(self, rows: NDArray[np.int64]) -> None:
+        """A walk in each tree by the rule."""
         config, tree, walk = self.config, self.tree, self._walk
         if config.rule == "puct":
-            return mcts.select_puct(tree, rows, config.c_puct, config.fpu_reduction,
-                                    config.root_fpu_reduction, walk)
-        if config.rule == "uct":
-            return mcts.select_uct(tree, rows, config.uct_c, walk)
-        return gumbel.select_gumbel(tree, rows, config.c_visit, config.c_scale, self._schedule,
-                                    walk)
+            mcts.select_puct(tree, rows, config.c_puct, config.fpu_reduction,
+                             config.root_fpu_reduction, walk)
+        elif config.rule == "uct":
+            uct.select_uct(tree, rows, config.uct_c, walk)
+        else:
+            gumbel.select_gumbel(tree, rows, config.c_visit, config.c_scale, self._schedule, walk)
 
-    def _leaves(self, rows: NDArray[np.int64], deepest: int) -> Any:
+    def _leaves(self, rows: NDArray[np.int64]) -> Any:
         """The states at the ends of the walks, in the scratch batch."""
         count = len(rows)
         leaves = type(self._scratch)(*(field[:count] for field in self._scratch))
@@ -218,16 +220,15 @@ class Search:
                 leaf[...] = root
             else:
                 np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
+        deepest = mcts.pad(self._walk, count)
         if deepest:
             self.game.replay(leaves, np.ascontiguousarray(self._walk.path[:count, :deepest]))
         return leaves
 
     def _evaluate(
-        self, leaves: Any, done: NDArray[np.bool_], evaluate: Evaluate
+        self, leaves: Any, evaluate: Evaluate
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(priors [m, A], values [m]) of the m leaves that are not terminal."""
-        if done.any():
-            leaves = take(leaves, np.flatnonzero(~done))
+        """(priors [m, A], values [m]) of m leaves, none of them terminal."""
         legal = self.game.legal(leaves)
         if not len(legal):
             return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
@@ -258,6 +259,22 @@ class Search:
             draws = rng.dirichlet(tree.rng, rows[noisy], legal, config.dirichlet_total)
             score[noisy] = (1.0 - weight) * warm + weight * draws
         mcts.set_root(tree, rows, score)
+
+
+def _close_ranks(leaves: Any, done: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Any]:
+    """Move the last leaves that are not done into the places of those that are.
+
+    Returns (slot int64 [n], where each leaf is now, -1 if done; the leaves that are not done).
+    In place, as copying all would cost as much as a simulation.
+    """
+    slot, count = np.arange(len(done)), len(done) - int(done.sum())
+    if count < len(done):
+        holes = np.flatnonzero(done[:count])
+        movers = np.flatnonzero(~done[count:]) + count
+        put(leaves, holes, take(leaves, movers))
+        slot[movers] = holes
+        slot[done] = -1
+    return slot, type(leaves)(*(field[:count] for field in leaves))
 
 
 class _Rollouts:

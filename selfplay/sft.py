@@ -145,13 +145,14 @@ def train_sft(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
-    history = read_history(folder / "history.jsonl")
+    history: list[dict[str, Any]] = []
     curve, step, spent = _Curve(), 0, 0.0
     newest = checkpoint.newest(folder)
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))
         step = trainer.steps
-        history = [row for row in history if row["step"] <= step]
+        found = read_history(folder / "history.jsonl")
+        history = [row for row in found if row["step"] <= step]
         curve = _replay(history, config)
         spent = history[-1]["seconds"] if history else 0.0
         _note_best(folder, curve, config)  # a kill may have come just before it

@@ -37,8 +37,8 @@ class TrainConfig:
     ema_decay: float = 0.995  #: of the weights that act, per step; 0 is no averaging
     policy_weight: float = 1.0
     value_weight: float = 1.0
-    ownership_weight: float = 1.5  #: KataGo's (Wu 2019, section 4.1), as for the score
-    score_weight: float = 0.0015
+    ownership_weight: float = 1.5  #: KataGo's (Wu 2019, arXiv:1902.10565)
+    score_weight: float = 0.0015  #: KataGo's metrics_pytorch.py; its paper has 0.004
     grad_clip: float = 4.0  #: largest norm of the gradient
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  #: of products; weights: float32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,15 @@ from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, build, has_fast_bfloat16, seeded
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets this small are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def net_for(game: Any, size: str = "4x32", seed: int = 0) -> nn.Module:
@@ -60,21 +70,27 @@ def test_float32_agrees_with_the_net(name: str, max_batch: int | None, play_rand
     assert evaluate.evaluations == len(states.ply)
 
 
-def test_bfloat16_chooses_the_same_moves(play_random: Any) -> None:
+@pytest.mark.parametrize("size", ["4x32", "6x64"])
+def test_bfloat16_chooses_the_same_moves(size: str, play_random: Any) -> None:
+    """Over five random nets, whose flat policies are harder than a trained one's; where the
+    choice differs, the two moves were all but equal to the float32 net."""
     game = make("go5x5")
-    net = net_for(game, "6x64")
-    net.policy.points.weight.data *= 0.3  # about the sharpness of a trained policy
-    obs = np.concatenate([
-        game.observe(positions(game, lambda g, n, s, p, k=k: play_random(g, n, s + k, p + k), 100))
-        for k in range(4)])
-    logits, value = Evaluator(net, game, dtype="bfloat16").forward(obs)
-    expected, expected_value = straight(net, obs)
-    logp = torch.from_numpy(logits).log_softmax(1)
-    expected_logp = torch.from_numpy(expected).log_softmax(1)
-    divergence = (expected_logp.exp() * (expected_logp - logp)).sum(1).mean()
-    assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.97
-    assert float(divergence) < 1e-3
-    assert np.abs(value - expected_value).mean() < 0.02
+    obs = game.observe(positions(game, play_random, 200))
+    same, divergences, lost = [], [], []
+    for seed in range(5):
+        net = net_for(game, size, seed)
+        logits, value = Evaluator(net, game, dtype="bfloat16").forward(obs)
+        expected, expected_value = straight(net, obs)
+        logp = torch.from_numpy(logits).log_softmax(1)
+        expected_logp = torch.from_numpy(expected).log_softmax(1)
+        divergences.append(float((expected_logp.exp() * (expected_logp - logp)).sum(1).mean()))
+        chosen = np.take_along_axis(expected, logits.argmax(1)[:, None], 1)[:, 0]
+        lost.append(expected.max(1) - chosen)
+        same.append(logits.argmax(1) == expected.argmax(1))
+        assert np.abs(value - expected_value).mean() < 0.02
+    assert np.mean(same) >= 0.97
+    assert np.mean(divergences) < 1e-3
+    assert np.max(lost) < 0.25
 
 
 def test_auto_takes_what_the_machine_multiplies() -> None:

@@ -1,0 +1,42 @@
+"""The command as a user types it, in a process of its own, and settings small enough for a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+#: A whole run of tic-tac-toe in a few seconds; steps and iterations end it, not the clock.
+TINY = [
+    "--minutes", "60",
+    *(word for setting in (
+        "net=1x8",
+        "expert.player=mcts:8", "expert.count=40",
+        "sft.batch_size=32", "sft.evaluate_every=10", "sft.max_steps=45",
+        "rl.iterations=3", "rl.positions=96", "rl.games=16", "rl.sims=8", "rl.cheap_sims=4",
+        "rl.batch_size=32", "rl.reuse=2",
+        "eval.sims=4", "eval.sft_points=2", "eval.rl_points=2", "eval.games=4",
+        "eval.decisive_games=6", "eval.baseline_games=4", "eval.baselines=mcts:8",
+    ) for word in ("--set", setting)),
+]
+
+
+def start(*words: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """``selfplay WORDS`` in ``cwd``, one thread, its output in pipes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100",
+                   **options.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, "-c", "from selfplay.cli import main; main()", *words],
+        cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **options)
+
+
+def selfplay(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """``start``, waited for."""
+    process = start(*words, cwd=cwd, **options)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)

@@ -1,0 +1,393 @@
+"""What a user may type, right and wrong: wrong ends in one line on stderr, right goes on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from command import TINY, selfplay
+
+from selfplay import checkpoint
+from selfplay.cli import cli, main
+from selfplay.games import make
+from selfplay.models import NetSpec, build, seeded
+from selfplay.runs import read_history
+from selfplay.train import TrainConfig, Trainer
+
+FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def mistake(self, *words: str) -> None:
+        """One line for the user that holds ``words``."""
+        assert self.code != 0
+        assert self.err.startswith("selfplay: "), self.err
+        assert self.err.strip().count("\n") == 0, self.err
+        for word in words:
+            assert word in self.err, self.err
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Command]:
+    """``selfplay WORDS`` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def command(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["selfplay", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Said(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield command
+    torch.set_num_threads(threads)
+
+
+def save_net(path: Path, game_name: str) -> None:
+    game = make(game_name)
+    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    trainer = Trainer(seeded(0, lambda: build(spec)), TrainConfig())
+    checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
+                                          "compute": {}})
+
+
+# ------------------------------------------------------------------------------------- help
+
+@pytest.mark.parametrize("name", [None, *cli.commands])
+def test_help(run: Command, name: str | None) -> None:
+    said = run(*filter(None, [name, "--help"]))
+    assert said.code == 0
+    assert "Usage: " in said.out
+    assert said.err == ""
+    if name:
+        assert (cli.commands[name].get_short_help_str(200).split(".")[0]) in " ".join(
+            said.out.split())
+
+
+def test_version_and_nothing(run: Command) -> None:
+    assert run("--version").out.startswith("selfplay, version ")
+    nothing = run()
+    assert nothing.code != 0
+    assert "Commands:" in nothing.err
+
+
+def test_games(run: Command) -> None:
+    said = run("games")
+    assert said.code == 0
+    assert {"tictactoe", "connect4", "go9x9"} <= set(said.out.split())
+    assert "openspiel:hex" in said.out
+
+
+# --------------------------------------------------------------------------- what does not exist
+
+T, G = ("--game", "tictactoe"), ("--game", "go5x5")
+MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("train", "--game", "tictactow"), ("tictactow", "did you mean 'tictactoe'")),
+    (("match", "random", "random", "--game", "go9x"), ("did you mean 'go9x9'",)),
+    (("bench", "--game", "chess960"), ("chess960", "selfplay games")),
+    (("train", "--game", "go9x9(komi=x)"), ("komi", "a number")),
+    (("train", "--game", "openspiel:no_such"), ("no_such",)),
+    (("train", *T, "--set", "rl.simz=3"), ("rl.simz", "did you mean rl.sims")),
+    (("train", *T, "--set", "rl.sims=many"), ("rl.sims=many", "int wanted")),
+    (("train", *T, "--set", "rl.sims=-4"), ("rl.sims=-4", "more than 0")),
+    (("train", *T, "--set", "rl.sims=0"), ("rl.sims=0", "more than 0")),
+    (("train", *T, "--set", "sft.learning_rate=nan"), ("sft.learning_rate=nan",)),
+    (("train", *T, "--set", "rl.full_share=1.5"), ("rl.full_share=1.5", "at most 1")),
+    (("train", *T, "--set", "rl.opening=5,2"), ("rl.opening=5,2", "in order")),
+    (("train", *T, "--set", "rl.gating=maybe"), ("bool wanted",)),
+    (("train", *T, "--set", "rl"), ("key=value",)),
+    (("train", *T, "--set", "net=huge"), ("net 'huge'", "4x32")),
+    (("train", *T, "--init", "nowhere"), ("nowhere", "no checkpoint")),
+    (("train", *T, "--device", "tpu"), ("--device tpu", "cpu")),
+    (("train", *T, "--minutes", "soon"), ("--minutes", "soon", "selfplay train --help")),
+    (("train", *T, "--minutes", "0"), ("--minutes",)),
+    (("train", *T, "--minutes", "nan"), ("minutes=nan",)),
+    (("train", *T, "--sims", "3"), ("--sims", "selfplay train --help")),
+    (("train",), ("--game", "selfplay train --help")),
+    (("trane",), ("trane", "selfplay --help")),
+    (("sft",), ("--game", "--run")),
+    (("rl", "--run", "nowhere"), ("nowhere", "no run there", "selfplay train")),
+    (("rl", *T, "--set", "expert.count=4"), ("no SFT checkpoint",)),
+    (("compare", "nowhere"), ("nowhere", "no run there")),
+    (("sft", *T, "--games", "nowhere.jsonl.gz"), ("nowhere.jsonl.gz", "no such file")),
+    (("match", "rendom", "random", *T), ("rendom", "did you mean random")),
+    (("match", "mcts:few", "random", *T), ("mcts:few", "mcts:1000")),
+    (("match", "net:nowhere", "random", *T), ("nowhere", "no folder")),
+    (("match", "gtp:no-such-engine -x", "random", *G), ("no-such-engine", "not found")),
+    (("match", "gtp:gnugo", "random", *T), ("GTP engines play Go",)),
+    (("match", "random", *T), ("players", "2 values", "--help")),
+    (("match", "random", "random", *T, "--games", "ten"), ("--games", "ten")),
+    (("match", "random", "random", *T, "--games", "0"), ("--games",)),
+    (("match", "random", "random", *T, "--opening", "5-2"), ("--opening 5-2", "2-8")),
+    (("match", "random", "random", *T, "--seed", "-1"), ("--seed",)),
+    (("expert", *T, "--player", "random", "--out", "x.sgf.gz"), ("x.sgf.gz", ".jsonl.gz")),
+    (("expert", *T, "--player", "randy", "--out", "x.jsonl.gz"), ("randy", "random")),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES, ids=lambda v: " ".join(v)[:60])
+def test_a_mistake_is_one_line(run: Command, words: tuple[str, ...], told: tuple[str, ...]) -> None:
+    run(*words).mistake(*told)
+
+
+def test_no_traceback_from_the_shell(tmp_path: Path) -> None:
+    done = selfplay("train", "--game", "tictactow", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("selfplay: ") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------- wrong folders
+
+def test_a_run_of_another_game_or_setting(run: Command, tmp_path: Path) -> None:
+    small = ("--run", "here", "--set", "expert.count=4", "--set", "expert.player=random",
+             "--set", "sft.max_steps=2", "--set", "net=1x8")
+    assert run("sft", *T, *small).code == 0
+    run("train", "--game", "connect4", "--run", "here").mistake("run of tictactoe", "--run")
+    run("train", *T, "--run", "here", "--set", "net=2x8").mistake("net=1x8, not 2x8", "--run")
+    run("train", *T, "--run", "here", "--seed", "5").mistake("seed=0, not 5")
+    assert run("sft", *T, "--run", "here", "--minutes", "3").code == 0
+    stored = json.loads((tmp_path / "here/config.json").read_text())
+    assert stored["net"] == "1x8"
+    (tmp_path / "here/config.json").write_text('{"game": "tictactoe", "nets": 1}')
+    run("train", *T, "--run", "here").mistake("config.json", "nets")
+    (tmp_path / "here/config.json").write_text("{")
+    run("train", *T, "--run", "here").mistake("config.json", "damaged")
+
+
+def test_a_mistake_is_not_frozen_into_the_run(run: Command) -> None:
+    words = ("sft", *T, "--run", "here", "--set", "expert.count=4", "--set", "sft.max_steps=2",
+             "--set", "net=1x8")
+    run(*words, "--set", "expert.player=nobody:3").mistake("nobody")
+    run(*words, "--games", "nowhere").mistake("nowhere")
+    assert run(*words, "--set", "expert.player=random", "--set", "expert.games=").code == 0
+
+
+def test_other_peoples_files(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary/monday.txt").write_text("rain")
+    (tmp_path / "note").write_text("rain")
+    run("train", *T, "--run", "diary").mistake("diary", "other files")
+    run("train", *T, "--run", "note").mistake("note", "other files")
+    run("train", *T, "--run", "note/run").mistake("note")
+    run("match", "random", "random", *T, "--games", "2", "--out", "note").mistake("note")
+    run("expert", *T, "--player", "random", "--games", "2", "--out", "note/x.jsonl.gz").mistake(
+        "note")
+    (tmp_path / "x.jsonl.gz").write_bytes(b"")
+    run("expert", *T, "--player", "random", "--out", "x.jsonl.gz").mistake("exists already")
+
+
+def test_a_match_folder_of_another_match(run: Command) -> None:
+    match = ("match", "random", "random", "--games", "2", "--out", "here")
+    assert run(*match, *T).code == 0
+    run(*match, "--game", "connect4").mistake("here", "tictactoe, not connect4")
+    run(*match, *T, "--seed", "3").mistake("seed 0, not 3")
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+def test_checkpoints_that_do_not_fit(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "net", "tictactoe")
+    match = ("match", "net:net", "random", "--games", "2", "--opening", "0")
+    run(*match, "--game", "connect4").mistake("net for tictactoe, not for connect4")
+    assert run(*match, *T).code == 0
+    run("rl", "--game", "connect4", "--init", "net").mistake("net for tictactoe")
+
+    whole = (tmp_path / "net/weights.safetensors").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 5000):
+        (tmp_path / "net/weights.safetensors").write_bytes(damaged)
+        run(*match, *T, "--out", "other").mistake("weights.safetensors", "damaged")
+    (tmp_path / "net/weights.safetensors").write_bytes(whole)
+    meta = json.loads((tmp_path / "net/meta.json").read_text())
+    for text in ("{", "[]", json.dumps({**meta, "net": {"size": "2x8"}}),
+                 json.dumps({**meta, "net": {**meta["net"], "size": "2x8"}})):
+        (tmp_path / "net/meta.json").write_text(text)
+        run(*match, *T, "--out", "other").mistake("net")
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "run/ckpt-000001", "tictactoe")
+    save_net(tmp_path / "run/ckpt-000002", "tictactoe")
+    (tmp_path / "run/ckpt-000002/weights.safetensors").write_bytes(b"half")
+    said = run("match", "net:run", "random", *T, "--games", "2")
+    assert said.code == 0
+    assert "ckpt-000001 against random" in said.out
+
+
+def test_self_play_from_a_checkpoint_of_another_size(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "net", "tictactoe")  # 1x8; the preset says 2x16
+    rl = ("rl", *T, "--init", "net", "--run", "here", "--set", "rl.positions=16",
+          "--set", "rl.games=4", "--set", "rl.sims=2", "--set", "rl.cheap_sims=1",
+          "--set", "rl.batch_size=8", "--set", "rl.reuse=1")
+    assert run(*rl, "--set", "rl.iterations=1").code == 0
+    shutil.rmtree(tmp_path / "net")  # it has been taken over
+    assert run(*rl, "--set", "rl.iterations=2").code == 0
+    rows = read_history(tmp_path / "here/rl/history.jsonl")
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert checkpoint.read_meta(tmp_path / "here/rl/ckpt-000002")["net"]["size"] == "1x8"
+
+
+# ----------------------------------------------------------------------------------------- SGF
+
+GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
+
+
+def write_sgf(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def test_sgf_with_bad_ones_among_them(run: Command, tmp_path: Path) -> None:
+    games = tmp_path / "a,b"  # a comma separates files in --set, but not here
+    for letter in "abce":
+        write_sgf(games, f"{letter}.sgf", GOOD.format(letter))
+    write_sgf(games, "large.sgf", GOOD.format("a").replace("SZ[5]", "SZ[19]"))
+    write_sgf(games, "torn.sgf", GOOD.format("a")[:40])
+    write_sgf(games, "illegal.sgf", "(;GM[1]SZ[5]RE[W+3];B[cc];W[cc])")
+    (games / "torn.sgf.gz").write_bytes(gzip.compress(b"(;GM[1]SZ[5])")[:-9])
+    said = run("sft", *G, "--run", "here", "--games", str(games), "--set", "sft.max_steps=2",
+               "--set", "sft.batch_size=8", "--set", "net=1x8")
+    assert said.code == 0, said.err
+    assert "4 read, 4 skipped" in said.out
+    for reason in ("board size 19", "illegal move 2: the point is taken", "unreadable"):
+        assert reason in said.out
+    assert "3 to learn from, 1 held out" in said.out
+
+
+def test_sgf_with_nothing_in_it(run: Command, tmp_path: Path) -> None:
+    write_sgf(tmp_path / "bad", "torn.sgf", GOOD.format("a")[:40])
+    write_sgf(tmp_path / "large", "large.sgf", GOOD.format("a").replace("SZ[5]", "SZ[19]"))
+    write_sgf(tmp_path / "one", "one.sgf", GOOD.format("a"))
+    sft = ("sft", *G, "--run", "here", "--games")
+    run(*sft, "bad").mistake("bad", "not SGF")
+    run(*sft, "large").mistake("large", "board size 19 (1)")
+    run(*sft, "one").mistake("1 expert game", "at least 2")
+    (tmp_path / "empty").mkdir()
+    run(*sft, "empty").mistake("empty", ".sgf")
+
+
+# ----------------------------------------------------------------------------- engines that fail
+
+@pytest.mark.parametrize(("behaviour", "told"), [
+    ("die moves=2 games=1", "out of cheese"), ("nonsense", "not GTP"), ("vertex", "is no move"),
+])
+def test_an_engine_fails_in_mid_match(
+    run: Command, tmp_path: Path, behaviour: str, told: str
+) -> None:
+    match = ("--game", "go5x5", "--games", "4", "--slots", "1", "--out", "here", "--opening", "0")
+    run("match", f"{FAKE} {behaviour}", "random", *match).mistake("fake_gtp.py", told)
+    games = tmp_path / "here/games.jsonl"
+    kept = games.read_text() if games.exists() else ""
+    assert kept.count("\n") == (1 if behaviour.startswith("die") else 0)
+    # the same engine, mended: what was finished stays as it is
+    name = json.loads((tmp_path / "here/match.json").read_text())["a"]
+    mended = tmp_path / "here/match.json"
+    mended.write_text(mended.read_text().replace(behaviour, "good moves=2"))
+    said = run("match", name.replace(behaviour, "good moves=2"), "random", *match)
+    assert said.code == 0, said.err
+    lines = games.read_text()
+    assert lines.startswith(kept)
+    assert sorted(json.loads(line)["index"] for line in lines.splitlines()) == [0, 1, 2, 3]
+
+
+def test_an_engine_that_makes_expert_games_dies(run: Command, tmp_path: Path) -> None:
+    expert = ("expert", *G, "--games", "3", "--slots", "1", "--out", "x.sgf.gz", "--opening", "1",
+              "--player")
+    engine = f"{FAKE} die moves=2 games=2"  # each start gets two games further
+    run(*expert, engine).mistake("out of cheese")
+    assert (tmp_path / "x.sgf.gz.partial.jsonl").read_text().count("\n") == 2
+    assert run(*expert, engine).code == 0
+    assert gzip.decompress((tmp_path / "x.sgf.gz").read_bytes()).count(b"(;") == 3
+
+
+# ---------------------------------------------------------------------------------- full disks
+
+def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
+    """A limit on the size of files: weights are the first that do not fit."""
+    sft = ("sft", "--game", "tictactoe", "--run", "here", *TINY)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
+
+    done = selfplay(*sft, cwd=tmp_path, preexec_fn=limit)
+    Said(done.returncode, done.stdout, done.stderr).mistake("File too large", "again")
+    assert (tmp_path / "here/expert/games.jsonl.gz").exists()
+    assert not checkpoint.listing(tmp_path / "here/sft")
+    done = selfplay(*sft, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in checkpoint.listing(tmp_path / "here/sft")][-1] == "ckpt-000045"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
+                           capture_output=True, text=True, check=False)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    train = ("train", "--game", "tictactoe", "--run", "here", *TINY)
+    (small_disk / "ballast").write_bytes(bytes(150_000))
+    done = selfplay(*train, cwd=small_disk)
+    Said(done.returncode, done.stdout, done.stderr).mistake("No space left on device")
+    found = checkpoint.listing(small_disk / "here/sft")
+    for path in found:
+        checkpoint.load_net(path, "tictactoe")
+    (small_disk / "ballast").unlink()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    done = selfplay(*train, cwd=small_disk)
+    assert done.returncode == 0, done.stderr
+    rows = read_history(small_disk / "here/rl/history.jsonl")
+    assert [row["iteration"] for row in rows] == [1, 2, 3]
+
+
+# -------------------------------------------------------------------------------------- starting
+
+def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
+    match = ("match", "random", "random", "--game", "go9x9", "--games", "2", "--out")
+    first = selfplay(*match, "one", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1"})
+    assert second.returncode == 0, second.stderr
+    assert "[cache] data loaded from" in second.stdout
+    assert "[cache] data saved to" not in second.stdout
+    assert (tmp_path / "one/games.jsonl").read_bytes() == (tmp_path / "two/games.jsonl").read_bytes()
+
+
+def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_path: Path) -> None:
+    match = ("match", "mcts:4", "random", *T, "--games", "6")
+    first = run(*match)
+    (folder,) = (tmp_path / "runs/matches").iterdir()
+    before = (folder / "games.jsonl").read_bytes()
+    again = run(*match)
+    assert (folder / "games.jsonl").read_bytes() == before
+    assert again.out.split("games:")[0] == first.out.split("games:")[0]
+    assert run(*match[:-1], "8").code == 0
+    assert (folder / "games.jsonl").read_bytes().startswith(before)
+    assert len(before.splitlines()) == 6
