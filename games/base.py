@@ -83,7 +83,7 @@ class Game(Protocol):
         """(done bool [B], value float32 [B] in [-1, 1] for player 0; 0 while not done)."""
 
     def ownership(self, states: Any) -> NDArray[np.int8]:
-        """int8 [B, H*W]: +1 a point of player 0, -1 of player 1, 0 of nobody, as the board lies now.
+        """int8 [B, H*W], as the board lies: +1 a point of player 0, -1 of player 1, 0 of nobody.
 
         Raises GameError where ``has_ownership`` is False.
         """
@@ -102,7 +102,7 @@ class Game(Protocol):
         """
 
     def opening_moves(self, states: Any) -> NDArray[np.bool_]:
-        """bool [B, A]: legal moves from which varied openings are drawn (no pass, nothing silly)."""
+        """bool [B, A]: the legal moves that random openings are drawn from; no pass among them."""
 
     def symmetries(self) -> Symmetries: ...
 

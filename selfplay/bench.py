@@ -138,9 +138,10 @@ def _search(game: Game, spec: NetSpec, device: str, pairs: int) -> dict[str, Any
         bot.mcts_search(root)
         return SEARCH_SIMS
 
-    return _row("search_us_per_simulation", "us", lambda: _repeat(ours),
-                f"OpenSpiel C++ MCTSBot with playouts; ours: {SEARCH_GAMES} games x {SEARCH_SIMS} "
-                "simulations, free net", lambda: _repeat(theirs), pairs, per=lambda rate: 1e6 / rate)
+    reference = (f"OpenSpiel C++ MCTSBot with playouts; ours: {SEARCH_GAMES} games x "
+                 f"{SEARCH_SIMS} simulations, free net")
+    return _row("search_us_per_simulation", "us", lambda: _repeat(ours), reference,
+                lambda: _repeat(theirs), pairs, per=lambda rate: 1e6 / rate)
 
 
 def _evaluator(game: Game, spec: NetSpec, device: str, dtype: str = "auto") -> Evaluator:

@@ -25,6 +25,7 @@ from selfplay.errors import UserError
 from selfplay.runs import Run, read_history, read_json, write_json
 
 RANDOM = "random"
+ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
 
 class Point(NamedTuple):
@@ -92,34 +93,42 @@ def missing_engine(spec: str) -> str | None:
 
 
 def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
-    """The matches to play, the most telling first."""
+    """The matches to play, the most telling first: RL against SFT, what ties them to ``random``,
+    the raw curves, the baselines and the expert, the curves with search."""
     config = run.config.eval
     modes = (0, config.sims)
     sft = [p for p in chosen if p.stage == "sft"]
     rl = [p for p in chosen if p.stage == "rl"]
-    expert = run.config.expert.player
-    ladder = [RANDOM, *config.baselines]
-    outside = [b for b in dict.fromkeys([*ladder, expert]) if missing_engine(b) is None]
-    finals = [group[-1] for group in (sft, rl) if group]
-    wanted: list[Pairing] = []
-    if sft and rl:
-        wanted += [Pairing(rl[-1].player(s), sft[-1].player(s), config.decisive_games)
-                   for s in modes]
-    for opponent in reversed(outside):
-        wanted += [Pairing(p.player(s), opponent, config.baseline_games)
-                   for p in reversed(finals) for s in reversed(modes)
-                   if opponent != RANDOM or not s]
-    wanted += [Pairing(b, a, config.games)
-               for a, b in pairwise(outside)]
-    for s in modes:
-        for group in (sft, rl):
-            wanted += [Pairing(b.player(s), a.player(s), config.games)
-                       for a, b in pairwise(group)]
-        if sft and rl:
-            wanted += [Pairing(p.player(s), sft[-1].player(s), config.games) for p in rl[:-1]]
+    ladder = [RANDOM, *config.baselines, run.config.expert.player]
+    outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
+    finals = [group[-1] for group in (rl, sft) if group]
+    starts = [group[0] for group in (sft, rl) if group]
+
+    def decisive(sims: int) -> list[Pairing]:
+        return [Pairing(a.player(sims), b.player(sims), config.decisive_games)
+                for a, b in pairwise(finals)]
+
+    def against(names: list[str], who: list[Point], sims: int, games: int) -> list[Pairing]:
+        return [Pairing(p.player(sims), name, games) for name in names for p in who]
+
+    def curve(sims: int) -> list[Pairing]:
+        steps = [Pairing(b.player(sims), a.player(sims), config.games)
+                 for group in (sft, rl) for a, b in pairwise(group)]
+        return steps + [Pairing(p.player(sims), sft[-1].player(sims), config.games)
+                        for p in rl[:-1] if sft]
+
+    wanted = decisive(0)
+    wanted += against(outside[:2], finals, 0, config.baseline_games)
+    wanted += [Pairing(b, a, config.games) for a, b in pairwise(outside)]
+    wanted += decisive(config.sims)
+    wanted += curve(0)
+    for name in reversed(outside[1:]):
+        for s in reversed(modes):
+            wanted += against([name], finals, s, config.baseline_games)
     wanted += [Pairing(p.player(config.sims), p.player(0), config.games) for p in finals]
-    for p in chosen[:1] + chosen[len(sft):len(sft) + 1]:
-        wanted += [Pairing(p.player(s), b, config.games) for b in outside[:3] for s in modes]
+    wanted += curve(config.sims)
+    for s in modes:
+        wanted += against(outside[:3], starts, s, config.games)
     unique: dict[tuple[str, str], Pairing] = {}
     for pairing in wanted:
         unique.setdefault((pairing.a, pairing.b), pairing)
@@ -147,18 +156,23 @@ def play(
     left: Callable[[], float] = lambda: math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
-    """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept."""
+    """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept.
+
+    In ROUNDS, so that a short time gives every pairing some games before it gives any all.
+    """
     config = run.config.eval
-    for index, pairing in enumerate(pairings):
+    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
         if left() <= 0:
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
+        games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
         play_match(
-            run.game, pairing.a, pairing.b, games=pairing.games, seed=match_seed(run, pairing),
+            run.game, pairing.a, pairing.b, games=games, seed=match_seed(run, pairing),
             opening=config.opening, slots=config.engine_slots if outside else config.slots,
             folder=match_folder(run, pairing), home=run.folder, device=device,
             stop=lambda: left() <= 0,
-            progress=lambda done, i=index, p=pairing: progress(i, len(pairings), p, done),
+            progress=lambda done, i=index, p=pairing: progress(
+                i, len(ROUNDS) * len(pairings), p, done),
         )
 
 

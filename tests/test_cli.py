@@ -377,7 +377,8 @@ def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     assert "[cache] data loaded from" in second.stdout
     assert "[cache] data saved to" not in second.stdout
-    assert (tmp_path / "one/games.jsonl").read_bytes() == (tmp_path / "two/games.jsonl").read_bytes()
+    one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
 
 
 def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_path: Path) -> None:

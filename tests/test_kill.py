@@ -178,7 +178,7 @@ def _die_at(call: int) -> None:
 def every_death(
     tmp_path: Path, prepared: Path, body: Callable[[Path], object], check: Callable[[Path], None]
 ) -> int:
-    """``body`` on a copy of ``prepared``, dead at call 1, 2, ... until it lives; each is checked."""
+    """``body`` on copies of ``prepared``, dead at call 1, 2, ... until it lives; all checked."""
     call = 0
     while True:
         call += 1

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who may import whom, and which kernel may call which."""
+"""The house rules that a machine can check: who imports whom, which kernel calls which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute"),
-    ("files", "config", "mcts", "losses", "elo", "verdict"),
+    ("files", "config", "mcts", "uct", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "train", "engines"),
     ("players", "sgf"),
