@@ -20,6 +20,9 @@ from selfplay.games.base import Game, put, take
 from selfplay.search import Search, SearchConfig, SearchResult
 
 
+FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
+
+
 class Harvest(NamedTuple):
     """Finished games.
 
@@ -62,7 +65,7 @@ class Actor:
     def __init__(
         self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int
     ) -> None:
-        batch, plies = config.games, game.max_moves
+        batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
         self.game, self.evaluate, self.config = game, evaluate, config
         self.rng = np.random.default_rng([seed, 0xAC])
         most = max(config.sims, config.cheap_sims)
@@ -118,7 +121,7 @@ class Actor:
         plies = self.rng.integers(low, high + 1, len(rows))
         self.book.rows[rows] = 0
         self.book.no_resign[rows] = self.rng.random(len(rows)) < self.config.resign_checked
-        for ply in range(min(high, self.game.max_moves)):
+        for ply in range(min(high, self.book.action.shape[1])):
             mask = self.game.opening_moves(fresh) & (plies > ply)[:, None]
             weights = mask * self.rng.random(mask.shape)
             moves = np.where(mask.any(1), weights.argmax(1), -1)
@@ -142,7 +145,10 @@ class Actor:
         states = take(self.states, rows)
         result = self.search.result(rows)
         actions = self._choose(states, result)
-        book, ply = self.book, states.ply
+        ply = states.ply
+        if ply.max() >= self.book.action.shape[1]:
+            self.book = _roomier(self.book)
+        book = self.book
         book.action[rows, ply] = actions
         keep = self.full[rows]
         kept, at = rows[keep], self.book.rows[rows[keep]]
@@ -218,6 +224,14 @@ class Actor:
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
         )
+
+
+def _roomier(book: _Book) -> _Book:
+    """The same with twice the room along the axis of moves."""
+    return book._replace(**{
+        name: np.concatenate([field, np.zeros_like(field)], axis=1)
+        for name, field in book._asdict().items() if field.ndim > 1
+    })
 
 
 def _join(parts: list[Harvest]) -> Harvest:

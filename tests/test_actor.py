@@ -1,0 +1,173 @@
+"""Self-play rows against a replay of the games they came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from selfplay.actor import Actor, Harvest
+from selfplay.config import RLConfig
+from selfplay.data import pack
+from selfplay.games import make
+from selfplay.games.base import Game, side
+from selfplay.search import rollout_evaluate
+
+SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
+                 temperature_plies=3)
+
+
+def play(game: Game, config: RLConfig, positions: int = 150, seed: int = 3) -> Harvest:
+    harvest = Actor(game, rollout_evaluate(game, 1), config, seed).play(positions)
+    assert harvest is not None
+    assert len(harvest.columns.value) >= positions
+    return harvest
+
+
+def games_of(harvest: Harvest) -> list[NDArray[np.int16]]:
+    return np.split(harvest.actions, harvest.ends[:-1])
+
+
+def replayed(game: Game, actions: NDArray[np.int16]) -> tuple[list[dict[str, Any]], Any]:
+    """What every position of a game looked like before its move, and the final state."""
+    states, seen = game.new(1), []
+    for action in actions.tolist():
+        assert not game.result(states)[0][0]
+        legal = game.legal(states)[0]
+        assert legal[action]
+        seen.append({"obs": pack(game.observe(states), game.obs_binary)[0], "legal": legal,
+                     "side": float(side(states)[0])})
+        game.step(states, np.array([action]))
+    return seen, states
+
+
+@pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5"])
+@pytest.mark.parametrize("algorithm", ["gumbel", "puct"])
+def test_rows_are_the_positions_of_the_games(name: str, algorithm: str) -> None:
+    game = make(name)
+    harvest = play(game, replace(SMALL, algorithm=algorithm))
+    columns, row = harvest.columns, 0
+    for actions, value in zip(games_of(harvest), harvest.values, strict=True):
+        seen, final = replayed(game, actions)
+        done, result = game.result(final)
+        assert done[0] and result[0] == value
+        for position in seen[2:]:  # two plies of every game are its random opening
+            np.testing.assert_array_equal(columns.obs[row], position["obs"])
+            assert columns.policy[row][~position["legal"]].sum() == 0
+            assert columns.policy[row].astype(float).sum() == pytest.approx(1, abs=5e-3)
+            assert (columns.policy[row] >= 0).all()
+            assert columns.value[row] == value * position["side"]
+            assert columns.policy_weight[row] == 1
+            if game.has_ownership:
+                owner = game.ownership(final)[0] * position["side"]
+                np.testing.assert_array_equal(columns.ownership[row], owner)
+                assert columns.score[row] == game.score(final)[0] * position["side"]
+            assert columns.aux_weight[row] == game.has_ownership
+            row += 1
+    assert row == len(columns.value) == len(columns.obs)
+    assert {-1.0, 1.0} <= set(harvest.values.tolist())
+
+
+def test_the_same_seed_gives_the_same_games() -> None:
+    game = make("tictactoe")
+    first, again, other = (play(game, SMALL, seed=seed) for seed in (3, 3, 4))
+    for a, b in zip(first.columns, again.columns, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(first.actions, again.actions)
+    assert len(first.actions) != len(other.actions) or (first.actions != other.actions).any()
+
+
+def test_games_in_flight_go_on_in_the_next_call() -> None:
+    game = make("tictactoe")
+    evaluate = rollout_evaluate(game, 1)
+    parts = Actor(game, evaluate, SMALL, 3)
+    harvests = [parts.play(40) for _ in range(3)]
+    whole = Actor(game, evaluate, SMALL, 3).play(sum(len(h.columns.value) for h in harvests))
+    np.testing.assert_array_equal(np.concatenate([h.actions for h in harvests]), whole.actions)
+    np.testing.assert_array_equal(
+        np.concatenate([h.columns.obs for h in harvests]), whole.columns.obs)
+
+
+def test_openings_vary_within_their_range_and_are_left_out() -> None:
+    game = make("tictactoe")
+    harvest = play(game, replace(SMALL, opening=(1, 3)), 400)
+    games = games_of(harvest)
+    left_out = len(harvest.actions) - len(harvest.columns.value)
+    assert len(games) < left_out < 3 * len(games)
+    assert len({tuple(g[:1]) for g in games}) == 9
+
+
+def test_an_opening_that_ends_the_game_is_dealt_again() -> None:
+    game = make("tictactoe")
+    harvest = play(game, replace(SMALL, opening=(0, 20)), 60)
+    for actions in games_of(harvest):
+        _, final = replayed(game, actions)
+        assert game.result(final)[0][0]
+
+
+def test_only_full_searches_are_learned_from() -> None:
+    game = make("tictactoe")
+    config = replace(SMALL, full_share=0.3, games=32, opening=(0, 0))
+    actor = Actor(game, rollout_evaluate(game, 1), config, 7)
+    full: Counter[bytes] = Counter()
+    searches: Counter[int] = Counter()
+    begin = actor.search.begin
+
+    def spy(rows: Any, states: Any, sims: Any, noise: Any, fresh: bool = True) -> None:
+        np.testing.assert_array_equal(noise, sims == config.sims)
+        searches.update(np.asarray(sims).tolist())
+        full.update(row.tobytes() for row in
+                    pack(game.observe(states), game.obs_binary)[sims == config.sims])
+        begin(rows, states, sims, noise, fresh=fresh)
+
+    actor.search.begin = spy  # type: ignore[method-assign]
+    harvest = actor.play(1000)
+    recorded = Counter(row.tobytes() for row in harvest.columns.obs)
+    in_first = Counter(row.tobytes() for row in pack(game.observe(game.new(1)), True))
+    assert recorded - in_first <= full  # the searches begun before the spy came are first moves
+    assert set(searches) == {config.sims, config.cheap_sims}
+    count = sum(searches.values())
+    share = searches[config.sims] / count
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / count)
+    moves = len(harvest.actions)
+    assert len(harvest.columns.value) / moves == pytest.approx(0.3, abs=0.06)
+
+
+def test_resignation() -> None:
+    game = make("go5x5")
+
+    def black_wins(states: Any, legal: NDArray[np.bool_]) -> tuple[Any, Any]:
+        return np.zeros(legal.shape, np.float32), (0.9 * side(states)).astype(np.float32)
+
+    config = replace(SMALL, opening=(0, 0), resign=0.5, resign_checked=0.0)
+    harvest = Actor(game, black_wins, config, 1).play(60)
+    row, resigned = 0, 0
+    for actions, value in zip(games_of(harvest), harvest.values, strict=True):
+        assert len(actions) == 2  # white resigns when it first looks, or both have passed
+        over = game.result(replayed(game, actions)[1])[0][0]
+        assert value == (-1 if over else 1)
+        assert harvest.columns.value[row : row + 2].tolist() == [value, -value]
+        assert (harvest.columns.aux_weight[row : row + 2] == over).all()
+        row, resigned = row + 2, resigned + (not over)
+    assert row == len(harvest.columns.value)
+    assert resigned > 20
+
+    checked = Actor(game, black_wins, replace(config, resign_checked=1.0), 1).play(60)
+    for actions, value in zip(games_of(checked), checked.values, strict=True):
+        _, final = replayed(game, actions)
+        done, result = game.result(final)
+        assert done[0] and result[0] == value
+    assert (checked.columns.aux_weight == 1).all()
+
+
+def test_stop_and_progress() -> None:
+    game = make("tictactoe")
+    actor, told = Actor(game, rollout_evaluate(game, 1), SMALL, 3), list[int]()
+    assert actor.play(10_000, stop=lambda: len(told) >= 3, progress=told.append) is None
+    assert len(told) == 3
+    harvest = actor.play(50, progress=told.append)
+    assert sum(told[3:]) == len(harvest.columns.value)

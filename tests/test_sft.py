@@ -1,0 +1,219 @@
+"""Expert games to rows, rows to a net, and where the training stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfplay import checkpoint
+from selfplay.config import SFTConfig
+from selfplay.data import Columns, unpack
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.models import NetSpec
+from selfplay.runs import read_history, read_json
+from selfplay.sft import best, split, to_columns, train_sft
+from selfplay.sgf import ExpertGame
+
+GAME = make("tictactoe")
+SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
+FAST = SFTConfig(batch_size=32, evaluate_every=10, patience=1, drops=2, learning_rate=1e-2,
+                 max_steps=2000)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def expert(actions: tuple[int, ...], value: float, opening: int = 0) -> ExpertGame:
+    return ExpertGame(actions, value, None, ("a", "b"), "here", opening)
+
+
+# ------------------------------------------------------------------------------- rows
+
+def test_rows_of_a_hand_made_game() -> None:
+    rows = to_columns(GAME, [expert((4, 0), 0.0), expert((0, 3, 1, 4, 2), 1.0, opening=2)])
+    assert rows.value.tolist() == [0, 0, 1, -1, 1, -1, 1]
+    assert rows.policy.argmax(1).tolist() == [4, 0, 0, 3, 1, 4, 2]
+    assert (rows.policy.sum(1) == 1).all()
+    assert rows.policy_weight.tolist() == [1, 1, 0, 0, 1, 1, 1]
+    assert not rows.aux_weight.any()
+    own, other, _ = unpack(rows.obs, GAME.obs_shape)[6].reshape(3, 9)  # before the winning move
+    assert np.flatnonzero(own).tolist() == [0, 1]
+    assert np.flatnonzero(other).tolist() == [3, 4]
+
+
+PASS = 25
+
+
+@pytest.mark.parametrize(("actions", "recorded", "known"), [
+    ((12, PASS, PASS), 1.0, 1.0),  # black owns the board: 25 - 7 komi
+    ((12, PASS, PASS), -1.0, 0.0),  # the record disagrees with the board as it lies
+    ((12, 11), 1.0, 0.0),  # given up before the board was played out
+])
+def test_ownership_counts_where_board_and_record_agree(
+    actions: tuple[int, ...], recorded: float, known: float
+) -> None:
+    rows = to_columns(make("go5x5"), [expert(actions, recorded)])
+    assert rows.value.tolist() == [recorded, -recorded, recorded][: len(actions)]
+    assert rows.aux_weight.tolist() == [known] * len(actions)
+    if known:
+        assert rows.score.tolist() == [18, -18, 18]
+        assert rows.ownership[:, 0].tolist() == [1, -1, 1]
+        assert (np.abs(rows.ownership) == 1).all()
+
+
+def test_white_to_move_sees_its_own_ownership() -> None:
+    black, white = 11, 13  # c3's neighbours: a wall on either side
+    rows = to_columns(make("go5x5"), [expert(
+        (1, 3, 6, 8, black, white, 16, 18, 21, 23, PASS, PASS), -1.0)])
+    left, right, middle = 0, 4, 12  # a1, e1, c3
+    assert rows.aux_weight.all()
+    assert rows.ownership[0, [left, right, middle]].tolist() == [1, -1, 0]
+    assert rows.ownership[1, [left, right, middle]].tolist() == [-1, 1, 0]
+    assert rows.score[:2].tolist() == [-7, 7]
+
+
+# ------------------------------------------------------------------------------ split
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=40),
+       st.floats(0, 1), st.integers(0, 2**31))
+def test_no_game_is_on_both_sides(
+    moves: list[tuple[int, int]], held_out: float, seed: int
+) -> None:
+    games = [expert(m, 0.0) for m in moves]
+    if len(set(moves)) < 2:
+        with pytest.raises(UserError, match="at least 2"):
+            split(games, held_out, seed)
+        return
+    learned, held = split(games, held_out, seed)
+    assert learned and held
+    assert sorted(g.actions for g in learned + held) == sorted(moves)
+    assert not {g.actions for g in learned} & {g.actions for g in held}
+    assert (learned, held) == split(games, held_out, seed)
+
+
+def test_the_split_has_its_share_and_depends_on_the_seed() -> None:
+    games = [expert((a, b, c), 0.0) for a in range(9) for b in range(9) for c in range(5)]
+    splits = [split(games, 0.1, seed)[1] for seed in range(3)]
+    assert [len(held) for held in splits] == [40, 40, 40]
+    assert splits[0] != splits[1] != splits[2]
+
+
+# --------------------------------------------------------------------------- training
+
+def lowest_cell_games(count: int, seed: int) -> Columns:
+    """Games of an expert that takes the lowest free cell after a random opening."""
+    rng, games = np.random.default_rng(seed), []
+    for _ in range(count):
+        opening = rng.permutation(9)[:3].tolist()
+        rest = [cell for cell in range(9) if cell not in opening]
+        games.append(expert((*opening, *rest), 0.0, opening=3))
+    states = GAME.new(len(games))  # cut each where somebody has won
+    kept = []
+    for g in games:
+        states, moves = GAME.new(1), []
+        for action in g.actions:
+            if GAME.result(states)[0][0]:
+                break
+            GAME.step(states, np.array([action]))
+            moves.append(action)
+        kept.append(expert(tuple(moves), float(GAME.result(states)[1][0]), 3))
+    return to_columns(GAME, kept)
+
+
+def test_it_learns_until_flat_and_names_the_best(tmp_path: Path) -> None:
+    config = SFTConfig(**{**vars(FAST), "patience": 3, "evaluate_every": 20})
+    found = train_sft(GAME, SPEC, lowest_cell_games(300, 1), lowest_cell_games(60, 2), config,
+                      tmp_path, device="cpu", seed=0)
+    rows = read_history(tmp_path / "history.jsonl")
+    assert rows[-1]["step"] < FAST.max_steps
+    assert read_json(tmp_path / "best.json")["flat"] is True
+    losses = [row["policy_loss"] for row in rows]
+    top = next(row for row in rows if f"ckpt-{row['step']:06d}" == found.name)
+    assert top["policy_loss"] == pytest.approx(min(losses), abs=1e-4)
+    assert top["top1"] > 0.9
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert set(rates) == {FAST.learning_rate * 0.3**drop for drop in range(FAST.drops + 1)}
+    for before, after in pairwise(rows):
+        if after["learning_rate"] < before["learning_rate"]:  # only where it had not got better
+            assert before["policy_loss"] > min(r["policy_loss"] for r in rows) - 1e-4
+            assert before["step"] != top["step"]
+    flops = [row["flops"] / row["step"] for row in rows]
+    assert min(flops) == max(flops) > 0
+
+
+def noise(seed: int) -> Columns:
+    """Labels that mean nothing."""
+    real = lowest_cell_games(40, seed)
+    labels = np.random.default_rng(seed).integers(0, 9, len(real.value))
+    return real._replace(policy=np.eye(9, dtype=np.float16)[labels],
+                         policy_weight=np.ones(len(labels), np.float32))
+
+
+def test_noise_is_flat_at_once(tmp_path: Path) -> None:
+    train_sft(GAME, SPEC, noise(1), noise(2), FAST, tmp_path, device="cpu", seed=0)
+    assert read_history(tmp_path / "history.jsonl")[-1]["step"] <= 200
+    assert read_json(tmp_path / "best.json")["flat"] is True
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_net(path, GAME.name)[0].state_dict()
+
+
+@pytest.mark.parametrize("interrupted_at", [20, 40, 70])
+def test_going_on_gives_the_same_weights(tmp_path: Path, interrupted_at: int) -> None:
+    train, held = noise(1), noise(2)  # so that the rate drops on the way
+
+    def learn(folder: Path, steps: int) -> Path:
+        config = SFTConfig(**{**vars(FAST), "max_steps": steps, "drops": 9})
+        return train_sft(GAME, SPEC, train, held, config, folder, device="cpu", seed=5)
+
+    whole = learn(tmp_path / "whole", 90)
+    learn(tmp_path / "parts", interrupted_at)
+    parts = learn(tmp_path / "parts", 90)
+    assert parts.name == whole.name
+    for path in checkpoint.listing(tmp_path / "whole"):
+        ours = weights(tmp_path / "parts" / path.name)
+        assert all(torch.equal(ours[key], value) for key, value in weights(path).items())
+    a, b = (read_history(tmp_path / name / "history.jsonl") for name in ("whole", "parts"))
+    keys = ("step", "learning_rate", "policy_loss", "top1", "flops")
+    assert [[row[key] for key in keys] for row in a] == [[row[key] for key in keys] for row in b]
+    assert len({row["learning_rate"] for row in a}) > 1
+
+
+def test_the_clock_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
+    train, held = lowest_cell_games(20, 1), lowest_cell_games(10, 2)
+    for calls in range(2, 9):  # wherever between two steps the time is up
+        left = iter([1.0] * calls)
+        folder = tmp_path / str(calls)
+        found = train_sft(GAME, SPEC, train, held, FAST, folder, device="cpu", seed=0,
+                          left=lambda left=left: next(left, 0.0))
+        assert found.is_dir()
+        assert read_history(folder / "history.jsonl")[-1]["step"] == calls
+    with pytest.raises(UserError, match="no SFT checkpoint yet"):
+        train_sft(GAME, SPEC, train, held, FAST, tmp_path / "none", device="cpu", seed=0,
+                  left=lambda: 0.0)
+
+
+def test_only_the_newest_checkpoint_keeps_what_training_needs(tmp_path: Path) -> None:
+    config = SFTConfig(**{**vars(FAST), "max_steps": 30, "drops": 9})
+    train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), config, tmp_path,
+              device="cpu", seed=0)
+    *older, newest = checkpoint.listing(tmp_path)
+    checkpoint.load_training(newest)
+    assert len(older) == 2
+    assert not any((path / "train.safetensors").exists() for path in older)
+    assert best(tmp_path).is_dir()
