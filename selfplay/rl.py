@@ -6,6 +6,7 @@ iteration the shard and the checkpoint are on disk: a kill loses the games in fl
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from selfplay import checkpoint
 from selfplay.actor import Actor
@@ -41,6 +43,7 @@ class Learner:
         if source is not None:  # its net goes on, whatever size the dial says
             net, meta = checkpoint.load_net(source, game.name, device)
             self.spec, start = checkpoint.spec_of(meta), meta["compute"]
+        self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
         self.trainer = Trainer(net, TrainConfig(
             batch_size=config.batch_size, learning_rate=config.learning_rate,
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
@@ -53,7 +56,7 @@ class Learner:
         self.history: list[dict[str, Any]] = []
         self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
-        self.evaluator = Evaluator(self.trainer.acting(), game, device)
+        self.evaluator = Evaluator(self.actors_net, game, device)
         self.actor: Actor | None = None
         self.symmetries = game.symmetries()
 
@@ -70,6 +73,19 @@ class Learner:
         for index in range(1, self.iteration + 1):
             if self.shard(index).exists():
                 self.window.add(load_shard(self.shard(index)).columns)
+
+    def accept(self) -> None:
+        """Let the newest weights play."""
+        self.actors_net.load_state_dict(self.trainer.acting().state_dict())
+        self.evaluator.load(self.actors_net)
+
+    def acting(self) -> nn.Module:
+        """What a checkpoint gives to those who play."""
+        return self.actors_net
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps for training to go on."""
+        return self.trainer.state()
 
     def shard(self, iteration: int) -> Path:
         return self.folder / "records" / f"{iteration:06d}.npz"
@@ -114,7 +130,7 @@ class Learner:
         """History and checkpoint, then thin out what the chart will not need."""
         path = self.folder / f"ckpt-{self.iteration:06d}"
         write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
-        checkpoint.save(path, self.trainer, self.spec, {
+        checkpoint.save(path, self, self.spec, {
             "game": self.game.name, "kind": "rl", "step": self.iteration,
             "iteration": self.iteration, "compute": self.compute, "metrics": row,
         })
@@ -195,7 +211,7 @@ def train_rl(
         if config.gating:
             row["gate"] = gate(learner)
         if not config.gating or row["gate"] >= config.gating_score:
-            learner.evaluator.load(learner.trainer.acting())
+            learner.accept()
         learner.history.append(row)
         if learner.iteration % config.checkpoint_every == 0:
             learner.save(row)

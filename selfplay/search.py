@@ -43,7 +43,7 @@ class SearchConfig:
     gumbel_actions: int = 16  #: moves considered at the root
     c_visit: float = 50.0
     c_scale: float = 1.0
-    uct_c: float = 1.4
+    uct_c: float = 0.7
     reuse: bool = False  #: ``Search.advance`` keeps the subtree of the move made
 
     def __post_init__(self) -> None:

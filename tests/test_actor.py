@@ -171,3 +171,12 @@ def test_stop_and_progress() -> None:
     assert len(told) == 3
     harvest = actor.play(50, progress=told.append)
     assert sum(told[3:]) == len(harvest.columns.value)
+
+
+def test_room_for_long_games_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = make("connect4")
+    wide = play(game, SMALL)
+    monkeypatch.setattr("selfplay.actor.FIRST_PLIES", 4)
+    grown = play(game, SMALL)
+    for a, b in zip((*wide.columns, *wide[1:]), (*grown.columns, *grown[1:]), strict=True):
+        np.testing.assert_array_equal(a, b)

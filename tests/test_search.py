@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from reference_search import Reference
-from tiny_games import Pile, pile_value
+from tiny_games import pile, pile_value
 
 from selfplay import gumbel, mcts, rng
 from selfplay.errors import UserError
@@ -40,6 +40,11 @@ def hashed(game: Game, spread: float = 1.5) -> Any:
 def flat(states: Any, legal: NDArray[np.bool_]) -> Any:
     """Uniform priors and a value of 0."""
     return np.zeros(legal.shape, np.float32), np.zeros(len(legal), np.float32)
+
+
+def constant(outputs: Any, states: Any, legal: NDArray[np.bool_]) -> Any:
+    """The same answer to everything."""
+    return outputs
 
 
 def positions(game: Game, count: int, deepest: int, seed: int = 0) -> Any:
@@ -127,7 +132,7 @@ def test_a_kept_tree_is_the_subtree_and_goes_on_as_the_reference_does() -> None:
 
 
 def test_a_kept_tree_that_leaves_no_room_is_dropped() -> None:
-    game, sims = Pile(200), 20
+    game, sims = pile(200), 20
     search = Search(game, SearchConfig(reuse=True), 1, sims, 0)
     states = game.new(1)
     one_move = np.array([[30.0, 0.0, 0.0]], np.float32)
@@ -208,7 +213,7 @@ def test_a_new_root_costs_a_wave_and_no_simulation() -> None:
         return flat(states, legal)
 
     search.begin([0, 2], game.new(2), [12, 5], False)
-    finished = {}
+    finished: dict[int, int] = {}
     while len(finished) < 2:
         waves += 1
         finished.update((int(row), waves) for row in search.wave(evaluate))
@@ -221,7 +226,7 @@ def test_a_new_root_costs_a_wave_and_no_simulation() -> None:
 
 def test_terminal_leaves_are_backed_up_and_never_evaluated() -> None:
     """Two stones: taking both wins at once, taking one lets the other take the last."""
-    game, asked = Pile(2), []
+    game, asked = pile(2), []
 
     def evaluate(states: Any, legal: NDArray[np.bool_]) -> Any:
         asked.append(states.left.tolist())
@@ -243,7 +248,7 @@ def test_values_have_the_right_sign_where_turns_do_not_alternate(
     config: SearchConfig, stones: int
 ) -> None:
     """Both players search the same pile; with enough simulations its value is minimax's."""
-    game = Pile(12)
+    game = pile(12)
     states = game.new(2)
     states.left[:] = stones
     states.to_play[:] = [0, 1]
@@ -303,7 +308,7 @@ def test_mixed_value_by_hand() -> None:
 
 def test_improved_policy_by_hand() -> None:
     """Three stones, two simulations over two moves: both visited once, the third completed."""
-    game = Pile(3)
+    game = pile(3)
 
     def evaluate(states: Any, legal: NDArray[np.bool_]) -> Any:
         logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32)).repeat(len(legal), 0)
@@ -411,10 +416,10 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match=r"over in rows \[0\]"):
         search.begin([0, 1], over, 5, False)
     for broken in (0, 1):
-        outputs = [np.zeros((2, 9), np.float32), np.zeros(2, np.float32)]
+        outputs = np.zeros((2, 9), np.float32), np.zeros(2, np.float32)
         outputs[broken][1] = np.nan
         with pytest.raises(FloatingPointError, match="diverged"):
-            search.run(game.new(2), 5, lambda states, legal, out=tuple(outputs): out)
+            search.run(game.new(2), 5, partial(constant, outputs))
 
 
 # Tic-tac-toe, all of it.
@@ -434,7 +439,7 @@ def boards(states: Any) -> list[tuple[int, int]]:
     """(own, other) of each row, read off the observation."""
     planes = make("tictactoe").observe(states).reshape(-1, 3, 9)
     weights = 1 << np.arange(9)
-    return [tuple(int((plane * weights).sum()) for plane in row[:2]) for row in planes]
+    return [(int((own * weights).sum()), int((other * weights).sum())) for own, other, _ in planes]
 
 
 def all_positions() -> Any:
@@ -457,7 +462,8 @@ SOLVERS = [
     (SearchConfig(rule="puct"), 1600, 400, lambda game: flat),
     # halving spends most of its simulations on moves that it will not play
     (SearchConfig(rule="gumbel", gumbel_actions=9), 6400, 400, lambda game: flat),
-    (SearchConfig(rule="uct"), 1600, 400, lambda game: rollout_evaluate(game, 0)),
+    # UCB1's own sqrt(2): the default trades certainty in the tree for depth
+    (SearchConfig(rule="uct", uct_c=1.4), 1600, 400, lambda game: rollout_evaluate(game, 0)),
 ]
 SOLVER = ("config", "early", "late", "evaluator")
 

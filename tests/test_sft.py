@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay import checkpoint
@@ -87,6 +87,7 @@ def test_white_to_move_sees_its_own_ownership() -> None:
 
 # ------------------------------------------------------------------------------ split
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=40),
        st.floats(0, 1), st.integers(0, 2**31))
 def test_no_game_is_on_both_sides(
@@ -114,7 +115,11 @@ def test_the_split_has_its_share_and_depends_on_the_seed() -> None:
 # --------------------------------------------------------------------------- training
 
 def lowest_cell_games(count: int, seed: int) -> Columns:
-    """Games of an expert that takes the lowest free cell after a random opening."""
+    """Games of an expert that takes the lowest free cell after a random opening.
+
+    As nets learn from turned and mirrored boards they cannot tell lowest from highest, but they
+    can tell rows and corners: about two moves in three can be foretold, one in three by chance.
+    """
     rng, games = np.random.default_rng(seed), []
     for _ in range(count):
         opening = rng.permutation(9)[:3].tolist()
@@ -143,7 +148,7 @@ def test_it_learns_until_flat_and_names_the_best(tmp_path: Path) -> None:
     losses = [row["policy_loss"] for row in rows]
     top = next(row for row in rows if f"ckpt-{row['step']:06d}" == found.name)
     assert top["policy_loss"] == pytest.approx(min(losses), abs=1e-4)
-    assert top["top1"] > 0.9
+    assert top["top1"] > 0.6 > rows[0]["top1"] + 0.1
     rates = [row["learning_rate"] for row in rows]
     assert rates == sorted(rates, reverse=True)
     assert set(rates) == {FAST.learning_rate * 0.3**drop for drop in range(FAST.drops + 1)}

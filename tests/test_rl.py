@@ -1,0 +1,233 @@
+"""Policy iteration: what a restart finds, what is thinned out, what is let through, learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfplay import checkpoint, rl
+from selfplay.config import RLConfig
+from selfplay.data import load_shard, pack
+from selfplay.games import make
+from selfplay.inference import Evaluator
+from selfplay.models import NetSpec, flops
+from selfplay.play import play_games
+from selfplay.players import RandomPlayer, RawPlayer
+from selfplay.rl import Learner, gate, thin, train_rl
+from selfplay.runs import read_history
+
+GAME = make("tictactoe")
+SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
+SMALL = RLConfig(sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
+                 window_min=64, window_max=64, batch_size=16, iterations=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def learner(folder: Path, config: RLConfig = SMALL, spec: NetSpec = SPEC, seed: int = 1) -> Learner:
+    return Learner(GAME, spec, config, folder, init=None, device="cpu", seed=seed)
+
+
+def outputs(evaluator: Any) -> np.ndarray:
+    """What a net says of the first moves: a fingerprint of its weights."""
+    states = GAME.new(9)
+    GAME.step(states, np.arange(9))
+    return np.concatenate([part.ravel() for part in evaluator(states, GAME.legal(states))])
+
+
+def same(a: Any, b: Any) -> bool:
+    return bool(np.array_equal(outputs(a), outputs(b)))
+
+
+# --------------------------------------------------------------------------- restarts
+
+def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
+    first = learner(tmp_path)
+    train_rl(first)
+    again = learner(tmp_path)
+    assert again.iteration == first.iteration == 2
+    (tensors, numbers), (tensors2, numbers2) = first.trainer.state(), again.trainer.state()
+    assert numbers == numbers2
+    assert tensors.keys() == tensors2.keys()
+    assert all(torch.equal(tensors[key], tensors2[key]) for key in tensors)
+    assert again.compute == first.compute
+    assert again.history == first.history
+    assert len(again.window) == len(first.window)
+    assert same(again.evaluator, first.evaluator)
+    rng = (np.random.default_rng(5), np.random.default_rng(5))
+    for a, b in zip(first.window.sample(50, rng[0])[0], again.window.sample(50, rng[1])[0],
+                    strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_learning_from_a_shard_on_disk_is_learning_from_fresh_games(tmp_path: Path) -> None:
+    """A kill after self-play: the next start learns the same from the shard, and counts it."""
+    whole = learner(tmp_path / "whole")
+    train_rl(whole)
+    parts = learner(tmp_path / "parts")
+    train_rl(parts, left=iter([1.0, 1.0, *[0.0] * 99_999]).__next__)  # the time ends in play
+    assert parts.iteration == 0
+    parts.gather(lambda: False, lambda n: None)
+    restarted = learner(tmp_path / "parts")
+    train_rl(restarted)
+    one, other = whole.history[0], restarted.history[0]
+    for key in ("policy_loss", "value_loss", "games", "mean_length", "window"):
+        assert one[key] == other[key], key
+    assert other["evaluations"] > 0
+    assert other["flops"] == pytest.approx(
+        flops(SPEC) * (other["evaluations"] + 3 * other["positions"]))
+    assert 0 < other["play_seconds"] <= other["seconds"]
+
+
+def test_an_iteration_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    cut = learner(tmp_path)
+    left = iter([1.0] * 5)
+    assert train_rl(cut, left=lambda: next(left, 0.0)) is None
+    assert not list(tmp_path.rglob("*.npz"))
+    assert not checkpoint.listing(tmp_path)
+
+
+def test_checkpoints_now_and_then(tmp_path: Path) -> None:
+    config = replace(SMALL, iterations=5, checkpoint_every=2)
+    train_rl(learner(tmp_path, config))
+    names = [path.name for path in checkpoint.listing(tmp_path)]
+    assert names == ["ckpt-000002", "ckpt-000004", "ckpt-000005"]  # the last one always
+    rows = read_history(tmp_path / "history.jsonl")
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(a["seconds"] < b["seconds"] and a["flops"] < b["flops"]
+               for a, b in pairwise(rows))
+
+
+def test_records_on_disk_are_the_games(tmp_path: Path) -> None:
+    done = learner(tmp_path)
+    train_rl(done)
+    for iteration in (1, 2):
+        shard = load_shard(done.shard(iteration))
+        assert len(shard.columns.value) >= SMALL.positions
+        starts = np.concatenate([[0], shard.ends[:-1]])
+        seen = set()
+        for start, end, value in zip(starts, shard.ends, shard.values, strict=True):
+            states = GAME.new(1)
+            for action in shard.actions[start:end]:
+                seen.add(pack(GAME.observe(states), True)[0].tobytes())
+                assert GAME.legal(states)[0, action]
+                GAME.step(states, np.array([action]))
+            over, result = GAME.result(states)
+            assert over[0] and result[0] == value
+        assert {row.tobytes() for row in shard.columns.obs} <= seen
+
+
+# --------------------------------------------------------------------------- thinning
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 60))
+def test_thinning_keeps_the_ends_and_the_spacing(keep: int, iterations: int) -> None:
+    """Thinned after every iteration, as a run does it (checkpoints are names here)."""
+    kept: list[Path] = []
+    dropped: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "listing", lambda folder: list(kept))
+        patch.setattr(checkpoint, "drop_training", dropped.append)
+        patch.setattr(rl.shutil, "rmtree", lambda path: kept.remove(path))
+        for step in range(1, iterations + 1):
+            kept.append(Path(f"ckpt-{step:06d}"))
+            thin(Path(), keep)
+            assert kept[-1].name == f"ckpt-{step:06d}"
+            assert kept[-1] not in dropped
+    steps = [int(path.name[5:]) for path in kept]
+    assert len(steps) == min(max(keep, 2), iterations)
+    assert steps[0] == 1
+    gaps = np.diff(steps)
+    assert gaps.max(initial=0) <= 2 * (iterations - 1) / max(len(steps) - 1, 1) + 1
+
+
+def test_thinning_on_disk(tmp_path: Path) -> None:
+    train_rl(learner(tmp_path, replace(SMALL, iterations=6, keep=3)))
+    found = checkpoint.listing(tmp_path)
+    assert len(found) == 3
+    assert (found[0].name, found[-1].name) == ("ckpt-000001", "ckpt-000006")
+    for path in found:
+        checkpoint.load_net(path, "tictactoe")
+    assert [path.name for path in found if (path / checkpoint.TRAIN).exists()] == ["ckpt-000006"]
+
+
+# ----------------------------------------------------------------------------- gating
+
+@pytest.mark.parametrize(("score", "let_through"), [(0.49, False), (0.5, True), (0.9, True)])
+def test_gating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, let_through: bool
+) -> None:
+    monkeypatch.setattr(rl, "gate", lambda learner: score)
+    gated = learner(tmp_path, replace(SMALL, iterations=1, gating=True))
+    before = outputs(gated.evaluator)
+    train_rl(gated)
+    assert gated.history[-1]["gate"] == score
+    assert np.array_equal(outputs(gated.evaluator), before) != let_through
+    newest = Evaluator(gated.trainer.acting(), GAME)
+    assert same(gated.evaluator, newest) == let_through
+    # who plays is who the checkpoint holds and who a restart lets play; training goes on anyway
+    assert same(learner(tmp_path, replace(SMALL, gating=True)).evaluator, gated.evaluator)
+    held, _ = checkpoint.load_net(tmp_path / "ckpt-000001")
+    assert same(Evaluator(held, GAME), gated.evaluator)
+    restarted = learner(tmp_path, replace(SMALL, gating=True))
+    assert same(Evaluator(restarted.trainer.acting(), GAME), newest)
+
+
+def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:
+    equal = learner(tmp_path, replace(SMALL, gating_games=16))
+    assert gate(equal) == 0.5
+
+
+@pytest.mark.parametrize(("quits", "score"), [("new", 0.0), ("old", 1.0)])
+def test_the_gate_scores_the_new_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quits: str, score: float
+) -> None:
+    import selfplay.players
+
+    class Quitter(RawPlayer):
+        def act(self, states: Any, slots: Any) -> Any:
+            if self.name == quits:
+                return np.full(len(slots), selfplay.players.RESIGN)
+            return super().act(states, slots)
+
+    monkeypatch.setattr(selfplay.players, "RawPlayer", Quitter)
+    assert gate(learner(tmp_path, replace(SMALL, gating_games=8))) == score
+
+
+# --------------------------------------------------------------------------- learning
+
+def score_against_random(net: torch.nn.Module, games: int = 400) -> float:
+    raw = RawPlayer("raw", Evaluator(net, GAME))
+    played = play_games(GAME, raw, RandomPlayer("random", GAME), games=games, opening=(0, 2),
+                        seed=7, slots=64)
+    return float(np.mean([(1 + g.value * (1 if g.players[0] == "raw" else -1)) / 2
+                          for g in played]))
+
+
+def test_self_play_learns(tmp_path: Path) -> None:
+    config = RLConfig(sims=16, cheap_sims=4, full_share=0.5, games=32, positions=384, reuse=4,
+                      window_min=2000, window_max=4000, batch_size=64, learning_rate=5e-3,
+                      ema_decay=0.98, temperature_plies=4, opening=(0, 3), iterations=6)
+    run = learner(tmp_path, config, replace(SPEC, size="2x16"))
+    before = score_against_random(run.trainer.acting())
+    train_rl(run)
+    after = score_against_random(run.trainer.acting())
+    assert after > before + 0.1  # four standard errors of 400 games
+    assert after > 0.8
+    losses = [row["value_loss"] for row in run.history]
+    assert losses[-1] < losses[0]
