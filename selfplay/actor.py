@@ -19,7 +19,6 @@ from selfplay.data import Columns, concat, pack
 from selfplay.games.base import Game, put, take
 from selfplay.search import Search, SearchConfig, SearchResult
 
-
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
 
@@ -94,14 +93,14 @@ class Actor:
     ) -> Harvest | None:
         """Play until finished games have yielded at least ``positions`` training rows.
 
-        progress is called with the number of new rows whenever games finish. None as soon as
-        ``stop()`` is true.
+        progress is called with the number of new rows whenever games finish. As soon as ``stop()``
+        is true: the games that have finished, or None; those in flight go on in the next call.
         """
         done: list[Harvest] = []
         have = 0
         while have < positions:
             if stop():
-                return None
+                return join(done) if done else None
             ready = self.search.wave(self.evaluate)
             if not len(ready):
                 continue
@@ -112,7 +111,7 @@ class Actor:
                 have += len(harvest.columns.value)
                 progress(len(harvest.columns.value))
             self._think(ready)
-        return _join(done)
+        return join(done)
 
     def _deal(self, rows: NDArray[np.int64]) -> None:
         """New games in ``rows``, their random opening plies played."""
@@ -234,7 +233,7 @@ def _roomier(book: _Book) -> _Book:
     })
 
 
-def _join(parts: list[Harvest]) -> Harvest:
+def join(parts: list[Harvest]) -> Harvest:
     moves = np.cumsum([0] + [len(p.actions) for p in parts])[:-1]
     return Harvest(
         columns=concat([p.columns for p in parts]),

@@ -87,13 +87,22 @@ class MatchResult:
         return self.total.score
 
     @property
+    def counts(self) -> tuple[float, float, float]:
+        """(wins, draws, losses) scaled down to the number of distinct games, for ratings."""
+        share = self.distinct / self.games if self.games else 0.0
+        return self.wins * share, self.draws * share, self.losses * share
+
+    @property
     def low(self) -> float:
-        """Lower end of the score's 95% interval (see ``wilson``)."""
-        return wilson(self.score, self.games)[0]
+        """Lower end of the score's 95% interval (see ``wilson``).
+
+        A game that was played before says nothing new: the interval is that of ``distinct`` games.
+        """
+        return wilson(self.score, self.distinct)[0]
 
     @property
     def high(self) -> float:
-        return wilson(self.score, self.games)[1]
+        return wilson(self.score, self.distinct)[1]
 
     def summary(self) -> str:
         """The result in a few lines, the rules among them."""
@@ -138,6 +147,7 @@ def play_match(
     home: Path | None = None,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> MatchResult:
     """Play ``games`` games between the players of specs ``a`` and ``b``.
@@ -145,7 +155,8 @@ def play_match(
     Games 2j and 2j + 1 share opening j (``opening``: fewest and most random plies) with colours
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
-    stop: once True no game is begun. progress: called with the number of games finished.
+    stop: once True no game is begun. drop: once True games in flight are dropped.
+    progress: called with the number of games finished.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
     then) and for a folder that holds a different match.
@@ -166,7 +177,7 @@ def play_match(
             progress(sum(record.index < games for record in records))
             for record in play_games(
                 game, first, second, games=games, seed=seed, opening=opening, slots=slots,
-                skip={record.index for record in records}, stop=stop,
+                skip={record.index for record in records}, stop=stop, drop=drop,
             ):
                 records.append(record)
                 if folder is not None:

@@ -185,9 +185,11 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.startswith("net:") else "cpu"
     with Bar(f"expert games of {player}", count, unit="games") as bar:
-        generate(made, player, count, out, seed=seed or 0, opening=_opening(opening), slots=slots,
-                 device=where, progress=bar.at)
-    say(f"{out}: {count} games, {made.rules}")
+        written = generate(made, player, count, out, seed=seed or 0, opening=_opening(opening),
+                           slots=slots, device=where, progress=bar.at)
+    say(f"{out}: {written.games} games, {made.rules}")
+    if written.duplicates or written.unfinished:
+        say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
 
 
 @cli.command()

@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 
 from selfplay import checkpoint
 from selfplay.arena import MatchResult, play_match, read_match
+from selfplay.console import say
 from selfplay.elo import fit
 from selfplay.errors import UserError
+from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
 
 RANDOM = "random"
+OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
 
@@ -144,7 +147,8 @@ def match_folder(run: Run, pairing: Pairing) -> Path:
     """matches/A--B, readable and unique."""
     names = [re.sub(r"[^A-Za-z0-9.@]+", "-", local(run, name)).strip("-")
              for name in (pairing.a, pairing.b)]
-    code = zlib.crc32(f"{local(run, pairing.a)}|{local(run, pairing.b)}".encode()) & 0xFFFF
+    key = f"{local(run, pairing.a)}|{local(run, pairing.b)}|{run.config.eval.opening}"
+    code = zlib.crc32(key.encode()) & 0xFFFF
     return run.folder / "matches" / f"{'--'.join(names)[:100]}-{code:04x}"
 
 
@@ -166,14 +170,18 @@ def play(
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
         games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
-        play_match(
-            run.game, pairing.a, pairing.b, games=games, seed=match_seed(run, pairing),
-            opening=config.opening, slots=config.engine_slots if outside else config.slots,
-            folder=match_folder(run, pairing), home=run.folder, device=device,
-            stop=lambda: left() <= 0,
-            progress=lambda done, i=index, p=pairing: progress(
-                i, len(ROUNDS) * len(pairings), p, done),
-        )
+        try:
+            play_match(
+                run.game, pairing.a, pairing.b, games=games, seed=match_seed(run, pairing),
+                opening=config.opening, slots=config.engine_slots if outside else config.slots,
+                folder=match_folder(run, pairing), home=run.folder, device=device,
+                stop=lambda: left() <= 0,
+                drop=lambda: left() <= -OVERTIME * run.config.minutes * 60,
+                progress=lambda done, i=index, p=pairing: progress(
+                    i, len(ROUNDS) * len(pairings), p, done),
+            )
+        except UserError as error:  # an engine that fails costs its match, not the chart
+            say(f"match left out: {error}")
 
 
 def match_seed(run: Run, pairing: Pairing) -> int:
@@ -184,18 +192,14 @@ def match_seed(run: Run, pairing: Pairing) -> int:
 
 def evaluation(run: Run, device: str) -> dict[str, Any]:
     """Ratings and tables from the matches on disk, as report.write_report reads them."""
-    chosen = points(run)
-    played: list[tuple[Pairing, MatchResult, Path]] = []
-    for pairing in plan(run, chosen):
-        folder = match_folder(run, pairing)
-        result = read_match(folder, run.game) if folder.is_dir() else None
-        if result is not None and result.games:
-            played.append((pairing, result, folder))
-    ratings = fit([(p.a, p.b, r.wins, r.draws, r.losses) for p, r, _ in played], anchor=RANDOM)
+    played = matches(run)
+    ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM)
     games: dict[str, int] = {}
     for p, r, _ in played:
         for name in (p.a, p.b):
             games[name] = games.get(name, 0) + r.games
+    chosen = [_point(stage, path) for stage in ("sft", "rl")
+              for path in checkpoint.listing(run.folder / stage)]
 
     def rated(name: str) -> dict[str, Any]:
         elo, low, high = ratings.get(name, (None, None, None))
@@ -203,7 +207,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
 
     rows = [{**rated(p.player(s)), "stage": p.stage, "sims": s, "step": p.step,
              **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
-            for p in chosen for s in (0, run.config.eval.sims)]
+            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
     expert = run.config.expert.player
     baselines = [{**rated(name), "expert": name == expert}
                  for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
@@ -214,7 +218,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
         "commands": [train_command(run)],
-        "points": [row for row in rows if row["elo"] is not None],
+        "points": rows,
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
         "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
@@ -222,11 +226,24 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
     }
 
 
+def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
+    """Every match on disk, those of earlier starts with other points on the chart included."""
+    played, parent = [], run.folder / "matches"
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+        result = read_match(folder, run.game)
+        if result is not None and result.games:
+            a, b = (name.replace("net:", f"net:{run.folder}/", 1) for name in (result.a, result.b))
+            played.append((Pairing(a, b, result.games), result, folder))
+    order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
+    return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
+
+
 def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
-    low, high = run.config.eval.opening
+    settings = read_settings(folder / "match.json")
+    low, high = settings["opening"]
     command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
                f"--game {quote(run.game.name)} --games {pairing.games} "
-               f"--seed {match_seed(run, pairing)} --opening {low}-{high}")
+               f"--seed {settings['seed']} --opening {low}-{high}")
     return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
             "draws": result.draws, "losses": result.losses, "score": result.score,
             "low": result.low, "high": result.high, "command": command, "folder": str(folder)}

@@ -52,6 +52,7 @@ def generate(
     slots: int = 64,
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Generated:
     """Let ``player`` play ``games`` games against itself into ``out``.
@@ -60,6 +61,7 @@ def generate(
     random plies before the player takes over. slots: games at once; of an outside engine, which
     is a process a slot, no more than there are cores.
     stop: once True no game is begun and the file is written with the games that are there.
+    drop: once True games in flight are dropped.
 
     Raises UserError for a name that fits no format, a file that exists, a player that fails
     (finished games are kept, and the same call goes on), or when no game was finished.
@@ -76,7 +78,7 @@ def generate(
         progress(len(records))
         for record in play_games(
             game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
-            paired=False, skip={record.index for record in records}, stop=stop,
+            paired=False, skip={record.index for record in records}, stop=stop, drop=drop,
         ):
             records.append(record)
             append_records(partial, [record])

@@ -18,19 +18,21 @@ def standings(folder: Path, game: Game, anchor: str = ANCHOR) -> str:
     folder: holds match folders. anchor: the player at 0; where it has not played, the player of
     the alphabetically first name is. Matches of other games are passed over.
     """
-    results = []
+    results: list[tuple[str, str, float, float, float]] = []
+    games: dict[str, int] = {}
     for path in sorted(folder.iterdir()):
         try:
             match = read_match(path, game)
         except UserError:
             continue  # another game's match, or a damaged one: not this table's business
         if match is not None and match.games:
-            results.append((match.a, match.b, match.wins, match.draws, match.losses))
-    names = sorted({name for a, b, *_ in results for name in (a, b)})
+            results.append((match.a, match.b, *match.counts))
+            for name in (match.a, match.b):
+                games[name] = games.get(name, 0) + match.games
+    names = sorted(games)
     if len(names) < 2:
         return ""
     ratings = fit(results, anchor=anchor if anchor in names else names[0])
-    games = {name: sum(sum(r[2:]) for r in results if name in r[:2]) for name in names}
     width = max(map(len, ratings))
     rows = sorted(ratings.items(), key=lambda item: -item[1].elo)
     lines = [f"Elo over all players met in {folder}"]

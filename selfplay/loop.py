@@ -11,13 +11,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from selfplay import compare, expert
+from selfplay import checkpoint, compare, expert
+from selfplay.config import preset
 from selfplay.console import Bar, say
 from selfplay.data import Columns
 from selfplay.errors import UserError
 from selfplay.rl import Learner, train_rl
-from selfplay.runs import Clock, Run
+from selfplay.runs import Clock, Run, read_history, read_json
 from selfplay.sft import best, split, to_columns, train_sft
+
+EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
+EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
 
 #: Expert games that come with the package, by game.
 EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
@@ -43,7 +47,7 @@ def _writer(run: Run) -> Any:
 def _log(writer: Any, stage: str, row: dict[str, Any]) -> None:
     for key, value in row.items():
         if isinstance(value, dict):
-            _log(writer, f"{stage}/{key}", value)
+            _log(writer, f"{stage}/{key}", {**value, "step": row.get("step", 0)})
         elif isinstance(value, (int, float)):
             writer.add_scalar(f"{stage}/{key}", value, row.get("step", 0))
     writer.flush()
@@ -61,7 +65,8 @@ def expert_files(run: Run) -> list[Path]:
     """The expert games of this run: given, embedded, or made in its folder (perhaps not yet)."""
     if run.config.expert.games:
         return [Path(name) for name in run.config.expert.games]
-    if run.game.name in EMBEDDED:
+    if (run.game.name in EMBEDDED
+            and run.config.expert.player == preset(run.game.name).expert.player):
         return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
     suffix = "sgf.gz" if run.game.name.startswith("go") else "jsonl.gz"
     return [run.folder / "expert" / f"games.{suffix}"]
@@ -74,12 +79,21 @@ def expert_stage(run: Run, clock: Clock, device: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     say(f"expert games: {config.player} plays itself")
+    made = 0
+
+    def progress(done: int) -> None:
+        nonlocal made
+        made = done
+        bar.at(clock.spent("expert"), f"{done}/{config.count} games")
+
     with Bar("expert", clock.budget("expert")) as bar:
         expert.generate(
             run.game, config.player, config.count, file, seed=run.config.seed,
-            opening=config.opening, slots=run.config.eval.slots, device=device,
-            stop=lambda: clock.left("expert") <= 0,
-            progress=lambda done: bar.at(clock.spent("expert"), f"{done}/{config.count} games"),
+            opening=config.opening, slots=EXPERT_SLOTS, device=device,
+            stop=lambda: clock.left("expert") <= 0 and made >= EXPERT_LEAST,
+            drop=lambda: (clock.left("expert") <= -compare.OVERTIME * run.config.minutes * 60
+                          and made >= EXPERT_LEAST),
+            progress=progress,
         )
     clock.finish("expert")
 
@@ -97,26 +111,45 @@ def expert_columns(run: Run) -> tuple[Columns, Columns]:
 
 
 def sft_stage(run: Run, clock: Clock, device: str) -> None:
-    """Learn the expert's moves until the held-out curve is flat or the share is used up."""
-    if run.config.init != "sft" or "sft" in clock.done:
+    """Learn the expert's moves until the held-out curve is flat or the share is used up.
+
+    Once self-play has begun from its net, that net stays.
+    """
+    folder = run.folder / "sft"
+    if run.config.init != "sft":
+        return
+    if "sft" in clock.done or checkpoint.newest(run.folder / "rl") is not None:
+        say(f"SFT: finished, {_best_look(folder)}")
         return
     train_rows, held_rows = expert_columns(run)
     writer, last = _writer(run), {"text": "first look soon"}
 
     def log(row: dict[str, Any]) -> None:
         _log(writer, "sft", row)
-        last["text"] = (f"held-out top-1 {row['top1']:.1%}, top-5 {row['top5']:.1%}, "
-                        f"value error {row['value_mse']:.3f}")
+        last["text"] = _look(row)
 
     with Bar("SFT", clock.budget("sft")) as bar:
         train_sft(
-            run.game, net_spec(run), train_rows, held_rows, run.config.sft, run.folder / "sft",
+            run.game, net_spec(run), train_rows, held_rows, run.config.sft, folder,
             device=device, seed=run.config.seed, left=lambda: clock.left("sft"), log=log,
             progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
         )
     writer.close()
-    clock.finish("sft")
-    say(f"SFT: {last['text']}; best checkpoint {best(run.folder / 'sft').name}")
+    flat = read_json(folder / "best.json")["flat"]
+    if flat:
+        clock.finish("sft")
+    say(f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}")
+
+
+def _look(row: dict[str, Any]) -> str:
+    return (f"held-out top-1 {row['top1']:.1%}, top-5 {row['top5']:.1%}, "
+            f"value error {row['value_mse']:.3f}")
+
+
+def _best_look(folder: Path) -> str:
+    name = best(folder).name
+    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(folder / "history.jsonl")}
+    return f"best checkpoint {name}" + (f", {_look(rows[name])}" if name in rows else "")
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> None:
@@ -141,8 +174,12 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
                           progress=progress)
     writer.close()
     if newest is None:
-        raise UserError("RL: the time ended before the first iteration; give it more --minutes, "
-                        "or fewer --set rl.positions=N")
+        advice = ("RL: the time ended before the first iteration; the games that ended are kept, "
+                  "continue with more --minutes")
+        if init is None:
+            raise UserError(advice)
+        say(advice)
+        return
     say(f"RL: {learner.iteration} iterations, newest checkpoint {newest.name}")
 
 

@@ -81,6 +81,7 @@ def play_games(
     paired: bool = True,
     skip: Collection[int] = (),
     stop: Callable[[], bool] = lambda: False,
+    drop: Callable[[], bool] = lambda: False,
 ) -> Iterator[GameRecord]:
     """Play games 0 to ``games`` - 1 (but those in ``skip``), yielding each as it ends.
 
@@ -89,6 +90,7 @@ def play_games(
     may be ``second``: one player for both sides, told of every start and every move once.
     stop: asked before each deal; once True no game is begun, but those in flight are played out
     (dropping them would favour short games).
+    drop: asked after each round of moves; once True the games in flight are dropped.
 
     An illegal move loses the game at once; the record's ``end`` says whose it was.
     Errors of the players (UserError) pass through; what was yielded before stands.
@@ -106,7 +108,7 @@ def play_games(
             dealt = deal(game, seed, index // 2 if paired else index, opening, swap)
             seats = (second, first) if swap else (first, second)
             hall.begin(slot, _Table(index, dealt, seats, []))
-        if not hall.busy():
+        if not hall.busy() or drop():
             return
         for player in hall.players:
             yield from hall.round(player)

@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from selfplay import checkpoint
-from selfplay.actor import Actor
+from selfplay.actor import Actor, Harvest, join
 from selfplay.config import RLConfig
 from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
 from selfplay.games.base import Game
@@ -27,6 +27,7 @@ from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
+PART_SECONDS = 1.0  #: between two writes of finished self-play games
 HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration
 
 
@@ -93,24 +94,48 @@ class Learner:
     def gather(self, stop: Callable[[], bool], progress: Callable[[int], None]) -> Columns | None:
         """The next iteration's rows, from disk if a killed start had written them.
 
-        None where ``stop()`` ended it early.
+        None where ``stop()`` ended it early; the games that have finished are on disk by then.
         """
         path = self.shard(self.iteration + 1)
-        cost = path.with_suffix(".json")
-        if not path.exists():
-            began, before = time.monotonic(), self.evaluator.evaluations
-            if self.actor is None:  # a fresh stream of games after every start
-                self.actor = Actor(self.game, self.evaluator, self.config,
-                                   seed=self.seed * 1_000_003 + self.iteration)
-            harvest = self.actor.play(self.config.positions, stop, progress)
-            if harvest is None:
-                return None
-            write_json(cost, {"evaluations": self.evaluator.evaluations - before,
-                              "seconds": time.monotonic() - began})
-            save_shard(path, *harvest)  # last: where it is, all is
+        if not path.exists() and not self._play(path, stop, progress):
+            return None
+        shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         shard = load_shard(path)
-        self.played = {**_describe(shard), **read_json(cost)}
+        self.played = {**_describe(shard), **read_json(path.with_suffix(".json"))}
         return shard.columns
+
+    def _play(self, path: Path, stop: Callable[[], bool], progress: Callable[[int], None]) -> bool:
+        """Play the games of one shard; False where ``stop()`` came first.
+
+        What has finished is written to ``.parts`` every PART_SECONDS, for a start after a kill.
+        """
+        folder, wanted = path.with_suffix(".parts"), self.config.positions
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [load_shard(part) for part in sorted(folder.glob("*.npz"))]
+        note = folder / "cost.json"
+        cost = read_json(note) if note.exists() else {"evaluations": 0, "seconds": 0.0}
+        have = sum(len(part.columns.value) for part in parts)
+        progress(have)
+        if self.actor is None:  # a fresh stream of games after every start
+            seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
+            self.actor = Actor(self.game, self.evaluator, self.config, seed=seed)
+        while have < wanted and not stop():
+            began, before = time.monotonic(), self.evaluator.evaluations
+            pause = began + PART_SECONDS
+            harvest = self.actor.play(
+                wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress)
+            cost["evaluations"] += self.evaluator.evaluations - before
+            cost["seconds"] += time.monotonic() - began
+            if harvest is not None:
+                write_json(note, cost)
+                save_shard(folder / f"{len(parts):04d}.npz", *harvest)
+                parts.append(Shard(*harvest))
+                have += len(harvest.columns.value)
+        if have < wanted:
+            return False
+        write_json(path.with_suffix(".json"), cost)
+        save_shard(path, *join([Harvest(*part) for part in parts]))  # last: where it is, all is
+        return True
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""

@@ -76,7 +76,8 @@ def _final(
         none = np.zeros(len(games), np.float32)
         return np.zeros((len(games), cells), np.int8), none, none
     score = game.score(states)
-    agrees = np.sign(score) == np.array([g.value for g in games])
+    margin = np.array([np.nan if g.margin is None else g.margin for g in games])
+    agrees = score == margin  # servers that take dead stones off count another board
     return game.ownership(states), score, (game.result(states)[0] & agrees).astype(np.float32)
 
 
@@ -130,7 +131,8 @@ def train_sft(
     log: Callable[[dict[str, Any]], None] = lambda row: None,
     progress: Callable[[int, dict[str, Any]], None] = lambda step, row: None,
 ) -> Path:
-    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up.
+    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up,
+    but for one look at the held-out games at least.
 
     Every look at the held-out games saves a checkpoint ``ckpt-STEP`` and a row of
     ``history.jsonl`` (top1, top5, policy_loss, value_mse, learning_rate, seconds, flops); a later
@@ -158,7 +160,7 @@ def train_sft(
         _note_best(folder, curve, config)  # a kill may have come just before it
     started, symmetries = time.monotonic(), game.symmetries()
     per_step = 3 * flops(spec) * config.batch_size
-    over = left() <= 0
+    over = bool(history) and left() <= 0  # without one look the run could not go on
     while curve.drops <= config.drops and step < config.max_steps and not over:
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
         rng = np.random.default_rng([seed, 0x5F, step])
@@ -166,7 +168,7 @@ def train_sft(
         metrics = trainer.step(batch(train, rows, game, symmetries, rng))
         step += 1
         progress(step, metrics)
-        over = left() <= 0
+        over = bool(history) and left() <= 0
         if step % config.evaluate_every and step < config.max_steps and not over:
             continue
         row = {"step": step, "seconds": spent + time.monotonic() - started,
@@ -182,6 +184,7 @@ def train_sft(
         curve.look(step, row["policy_loss"], config.patience)
         _note_best(folder, curve, config)
         log(row)
+        over = over or left() <= 0
     return best(folder)
 
 

@@ -53,6 +53,7 @@ class ExpertGame:
     names: tuple[str, str]  #: player 0, player 1
     source: str  #: file, with the member of a zip and the number in a collection
     opening: int = 0  #: leading moves that no expert chose
+    margin: float | None = None  #: player 0's lead on record; None for a resignation and the like
 
 
 class Skipped(NamedTuple):
@@ -214,6 +215,7 @@ def _game(nodes: Properties, source: str, size: int) -> ExpertGame:
         names=(_text(root, "PB"), _text(root, "PW")),
         source=source,
         opening=min(int(opening[1]), len(actions)) if opening else 0,
+        margin=parse_margin(text, value),
     )
 
 
@@ -265,6 +267,15 @@ def parse_result(text: str) -> float | None:
     if _number(match[2]) == 0:
         return 0.0
     return 1.0 if match[1].startswith("b") else -1.0
+
+
+def parse_margin(text: str, value: float) -> float | None:
+    """The points in an RE whose result is ``value``, from black's side; None where none are."""
+    if value == 0:
+        return 0.0
+    match = _WIN.match(text.strip().lower())
+    points = _number(match[2]) if match else None
+    return None if points is None else value * points
 
 
 def _number(text: str) -> float | None:

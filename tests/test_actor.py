@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from selfplay.actor import Actor, Harvest
+from selfplay.actor import Actor, Harvest, join
 from selfplay.config import RLConfig
 from selfplay.data import pack
 from selfplay.games import make
@@ -167,10 +167,17 @@ def test_resignation() -> None:
 def test_stop_and_progress() -> None:
     game = make("tictactoe")
     actor, told = Actor(game, rollout_evaluate(game, 1), SMALL, 3), list[int]()
-    assert actor.play(10_000, stop=lambda: len(told) >= 3, progress=told.append) is None
+    assert actor.play(10_000, stop=lambda: True, progress=told.append) is None
+    first = actor.play(10_000, stop=lambda: len(told) >= 3, progress=told.append)
     assert len(told) == 3
+    assert sum(told) == len(first.columns.value)
     harvest = actor.play(50, progress=told.append)
     assert sum(told[3:]) == len(harvest.columns.value)
+
+    whole = Actor(game, rollout_evaluate(game, 1), SMALL, 3).play(
+        len(first.columns.value) + len(harvest.columns.value))
+    for a, b in zip(whole.columns, join([first, harvest]).columns, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_room_for_long_games_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,8 @@ def test_a_tally_counts_from_a_whatever_its_colour() -> None:
     assert (result.wins, result.draws, result.losses, result.games) == (2, 1, 2, 5)
     assert result.score == 0.5 and result.distinct == 4
     assert result.mean_length == pytest.approx(6 / 5)
-    assert (result.low, result.high) == wilson(0.5, 5)
+    assert (result.low, result.high) == wilson(0.5, 4)  # a repeated game is no evidence
+    assert result.counts == pytest.approx((1.6, 0.8, 1.6))
 
 
 def test_a_summary_names_the_players_the_score_and_the_rules() -> None:

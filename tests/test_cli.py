@@ -166,7 +166,10 @@ def test_a_run_of_another_game_or_setting(run: Command, tmp_path: Path) -> None:
     run("train", "--game", "connect4", "--run", "here").mistake("run of tictactoe", "--run")
     run("train", *T, "--run", "here", "--set", "net=2x8").mistake("net=1x8, not 2x8", "--run")
     run("train", *T, "--run", "here", "--seed", "5").mistake("seed=0, not 5")
-    assert run("sft", *T, "--run", "here", "--minutes", "3").code == 0
+    again = run("sft", *T, "--run", "here", "--minutes", "3", "--set", "sft.max_steps=4")
+    assert again.code == 0
+    assert "best checkpoint" in again.out
+    assert [row["step"] for row in read_history(tmp_path / "here/sft/history.jsonl")] == [2, 4]
     stored = json.loads((tmp_path / "here/config.json").read_text())
     assert stored["net"] == "1x8"
     (tmp_path / "here/config.json").write_text('{"game": "tictactoe", "nets": 1}')

@@ -148,7 +148,7 @@ def hand_made(run: Run, pairing: Pairing, results: list[float]) -> None:
         "game": "tictactoe", "a": names[0], "b": names[1],
         "seed": compare.match_seed(run, pairing), "opening": list(run.config.eval.opening)})
     append_records(folder / "games.jsonl", [
-        GameRecord(i, 0, (names[i % 2], names[1 - i % 2]), (0, 3, 1, 4, 2), 0,
+        GameRecord(i, 0, (names[i % 2], names[1 - i % 2]), (0, 3, 1, 4, i), 0,
                    float(points if i % 2 == 0 else -points), None, "win")
         for i, points in enumerate(results)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,15 +58,17 @@ def test_rows_of_a_hand_made_game() -> None:
 PASS = 25
 
 
-@pytest.mark.parametrize(("actions", "recorded", "known"), [
-    ((12, PASS, PASS), 1.0, 1.0),  # black owns the board: 25 - 7 komi
-    ((12, PASS, PASS), -1.0, 0.0),  # the record disagrees with the board as it lies
-    ((12, 11), 1.0, 0.0),  # given up before the board was played out
+@pytest.mark.parametrize(("actions", "recorded", "margin", "known"), [
+    ((12, PASS, PASS), 1.0, 18.0, 1.0),  # black owns the board: 25 - 7 komi
+    ((12, PASS, PASS), 1.0, 12.0, 0.0),  # the record counts another board: dead stones were off
+    ((12, PASS, PASS), 1.0, None, 0.0),  # no points on record
+    ((12, PASS, PASS), -1.0, -3.0, 0.0),  # another winner
+    ((12, 11), 1.0, 18.0, 0.0),  # not played out
 ])
 def test_ownership_counts_where_board_and_record_agree(
-    actions: tuple[int, ...], recorded: float, known: float
+    actions: tuple[int, ...], recorded: float, margin: float | None, known: float
 ) -> None:
-    rows = to_columns(make("go5x5"), [expert(actions, recorded)])
+    rows = to_columns(make("go5x5"), [replace(expert(actions, recorded), margin=margin)])
     assert rows.value.tolist() == [recorded, -recorded, recorded][: len(actions)]
     assert rows.aux_weight.tolist() == [known] * len(actions)
     if known:
@@ -76,8 +79,8 @@ def test_ownership_counts_where_board_and_record_agree(
 
 def test_white_to_move_sees_its_own_ownership() -> None:
     black, white = 11, 13  # c3's neighbours: a wall on either side
-    rows = to_columns(make("go5x5"), [expert(
-        (1, 3, 6, 8, black, white, 16, 18, 21, 23, PASS, PASS), -1.0)])
+    rows = to_columns(make("go5x5"), [replace(expert(
+        (1, 3, 6, 8, black, white, 16, 18, 21, 23, PASS, PASS), -1.0), margin=-7.0)])
     left, right, middle = 0, 4, 12  # a1, e1, c3
     assert rows.aux_weight.all()
     assert rows.ownership[0, [left, right, middle]].tolist() == [1, -1, 0]
@@ -207,10 +210,20 @@ def test_the_clock_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
         found = train_sft(GAME, SPEC, train, held, FAST, folder, device="cpu", seed=0,
                           left=lambda left=left: next(left, 0.0))
         assert found.is_dir()
-        assert read_history(folder / "history.jsonl")[-1]["step"] == calls
+        first, last = (row["step"] for row in read_history(folder / "history.jsonl"))
+        assert (first, last) == (FAST.evaluate_every, FAST.evaluate_every + calls)
+
+
+def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
+    found = train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), FAST,
+                      tmp_path, device="cpu", seed=0, left=lambda: 0.0)
+    assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == [10]
+    assert found == tmp_path / "ckpt-000010"
+
+
+def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no SFT checkpoint yet"):
-        train_sft(GAME, SPEC, train, held, FAST, tmp_path / "none", device="cpu", seed=0,
-                  left=lambda: 0.0)
+        best(tmp_path)
 
 
 def test_only_the_newest_checkpoint_keeps_what_training_needs(tmp_path: Path) -> None:
