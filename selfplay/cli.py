@@ -202,7 +202,7 @@ def games() -> None:
 
 
 @cli.command()
-@game_option()
+@click.option("--game", default="go9x9", show_default=True, metavar="NAME")
 @click.option("--json", "as_json", is_flag=True, help="Rows as JSON instead of a table.")
 @click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
               help="Pairs of runs (ours, reference) behind each ratio.")
