@@ -69,10 +69,10 @@ def _row(
             "ratio": median(ratios), "spread": [min(ratios), max(ratios)]}
 
 
-def _repeat(work: Callable[[], int], seconds: float = SECONDS) -> float:
-    """Units per second of ``work``, which returns how many units it did."""
+def _repeat(work: Callable[[], int], share: float = 1.0) -> float:
+    """Units per second of ``work``, which returns how many units it did, over SECONDS * share."""
     start, units = time.perf_counter(), 0
-    while (now := time.perf_counter()) - start < seconds:
+    while (now := time.perf_counter()) - start < SECONDS * share:
         units += work()
     return units / (now - start)
 
@@ -158,7 +158,7 @@ def _positions(game: Game, count: int) -> Any:
     return states
 
 
-def _raw_rate(game: Game, evaluator: Evaluator, seconds: float = SECONDS) -> float:
+def _raw_rate(game: Game, evaluator: Evaluator) -> float:
     """Evaluations per second at the best of BATCHES, features included in neither clock's favour:
     the planes are drawn once."""
     rates = []
@@ -171,7 +171,7 @@ def _raw_rate(game: Game, evaluator: Evaluator, seconds: float = SECONDS) -> flo
             return len(planes)
 
         work()
-        rates.append(_repeat(work, seconds / len(BATCHES)))
+        rates.append(_repeat(work, 1 / len(BATCHES)))
     return max(rates)
 
 
@@ -183,9 +183,9 @@ class _SelfPlay:
         config = preset(game.name).rl
         self.actor = Actor(game, evaluator, config, seed=0)
 
-    def rate(self, seconds: float = 2 * SECONDS) -> float:
+    def rate(self) -> float:
         start, before = time.perf_counter(), self.evaluator.evaluations
-        self.actor.play(1 << 30, stop=lambda: time.perf_counter() - start > seconds)
+        self.actor.play(1 << 30, stop=lambda: time.perf_counter() - start > 2 * SECONDS)
         return (self.evaluator.evaluations - before) / (time.perf_counter() - start)
 
 
