@@ -25,12 +25,16 @@ TINY = [
 ]
 
 
+#: A test run in the background ignores SIGINT, and its children would as well.
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+
+
 def start(*words: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """``selfplay WORDS`` in ``cwd``, one thread, its output in pipes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100",
                    **options.pop("env", {})}
     return subprocess.Popen(
-        [sys.executable, "-c", "from selfplay.cli import main; main()", *words],
+        [sys.executable, "-c", HEARS_CTRL_C + "from selfplay.cli import main; main()", *words],
         cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **options)
 

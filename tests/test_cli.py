@@ -329,6 +329,8 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     """A limit on the size of files: weights are the first that do not fit."""
     sft = ("sft", "--game", "tictactoe", "--run", "here", *TINY)
 
+    selfplay("sft", "--game", "tictactoe", "--run", "warm", *TINY, cwd=tmp_path)  # Numba's cache
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
 
