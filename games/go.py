@@ -93,7 +93,7 @@ class Go:
             following=alone[None],
             liberties=liberties[None],
             ko=np.zeros(1, np.int16),
-            removed=np.zeros(1, np.bool_),
+            lost=np.zeros((1, points), np.int8),
             recent=np.full((1, 4), -1, np.int16),
             history=np.zeros((1, self.max_moves + 1), np.uint64),
             seen=seen,
@@ -109,17 +109,17 @@ class Go:
         moves = np.ascontiguousarray(actions, np.int64)
         go_rules.play(states, self.zobrist, moves, self.size, self.max_moves)
 
-    def _legality(self, states: GoStates) -> NDArray[np.uint8]:
+    def _legality(self, states: GoStates, repeats: bool) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), self.num_actions), np.uint8)
-        go_rules.legality(states, self.zobrist, self.size, self.suicide, out)
+        go_rules.legality(states, self.zobrist, self.size, self.suicide, repeats, out)
         return out
 
     def legal(self, states: GoStates) -> NDArray[np.bool_]:
-        return self._legality(states) == LEGAL
+        return self._legality(states, repeats=False) == LEGAL
 
     def observe(self, states: GoStates) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), PLANES, self.size * self.size), np.uint8)
-        go_views.observe(states, self._legality(states), self.size, out)
+        go_views.observe(states, self._legality(states, repeats=True), self.size, out)
         return out.reshape(-1, *self.obs_shape)
 
     def _leads(self, boards: NDArray[np.int8], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:

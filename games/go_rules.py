@@ -48,7 +48,8 @@ class GoStates(NamedTuple):
     following: uint16 [B, P], the next stone of the same chain, in a circle
     liberties: int64 [B, P], packed sums, valid where ``chain[p] == p``
     ko: int16 [B], point that simple ko forbids, 0 if none (read by rollouts)
-    removed: bool [B], a stone has left the board at some time
+    lost: int8 [B, P], BLACK | WHITE of the stones that have ever left this point. A board that
+        comes back has the new stone on a point that has lost one of its colour since
     recent: int16 [B, 4], the last actions, newest first; -1 before the first move
     history: uint64 [B, L], Zobrist hash of the board after each ply; 0 is the empty board
     seen: uint64 [B, F], a set of bits (Bloom filter with one hash) over ``history``
@@ -62,7 +63,7 @@ class GoStates(NamedTuple):
     following: NDArray[np.uint16]
     liberties: NDArray[np.int64]
     ko: NDArray[np.int16]
-    removed: NDArray[np.bool_]
+    lost: NDArray[np.int8]
     recent: NDArray[np.int16]
     history: NDArray[np.uint64]
     seen: NDArray[np.uint64]
@@ -117,7 +118,7 @@ def remove_chain(stones, chain, following, liberties, start, width, gone, count)
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def join(chain, following, liberties, p, into):
     """Make the chain ``p`` part of the chain ``into``."""
     liberties[into] += liberties[p]
@@ -132,7 +133,7 @@ def join(chain, following, liberties, p, into):
     following[p] = link
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def place(stones, chain, following, liberties, p, own, width, gone):
     """Play a stone. Returns the number of stones in ``gone``; below 0 where they are the
     player's own (suicide)."""
@@ -164,7 +165,7 @@ def place(stones, chain, following, liberties, p, own, width, gone):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def ko_point(following, liberties, p, count, gone):
     """The point where recapturing the lone stone ``p`` at once is forbidden; 0 if none."""
     if count == 1 and np.int64(following[p]) == p and liberties[p] >> COUNT_AT == 1:
@@ -208,23 +209,23 @@ def hash_without(stones, chain, following, p, colour, need_atari, liberties, wid
 
 @njit(cache=True, nogil=True)
 def status(
-    stones, chain, following, liberties, history, seen, ply, removed,
-    p, own, width, suicide, zobrist,
+    stones, chain, following, liberties, lost, history, seen, ply, p, own, width, suicide, zobrist,
 ):
     """ILLEGAL (suicide), LEGAL or REPEATS (positional superko) of a stone on the empty point p."""
-    safe = liberties[p] >> COUNT_AT > 0
-    if safe and not removed:  # the stones on the board have only grown
+    lives = liberties[p] >> COUNT_AT > 0
+    again = lost[p] & own != 0  # else no earlier board has this stone and what else there is
+    if lives and not again:
         return LEGAL
     captures = False
     for k in range(4):  # no branches: they would be guesswork for the processor
         n = neighbour(p, k, width)
         atari = in_atari(liberties[np.int64(chain[n])])
-        safe |= (stones[n] == own) & (not atari)
+        lives |= (stones[n] == own) & (not atari)
         captures |= (stones[n] == 3 - own) & atari
-    lives = safe or captures
+    lives = lives or captures
     if not lives and not suicide:
         return ILLEGAL
-    if lives and not removed:
+    if lives and not again:
         return LEGAL
     key = history[ply]
     if lives:
@@ -261,8 +262,7 @@ def play(s, zobrist, actions, size, max_moves):
                 colour = own if count < 0 else 3 - own
                 for j in range(abs(count)):
                     key ^= zobrist[colour - 1, gone[j]]
-                if count != 0:
-                    s.removed[i] = True
+                    s.lost[i, gone[j]] |= colour
                 s.ko[i] = ko_point(following, liberties, p, count, gone)
             elif recent[0] == passing:
                 s.done[i] = True
@@ -279,29 +279,35 @@ def play(s, zobrist, actions, size, max_moves):
 
 
 @njit(cache=True, nogil=True)
-def legality(s, zobrist, size, suicide, out):
-    """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so."""
+def legality(s, zobrist, size, suicide, repeats, out):
+    """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so.
+
+    repeats: of the points only those that superko may forbid, and no pass.
+    """
     width = size + 1
+    plain = ILLEGAL if repeats else LEGAL
     for i in range(out.shape[0]):
         if s.done[i]:
             continue
-        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
+        stones, chain, following, lost = s.stones[i], s.chain[i], s.following[i], s.lost[i]
         liberties, history, seen = s.liberties[i], s.history[i], s.seen[i]
         own = np.int64(s.to_play[i]) + 1
-        ply, removed = np.int64(s.ply[i]), s.removed[i]
+        ply = np.int64(s.ply[i])
         cell = 0
         for row in range(size):
             for p in range((row + 1) * width + 1, (row + 2) * width):
-                if stones[p] == EMPTY:
+                if stones[p] == EMPTY and lost[p] & own == 0 and liberties[p] >> COUNT_AT > 0:
+                    out[i, cell] = plain  # most points; the call costs more than the answer
+                elif stones[p] == EMPTY and (not repeats or suicide or lost[p] & own != 0):
                     out[i, cell] = status(
-                        stones, chain, following, liberties, history, seen, ply, removed,
+                        stones, chain, following, liberties, lost, history, seen, ply,
                         p, own, width, suicide, zobrist,
                     )
                 cell += 1
-        out[i, cell] = LEGAL
+        out[i, cell] = plain
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def plausible(stones, chain, liberties, p, own, width, ko):
     """A playout may put a stone on the empty point p: legal by simple ko, no own one-point eye.
 
@@ -333,7 +339,7 @@ def plausible(stones, chain, liberties, p, own, width, ko):
     return enemies + edge >= 2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def playout(stones, chain, following, liberties, empty, gone, own, passes, ko, size, state):
     """Random moves until two passes or 2 * N * N moves; returns the generator's new state."""
     width = size + 1

@@ -9,7 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .go_rules import BLACK, EDGE, EMPTY, REPEATS, WHITE
+from .go_rules import (
+    BLACK,
+    COUNT_AT,
+    EDGE,
+    EMPTY,
+    REPEATS,
+    SQUARES_MASK,
+    SUM_AT,
+    SUM_MASK,
+    WHITE,
+)
 
 PLANES = 16
 UNCLAIMED = 2
@@ -79,8 +89,14 @@ def areas(boards, wanted, size, owners, leads):
 
 
 @njit(cache=True, nogil=True)
-def few_liberties(stones, following, head, width):
-    """1, 2 or 3 (3 or more) liberties of a chain."""
+def few_liberties(stones, following, packed, head, width):
+    """1, 2 or 3 (3 or more) liberties of a chain whose packed sums are given."""
+    count = packed >> COUNT_AT
+    if count > 8 or np.int64(following[head]) == head:  # a liberty counts at most four times
+        return min(count, 3)
+    total = (packed >> SUM_AT) & SUM_MASK
+    if count * (packed & SQUARES_MASK) == total * total:
+        return 1
     one, two = np.int64(0), np.int64(0)
     q = np.int64(head)
     while True:
@@ -96,15 +112,14 @@ def few_liberties(stones, following, head, width):
                 return 3
         q = np.int64(following[q])
         if q == head:
-            break
-    return 1 if two == 0 else 2
+            return 2
 
 
 @njit(cache=True, nogil=True)
 def observe(s, moves, size, out):
     """Fill ``out`` uint8 [B, PLANES, N * N], all 0 on entry; ``Go`` lists the planes.
 
-    moves: uint8 [B, A], what ``go_rules.legality`` says of each.
+    moves: uint8 [B, A], REPEATS where ``go_rules.legality`` says so.
     """
     width = size + 1
     cells = size * size
@@ -114,7 +129,7 @@ def observe(s, moves, size, out):
         planes = out[i]
         for p in range(width, stones.shape[0]):
             if chain[p] == p and (stones[p] == BLACK or stones[p] == WHITE):
-                few[p] = few_liberties(stones, following, p, width)
+                few[p] = few_liberties(stones, following, s.liberties[i, p], p, width)
         planes[2] = 1
         cell = 0
         for row in range(size):

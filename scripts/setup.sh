@@ -20,10 +20,10 @@ setup() {
     # What is installed is up to date while these two files are what they were.
     want="$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt")"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
-    if [ ! -x "$ROOT/.venv/bin/python" ]; then
+    if ! "$ROOT/.venv/bin/python" -c 'import pip' 2>/dev/null; then  # none, or begun and stopped
         python="$(find_python)" || return 1
         echo "selfplay: making $ROOT/.venv with $python" >&2
-        "$python" -m venv "$ROOT/.venv" || return 1
+        "$python" -m venv --clear "$ROOT/.venv" || return 1
     fi
     echo "selfplay: installing the pinned set into .venv (once; a few minutes)" >&2
     "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \

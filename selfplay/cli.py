@@ -142,7 +142,9 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     from selfplay.console import Bar, say
     from selfplay.games import make
     from selfplay.ladder import standings
+    from selfplay.players import full_name
 
+    players = (full_name(players[0].strip()), full_name(players[1].strip()))
     played = make(game)
     config = preset(played.name).eval
     low_high = _opening(opening) if opening else config.opening
@@ -319,6 +321,11 @@ def main() -> None:
         code = _fail(str(error))
     except FloatingPointError as error:
         code = _fail(str(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        code = _fail("the GPU's memory is full; take a smaller net, or fewer games at once with "
+                     "--set rl.games=64 and --set eval.slots=16, or --device cpu")
     sys.exit(code or 0)
 
 

@@ -23,6 +23,7 @@ from selfplay.arena import MatchResult, play_match, read_match
 from selfplay.console import say
 from selfplay.elo import fit
 from selfplay.errors import UserError
+from selfplay.players import missing_engine
 from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
 
@@ -80,19 +81,6 @@ def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
     steps = [k / (count - 1) for k in range(count)] if count > 1 else [1.0]
     at = {round(n**s) - 1 if log else round((n - 1) * s) for s in steps}
     return [found[i] for i in sorted(at)]
-
-
-def missing_engine(spec: str) -> str | None:
-    """Why a ``gtp:`` player cannot be started here, or None if it can."""
-    from selfplay.gtp import find_executable
-
-    if not spec.startswith("gtp:"):
-        return None
-    try:
-        find_executable(spec.removeprefix("gtp:"))
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def plan(run: Run, chosen: list[Point]) -> list[Pairing]:

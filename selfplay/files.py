@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,3 +57,33 @@ def refused(path: Path, error: OSError) -> UserError:
     """The user's error for a write that the system refused."""
     return UserError(f"{path}: cannot be written ({error.strerror or error}); "
                      "free disk space or mend the permissions, then run the same command again")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder`` for the block; the lock dies with its process.
+
+    What a kill has left half written in there (``.NAME.PID.tmp``) is deleted. Where the system
+    knows no such locks (Windows) nothing is kept out.
+
+    Raises UserError if another process has the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is at work on it; wait for it, stop it, "
+                            "or give --run another name") from None
+        except OSError:  # a file system without locks
+            pass
+        for left in folder.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)

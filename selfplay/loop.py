@@ -16,12 +16,14 @@ from selfplay.config import preset
 from selfplay.console import Bar, say
 from selfplay.data import Columns
 from selfplay.errors import UserError
+from selfplay.files import locked, write_atomic
 from selfplay.rl import Learner, train_rl
 from selfplay.runs import Clock, Run, read_history, read_json
 from selfplay.sft import best, split, to_columns, train_sft
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
 EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
+NAMED = 20  #: unusable files named on the screen; all of them are in the run's skipped.txt
 
 #: Expert games that come with the package, by game.
 EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
@@ -30,12 +32,16 @@ EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
 def train(
     run: Run, device: str, only: str | None = None, minutes: float | None = None
 ) -> None:
-    """Run all stages, or ``only`` one of expert, sft, rl, eval for so many ``minutes``."""
-    clock = Clock(run, minutes)
-    for name, stage in STAGES.items():
-        if only in (None, name):
-            with clock.running(name):
-                stage(run, clock, device)
+    """Run all stages, or ``only`` one of expert, sft, rl, eval for so many ``minutes``.
+
+    Raises UserError before anything is made if another process works on the run.
+    """
+    with locked(run.folder):
+        clock = Clock(run, minutes)
+        for name, stage in STAGES.items():
+            if only in (None, name):
+                with clock.running(name):
+                    stage(run, clock, device)
 
 
 def _writer(run: Run) -> Any:
@@ -99,15 +105,23 @@ def expert_stage(run: Run, clock: Clock, device: str) -> None:
 
 
 def expert_columns(run: Run) -> tuple[Columns, Columns]:
-    """(training rows, held-out rows) of the run's expert games; says what could not be read."""
+    """(training rows, held-out rows) of the run's expert games."""
     games, skipped = expert.read_expert(expert_files(run), run.game)
-    for item in skipped[:5]:
-        say(f"skipped {item.file}: {item.reason}")
-    if skipped:
-        say(f"expert games: {len(games):,} read, {len(skipped):,} skipped")
+    _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
     train_games, held_games = split(games, run.config.expert.held_out, run.config.seed)
     say(f"expert games: {len(train_games):,} to learn from, {len(held_games):,} held out")
     return to_columns(run.game, train_games), to_columns(run.game, held_games)
+
+
+def _name_skipped(run: Run, lines: list[str], read: int) -> None:
+    """Say which files could not be used, once: the stage after it finds the same ones."""
+    file, text = run.folder / "skipped.txt", "".join(f"{line}\n" for line in lines)
+    if not lines or (file.exists() and file.read_text(encoding="utf-8") == text):
+        return
+    write_atomic(file, text.encode())
+    for line in lines[:NAMED]:
+        say(f"skipped {line}")
+    say(f"expert games: {read:,} read, {len(lines):,} skipped, all named in {file}")
 
 
 def sft_stage(run: Run, clock: Clock, device: str) -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 TREE_BYTES = 2**30  #: of memory for the trees of one player; with more games they take turns
 
-__all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "parse_player", "pyspiel_name"]
+__all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "missing_engine", "parse_player",
+           "pyspiel_name"]
 
 Slots = NDArray[np.int64]
 Actions = NDArray[np.int64]
@@ -221,24 +222,42 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 
 
 def _net(text: str, setup: Setup) -> Player:
+    from selfplay.checkpoint import load_net
+    from selfplay.inference import Evaluator
+    from selfplay.search import SearchConfig
+
+    folder, sims = _checkpoint(text, setup.spec)
+    net, _ = load_net(folder, setup.game.name, setup.device)
+    evaluate, name = Evaluator(net, setup.game, setup.device), full_name(setup.spec)
+    if not sims:
+        return RawPlayer(name, evaluate)
+    return SearchPlayer(name, setup.game, SearchConfig(rule="puct"), evaluate, sims, setup.slots)
+
+
+def full_name(spec: str) -> str:
+    """``spec`` with the checkpoint that it means now in place of a run or a stage.
+
+    Raises UserError for a folder that is not there.
+    """
+    prefix, _, text = spec.partition(":")
+    if prefix != "net":
+        return spec
+    folder, sims = _checkpoint(text.strip(), spec)
+    return f"net:{folder}@{sims}" if sims else f"net:{folder}"
+
+
+def _checkpoint(text: str, spec: str) -> tuple[Path, int]:
+    """(checkpoint, simulations) of PATH or PATH@SIMULATIONS: a run's newest RL checkpoint, else
+    its SFT net; a stage's newest; or a checkpoint itself."""
     path, at, number = text.rpartition("@")
     if not at or not number.isdecimal():
         path, number = text, "0"
     if not Path(path).is_dir():
-        raise UserError(f"player {setup.spec!r}: {path} is no folder of a checkpoint or a run")
-    from selfplay.checkpoint import load_net, newest
-    from selfplay.inference import Evaluator
-    from selfplay.search import SearchConfig
+        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
+    from selfplay.checkpoint import newest
 
-    # a run's newest RL checkpoint, else its SFT net; a stage's newest; or a checkpoint itself
-    folder = (newest(Path(path, "rl")) or _best_sft(Path(path, "sft")) or newest(Path(path))
-              or Path(path))
-    net, _ = load_net(folder, setup.game.name, setup.device)
-    evaluate, sims = Evaluator(net, setup.game, setup.device), int(number)
-    if not sims:
-        return RawPlayer(f"net:{folder}", evaluate)
-    return SearchPlayer(f"net:{folder}@{sims}", setup.game, SearchConfig(rule="puct"), evaluate,
-                        sims, setup.slots)
+    found = newest(Path(path, "rl")) or _best_sft(Path(path, "sft")) or newest(Path(path))
+    return found or Path(path), int(number)
 
 
 def _best_sft(folder: Path) -> Path | None:
@@ -277,3 +296,14 @@ def parse_player(
         hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
     return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
+
+
+def missing_engine(spec: str) -> str | None:
+    """Why a ``gtp:`` player cannot be started here, or None if it can."""
+    if not spec.startswith("gtp:"):
+        return None
+    try:
+        gtp.find_executable(spec.removeprefix("gtp:"))
+    except UserError as error:
+        return str(error)
+    return None

@@ -24,6 +24,7 @@ from selfplay.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game
 from selfplay.models import NetSpec
+from selfplay.players import missing_engine, parse_player
 
 STAGES = ("expert", "sft", "rl", "eval")
 
@@ -83,14 +84,17 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     A run that has made something must have been started with the same settings, but for those
     that only say how long or where it goes on, or how it is judged.
 
-    Raises UserError naming the first setting that differs, GameError or NetError for a game or a
-    net that does not exist.
+    Raises UserError naming the first setting that differs or a player that does not exist,
+    GameError or NetError for a game or a net that does not.
     """
     stored, path = stored_config(folder), folder / "config.json"
     game = make(config.game)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
+    for name in (*config.eval.baselines, config.expert.player):
+        if missing_engine(name) is None:  # the matches of one that is missing are left out
+            parse_player(name, game).close()
     if config != stored:
         write_json(path, to_dict(config))
     return Run(folder, config, game)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from selfplay import checkpoint
+from selfplay.games import make
+from selfplay.models import NetSpec, build, seeded
+from selfplay.train import TrainConfig, Trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,3 +50,28 @@ def selfplay(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProc
     process = start(*words, cwd=cwd, **options)
     out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def mistake(self, *words: str) -> None:
+        """One line for the user that holds ``words``."""
+        assert self.code != 0
+        assert self.err.startswith("selfplay: "), self.err
+        assert self.err.strip().count("\n") == 0, self.err
+        for word in words:
+            assert word in self.err, self.err
+
+
+Command = Callable[..., Said]
+
+
+def save_net(path: Path, game_name: str) -> None:
+    game = make(game_name)
+    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    trainer = Trainer(seeded(0, lambda: build(spec)), TrainConfig())
+    checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
+                                          "compute": {}})

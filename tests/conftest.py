@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from command import Command, Said
 from numpy.typing import NDArray
 
+from selfplay.cli import main
 from selfplay.games.base import Game
 
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
@@ -45,3 +50,23 @@ def play_random() -> PlayRandom:
         return states, np.stack(columns, axis=1)
 
     return play
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Command]:
+    """``selfplay WORDS`` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def command(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["selfplay", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Said(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield command
+    torch.set_num_threads(threads)

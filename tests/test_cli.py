@@ -8,67 +8,17 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import torch
-from command import TINY, selfplay
+from command import TINY, Command, Said, save_net, selfplay
 
 from selfplay import checkpoint
-from selfplay.cli import cli, main
-from selfplay.games import make
-from selfplay.models import NetSpec, build, seeded
+from selfplay.cli import cli
 from selfplay.runs import read_history
-from selfplay.train import TrainConfig, Trainer
 
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def mistake(self, *words: str) -> None:
-        """One line for the user that holds ``words``."""
-        assert self.code != 0
-        assert self.err.startswith("selfplay: "), self.err
-        assert self.err.strip().count("\n") == 0, self.err
-        for word in words:
-            assert word in self.err, self.err
-
-
-Command = Callable[..., Said]
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Command]:
-    """``selfplay WORDS`` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def command(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["selfplay", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Said(int(ended.value.code or 0), captured.out, captured.err)
-
-    yield command
-    torch.set_num_threads(threads)
-
-
-def save_net(path: Path, game_name: str) -> None:
-    game = make(game_name)
-    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
-    trainer = Trainer(seeded(0, lambda: build(spec)), TrainConfig())
-    checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
-                                          "compute": {}})
 
 
 # ------------------------------------------------------------------------------------- help
@@ -370,30 +320,3 @@ def test_a_full_disk(small_disk: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = read_history(small_disk / "here/rl/history.jsonl")
     assert [row["iteration"] for row in rows] == [1, 2, 3]
-
-
-# -------------------------------------------------------------------------------------- starting
-
-def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
-    match = ("match", "random", "random", "--game", "go9x9", "--games", "2", "--out")
-    first = selfplay(*match, "one", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1"})
-    assert second.returncode == 0, second.stderr
-    assert "[cache] data loaded from" in second.stdout
-    assert "[cache] data saved to" not in second.stdout
-    one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
-def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_path: Path) -> None:
-    match = ("match", "mcts:4", "random", *T, "--games", "6")
-    first = run(*match)
-    (folder,) = (tmp_path / "runs/matches").iterdir()
-    before = (folder / "games.jsonl").read_bytes()
-    again = run(*match)
-    assert (folder / "games.jsonl").read_bytes() == before
-    assert again.out.split("games:")[0] == first.out.split("games:")[0]
-    assert run(*match[:-1], "8").code == 0
-    assert (folder / "games.jsonl").read_bytes().startswith(before)
-    assert len(before.splitlines()) == 6

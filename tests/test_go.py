@@ -231,7 +231,7 @@ def test_suicide_is_a_rule_of_choice() -> None:
 def test_suicide_of_one_stone_repeats_the_board() -> None:
     game = Go(5, suicide=True)
     states = played(game, "A2 C3 B1")
-    assert not can(game, states, "A1") and not states.removed[0]
+    assert not can(game, states, "A1") and not states.lost.any()
     assert game.observe(states)[0, 13].ravel().nonzero()[0].tolist() == moves(game, "A1")
 
 

@@ -1,0 +1,118 @@
+"""The same command a second time: what is kept, what is said again, who else is at work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import TINY, Command, save_net, selfplay
+
+from selfplay import cli
+from selfplay.errors import UserError
+from selfplay.files import locked
+
+T = ("--game", "tictactoe")
+GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
+
+
+def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
+    match = ("match", "random", "random", "--game", "go9x9", "--games", "2", "--out")
+    first = selfplay(*match, "one", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1"})
+    assert second.returncode == 0, second.stderr
+    assert "[cache] data loaded from" in second.stdout
+    assert "[cache] data saved to" not in second.stdout
+    one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_path: Path) -> None:
+    match = ("match", "mcts:4", "random", *T, "--games", "6")
+    first = run(*match)
+    (folder,) = (tmp_path / "runs/matches").iterdir()
+    before = (folder / "games.jsonl").read_bytes()
+    again = run(*match)
+    assert (folder / "games.jsonl").read_bytes() == before
+    assert again.out.split("games:")[0] == first.out.split("games:")[0]
+    assert run(*match[:-1], "8").code == 0
+    assert (folder / "games.jsonl").read_bytes().startswith(before)
+    assert len(before.splitlines()) == 6
+
+
+def test_a_match_after_more_training_is_another_match(run: Command, tmp_path: Path) -> None:
+    match = ("match", "net:run", "random", *T, "--games", "2")
+    for step in (1, 2):
+        save_net(tmp_path / f"run/ckpt-{step:06d}", "tictactoe")
+        said = run(*match)
+        assert said.code == 0, said.err
+        assert f"ckpt-{step:06d} against random" in said.out
+    assert len([p for p in (tmp_path / "runs/matches").iterdir() if p.is_dir()]) == 2
+
+
+def test_files_that_cannot_be_used_are_named_once(run: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "games"
+    folder.mkdir()
+    for letter in "abce":
+        (folder / f"{letter}.sgf").write_text(GOOD.format(letter))
+    for number in range(25):
+        (folder / f"bad{number:02d}.sgf").write_text("(;GM[1]SZ[19]RE[W+3];B[cc])")
+    sft = ("sft", "--game", "go5x5", "--run", "here", "--games", str(folder), "--set", "net=1x8",
+           "--set", "sft.batch_size=8", "--set", "sft.max_steps=2")
+    said = run(*sft)
+    assert said.code == 0, said.err
+    assert said.out.count("board size 19") == 20
+    assert (tmp_path / "here/skipped.txt").read_text().count("board size 19") == 25
+    assert "skipped" not in run(*sft, "--set", "sft.max_steps=4").out
+    (folder / "bad25.sgf").write_text("(;GM[1]SZ[7]RE[W+3];B[cc])")
+    assert "4 read, 26 skipped" in run(*sft, "--set", "sft.max_steps=6").out
+
+
+def test_a_player_that_cannot_be_stops_the_run_at_its_start(run: Command, tmp_path: Path) -> None:
+    train = ("train", *T, "--run", "here", *TINY)
+    run(*train, "--set", "eval.baselines=mcts:8,mtcs:9").mistake("mtcs:9", "did you mean mcts")
+    run(*train, "--set", "expert.player=mcts:x").mistake("mcts:x", "number of simulations")
+    assert not (tmp_path / "here").exists()
+    missing = run(*train, "--set", "eval.baselines=mcts:8,gtp:no-such-engine", "--game", "go5x5",
+                  "--run", "go", "--set", "expert.count=12", "--set", "rl.iterations=1")
+    assert missing.code == 0, missing.err  # its matches are left out, and the report says so
+
+
+# ------------------------------------------------------------------------------- two at one run
+
+def test_two_processes_are_kept_apart(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    hold = ("import sys, pathlib, selfplay.files as f\n"
+            "with f.locked(pathlib.Path('here')): print('held', flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        run("train", *T, "--run", "here", *TINY).mistake("here", "another process", "--run")
+        with pytest.raises(UserError), locked(tmp_path / "here"):
+            pass
+        other.kill()  # a lock does not outlive its process
+    with locked(tmp_path / "here"):
+        pass
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    (tmp_path / "rl").mkdir()
+    kept = [tmp_path / "config.json", tmp_path / "rl" / "x.tmp"]
+    left = [tmp_path / ".config.json.17.tmp", tmp_path / "rl" / ".history.jsonl.9.tmp"]
+    for path in kept + left:
+        path.write_text("{}")
+    with locked(tmp_path):
+        assert [path.exists() for path in kept + left] == [True, True, False, False]
+
+
+def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*words: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(cli, "device_of", full)
+    run("match", "net:.", "net:.", *T).mistake("memory is full", "rl.games")
