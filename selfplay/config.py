@@ -35,7 +35,8 @@ class SFTConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     evaluate_every: int = 200  #: steps between two looks at the held-out games
-    patience: int = 4  #: looks without a better held-out policy loss before the rate drops
+    gain: float = 0.005  #: share of the held-out policy loss that must go ...
+    patience: int = 4  #: ... within so many looks, or the rate drops
     drops: int = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
     max_steps: int = 100_000
     value_weight: float = 0.5
@@ -118,8 +119,8 @@ POSITIVE = frozenset((
 ))
 #: Settings that are a share of something.
 SHARES = frozenset((
-    "expert.held_out", "rl.full_share", "rl.window_growth", "rl.ema_decay", "rl.resign_checked",
-    "rl.gating_score",
+    "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
+    "rl.resign_checked", "rl.gating_score",
 ))
 
 GNUGO = "gtp:gnugo --mode gtp --level {}"

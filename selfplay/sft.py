@@ -1,7 +1,8 @@
 """Supervised learning: expert games to rows, rows to a net, and where the curve goes flat.
 
-The learning rate drops when the held-out policy loss stops improving; after the last drop the
-curve is flat by its own measure, and that is the SFT ceiling.
+The learning rate drops when the held-out policy loss hardly improves any more, or when so little
+time is left that it has to; where it stops improving after the last drop the curve is flat, and
+that is the SFT ceiling.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from selfplay.sgf import ExpertGame
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 DROP = 0.3  #: factor of one rate drop
+LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
 def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
@@ -102,19 +104,23 @@ class _Curve:
 
     best: float = math.inf
     best_step: int = 0
+    mark: float = math.inf  #: the loss that the next looks are measured by
     waiting: int = 0
     drops: int = 0
 
-    def look(self, step: int, loss: float, patience: int) -> bool:
-        """Take in a look at the held-out games; True where the rate is to drop."""
-        if loss < self.best - 1e-4:
-            self.best, self.best_step, self.waiting = loss, step, 0
-            return False
+    def look(self, step: int, loss: float, config: SFTConfig) -> None:
+        """Take in a look at the held-out games, and drop the rate if they are learnt no further."""
+        if loss < self.best:
+            self.best, self.best_step = loss, step
+        if loss < self.mark * (1 - config.gain):
+            self.mark, self.waiting = loss, 0
+            return
         self.waiting += 1
-        if self.waiting < patience:
-            return False
-        self.waiting, self.drops = 0, self.drops + 1
-        return True
+        if self.waiting >= config.patience:
+            self.drop()
+
+    def drop(self) -> None:
+        self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
 
 
 def train_sft(
@@ -160,20 +166,25 @@ def train_sft(
         _note_best(folder, curve, config)  # a kill may have come just before it
     started, symmetries = time.monotonic(), game.symmetries()
     per_step = 3 * flops(spec) * config.batch_size
-    over = bool(history) and left() <= 0  # without one look the run could not go on
+    remaining = left()
+    time_in_all = spent + remaining
+    over = bool(history) and remaining <= 0  # without one look the run could not go on
     while curve.drops <= config.drops and step < config.max_steps and not over:
+        if curve.drops < config.drops and remaining < time_in_all * LATEST ** (curve.drops + 1):
+            curve.drop()
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
         rng = np.random.default_rng([seed, 0x5F, step])
         rows = rng.integers(0, len(train.value), config.batch_size)
         metrics = trainer.step(batch(train, rows, game, symmetries, rng))
         step += 1
         progress(step, metrics)
-        over = bool(history) and left() <= 0
+        remaining = left()
+        over = bool(history) and remaining <= 0
         if step % config.evaluate_every and step < config.max_steps and not over:
             continue
         row = {"step": step, "seconds": spent + time.monotonic() - started,
                "flops": step * per_step, "positions": step * config.batch_size,
-               "learning_rate": trainer.learning_rate, "train": metrics,
+               "learning_rate": trainer.learning_rate, "drops": curve.drops, "train": metrics,
                **evaluate_columns(trainer.acting(), game, held, device)}
         history.append(row)
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
@@ -181,17 +192,19 @@ def train_sft(
         if newest is not None:
             checkpoint.drop_training(newest)
         newest = saved
-        curve.look(step, row["policy_loss"], config.patience)
+        curve.look(step, row["policy_loss"], config)
         _note_best(folder, curve, config)
         log(row)
-        over = over or left() <= 0
+        over = over or remaining <= 0
     return best(folder)
 
 
 def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
     curve = _Curve()
     for row in history:
-        curve.look(row["step"], row["policy_loss"], config.patience)
+        if row.get("drops", 0) > curve.drops:  # the time had asked for it
+            curve.drop()
+        curve.look(row["step"], row["policy_loss"], config)
     return curve
 
 
