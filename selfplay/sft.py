@@ -184,7 +184,7 @@ def train_sft(
             continue
         row = {"step": step, "seconds": spent + time.monotonic() - started,
                "flops": step * per_step, "positions": step * config.batch_size,
-               "learning_rate": trainer.learning_rate, "drops": curve.drops, "train": metrics,
+               "learning_rate": trainer.learning_rate, "train": metrics,
                **evaluate_columns(trainer.acting(), game, held, device)}
         history.append(row)
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
@@ -202,8 +202,10 @@ def train_sft(
 def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
     curve = _Curve()
     for row in history:
-        if row.get("drops", 0) > curve.drops:  # the time had asked for it
+        drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
+        if drops != curve.drops:  # the time had asked for it, or the settings have changed
             curve.drop()
+            curve.drops = drops
         curve.look(row["step"], row["policy_loss"], config)
     return curve
 
