@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import go_rules, go_views
+from . import go_bits, go_rules, go_views
 from .base import GameError, Symmetries
 from .go_rules import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
 from .go_views import PLANES
@@ -61,6 +61,7 @@ class Go:
         cells = np.arange(size * size)
         #: int64 [N * N]: the point of the padded board where each cell lies
         self.points = (cells // size + 1) * (size + 1) + cells % size + 1
+        self._bits = go_bits.tables(min(size, go_bits.LARGEST))
         self._start = self._empty_board()
         self._opening_points = np.ones(self.num_actions, np.bool_)
         self._opening_points[-1] = False
@@ -149,10 +150,14 @@ class Go:
         They end with two passes or 2 * N * N moves of their own, whatever the game's ply: a
         board cut off in the middle of a fight says little.
         """
-        finals = np.empty_like(states.stones)
-        go_rules.rollout(states, self.size, rng, finals)
-        lead = self._leads(finals, np.ones(len(finals), np.bool_)) - self.komi
-        return np.sign(lead).astype(np.float32)
+        if self.size <= go_bits.LARGEST:
+            leads = np.empty(len(states.ply), np.int32)
+            go_bits.playouts(states, self.size, *self._bits, rng, leads, np.empty((0, 0), np.int16))
+        else:
+            finals = np.empty_like(states.stones)
+            go_rules.rollout(states, self.size, rng, finals)
+            leads = self._leads(finals, np.ones(len(finals), np.bool_))
+        return np.sign(leads - self.komi).astype(np.float32)
 
     def opening_moves(self, states: GoStates) -> NDArray[np.bool_]:
         """Legal points off the first line (any legal point below 7x7); none on a full board."""

@@ -13,67 +13,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from go_boards import (
+    FIVE,
+    NINE,
+    Reference,
+    can,
+    drawn,
+    go_on,
+    moves,
+    played,
+    random_games,
+    same,
+    small,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.games import go
 from selfplay.games.base import GameError, put, side, take
 from selfplay.games.go import Go
-
-FIVE, NINE = Go(5), Go(9)
-
-
-def small(size: int, suicide: bool = False) -> Go:
-    """Go on a board that the constructor refuses to the public."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(go, "SMALLEST", 2)
-        return Go(size, komi=0, suicide=suicide)
-
-
-def moves(game: Go, text: str) -> list[int]:
-    return [game.text_to_action(None, 0, word) for word in text.split()]
-
-
-def played(game: Go, text: str) -> Any:
-    """One game after the moves in ``text``."""
-    states = game.new(1)
-    game.replay(states, np.array([moves(game, text)]))
-    return states
-
-
-def drawn(game: Go, board: str, white: bool = False) -> Any:
-    """One game whose board is ``board`` (top row first; X black, O white).
-
-    The colours take turns, the one with fewer stones passes at first. Every chain of the board
-    must have a liberty: then nothing is captured on the way.
-    """
-    rows = [line.split() for line in board.split("\n") if line.split()][::-1]
-    black, white_stones = (
-        [r * game.size + k for r, row in enumerate(rows) for k, x in enumerate(row) if x == colour]
-        for colour in "XO"
-    )
-    turns = max(len(black) - white, len(white_stones))
-    sequence = np.full(2 * turns + white, game.pass_action)
-    sequence[0::2][turns + white - len(black) :] = black
-    sequence[1::2][turns - len(white_stones) :] = white_stones
-    states = game.new(1)
-    game.replay(states, sequence[None])
-    lines = game.render(states, 0).replace("(", " ").replace(")", " ").splitlines()
-    assert [line.split()[1:-1] for line in lines[1 : game.size + 1]] == rows[::-1]
-    assert not states.done[0] and states.to_play[0] == white
-    return states
-
-
-def can(game: Go, states: Any, text: str) -> bool:
-    return bool(game.legal(states)[0, moves(game, text)[0]])
-
-
-def go_on(game: Go, states: Any, text: str) -> None:
-    """Play moves and insist that each is legal."""
-    for word in text.split():
-        assert can(game, states, word), f"{word}\n{game.render(states, 0)}"
-        game.step(states, np.array(moves(game, word)))
-
 
 # counted positions (exhaustive counts by an independent program, partly by two)
 
@@ -245,84 +202,6 @@ def test_suicide_before_any_capture_may_repeat_an_older_board() -> None:
 # a slow reference that shares nothing with the kernels
 
 
-class Reference:
-    """Go on a tuple of cells (0 empty, 1 black, 2 white), every earlier board remembered."""
-
-    def __init__(self, size: int, suicide: bool) -> None:
-        self.size, self.suicide = size, suicide
-        self.board: tuple[int, ...] = (0,) * size**2
-        self.previous, self.history = self.board, {self.board}
-        self.mover = 1
-
-    def around(self, cell: int) -> list[int]:
-        row, col = divmod(cell, self.size)
-        spots = ((row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1))
-        return [r * self.size + c for r, c in spots if 0 <= min(r, c) <= max(r, c) < self.size]
-
-    def group(self, board: Any, cell: int) -> tuple[set[int], set[int]]:
-        """The connected cells of one content, and the cells next to them."""
-        inside, edge, todo = {cell}, set(), [cell]
-        while todo:
-            for n in self.around(todo.pop()):
-                if board[n] != board[cell]:
-                    edge.add(n)
-                elif n not in inside:
-                    inside.add(n)
-                    todo.append(n)
-        return inside, edge
-
-    def liberties(self, board: Any, cell: int) -> int:
-        return sum(board[n] == 0 for n in self.group(board, cell)[1])
-
-    def after(self, cell: int) -> tuple[int, ...] | None:
-        """The board after a stone, superko apart; None for a forbidden suicide."""
-        board = list(self.board)
-        board[cell] = self.mover
-        for n in self.around(cell):
-            if board[n] == 3 - self.mover and not self.liberties(board, n):
-                for dead in self.group(board, n)[0]:
-                    board[dead] = 0
-        if not self.liberties(board, cell):
-            if not self.suicide:
-                return None
-            for dead in self.group(board, cell)[0]:
-                board[dead] = 0
-        return tuple(board)
-
-    def verdicts(self) -> tuple[list[int], list[int]]:
-        """Cells where a stone is legal; cells that superko alone forbids."""
-        legal, repeats = [], []
-        for cell in (k for k, content in enumerate(self.board) if content == 0):
-            board = self.after(cell)
-            if board is not None:
-                (repeats if board in self.history else legal).append(cell)
-        return legal, repeats
-
-    def ko(self) -> list[int]:
-        """The cell where a stone would undo the move just made."""
-        empty = [k for k, content in enumerate(self.board) if content == 0]
-        changed = self.previous != self.board
-        return [k for k in empty if changed and self.after(k) == self.previous]
-
-    def play(self, action: int) -> None:
-        self.previous = self.board
-        if action < self.size**2:
-            board = self.after(action)
-            assert board is not None
-            self.board = board
-            self.history.add(board)
-        self.mover = 3 - self.mover
-
-    def owners(self) -> list[int]:
-        out = []
-        for cell, content in enumerate(self.board):
-            touched = {content} if content else {
-                self.board[n] for n in self.group(self.board, cell)[1]
-            }
-            out.append({(1,): 1, (2,): -1}.get(tuple(touched), 0))
-        return out
-
-
 def check_against(game: Go, states: Any, reference: Reference, actions: list[int]) -> None:
     board = np.array(reference.board)
     legal, repeats = reference.verdicts()
@@ -457,21 +336,6 @@ def test_a_game_is_over_at_the_cap() -> None:
 # the batch
 
 
-def random_games(game: Go, batch: int, plies: int, seed: int) -> tuple[Any, np.ndarray]:
-    """States after ``plies`` random moves (fewer where a game ended), and the moves, -1 after."""
-    rng, states, record = np.random.default_rng(seed), game.new(batch), []
-    for _ in range(plies):
-        legal = game.legal(states)
-        picks = np.argmax(legal * rng.random(legal.shape), axis=1)
-        record.append(np.where(legal.any(axis=1), picks, -1))
-        game.step(states, record[-1])
-    return states, np.stack(record, axis=1)
-
-
-def same(a: Any, b: Any) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 def test_replay_is_step_by_step_with_holes() -> None:
     states, record = random_games(NINE, 20, 80, seed=5)
     rng = np.random.default_rng(0)
@@ -522,96 +386,6 @@ def test_symmetries_are_eight_and_start_with_none() -> None:
     assert len(np.unique(tables.cells, axis=0)) == 8
     assert np.array_equal(tables.cells[0], np.arange(81))
     assert np.array_equal(tables.actions[0], np.arange(82))
-
-
-# rollouts
-
-
-def test_rollout_depends_on_its_own_row_only() -> None:
-    states, _ = random_games(NINE, 40, 50, seed=8)
-    before = take(states, slice(None))
-    seeds = np.arange(40, dtype=np.uint64) * np.uint64(977)
-    rng = seeds.copy()
-    values = NINE.rollout(states, rng)
-    assert same(states, before) and set(values) <= {-1.0, 0.0, 1.0}
-    open_ = ~states.done
-    assert (rng != seeds)[open_].all()
-    rows = np.array([31, 4, 17])
-    alone = seeds[rows].copy()
-    assert np.array_equal(NINE.rollout(take(states, rows), alone), values[rows])
-    assert np.array_equal(alone, rng[rows])
-
-
-def test_rollout_of_a_finished_game_is_its_result() -> None:
-    states, _ = random_games(FIVE, 200, 50, seed=9)
-    done, value = FIVE.result(states)
-    assert done.all() and len(set(value)) > 1
-    assert np.array_equal(FIVE.rollout(states, np.arange(200, dtype=np.uint64)), value)
-
-
-@pytest.mark.parametrize("white", [False, True])
-def test_rollout_keeps_two_eyes(white: bool) -> None:
-    """Black lives with two eyes; whoever fills them in loses the board."""
-    states = drawn(FIVE, """
-        . X X X .
-        X X X X X
-        X X X X X
-        X X X X X
-        X X X X X
-    """, white)
-    many = take(states, np.zeros(500, int))
-    assert (FIVE.rollout(many, np.arange(500, dtype=np.uint64)) == 1).all()
-
-
-CORNER = """
-    O O O O O
-    O . O . O
-    O O O O O
-    X O O O O
-    . X O . O
-"""
-
-
-def test_rollout_captures() -> None:
-    """White's only move outside an own eye takes the corner."""
-    game = Go(5, komi=-24.5)  # White needs every point
-    states = take(drawn(game, CORNER, white=True), np.zeros(100, int))
-    assert (game.rollout(states, np.arange(100, dtype=np.uint64)) == -1).all()
-
-
-def test_rollout_after_a_pass_ends_with_the_next() -> None:
-    """Black has no move and would lose the corner if White were to move once more."""
-    game = Go(5, komi=-22)  # 3 points to 22 now, 0 to 25 then
-    states = drawn(game, CORNER, white=True)
-    go_on(game, states, "pass")
-    assert game.rollout(states, np.array([1], np.uint64)) == 1
-
-
-@pytest.mark.parametrize(("white", "first", "value"), [(0, "", 1), (1, "", -1), (1, "B1", -1)])
-def test_rollout_fills_false_eyes_and_knows_simple_ko(white: int, first: str, value: int) -> None:
-    """B1 is all that is left to play. Black connects there, a false eye, and leads by 27 points;
-    White takes a ko there, Black may not take back at once, White connects: 23 points."""
-    board = """
-        . O X X X X X
-        O O X . X X X
-        . O X X X X X
-        O O X X X X X
-        O O X X X . X
-        O X X X X X X
-        X . X X X X X
-    """
-    game = Go(7, komi=25)
-    states = drawn(game, board, white=bool(white))
-    go_on(game, states, first)
-    many = take(states, np.zeros(300, int))
-    assert (game.rollout(many, np.arange(300, dtype=np.uint64)) == value).all()
-
-
-def test_rollouts_favour_the_first_move_by_less_than_komi() -> None:
-    for komi, low, high in ((0, 0.0, 0.2), (7, -0.4, 0.0)):
-        game = Go(9, komi=komi)
-        values = game.rollout(game.new(4000), np.arange(4000, dtype=np.uint64))
-        assert low < values.mean() < high
 
 
 # openings, text, parameters
