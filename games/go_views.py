@@ -88,7 +88,7 @@ def areas(boards, wanted, size, owners, leads):
                 cell += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def few_liberties(stones, following, packed, head, width):
     """1, 2 or 3 (3 or more) liberties of a chain whose packed sums are given."""
     count = packed >> COUNT_AT

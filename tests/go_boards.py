@@ -66,7 +66,10 @@ def go_on(game: Go, states: Any, text: str) -> None:
 
 
 class Reference:
-    """Shares nothing with the kernels. Go on a tuple of cells (0 empty, 1 black, 2 white), every earlier board remembered."""
+    """Go on a tuple of cells (0 empty, 1 black, 2 white), every earlier board remembered.
+
+    It shares nothing with the kernels.
+    """
 
     def __init__(self, size: int, suicide: bool) -> None:
         self.size, self.suicide = size, suicide
