@@ -94,6 +94,12 @@ def describe() -> str:
 
 def _suggestion(name: str) -> str:
     """What may have been meant by an unknown name."""
+    if re.fullmatch(r"go\d+x\d+", name):
+        return f"Go is played on go{_SIZES[0]}x{_SIZES[0]} to go{_SIZES[-1]}x{_SIZES[-1]}"
+    from .openspiel import playable
+
+    if name in playable():
+        return f"OpenSpiel has it: {_OPENSPIEL}{name}"
     near = difflib.get_close_matches(name.lower(), GAMES, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}? (selfplay games lists them all)"

@@ -8,9 +8,13 @@ reaching many games, not for speed.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
+import os
 import re
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,10 +210,25 @@ def _load(game_string: str) -> tuple[Any, Any]:
             if key not in (*known, "name"):
                 takes = ", ".join(known) or "none"
                 raise GameError(f"openspiel:{text}: no parameter {key!r}; it takes {takes}")
-        game = pyspiel.load_game(text)
-        return game, game.new_initial_state()
+        with _quiet():
+            game = pyspiel.load_game(text)
+            return game, game.new_initial_state()
     except pyspiel.SpielError as error:
         raise GameError(f"openspiel:{text}: {str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """OpenSpiel writes its errors to stderr as well as raising them: keep that off the screen."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _missing(kind: Any, players: int) -> list[str]:

@@ -155,12 +155,16 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     if slots is None:
         slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
     where = device_of(device or "auto") if "net" in kinds else "cpu"
+    counts: list[int] = []
     with Bar(f"{players[0]} - {players[1]}", count, unit="games") as bar:
         result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                            slots=slots, folder=folder, device=where, progress=bar.at)
+                            slots=slots, folder=folder, device=where,
+                            progress=lambda done: (counts.append(done), bar.at(done))[1])
     say(result.summary())
-    say(standings(folder.parent, played))
-    say(f"games: {folder}")
+    table = standings(folder.parent, played)
+    if table:
+        say(table)
+    say(f"games: {folder}" + " (all played before)" * (counts[0] == result.games))
 
 
 @cli.command()
@@ -303,7 +307,8 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "selfplay"
+        name = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in cli.commands else ""
+        command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command continues", err=True)

@@ -209,9 +209,16 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "points": rows,
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
+        "sft_flat": _sft_flat(run),
         "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
         "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
     }
+
+
+def _sft_flat(run: Run) -> bool:
+    """Whether SFT ended because it learnt no more, not because its time was up."""
+    note = run.folder / "sft" / "best.json"
+    return bool(read_json(note).get("flat")) if note.exists() else False
 
 
 def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:

@@ -34,6 +34,7 @@ class Bar:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
         self.started = self.logged = time.monotonic()
         self.first: float | None = None
+        self.latest = ""  #: the line that a log has not had yet
         self.live: Progress | None = None
         self.task: TaskID | None = None
 
@@ -59,10 +60,16 @@ class Bar:
         eta = self._eta(done, now)
         if self.live and self.task is not None:
             self.live.update(self.task, completed=done, note=note, eta=eta)
-        elif now - self.logged >= LOG_SECONDS:
-            self.logged = now
-            say(f"{self.title} {min(done / self.total, 1):4.0%}  "
-                f"{clock_text(now - self.started)} ETA {eta}  {note}")
+            return
+        self.latest = (f"{self.title} {min(done / self.total, 1):4.0%}  "
+                       f"{clock_text(now - self.started)} ETA {eta}  {note}")
+        if now - self.logged >= LOG_SECONDS:
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        if self.latest:
+            say(self.latest)
+        self.logged, self.latest = now, ""
 
     def _eta(self, done: float, now: float) -> str:
         if self.unit == "seconds":
@@ -78,3 +85,5 @@ class Bar:
     ) -> None:
         if self.live:
             self.live.stop()
+        else:
+            self._log(time.monotonic())

@@ -157,7 +157,7 @@ def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGa
     try:
         lines = gzip.decompress(file.read_bytes()).decode().splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        skipped.append(Skipped(str(file), f"unreadable: {error}"))
+        skipped.append(Skipped(str(file), sgf.unreadable(error)))
         return []
     found = []
     for number, line in enumerate(lines, 1):

@@ -60,8 +60,12 @@ def find_executable(command: str) -> list[str]:
     found = shutil.which(program, path=search)
     if found is None:
         named = os.path.basename(program) == program
-        hint = f"apt install {program}, or give its path" if named else "check the path"
+        hint = "install it, or give its path" if named else "check the path"
+        if program == "gnugo":
+            hint = "apt install gnugo, or give its path"
         raise UserError(f"{program} not found: {hint}")
+    if os.path.basename(program) == "gnugo" and not any("gtp" in word for word in arguments[1:]):
+        raise UserError(f"{command!r}: GNU Go speaks GTP with --mode gtp only; add that")
     return [found, *arguments[1:]]
 
 
@@ -78,6 +82,7 @@ class GtpEngine:
         self._pending: deque[tuple[int, str]] = deque()
         self._id = 0
         self._buffer = b""
+        self._answered = False
         self._errors: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
@@ -112,6 +117,7 @@ class GtpEngine:
         reply = parse_reply(text, number)
         if reply is None:
             raise self._failure(f"answer {text[:60]!r} is not GTP")
+        self._answered = True
         return reply
 
     def ask(self, command: str) -> Reply:
@@ -172,14 +178,19 @@ class GtpEngine:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise self._failure(f"no answer within {self.timeout:g} s")
+                raise self._failure(f"no answer within {self.timeout:g} s{self._hint()}")
             chunk = os.read(pipe, 65536)
             if not chunk:
-                raise self._failure("the engine has quit")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(1.0)  # it closes its output a moment before it is gone
+                raise self._failure(f"the engine has quit{self._hint()}")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
         text = line.decode("utf-8", "replace").replace("\t", " ")
         return "".join(c for c in text if c >= " ").rstrip()
+
+    def _hint(self) -> str:
+        return "" if self._answered else "; does its command start GTP?"
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None

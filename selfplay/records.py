@@ -110,7 +110,7 @@ def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list
         if stored.get(key) != value:
             raise UserError(
                 f"{settings_file}: has games with {key} {stored.get(key)}, not {value}; "
-                "give another place, or delete those"
+                "give another place (--out), or delete those"
             )
     return read_records(records)
 

@@ -190,6 +190,8 @@ def page(evaluation: Record, picture: bytes) -> str:
         "<h2>Matches</h2>",
         html_table(MATCH_HEAD, match_rows(evaluation), {2, 3, 4, 5, 6}),
         "<h2>How to repeat it</h2>",
+        "<p>From the folder it was started in; where the run's folder is there, its command "
+        "continues it.</p>",
         html_commands(evaluation),
         "<h2>Configuration</h2>",
         f"<pre>{escape(config_text(evaluation))}</pre>",

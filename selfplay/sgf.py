@@ -105,8 +105,10 @@ def nothing_left(game: Game, paths: Iterable[Path], skipped: Sequence[Skipped],
     where = ", ".join(str(path) for path in paths)
     if not skipped:
         return f"{where}: no file there that ends in {', '.join(suffixes)}"
-    reasons = Counter(item.reason for item in skipped).most_common(4)
-    text = "; ".join(f"{reason} ({count:,})" for reason, count in reasons)
+    reasons = Counter(item.reason for item in skipped).most_common(6)
+    example = {item.reason: item.file for item in reversed(skipped)}
+    text = "; ".join(f"{reason} ({count:,}: {Path(example[reason]).name}{' …' * (count > 1)})"
+                     for reason, count in reasons)
     return f"{where}: no game for {game.name} among {len(skipped):,}: {text}"
 
 
@@ -131,7 +133,12 @@ def _contents(files: Iterable[Path], skipped: list[Skipped]) -> Iterator[tuple[s
             else:
                 yield str(file), _unpack(file.name, file.read_bytes())
         except _UNREADABLE as error:
-            skipped.append(Skipped(str(file), f"unreadable: {error}"))
+            skipped.append(Skipped(str(file), unreadable(error)))
+
+
+def unreadable(error: Exception) -> str:
+    """The reason in words; gzip's shows bytes."""
+    return "unreadable: " + re.sub(r" \(b['\"].*", "", str(error))
 
 
 def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
@@ -143,7 +150,7 @@ def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
             try:
                 data = _unpack(member, archive.read(member))
             except (*_UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
-                skipped.append(Skipped(name, f"unreadable: {error}"))
+                skipped.append(Skipped(name, unreadable(error)))
                 continue
             yield name, data
 

@@ -15,6 +15,7 @@ from selfplay.compute import FLOPS, TIMES, Record, amount_text, finite
 
 NAMES = {"sft": "SFT", "rl": "RL"}
 KEPT = ("player", "step", "flops", "seconds", "positions", "elo", "low", "high", "games")
+LEVEL = 150  # Elo: a wider interval of the difference says nothing about who is level
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
 
 
@@ -158,7 +159,8 @@ def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
 
     Flat by Elo: a point at no more than half of SFT's compute is not significantly below the best,
     so the second half of the training brought nothing that could be measured. Flat by the held-out
-    curve: it stopped improving (see held_out_stop), and the points reach as far.
+    curve: it stopped improving (see held_out_stop), and the points reach as far; or the stage has
+    ended by itself, as even its lowest learning rate gained no more.
     """
     top = best(evaluation, "sft", sims)
     if top is None:
@@ -172,7 +174,7 @@ def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
             return Ceiling(sims, top, point, True)
     stop = held_out_stop(evaluation)
     reached = stop is not None and series[-1].get("step", 0) >= PATIENT * stop["step"]
-    return Ceiling(sims, top, top, reached)
+    return Ceiling(sims, top, top, reached or bool(evaluation.get("sft_flat")))
 
 
 def held_out_stop(evaluation: Record) -> Record | None:
@@ -253,6 +255,8 @@ def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
     if stop:
         since = amount_text(stop.get("flops"), FLOPS)
         sentences.append(f"SFT's held-out policy loss stopped improving at {since}.")
+    elif evaluation.get("sft_flat"):
+        sentences.append("SFT's held-out policy loss was flat at its lowest learning rate.")
     return sentences
 
 
@@ -276,12 +280,15 @@ def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
 
 
 def relation(point: Record, expert: Record) -> str:
-    words = {
-        "yes": "is above it",
-        "no": "is below it",
-        "undecided": "is level with it (intervals overlap)",
-    }
-    return words[by_intervals(expert, point)]
+    found = by_intervals(expert, point)
+    if found != "undecided":
+        return "is above it" if found == "yes" else "is below it"
+    widths = [record.get("high", math.inf) - record.get("low", -math.inf)
+              for record in (expert, point)
+              if finite(record.get("high")) and finite(record.get("low"))]
+    if len(widths) < 2 or math.hypot(*widths) / 2 > LEVEL:
+        return "cannot be told from it (too few games)"
+    return "is level with it (intervals overlap)"
 
 
 def header_lines(evaluation: Record) -> list[tuple[str, bool]]:

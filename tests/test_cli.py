@@ -85,7 +85,9 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("match", "net:nowhere", "random", *T), ("nowhere", "no folder")),
     (("match", "gtp:no-such-engine -x", "random", *G), ("no-such-engine", "not found")),
     (("match", "gtp:gnugo", "random", *T), ("GTP engines play Go",)),
-    (("match", "random", *T), ("players", "2 values", "--help")),
+    (("match", "random", *T), ("players", "2 values", "selfplay match --help")),
+    (("match", "random", "random", "--game", "go4x4"), ("go4x4", "go5x5 to go19x19")),
+    (("match", "random", "random", "--game", "chess"), ("openspiel:chess",)),
     (("match", "random", "random", *T, "--games", "ten"), ("--games", "ten")),
     (("match", "random", "random", *T, "--games", "0"), ("--games",)),
     (("match", "random", "random", *T, "--opening", "5-2"), ("--opening 5-2", "2-8")),
@@ -233,7 +235,7 @@ def test_sgf_with_nothing_in_it(run: Command, tmp_path: Path) -> None:
     write_sgf(tmp_path / "one", "one.sgf", GOOD.format("a"))
     sft = ("sft", *G, "--run", "here", "--games")
     run(*sft, "bad").mistake("bad", "not SGF")
-    run(*sft, "large").mistake("large", "board size 19 (1)")
+    run(*sft, "large").mistake("large", "board size 19 (1: large.sgf)")
     run(*sft, "one").mistake("1 expert game", "at least 2")
     (tmp_path / "empty").mkdir()
     run(*sft, "empty").mistake("empty", ".sgf")

@@ -36,7 +36,8 @@ def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_pa
     before = (folder / "games.jsonl").read_bytes()
     again = run(*match)
     assert (folder / "games.jsonl").read_bytes() == before
-    assert again.out.split("games:")[0] == first.out.split("games:")[0]
+    results = [said.out[said.out.index("mcts:4 against") :] for said in (first, again)]
+    assert results[1] == results[0].rstrip() + " (all played before)\n"
     assert run(*match[:-1], "8").code == 0
     assert (folder / "games.jsonl").read_bytes().startswith(before)
     assert len(before.splitlines()) == 6

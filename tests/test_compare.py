@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import checkpoint, compare
+from selfplay import checkpoint, compare, runs
 from selfplay.cli import _open, cli
 from selfplay.compare import Pairing, Point, evaluation, match_folder, plan, points, train_command
 from selfplay.config import RunConfig, override, preset
@@ -24,6 +24,7 @@ from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.models import NetSpec, build, seeded
 from selfplay.play import GameRecord
+from selfplay.players import RandomPlayer
 from selfplay.records import append_records
 from selfplay.runs import Run, open_run, write_json
 from selfplay.train import TrainConfig, Trainer
@@ -259,11 +260,14 @@ def typed(command: str) -> tuple[str, dict[str, Any]]:
 @pytest.mark.parametrize("settings", [
     [],
     ["seed=3", "minutes=12.5", "init=random", "device=cpu", "net=3x24"],
-    ["expert.games=a b.sgf,c'd.zip", "expert.player=gtp:gnugo --mode gtp --level 3",
+    ["expert.games=a b.sgf,c'd.zip", "expert.player=net:it's a 'net'@8",
      "rl.gating=true", "rl.opening=1,5", "rl.algorithm=puct", "sft.learning_rate=3e-05",
      "eval.baselines=", "shares=0.1,0.2,0.3,0.4"],
 ])
-def test_the_command_makes_the_same_run(tmp_path: Path, game: str, settings: list[str]) -> None:
+def test_the_command_makes_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, game: str, settings: list[str]
+) -> None:
+    monkeypatch.setattr(runs, "parse_player", lambda name, game: RandomPlayer(name, game))
     config = override(preset(make(game).name), settings)
     folder = tmp_path / "it's here"
     name, options = typed(train_command(Run(folder, config, make(game))))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay.config import PRESETS, RunConfig, from_dict, override, preset, to_dict
 from selfplay.errors import UserError
 
 
+@settings(deadline=None)
 @given(sims=st.integers(1, 10_000), rate=st.floats(1e-6, 1, allow_nan=False),
        games=st.lists(st.sampled_from(["a.sgf", "b.zip", "dir"]), max_size=3))
 def test_round_trip(sims: int, rate: float, games: list[str]) -> None:

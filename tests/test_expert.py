@@ -155,7 +155,7 @@ def test_nothing_to_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file there that ends in \.jsonl\.gz"):
         read_expert([tmp_path], TTT)
     make_games(tmp_path / "g.jsonl.gz")
-    with pytest.raises(UserError, match=r"no game for connect4 .*game tictactoe \(\d+\)"):
+    with pytest.raises(UserError, match=r"no game for connect4 .*tictactoe \(\d+: g\.jsonl\.gz"):
         read_expert([tmp_path], make("connect4"))
     with pytest.raises(UserError, match="no such file"):
         read_expert([tmp_path / "none.jsonl.gz"], TTT)

@@ -74,7 +74,7 @@ def test_sending_to_a_dead_engine_is_an_error() -> None:
 def test_a_late_answer_is_an_error() -> None:
     with GtpEngine(fake("slow", seconds=20), timeout=0.5) as engine:
         began = time.monotonic()
-        with pytest.raises(UserError, match=r"no answer within 0\.5 s .*genmove b"):
+        with pytest.raises(UserError, match=r"no answer within 0\.5 s.*genmove b"):
             engine.ask("genmove b")
         assert time.monotonic() - began < 5
 
@@ -119,10 +119,15 @@ def _alive(process: int) -> bool:
 
 def test_programs_are_found_or_missed_with_a_remedy(tmp_path: Path) -> None:
     assert find_executable(f"{sys.executable} -c 'a b'")[1:] == ["-c", "a b"]
-    with pytest.raises(UserError, match="nosuchengine not found: apt install nosuchengine"):
+    with pytest.raises(UserError, match="nosuchengine not found: install it"):
         find_executable("nosuchengine --mode gtp")
     with pytest.raises(UserError, match="check the path"):
         find_executable(str(tmp_path / "engine"))
+    (tmp_path / "gnugo").write_text("#!/bin/sh\n")
+    (tmp_path / "gnugo").chmod(0o755)
+    assert find_executable(f"{tmp_path}/gnugo --mode gtp")[1:] == ["--mode", "gtp"]
+    with pytest.raises(UserError, match="--mode gtp only"):
+        find_executable(f"{tmp_path}/gnugo --level 10")
     with pytest.raises(UserError, match="quot"):
         find_executable("gnugo 'oh")
     with pytest.raises(UserError, match="empty"):

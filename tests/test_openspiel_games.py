@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,11 @@ def test_games_and_states_travel_between_processes(play_random: Any) -> None:
     copy.replay(again, actions)
     assert (copy.observe(moved) == game.observe(states)).all()
     assert (copy.observe(again) == game.observe(states)).all()
+
+
+def test_openspiel_says_nothing_beside_the_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(GameError, match="board_size"):
+        make("openspiel:hex(board_size=x)")
+    assert capfd.readouterr().err == ""
+    print("still there", file=sys.stderr)
+    assert capfd.readouterr().err == "still there\n"

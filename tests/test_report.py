@@ -165,8 +165,21 @@ def test_ceiling_is_flat_by_elo_or_by_the_held_out_curve():
     assert ceiling is not None and not ceiling.flat  # measured only on the way up
 
 
+def test_ceiling_is_flat_where_the_stage_ended_by_itself():
+    rising = [point("sft", 10, 300), point("sft", 50, 500), point("sft", 100, 800)]
+    ceiling = verdict.ceiling_of(evaluation(points=rising, sft_flat=True), 0)
+    assert ceiling is not None and ceiling.flat
+    assert any("flat at its lowest" in line
+               for line in verdict.headlines(evaluation(points=rising, sft_flat=True)))
+
+
 def test_expert_sentences():
     assert "RL raw policy is level with it" in verdict.headlines(evaluation())[-1]
+    wide = evaluation()
+    for baseline in wide["baselines"]:
+        if baseline.get("expert"):
+            baseline.update(low=baseline["elo"] - 300, high=baseline["elo"] + 300)
+    assert "RL raw policy cannot be told from it" in verdict.headlines(wide)[-1]
     absent = {"player": "gtp:gnugo", "expert": True, "elo": None, "note": "gnugo not installed"}
     assert "gnugo not installed" in verdict.headlines(evaluation(baselines=[absent]))[-1]
 

@@ -181,7 +181,7 @@ def test_nothing_left_is_one_line_with_the_sizes_found(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_games([tmp_path], GAME)
     message = str(caught.value)
-    assert "board size 19 (2)" in message and "board size 9 (1)" in message
+    assert "board size 19 (2: 0.sgf …)" in message and "board size 9 (1: 2.sgf)" in message
     assert "go5x5" in message and "\n" not in message
 
 
