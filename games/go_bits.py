@@ -102,6 +102,12 @@ def two(low, high):
         high & (high - ONE) != ZERO)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def one(low, high):
+    """Exactly one bit is set."""
+    return (low | high != ZERO) & (not two(low, high))
+
+
 @njit(cache=True, nogil=True)
 def surrounded(
     near_low, near_high, diagonal_low, diagonal_high, edge,
@@ -161,67 +167,93 @@ def count(word):
 
 
 @njit(cache=True, nogil=True)
+def words_of(stones, size, masks, empty):
+    """(black low, high, white low, high, number of empty points) of a line of ``go_rules``.
+
+    Fills ``empty`` with the bits of the empty points.
+    """
+    black_low, black_high, white_low, white_high, left = ZERO, ZERO, ZERO, ZERO, ZERO
+    for row in range(size):
+        for p in range((row + 1) * (size + 1), (row + 2) * (size + 1) - 1):
+            if stones[p + 1] == BLACK:
+                black_low |= masks[p, 0]
+                black_high |= masks[p, 1]
+            elif stones[p + 1] == WHITE:
+                white_low |= masks[p, 0]
+                white_high |= masks[p, 1]
+            else:
+                empty[left] = p
+                left += ONE
+    return black_low, black_high, white_low, white_high, left
+
+
+@njit(cache=True, nogil=True, inline="always")
+def choose(
+    masks, empty, left, ko, own_low, own_high, opp_low, opp_high, free_low, free_high, width, state
+):
+    """(bit or 0 for a pass, its place in ``empty``, next state): a random sensible move.
+
+    The points tried in vain lie behind its place.
+    """
+    tries, chosen = left, ZERO
+    while tries > ZERO and chosen == ZERO:
+        state += GOLDEN
+        z = (state ^ (state >> S30)) * MIX_1
+        z = (z ^ (z >> S27)) * MIX_2
+        z ^= z >> S31
+        j = ((z >> S32) * tries) >> S32
+        p = empty[j]
+        tries -= ONE
+        empty[j] = empty[tries]
+        empty[tries] = p
+        near_low, near_high = masks[p, 2], masks[p, 3]
+        if (near_low & free_low) | (near_high & free_high) != ZERO or (
+            p != ko and surrounded(
+                near_low, near_high, masks[p, 4], masks[p, 5], masks[p, 6],
+                own_low, own_high, opp_low, opp_high,
+                free_low & ~masks[p, 0], free_high & ~masks[p, 1], width)
+        ):
+            chosen = p
+    return chosen, tries, state
+
+
+@njit(cache=True, nogil=True)
+def enlist(low, high, empty, left, place):
+    """Put the bits of (low, high) behind the first ``left`` of ``empty``; how many there are."""
+    while low | high != ZERO:
+        one_low = low & (~low + ONE)
+        one_high = ZERO if one_low != ZERO else high & (~high + ONE)
+        empty[left] = bit_index(one_low, one_high, place)
+        left += ONE
+        low ^= one_low
+        high ^= one_high
+    return left
+
+
+@njit(cache=True, nogil=True)
 def playouts(s, size, masks, place, rng, leads, made):
     """A playout from each state: ``leads`` int32 [B] is Black's lead at its end, ``rng`` advances.
 
     made: int16 [B, 2 * N * N] for the moves (cells, N * N is a pass, -1 after the last), or
     [0, 0] where nobody asks for them.
     """
-    width = np.uint64(size + 1)
-    passing = size * size
+    width, passing = np.uint64(size + 1), size * size
     empty = np.empty(passing, np.uint64)  # unsigned: no index is looked at for its sign
-    board_low, board_high = ZERO, ZERO
-    for row in range(size):
-        for col in range(size):
-            p = (row + 1) * (size + 1) + col
-            board_low |= masks[p, 0]
-            board_high |= masks[p, 1]
+    board_low, board_high, _, _, _ = words_of(
+        np.full(s.stones.shape[1], BLACK, np.int8), size, masks, empty)
     for i in range(leads.shape[0]):
-        black_low, black_high, white_low, white_high = ZERO, ZERO, ZERO, ZERO
-        left = ZERO
-        for row in range(size):
-            for col in range(size):
-                p = (row + 1) * (size + 1) + col
-                stone = s.stones[i, p + 1]
-                if stone == BLACK:
-                    black_low |= masks[p, 0]
-                    black_high |= masks[p, 1]
-                elif stone == WHITE:
-                    white_low |= masks[p, 0]
-                    white_high |= masks[p, 1]
-                else:
-                    empty[left] = p
-                    left += ONE
+        own_low, own_high, opp_low, opp_high, left = words_of(s.stones[i], size, masks, empty)
         black = s.to_play[i] == 0
-        own_low, own_high = (black_low, black_high) if black else (white_low, white_high)
-        opp_low, opp_high = (white_low, white_high) if black else (black_low, black_high)
+        if not black:
+            own_low, own_high, opp_low, opp_high = opp_low, opp_high, own_low, own_high
         passes = 1 if s.recent[i, 0] == passing else 0
         ko = np.uint64(max(np.int64(s.ko[i]) - 1, 0))  # 0 is off the board
-        state = rng[i]
-        moves = 0
+        state, moves = rng[i], 0
         while moves < 2 * passing and passes < 2 and not s.done[i]:
             free_low = board_low & ~(own_low | opp_low)
             free_high = board_high & ~(own_high | opp_high)
-            tries, p = left, ZERO
-            while tries > ZERO:
-                state += GOLDEN
-                z = (state ^ (state >> S30)) * MIX_1
-                z = (z ^ (z >> S27)) * MIX_2
-                z ^= z >> S31
-                j = ((z >> S32) * tries) >> S32
-                p = empty[j]
-                tries -= ONE
-                empty[j] = empty[tries]
-                empty[tries] = p
-                near_low, near_high = masks[p, 2], masks[p, 3]
-                if (near_low & free_low) | (near_high & free_high) != ZERO:
-                    break
-                if p != ko and surrounded(
-                        near_low, near_high, masks[p, 4], masks[p, 5], masks[p, 6],
-                        own_low, own_high, opp_low, opp_high,
-                        free_low & ~masks[p, 0], free_high & ~masks[p, 1], width):
-                    break
-                p = ZERO
+            p, at, state = choose(masks, empty, left, ko, own_low, own_high, opp_low, opp_high,
+                                  free_low, free_high, width, state)
             ko = ZERO
             if made.shape[0] > 0:
                 made[i, moves] = passing if p == ZERO else masks[p, 7]
@@ -230,7 +262,7 @@ def playouts(s, size, masks, place, rng, leads, made):
             if p != ZERO:
                 passes = 0
                 left -= ONE
-                empty[tries] = empty[left]
+                empty[at] = empty[left]
                 near_low, near_high = masks[p, 2], masks[p, 3]
                 alone = (near_low & own_low) | (near_high & own_high) == ZERO
                 own_low |= masks[p, 0]
@@ -243,25 +275,16 @@ def playouts(s, size, masks, place, rng, leads, made):
                 if touch_low | touch_high != ZERO:
                     dead_low, dead_high = captured(touch_low, touch_high, opp_low, opp_high,
                                                    free_low, free_high, width)
-                    if dead_low | dead_high != ZERO:
-                        opp_low &= ~dead_low
-                        opp_high &= ~dead_high
-                        if alone and not two(dead_low, dead_high) and (
-                                (near_low & free_low) | (near_high & free_high) == ZERO):
-                            ko = bit_index(dead_low, dead_high, place)
-                        while dead_low | dead_high != ZERO:
-                            one_low = dead_low & (~dead_low + ONE)
-                            one_high = ZERO if one_low != ZERO else dead_high & (~dead_high + ONE)
-                            empty[left] = bit_index(one_low, one_high, place)
-                            left += ONE
-                            dead_low ^= one_low
-                            dead_high ^= one_high
+                    opp_low &= ~dead_low
+                    opp_high &= ~dead_high
+                    left = enlist(dead_low, dead_high, empty, left, place)
+                    if alone and one(dead_low, dead_high) and (
+                            (near_low & free_low) | (near_high & free_high) == ZERO):
+                        ko = empty[left - ONE]
             own_low, own_high, opp_low, opp_high = opp_low, opp_high, own_low, own_high
             black = not black
         rng[i] = state
         if made.shape[0] > 0:
             made[i, moves:] = -1
-        if black:
-            leads[i] = lead(own_low, own_high, opp_low, opp_high, board_low, board_high, width)
-        else:
-            leads[i] = lead(opp_low, opp_high, own_low, own_high, board_low, board_high, width)
+        black_lead = lead(own_low, own_high, opp_low, opp_high, board_low, board_high, width)
+        leads[i] = black_lead if black else -black_lead
