@@ -156,10 +156,14 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
         slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
     where = device_of(device or "auto") if "net" in kinds else "cpu"
     counts: list[int] = []
+
+    def progress(done: int) -> None:
+        counts.append(done)
+        bar.at(done)
+
     with Bar(f"{players[0]} - {players[1]}", count, unit="games") as bar:
         result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                            slots=slots, folder=folder, device=where,
-                            progress=lambda done: (counts.append(done), bar.at(done))[1])
+                            slots=slots, folder=folder, device=where, progress=progress)
     say(result.summary())
     table = standings(folder.parent, played)
     if table:
