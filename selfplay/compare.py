@@ -181,11 +181,12 @@ def match_seed(run: Run, pairing: Pairing) -> int:
 def evaluation(run: Run, device: str) -> dict[str, Any]:
     """Ratings and tables from the matches on disk, as report.write_report reads them."""
     played = matches(run)
-    ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM)
     games: dict[str, int] = {}
     for p, r, _ in played:
         for name in (p.a, p.b):
             games[name] = games.get(name, 0) + r.games
+    ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
+                  centre=[name for name in games if name.startswith("net:")])
     chosen = [_point(stage, path) for stage in ("sft", "rl")
               for path in checkpoint.listing(run.folder / stage)]
 

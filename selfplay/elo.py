@@ -7,14 +7,15 @@ Prior: every pairing that was played gets one more draw. It keeps a score of 100
 vanishes beside tens of games (it is the 1/2 added to wins and to losses that makes the estimate
 of a single log-odds nearly unbiased: Haldane 1956, Anscombe 1956).
 
-Intervals: the inverse of the likelihood's curvature (observed information) with the anchor held
-at 0, so they are intervals of the difference to the anchor. Draws carry less variance than the
-model says, hence the intervals are, if anything, wide.
+Intervals: from the inverse of the likelihood's curvature (observed information). They are
+intervals of a difference: to the anchor, or to the mean of the players that are to be compared,
+so that an anchor far below, of whom all win every game, does not blur how these compare. Draws
+carry less variance than the model says, hence the intervals are, if anything, wide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ PRIOR = 1.0  # virtual draws per pairing
 
 
 class Rating(NamedTuple):
-    """Elo above the anchor with its 95% interval."""
+    """Elo above the anchor with its 95% interval (see the module)."""
 
     elo: float
     low: float
@@ -36,13 +37,17 @@ class Rating(NamedTuple):
 
 
 def fit(
-    results: Iterable[tuple[str, str, float, float, float]], anchor: str, prior: float = PRIOR
+    results: Iterable[tuple[str, str, float, float, float]],
+    anchor: str,
+    prior: float = PRIOR,
+    centre: Collection[str] = (),
 ) -> dict[str, Rating]:
     """Ratings of all players that results connect to ``anchor``, whose rating is 0.
 
     results: (a, b, wins of a, draws, losses of a); a pairing may come several times, either way
     round. Players with no chain of results to the anchor have no rating and are left out.
-    prior: virtual draws per pairing.
+    prior: virtual draws per pairing. centre: players whose mean the intervals are measured from,
+    in place of the anchor; those without a rating do not count.
 
     Raises UserError when ``prior`` is 0 and somebody has lost or won everything.
     """
@@ -55,7 +60,12 @@ def fit(
         return {anchor: Rating(0.0, 0.0, 0.0)}
     first, second, won, lost = (np.array(column) for column in zip(*pairs, strict=True))
     theta, covariance = _maximise(first, second, won, lost, len(names))
-    elo, spread = SCALE * theta, Z95 * SCALE * np.sqrt(np.diag(covariance))
+    from_centre = np.eye(len(names))
+    middle = [index[name] for name in centre if name in index]
+    if middle:
+        from_centre[:, middle] -= 1 / len(middle)
+    variance = np.einsum("ij,jk,ik->i", from_centre, covariance, from_centre)
+    elo, spread = SCALE * theta, Z95 * SCALE * np.sqrt(np.maximum(variance, 0.0))
     return {
         name: Rating(float(elo[i]), float(elo[i] - spread[i]), float(elo[i] + spread[i]))
         for name, i in index.items()

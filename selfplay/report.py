@@ -209,8 +209,10 @@ def how_rated(evaluation: Record) -> str:
     """What the numbers mean and what they do not."""
     return (
         f"Elo is anchored at {evaluation.get('anchor', 'random')} = 0; low and high bound the 95% "
-        "interval. Compute and time are cumulative training cost, SFT included where RL continued "
-        "from it. A stage's best is the highest of several measured points, hence a little "
+        "interval of the difference to the mean of this run's nets, which says how they compare; "
+        "how far all of them are above the anchor is known as well as the anchor's own interval "
+        "says. Compute and time are cumulative training cost, SFT included where RL continued "
+        "from it. A stage's best is the point of the highest lower end, hence a little "
         "flattered by luck; the direct match is the one with most games, whoever won it. Its "
         "games count in the Elo as well, so the two looks are not independent."
     )

@@ -31,7 +31,7 @@ class Ceiling(NamedTuple):
 def judge(evaluation: Record) -> list[Record]:
     """For each mode (raw policy, each number of simulations): did RL pass SFT's best?
 
-    Both stages' best points are the highest measured. `passed` is "yes", "no" or "undecided" and
+    Both stages' best points are those of ``best``. `passed` is "yes", "no" or "undecided" and
     rests on two looks: do the 95% Elo intervals overlap, and does the 95% interval of the direct
     match exclude 50%. One that is undecided leaves the other to decide; a contradiction is
     undecided. `decided_by` says which.
@@ -71,9 +71,11 @@ def rated(evaluation: Record) -> list[Record]:
 
 
 def best(evaluation: Record, stage: str, sims: int) -> Record | None:
-    """The stage's point of the highest Elo in this mode; the earlier one of two equals."""
+    """The stage's point of this mode whose Elo is surely the highest: by the lower end of its
+    interval, as a point of few games is easily lucky; the earlier one of two equals."""
     points = [p for p in rated(evaluation) if p["stage"] == stage and p.get("sims", 0) == sims]
-    return max(points, key=lambda p: p["elo"], default=None)
+    return max(points, key=lambda p: (p["low"] if finite(p.get("low")) else -math.inf, p["elo"]),
+               default=None)
 
 
 def keep(point: Record | None) -> Record | None:

@@ -102,3 +102,20 @@ def test_simulated_players_are_recovered_and_covered() -> None:
             total += 1
     assert 0.92 < inside / total < 0.98
     np.testing.assert_allclose(np.mean(found, 0), [120, 300, 450], atol=8)
+
+
+def test_intervals_from_the_mean_of_some() -> None:
+    """Of one player: as if it were the anchor. Of two: half of their difference's interval."""
+    results = [("a", "r", 60, 0, 0), ("b", "r", 59, 0, 1), ("a", "b", 60, 10, 40),
+               ("c", "b", 30, 0, 20)]
+    plain, other = fit(results, anchor="r"), fit(results, anchor="b")
+    moved = fit(results, anchor="r", centre=["b", "nobody"])
+    for name in "rabc":
+        assert moved[name].elo == pytest.approx(plain[name].elo)
+        assert moved[name].high - moved[name].low == pytest.approx(
+            other[name].high - other[name].low, abs=1e-6)
+    pair = fit(results, anchor="r", centre=["a", "b"])
+    for name in "ab":
+        assert pair[name].high - pair[name].low == pytest.approx(
+            (other["a"].high - other["a"].low) / 2)
+        assert plain[name].high - plain[name].low > 3 * (pair[name].high - pair[name].low)
