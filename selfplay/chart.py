@@ -161,7 +161,7 @@ def draw_elo(
 ) -> None:
     """The main panel: four curves with bands, dotted baselines, SFT's ceilings."""
     rated = [b for b in evaluation.get("baselines", []) if finite(b.get("elo"))]
-    low, high = y_limits([*points, *rated])
+    low, high = y_limits([*points, *({"elo": b["elo"]} for b in rated)])  # lines without bands
     axes.set_ylim(low, high)
     levels = [draw_baseline(axes, baseline) for baseline in rated]
     if not any(b["player"] == evaluation.get("anchor") for b in rated):
