@@ -163,7 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.baselines": ("mcts:100", "mcts:1000", GNUGO.format(1)),
         "eval.sims": 64,
         "rl.temperature_plies": 16,
-        "shares": (0.1, 0.18, 0.54, 0.18),  # games are embedded: 0.2, 0.6 and 0.2 of the time
+        "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded: 0.33, 0.4, 0.27 of the time
     },
 }
 
