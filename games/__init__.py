@@ -94,8 +94,11 @@ def describe() -> str:
 
 def _suggestion(name: str) -> str:
     """What may have been meant by an unknown name."""
-    if re.fullmatch(r"go\d+x\d+", name):
-        return f"Go is played on go{_SIZES[0]}x{_SIZES[0]} to go{_SIZES[-1]}x{_SIZES[-1]}"
+    board = re.fullmatch(r"go(\d+)x\d+", name)
+    if board:
+        boards = f"Go is played on go{_SIZES[0]}x{_SIZES[0]} to go{_SIZES[-1]}x{_SIZES[-1]}"
+        square = f"go{board[1]}x{board[1]}"
+        return f"did you mean {square!r}? {boards}" if square in GAMES else boards
     from .openspiel import playable
 
     if name in playable():
