@@ -29,6 +29,7 @@ from selfplay.runs import Run, read_history, read_json, write_json
 
 RANDOM = "random"
 OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
+_OWN = re.compile(r"^net:(?=(?:sft|rl)/)")  #: how ``local`` names begin
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
 
@@ -228,7 +229,7 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         result = read_match(folder, run.game)
         if result is not None and result.games:
-            a, b = (name.replace("net:", f"net:{run.folder}/", 1) for name in (result.a, result.b))
+            a, b = (_OWN.sub(f"net:{run.folder}/", name) for name in (result.a, result.b))
             played.append((Pairing(a, b, result.games), result, folder))
     order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))

@@ -51,6 +51,7 @@ class RLConfig:
     cheap_sims: int = 8  #: simulations of the other moves (playout-cap randomisation)
     full_share: float = 0.33  #: share of moves that get the full search; 1 turns the cap off
     games: int = 256  #: games played side by side
+    cache_mb: int = 128  #: memory for evaluations remembered until the weights change; 0 is none
     positions: int = 4096  #: trained-on positions made in one iteration
     reuse: float = 5.0  #: how often a position is trained on, on average
     window_min: int = 40_000  #: positions in the replay window at first
@@ -155,7 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rl.opening": (0, 4),
         "eval.sims": 64,
         "eval.opening": (1, 4),
-        "shares": (0.1, 0.1, 0.6, 0.2),
+        "shares": (0.1, 0.1, 0.68, 0.12),
     },
     "go9x9": {
         "net": "6x64",

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selfplay.cache import EvaluationCache
 from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.models import choose_dtype, folded
@@ -31,6 +32,7 @@ class Evaluator:
 
     net: any net of ``models``; its weights are copied, later training does not change them.
     dtype: "auto" (bfloat16 where the device multiplies it), "float32" or "bfloat16".
+    cache_mb: megabytes for outputs that calls (not ``forward``) remember until the next ``load``.
     Raises UserError for another dtype, or a device that is not there.
     """
 
@@ -41,6 +43,7 @@ class Evaluator:
         device: str = "cpu",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         max_batch: int | None = None,
+        cache_mb: float = 0,
     ) -> None:
         kind = torch.device(device).type
         if kind == "cuda" and not torch.cuda.is_available():
@@ -52,6 +55,7 @@ class Evaluator:
         self.game, self.device = game, torch.device(device)
         self.max_batch = max_batch or MAX_BATCH.get(kind, MAX_BATCH["cuda"])
         self.evaluations = 0  #: positions evaluated so far
+        self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         self._multiple = CPU_MULTIPLE if kind == "cpu" else 1
         self.load(net)
 
@@ -65,6 +69,8 @@ class Evaluator:
         training = self._source.training
         net = folded(self._source.eval())
         self._source.train(training)
+        if self.cache is not None:
+            self.cache.clear()
         self._net = net.to(self.device, self._dtype, memory_format=torch.channels_last)
 
     def __call__(
@@ -75,7 +81,8 @@ class Evaluator:
         Logits are of all actions, illegal ones included. states: n rows, n may be 0.
         legal: bool [n, A], not needed by a net.
         """
-        return self.forward(self.game.observe(states))
+        obs = self.game.observe(states)
+        return self.forward(obs) if self.cache is None else self.cache(obs, self.forward)
 
     def forward(self, obs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As a call, of observations [n, C, H, W] (any number type)."""

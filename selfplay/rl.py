@@ -57,7 +57,7 @@ class Learner:
         self.history: list[dict[str, Any]] = []
         self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
-        self.evaluator = Evaluator(self.actors_net, game, device)
+        self.evaluator = Evaluator(self.actors_net, game, device, cache_mb=config.cache_mb)
         self.actor: Actor | None = None
         self.symmetries = game.symmetries()
 
@@ -113,18 +113,20 @@ class Learner:
         folder.mkdir(parents=True, exist_ok=True)
         parts = [load_shard(part) for part in sorted(folder.glob("*.npz"))]
         note = folder / "cost.json"
-        cost = read_json(note) if note.exists() else {"evaluations": 0, "seconds": 0.0}
+        cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
+        cost |= read_json(note) if note.exists() else {}
         have = sum(len(part.columns.value) for part in parts)
         progress(have)
         if self.actor is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
             self.actor = Actor(self.game, self.evaluator, self.config, seed=seed)
         while have < wanted and not stop():
-            began, before = time.monotonic(), self.evaluator.evaluations
+            began, before = time.monotonic(), self._evaluated()
             pause = began + PART_SECONDS
             harvest = self.actor.play(
                 wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress)
-            cost["evaluations"] += self.evaluator.evaluations - before
+            for key, count in self._evaluated().items():
+                cost[key] += count - before[key]
             cost["seconds"] += time.monotonic() - began
             if harvest is not None:
                 write_json(note, cost)
@@ -136,6 +138,11 @@ class Learner:
         write_json(path.with_suffix(".json"), cost)
         save_shard(path, *join([Harvest(*part) for part in parts]))  # last: where it is, all is
         return True
+
+    def _evaluated(self) -> dict[str, int]:
+        """Positions that the net has evaluated, and that were known from before."""
+        cache = self.evaluator.cache
+        return {"evaluations": self.evaluator.evaluations, "cached": cache.hits if cache else 0}
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""

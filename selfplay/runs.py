@@ -24,7 +24,7 @@ from selfplay.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game
 from selfplay.models import NetSpec
-from selfplay.players import missing_engine, parse_player
+from selfplay.players import full_name, missing_engine, parse_player
 
 STAGES = ("expert", "sft", "rl", "eval")
 
@@ -88,16 +88,30 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     GameError or NetError for a game or a net that does not.
     """
     stored, path = stored_config(folder), folder / "config.json"
-    game = make(config.game)
+    game, known = make(config.game), _players(stored) if stored else set()
+    config = _full_names(config, known)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
-    for name in (*config.eval.baselines, config.expert.player):
+    for name in _players(config) - known:
         if missing_engine(name) is None:  # the matches of one that is missing are left out
             parse_player(name, game).close()
     if config != stored:
         write_json(path, to_dict(config))
     return Run(folder, config, game)
+
+
+def _players(config: RunConfig) -> set[str]:
+    return {*config.eval.baselines, config.expert.player}
+
+
+def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
+    """``config`` with the checkpoints that its players' nets mean now; ``known`` ones stay."""
+    def full(name: str) -> str:
+        return name if name in known else full_name(name)
+
+    return replace(config, expert=replace(config.expert, player=full(config.expert.player)),
+                   eval=replace(config.eval, baselines=tuple(map(full, config.eval.baselines))))
 
 
 def _begun(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_a_player_that_cannot_be_stops_the_run_at_its_start(run: Command, tmp_pa
     missing = run(*train, "--set", "eval.baselines=mcts:8,gtp:no-such-engine", "--game", "go5x5",
                   "--run", "go", "--set", "expert.count=12", "--set", "rl.iterations=1")
     assert missing.code == 0, missing.err  # its matches are left out, and the report says so
+
+
+def test_a_net_as_baseline_is_rated_and_may_move_away_later(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "other/ckpt-000001", "tictactoe")
+    train = ("train", *T, "--run", "here", *TINY, "--set", "eval.baselines=net:other")
+    assert run(*train).code == 0
+    (tmp_path / "other").rename(tmp_path / "elsewhere")
+    assert run("compare", "here").code == 0
+    rows = json.loads((tmp_path / "here/evaluation.json").read_text())["baselines"]
+    (row,) = [row for row in rows if row["player"] == "net:other/ckpt-000001"]
+    assert row["games"] > 0 and row["elo"] is not None
+    run("compare", "here", "--set", "eval.baselines=net:other").mistake("net:other", "no folder")
 
 
 # ------------------------------------------------------------------------------- two at one run

@@ -269,6 +269,7 @@ def test_the_command_makes_the_same_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, game: str, settings: list[str]
 ) -> None:
     monkeypatch.setattr(runs, "parse_player", lambda name, game: RandomPlayer(name, game))
+    monkeypatch.setattr(runs, "full_name", str)
     config = override(preset(make(game).name), settings)
     folder = tmp_path / "it's here"
     name, options = typed(train_command(Run(folder, config, make(game))))
