@@ -17,8 +17,9 @@ find_python() {
 
 setup() {
     local extras=$1 stamp="$ROOT/.venv/.installed$1" want python
-    # What is installed is up to date while these two files are what they were.
-    want="$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt")"
+    # What is installed is up to date while these files and the place are what they were.
+    want="$ROOT
+$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt")"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then return; fi
     if ! "$ROOT/.venv/bin/python" -c 'import pip' 2>/dev/null; then  # none, or begun and stopped
         python="$(find_python)" || return 1

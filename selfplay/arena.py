@@ -7,16 +7,19 @@ last one stopped.
 
 from __future__ import annotations
 
+import re
 import time
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from selfplay.errors import UserError
+from selfplay.files import held
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 from selfplay.play import play_games
@@ -159,7 +162,7 @@ def play_match(
     progress: called with the number of games finished.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
-    then) and for a folder that holds a different match.
+    then) and for a folder that holds a different match or that another process plays into.
     """
     began = time.monotonic()
     slots = min(slots, games)
@@ -170,23 +173,51 @@ def play_match(
             first.name, second.name = _local(first.name, home), _local(second.name, home)
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
                         "opening": list(opening)}
-            records = []
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                records = resume(folder / "match.json", settings, folder / "games.jsonl")
-            progress(sum(record.index < games for record in records))
-            for record in play_games(
-                game, first, second, games=games, seed=seed, opening=opening, slots=slots,
-                skip={record.index for record in records}, stop=stop, drop=drop,
-            ):
-                records.append(record)
-                if folder is not None:
-                    append_records(folder / "games.jsonl", [record])
-                progress(sum(record.index < games for record in records))
-    records = sorted((r for r in records if r.index < games), key=lambda r: r.index)
-    if folder is not None and isinstance(game, Go):
-        write_collection(folder / "games.sgf", (to_sgf(game, record) for record in records))
-    return tally(game, first.name, second.name, records, time.monotonic() - began)
+            with _kept(folder, game, settings, games) as records:
+                progress(len(_first(games, records)))
+                for record in play_games(
+                    game, first, second, games=games, seed=seed, opening=opening, slots=slots,
+                    skip={record.index for record in records}, stop=stop, drop=drop,
+                ):
+                    records.append(record)
+                    if folder is not None:
+                        append_records(folder / "games.jsonl", [record])
+                    progress(len(_first(games, records)))
+    return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
+
+
+@contextmanager
+def _kept(
+    folder: Path | None, game: Game, settings: dict[str, Any], games: int
+) -> Iterator[list[GameRecord]]:
+    """The records that ``folder`` holds, to be added to; no other process plays into it."""
+    if folder is None:
+        yield []
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, "--out"):
+        records = resume(folder / "match.json", settings, folder / "games.jsonl")
+        try:
+            yield records
+        finally:  # an engine that has died included
+            if records and isinstance(game, Go):
+                write_collection(folder / "games.sgf",
+                                 (to_sgf(game, record) for record in _first(games, records)))
+
+
+def _first(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
+    """Those of games 0 to ``games`` - 1, in their order."""
+    return sorted((r for r in records if r.index < games), key=lambda r: r.index)
+
+
+def plain(text: str) -> str:
+    """``text`` in the characters that a folder's name may have anywhere."""
+    return re.sub(r"[^A-Za-z0-9.@]+", "-", text).strip("-")
+
+
+def shortened(name: str, key: str) -> str:
+    """The beginning of a name, and a checksum of ``key`` that tells it from its likes."""
+    return f"{name[:100]}-{zlib.crc32(key.encode()) & 0xFFFF:04x}"
 
 
 def _local(name: str, home: Path | None) -> str:

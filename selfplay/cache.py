@@ -50,20 +50,22 @@ class EvaluationCache:
         count = len(obs)
         logits = np.empty((count, self._logits.shape[1]), np.float32)
         value = np.empty(count, np.float32)
+        if not count:
+            return logits, value
         keys, source = _hash(obs), np.empty(count, np.int32)
-        _find(keys, self._keys, self._owner, self._logits, self._value, logits, value, source)
-        missing = np.flatnonzero(source == np.arange(count))
-        self.hits += count - len(missing)
-        if len(missing):
-            try:
+        try:
+            _find(keys, self._keys, self._owner, self._logits, self._value, logits, value, source)
+            missing = np.flatnonzero(source == np.arange(count))
+            if len(missing):
                 logits[missing], value[missing] = forward(obs[missing])
-            except BaseException:
-                self.clear()  # places are taken whose outputs never came
-                raise
-            twins = np.flatnonzero((source >= 0) & (source != np.arange(count)))
-            logits[twins], value[twins] = logits[source[twins]], value[source[twins]]
-            _store(keys, missing, self._keys, self._owner, self._logits, self._value, logits,
-                   value)
+                twins = np.flatnonzero((source >= 0) & (source != np.arange(count)))
+                logits[twins], value[twins] = logits[source[twins]], value[source[twins]]
+                _store(keys, missing, self._keys, self._owner, self._logits, self._value, logits,
+                       value)
+        except BaseException:  # Ctrl-C included: places are taken whose outputs never came
+            self.clear()
+            raise
+        self.hits += count - len(missing)
         return logits, value
 
 

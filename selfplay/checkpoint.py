@@ -88,7 +88,12 @@ def read_meta(path: Path) -> dict[str, Any]:
     if not (path / META).is_file():
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
-    return _read_json(path / META)
+    meta = _read_json(path / META)
+    compute = meta.get("compute")
+    if not (isinstance(meta.get("step"), int) and isinstance(compute, dict)
+            and all(isinstance(value, (int, float)) for value in compute.values())):
+        raise _damaged(path / META, "no step or no compute in it")
+    return meta
 
 
 def load_net(
@@ -144,10 +149,12 @@ def _rename(temporary: Path, path: Path) -> None:
             os.rename(path, old)  # a folder that is not empty cannot be renamed over
         os.rename(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C included
         if old.exists() and not path.exists():
             os.rename(old, path)
-        raise refused(path, error) from error
+        if isinstance(error, OSError):
+            raise refused(path, error) from error
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

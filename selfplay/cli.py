@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.config import MAX_SEED
 from selfplay.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 #: What a disk refuses: a matter of the user's folders, not of the program.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
            errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+NAME_MAX = 255  #: characters that a file system takes as one name
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -42,12 +47,18 @@ def game_option(required: bool = True) -> Any:
                         help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
 
 
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=None,
+def _finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+seed_option = click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None,
                            help="Seed of everything drawn [0].")
 device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
                              help="Where nets run [auto].")
 minutes_option = click.option("--minutes", type=click.FloatRange(min=0.05), default=None,
-                              help="Time to spend [30].")
+                              callback=_finite, help="Time to spend [30].")
 set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
@@ -69,7 +80,7 @@ def train(**options: Any) -> None:
     from selfplay.loop import train as run_all
 
     run = _open(**options)
-    _banner(run)
+    _banner(run, run.config.minutes)
     run_all(run, device_of(run.config.device))
 
 
@@ -104,13 +115,13 @@ def rl(**options: Any) -> None:
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--minutes", type=float, default=0.0, show_default=True,
+@click.option("--minutes", type=float, default=0.0, show_default=True, callback=_finite,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
 @device_option
 @set_option
 def compare(folder: Path, minutes: float, device: str | None, assignments: tuple[str, ...]) -> None:
     """The chart of a run, again, from what is on disk."""
-    from selfplay.loop import show
+    from selfplay.loop import draw
     from selfplay.loop import train as run_stages
 
     run = _open(folder=folder, device=device, assignments=assignments)
@@ -118,7 +129,7 @@ def compare(folder: Path, minutes: float, device: str | None, assignments: tuple
     if minutes > 0:
         run_stages(run, where, only="eval", minutes=minutes)
     else:
-        show(run, where)
+        draw(run, where)
 
 
 @cli.command()
@@ -137,7 +148,7 @@ def compare(folder: Path, minutes: float, device: str | None, assignments: tuple
 def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
           out: Path | None, device: str | None, seed: int | None) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
-    from selfplay.arena import play_match
+    from selfplay.arena import plain, play_match, shortened
     from selfplay.config import preset
     from selfplay.console import Bar, say
     from selfplay.games import make
@@ -149,8 +160,10 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     config = preset(played.name).eval
     low_high = _opening(opening) if opening else config.opening
     seed = seed or 0
-    folder = out or Path("runs/matches") / re.sub(
-        r"[^A-Za-z0-9.@]+", "-", f"{game}-{players[0]}-{players[1]}-{seed}").strip("-")
+    words = f"{game}-{players[0]}-{players[1]}-{seed}"
+    place = plain(words)
+    folder = out or Path("runs/matches",
+                         place if len(place) <= NAME_MAX else shortened(place, words))
     kinds = {name.split(":")[0] for name in players}
     if slots is None:
         slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
@@ -161,11 +174,11 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
         counts.append(done)
         bar.at(done)
 
-    with Bar(f"{players[0]} - {players[1]}", count, unit="games") as bar:
+    with Bar(f"{players[0]} - {players[1]}", count, "games", live="human" not in kinds) as bar:
         result = play_match(played, *players, games=count, seed=seed, opening=low_high,
                             slots=slots, folder=folder, device=where, progress=progress)
     say(result.summary())
-    table = standings(folder.parent, played)
+    table = standings(folder.parent, played, (result.a, result.b))
     if table:
         say(table)
     say(f"games: {folder}" + " (all played before)" * (counts[0] == result.games))
@@ -194,7 +207,8 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
     made = make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.startswith("net:") else "cpu"
-    with Bar(f"expert games of {player}", count, unit="games") as bar:
+    live = player.split(":")[0] != "human"
+    with Bar(f"expert games of {player}", count, "games", live=live) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=_opening(opening),
                            slots=slots, device=where, progress=bar.at)
     say(f"{out}: {written.games} games, {made.rules}")
@@ -287,19 +301,21 @@ def _stage(name: str, **options: Any) -> None:
 
     minutes = options.pop("minutes")
     run = _open(**options)
-    _banner(run)
-    device = device_of(run.config.device)
+    minutes = minutes or run.config.minutes
+    _banner(run, minutes)
+    device, began = device_of(run.config.device), time.monotonic()
     if name == "sft":
-        run_stages(run, device, only="expert", minutes=minutes or run.config.minutes)
-    run_stages(run, device, only=name, minutes=minutes or run.config.minutes)
+        run_stages(run, device, only="expert", minutes=minutes)
+    spent = (time.monotonic() - began) / 60
+    run_stages(run, device, only=name, minutes=max(minutes - spent, 0.0))
 
 
-def _banner(run: Run) -> None:
+def _banner(run: Run, minutes: float) -> None:
     from selfplay.console import say
 
     config = run.config
     say(f"{run.game.name}: {run.game.rules}")
-    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {config.minutes:g} minutes, "
+    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
         f"from {config.init}")
 
 
@@ -330,6 +346,10 @@ def main() -> None:
         code = _fail(str(error))
     except FloatingPointError as error:
         code = _fail(str(error))
+    except MemoryError as error:
+        code = _fail(f"{str(error) or 'the memory is full'}; make something smaller: "
+                     "--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
+                     "--set eval.slots=16, or the net")
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise

@@ -19,10 +19,10 @@ from shlex import join, quote
 from typing import Any, NamedTuple
 
 from selfplay import checkpoint
-from selfplay.arena import MatchResult, play_match, read_match
+from selfplay.arena import MatchResult, plain, play_match, read_match, shortened
 from selfplay.console import say
 from selfplay.elo import fit
-from selfplay.errors import UserError
+from selfplay.errors import DiskError, UserError
 from selfplay.players import missing_engine
 from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
@@ -134,11 +134,9 @@ def local(run: Run, name: str) -> str:
 
 def match_folder(run: Run, pairing: Pairing) -> Path:
     """matches/A--B, readable and unique."""
-    names = [re.sub(r"[^A-Za-z0-9.@]+", "-", local(run, name)).strip("-")
-             for name in (pairing.a, pairing.b)]
-    key = f"{local(run, pairing.a)}|{local(run, pairing.b)}|{run.config.eval.opening}"
-    code = zlib.crc32(key.encode()) & 0xFFFF
-    return run.folder / "matches" / f"{'--'.join(names)[:100]}-{code:04x}"
+    names = [local(run, name) for name in (pairing.a, pairing.b)]
+    key = f"{names[0]}|{names[1]}|{run.config.eval.opening}"
+    return run.folder / "matches" / shortened("--".join(map(plain, names)), key)
 
 
 def play(
@@ -169,6 +167,8 @@ def play(
                 progress=lambda done, i=index, p=pairing: progress(
                     i, len(ROUNDS) * len(pairings), p, done),
             )
+        except DiskError:
+            raise
         except UserError as error:  # an engine that fails costs its match, not the chart
             say(f"match left out: {error}")
 
@@ -176,7 +176,7 @@ def play(
 def match_seed(run: Run, pairing: Pairing) -> int:
     """The same openings for a pairing in every repetition of the run, others for each pairing."""
     name = f"{local(run, pairing.a)}|{local(run, pairing.b)}"
-    return run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)
+    return (run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)) % 2**63
 
 
 def evaluation(run: Run, device: str) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         for name in (p.a, p.b):
             games[name] = games.get(name, 0) + r.games
     ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
-                  centre=[name for name in games if name.startswith("net:")])
+                  centre=[name for name in games if name.startswith(f"net:{run.folder}/")])
     chosen = [_point(stage, path) for stage in ("sft", "rl")
               for path in checkpoint.listing(run.folder / stage)]
 

@@ -124,6 +124,9 @@ SHARES = frozenset((
     "rl.resign_checked", "rl.gating_score",
 ))
 
+#: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
+MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
+
 GNUGO = "gtp:gnugo --mode gtp --level {}"
 
 #: What differs from the defaults above, per game; a game not here gets the defaults.
@@ -280,6 +283,9 @@ def _must_be_in_range(where: str, key: str, value: Any) -> None:
             raise UserError(f"{where}={number}: {wanted} wanted")
         if key in SHARES and number > 1:
             raise UserError(f"{where}={number}: a share, at most 1, wanted")
+        most = MAX_SEED if key == "seed" else MAX_NUMBER
+        if number > most:  # infinity does as well
+            raise UserError(f"{where}={number}: at most {most} wanted")
     if key.endswith(".opening") and value[0] > value[1]:
         raise UserError(f"{where}={value[0]},{value[1]}: fewest and most plies wanted, in order")
 
@@ -297,7 +303,7 @@ def _checked(where: str, value: Any, kind: Any) -> Any:
             raise UserError(f"{where}: {len(kinds)} values wanted, separated by commas")
         return tuple(_checked(where, v, k) for v, k in zip(value, kinds, strict=True))
     if kind is float and type(value) is int:
-        return float(value)
+        return float(str(value))  # 400 digits become infinity, which is refused by its key
     if origin is None and not isinstance(kind, types.UnionType) and type(value) is kind:
         return value
     raise UserError(f"{where}={value!r}: {getattr(kind, '__name__', kind)} wanted")

@@ -28,10 +28,16 @@ def clock_text(seconds: float) -> str:
 
 
 class Bar:
-    """Progress of a stage against its total (a time budget in seconds, or a count of games)."""
+    """Progress of a stage against its total (a time budget in seconds, or a count of games).
 
-    def __init__(self, title: str, total: float, unit: str = "seconds") -> None:
+    live: whether it may redraw itself on a terminal; where somebody types there, it may not.
+    """
+
+    def __init__(
+        self, title: str, total: float, unit: str = "seconds", live: bool = True
+    ) -> None:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
+        self.redraws = live and _console.is_terminal
         self.started = self.logged = time.monotonic()
         self.first: float | None = None
         self.latest = ""  #: the line that a log has not had yet
@@ -39,7 +45,7 @@ class Bar:
         self.task: TaskID | None = None
 
     def __enter__(self) -> Bar:
-        if _console.is_terminal:
+        if self.redraws:
             self.live = Progress(
                 TextColumn("[bold]{task.fields[title]}"), BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),

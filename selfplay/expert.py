@@ -3,7 +3,7 @@
 Game i begins with opening i of the seed (see ``play``) and is played on by the expert on both
 sides, so a file depends on the game, the player, the seed and the openings, and on nothing else.
 Finished games wait in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are
-there; then FILE is written at once and those two go.
+there; then FILE is written at once and those two go. ``FILE.lock`` keeps other processes off.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 
 from selfplay import sgf
 from selfplay.errors import UserError
-from selfplay.files import write_atomic
+from selfplay.files import held, write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 from selfplay.play import play_games
 from selfplay.players import parse_player
-from selfplay.records import GameRecord, append_records, resume
+from selfplay.records import DAMAGE, GameRecord, append_records, resume
 from selfplay.sgf import ExpertGame, Skipped
 
 JSONL = ".jsonl.gz"
@@ -63,8 +63,9 @@ def generate(
     stop: once True no game is begun and the file is written with the games that are there.
     drop: once True games in flight are dropped.
 
-    Raises UserError for a name that fits no format, a file that exists, a player that fails
-    (finished games are kept, and the same call goes on), or when no game was finished.
+    Raises UserError for a name that fits no format, a file that exists or that another process
+    is making, a player that fails (finished games are kept, and the same call goes on), or when
+    no game was finished.
     """
     _check_name(out, game)
     if player.startswith("gtp:"):
@@ -74,19 +75,20 @@ def generate(
     with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
         head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
         out.parent.mkdir(parents=True, exist_ok=True)
-        records = resume(settings, head, partial)
-        progress(len(records))
-        for record in play_games(
-            game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
-            paired=False, skip={record.index for record in records}, stop=stop, drop=drop,
-        ):
-            records.append(record)
-            append_records(partial, [record])
+        with held(out, "--out"):
+            _check_name(out, game)  # who held it until now may have finished it
+            records = resume(settings, head, partial)
             progress(len(records))
-    records = [record for record in records if record.index < games]
-    written = write_games(game, records, out)
-    partial.unlink(missing_ok=True)
-    settings.unlink()
+            for record in play_games(
+                game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
+                paired=False, skip={record.index for record in records}, stop=stop, drop=drop,
+            ):
+                records.append(record)
+                append_records(partial, [record])
+                progress(len(records))
+            written = write_games(game, [r for r in records if r.index < games], out)
+            partial.unlink(missing_ok=True)
+            settings.unlink()
     return written
 
 
@@ -164,7 +166,7 @@ def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGa
         source = f"{file}, line {number}"
         try:
             found.append(_expert_game(json.loads(line), game, source))
-        except (ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
             skipped.append(Skipped(source, f"damaged: {error}"))
         except sgf.RefusedError as refusal:
             skipped.append(Skipped(source, str(refusal)))

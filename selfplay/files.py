@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from selfplay.errors import UserError
+from selfplay.errors import DiskError, UserError
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
@@ -53,9 +53,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def refused(path: Path, error: OSError) -> UserError:
+def refused(path: Path, error: OSError) -> DiskError:
     """The user's error for a write that the system refused."""
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); "
+    return DiskError(f"{path}: cannot be written ({error.strerror or error}); "
                      "free disk space or mend the permissions, then run the same command again")
 
 
@@ -63,27 +63,54 @@ def refused(path: Path, error: OSError) -> UserError:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder`` for the block; the lock dies with its process.
 
-    What a kill has left half written in there (``.NAME.PID.tmp``) is deleted. Where the system
-    knows no such locks (Windows) nothing is kept out.
+    A missing folder is made. What a kill has left half written in there (``.NAME.PID.tmp``) is
+    deleted. Where the system knows no such locks (Windows) nothing is kept out.
 
-    Raises UserError if another process has the folder.
+    Raises UserError if another process has the folder, DiskError if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
+    with held(folder, "--run"):
+        for left in folder.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def held(path: Path, option: str) -> Iterator[None]:
+    """``locked`` for a folder in which nothing is deleted, or for a file that is yet to be made.
+
+    A file is held by ``FILE.lock`` beside it, which goes with the block. option: where the user
+    names ``path``. Raises UserError if another process has it.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    lock, kind = path, os.O_RDONLY
+    if not path.is_dir():
+        lock, kind = path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT
+    descriptor = os.open(lock, kind)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _at_work(path, option) from None
+        if not os.fstat(descriptor).st_nlink:  # who had it has just deleted it
+            raise _at_work(path, option)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is at work on it; wait for it, stop it, "
-                            "or give --run another name") from None
-        except OSError:  # a file system without locks
-            pass
-        for left in folder.rglob(".*.tmp"):
-            left.unlink(missing_ok=True)
-        yield
+            yield
+        finally:
+            if lock != path:
+                lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _at_work(path: Path, option: str) -> UserError:
+    return UserError(f"{path}: another process is at work on it; wait for it, stop it, or give "
+                     f"{option} another name")

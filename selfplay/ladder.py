@@ -12,11 +12,11 @@ from selfplay.games.base import Game
 ANCHOR = "random"
 
 
-def standings(folder: Path, game: Game, anchor: str = ANCHOR) -> str:
+def standings(folder: Path, game: Game, met: tuple[str, str]) -> str:
     """A table of Elo and 95% interval, best first, of all whom results connect to the anchor.
 
-    folder: holds match folders. anchor: the player at 0; where it has not played, the player of
-    the alphabetically first name is. Matches of other games are passed over.
+    folder: holds match folders; matches of other games are passed over. met: players who must be
+    in the table: where nothing ties them to ANCHOR, the second of them is at 0 in its place.
     """
     results: list[tuple[str, str, float, float, float]] = []
     games: dict[str, int] = {}
@@ -29,13 +29,14 @@ def standings(folder: Path, game: Game, anchor: str = ANCHOR) -> str:
             results.append((match.a, match.b, *match.counts))
             for name in (match.a, match.b):
                 games[name] = games.get(name, 0) + match.games
-    names = sorted(games)
-    if len(names) < 2:
+    anchor, ratings = ANCHOR, fit(results, ANCHOR)
+    if not ratings.keys() >= {*met}:
+        anchor, ratings = met[1], fit(results, met[1])
+    if len(ratings) < 2:
         return ""
-    ratings = fit(results, anchor=anchor if anchor in names else names[0])
     width = max(map(len, ratings))
     rows = sorted(ratings.items(), key=lambda item: -item[1].elo)
-    lines = [f"Elo over all players met in {folder}"]
+    lines = [f"Elo of all whom the matches in {folder} tie to {anchor} (= 0)"]
     lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  {games[name]} games"
               for name, r in rows]
     return "\n".join(lines)

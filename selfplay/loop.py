@@ -18,7 +18,7 @@ from selfplay.data import Columns
 from selfplay.errors import UserError
 from selfplay.files import locked, write_atomic
 from selfplay.rl import Learner, train_rl
-from selfplay.runs import Clock, Run, read_history, read_json
+from selfplay.runs import Clock, Run, freeze, read_history, read_json
 from selfplay.sft import best, split, to_columns, train_sft
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
@@ -37,6 +37,7 @@ def train(
     Raises UserError before anything is made if another process works on the run.
     """
     with locked(run.folder):
+        freeze(run)
         clock = Clock(run, minutes)
         for name, stage in STAGES.items():
             if only in (None, name):
@@ -131,6 +132,7 @@ def sft_stage(run: Run, clock: Clock, device: str) -> None:
     """
     folder = run.folder / "sft"
     if run.config.init != "sft":
+        say(f"SFT: left out, self-play starts from {run.config.init}")
         return
     if "sft" in clock.done or checkpoint.newest(run.folder / "rl") is not None:
         say(f"SFT: finished, {_best_look(folder)}")
@@ -207,6 +209,9 @@ def _start(run: Run) -> Path | None:
 def eval_stage(run: Run, clock: Clock, device: str) -> None:
     """Play the chart's matches, most telling first, and draw it."""
     pairings = compare.plan(run, compare.points(run))
+    if clock.left("eval") <= 0:
+        say("evaluation: the run's time is used up; play more of its matches with "
+            f"selfplay compare {run.folder} --minutes 10")
     with Bar("evaluation", clock.budget("eval")) as bar:
         def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
             a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
@@ -216,6 +221,16 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
         compare.play(run, pairings, device=device, left=lambda: clock.left("eval"),
                      progress=progress)
     show(run, device)
+
+
+def draw(run: Run, device: str) -> None:
+    """The chart of a run that nobody else is at work on.
+
+    Raises UserError before anything is made if another process is.
+    """
+    with locked(run.folder):
+        freeze(run)
+        show(run, device)
 
 
 def show(run: Run, device: str) -> None:

@@ -249,15 +249,19 @@ def full_name(spec: str) -> str:
 def _checkpoint(text: str, spec: str) -> tuple[Path, int]:
     """(checkpoint, simulations) of PATH or PATH@SIMULATIONS: a run's newest RL checkpoint, else
     its SFT net; a stage's newest; or a checkpoint itself."""
-    path, at, number = text.rpartition("@")
-    if not at or not number.isdecimal():
-        path, number = text, "0"
-    if not Path(path).is_dir():
+    path, sims = net_parts(text)
+    if not path.is_dir():
         raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
     from selfplay.checkpoint import newest
 
-    found = newest(Path(path, "rl")) or _best_sft(Path(path, "sft")) or newest(Path(path))
-    return found or Path(path), int(number)
+    found = newest(path / "rl") or _best_sft(path / "sft") or newest(path)
+    return found or path, sims
+
+
+def net_parts(text: str) -> tuple[Path, int]:
+    """(folder, simulations) of what follows ``net:``; 0 is the raw policy."""
+    path, at, number = text.rpartition("@")
+    return (Path(path), int(number)) if at and number.isdecimal() else (Path(text), 0)
 
 
 def _best_sft(folder: Path) -> Path | None:

@@ -17,6 +17,9 @@ from typing import Any
 from selfplay.errors import UserError
 from selfplay.files import refused, write_atomic
 
+#: What a line that is no record raises: deep nesting RecursionError, infinity OverflowError.
+DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True)
 class GameRecord:
@@ -53,15 +56,18 @@ def to_line(record: GameRecord) -> str:
 
 
 def from_line(line: str) -> GameRecord:
-    """Raises ValueError, KeyError or TypeError for a line that is no record."""
+    """Raises one of ``DAMAGE`` for a line that is no record."""
     data: dict[str, Any] = json.loads(line)
     data["players"] = tuple(map(str, data["players"]))
     data["actions"] = tuple(map(int, data["actions"]))
+    data |= {key: int(data[key]) for key in ("index", "seed", "opening")}
+    if not -1 <= data["value"] <= 1:
+        raise ValueError(f"value {data['value']}")
     return GameRecord(**data)
 
 
 def read_records(path: Path) -> list[GameRecord]:
-    """The records of a file, ``[]`` where there is none.
+    """The records of a file, ``[]`` where there is none; of each index the first.
 
     A last line torn by a kill is cut off the file, so that the next one can be appended.
     Raises UserError naming the first damaged line before it.
@@ -72,15 +78,16 @@ def read_records(path: Path) -> list[GameRecord]:
     whole, _, torn = data.rpartition(b"\n")
     if torn:
         write_atomic(path, whole + b"\n" if whole else b"")
-    records = []
+    records: dict[int, GameRecord] = {}
     for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), 1):
         try:
-            records.append(from_line(line))
-        except (ValueError, KeyError, TypeError):
+            record = from_line(line)
+        except DAMAGE:
             raise UserError(
                 f"{path}, line {number}: damaged; delete that line and run the same command again"
             ) from None
-    return records
+        records.setdefault(record.index, record)  # two processes may have played the same game
+    return list(records.values())
 
 
 def append_records(path: Path, records: Iterable[GameRecord]) -> None:

@@ -21,6 +21,7 @@ from selfplay import checkpoint
 from selfplay.actor import Actor, Harvest, join
 from selfplay.config import RLConfig
 from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
+from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, build, flops, seeded
@@ -67,8 +68,7 @@ class Learner:
             return
         tensors, state = checkpoint.load_training(newest)
         self.trainer.load_state(tensors, state)
-        meta = checkpoint.read_meta(newest)
-        self.iteration, self.compute = int(meta["iteration"]), dict(meta["compute"])
+        self.iteration = int(checkpoint.read_meta(newest)["step"])
         rows = read_history(self.folder / "history.jsonl")
         self.history = [row for row in rows if row["iteration"] <= self.iteration]
         for index in range(1, self.iteration + 1):
@@ -101,7 +101,7 @@ class Learner:
             return None
         shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         shard = load_shard(path)
-        self.played = {**_describe(shard), **read_json(path.with_suffix(".json"))}
+        self.played = {**_describe(shard), **_cost(path.with_suffix(".json"))}
         return shard.columns
 
     def _play(self, path: Path, stop: Callable[[], bool], progress: Callable[[int], None]) -> bool:
@@ -113,8 +113,7 @@ class Learner:
         folder.mkdir(parents=True, exist_ok=True)
         parts = [load_shard(part) for part in sorted(folder.glob("*.npz"))]
         note = folder / "cost.json"
-        cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
-        cost |= read_json(note) if note.exists() else {}
+        cost = _cost(note)
         have = sum(len(part.columns.value) for part in parts)
         progress(have)
         if self.actor is None:  # a fresh stream of games after every start
@@ -168,6 +167,18 @@ class Learner:
         })
         thin(self.folder, self.config.keep)
         return path
+
+
+def _cost(note: Path) -> dict[str, float]:
+    """What games have cost, as far as ``note`` tells: one that was damaged has been deleted.
+
+    Raises UserError naming a damaged one.
+    """
+    cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
+    found = read_json(note) if note.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(v, (int, float)) for v in found.values()):
+        raise UserError(f"{note}: damaged; delete it and run the same command again")
+    return cost | found
 
 
 def _describe(shard: Shard) -> dict[str, float]:
@@ -233,7 +244,7 @@ def train_rl(
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
                **{k: v for k, v in cost.items() if k != "seconds"}, **metrics,
                "window": len(learner.window), "play_seconds": cost["seconds"],
-               "evaluations_per_second": cost["evaluations"] / cost["seconds"],
+               "evaluations_per_second": cost["evaluations"] / max(cost["seconds"], 1e-9),
                "learn_seconds": now - played}
         last = now
         if held is not None:

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfplay.checkpoint import load_net
 from selfplay.config import RunConfig, from_dict, to_dict
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game
 from selfplay.models import NetSpec
-from selfplay.players import full_name, missing_engine, parse_player
+from selfplay.players import full_name, missing_engine, net_parts, parse_player
 
 STAGES = ("expert", "sft", "rl", "eval")
 
@@ -82,23 +83,39 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     """Create the run, or continue it.
 
     A run that has made something must have been started with the same settings, but for those
-    that only say how long or where it goes on, or how it is judged.
+    that only say how long or where it goes on, or how it is judged. Nothing is written: see
+    ``freeze``.
 
-    Raises UserError naming the first setting that differs or a player that does not exist,
-    GameError or NetError for a game or a net that does not.
+    Raises UserError naming the first setting that differs, or a player, a checkpoint or a file
+    that does not exist, GameError or NetError for a game or a net that does not.
     """
-    stored, path = stored_config(folder), folder / "config.json"
+    stored = stored_config(folder)
     game, known = make(config.game), _players(stored) if stored else set()
     config = _full_names(config, known)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
-    for name in _players(config) - known:
+    _must_exist(config, stored or RunConfig(config.game), game)
+    return Run(folder, config, game)
+
+
+def freeze(run: Run) -> None:
+    """Write down the settings of ``run``, whose folder the caller has locked."""
+    path = run.folder / "config.json"
+    if not path.exists() or run.config != stored_config(run.folder):
+        write_json(path, to_dict(run.config))
+
+
+def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
+    """Look for what ``config`` names; what was found at an earlier start may have gone since."""
+    for name in _players(config) - _players(stored):
         if missing_engine(name) is None:  # the matches of one that is missing are left out
             parse_player(name, game).close()
-    if config != stored:
-        write_json(path, to_dict(config))
-    return Run(folder, config, game)
+    for file in set(config.expert.games) - set(stored.expert.games):
+        if not Path(file).exists():
+            raise UserError(f"{file}: no such file or folder of expert games")
+    if config.init != stored.init and config.init not in ("sft", "random"):
+        load_net(Path(config.init), game.name)
 
 
 def _players(config: RunConfig) -> set[str]:
@@ -106,12 +123,22 @@ def _players(config: RunConfig) -> set[str]:
 
 
 def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
-    """``config`` with the checkpoints that its players' nets mean now; ``known`` ones stay."""
+    """``config`` with the checkpoints that its players' nets mean now, or meant when the players
+    ``known`` were written down."""
     def full(name: str) -> str:
-        return name if name in known else full_name(name)
+        found = [old for old in sorted(known) if name == old or _meant(name, old)]
+        return found[0] if found else full_name(name)
 
     return replace(config, expert=replace(config.expert, player=full(config.expert.player)),
                    eval=replace(config.eval, baselines=tuple(map(full, config.eval.baselines))))
+
+
+def _meant(typed: str, known: str) -> bool:
+    """Whether ``known`` is a net in the folder ``typed``, with the same search."""
+    if not (typed.startswith("net:") and known.startswith("net:")):
+        return False
+    (folder, sims), (path, same) = net_parts(typed[4:]), net_parts(known[4:])
+    return sims == same and path.is_relative_to(folder)
 
 
 def _begun(folder: Path) -> bool:
@@ -123,7 +150,7 @@ def _essence(config: RunConfig) -> RunConfig:
     """``config`` without what may change between two starts of a run."""
     plain = RunConfig(game=config.game)
     return replace(config, minutes=plain.minutes, device=plain.device, shares=plain.shares,
-                   eval=plain.eval, rl=replace(config.rl, iterations=0, keep=0),
+                   eval=plain.eval, rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
                    sft=replace(config.sft, max_steps=0))
 
 

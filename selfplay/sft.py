@@ -229,5 +229,6 @@ def _save(
 def best(folder: Path) -> Path:
     """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
     if not (folder / "best.json").exists():
-        raise UserError(f"{folder}: no SFT checkpoint yet; give the stage more --minutes")
+        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or "
+                        "start self-play from nothing with --init random")
     return folder / str(read_json(folder / "best.json")["checkpoint"])

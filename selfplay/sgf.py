@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import lzma
 import re
 import zipfile
 import zlib
@@ -37,9 +38,10 @@ CHUNK = 2048  # games replayed side by side
 _ROOT = re.compile(rb"\(\s*;\s*(?:FF|GM|CA|AP|SZ|EV|PB|PW|GN|DT|RU|KM|US|SO|PC|RO)\s*\[")
 _CHARSET = re.compile(rb"CA\s*\[([^\]]*)\]")
 _WIN = re.compile(r"(b|w|black|white)\s*(?:\+|wins?\b|won\b)\s*(.*)", re.DOTALL)
-_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+               NotImplementedError)  # ValueError: a zip's names, offsets
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
-_OPENING = re.compile(r"random opening, (\d+) pl(?:y|ies)")
+_OPENING = re.compile(r"random opening, (\d{1,4}) pl(?:y|ies)")
 _DRAWS = ("0", "draw", "jigo", "tie")
 
 

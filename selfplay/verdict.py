@@ -159,8 +159,8 @@ def ceilings(evaluation: Record) -> list[Ceiling]:
 def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
     """SFT's best, and whether the curve was flat: a ceiling, not just the last point measured.
 
-    Flat by Elo: a point at no more than half of SFT's compute is not significantly below the best,
-    so the second half of the training brought nothing that could be measured. Flat by the held-out
+    Flat by Elo: a point at no more than half of SFT's compute is level with the best, so the second
+    half of the training brought nothing that could be measured. Flat by the held-out
     curve: it stopped improving (see held_out_stop), and the points reach as far; or the stage has
     ended by itself, as even its lowest learning rate gained no more.
     """
@@ -171,8 +171,8 @@ def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
     key = "flops" if all(finite(p.get("flops")) for p in series) else "step"
     series.sort(key=lambda p: p.get(key) or 0)
     half = (series[-1].get(key) or 0) / 2
-    for point in series:
-        if 0 < (point.get(key) or 0) <= half and not significantly_below(point, top):
+    for point in (p for p in series if 0 < (p.get(key) or 0) <= half):
+        if well_known(point, top) and not significantly_below(point, top):
             return Ceiling(sims, top, point, True)
     stop = held_out_stop(evaluation)
     reached = stop is not None and series[-1].get("step", 0) >= PATIENT * stop["step"]
@@ -194,6 +194,13 @@ def significantly_below(point: Record, top: Record) -> bool:
         return False
     up, down = point["high"] - point["elo"], top["elo"] - top["low"]
     return top["elo"] - point["elo"] > math.hypot(up, down)
+
+
+def well_known(a: Record, b: Record) -> bool:
+    """Do both have games enough to be called level where no difference is seen? See LEVEL."""
+    widths = [record["high"] - record["low"] for record in (a, b)
+              if finite(record.get("high")) and finite(record.get("low"))]
+    return len(widths) == 2 and math.hypot(*widths) / 2 <= LEVEL
 
 
 # ----------------------------------------------------------------------------------------- words
@@ -285,10 +292,7 @@ def relation(point: Record, expert: Record) -> str:
     found = by_intervals(expert, point)
     if found != "undecided":
         return "is above it" if found == "yes" else "is below it"
-    widths = [record.get("high", math.inf) - record.get("low", -math.inf)
-              for record in (expert, point)
-              if finite(record.get("high")) and finite(record.get("low"))]
-    if len(widths) < 2 or math.hypot(*widths) / 2 > LEVEL:
+    if not well_known(expert, point):
         return "cannot be told from it (too few games)"
     return "is level with it (intervals overlap)"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -115,10 +116,35 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     match(tmp_path, 4)
     file = tmp_path / "games.jsonl"
     lines = file.read_text().splitlines()
-    for broken in ("{", '{"index": 3}', "[]"):
+    endless = lines[1].replace('"actions":[', '"actions":[1e999,')
+    assert endless != lines[1]
+    for broken in ("{", '{"index": 3}', "[]", "[" * 100_000, endless,
+                   re.sub('"index":[0-9]+', '"index":1e999', lines[1]),
+                   re.sub('"value":[-.0-9]+', '"value":1e999', lines[1])):
         file.write_text("\n".join([lines[0], broken, *lines[2:]]) + "\n")
         with pytest.raises(UserError, match=r"games\.jsonl, line 2: damaged"):
             match(tmp_path, 4)
+
+
+def test_two_at_one_match_are_kept_apart(tmp_path: Path) -> None:
+    def another(done: int) -> None:
+        with pytest.raises(UserError, match=r"another process is at work .* --out"):
+            match(tmp_path, 6)
+
+    assert match(tmp_path, 6, progress=another).games == 6
+    assert len((tmp_path / "games.jsonl").read_text().splitlines()) == 6
+    assert match(tmp_path, 6).games == 6  # the lock has gone
+
+
+def test_a_game_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    expected = match(tmp_path, 6)
+    file = tmp_path / "games.jsonl"
+    file.write_text(file.read_text() * 2)
+    stored = read_match(tmp_path, TTT)
+    assert stored is not None and stored.total == expected.total
+    seen: list[int] = []
+    assert match(tmp_path, 6, progress=seen.append).total == expected.total
+    assert seen == [6]
 
 
 @pytest.mark.parametrize("change", [
@@ -161,3 +187,4 @@ def test_a_dying_engine_leaves_what_was_finished(tmp_path: Path) -> None:
               slots=1)
     result = read_match(tmp_path, GO)
     assert result is not None and result.games == len(read_records(tmp_path / "games.jsonl")) == 3
+    assert len((tmp_path / "games.sgf").read_text().splitlines()) == 3

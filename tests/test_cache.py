@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from selfplay import cache
 from selfplay.actor import Actor
 from selfplay.cache import EvaluationCache
 from selfplay.config import RLConfig
@@ -85,6 +86,28 @@ def test_a_failed_evaluation_leaves_nothing_behind() -> None:
     _, value = cache(planes([2, 1]), counted)
     np.testing.assert_array_equal(value, (np.array([2, 1]) / 7).astype(np.float32))
     assert counted.asked == [1, 2, 1]
+
+
+def test_an_interrupt_leaves_no_claimed_place_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between claiming the places and evaluating."""
+    remembers, counted, find = EvaluationCache(1, ACTIONS), Counted(), cache._find
+
+    def interrupted(*arguments: Any) -> None:
+        find(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_find", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            remembers(planes([1, 2]), counted)
+    _, value = remembers(planes([0, 0, 2, 1]), counted)
+    np.testing.assert_array_equal(value, (np.array([0, 0, 2, 1]) / 7).astype(np.float32))
+
+
+def test_no_rows_have_no_evaluations() -> None:
+    remembers, counted = EvaluationCache(1, ACTIONS), Counted()
+    logits, value = remembers(planes([]), counted)
+    assert (logits.shape, value.shape, remembers.hits) == ((0, ACTIONS), (0,), 0)
 
 
 def test_the_games_of_self_play_stay_the_same() -> None:

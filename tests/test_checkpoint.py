@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from selfplay.train import TrainConfig, Trainer
 SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
 META = {"game": "tictactoe", "kind": "rl", "step": 3,
         "compute": {"seconds": 1.5, "flops": 1e9, "positions": 512}, "metrics": {"top1": 0.5}}
+META_TEXT = json.dumps({**META, "net": dataclasses.asdict(SPEC)}).encode()
 
 
 @pytest.fixture(autouse=True)
@@ -165,19 +167,25 @@ def test_a_full_disk_leaves_the_old_checkpoint(saved: Path, monkeypatch: pytest.
     assert os.listdir(saved.parent) == ["ckpt-000003"]
 
 
-def test_a_refused_rename_leaves_the_old_checkpoint(saved: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("failure", "told"), [
+    (OSError(errno.EIO, os.strerror(errno.EIO)), UserError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
+])
+def test_a_refused_rename_leaves_the_old_checkpoint(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, told: type[BaseException]
+) -> None:
     real, calls = os.rename, [0]
 
     def rename(*arguments: Any) -> None:
         calls[0] += 1
         if calls[0] == 2:  # the old one is out of the way, the new one cannot come
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise failure
         real(*arguments)
 
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(told, match="cannot be written" if told is UserError else None):
         checkpoint.save(saved, trainer(seed=8), SPEC, {**META, "step": 4})
+    assert os.listdir(saved.parent) == ["ckpt-000003"]
     assert checkpoint.read_meta(saved)["step"] == 3
 
 
@@ -202,10 +210,11 @@ def test_another_games_checkpoint(saved: Path) -> None:
     ("meta.json", b"{"),
     ("meta.json", b"[]x"),
     ("meta.json", b'{"game": "tictactoe"}'),
-    ("meta.json", b'{"game": "tictactoe", "net": {"size": "3x16", "obs_shape": [3, 3, 3], '
-                  b'"num_actions": 9, "ownership": false}}'),
-    ("meta.json", b'{"game": "tictactoe", "net": {"size": "huge", "obs_shape": [3, 3, 3], '
-                  b'"num_actions": 9, "ownership": false}}'),
+    ("meta.json", META_TEXT.replace(b'"step"', b'"stop"')),
+    ("meta.json", META_TEXT.replace(b'"compute"', b'"computer"')),
+    ("meta.json", META_TEXT.replace(b"1.5", b"[1]")),
+    ("meta.json", META_TEXT.replace(b"2x16", b"3x16")),
+    ("meta.json", META_TEXT.replace(b"2x16", b"huge")),
 ])
 def test_damage_names_the_file_and_the_remedy(saved: Path, name: str, content: bytes) -> None:
     (saved / name).write_bytes(content)

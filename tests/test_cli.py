@@ -71,7 +71,12 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("train", *T, "--device", "tpu"), ("--device tpu", "cpu")),
     (("train", *T, "--minutes", "soon"), ("--minutes", "soon", "selfplay train --help")),
     (("train", *T, "--minutes", "0"), ("--minutes",)),
-    (("train", *T, "--minutes", "nan"), ("minutes=nan",)),
+    (("train", *T, "--minutes", "nan"), ("--minutes", "nan is not a finite number")),
+    (("train", *T, "--minutes", "inf"), ("--minutes", "inf is not a finite number")),
+    (("sft", *T, "--minutes", "inf"), ("--minutes", "inf is not a finite number")),
+    (("compare", "nowhere", "--minutes", "inf"), ("--minutes", "inf is not a finite number")),
+    (("train", *T, "--seed", "12345678901234567890123"), ("--seed", "9223372036854775807")),
+    (("train", *T, "--set", f"seed={2**63}"), ("seed=", "at most 9223372036854775807")),
     (("train", *T, "--sims", "3"), ("--sims", "selfplay train --help")),
     (("train",), ("--game", "selfplay train --help")),
     (("trane",), ("trane", "selfplay --help")),
@@ -135,7 +140,8 @@ def test_a_mistake_is_not_frozen_into_the_run(run: Command) -> None:
              "--set", "net=1x8")
     run(*words, "--set", "expert.player=nobody:3").mistake("nobody")
     run(*words, "--games", "nowhere").mistake("nowhere")
-    assert run(*words, "--set", "expert.player=random", "--set", "expert.games=").code == 0
+    run("train", *T, "--run", "here", "--init", "nowhere").mistake("nowhere", "no checkpoint")
+    assert run(*words, "--set", "expert.player=random").code == 0
 
 
 def test_other_peoples_files(run: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from command import TINY, Command, save_net, selfplay
+from rich.console import Console
 
-from selfplay import cli
+from selfplay import cli, console
 from selfplay.errors import UserError
-from selfplay.files import locked
+from selfplay.files import held, locked
 
 T = ("--game", "tictactoe")
 GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
@@ -54,6 +56,41 @@ def test_a_match_after_more_training_is_another_match(run: Command, tmp_path: Pa
     assert len([p for p in (tmp_path / "runs/matches").iterdir() if p.is_dir()]) == 2
 
 
+def test_the_table_after_a_match_has_its_players(run: Command) -> None:
+    run("match", "random", "mcts:2", *T, "--games", "2")
+    said = run("match", "mcts:3", "mcts:4", *T, "--games", "2")
+    table = said.out[said.out.index("Elo of") :]
+    assert "mcts:4 (= 0)" in table and "  mcts:3 " in table and "random" not in table
+    assert "random (= 0)" in run("match", "mcts:4", "random", *T, "--games", "2").out
+
+
+def test_players_with_long_names_get_a_folder_each(run: Command, tmp_path: Path) -> None:
+    nets = [f"{'long-path/' * 13}{letter}" for letter in "ab"]
+    for net in nets:
+        save_net(tmp_path / net, "tictactoe")
+    for seed in "01":
+        said = run("match", *(f"net:{net}" for net in nets), *T, "--games", "2", "--seed", seed)
+        assert said.code == 0, said.err
+    assert run("match", "random", "mcts:2", *T, "--games", "2").code == 0
+    names = sorted(path.name for path in (tmp_path / "runs/matches").iterdir())
+    assert names[2] == "tictactoe-random-mcts-2-0"
+    assert len(set(names)) == 3 and max(map(len, names)) == 105
+
+
+@pytest.mark.parametrize(("player", "redraws"), [("human", False), ("random", True)])
+def test_no_bar_redraws_where_somebody_types(
+    run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, player: str, redraws: bool
+) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(console, "_console", terminal)
+    monkeypatch.setattr("builtins.input", lambda prompt: "resign")
+    assert run("match", player, "mcts:4", *T, "--games", "2").code == 0
+    hides_cursor = "\x1b[?25l"
+    assert (hides_cursor in screen.getvalue()) == redraws
+    assert f"{player} against mcts:4" in screen.getvalue()
+
+
 def test_files_that_cannot_be_used_are_named_once(run: Command, tmp_path: Path) -> None:
     folder = tmp_path / "games"
     folder.mkdir()
@@ -88,10 +125,19 @@ def test_a_net_as_baseline_is_rated_and_may_move_away_later(run: Command, tmp_pa
     assert run(*train).code == 0
     (tmp_path / "other").rename(tmp_path / "elsewhere")
     assert run("compare", "here").code == 0
+    assert run(*train).code == 0  # the name that was typed still means that checkpoint
     rows = json.loads((tmp_path / "here/evaluation.json").read_text())["baselines"]
     (row,) = [row for row in rows if row["player"] == "net:other/ckpt-000001"]
     assert row["games"] > 0 and row["elo"] is not None
-    run("compare", "here", "--set", "eval.baselines=net:other").mistake("net:other", "no folder")
+    run("compare", "here", "--set", "eval.baselines=net:gone").mistake("net:gone", "no folder")
+
+
+def test_a_run_without_time_left_for_its_matches_says_so(run: Command, tmp_path: Path) -> None:
+    train = ("train", *T, "--run", "here", *TINY, "--set", "eval.baselines=")
+    assert "time is used up" not in run(*train).out
+    spent = {"seconds": {"rl": 7200.0}, "done": []}
+    (tmp_path / "here/progress.json").write_text(json.dumps(spent))
+    assert "compare here --minutes" in run(*train).out
 
 
 # ------------------------------------------------------------------------------- two at one run
@@ -105,11 +151,26 @@ def test_two_processes_are_kept_apart(run: Command, tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         run("train", *T, "--run", "here", *TINY).mistake("here", "another process", "--run")
+        assert not (tmp_path / "here/config.json").exists()
+        run("compare", "here").mistake("here", "no run there")
         with pytest.raises(UserError), locked(tmp_path / "here"):
             pass
         other.kill()  # a lock does not outlive its process
     with locked(tmp_path / "here"):
         pass
+
+
+def test_two_matches_and_two_experts_are_kept_apart(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/.notes.tmp").write_text("somebody's own")
+    match = ("match", "random", "random", *T, "--games", "2", "--out", "here")
+    expert = ("expert", *T, "--player", "random", "--games", "4", "--out", "x.jsonl.gz")
+    with held(tmp_path / "here", "--out"), held(tmp_path / "x.jsonl.gz", "--out"):
+        run(*match).mistake("here: another process is at work", "--out")
+        run(*expert).mistake("x.jsonl.gz: another process is at work", "--out")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == [".notes.tmp"]
+    assert run(*match).code == run(*expert).code == 0
+    assert (tmp_path / "here/.notes.tmp").exists()
 
 
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
@@ -120,6 +181,18 @@ def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
         path.write_text("{}")
     with locked(tmp_path):
         assert [path.exists() for path in kept + left] == [True, True, False, False]
+
+
+def test_a_cache_beyond_all_memory_is_one_line(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "net", "tictactoe")
+    run("rl", "--game", "tictactoe", "--run", "here", "--init", "net",
+        "--set", "rl.cache_mb=100000000").mistake("allocate", "smaller", "--set rl.cache_mb=")
+
+
+def test_the_largest_seed_plays(run: Command) -> None:
+    said = run("train", "--game", "tictactoe", "--run", "here", *TINY,
+               "--seed", str(2**63 - 1), "--set", "rl.gating=true")
+    assert said.code == 0, said.err
 
 
 def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

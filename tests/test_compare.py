@@ -20,11 +20,10 @@ from selfplay.cli import _open, cli
 from selfplay.compare import Pairing, Point, evaluation, match_folder, plan, points, train_command
 from selfplay.config import RunConfig, override, preset
 from selfplay.elo import fit
-from selfplay.errors import UserError
+from selfplay.errors import DiskError, UserError
 from selfplay.games import make
 from selfplay.models import NetSpec, build, seeded
 from selfplay.play import GameRecord
-from selfplay.players import RandomPlayer
 from selfplay.records import append_records
 from selfplay.runs import Run, open_run, write_json
 from selfplay.train import TrainConfig, Trainer
@@ -138,6 +137,16 @@ def test_a_damaged_best_checkpoint_is_named(run: Run) -> None:
         points(run)
 
 
+@pytest.mark.parametrize(("a", "b", "name"), [
+    ("net:run/rl/ckpt-000002@64", "gtp:gnugo --mode gtp",
+     "net-rl-ckpt-000002@64--gtp-gnugo-mode-gtp-3f0d"),
+    ("gtp:" + "x y" * 60, "net:run/sft/ckpt-1", f"gtp-{'x-y' * 32}-22b5"),
+])
+def test_the_folders_of_matches_keep_their_names(a: str, b: str, name: str) -> None:
+    made = Run(Path("run"), run_config(), GAME)
+    assert match_folder(made, Pairing(a, b, 4)) == Path("run/matches", name)
+
+
 # -------------------------------------------------------------------------- evaluation
 
 def hand_made(run: Run, pairing: Pairing, results: list[float]) -> None:
@@ -190,6 +199,22 @@ def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
     assert {row["player"] for row in found["points"]} == {n for n in rated if n.startswith("net:")}
     assert (run.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run.folder / "summary.json").read_text())["games"] == 4 * len(first)
+
+
+def test_an_engine_that_fails_costs_its_match_and_a_full_disk_ends_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairings, tried = plan(run, points(run))[:2], []
+
+    def play(game: Any, a: str, b: str, **options: Any) -> None:
+        tried.append(a)
+        raise UserError("the engine died") if len(tried) < 3 else DiskError("the disk is full")
+
+    monkeypatch.setattr(compare, "play_match", play)
+    with pytest.raises(DiskError):
+        compare.play(run, pairings, device="cpu")
+    assert len(tried) == 3
+    assert capsys.readouterr().out.count("match left out: the engine died") == 2
 
 
 def test_a_chart_without_any_match(run: Run) -> None:
@@ -268,8 +293,8 @@ def typed(command: str) -> tuple[str, dict[str, Any]]:
 def test_the_command_makes_the_same_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, game: str, settings: list[str]
 ) -> None:
-    monkeypatch.setattr(runs, "parse_player", lambda name, game: RandomPlayer(name, game))
     monkeypatch.setattr(runs, "full_name", str)
+    monkeypatch.setattr(runs, "_must_exist", lambda config, stored, game: None)
     config = override(preset(make(game).name), settings)
     folder = tmp_path / "it's here"
     name, options = typed(train_command(Run(folder, config, make(game))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -38,13 +39,26 @@ def test_every_preset_key_exists(name: str) -> None:
     ("rl.algorithm=alpha", "gumbel, puct"),
     ("rl.opening=1", "2 values"),
     ("sims", "key=value"),
+    ("minutes=inf", "minutes=inf: at most 2147483647"),
+    ("shares=0.1,0.2,inf,0.2", "at most"),
+    ("rl.cache_mb=3_000_000_000", "at most 2147483647"),
+    (f"seed={2**63}", "at most 9223372036854775807"),
 ])
 def test_a_bad_override_says_what_to_do(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         override(RunConfig(game="go9x9"), [text])
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", "0"), ("nets", 1), ("rl", {"sims": 1.5})])
+def test_the_largest_seed_is_a_seed() -> None:
+    config = override(RunConfig(game="go9x9"), [f"seed={2**63 - 1}"])
+    assert from_dict(to_dict(config), "x").seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("seed", "0"), ("nets", 1), ("rl", {"sims": 1.5}), ("minutes", math.inf),
+    pytest.param("minutes", 10**400, id="400 digits"),
+    ("sft", {"learning_rate": math.inf}), ("seed", 2**63),
+])
 def test_a_damaged_config_names_the_file(key: str, value: object) -> None:
     with pytest.raises(UserError, match=r"here/config\.json"):
         from_dict({"game": "go9x9", key: value}, "here/config.json")

@@ -85,6 +85,33 @@ def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path: Path) -> None:
     assert out.read_bytes() == whole
 
 
+def test_two_at_one_file_are_kept_apart(tmp_path: Path) -> None:
+    def another(done: int) -> None:
+        with pytest.raises(UserError, match=r"g\.jsonl\.gz: another process .* --out"):
+            make_games(tmp_path / "g.jsonl.gz")
+        if done == 1:
+            make_games(tmp_path / "h.jsonl.gz")  # another file in the same folder is free
+
+    made = make_games(tmp_path / "g.jsonl.gz", progress=another)
+    assert made.games + made.duplicates == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.jsonl.gz", "h.jsonl.gz"]
+    assert (tmp_path / "g.jsonl.gz").read_bytes() == (tmp_path / "h.jsonl.gz").read_bytes()
+
+
+def test_a_file_finished_while_its_player_was_made_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*words: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        make_games(tmp_path / "g.jsonl.gz")
+        return parse_player(*words, **options)
+
+    monkeypatch.setattr("selfplay.expert.parse_player", slow)
+    with pytest.raises(UserError, match="exists already"):
+        make_games(tmp_path / "g.jsonl.gz", games=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]
+
+
 def test_stop_writes_what_is_there(tmp_path: Path) -> None:
     seen: list[int] = []
     made = make_games(tmp_path / "g.jsonl.gz", games=50, stop=lambda: len(seen) > 8,
@@ -138,16 +165,18 @@ def test_bad_lines_are_skipped_with_their_reason(tmp_path: Path) -> None:
     lines = [good, {**good, "game": "connect4"}, {**good, "actions": [4, 4]},
              {**good, "actions": [77]}, {**good, "actions": []}, {**good, "value": 7},
              {"game": "tictactoe"}, [1], {**good, "actions": [0, 3, 1, 4, 2, 5]}]
-    text = "\n".join(json.dumps(line) for line in lines) + "\n{torn"
+    text = "\n".join(json.dumps(line) for line in lines) + "\n{torn\n"
+    text += json.dumps(good).replace("[4, 0]", "[1e999]") + "\n" + "[" * 100_000
     (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "h.jsonl.gz").write_bytes(b"no gzip")
     games, skipped = read_expert([tmp_path], TTT)
     assert len(games) == 1 and games[0].actions == (4, 0)
     reasons = {item.file.rpartition(" ")[2]: item.reason for item in skipped}
-    assert len(skipped) == 10
+    assert len(skipped) == 12
     for line, reason in {"2": "game connect4", "3": "illegal move 2", "4": "do not exist",
                          "5": "no moves", "6": "damaged", "7": "damaged", "8": "damaged",
-                         "9": "illegal move 6", "10": "damaged"}.items():
+                         "9": "illegal move 6", "10": "damaged", "11": "damaged",
+                         "12": "damaged"}.items():
         assert reason in reasons[line]
 
 

@@ -23,7 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_players_that_never_met_are_rated_through_others(folder: Path) -> None:
-    rows = standings(folder, make("tictactoe")).splitlines()[1:]
+    head, *rows = standings(folder, make("tictactoe"), ("mcts:200", "mcts:30")).splitlines()
+    assert "random (= 0)" in head
     assert [row.split()[0] for row in rows][-1] == "random"
     assert {row.split()[0] for row in rows} == {"random", "mcts:30", "mcts:200"}
     assert float(rows[-1].split()[1]) == 0
@@ -32,4 +33,15 @@ def test_players_that_never_met_are_rated_through_others(folder: Path) -> None:
 
 
 def test_no_table_without_matches(folder: Path) -> None:
-    assert standings(folder, make("go5x5")) == ""
+    assert standings(folder, make("go5x5"), ("random", "mcts:30")) == ""
+
+
+def test_players_that_nothing_ties_to_random_are_rated_all_the_same(folder: Path) -> None:
+    play_match(make("tictactoe"), "mcts:3", "mcts:4", games=4, folder=folder / "apart")
+    head, *rows = standings(folder, make("tictactoe"), ("mcts:3", "mcts:4")).splitlines()
+    assert "mcts:4 (= 0)" in head
+    assert {row.split()[0]: float(row.split()[1]) for row in rows}.keys() == {"mcts:3", "mcts:4"}
+    assert [float(row.split()[1]) for row in rows if row.split()[0] == "mcts:4"] == [0]
+    # who met a player of the others is in their table
+    assert "random (= 0)" in standings(folder, make("tictactoe"), ("mcts:30", "random"))
+    assert standings(folder, make("tictactoe"), ("mcts:7", "mcts:7")) == ""  # only itself

@@ -165,6 +165,14 @@ def test_ceiling_is_flat_by_elo_or_by_the_held_out_curve():
     assert ceiling is not None and not ceiling.flat  # measured only on the way up
 
 
+def test_few_games_show_no_ceiling():
+    """400 +- 150 and 590 +- 150 may be level, or 400 Elo apart."""
+    points = [point("sft", 40, 400, low=250, high=550), point("sft", 100, 590, low=440, high=740)]
+    ceiling = verdict.ceiling_of(evaluation(points=points), 0)
+    assert ceiling is not None and not ceiling.flat
+    assert any("may be no ceiling" in line for line in verdict.headlines(evaluation(points=points)))
+
+
 def test_ceiling_is_flat_where_the_stage_ended_by_itself():
     rising = [point("sft", 10, 300), point("sft", 50, 500), point("sft", 100, 800)]
     ceiling = verdict.ceiling_of(evaluation(points=rising, sft_flat=True), 0)

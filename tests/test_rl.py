@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from selfplay import checkpoint, rl
 from selfplay.config import RLConfig
 from selfplay.data import load_shard, pack
+from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, flops
@@ -92,6 +94,47 @@ def test_learning_from_a_shard_on_disk_is_learning_from_fresh_games(tmp_path: Pa
     assert other["flops"] == pytest.approx(
         flops(SPEC) * (other["evaluations"] + 3 * other["positions"]))
     assert 0 < other["play_seconds"] <= other["seconds"]
+
+
+def test_notes_of_the_cost_that_are_gone_or_damaged(tmp_path: Path) -> None:
+    """The user is told to delete them: the games then cost nothing that is known."""
+    played = learner(tmp_path)
+    played.gather(lambda: False, lambda n: None)
+    note = played.shard(1).with_suffix(".json")
+    for damaged in ("{", "[]", '{"seconds": "long"}'):
+        note.write_text(damaged)
+        with pytest.raises(UserError, match=r"000001\.json: damaged.*delete it"):
+            train_rl(learner(tmp_path))
+    note.unlink()
+    restarted = learner(tmp_path)
+    train_rl(restarted)
+    first = restarted.history[0]
+    assert [first[key] for key in ("evaluations", "play_seconds", "evaluations_per_second")] == [
+        0, 0, 0]
+
+
+def test_whole_parts_without_their_note_become_the_shard(tmp_path: Path) -> None:
+    played = learner(tmp_path)
+    played.gather(lambda: False, lambda n: None)
+    shard = played.shard(1)
+    parts = shard.with_suffix(".parts")
+    parts.mkdir()
+    shard.rename(parts / "0000.npz")
+    shard.with_suffix(".json").unlink()
+    restarted = learner(tmp_path)
+    train_rl(restarted)
+    assert restarted.history[0]["evaluations_per_second"] == 0
+    assert shard.exists() and not parts.exists()
+
+
+def test_a_checkpoint_without_its_compute_is_named(tmp_path: Path) -> None:
+    train_rl(learner(tmp_path))
+    meta = tmp_path / "ckpt-000002" / checkpoint.META
+    facts = json.loads(meta.read_text())
+    for key in ("compute", "step"):
+        meta.write_text(json.dumps({k: v for k, v in facts.items() if k != key}))
+        with pytest.raises(UserError, match=r"ckpt-000002/meta\.json: damaged.*delete"):
+            learner(tmp_path)
 
 
 def test_an_iteration_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:

@@ -175,6 +175,42 @@ def test_collections_zips_and_gzips(tmp_path: Path) -> None:
     assert games[3].source.endswith("pair.SGF, game 2")
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_damaged_zips_are_named_and_skipped(tmp_path: Path, kind: int) -> None:
+    """Every byte in turn: packed text, sizes, offsets, names."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", kind) as archive:
+        archive.writestr("ä.sgf", sgf())
+    whole, reasons = (tmp_path / "x.zip").read_bytes(), set()
+    (tmp_path / "x.zip").unlink()
+    for place in range(len(whole)):
+        torn = whole[:place] + b"\xff" + whole[place + 1 :]
+        games, skipped = read(tmp_path, torn, "x.zip")
+        assert len(games) + len(skipped) <= 1
+        reasons |= {item.reason for item in skipped}
+    assert any("unreadable" in reason for reason in reasons)
+
+
+def test_a_corrupt_lzma_member_is_named_and_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.sgf", sgf())
+        archive.writestr("b.sgf", sgf(PB="whole"))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"a.sgf") + len("a.sgf")
+    data[start + 4 : start + 40] = b"\xff" * 36  # after the version and the size of the settings
+    path.unlink()
+    games, (item,) = read(tmp_path, bytes(data), "x.zip")
+    assert [game.names[0] for game in games] == ["whole"]
+    assert item.file.endswith("x.zip:a.sgf") and item.reason.startswith("unreadable")
+
+
+@pytest.mark.parametrize(("digits", "opening"), [
+    ("2", 2), ("9999", 3), pytest.param("9" * 5000, 0, id="5000 digits"),
+])
+def test_an_opening_is_no_longer_than_the_game(tmp_path: Path, digits: str, opening: int) -> None:
+    assert only(tmp_path, sgf(ON=f"random opening, {digits} plies")).opening == opening
+
+
 def test_nothing_left_is_one_line_with_the_sizes_found(tmp_path: Path) -> None:
     for number, size in enumerate(("19", "19", "9")):
         (tmp_path / f"{number}.sgf").write_text(sgf(SZ=size))
