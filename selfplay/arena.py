@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfplay.errors import UserError
-from selfplay.files import held
+from selfplay.files import held, make_folder
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 from selfplay.play import play_games
@@ -194,7 +194,7 @@ def _kept(
     if folder is None:
         yield []
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with held(folder, "--out"):
         records = resume(folder / "match.json", settings, folder / "games.jsonl")
         try:

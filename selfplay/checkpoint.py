@@ -89,10 +89,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
     meta = _read_json(path / META)
-    compute = meta.get("compute")
-    if not (isinstance(meta.get("step"), int) and isinstance(compute, dict)
+    compute, kinds = meta.get("compute"), {"step": int, "net": dict, "compute": dict}
+    if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
             and all(isinstance(value, (int, float)) for value in compute.values())):
-        raise _damaged(path / META, "no step or no compute in it")
+        raise _damaged(path / META, "no step, no net or no compute in it")
     return meta
 
 
@@ -133,7 +133,10 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(f"{path}: holds weights only, training cannot go on from it; start a "
                             f"new run from it with --init {path}, or delete the newer files of "
                             "the run to go on from an older checkpoint")
-    return _read_tensors(path / TRAIN), _read_json(path / TRAIN_META)
+    numbers = _read_json(path / TRAIN_META)
+    if not all(isinstance(numbers.get(key), (int, float)) for key in ("steps", "learning_rate")):
+        raise _damaged(path / TRAIN_META, "no steps or no learning_rate in it")
+    return _read_tensors(path / TRAIN), numbers
 
 
 def drop_training(path: Path) -> None:

@@ -115,7 +115,8 @@ def rl(**options: Any) -> None:
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--minutes", type=float, default=0.0, show_default=True, callback=_finite,
+@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              callback=_finite,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
 @device_option
 @set_option

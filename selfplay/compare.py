@@ -186,8 +186,9 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
     for p, r, _ in played:
         for name in (p.a, p.b):
             games[name] = games.get(name, 0) + r.games
+    nets = [name for name in games if name.startswith(f"net:{run.folder}/")]
     ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
-                  centre=[name for name in games if name.startswith(f"net:{run.folder}/")])
+                  centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
     chosen = [_point(stage, path) for stage in ("sft", "rl")
               for path in checkpoint.listing(run.folder / stage)]
 
@@ -203,7 +204,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
                  for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
     for row in baselines:
         if row["elo"] is None:
-            row["note"] = missing_engine(row["player"]) or "not played in the time given"
+            row["note"] = missing_engine(row["player"]) or "no time was left for its matches"
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
@@ -227,7 +228,11 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
     """Every match on disk, those of earlier starts with other points on the chart included."""
     played, parent = [], run.folder / "matches"
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
-        result = read_match(folder, run.game)
+        try:
+            result = read_match(folder, run.game)
+        except UserError as error:
+            say(f"match left out: {error}")
+            continue
         if result is not None and result.games:
             a, b = (_OWN.sub(f"net:{run.folder}/", name) for name in (result.a, result.b))
             played.append((Pairing(a, b, result.games), result, folder))

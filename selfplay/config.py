@@ -190,6 +190,8 @@ def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
         if not equals:
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
         kind = _types(config).get(key.strip())
+        if key.strip() == "game":  # the settings so far are another game's
+            raise UserError(f"--set {text}: choose the game with --game")
         if kind is None:
             raise UserError(_unknown(config, key.strip()))
         config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
@@ -261,9 +263,10 @@ def _parse(key: str, text: str, kind: Any) -> Any:
     """Text of the command line to a value of ``kind``."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        inner = args[0]
-        return _checked(key, [_parse(key, part.strip(), inner) for part in text.split(",") if part],
-                        kind)
+        parts = [part.strip() for part in text.split(",") if part]
+        if args[-1] is not Ellipsis and len(parts) != len(args):
+            raise UserError(f"{key}={text}: {len(args)} values wanted, separated by commas")
+        return _checked(key, [_parse(key, part, args[0]) for part in parts], kind)
     if kind is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
         return text.lower() in ("true", "1", "yes")
     if kind in (int, float):
@@ -286,6 +289,8 @@ def _must_be_in_range(where: str, key: str, value: Any) -> None:
         most = MAX_SEED if key == "seed" else MAX_NUMBER
         if number > most:  # infinity does as well
             raise UserError(f"{where}={number}: at most {most} wanted")
+    if key == "shares" and not sum(value):
+        raise UserError(f"{where}: at least one above 0 wanted")
     if key.endswith(".opening") and value[0] > value[1]:
         raise UserError(f"{where}={value[0]},{value[1]}: fewest and most plies wanted, in order")
 

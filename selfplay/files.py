@@ -68,14 +68,19 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(folder, error) from error
+    make_folder(folder)
     with held(folder, "--run"):
         for left in folder.rglob(".*.tmp"):
             left.unlink(missing_ok=True)
         yield
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` where it is missing; DiskError if the system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
 
 
 @contextlib.contextmanager

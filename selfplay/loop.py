@@ -94,7 +94,7 @@ def expert_stage(run: Run, clock: Clock, device: str) -> None:
         bar.at(clock.spent("expert"), f"{done}/{config.count} games")
 
     with Bar("expert", clock.budget("expert")) as bar:
-        expert.generate(
+        written = expert.generate(
             run.game, config.player, config.count, file, seed=run.config.seed,
             opening=config.opening, slots=EXPERT_SLOTS, device=device,
             stop=lambda: clock.left("expert") <= 0 and made >= EXPERT_LEAST,
@@ -102,6 +102,8 @@ def expert_stage(run: Run, clock: Clock, device: str) -> None:
                           and made >= EXPERT_LEAST),
             progress=progress,
         )
+    if written.duplicates or written.unfinished:
+        say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
     clock.finish("expert")
 
 
@@ -239,6 +241,9 @@ def show(run: Run, device: str) -> None:
 
     result = compare.compare(run, device)
     say(text_summary(result))
+    if not result["points"]:
+        say("nothing is rated yet: give the run more --minutes, or play matches with "
+            f"selfplay compare {run.folder} --minutes 5")
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
         f"curves: tensorboard --logdir {run.folder / 'tb'}")
 

@@ -192,13 +192,15 @@ def _describe(shard: Shard) -> dict[str, float]:
 
 
 def thin(folder: Path, keep: int) -> None:
-    """Delete checkpoints until ``keep`` are left, as evenly spaced as they come; never the newest.
+    """Delete checkpoints until ``keep`` are left, as evenly spaced as they come, the newest always,
+    and the one before it, should the newest get damaged.
 
-    All but the newest lose their optimizer state as well: the chart needs weights only.
+    All but these two lose their optimizer state as well: the chart needs weights only.
     """
     found = checkpoint.listing(folder)
-    for path in found[:-1]:
+    for path in found[:-2]:
         checkpoint.drop_training(path)
+    del found[-2:-1]
     while len(found) > max(keep, 2):
         steps = [int(p.name.split("-")[1]) for p in found]
         gaps = [steps[i + 1] - steps[i - 1] for i in range(1, len(steps) - 1)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.checkpoint import load_net
+from selfplay.checkpoint import load_net, read_meta
 from selfplay.config import RunConfig, from_dict, to_dict
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
@@ -28,6 +28,9 @@ from selfplay.models import NetSpec
 from selfplay.players import full_name, missing_engine, net_parts, parse_player
 
 STAGES = ("expert", "sft", "rl", "eval")
+STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
+OWN = frozenset(("expert", "sft", "rl", "matches", "tb", "skipped.txt", "progress.json",
+                 "evaluation.json", "report.html", "chart.png", "summary.json"))
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ def stored_config(folder: Path) -> RunConfig | None:
 
 
 def _foreign(path: Path) -> bool:
-    """Not what a kill while the first file was written leaves behind."""
-    return not (path.name.startswith(".config.json.") and path.name.endswith(".tmp"))
+    """Nothing of a run's, be it one whose config.json was damaged and deleted."""
+    return path.name not in OWN and not (path.name[0] == "." and path.name.endswith(".tmp"))
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:
@@ -91,7 +94,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     """
     stored = stored_config(folder)
     game, known = make(config.game), _players(stored) if stored else set()
-    config = _full_names(config, known)
+    config = _of_init(_full_names(config, known), stored)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
         raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
@@ -114,7 +117,7 @@ def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
     for file in set(config.expert.games) - set(stored.expert.games):
         if not Path(file).exists():
             raise UserError(f"{file}: no such file or folder of expert games")
-    if config.init != stored.init and config.init not in ("sft", "random"):
+    if config.init != stored.init and config.init not in STARTS:
         load_net(Path(config.init), game.name)
 
 
@@ -131,6 +134,16 @@ def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
 
     return replace(config, expert=replace(config.expert, player=full(config.expert.player)),
                    eval=replace(config.eval, baselines=tuple(map(full, config.eval.baselines))))
+
+
+def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
+    """``config`` with the checkpoint that its init means, or meant before, and that one's net."""
+    if config.init in STARTS:
+        return config
+    if stored and stored.init not in STARTS and _meant(f"net:{config.init}", f"net:{stored.init}"):
+        return replace(config, init=stored.init, net=stored.net)
+    path = net_parts(full_name(f"net:{config.init}").removeprefix("net:"))[0]
+    return replace(config, init=str(path), net=str(read_meta(path)["net"].get("size")))
 
 
 def _meant(typed: str, known: str) -> bool:
@@ -237,15 +250,15 @@ class Clock:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Rows of a history.jsonl; a last line that a kill has torn is left out."""
-    if not path.exists():
-        return []
+    """Rows of a history.jsonl; UserError naming the first damaged line."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "
+                            "command again") from None
     return rows
 
 

@@ -179,7 +179,7 @@ def train_sft(
         step += 1
         progress(step, metrics)
         remaining = left()
-        over = bool(history) and remaining <= 0
+        over = remaining <= 0
         if step % config.evaluate_every and step < config.max_steps and not over:
             continue
         row = {"step": step, "seconds": spent + time.monotonic() - started,
@@ -188,14 +188,12 @@ def train_sft(
                **evaluate_columns(trainer.acting(), game, held, device)}
         history.append(row)
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        saved = _save(folder, trainer, game, spec, row)
-        if newest is not None:
-            checkpoint.drop_training(newest)
-        newest = saved
+        _save(folder, trainer, game, spec, row)
+        for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
+            checkpoint.drop_training(path)
         curve.look(step, row["policy_loss"], config)
         _note_best(folder, curve, config)
         log(row)
-        over = over or remaining <= 0
     return best(folder)
 
 
@@ -217,18 +215,20 @@ def _note_best(folder: Path, curve: _Curve, config: SFTConfig) -> None:
 
 def _save(
     folder: Path, trainer: Trainer, game: Game, spec: NetSpec, row: dict[str, Any]
-) -> Path:
+) -> None:
     meta = {"game": game.name, "kind": "sft", "step": row["step"],
             "compute": {k: row[k] for k in ("seconds", "flops", "positions")},
             "metrics": {k: row[k] for k in ("top1", "top5", "policy_loss", "value_mse")}}
-    path = folder / f"ckpt-{row['step']:06d}"
-    checkpoint.save(path, trainer, spec, meta)
-    return path
+    checkpoint.save(folder / f"ckpt-{row['step']:06d}", trainer, spec, meta)
 
 
 def best(folder: Path) -> Path:
     """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
-    if not (folder / "best.json").exists():
-        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or "
-                        "start self-play from nothing with --init random")
-    return folder / str(read_json(folder / "best.json")["checkpoint"])
+    note = folder / "best.json"
+    if note.exists():
+        return folder / str(read_json(note)["checkpoint"])
+    found = checkpoint.listing(folder)  # all that is left where the note was damaged and deleted
+    if not found:
+        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
+                        "self-play from nothing with --init random")
+    return min(found, key=lambda path: checkpoint.read_meta(path)["metrics"]["policy_loss"])

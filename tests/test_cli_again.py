@@ -132,6 +132,32 @@ def test_a_net_as_baseline_is_rated_and_may_move_away_later(run: Command, tmp_pa
     run("compare", "here", "--set", "eval.baselines=net:gone").mistake("net:gone", "no folder")
 
 
+def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Path) -> None:
+    train = ("train", *T, "--run", "here", *TINY, "--set", "eval.games=2")
+    first = run(*train)
+    assert first.code == 0, first.err
+    (tmp_path / "here/config.json").write_text("rain")
+    run(*train).mistake("config.json", "delete it")
+    (tmp_path / "here/config.json").unlink()
+    (tmp_path / "here/sft/best.json").unlink()
+    again = run(*train)
+    assert again.code == 0, again.err
+    assert "RL: 3 iterations" in again.out
+
+
+def test_rl_from_a_checkpoint_has_its_net(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "other/rl/ckpt-000003", "tictactoe")
+    size = json.loads((tmp_path / "other/rl/ckpt-000003/meta.json").read_text())["net"]["size"]
+    rl = ("rl", *T, "--run", "here", *TINY[2:], "--set", "rl.iterations=1", "--init", "other",
+          "--set", "net=3x8")
+    said = run(*rl)
+    assert said.code == 0, said.err
+    assert f"net {size}," in said.out
+    assert json.loads((tmp_path / "here/config.json").read_text())["init"].endswith("ckpt-000003")
+    save_net(tmp_path / "other/rl/ckpt-000004", "tictactoe")
+    assert run(*rl).code == 0  # the run goes on from what it began with
+
+
 def test_a_run_without_time_left_for_its_matches_says_so(run: Command, tmp_path: Path) -> None:
     train = ("train", *T, "--run", "here", *TINY, "--set", "eval.baselines=")
     assert "time is used up" not in run(*train).out

@@ -217,6 +217,17 @@ def test_an_engine_that_fails_costs_its_match_and_a_full_disk_ends_it(
     assert capsys.readouterr().out.count("match left out: the engine died") == 2
 
 
+def test_a_damaged_match_costs_that_match(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_played(run)
+    whole = evaluation(run, "cpu")["matches"]
+    folder = Path(whole[-1]["folder"])
+    (folder / "games.jsonl").write_text("rain\n" + (folder / "games.jsonl").read_text())
+    assert evaluation(run, "cpu")["matches"] == whole[:-1]
+    assert f"match left out: {folder / 'games.jsonl'}, line 1" in capsys.readouterr().out
+
+
 def test_a_chart_without_any_match(run: Run) -> None:
     assert compare.compare(run, "cpu")["points"] == []
     assert (run.folder / "report.html").exists()

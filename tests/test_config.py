@@ -49,6 +49,14 @@ def test_a_bad_override_says_what_to_do(text: str, words: str) -> None:
         override(RunConfig(game="go9x9"), [text])
 
 
+@pytest.mark.parametrize(("text", "says"), [
+    ("game=connect4", "--game"), ("rl.opening=4-2", "2 values"), ("shares=0,0,0,0", "above 0"),
+])
+def test_overrides_that_make_no_sense(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        override(preset("tictactoe"), [text])
+
+
 def test_the_largest_seed_is_a_seed() -> None:
     config = override(RunConfig(game="go9x9"), [f"seed={2**63 - 1}"])
     assert from_dict(to_dict(config), "x").seed == 2**63 - 1

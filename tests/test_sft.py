@@ -236,8 +236,8 @@ def test_the_rate_drops_while_there_is_time_for_it(tmp_path: Path) -> None:
 def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
     found = train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), FAST,
                       tmp_path, device="cpu", seed=0, left=lambda: 0.0)
-    assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == [10]
-    assert found == tmp_path / "ckpt-000010"
+    assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == [1]
+    assert found == tmp_path / "ckpt-000001"
 
 
 def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
@@ -245,12 +245,16 @@ def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
         best(tmp_path)
 
 
-def test_only_the_newest_checkpoint_keeps_what_training_needs(tmp_path: Path) -> None:
+def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path) -> None:
     config = SFTConfig(**{**vars(FAST), "max_steps": 30, "drops": 9})
     train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), config, tmp_path,
               device="cpu", seed=0)
-    *older, newest = checkpoint.listing(tmp_path)
-    checkpoint.load_training(newest)
-    assert len(older) == 2
-    assert not any((path / "train.safetensors").exists() for path in older)
-    assert best(tmp_path).is_dir()
+    oldest, *newer = checkpoint.listing(tmp_path)
+    assert len(newer) == 2
+    for path in newer:
+        checkpoint.load_training(path)
+    assert not (oldest / "train.safetensors").exists()
+    noted = best(tmp_path)
+    assert noted.is_dir()
+    (tmp_path / "best.json").unlink()
+    assert best(tmp_path) == noted
