@@ -142,6 +142,9 @@ def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
         return config
     if stored and stored.init not in STARTS and _meant(f"net:{config.init}", f"net:{stored.init}"):
         return replace(config, init=stored.init, net=stored.net)
+    if not Path(config.init).is_dir():
+        raise UserError(f"--init {config.init}: no checkpoint there; give sft, random, a run, or a "
+                        "checkpoint such as runs/NAME/rl/ckpt-000010")
     path = net_parts(full_name(f"net:{config.init}").removeprefix("net:"))[0]
     return replace(config, init=str(path), net=str(read_meta(path)["net"].get("size")))
 
