@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -81,6 +82,14 @@ def newest(folder: Path) -> Path | None:
     """The valid checkpoint of the highest step in ``folder``, or None."""
     found = listing(folder)
     return found[-1] if found else None
+
+
+def lowest_loss(folder: Path) -> Path | None:
+    """The valid checkpoint of the lowest held-out policy loss in its meta; of equals the newest."""
+    def loss(path: Path) -> float:
+        return float(dict(read_meta(path).get("metrics") or {}).get("policy_loss", math.inf))
+
+    return min(reversed(listing(folder)), key=loss, default=None)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

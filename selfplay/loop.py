@@ -243,7 +243,7 @@ def show(run: Run, device: str) -> None:
     say(text_summary(result))
     if not result["points"]:
         say("nothing is rated yet: give the run more --minutes, or play matches with "
-            f"selfplay compare {run.folder} --minutes 5")
+            f"selfplay compare {run.folder} --minutes 10")
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
         f"curves: tensorboard --logdir {run.folder / 'tb'}")
 

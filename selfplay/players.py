@@ -266,11 +266,11 @@ def net_parts(text: str) -> tuple[Path, int]:
 
 def _best_sft(folder: Path) -> Path | None:
     """The SFT net of the lowest held-out loss, as the stage has noted it down."""
-    from selfplay.checkpoint import newest
+    from selfplay.checkpoint import lowest_loss
 
     note = folder / "best.json"
     if not note.exists():
-        return newest(folder)
+        return lowest_loss(folder)
     return folder / str(read_settings(note).get("checkpoint"))
 
 

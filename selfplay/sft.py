@@ -227,8 +227,8 @@ def best(folder: Path) -> Path:
     note = folder / "best.json"
     if note.exists():
         return folder / str(read_json(note)["checkpoint"])
-    found = checkpoint.listing(folder)  # all that is left where the note was damaged and deleted
-    if not found:
+    found = checkpoint.lowest_loss(folder)  # the note was damaged and deleted
+    if found is None:
         raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
                         "self-play from nothing with --init random")
-    return min(found, key=lambda path: checkpoint.read_meta(path)["metrics"]["policy_loss"])
+    return found

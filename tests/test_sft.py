@@ -20,7 +20,8 @@ from selfplay.data import Columns, unpack
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.models import NetSpec
-from selfplay.runs import read_history, read_json
+from selfplay.players import full_name
+from selfplay.runs import read_history, read_json, write_json
 from selfplay.sft import best, split, to_columns, train_sft
 from selfplay.sgf import ExpertGame
 
@@ -247,14 +248,19 @@ def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
 
 def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path) -> None:
     config = SFTConfig(**{**vars(FAST), "max_steps": 30, "drops": 9})
-    train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), config, tmp_path,
+    folder = tmp_path / "sft"
+    train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), config, folder,
               device="cpu", seed=0)
-    oldest, *newer = checkpoint.listing(tmp_path)
+    oldest, *newer = checkpoint.listing(folder)
     assert len(newer) == 2
     for path in newer:
         checkpoint.load_training(path)
     assert not (oldest / "train.safetensors").exists()
-    noted = best(tmp_path)
+    noted = best(folder)
     assert noted.is_dir()
-    (tmp_path / "best.json").unlink()
-    assert best(tmp_path) == noted
+    (folder / "best.json").unlink()
+    assert best(folder) == noted
+    meta = read_json(oldest / "meta.json")
+    write_json(oldest / "meta.json", {**meta, "metrics": {"policy_loss": 0.0}})
+    assert best(folder) == oldest
+    assert full_name(f"net:{tmp_path}") == f"net:{oldest}"  # who plays is who RL starts from
