@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay import rng
 from selfplay.config import RLConfig
 from selfplay.data import Columns, concat, pack
 from selfplay.games.base import Game, put, take
@@ -58,17 +59,20 @@ def search_config(config: RLConfig) -> SearchConfig:
 class Actor:
     """B games against oneself, kept in flight between calls of ``play``.
 
-    The games depend on ``seed``, the config and the weights, not on the number of threads.
+    The games depend on ``seed``, ``group`` (one of several with this seed), the config and the
+    weights, not on the number of threads.
     """
 
     def __init__(
-        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int
+        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int,
+        group: int = 0,
     ) -> None:
         batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
         self.game, self.evaluate, self.config = game, evaluate, config
-        self.rng = np.random.default_rng([seed, 0xAC])
+        self.rng = np.random.default_rng([seed, 0xAC, group])
         most = max(config.sims, config.cheap_sims)
-        self.search = Search(game, search_config(config), batch, most, seed)
+        stream = int(rng.streams(seed, np.array([group]))[0])
+        self.search = Search(game, search_config(config), batch, most, stream)
         self.states = game.new(batch)
         sample = pack(game.observe(take(self.states, slice(0, 1))), game.obs_binary)
         self.book = _Book(
@@ -101,17 +105,22 @@ class Actor:
         while have < positions:
             if stop():
                 return join(done) if done else None
-            ready = self.search.wave(self.evaluate)
-            if not len(ready):
-                continue
-            self._move(ready)
-            harvest = self._collect(ready)
+            harvest = self.wave()
             if harvest is not None:
                 done.append(harvest)
                 have += len(harvest.columns.value)
                 progress(len(harvest.columns.value))
-            self._think(ready)
         return join(done)
+
+    def wave(self) -> Harvest | None:
+        """One wave of the search, and what follows from it; the games that have ended, if any."""
+        ready = self.search.wave(self.evaluate)
+        if not len(ready):
+            return None
+        self._move(ready)
+        harvest = self._collect(ready)
+        self._think(ready)
+        return harvest
 
     def _deal(self, rows: NDArray[np.int64]) -> None:
         """New games in ``rows``, their random opening plies played."""

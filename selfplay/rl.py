@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from selfplay import checkpoint
-from selfplay.actor import Actor, Harvest, join
+from selfplay.actor import Harvest, join
 from selfplay.config import RLConfig
+from selfplay.crew import Crew, group_sizes
 from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
 from selfplay.errors import UserError
 from selfplay.games.base import Game
@@ -58,8 +60,10 @@ class Learner:
         self.history: list[dict[str, Any]] = []
         self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
-        self.evaluator = Evaluator(self.actors_net, game, device, cache_mb=config.cache_mb)
-        self.actor: Actor | None = None
+        groups = len(group_sizes(config.games, device))
+        self.evaluators = [Evaluator(self.actors_net, game, device,
+                                     cache_mb=config.cache_mb / groups) for _ in range(groups)]
+        self.crew: Crew | None = None
         self.symmetries = game.symmetries()
 
     def _resume(self) -> None:
@@ -78,7 +82,8 @@ class Learner:
     def accept(self) -> None:
         """Let the newest weights play."""
         self.actors_net.load_state_dict(self.trainer.acting().state_dict())
-        self.evaluator.load(self.actors_net)
+        for evaluator in self.evaluators:
+            evaluator.load(self.actors_net)
 
     def acting(self) -> nn.Module:
         """What a checkpoint gives to those who play."""
@@ -116,13 +121,14 @@ class Learner:
         cost = _cost(note)
         have = sum(len(part.columns.value) for part in parts)
         progress(have)
-        if self.actor is None:  # a fresh stream of games after every start
+        if self.crew is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
-            self.actor = Actor(self.game, self.evaluator, self.config, seed=seed)
+            self.crew = Crew(self.game, self.evaluators, self.config, seed=seed,
+                             threads=torch.get_num_threads())
         while have < wanted and not stop():
             began, before = time.monotonic(), self._evaluated()
             pause = began + PART_SECONDS
-            harvest = self.actor.play(
+            harvest = self.crew.play(
                 wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress)
             for key, count in self._evaluated().items():
                 cost[key] += count - before[key]
@@ -140,8 +146,8 @@ class Learner:
 
     def _evaluated(self) -> dict[str, int]:
         """Positions that the net has evaluated, and that were known from before."""
-        cache = self.evaluator.cache
-        return {"evaluations": self.evaluator.evaluations, "cached": cache.hits if cache else 0}
+        return {"evaluations": sum(e.evaluations for e in self.evaluators),
+                "cached": sum(e.cache.hits for e in self.evaluators if e.cache)}
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""
@@ -274,7 +280,7 @@ def gate(learner: Learner) -> float:
     config = learner.config
     new = RawPlayer("new", Evaluator(learner.trainer.acting(), learner.game,
                                      learner.trainer.device))
-    old = RawPlayer("old", learner.evaluator)
+    old = RawPlayer("old", learner.evaluators[0])
     games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
                        seed=learner.seed + learner.iteration, slots=config.gating_games)
     scores = [(1 + g.value * (1 if g.players[0] == "new" else -1)) / 2 for g in games]

@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("play",),
     ("arena", "expert", "actor"),
     ("report", "runs", "ladder"),
-    ("sft", "rl", "compare"),
+    ("sft", "crew", "compare"),
+    ("rl",),
     ("loop", "bench"),
     ("cli",),
 )

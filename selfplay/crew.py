@@ -1,0 +1,95 @@
+"""Self-play on every core: the games in groups, one thread at work on a group at a time.
+
+A thread searches its group and evaluates the leaves itself, with torch on that one thread: while
+one group waits for the net another one searches, and no core waits for another at every layer, as
+torch's own threads do. Groups meet after every WAVES waves. What they play depends on how many
+there are, so that is fixed by the config; it does not depend on how many threads share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from selfplay.actor import Actor, Harvest, join
+from selfplay.config import RLConfig
+from selfplay.games.base import Game
+from selfplay.inference import Evaluator
+
+WAVES = 8  #: between two meetings; a wave of 64 evaluations takes tens of milliseconds
+
+#: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
+#: all cores.
+GROUP_GAMES = {"cpu": 64, "cuda": 1024}
+
+
+def group_sizes(games: int, device: str) -> list[int]:
+    """``games`` in as few groups as possible, of nearly the same size."""
+    most = GROUP_GAMES[torch.device(device).type]
+    count = -(-games // most)
+    return [games // count + (g < games % count) for g in range(count)]
+
+
+class Crew:
+    """Many games against oneself, kept in flight between calls of ``play``.
+
+    evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most
+    so many groups at once; the games and their order do not depend on it.
+    """
+
+    def __init__(
+        self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
+        threads: int,
+    ) -> None:
+        sizes = group_sizes(config.games, evaluators[0].device.type)
+        if len(sizes) != len(evaluators):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(sizes)} groups")
+        self.actors = [
+            Actor(game, evaluate, replace(config, games=size), seed=seed, group=group)
+            for group, (size, evaluate) in enumerate(zip(sizes, evaluators, strict=True))]
+        self.threads = max(1, min(threads, len(sizes)))
+
+    def play(
+        self,
+        positions: int,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda n: None,
+    ) -> Harvest | None:
+        """``Actor.play`` of all groups; ``stop`` is asked, and finished games are counted, when
+        the groups meet."""
+        done: list[Harvest] = []
+        have = 0
+        with _workers(self.threads) as run:
+            while have < positions and not stop():
+                found = [h for h in run(_some_waves, self.actors) if h is not None]
+                rows = sum(len(h.columns.value) for h in found)
+                done += found
+                have += rows
+                if rows:
+                    progress(rows)
+        return join(done) if done else None
+
+
+def _some_waves(actor: Actor) -> Harvest | None:
+    done = [h for h in (actor.wave() for _ in range(WAVES)) if h is not None]
+    return join(done) if done else None
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[Callable[..., Iterator[Harvest | None]]]:
+    """A ``map`` over threads in each of which torch keeps to that thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for this thread, and what MKL does in any
+    try:
+        if threads == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads,
+                                initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(before)
