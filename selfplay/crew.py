@@ -1,16 +1,13 @@
 """Self-play on every core: the games in groups, one thread at work on a group at a time.
 
-A thread searches its group and evaluates the leaves itself, with torch on that one thread: while
-one group waits for the net another one searches, and no core waits for another at every layer, as
-torch's own threads do. Groups meet after every WAVES waves. What they play depends on how many
-there are, so that is fixed by the config; it does not depend on how many threads share them.
+A thread searches its group and evaluates the leaves itself (see ``threads``). Groups meet after
+every WAVES waves. What they play depends on how many there are, so that is fixed by the config;
+it does not depend on how many threads share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +16,7 @@ from selfplay.actor import Actor, Harvest, join
 from selfplay.config import RLConfig
 from selfplay.games.base import Game
 from selfplay.inference import Evaluator
+from selfplay.threads import Workers
 
 WAVES = 8  #: between two meetings; a wave of 64 evaluations takes tens of milliseconds
 
@@ -51,7 +49,7 @@ class Crew:
         self.actors = [
             Actor(game, evaluate, replace(config, games=size), seed=seed, group=group)
             for group, (size, evaluate) in enumerate(zip(sizes, evaluators, strict=True))]
-        self.threads = max(1, min(threads, len(sizes)))
+        self.workers = Workers(min(threads, len(sizes)))
 
     def play(
         self,
@@ -63,33 +61,16 @@ class Crew:
         the groups meet."""
         done: list[Harvest] = []
         have = 0
-        with _workers(self.threads) as run:
-            while have < positions and not stop():
-                found = [h for h in run(_some_waves, self.actors) if h is not None]
-                rows = sum(len(h.columns.value) for h in found)
-                done += found
-                have += rows
-                if rows:
-                    progress(rows)
+        while have < positions and not stop():
+            found = [h for h in self.workers.map(_some_waves, self.actors) if h is not None]
+            rows = sum(len(h.columns.value) for h in found)
+            done += found
+            have += rows
+            if rows:
+                progress(rows)
         return join(done) if done else None
 
 
 def _some_waves(actor: Actor) -> Harvest | None:
     done = [h for h in (actor.wave() for _ in range(WAVES)) if h is not None]
     return join(done) if done else None
-
-
-@contextmanager
-def _workers(threads: int) -> Iterator[Callable[..., Iterator[Harvest | None]]]:
-    """A ``map`` over threads in each of which torch keeps to that thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # for this thread, and what MKL does in any
-    try:
-        if threads == 1:
-            yield map
-            return
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads,
-                                initargs=(1,)) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(before)

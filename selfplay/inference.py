@@ -20,9 +20,12 @@ from selfplay.cache import EvaluationCache
 from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.models import choose_dtype, folded
+from selfplay.threads import Workers
 
 #: Rows of one forward pass: more gain nothing on a CPU's caches; a GPU wants many.
 MAX_BATCH = {"cpu": 128, "cuda": 4096}
+#: Rows of a thread's part of a call that is spread over threads.
+SPREAD_ROWS = 32
 #: On a CPU an odd batch is filled up to a multiple of this: oneDNN compiles a kernel per shape.
 CPU_MULTIPLE = 16
 
@@ -33,6 +36,8 @@ class Evaluator:
     net: any net of ``models``; its weights are copied, later training does not change them.
     dtype: "auto" (bfloat16 where the device multiplies it), "float32" or "bfloat16".
     cache_mb: megabytes for outputs that calls (not ``forward``) remember until the next ``load``.
+    workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
+        as many of torch's as it is set to use.
     Raises UserError for another dtype, or a device that is not there.
     """
 
@@ -44,6 +49,7 @@ class Evaluator:
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         max_batch: int | None = None,
         cache_mb: float = 0,
+        workers: Workers | None = None,
     ) -> None:
         kind = torch.device(device).type
         if kind == "cuda" and not torch.cuda.is_available():
@@ -55,6 +61,7 @@ class Evaluator:
         self.game, self.device = game, torch.device(device)
         self.max_batch = max_batch or MAX_BATCH.get(kind, MAX_BATCH["cuda"])
         self.evaluations = 0  #: positions evaluated so far
+        self.workers = workers
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         self._multiple = CPU_MULTIPLE if kind == "cpu" else 1
         self.load(net)
@@ -88,13 +95,20 @@ class Evaluator:
         """As a call, of observations [n, C, H, W] (any number type)."""
         logits = np.empty((len(obs), self.game.num_actions), np.float32)
         value = np.empty(len(obs), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(obs), self.max_batch):
-                part = slice(start, start + self.max_batch)
-                self._chunk(obs[part], logits[part], value[part])
+        starts = range(0, len(obs), self.max_batch)
+
+        def run(start: int) -> None:
+            part = slice(start, start + self.max_batch)
+            self._chunk(obs[part], logits[part], value[part])
+
+        if self.workers is None:
+            list(map(run, starts))
+        else:
+            self.workers.map(run, starts)
         self.evaluations += len(obs)
         return logits, value
 
+    @torch.inference_mode()
     def _chunk(self, obs: NDArray[Any], logits: NDArray[Any], value: NDArray[Any]) -> None:
         rows = len(obs)
         size = -(-rows // self._multiple) * self._multiple
@@ -103,3 +117,11 @@ class Evaluator:
         out = self._net(planes.contiguous(memory_format=torch.channels_last))
         logits[:] = out.policy[:rows].float().cpu().numpy()
         value[:] = out.value[:rows].float().tanh().cpu().numpy()
+
+
+def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
+    """An Evaluator whose every call is spread over as many threads as torch is set to use."""
+    if torch.device(device).type != "cpu":
+        return Evaluator(net, game, device)
+    return Evaluator(net, game, device, max_batch=SPREAD_ROWS,
+                     workers=Workers(torch.get_num_threads()))

@@ -223,12 +223,12 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 
 def _net(text: str, setup: Setup) -> Player:
     from selfplay.checkpoint import load_net
-    from selfplay.inference import Evaluator
+    from selfplay.inference import spread
     from selfplay.search import SearchConfig
 
     folder, sims = _checkpoint(text, setup.spec)
     net, _ = load_net(folder, setup.game.name, setup.device)
-    evaluate, name = Evaluator(net, setup.game, setup.device), full_name(setup.spec)
+    evaluate, name = spread(net, setup.game, setup.device), full_name(setup.spec)
     if not sims:
         return RawPlayer(name, evaluate)
     return SearchPlayer(name, setup.game, SearchConfig(rule="puct"), evaluate, sims, setup.slots)

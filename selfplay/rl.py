@@ -25,7 +25,8 @@ from selfplay.crew import Crew, group_sizes
 from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
 from selfplay.errors import UserError
 from selfplay.games.base import Game
-from selfplay.inference import Evaluator
+from selfplay.inference import Evaluator, spread
+from selfplay.memory import rss_mb
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
@@ -253,7 +254,7 @@ def train_rl(
                **{k: v for k, v in cost.items() if k != "seconds"}, **metrics,
                "window": len(learner.window), "play_seconds": cost["seconds"],
                "evaluations_per_second": cost["evaluations"] / max(cost["seconds"], 1e-9),
-               "learn_seconds": now - played}
+               "learn_seconds": now - played, "rss_mb": rss_mb()}
         last = now
         if held is not None:
             sample = Columns(*(c[:HELD_ROWS] for c in held))
@@ -278,9 +279,9 @@ def gate(learner: Learner) -> float:
     from selfplay.players import RawPlayer
 
     config = learner.config
-    new = RawPlayer("new", Evaluator(learner.trainer.acting(), learner.game,
-                                     learner.trainer.device))
-    old = RawPlayer("old", learner.evaluators[0])
+    device = learner.trainer.device
+    new = RawPlayer("new", spread(learner.trainer.acting(), learner.game, device))
+    old = RawPlayer("old", spread(learner.actors_net, learner.game, device))
     games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
                        seed=learner.seed + learner.iteration, slots=config.gating_games)
     scores = [(1 + g.value * (1 if g.players[0] == "new" else -1)) / 2 for g in games]

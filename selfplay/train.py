@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,9 @@ from selfplay import losses
 from selfplay.data import Batch, Columns, batch
 from selfplay.errors import UserError
 from selfplay.games.base import Game
-from selfplay.models import NetOutput, choose_dtype, folded
+from selfplay.gradient import Gradient, to_tensors
+from selfplay.models import choose_dtype, folded
+from selfplay.threads import Workers, torch_alone
 
 EVALUATED_AT_ONCE = 256  #: rows of one forward pass of ``evaluate_columns``
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -58,9 +59,10 @@ class Trainer:
         self.learning_rate = config.learning_rate  #: before warm-up and schedule; may be set
         self._average = copy.deepcopy(self.net).eval().requires_grad_(False)
         self._optimizer = _adamw(self.net, config)
-        self._autocast = torch.autocast(
-            torch.device(device).type, torch.bfloat16,
-            enabled=choose_dtype(config.dtype, device) is torch.bfloat16)
+        self._gradient = Gradient(
+            self.net, {"policy": config.policy_weight, "value": config.value_weight,
+                       "ownership": config.ownership_weight, "score": config.score_weight},
+            device, choose_dtype(config.dtype, device))
 
     def acting(self) -> nn.Module:
         """The net that acts: averaged weights, in eval mode. Not a copy: the next step moves it."""
@@ -69,34 +71,21 @@ class Trainer:
     def step(self, rows: Batch) -> dict[str, float]:
         """Train on one batch.
 
-        Returns policy_loss, value_loss, ownership_loss, score_loss (0 without such heads), loss
-        (their weighted sum), entropy (of the policy, nats), top1 (share of rows whose most
-        probable action is the target's), grad_norm.
+        Returns the metrics of ``gradient.Gradient``, and grad_norm.
         Raises UserError if the loss or its gradient is not finite; the weights are then as they
         were before the step.
         """
-        self.net.train()
-        tensors = to_tensors(rows, self.device)
-        with self._autocast:
-            out = self.net(tensors.obs)
-        parts = loss_parts(out, tensors)
-        weights = {"policy": self.config.policy_weight, "value": self.config.value_weight,
-                   "ownership": self.config.ownership_weight, "score": self.config.score_weight}
-        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        self._must_be_finite("loss", loss)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip)
-        self._must_be_finite("gradient", norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.rate()
-        self._optimizer.step()
+        metrics = self._gradient(rows)
+        self._must_be_finite("loss", metrics["loss"])
+        with torch_alone():
+            norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip))
+            self._must_be_finite("gradient", norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.rate()
+            self._optimizer.step()
         self.steps += 1
         self._update_average()
-        metrics = {"policy_loss": 0.0, "value_loss": 0.0, "ownership_loss": 0.0, "score_loss": 0.0}
-        metrics.update({f"{name}_loss": float(part.detach()) for name, part in parts.items()})
-        return {**metrics, "loss": float(loss.detach()), **_policy_metrics(out.policy, tensors),
-                "grad_norm": float(norm)}
+        return {**metrics, "grad_norm": norm}
 
     def rate(self) -> float:
         """The learning rate of the next step."""
@@ -157,34 +146,11 @@ class Trainer:
                 else:
                     old.copy_(new[name])
 
-    def _must_be_finite(self, what: str, value: Tensor) -> None:
-        if not torch.isfinite(value):
-            raise UserError(f"training step {self.steps + 1}: the {what} is {value.item()}; go on "
+    def _must_be_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(f"training step {self.steps + 1}: the {what} is {value}; go on "
                             "from the last checkpoint with a lower learning rate "
                             f"(it is {self.learning_rate:g})")
-
-
-def loss_parts(out: NetOutput, rows: Any) -> dict[str, Tensor]:
-    """Scalars policy, value and, where the net has these heads, ownership and score.
-
-    out: NetOutput; rows: a Batch of tensors.
-    """
-    mean = losses.masked_mean
-    parts = {"policy": mean(losses.policy_loss(out.policy, rows.policy), rows.policy_weight),
-             "value": losses.value_loss(out.value, rows.value).mean()}
-    if out.ownership is not None and out.score is not None:
-        owned = losses.ownership_loss(out.ownership, rows.ownership)
-        parts["ownership"] = mean(owned, rows.aux_weight)
-        parts["score"] = mean(losses.score_loss(out.score, rows.score), rows.aux_weight)
-    return parts
-
-
-def to_tensors(rows: Batch, device: str) -> SimpleNamespace:
-    """``rows`` with tensors on ``device`` in place of arrays; obs float32, channels last."""
-    fields = {key: torch.from_numpy(np.ascontiguousarray(field)).to(device)
-              for key, field in rows._asdict().items()}
-    fields["obs"] = fields["obs"].float().contiguous(memory_format=torch.channels_last)
-    return SimpleNamespace(**fields)
 
 
 def evaluate_columns(
@@ -203,16 +169,20 @@ def evaluate_columns(
     count = len(columns.value)
     if not count:
         raise UserError("no held-out rows to look at; give more expert games")
-    kind, sums = choose_dtype(dtype, device), dict[str, float]()
+    kind = choose_dtype(dtype, device)
     acting = folded(net).to(device, kind, memory_format=torch.channels_last)
     symmetries = game.symmetries()
-    for start in range(0, count, EVALUATED_AT_ONCE):
+
+    def look(start: int) -> dict[str, float]:
         rows = np.arange(start, min(start + EVALUATED_AT_ONCE, count))
         tensors = to_tensors(batch(columns, rows, game, symmetries, None), device)
         with torch.inference_mode():
             out = acting(tensors.obs.to(kind))
-        for key, value in _seen(out, tensors).items():
-            sums[key] = sums.get(key, 0.0) + float(value)
+            return {key: float(value) for key, value in _seen(out, tensors).items()}
+
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    looks = Workers(threads).map(look, range(0, count, EVALUATED_AT_ONCE))
+    sums = {key: sum(seen[key] for seen in looks) for key in looks[0]}
     policy, decided = max(sums["policy_weight"], 1e-9), max(sums["decided"], 1e-9)
     return {"top1": sums["top1"] / policy, "top5": sums["top5"] / policy,
             "policy_loss": sums["policy_loss"] / policy, "value_mse": sums["value_mse"] / count,
@@ -233,13 +203,6 @@ def _seen(out: Any, rows: Any) -> dict[str, Tensor]:
         "decided": decided.sum(),
         "value_right": ((out.value * rows.value > 0) & decided).sum(),
     }
-
-
-@torch.no_grad()
-def _policy_metrics(logits: Tensor, rows: Any) -> dict[str, float]:
-    right = (logits.argmax(1) == rows.policy.argmax(1)).float()
-    return {"entropy": float(losses.entropy(logits).mean()),
-            "top1": float(losses.masked_mean(right, rows.policy_weight))}
 
 
 def _adamw(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -13,7 +13,7 @@ from torch import nn
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
-from selfplay.inference import Evaluator
+from selfplay.inference import Evaluator, spread
 from selfplay.models import NetSpec, build, has_fast_bfloat16, seeded
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
@@ -160,3 +160,23 @@ def test_unknown_dtype_and_missing_device() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cpu"):
             Evaluator(net_for(game), game, "cuda")
+
+
+def test_a_call_spread_over_threads_gives_the_same_to_the_last_bit() -> None:
+    game = make("connect4")
+    net, obs = net_for(game), game.observe(game.new(100))
+    obs = np.random.default_rng(0).integers(0, 2, obs.shape).astype(np.uint8)
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            evaluator = spread(net, game)
+            assert evaluator.max_batch < 50 and evaluator.workers.threads == threads
+            seen.append(evaluator.forward(obs))
+            assert evaluator.evaluations == 100
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(*seen, strict=True):
+        np.testing.assert_array_equal(a, b)
+    whole = Evaluator(net, game).forward(obs)
+    np.testing.assert_allclose(seen[0][1], whole[1], atol=0.02)

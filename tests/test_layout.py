@@ -14,11 +14,11 @@ CORE = ROOT / "selfplay"
 
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "console", "rng", "compute"),
+    ("__init__", "errors", "console", "rng", "compute", "threads", "memory"),
     ("files", "config", "cache", "mcts", "uct", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
-    ("inference", "search", "train", "engines"),
-    ("players", "sgf"),
+    ("inference", "search", "gradient", "engines"),
+    ("players", "sgf", "train"),
     ("play",),
     ("arena", "expert", "actor"),
     ("report", "runs", "ladder"),

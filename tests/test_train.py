@@ -14,8 +14,9 @@ from torch import nn
 
 from selfplay.data import Batch, Columns, pack
 from selfplay.errors import UserError
+from selfplay.gradient import loss_parts, to_tensors
 from selfplay.models import NetOutput, NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer, evaluate_columns, loss_parts, to_tensors
+from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
 
@@ -276,3 +277,17 @@ def test_no_rows_to_look_at() -> None:
     none = Columns(*(np.zeros((0, 8)) if k in (0, 1, 4) else np.zeros(0) for k in range(7)))
     with pytest.raises(UserError, match="no held-out rows"):
         evaluate_columns(Fixed(), BOARD, none)
+
+
+def test_looks_on_several_threads_see_the_same() -> None:
+    data = rows(count=600)
+    columns = Columns(pack(data.obs, True), data.policy.astype(np.float16), data.policy_weight,
+                      data.value, data.ownership.astype(np.int8), data.score, data.aux_weight)
+    game: Any = SimpleNamespace(obs_shape=(2, 4, 4), symmetries=lambda: SimpleNamespace(
+        cells=np.arange(16)[None], actions=np.arange(17)[None]))
+    net = trainer().acting()
+    seen = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        seen.append(evaluate_columns(net, game, columns))
+    assert seen[0] == seen[1] == seen[2]

@@ -1,0 +1,44 @@
+"""Work for torch on several threads, each of which computes alone.
+
+torch's own threads meet at every layer: on small boards that costs a third of the second core, and
+where a core is busy with something else, nearly everything. What one thread computes depends on
+no other, so results are the same for any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """torch keeps to the calling thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Workers:
+    """At most ``threads`` threads, in each of which torch keeps to that thread."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(1, threads)
+        self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads,
+                                        initargs=(1,)) if threads > 1 else None
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """``work`` of every item, in order; the first failure is raised."""
+        run = map if self._pool is None else self._pool.map
+        with torch_alone():  # MKL in all threads hears of it here
+            return list(run(work, items))
