@@ -152,12 +152,11 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     from selfplay.arena import plain, play_match, shortened
     from selfplay.config import preset
     from selfplay.console import Bar, say
-    from selfplay.games import make
     from selfplay.ladder import standings
     from selfplay.players import full_name
 
     players = (full_name(players[0].strip()), full_name(players[1].strip()))
-    played = make(game)
+    played = _make(game)
     config = preset(played.name).eval
     low_high = _opening(opening) if opening else config.opening
     seed = seed or 0
@@ -203,9 +202,8 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
     """Make expert games: a player against itself from varied openings. Continues if interrupted."""
     from selfplay.console import Bar, say
     from selfplay.expert import generate
-    from selfplay.games import make
 
-    made = make(game)
+    made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.startswith("net:") else "cpu"
     live = player.split(":")[0] != "human"
@@ -236,9 +234,8 @@ def games() -> None:
 def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
     """Speed, each figure as a ratio to a reference measured in the same run."""
     from selfplay.bench import run_bench, table
-    from selfplay.games import make
 
-    rows = run_bench(make(game), net=net, pairs=pairs, device=device_of(device or "auto"),
+    rows = run_bench(_make(game), net=net, pairs=pairs, device=device_of(device or "auto"),
                      quiet=as_json)
     if as_json:
         import json
@@ -246,6 +243,15 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
         click.echo(json.dumps(rows, indent=1))
     else:
         click.echo(table(rows))
+
+
+def _make(name: str) -> Any:
+    """The game; from here on compilation is announced."""
+    from selfplay.compiling import announce
+    from selfplay.games import make
+
+    announce()
+    return make(name)
 
 
 def device_of(name: str) -> str:
@@ -273,10 +279,12 @@ def _open(
     **top: Any,
 ) -> Run:
     """The run that the options speak of: a new one, or the one on disk with what may change."""
+    from selfplay.compiling import announce
     from selfplay.config import override, preset, replace_key
     from selfplay.games import make
     from selfplay.runs import open_run, stored_config
 
+    announce()
     if folder is None:
         if game is None:
             raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")

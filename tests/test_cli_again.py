@@ -20,12 +20,15 @@ T = ("--game", "tictactoe")
 GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
 
 
-def test_the_second_start_compiles_nothing(tmp_path: Path) -> None:
+def test_the_first_start_says_that_it_compiles_and_the_second_does_not(tmp_path: Path) -> None:
     match = ("match", "random", "random", "--game", "go9x9", "--games", "2", "--out")
-    first = selfplay(*match, "one", cwd=tmp_path)
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = selfplay(*match, "one", cwd=tmp_path, env=cache)
     assert first.returncode == 0, first.stderr
-    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1"})
+    assert first.stderr.count("compiling (once per installation and game") == 1
+    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1", **cache})
     assert second.returncode == 0, second.stderr
+    assert "compiling" not in second.stderr
     assert "[cache] data loaded from" in second.stdout
     assert "[cache] data saved to" not in second.stdout
     one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
