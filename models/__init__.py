@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .precision import choose_dtype, has_fast_bfloat16
+from .precision import DTYPES, choose_dtype, has_fast_bfloat16
 from .resnet import NetOutput, ResNet, folded
 
-__all__ = ["NETS", "PRESETS", "NetError", "NetOutput", "NetSpec", "build", "choose_dtype", "flops",
-           "folded", "has_fast_bfloat16", "seeded"]
+__all__ = ["DTYPES", "NETS", "PRESETS", "NetError", "NetOutput", "NetSpec", "build", "choose_dtype",
+           "flops", "folded", "has_fast_bfloat16", "seeded"]
 
 PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
 

@@ -51,6 +51,7 @@ class RLConfig:
     cheap_sims: int = 8  #: simulations of the other moves (playout-cap randomisation)
     full_share: float = 0.33  #: share of moves that get the full search; 1 turns the cap off
     games: int = 256  #: games played side by side
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: that self-play evaluates in
     cache_mb: int = 128  #: memory for evaluations remembered until the weights change; 0 is none
     positions: int = 4096  #: trained-on positions made in one iteration
     reuse: float = 5.0  #: how often a position is trained on, on average

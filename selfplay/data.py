@@ -129,6 +129,12 @@ class Window:
         while stored - len(self._shards[0].value) >= len(self) and len(self._shards) > 1:
             stored -= len(self._shards.pop(0).value)
 
+    def newest(self, count: int) -> Columns:
+        """Rows spread evenly over the newest shard, ``count`` at most."""
+        shard = self._shards[-1]
+        rows = np.linspace(0, len(shard.value) - 1, min(count, len(shard.value))).astype(np.int64)
+        return Columns(*(column[rows] for column in shard))
+
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Columns, NDArray[np.int64]]:
         """(columns, rows) for ``batch``: ``count`` rows drawn uniformly, with replacement.
 

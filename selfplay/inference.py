@@ -7,78 +7,92 @@ fast as float32 as the net stands).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from selfplay.cache import EvaluationCache
 from selfplay.errors import UserError
 from selfplay.games.base import Game
-from selfplay.models import choose_dtype, folded
+from selfplay.models import DTYPES, choose_dtype, folded
 from selfplay.threads import Workers
+
+Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
 #: Rows of one forward pass: more gain nothing on a CPU's caches; a GPU wants many.
 MAX_BATCH = {"cpu": 128, "cuda": 4096}
+#: Rows of one pass in int8: as fast as many, and few are left empty.
+INT8_ROWS = 32
 #: Rows of a thread's part of a call that is spread over threads.
 SPREAD_ROWS = 32
 #: On a CPU an odd batch is filled up to a multiple of this: oneDNN compiles a kernel per shape.
 CPU_MULTIPLE = 16
 
 
-class Evaluator:
-    """A copy of a net, ready for use as an ``Evaluate``.
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
+Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
 
-    net: any net of ``models``; its weights are copied, later training does not change them.
-    dtype: "auto" (bfloat16 where the device multiplies it), "float32" or "bfloat16".
+
+class Evaluator:
+    """A copy of a net, ready for use as an ``Evaluate``. For one thread at a time.
+
+    net: any net of ``models``; its weights are copied, later training does not change them. None:
+        nothing to evaluate by until ``load``.
+    dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16", or "int8"
+        (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], real positions.
     cache_mb: megabytes for outputs that calls (not ``forward``) remember until the next ``load``.
     workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
-        as many of torch's as it is set to use.
+        as many of torch's as it is set to use. Not for int8.
     Raises UserError for another dtype, or a device that is not there.
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | None,
         game: Game,
         device: str = "cpu",
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        dtype: Dtype = "auto",
         max_batch: int | None = None,
         cache_mb: float = 0,
         workers: Workers | None = None,
+        calibration: NDArray[Any] | None = None,
     ) -> None:
         kind = torch.device(device).type
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {device}: no CUDA device here; use --device cpu")
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"dtype {dtype!r}: auto, float32 or bfloat16 wanted")
-        self._dtype = choose_dtype(dtype, device)
-        self.dtype_name = str(self._dtype).removeprefix("torch.")
-        self.game, self.device = game, torch.device(device)
-        self.max_batch = max_batch or MAX_BATCH.get(kind, MAX_BATCH["cuda"])
+        if dtype not in get_args(Dtype):
+            raise UserError(f"dtype {dtype!r}: {', '.join(get_args(Dtype))} wanted")
+        if dtype == "int8" and kind != "cpu":
+            raise UserError("dtype int8: on a CPU only; take auto")
+        self.game, self.device, self._most = game, torch.device(device), max_batch
         self.evaluations = 0  #: positions evaluated so far
         self.workers = workers
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
-        self._multiple = CPU_MULTIPLE if kind == "cpu" else 1
-        self.load(net)
+        self.change("int8" if dtype == "int8" else choose_dtype(dtype, device))
+        if net is not None:
+            self.load(net, calibration)
 
-    def load(self, source: nn.Module | Mapping[str, Tensor]) -> None:
-        """Act on new weights: a net, or the state_dict of a net like the one before."""
-        if isinstance(source, nn.Module):
-            self._source = source
-        else:
-            self._source = copy.deepcopy(self._source)  # not into somebody else's net
-            self._source.load_state_dict(source)
-        training = self._source.training
-        net = folded(self._source.eval())
-        self._source.train(training)
+    def change(self, dtype: torch.dtype | Literal["int8"]) -> None:
+        """Evaluate in another dtype from the next ``load`` on."""
+        self.dtype_name = str(dtype).removeprefix("torch.")
+        kind = self.device.type
+        self.max_batch = self._most or (INT8_ROWS if dtype == "int8" else
+                                        MAX_BATCH.get(kind, MAX_BATCH["cuda"]))
+
+    def load(self, net: nn.Module, calibration: NDArray[Any] | None = None) -> None:
+        """Act on new weights, those of a net like the one before."""
+        load_all([self], net, calibration)
+
+    def use(self, run: Run) -> None:
+        """Evaluate by ``run`` from now on."""
         if self.cache is not None:
             self.cache.clear()
-        self._net = net.to(self.device, self._dtype, memory_format=torch.channels_last)
+        self._run = run
 
     def __call__(
         self, states: Any, legal: NDArray[np.bool_]
@@ -91,32 +105,74 @@ class Evaluator:
         obs = self.game.observe(states)
         return self.forward(obs) if self.cache is None else self.cache(obs, self.forward)
 
-    def forward(self, obs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def forward(self, obs: NDArray[Any]) -> Outputs:
         """As a call, of observations [n, C, H, W] (any number type)."""
+        self.evaluations += len(obs)
+        return self.run(obs)
+
+    def run(self, obs: NDArray[Any]) -> Outputs:
+        """``forward``, not counted."""
         logits = np.empty((len(obs), self.game.num_actions), np.float32)
         value = np.empty(len(obs), np.float32)
-        starts = range(0, len(obs), self.max_batch)
 
-        def run(start: int) -> None:
+        def some(start: int) -> None:
             part = slice(start, start + self.max_batch)
-            self._chunk(obs[part], logits[part], value[part])
+            logits[part], value[part] = self._run(obs[part])
 
+        starts = range(0, len(obs), self.max_batch)
         if self.workers is None:
-            list(map(run, starts))
+            list(map(some, starts))
         else:
-            self.workers.map(run, starts)
-        self.evaluations += len(obs)
+            self.workers.map(some, starts)
         return logits, value
 
+
+def load_all(
+    evaluators: Sequence[Evaluator], net: nn.Module, calibration: NDArray[Any] | None = None
+) -> None:
+    """Let evaluators of one game, dtype and device act on the weights of ``net``."""
+    first, training = evaluators[0], net.training
+    acting = folded(net.eval())
+    net.train(training)
+    if first.dtype_name == "int8":
+        runs: Sequence[Run] = _int8_runs(acting, first, len(evaluators), calibration)
+    else:
+        runs = [_torch_run(acting, first.device, DTYPES[first.dtype_name])] * len(evaluators)
+    for evaluator, run in zip(evaluators, runs, strict=True):
+        evaluator.use(run)
+
+
+def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
+    """Several threads may call it at once."""
+    net = net.to(device, dtype, memory_format=torch.channels_last)
+    multiple = CPU_MULTIPLE if device.type == "cpu" else 1
+
     @torch.inference_mode()
-    def _chunk(self, obs: NDArray[Any], logits: NDArray[Any], value: NDArray[Any]) -> None:
+    def run(obs: NDArray[Any]) -> Outputs:
         rows = len(obs)
-        size = -(-rows // self._multiple) * self._multiple
-        planes = torch.zeros((size, *obs.shape[1:]), dtype=self._dtype, device=self.device)
-        planes[:rows] = torch.from_numpy(obs).to(self.device)
-        out = self._net(planes.contiguous(memory_format=torch.channels_last))
-        logits[:] = out.policy[:rows].float().cpu().numpy()
-        value[:] = out.value[:rows].float().tanh().cpu().numpy()
+        size = -(-rows // multiple) * multiple
+        planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
+        planes[:rows] = torch.from_numpy(obs).to(device)
+        out = net(planes.contiguous(memory_format=torch.channels_last))
+        return (out.policy[:rows].float().cpu().numpy(),
+                out.value[:rows].float().tanh().cpu().numpy())
+
+    return run
+
+
+def _int8_runs(
+    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
+) -> list[Run]:
+    from selfplay.openvino import compile_net
+
+    nets = compile_net(net, like.game.obs_shape, like.max_batch, "int8", calibration,
+                       requests=count, binary=like.game.obs_binary)
+
+    def run(obs: NDArray[Any], net: Any) -> Outputs:
+        logits, value = net(obs)
+        return logits, np.tanh(value)
+
+    return [partial(run, net=net) for net in nets]
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

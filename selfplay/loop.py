@@ -176,12 +176,14 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
     if run.config.init == "sft":
         _, held = expert_columns(run)
     learner = Learner(run.game, net_spec(run), run.config.rl, run.folder / "rl",
-                      init=init, device=device, seed=run.config.seed)
+                      init=init, device=device, seed=run.config.seed, known=held)
+    _say_of(learner)
     writer, last = _writer(run), {"text": ""}
 
     def log(row: dict[str, Any]) -> None:
         _log(writer, "rl", row)
         last["text"] = f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
+        _say_of(learner)
 
     def progress(what: str, done: int, total: int) -> None:
         bar.at(clock.spent("rl"), f"iteration {learner.iteration + 1}  {what} "
@@ -199,6 +201,13 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
         say(advice)
         return
     say(f"RL: {learner.iteration} iterations, newest checkpoint {newest.name}")
+
+
+def _say_of(learner: Learner) -> None:
+    """What has been found about the arithmetic of self-play since the last time, if anything."""
+    if learner.players.said:
+        say(f"RL: {learner.players.said}")
+        learner.players.said = ""
 
 
 def _start(run: Run) -> Path | None:

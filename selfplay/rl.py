@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selfplay import checkpoint
+from selfplay import arithmetic, checkpoint
+from selfplay.acting import Acting
 from selfplay.actor import Harvest, join
 from selfplay.config import RLConfig
-from selfplay.crew import Crew, group_sizes
-from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard
+from selfplay.crew import Crew
+from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard, unpack
 from selfplay.errors import UserError
 from selfplay.games.base import Game
-from selfplay.inference import Evaluator, spread
+from selfplay.inference import spread
 from selfplay.memory import rss_mb
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.runs import read_history, read_json, write_history, write_json
@@ -40,8 +42,9 @@ class Learner:
 
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *,
-        init: Path | None, device: str, seed: int,
+        init: Path | None, device: str, seed: int, known: Columns | None = None,
     ) -> None:
+        """known: positions to begin with, an expert's say, for int8's ranges."""
         self.game, self.spec, self.config, self.folder, self.seed = game, spec, config, folder, seed
         net, start = seeded(seed, lambda: build(spec)), dict[str, Any]()
         source = checkpoint.newest(folder) or init
@@ -61,9 +64,9 @@ class Learner:
         self.history: list[dict[str, Any]] = []
         self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
-        groups = len(group_sizes(config.games, device))
-        self.evaluators = [Evaluator(self.actors_net, game, device,
-                                     cache_mb=config.cache_mb / groups) for _ in range(groups)]
+        self.known = known
+        self.players = Acting(game, self.actors_net, config, folder / "dtype.json", device,
+                              self.positions())
         self.crew: Crew | None = None
         self.symmetries = game.symmetries()
 
@@ -83,8 +86,15 @@ class Learner:
     def accept(self) -> None:
         """Let the newest weights play."""
         self.actors_net.load_state_dict(self.trainer.acting().state_dict())
-        for evaluator in self.evaluators:
-            evaluator.load(self.actors_net)
+        self.players.load(self.actors_net, self.positions())
+
+    def positions(self) -> NDArray[Any]:
+        """Observations [n, C, H, W] of the newest games, else of those known before, else of
+        random ones."""
+        newest = self.window.newest(arithmetic.POSITIONS) if len(self.window) else self.known
+        if newest is None:
+            return arithmetic.random_positions(self.game, self.seed)
+        return unpack(newest.obs[: arithmetic.POSITIONS], self.game.obs_shape)
 
     def acting(self) -> nn.Module:
         """What a checkpoint gives to those who play."""
@@ -124,7 +134,7 @@ class Learner:
         progress(have)
         if self.crew is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
-            self.crew = Crew(self.game, self.evaluators, self.config, seed=seed,
+            self.crew = Crew(self.game, self.players.evaluators, self.config, seed=seed,
                              threads=torch.get_num_threads())
         while have < wanted and not stop():
             began, before = time.monotonic(), self._evaluated()
@@ -147,8 +157,8 @@ class Learner:
 
     def _evaluated(self) -> dict[str, int]:
         """Positions that the net has evaluated, and that were known from before."""
-        return {"evaluations": sum(e.evaluations for e in self.evaluators),
-                "cached": sum(e.cache.hits for e in self.evaluators if e.cache)}
+        return {"evaluations": sum(e.evaluations for e in self.players.evaluators),
+                "cached": sum(e.cache.hits for e in self.players.evaluators if e.cache)}
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""
@@ -254,7 +264,7 @@ def train_rl(
                **{k: v for k, v in cost.items() if k != "seconds"}, **metrics,
                "window": len(learner.window), "play_seconds": cost["seconds"],
                "evaluations_per_second": cost["evaluations"] / max(cost["seconds"], 1e-9),
-               "learn_seconds": now - played, "rss_mb": rss_mb()}
+               "learn_seconds": now - played, "rss_mb": rss_mb(), **learner.players.figures()}
         last = now
         if held is not None:
             sample = Columns(*(c[:HELD_ROWS] for c in held))

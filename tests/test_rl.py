@@ -70,7 +70,7 @@ def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
     assert again.compute == first.compute
     assert again.history == first.history
     assert len(again.window) == len(first.window)
-    assert same(again.evaluators[0], first.evaluators[0])
+    assert same(again.players.evaluators[0], first.players.evaluators[0])
     rng = (np.random.default_rng(5), np.random.default_rng(5))
     for a, b in zip(first.window.sample(50, rng[0])[0], again.window.sample(50, rng[1])[0],
                     strict=True):
@@ -228,16 +228,16 @@ def test_gating(
 ) -> None:
     monkeypatch.setattr(rl, "gate", lambda learner: score)
     gated = learner(tmp_path, replace(SMALL, iterations=1, gating=True))
-    before = outputs(gated.evaluators[0])
+    before = outputs(gated.players.evaluators[0])
     train_rl(gated)
     assert gated.history[-1]["gate"] == score
-    assert np.array_equal(outputs(gated.evaluators[0]), before) != let_through
+    assert np.array_equal(outputs(gated.players.evaluators[0]), before) != let_through
     newest = Evaluator(gated.trainer.acting(), GAME)
-    assert same(gated.evaluators[0], newest) == let_through
+    assert same(gated.players.evaluators[0], newest) == let_through
     # who plays is who the checkpoint holds and who a restart lets play; training goes on anyway
-    assert same(learner(tmp_path, replace(SMALL, gating=True)).evaluators[0], gated.evaluators[0])
+    assert same(learner(tmp_path, replace(SMALL, gating=True)).players.evaluators[0], gated.players.evaluators[0])
     held, _ = checkpoint.load_net(tmp_path / "ckpt-000001")
-    assert same(Evaluator(held, GAME), gated.evaluators[0])
+    assert same(Evaluator(held, GAME), gated.players.evaluators[0])
     restarted = learner(tmp_path, replace(SMALL, gating=True))
     assert same(Evaluator(restarted.trainer.acting(), GAME), newest)
 

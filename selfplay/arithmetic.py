@@ -1,0 +1,113 @@
+"""Which arithmetic self-play's net runs in: the fastest here that still says what float32 says.
+
+The choice is made by measuring, so it is written down beside the run's checkpoints: a run goes on
+in what it began in. A config that names a dtype is not measured at all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from selfplay import openvino
+from selfplay.games.base import Game
+from selfplay.inference import Dtype, Evaluator, Outputs
+from selfplay.models import has_fast_bfloat16
+from selfplay.threads import torch_alone
+
+POSITIONS = 256  #: that dtypes are compared on, and int8's ranges are taken from
+SECONDS = 0.3  #: of work behind the speed of one
+LEAST_SAME, MOST_KL = 0.95, 0.005  #: below and above these a dtype is not trusted
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a dtype says what float32 says."""
+
+    same: float  #: share of positions with float32's most probable move
+    kl: float  #: mean KL(float32 || dtype) of the policies, nats
+    value: float  #: mean absolute difference of the values
+
+    def good(self) -> bool:
+        """Enough to learn from. False for NaN."""
+        return self.same >= LEAST_SAME and self.kl <= MOST_KL
+
+    def __str__(self) -> str:
+        return f"float32's best move in {self.same:.1%} of positions, KL {self.kl:.1e}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One dtype: how fast one core evaluates in it (positions/s), and its agreement."""
+
+    dtype: Dtype
+    rate: float
+    agreement: Agreement
+
+
+def random_positions(game: Game, seed: int, count: int = POSITIONS) -> NDArray[Any]:
+    """Observations [count, C, H, W] of positions up to half of the board into random games."""
+    rng = np.random.default_rng([seed, 0xA7])
+    states = game.new(count)
+    until = rng.integers(0, max(2, game.board_shape[0] * game.board_shape[1] // 2), count)
+    for ply in range(until.max()):
+        legal = game.legal(states) & (ply < until)[:, None]
+        moves = (legal * rng.random(legal.shape)).argmax(1)
+        game.step(states, np.where(legal.any(1), moves, -1))
+    return game.observe(states)
+
+
+def agree(expected: Outputs, found: Outputs) -> Agreement:
+    """expected: float32's outputs; found: those of another dtype on the same positions."""
+    theirs, ours = _log_softmax(expected[0]), _log_softmax(found[0])
+    return Agreement(
+        same=float((theirs.argmax(1) == ours.argmax(1)).mean()),
+        kl=float((np.exp(theirs) * (theirs - ours)).sum(1).mean()),
+        value=float(np.abs(expected[1] - found[1]).mean()))
+
+
+def candidates(device: str) -> list[Dtype]:
+    """What may be faster than float32 here."""
+    found: list[Dtype] = ["bfloat16"] if has_fast_bfloat16(device) else []
+    if device == "cpu" and openvino.has_fast_int8() and openvino.available():
+        found.append("int8")
+    return found
+
+
+def trials(
+    net: nn.Module, game: Game, positions: NDArray[Any], dtypes: list[Dtype], batch: int
+) -> list[Trial]:
+    """Float32 and ``dtypes`` on ``positions`` [n, C, H, W], in turn, ``batch`` rows at a time on
+    one core."""
+    found = []
+    with torch_alone():
+        expected = Evaluator(net, game, dtype="float32").forward(positions)
+        for dtype in ["float32", *dtypes]:
+            evaluator = Evaluator(net, game, dtype=dtype, calibration=positions)
+            found.append(Trial(dtype, _rate(evaluator, positions[:batch]),
+                               agree(expected, evaluator.forward(positions))))
+    return found
+
+
+def choose(found: list[Trial]) -> Trial:
+    """The fastest that agrees (float32 always does)."""
+    return max((t for t in found if t.agreement.good()), key=lambda t: t.rate)
+
+
+def _rate(evaluator: Evaluator, obs: NDArray[Any]) -> float:
+    evaluator.forward(obs)
+    start, done = time.perf_counter(), 0
+    while (now := time.perf_counter()) - start < SECONDS:
+        evaluator.forward(obs)
+        done += len(obs)
+    return done / (now - start)
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
