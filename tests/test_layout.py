@@ -15,7 +15,7 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute"),
-    ("files", "config", "cache", "mcts", "uct", "losses", "elo", "verdict"),
+    ("files", "config", "cache", "openvino", "mcts", "uct", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "train", "engines"),
     ("players", "sgf"),
@@ -69,6 +69,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("pyspiel", {"openspiel", "engines", "bench", "__init__"}),
     ("matplotlib", {"chart"}),
     ("rich", {"console"}),
+    ("openvino", {"openvino"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     for path in [*core_modules(), *(ROOT / "games").glob("*.py"), *(ROOT / "models").glob("*.py")]:
