@@ -165,14 +165,14 @@ def _int8_runs(
 ) -> list[Run]:
     from selfplay.openvino import compile_net
 
-    nets = compile_net(net, like.game.obs_shape, like.max_batch, "int8", calibration,
-                       requests=count, binary=like.game.obs_binary)
+    first = compile_net(net, like.game.obs_shape, like.max_batch, "int8", calibration,
+                        binary=like.game.obs_binary, streams=count)
 
     def run(obs: NDArray[Any], net: Any) -> Outputs:
         logits, value = net(obs)
         return logits, np.tanh(value)
 
-    return [partial(run, net=net) for net in nets]
+    return [partial(run, net=net) for net in (first, *(first.another() for _ in range(count - 1)))]
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

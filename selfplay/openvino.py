@@ -64,9 +64,14 @@ class CompiledNet:
     """
 
     def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._planes = self._request.get_input_tensor().data
         self._policy, self._value = (self._request.get_output_tensor(i).data for i in (0, 1))
+
+    def another(self) -> CompiledNet:
+        """The same weights for another thread (see ``streams`` of ``compile_net``)."""
+        return CompiledNet(self._compiled)
 
     def __call__(
         self, planes: NDArray[Any]
@@ -93,6 +98,7 @@ def compile_net(
     calibration: NDArray[Any] | None = None,
     threads: int = 1,
     binary: bool = True,
+    streams: int = 1,
 ) -> CompiledNet:
     """``net`` (a ``folded`` ResNet), its weights copied, for up to ``batch`` rows a call.
 
@@ -100,6 +106,7 @@ def compile_net(
         multiplies it, else float32; or all in bfloat16 or float32.
     calibration: [n, C, H, W], positions of real or random games (256 are plenty), for int8.
     threads: that one call works with. They are not pinned to cores.
+    streams: how many of it (``another``) may be at work side by side.
     binary: planes are uint8 (``Game.obs_binary``), else float32.
     Raises UserError where openvino is missing or refuses, or the net is of another family;
     ValueError for int8 without calibration and for a net that has not been folded.
@@ -117,7 +124,8 @@ def compile_net(
     floats = precision
     if precision == "int8":
         floats = "bfloat16" if has_fast_bfloat16("cpu") else "float32"
-    return CompiledNet(_compile(ov, graph.model(graph.policy, graph.value), floats, threads))
+    return CompiledNet(_compile(ov, graph.model(graph.policy, graph.value), floats, threads,
+                                streams))
 
 
 def agreement(
@@ -160,12 +168,13 @@ def _core() -> Any:
     return _library().Core()
 
 
-def _compile(ov: Any, model: Any, precision: str, threads: int) -> Any:
-    """For the calls of one Python thread: one stream of work, which the system may move about."""
+def _compile(ov: Any, model: Any, precision: str, threads: int, streams: int = 1) -> Any:
+    """For the calls of ``streams`` Python threads; the system may move their work about."""
     hint = {"bfloat16": ov.Type.bf16, "float32": ov.Type.f32}[precision]
     try:
         return _core().compile_model(model, "CPU", {
-            "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads * streams,
             "ENABLE_CPU_PINNING": False})
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]

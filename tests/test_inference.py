@@ -140,7 +140,7 @@ def test_the_evaluator_keeps_its_weights_until_it_loads() -> None:
     evaluate.load(new)
     assert np.allclose(evaluate(states, game.legal(states))[0], expected, atol=1e-4)
     third = net_for(game, "2x16", 3)
-    evaluate.load(third.state_dict())
+    evaluate.load(third)
     assert np.allclose(evaluate(states, game.legal(states))[0],
                        straight(third, game.observe(states))[0], atol=1e-4)
     assert np.allclose(straight(new, game.observe(states))[0], expected)  # not written into
@@ -155,7 +155,7 @@ def test_a_net_in_training_stays_in_training() -> None:
 
 def test_unknown_dtype_and_missing_device() -> None:
     game = make("tictactoe")
-    with pytest.raises(UserError, match=r"float16.*bfloat16 wanted"):
+    with pytest.raises(UserError, match=r"float16.*bfloat16, int8 wanted"):
         Evaluator(net_for(game), game, dtype="float16")  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cpu"):

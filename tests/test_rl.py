@@ -30,7 +30,7 @@ from selfplay.runs import read_history
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 SMALL = RLConfig(sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
-                 window_min=64, window_max=64, batch_size=16, iterations=2)
+                 window_min=64, window_max=64, batch_size=16, iterations=2, dtype="float32")
 
 
 @pytest.fixture(autouse=True)
@@ -232,14 +232,15 @@ def test_gating(
     train_rl(gated)
     assert gated.history[-1]["gate"] == score
     assert np.array_equal(outputs(gated.players.evaluators[0]), before) != let_through
-    newest = Evaluator(gated.trainer.acting(), GAME)
+    newest = Evaluator(gated.trainer.acting(), GAME, dtype="float32")
     assert same(gated.players.evaluators[0], newest) == let_through
     # who plays is who the checkpoint holds and who a restart lets play; training goes on anyway
-    assert same(learner(tmp_path, replace(SMALL, gating=True)).players.evaluators[0], gated.players.evaluators[0])
+    again = learner(tmp_path, replace(SMALL, gating=True))
+    assert same(again.players.evaluators[0], gated.players.evaluators[0])
     held, _ = checkpoint.load_net(tmp_path / "ckpt-000001")
-    assert same(Evaluator(held, GAME), gated.players.evaluators[0])
+    assert same(Evaluator(held, GAME, dtype="float32"), gated.players.evaluators[0])
     restarted = learner(tmp_path, replace(SMALL, gating=True))
-    assert same(Evaluator(restarted.trainer.acting(), GAME), newest)
+    assert same(Evaluator(restarted.trainer.acting(), GAME, dtype="float32"), newest)
 
 
 def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:

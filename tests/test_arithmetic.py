@@ -1,0 +1,144 @@
+"""Which dtype self-play runs in: measured agreement, the choice, and how a run keeps to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from selfplay import acting, arithmetic, openvino
+from selfplay.acting import Acting
+from selfplay.arithmetic import Agreement, Trial, agree, choose, random_positions, trials
+from selfplay.config import RLConfig
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.models import NetSpec, build, seeded
+
+GAME = make("go5x5")
+CONFIG = RLConfig(games=100, cache_mb=1)
+
+needs_openvino = pytest.mark.skipif(
+    not openvino.available(), reason=f"openvino is not installed: {openvino.INSTALL}")
+
+
+def net_of(seed: int = 0) -> nn.Module:
+    net = seeded(seed, lambda: build(NetSpec("2x16", GAME.obs_shape, GAME.num_actions, True)))
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+    return net.eval()
+
+
+def trial(dtype: Any, rate: float, same: float = 1.0, kl: float = 0.0) -> Trial:
+    return Trial(dtype, rate, Agreement(same, kl, 0.0))
+
+
+def test_agreement_worked_by_hand() -> None:
+    """First row: 3/4 and 1/4 change places, KL = 3/4 ln 3 - 1/4 ln 3. Second row: the same but
+    for a constant."""
+    log3 = math.log(3)
+    theirs = np.array([[log3, 0], [0, 1]], np.float32), np.array([0.5, -1], np.float32)
+    ours = np.array([[0, log3], [7, 8]], np.float32), np.array([0.25, -1], np.float32)
+    found = agree(theirs, ours)
+    assert found.same == 0.5
+    assert found.kl == pytest.approx(log3 / 2 / 2)
+    assert found.value == pytest.approx(0.125)
+
+
+def test_the_fastest_that_agrees_is_chosen() -> None:
+    slow, middle = trial("float32", 1.0), trial("bfloat16", 2.0, 0.99, 1e-4)
+    assert choose([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
+    for same, kl in ((0.9, 1e-3), (0.98, 0.01), (math.nan, 0.0), (1.0, math.nan)):
+        assert choose([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
+    assert choose([slow, trial("bfloat16", 0.5)]).dtype == "float32"
+
+
+def test_random_positions_are_of_games_and_differ() -> None:
+    obs = random_positions(GAME, seed=1, count=64)
+    assert obs.shape == (64, *GAME.obs_shape) and obs.dtype == np.uint8
+    stones = obs[:, :2].sum((1, 2, 3))
+    assert stones.min() == 0 and stones.max() >= 6
+    assert np.array_equal(obs, random_positions(GAME, seed=1, count=64))
+    assert not np.array_equal(obs, random_positions(GAME, seed=2, count=64))
+
+
+def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "SECONDS", 0.01)
+    obs = random_positions(GAME, seed=1)
+    found = {t.dtype: t for t in trials(net_of(), GAME, obs, ["bfloat16"], 32)}
+    assert found["float32"].agreement == Agreement(1.0, 0.0, 0.0)
+    assert 0 < found["bfloat16"].agreement.kl < 1e-3
+    assert found["bfloat16"].agreement.same > 0.9
+    assert all(t.rate > 0 for t in found.values())
+
+
+def acting_in(folder: Path, config: RLConfig = CONFIG) -> Acting:
+    return Acting(GAME, net_of(), config, folder / "dtype.json", "cpu",
+                  random_positions(GAME, seed=1, count=64))
+
+
+def test_without_a_choice_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(openvino, "available", lambda: False)
+    assert acting_in(tmp_path).evaluators[0].dtype_name in ("bfloat16", "float32")
+    named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
+    assert [e.dtype_name for e in named.evaluators] == ["float32"] * 2  # 100 games: two groups
+    assert not list(tmp_path.iterdir())
+
+
+@needs_openvino
+def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
+    best = [trial("float32", 1.0), trial("int8", 3.0, 0.97, 1e-3)]
+    monkeypatch.setattr(arithmetic, "trials", lambda *a: best)
+    first = acting_in(tmp_path)
+    assert "self-play in int8, 3.0 times float32's speed" in first.said
+    assert [e.dtype_name for e in first.evaluators] == ["int8"] * 2
+    assert json.loads((tmp_path / "dtype.json").read_text())["dtype"] == "int8"
+    assert {"int8_same", "int8_kl", "int8_value"} == set(first.figures())
+    best.reverse()
+    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured again"))
+    again = acting_in(tmp_path)
+    assert again.evaluators[0].dtype_name == "int8" and not again.said
+
+
+@needs_openvino
+def test_all_groups_act_on_the_same_new_weights(tmp_path: Path) -> None:
+    found = acting_in(tmp_path, replace(CONFIG, dtype="int8"))
+    obs = random_positions(GAME, seed=3, count=50)
+    before = found.evaluators[0].forward(obs)[0]
+    found.load(net_of(1), obs)
+    one, two = (e.forward(obs)[0] for e in found.evaluators)
+    assert np.array_equal(one, two) and not np.array_equal(one, before)
+    assert found.evaluators[0].evaluations == 100  # the check of agreement is no evaluation
+
+
+@needs_openvino
+def test_int8_is_left_where_it_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = acting_in(tmp_path, replace(CONFIG, dtype="int8"))
+    monkeypatch.setattr(arithmetic, "agree", lambda a, b: Agreement(0.5, 1.0, 0.1))
+    found.load(net_of(1), random_positions(GAME, seed=3))
+    assert "int8 has only" in found.said and found.figures() == {}
+    assert {e.dtype_name for e in found.evaluators} <= {"bfloat16", "float32"}
+    obs = random_positions(GAME, seed=4)
+    want = acting.Evaluator(net_of(1), GAME).forward(obs)[0]
+    assert all(np.array_equal(e.forward(obs)[0], want) for e in found.evaluators)
+
+
+def test_a_damaged_note_is_named(tmp_path: Path) -> None:
+    for text in ("[]", '{"dtype": "int4"}', "{"):
+        (tmp_path / "dtype.json").write_text(text)
+        with pytest.raises(UserError, match=r"dtype\.json"):
+            acting_in(tmp_path)
