@@ -1,0 +1,77 @@
+"""Does a faster arithmetic cost strength? A net against itself in float32 at equal simulations.
+
+    .venv/bin/python scripts/bench_fidelity.py --run runs/go9x9 --dtype int8 --games 400
+
+Both sides search without noise from the same random openings, each played twice with colours
+changed. With --json the last line is an object; an interrupted match begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from selfplay import arithmetic
+from selfplay.arena import tally
+from selfplay.checkpoint import load_net, newest
+from selfplay.console import Bar
+from selfplay.data import load_shard, unpack
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.games.base import GameError
+from selfplay.inference import Evaluator
+from selfplay.play import play_games
+from selfplay.players import SearchPlayer
+from selfplay.search import SearchConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a run's folder with self-play")
+    parser.add_argument("--dtype", choices=("bfloat16", "int8"), required=True)
+    parser.add_argument("--games", type=int, default=400)
+    parser.add_argument("--sims", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    path = newest(options.run / "rl")
+    shards = sorted((options.run / "rl" / "records").glob("*.npz"))
+    if path is None or not shards:
+        raise UserError(f"{options.run}: no checkpoint or no self-play games in "
+                        f"{options.run / 'rl'}; name a run that has been through rl")
+    net, meta = load_net(path)
+    game = make(meta["game"])
+    obs = unpack(load_shard(shards[-1]).columns.obs[: arithmetic.POSITIONS], game.obs_shape)
+    torch.set_num_threads(1)  # slower, and the same bits anywhere
+    evaluators = {dtype: Evaluator(net, game, dtype=dtype, calibration=obs)
+                  for dtype in (options.dtype, "float32")}
+    agreement = arithmetic.agree(*(evaluators[d].run(obs) for d in ("float32", options.dtype)))
+    first, second = (SearchPlayer(f"{path}@{options.sims} in {dtype}", game, SearchConfig(),
+                                  evaluate, options.sims, 64)
+                     for dtype, evaluate in evaluators.items())
+    records = []
+    with Bar(f"{options.dtype} - float32", options.games, "games") as bar:
+        for record in play_games(game, first, second, games=options.games, seed=options.seed,
+                                 opening=(2, 6), slots=64):
+            records.append(record)
+            bar.at(len(records))
+    result = tally(game, first.name, second.name, records, 0.0)
+    print(result.summary())
+    print(f"{options.dtype}: {agreement}")
+    if options.json:
+        print(json.dumps({"dtype": options.dtype, "games": result.games, "score": result.score,
+                          "low": result.low, "high": result.high,
+                          "distinct": result.distinct, "same": agreement.same,
+                          "kl": agreement.kl}))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, GameError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
