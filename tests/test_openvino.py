@@ -145,6 +145,7 @@ def test_int8_rounds_as_it_should(
 
 
 @needs_openvino
+@pytest.mark.filterwarnings("error")
 def test_a_net_as_it_is_born(play_random: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks are the identity: a convolution of zeros has no scale of its own."""
     monkeypatch.setattr(openvino, "has_fast_bfloat16", lambda device: False)
