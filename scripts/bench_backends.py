@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from selfplay.arithmetic import agree
 from selfplay.checkpoint import load_net, newest
 from selfplay.data import load_shard
 from selfplay.errors import UserError
@@ -31,7 +32,7 @@ from selfplay.games import make
 from selfplay.games.base import Game, take
 from selfplay.inference import Evaluator
 from selfplay.models import folded, has_fast_bfloat16
-from selfplay.openvino import INSTALL, agreement, available, compile_net
+from selfplay.openvino import INSTALL, available, compile_net
 
 #: planes [n, C, H, W] -> (policy logits [n, A], value [n])
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -121,7 +122,7 @@ def random_positions(game: Game, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def backends(subject: Subject) -> dict[str, Callable[[int], Forward]]:
-    """By name: a function that makes it ready for a batch. Values are tanh of their logits."""
+    """By name: a function that makes it ready for a batch. torch's values are tanh of logits."""
     game, net = subject.game, subject.net
 
     def torch_(dtype: Any) -> Callable[[int], Forward]:
@@ -151,11 +152,11 @@ def agreements(subject: Subject, count: int) -> list[str]:
         ready = time.perf_counter() - start
         parts = [forward(obs[i:i + batch]) for i in range(0, len(obs), batch)]
         policy, value = (np.concatenate(part) for part in zip(*parts, strict=True))
-        if name.startswith("torch"):  # back to a logit
-            value = np.arctanh(np.clip(value.astype(np.float64), -1 + 1e-7, 1 - 1e-7))
+        if name.startswith("openvino"):
+            value = np.tanh(value)
         reference = reference or (policy, value)
-        same, divergence, difference = agreement(reference, (policy, value), legal)
-        lines.append(f"{name:<20}{same:>10.2%}{divergence:>11.1e}{difference:>11.4f}"
+        found = agree(reference, (policy, value), legal)
+        lines.append(f"{name:<20}{found.same:>10.2%}{found.kl:>11.1e}{found.value:>11.4f}"
                      f"{ready:>10.2f}")
     return lines
 

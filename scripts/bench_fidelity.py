@@ -48,7 +48,8 @@ def main() -> None:
     game = make(meta["game"])
     obs = unpack(load_shard(shards[-1]).columns.obs[: arithmetic.POSITIONS], game.obs_shape)
     torch.set_num_threads(1)  # slower, and the same bits anywhere
-    evaluators = {dtype: Evaluator(net, game, dtype=dtype, calibration=obs)
+    evaluators = {dtype: Evaluator(net, game, dtype=dtype,
+                                   calibration=arithmetic.random_positions(game))
                   for dtype in (options.dtype, "float32")}
     agreement = arithmetic.agree(*(evaluators[d].run(obs) for d in ("float32", options.dtype)))
     first, second = (SearchPlayer(f"{path}@{options.sims} in {dtype}", game, SearchConfig(),

@@ -24,8 +24,8 @@ from selfplay.threads import torch_alone
 class Acting:
     """One evaluator a group; new weights are loaded into all of them at once.
 
-    note: the file that keeps the choice of ``rl.dtype=auto``. positions: [n, C, H, W], on which
-    dtypes are compared and int8 is calibrated.
+    note: the file that keeps the choice of ``rl.dtype=auto``. positions: [n, C, H, W], real ones,
+    on which dtypes are compared.
     Raises UserError for a damaged note, and where the dtype cannot be had here.
     """
 
@@ -34,6 +34,7 @@ class Acting:
         positions: NDArray[Any],
     ) -> None:
         self.game, self.device, self.note = game, device, note
+        self._ranges = arithmetic.random_positions(game)
         sizes = group_sizes(config.games, device)
         self.said = ""  #: what there is to say of a choice just made
         self.agreement: Agreement | None = None  #: of these weights in int8
@@ -45,7 +46,7 @@ class Acting:
     def load(self, net: nn.Module, positions: NDArray[Any]) -> None:
         """Play by the weights of ``net``; in bfloat16 or float32 from now on, should these
         weights in int8 say something else than in float32."""
-        load_all(self.evaluators, net, positions)
+        load_all(self.evaluators, net, self._ranges)
         if self.evaluators[0].dtype_name != "int8":
             return
         with torch_alone():

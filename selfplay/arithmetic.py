@@ -20,9 +20,10 @@ from selfplay.inference import Dtype, Evaluator, Outputs
 from selfplay.models import has_fast_bfloat16
 from selfplay.threads import torch_alone
 
-POSITIONS = 256  #: that dtypes are compared on, and int8's ranges are taken from
+POSITIONS = 256  #: that dtypes are compared on
 BURSTS, SECONDS = 3, 0.15  #: of work behind the speed of one
-LEAST_SAME, MOST_KL = 0.95, 0.005  #: below and above these a dtype is not trusted
+#: Beyond these a dtype is not trusted. The best move alone says little: near ties change places.
+LEAST_SAME, MOST_KL, MOST_VALUE = 0.9, 0.004, 0.03
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Agreement:
 
     def good(self) -> bool:
         """Enough to learn from. False for NaN."""
-        return self.same >= LEAST_SAME and self.kl <= MOST_KL
+        return self.same >= LEAST_SAME and self.kl <= MOST_KL and self.value <= MOST_VALUE
 
     def __str__(self) -> str:
         return f"float32's best move in {self.same:.1%} of positions, KL {self.kl:.1e}"
@@ -50,8 +51,12 @@ class Trial:
     agreement: Agreement
 
 
-def random_positions(game: Game, seed: int, count: int = POSITIONS) -> NDArray[Any]:
-    """Observations [count, C, H, W] of positions up to half of the board into random games."""
+def random_positions(game: Game, seed: int = 0, count: int = POSITIONS) -> NDArray[Any]:
+    """Observations [count, C, H, W] of positions up to half of the board into random games.
+
+    For int8's ranges they do as well as real games, and leave the outputs a function of the
+    weights alone.
+    """
     rng = np.random.default_rng([seed, 0xA7])
     states = game.new(count)
     until = rng.integers(0, max(2, game.board_shape[0] * game.board_shape[1] // 2), count)
@@ -62,12 +67,17 @@ def random_positions(game: Game, seed: int, count: int = POSITIONS) -> NDArray[A
     return game.observe(states)
 
 
-def agree(expected: Outputs, found: Outputs) -> Agreement:
-    """expected: float32's outputs; found: those of another dtype on the same positions."""
-    theirs, ours = _log_softmax(expected[0]), _log_softmax(found[0])
+def agree(
+    expected: Outputs, found: Outputs, legal: NDArray[np.bool_] | None = None
+) -> Agreement:
+    """expected: float32's outputs; found: those of another dtype on the same positions; legal: bool
+    [n, A], at least one True a row, the moves that count, or None for all."""
+    legal = np.ones(expected[0].shape, np.bool_) if legal is None else legal
+    theirs, ours = _log_policy(expected[0], legal), _log_policy(found[0], legal)
+    difference = np.subtract(theirs, ours, out=np.zeros_like(ours), where=legal)
     return Agreement(
         same=float((theirs.argmax(1) == ours.argmax(1)).mean()),
-        kl=float((np.exp(theirs) * (theirs - ours)).sum(1).mean()),
+        kl=float((np.exp(theirs) * difference).sum(1).mean()),
         value=float(np.abs(expected[1] - found[1]).mean()))
 
 
@@ -84,8 +94,9 @@ def trials(
 ) -> list[Trial]:
     """Float32 and ``dtypes`` on ``positions`` [n, C, H, W], in turn, ``batch`` rows at a time on
     one core."""
+    ranges = random_positions(game)
     with torch_alone():
-        made = {dtype: Evaluator(net, game, dtype=dtype, calibration=positions)
+        made = {dtype: Evaluator(net, game, dtype=dtype, calibration=ranges)
                 for dtype in ("float32", *dtypes)}
         outputs = {dtype: evaluator.forward(positions) for dtype, evaluator in made.items()}
         rates = [{dtype: _rate(evaluator, positions[:batch]) for dtype, evaluator in made.items()}
@@ -108,6 +119,8 @@ def _rate(evaluator: Evaluator, obs: NDArray[Any]) -> float:
     return done / (now - start)
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+def _log_policy(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """float64 [n, A]: log-probabilities over legal moves, -inf for the others."""
+    masked = np.where(legal, logits.astype(np.float64), -np.inf)
+    masked -= masked.max(1, keepdims=True)
+    return masked - np.log(np.exp(masked).sum(1, keepdims=True))

@@ -73,9 +73,11 @@ class _Nets:
         self.obs = arithmetic.random_positions(game, 0, max(BATCHES))
         self._rates: dict[tuple[str, str], Callable[[], float]] = {}
 
-    def _evaluators(self, dtype: Dtype, count: int, max_batch: int | None = None) -> list[Evaluator]:
+    def _evaluators(
+        self, dtype: Dtype, count: int, max_batch: int | None = None
+    ) -> list[Evaluator]:
         made = [Evaluator(None, self.game, self.device, dtype, max_batch) for _ in range(count)]
-        load_all(made, self.net, self.obs[: arithmetic.POSITIONS])
+        load_all(made, self.net, self.obs)
         return made
 
     def selfplay(self, dtype: Dtype) -> Callable[[], float]:

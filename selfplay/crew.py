@@ -25,10 +25,14 @@ WAVES = 8  #: between two meetings; a wave of 64 evaluations takes tens of milli
 GROUP_GAMES = {"cpu": 64, "cuda": 1024}
 
 
+#: Groups at least: on a GPU one is searched while the leaves of another are evaluated.
+FEWEST = {"cpu": 1, "cuda": 2}
+
+
 def group_sizes(games: int, device: str) -> list[int]:
     """``games`` in as few groups as possible, of nearly the same size."""
-    most = GROUP_GAMES[torch.device(device).type]
-    count = -(-games // most)
+    kind = torch.device(device).type
+    count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
     return [games // count + (g < games % count) for g in range(count)]
 
 

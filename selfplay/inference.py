@@ -44,7 +44,8 @@ class Evaluator:
     net: any net of ``models``; its weights are copied, later training does not change them. None:
         nothing to evaluate by until ``load``.
     dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16", or "int8"
-        (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], real positions.
+        (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], positions to take
+        its ranges from.
     cache_mb: megabytes for outputs that calls (not ``forward``) remember until the next ``load``.
     workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
         as many of torch's as it is set to use. Not for int8.

@@ -128,33 +128,6 @@ def compile_net(
                                 streams))
 
 
-def agreement(
-    reference: tuple[NDArray[np.float32], NDArray[np.float32]],
-    outputs: tuple[NDArray[np.float32], NDArray[np.float32]],
-    legal: NDArray[np.bool_],
-) -> tuple[float, float, float]:
-    """How far ``outputs`` speak as ``reference`` does, over n > 0 positions.
-
-    reference, outputs: (policy logits [n, A], value logits [n]). legal: bool [n, A], at least one
-    True a row. Returns (the share of positions with the same best legal move, the mean
-    KL(reference || outputs) of the policies over legal moves in nats, the mean absolute
-    difference of the values tanh(logit)).
-    """
-    ours, theirs = _log_policy(outputs[0], legal), _log_policy(reference[0], legal)
-    same = (ours.argmax(1) == theirs.argmax(1)).mean()
-    difference = np.subtract(theirs, ours, out=np.zeros_like(ours), where=legal)
-    divergence = (np.exp(theirs) * difference).sum(1).mean()
-    values = np.abs(np.tanh(outputs[1]) - np.tanh(reference[1])).mean()
-    return float(same), float(divergence), float(values)
-
-
-def _log_policy(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """float64 [n, A]: log-probabilities over legal moves, -inf for the others."""
-    masked = np.where(legal, logits.astype(np.float64), -np.inf)
-    masked -= masked.max(1, keepdims=True)
-    return masked - np.log(np.exp(masked).sum(1, keepdims=True))
-
-
 def _library() -> Any:
     try:
         import openvino

@@ -44,7 +44,7 @@ class Learner:
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *,
         init: Path | None, device: str, seed: int, known: Columns | None = None,
     ) -> None:
-        """known: positions to begin with, an expert's say, for int8's ranges."""
+        """known: positions to begin with, an expert's say, to compare dtypes on."""
         self.game, self.spec, self.config, self.folder, self.seed = game, spec, config, folder, seed
         net, start = seeded(seed, lambda: build(spec)), dict[str, Any]()
         source = checkpoint.newest(folder) or init
@@ -93,7 +93,7 @@ class Learner:
         random ones."""
         newest = self.window.newest(arithmetic.POSITIONS) if len(self.window) else self.known
         if newest is None:
-            return arithmetic.random_positions(self.game, self.seed)
+            return arithmetic.random_positions(self.game)
         return unpack(newest.obs[: arithmetic.POSITIONS], self.game.obs_shape)
 
     def acting(self) -> nn.Module:

@@ -43,20 +43,23 @@ def trial(dtype: Any, rate: float, same: float = 1.0, kl: float = 0.0) -> Trial:
 
 def test_agreement_worked_by_hand() -> None:
     """First row: 3/4 and 1/4 change places, KL = 3/4 ln 3 - 1/4 ln 3. Second row: the same but
-    for a constant."""
+    for a constant; a difference at an illegal move, the highest of all, does not count."""
+    legal = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
     log3 = math.log(3)
-    theirs = np.array([[log3, 0], [0, 1]], np.float32), np.array([0.5, -1], np.float32)
-    ours = np.array([[0, log3], [7, 8]], np.float32), np.array([0.25, -1], np.float32)
-    found = agree(theirs, ours)
-    assert found.same == 0.5
-    assert found.kl == pytest.approx(log3 / 2 / 2)
-    assert found.value == pytest.approx(0.125)
+    theirs = np.array([[log3, 0, 9], [0, 1, 2], [0, 5, 1], [4, 4, 5]], np.float32)
+    ours = np.array([[0, log3, 9], [7, 8, 9], [0, 50, 1], [4, 4, 5]], np.float32)
+    values = np.array([0, 0.3, -1, 0], np.float32), np.array([0, 0.3, 1, 0.5], np.float32)
+    found = agree((theirs, values[0]), (ours, values[1]), legal)
+    assert found.same == 0.75
+    assert found.kl == pytest.approx(log3 / 2 / 4)
+    assert found.value == pytest.approx(2.5 / 4)
+    assert agree((theirs, values[0]), (ours, values[1])).same == 1.0  # the illegal ones included
 
 
 def test_the_fastest_that_agrees_is_chosen() -> None:
     slow, middle = trial("float32", 1.0), trial("bfloat16", 2.0, 0.99, 1e-4)
     assert choose([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
-    for same, kl in ((0.9, 1e-3), (0.98, 0.01), (math.nan, 0.0), (1.0, math.nan)):
+    for same, kl in ((0.8, 1e-3), (0.98, 0.01), (math.nan, 0.0), (1.0, math.nan)):
         assert choose([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
     assert choose([slow, trial("bfloat16", 0.5)]).dtype == "float32"
 

@@ -48,6 +48,13 @@ def test_groups_are_few_and_even() -> None:
     assert group_sizes(1, "cpu") == [1]
 
 
+def test_a_gpu_has_another_group_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "GROUP_GAMES", {"cuda": 8})
+    assert group_sizes(8, "cuda:0") == [4, 4]
+    assert group_sizes(20, "cuda") == [7, 7, 6]
+    assert group_sizes(1, "cuda") == [1]
+
+
 def test_threads_do_not_change_the_games() -> None:
     alone, pair, many = (crew_of(threads).play(300) for threads in (1, 2, 8))
     assert len(alone.columns.value) >= 300

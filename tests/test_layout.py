@@ -15,7 +15,7 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
-     "compiling"),
+     "compiling", "timing"),
     ("files", "config", "cache", "openvino", "mcts", "uct", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "gradient", "engines"),
@@ -27,7 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sft", "crew", "compare"),
     ("acting",),
     ("rl",),
-    ("loop", "bench"),
+    ("loop", "bench_net"),
+    ("bench",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

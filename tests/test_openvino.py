@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from selfplay import openvino
+from selfplay.arithmetic import agree
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
@@ -59,22 +60,6 @@ def assert_close(outputs: Any, expected: Any, tolerance: float) -> None:
         assert np.abs(ours - theirs).max() < tolerance * max(1.0, np.abs(theirs).max())
 
 
-def test_agreement_worked_by_hand() -> None:
-    """First row: 3/4 and 1/4 change places, KL = 3/4 ln 3 - 1/4 ln 3. Second row: the same but
-    for a constant; a difference at an illegal move, the highest of all, does not count."""
-    legal = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
-    log3 = math.log(3)
-    reference = np.array([[log3, 0, 9], [0, 1, 2], [0, 5, 1], [4, 4, 5]], np.float32)
-    outputs = np.array([[0, log3, 9], [7, 8, 9], [0, 50, 1], [4, 4, 5]], np.float32)
-    values = np.array([0, 0.3, -8, 0], np.float32), np.array([0, 0.3, 8, math.atanh(0.5)],
-                                                            np.float32)
-    same, divergence, difference = openvino.agreement(
-        (reference, values[0]), (outputs, values[1]), legal)
-    assert same == 0.75
-    assert divergence == pytest.approx(log3 / 2 / 4)
-    assert difference == pytest.approx((2 * math.tanh(8) + 0.5) / 4)
-
-
 @needs_openvino
 @pytest.mark.parametrize("name", GAMES)
 @pytest.mark.parametrize("size", ["1x8", "4x32"])
@@ -98,7 +83,9 @@ def test_lower_precisions_agree(name: str, precision: Any, play_random: Any) -> 
     for seed in range(5):
         net = net_for(game, seed=seed)
         compiled = openvino.compile_net(net, game.obs_shape, len(obs), precision, obs[:50])
-        found.append(openvino.agreement(straight(net, obs), compiled(obs), legal))
+        outputs = [(policy, np.tanh(value)) for policy, value in (straight(net, obs),
+                                                                  compiled(obs))]
+        found.append(astuple(agree(*outputs, legal)))
     same, divergence, value = np.mean(found, axis=0)
     assert same >= 0.9
     assert 1e-7 < divergence < 3e-3
