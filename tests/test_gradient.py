@@ -64,7 +64,7 @@ def test_shards_add_up_to_the_gradient_of_the_whole() -> None:
     right = out.policy.argmax(1) == tensors.policy.argmax(1)
     assert metrics["top1"] == pytest.approx(float(right[tensors.policy_weight > 0].float().mean()))
     p = out.policy.softmax(1)
-    assert metrics["entropy"] == pytest.approx(float(-(p * p.log()).sum(1).mean()), rel=1e-5)
+    assert metrics["entropy"] == pytest.approx(-(p * p.log()).sum(1).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
