@@ -73,6 +73,18 @@ class Game(Protocol):
     def replay(self, states: Any, actions: NDArray[np.int64]) -> None:
         """``step`` for every column of ``actions`` int64 [B, T], in one call; -1 pads."""
 
+    def branch(
+        self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Put what becomes of ``roots`` [``rows``] by ``moves`` into ``out``; all that a search
+        asks of its leaves, in one call.
+
+        rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
+        the m that are not over, then the others. Returns (place int64 [n], where each is; legal
+        bool [m, A]). What lies in ``out`` is good for every other function, but its bytes need
+        not be those of a copy made by ``step``. ``base.branch`` does it for any game.
+        """
+
     def legal(self, states: Any) -> NDArray[np.bool_]:
         """bool [B, A]; all False once a game is over, at least one True before."""
 
@@ -129,3 +141,24 @@ def put(states: States, rows: Any, source: States) -> None:
 def side(states: Any) -> NDArray[np.float32]:
     """float32 [B]: +1 where player 0 is to move, -1 where player 1 is."""
     return (1 - 2 * states.to_play).astype(np.float32)
+
+
+def branch(
+    game: Game, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """``Game.branch`` by way of ``replay``, ``result`` and ``legal``."""
+    count = len(rows)
+    for leaf, root in zip(out, roots, strict=True):
+        np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
+    if moves.shape[1]:
+        game.replay(out, moves)
+    done = game.result(out)[0]
+    place, live = np.arange(count), count - int(done.sum())
+    if live < count:  # swap, as copying all would cost as much as a simulation
+        holes = np.flatnonzero(done[:live])
+        movers = np.flatnonzero(~done[live:]) + live
+        over = take(out, holes)
+        put(out, holes, take(out, movers))
+        put(out, movers, over)
+        place[holes], place[movers] = movers, holes
+    return place, game.legal(type(out)(*(field[:live] for field in out)))

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries
+from .base import GameError, Symmetries, branch
 
 _ROWS, _COLS = 6, 7
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -165,6 +165,12 @@ class Connect4:
 
     def replay(self, states: Connect4States, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64))
+
+    def branch(
+        self, roots: Connect4States, rows: NDArray[np.int64], moves: NDArray[np.int64],
+        out: Connect4States,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return branch(self, roots, rows, moves, out)
 
     def legal(self, states: Connect4States) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), _COLS), np.bool_)

@@ -29,7 +29,8 @@ EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
 COUNT_AT, SUM_AT = 48, 28
 SUM_MASK, SQUARES_MASK = (1 << 20) - 1, (1 << 28) - 1
 
-ILLEGAL, LEGAL, REPEATS = 0, 1, 2
+ILLEGAL, LEGAL, REPEATS, OPEN = 0, 1, 2, 3  #: OPEN: has to be looked at closely
+FREE = 1 << COUNT_AT  #: packed sums not below this belong to at least one pseudo-liberty
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -239,72 +240,146 @@ def status(
     return REPEATS if has_seen(seen, history, ply, key) else LEGAL
 
 
-@njit(cache=True, nogil=True)
-def play(s, zobrist, actions, size, max_moves):
+@njit(cache=True, nogil=True, inline="always")
+def move(s, i, action, zobrist, size, max_moves, gone):
+    """Play ``action`` (not -1) in row i, whose game is not over."""
+    width, passing = size + 1, size * size
+    own = np.int64(s.to_play[i]) + 1
+    key = s.history[i, s.ply[i]]
+    s.ko[i] = 0
+    if action != passing:
+        p = (action // size + 1) * width + action % size + 1
+        following, liberties = s.following[i], s.liberties[i]
+        count = place(s.stones[i], s.chain[i], following, liberties, p, own, width, gone)
+        key ^= zobrist[own - 1, p]
+        colour = own if count < 0 else 3 - own
+        for j in range(abs(count)):
+            key ^= zobrist[colour - 1, gone[j]]
+            s.lost[i, gone[j]] |= colour
+        s.ko[i] = ko_point(following, liberties, p, count, gone)
+    elif s.recent[i, 0] == passing:
+        s.done[i] = True
+    for j in range(3, 0, -1):
+        s.recent[i, j] = s.recent[i, j - 1]
+    s.recent[i, 0] = action
+    s.to_play[i] = 2 - own
+    s.ply[i] += 1
+    if s.ply[i] >= max_moves:
+        s.done[i] = True
+    s.history[i, s.ply[i]] = key
+    bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
+    s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def play(s, zobrist, actions, size, max_moves, gone):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
-    width = size + 1
-    passing = size * size
-    gone = np.empty(s.stones.shape[1], np.int16)
     for i in range(actions.shape[0]):
-        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
-        liberties, recent = s.liberties[i], s.recent[i]
         for t in range(actions.shape[1]):
-            action = actions[i, t]
-            if action < 0 or s.done[i]:
-                continue
-            own = np.int64(s.to_play[i]) + 1
-            key = s.history[i, s.ply[i]]
-            s.ko[i] = 0
-            if action != passing:
-                p = (action // size + 1) * width + action % size + 1
-                count = place(stones, chain, following, liberties, p, own, width, gone)
-                key ^= zobrist[own - 1, p]
-                colour = own if count < 0 else 3 - own
-                for j in range(abs(count)):
-                    key ^= zobrist[colour - 1, gone[j]]
-                    s.lost[i, gone[j]] |= colour
-                s.ko[i] = ko_point(following, liberties, p, count, gone)
-            elif recent[0] == passing:
-                s.done[i] = True
-            for j in range(3, 0, -1):
-                recent[j] = recent[j - 1]
-            recent[0] = action
-            s.to_play[i] = 2 - own
-            s.ply[i] += 1
-            if s.ply[i] >= max_moves:
-                s.done[i] = True
-            s.history[i, s.ply[i]] = key
-            bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
-            s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
+            if actions[i, t] >= 0 and not s.done[i]:
+                move(s, i, actions[i, t], zobrist, size, max_moves, gone)
 
 
-@njit(cache=True, nogil=True)
-def legality(s, zobrist, size, suicide, repeats, out):
+@njit(cache=True, nogil=True, inline="always")
+def survey(s, i, own, ask, verdicts):
+    """Fill verdicts uint8 [P]: LEGAL for the points of row i that need no thought, OPEN for the
+    empty ones that do, of those the ones alone that have lost one of the stones in ``ask``."""
+    for p in range(verdicts.shape[0]):  # one vector instruction for 64 points
+        empty, lost = s.stones[i, p] == EMPTY, s.lost[i, p]
+        free = empty & (s.liberties[i, p] >= FREE) & (lost & own == 0)
+        doubtful = empty & (not free) & ((lost | 4) & ask != 0)
+        verdicts[p] = np.uint8(free) * LEGAL + np.uint8(doubtful) * OPEN
+
+
+@njit(cache=True, nogil=True, inline="always")
+def judge(s, i, p, own, size, suicide, zobrist):
+    """``status`` of a point in row i."""
+    return status(s.stones[i], s.chain[i], s.following[i], s.liberties[i], s.lost[i], s.history[i],
+                  s.seen[i], np.int64(s.ply[i]), p, own, size + 1, suicide, zobrist)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def legality(s, zobrist, size, suicide, repeats, verdicts, out):
     """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so.
 
     repeats: of the points only those that superko may forbid, and no pass.
     """
     width = size + 1
-    plain = ILLEGAL if repeats else LEGAL
     for i in range(out.shape[0]):
         if s.done[i]:
             continue
-        stones, chain, following, lost = s.stones[i], s.chain[i], s.following[i], s.lost[i]
-        liberties, history, seen = s.liberties[i], s.history[i], s.seen[i]
         own = np.int64(s.to_play[i]) + 1
-        ply = np.int64(s.ply[i])
+        survey(s, i, np.int8(own), np.int8(own if repeats and not suicide else 7), verdicts)
         cell = 0
         for row in range(size):
             for p in range((row + 1) * width + 1, (row + 2) * width):
-                if stones[p] == EMPTY and lost[p] & own == 0 and liberties[p] >> COUNT_AT > 0:
-                    out[i, cell] = plain  # most points; the call costs more than the answer
-                elif stones[p] == EMPTY and (not repeats or suicide or lost[p] & own != 0):
-                    out[i, cell] = status(
-                        stones, chain, following, liberties, lost, history, seen, ply,
-                        p, own, width, suicide, zobrist,
-                    )
+                verdict = verdicts[p]
+                if verdict == OPEN:
+                    verdict = judge(s, i, p, own, size, suicide, zobrist)
+                if not repeats or verdict == REPEATS:
+                    out[i, cell] = verdict
                 cell += 1
-        out[i, cell] = plain
+        out[i, cell] = ILLEGAL if repeats else LEGAL
+
+
+@njit(cache=True, nogil=True, inline="always")
+def duplicate(s, i, d, o):
+    """Copy row i of ``s`` to row o of ``d``; of ``history`` no more than there is."""
+    d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
+    for p in range(s.stones.shape[1]):
+        d.stones[o, p] = s.stones[i, p]
+    for p in range(s.stones.shape[1]):
+        d.chain[o, p] = s.chain[i, p]
+    for p in range(s.stones.shape[1]):
+        d.following[o, p] = s.following[i, p]
+    for p in range(s.stones.shape[1]):
+        d.liberties[o, p] = s.liberties[i, p]
+    for p in range(s.stones.shape[1]):
+        d.lost[o, p] = s.lost[i, p]
+    for j in range(s.recent.shape[1]):
+        d.recent[o, j] = s.recent[i, j]
+    for j in range(s.ply[i] + 1):
+        d.history[o, j] = s.history[i, j]
+    for j in range(s.seen.shape[1]):
+        d.seen[o, j] = s.seen[i, j]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def branch(
+    s, rows, moves, zobrist, size, suicide, max_moves, gone, verdicts, d, place_of, legal
+):
+    """``Go.branch``; ``s`` are the roots, ``d`` is where they go. Returns how many are not over.
+
+    Fills place_of int64 [n] and the first rows of legal bool [n, A].
+    """
+    width, count = size + 1, rows.shape[0]
+    live, over = 0, count
+    for i in range(count):
+        duplicate(s, rows[i], d, live)
+        for t in range(moves.shape[1]):
+            if moves[i, t] < 0 or d.done[live]:
+                break
+            move(d, live, moves[i, t], zobrist, size, max_moves, gone)
+        if d.done[live]:
+            over -= 1
+            if over > live:
+                duplicate(d, live, d, over)
+            place_of[i] = over
+            continue
+        own = np.int64(d.to_play[live]) + 1
+        survey(d, live, np.int8(own), np.int8(7), verdicts)
+        cell = 0
+        for row in range(size):
+            for p in range((row + 1) * width + 1, (row + 2) * width):
+                verdict = verdicts[p]
+                if verdict == OPEN:
+                    verdict = judge(d, live, p, own, size, suicide, zobrist)
+                legal[live, cell] = verdict == LEGAL
+                cell += 1
+        legal[live, cell] = True
+        place_of[i] = live
+        live += 1
+    return live
 
 
 @njit(cache=True, nogil=True, inline="always")

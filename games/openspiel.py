@@ -21,7 +21,7 @@ import numpy as np
 import pyspiel
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries
+from .base import GameError, Symmetries, branch
 
 _Type = pyspiel.GameType
 _MASK64 = (1 << 64) - 1
@@ -118,6 +118,12 @@ class OpenSpielGame:
             else:
                 states.to_play[row] = node.current_player()
             states.nodes[row] = node
+
+    def branch(
+        self, roots: OpenSpielStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
+        out: OpenSpielStates,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return branch(self, roots, rows, moves, out)
 
     def legal(self, states: OpenSpielStates) -> NDArray[np.bool_]:
         out = np.zeros((len(states.ply), self.num_actions), np.bool_)

@@ -15,7 +15,7 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute"),
-    ("files", "config", "cache", "mcts", "uct", "losses", "elo", "verdict"),
+    ("files", "config", "cache", "mcts", "tree", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "train", "engines"),
     ("players", "sgf"),
