@@ -106,6 +106,10 @@ class Game(Protocol):
         Raises GameError where ``has_ownership`` is False.
         """
 
+    def keys(self, states: Any) -> NDArray[np.uint64]:
+        """uint64 [B]: equal for equal positions with equal pasts, else different but by accident;
+        ``base.keys`` knows a way for any game."""
+
     def rollout(self, states: Any, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Play each row out with uniformly random sensible moves; ``states`` is left alone.
 
@@ -141,6 +145,17 @@ def put(states: States, rows: Any, source: States) -> None:
 def side(states: Any) -> NDArray[np.float32]:
     """float32 [B]: +1 where player 0 is to move, -1 where player 1 is."""
     return (1 - 2 * states.to_play).astype(np.float32)
+
+
+def keys(game: Game, states: Any) -> NDArray[np.uint64]:
+    """``Game.keys`` by way of observations: a multilinear hash of their words."""
+    planes = np.ascontiguousarray(game.observe(states)).reshape(len(states.ply), -1)
+    planes = planes.view(np.uint8)
+    words = np.zeros((len(planes), planes.shape[1] // 8 + 2), np.uint64)
+    words.view(np.uint8)[:, : planes.shape[1]] = planes
+    words[:, -1] = states.ply
+    factors = np.random.default_rng(0).integers(2**64, size=words.shape[1], dtype=np.uint64)
+    return (words * (factors | np.uint64(1))).sum(1, dtype=np.uint64)
 
 
 def branch(

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch
+from .base import GameError, Symmetries, branch, keys
 
 _ROWS, _COLS = 6, 7
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -190,6 +190,9 @@ class Connect4:
 
     def score(self, states: Connect4States) -> NDArray[np.float32]:
         raise GameError("connect4: there is no score in this game, only a result")
+
+    def keys(self, states: Connect4States) -> NDArray[np.uint64]:
+        return keys(self, states)
 
     def rollout(self, states: Connect4States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)

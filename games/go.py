@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from . import go_bits, go_rules, go_views
 from .base import GameError, Symmetries
-from .go_rules import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
+from .go_states import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
 from .go_views import PLANES
 
 SMALLEST, LARGEST = 5, 19
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 ZOBRIST_SEED = 20160127
+KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
 
 
 class Go:
@@ -160,6 +161,12 @@ class Go:
     def score(self, states: GoStates) -> NDArray[np.float32]:
         wanted = np.ones(len(states.ply), np.bool_)
         return (self._leads(states.stones, wanted) - self.komi).astype(np.float32)
+
+    def keys(self, states: GoStates) -> NDArray[np.uint64]:
+        """Of a past, the last four moves count."""
+        board = states.history[np.arange(len(states.ply)), states.ply]
+        moves = states.recent.view(np.uint64)[:, 0]
+        return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
 
     def rollout(self, states: GoStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Random playouts that leave own one-point eyes alone and know simple ko, not superko.

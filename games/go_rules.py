@@ -1,73 +1,32 @@
 """Go on arrays: the kernels behind ``go.py``, one implementation for every board size.
 
-Points. A board of N x N lies in a padded line with one column of edge between the rows:
-cell (row, col) is point ``(row + 1) * (N + 1) + col + 1``, its neighbours are +-1 and
-+-(N + 1), and every neighbour and diagonal of a cell exists. P = (N + 2) * (N + 1) + 1 points.
-
-Chains are circular linked lists (``following``) whose stones all name the same ``chain``.
-``liberties`` of a chain packs three sums over its pseudo-liberties, the pairs (stone, empty
-neighbour): how many there are, of their points, of the points' squares. By Cauchy-Schwarz
-count * squares == sum ** 2 exactly where all of them are one point, so that a test for atari
-costs no walk. An empty point is a chain of its own, of which the same sums are kept: placing
-a stone needs no new count, and no update asks what it is updating.
-
-Rollouts look at simple ko only; ``play`` and ``legal`` know positional superko.
+``go_states`` says how a board lies in its arrays. Rollouts look at simple ko only; the others know
+positional superko.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
-
-# liberties: count in bits 48.., sum of points in bits 28..47, sum of squares in bits 0..27;
-# 19x19 has fewer than 720 pseudo-liberties a chain on points up to 419.
-COUNT_AT, SUM_AT = 48, 28
-SUM_MASK, SQUARES_MASK = (1 << 20) - 1, (1 << 28) - 1
-
-ILLEGAL, LEGAL, REPEATS, OPEN = 0, 1, 2, 3  #: OPEN: has to be looked at closely
-FREE = 1 << COUNT_AT  #: packed sums not below this belong to at least one pseudo-liberty
+from .go_states import (
+    COUNT_AT,
+    EDGE,
+    EMPTY,
+    FREE,
+    ILLEGAL,
+    LEGAL,
+    OPEN,
+    REPEATS,
+    SQUARES_MASK,
+    SUM_AT,
+    SUM_MASK,
+)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 ONE = np.uint64(1)
-
-
-class GoStates(NamedTuple):
-    """B games; P points of the padded board, L = max_moves + 1.
-
-    to_play: int8 [B], 0 black, 1 white
-    ply: int32 [B]
-    done: bool [B]
-    stones: int8 [B, P], EMPTY, BLACK, WHITE or EDGE
-    chain: uint16 [B, P], the point that stands for this point's chain
-    following: uint16 [B, P], the next stone of the same chain, in a circle
-    liberties: int64 [B, P], packed sums, valid where ``chain[p] == p``
-    ko: int16 [B], point that simple ko forbids, 0 if none (read by rollouts)
-    lost: int8 [B, P], BLACK | WHITE of the stones that have ever left this point. A board that
-        comes back has the new stone on a point that has lost one of its colour since
-    recent: int16 [B, 4], the last actions, newest first; -1 before the first move
-    history: uint64 [B, L], Zobrist hash of the board after each ply; 0 is the empty board
-    seen: uint64 [B, F], a set of bits (Bloom filter with one hash) over ``history``
-    """
-
-    to_play: NDArray[np.int8]
-    ply: NDArray[np.int32]
-    done: NDArray[np.bool_]
-    stones: NDArray[np.int8]
-    chain: NDArray[np.uint16]
-    following: NDArray[np.uint16]
-    liberties: NDArray[np.int64]
-    ko: NDArray[np.int16]
-    lost: NDArray[np.int8]
-    recent: NDArray[np.int16]
-    history: NDArray[np.uint64]
-    seen: NDArray[np.uint64]
 
 
 @njit(cache=True, nogil=True)
@@ -87,13 +46,8 @@ def in_atari(packed):
 @njit(cache=True, nogil=True)
 def neighbour(point, k, width):
     """The k-th of the four neighbours."""
-    if k == 0:
-        return point - width
-    if k == 1:
-        return point - 1
-    if k == 2:
-        return point + 1
-    return point + width
+    step = width if k in (0, 3) else 1
+    return point - step if k < 2 else point + step
 
 
 @njit(cache=True, nogil=True)
@@ -281,21 +235,23 @@ def play(s, zobrist, actions, size, max_moves, gone):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def survey(s, i, own, ask, verdicts):
-    """Fill verdicts uint8 [P]: LEGAL for the points of row i that need no thought, OPEN for the
-    empty ones that do, of those the ones alone that have lost one of the stones in ``ask``."""
+def survey(s, i, ask, size, suicide, zobrist, verdicts):
+    """Fill verdicts uint8 [P]: LEGAL, ILLEGAL or REPEATS of the points of row i; of the empty ones
+    that need thought those alone that have lost one of the stones in ``ask`` (4: all). Returns
+    how many that were."""
+    own, count = np.int8(s.to_play[i] + 1), 0
     for p in range(verdicts.shape[0]):  # one vector instruction for 64 points
-        empty, lost = s.stones[i, p] == EMPTY, s.lost[i, p]
+        empty, lost = s.stones[i, p] == EMPTY, s.lost[i, p] | np.int8(4)
         free = empty & (s.liberties[i, p] >= FREE) & (lost & own == 0)
-        doubtful = empty & (not free) & ((lost | 4) & ask != 0)
+        doubtful = empty & (not free) & (lost & ask != 0)
         verdicts[p] = np.uint8(free) * LEGAL + np.uint8(doubtful) * OPEN
-
-
-@njit(cache=True, nogil=True, inline="always")
-def judge(s, i, p, own, size, suicide, zobrist):
-    """``status`` of a point in row i."""
-    return status(s.stones[i], s.chain[i], s.following[i], s.liberties[i], s.lost[i], s.history[i],
-                  s.seen[i], np.int64(s.ply[i]), p, own, size + 1, suicide, zobrist)
+        count += doubtful
+    for p in range(size + 2, (size + 1) * (size + 1) if count > 0 else 0):
+        if verdicts[p] == OPEN:
+            verdicts[p] = status(
+                s.stones[i], s.chain[i], s.following[i], s.liberties[i], s.lost[i], s.history[i],
+                s.seen[i], np.int64(s.ply[i]), p, np.int64(own), size + 1, suicide, zobrist)
+    return count
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -304,22 +260,16 @@ def legality(s, zobrist, size, suicide, repeats, verdicts, out):
 
     repeats: of the points only those that superko may forbid, and no pass.
     """
-    width = size + 1
     for i in range(out.shape[0]):
-        if s.done[i]:
+        ask = np.int8(s.to_play[i] + 1) if repeats and not suicide else np.int8(4)
+        if s.done[i] or (survey(s, i, ask, size, suicide, zobrist, verdicts) == 0 and repeats):
             continue
-        own = np.int64(s.to_play[i]) + 1
-        survey(s, i, np.int8(own), np.int8(own if repeats and not suicide else 7), verdicts)
-        cell = 0
         for row in range(size):
-            for p in range((row + 1) * width + 1, (row + 2) * width):
-                verdict = verdicts[p]
-                if verdict == OPEN:
-                    verdict = judge(s, i, p, own, size, suicide, zobrist)
+            for col in range(size):
+                verdict = verdicts[(row + 1) * (size + 1) + col + 1]
                 if not repeats or verdict == REPEATS:
-                    out[i, cell] = verdict
-                cell += 1
-        out[i, cell] = ILLEGAL if repeats else LEGAL
+                    out[i, row * size + col] = verdict
+        out[i, size * size] = ILLEGAL if repeats else LEGAL
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -327,15 +277,11 @@ def duplicate(s, i, d, o):
     """Copy row i of ``s`` to row o of ``d``; of ``history`` no more than there is."""
     d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
     for p in range(s.stones.shape[1]):
-        d.stones[o, p] = s.stones[i, p]
+        d.stones[o, p], d.lost[o, p] = s.stones[i, p], s.lost[i, p]
     for p in range(s.stones.shape[1]):
-        d.chain[o, p] = s.chain[i, p]
-    for p in range(s.stones.shape[1]):
-        d.following[o, p] = s.following[i, p]
+        d.chain[o, p], d.following[o, p] = s.chain[i, p], s.following[i, p]
     for p in range(s.stones.shape[1]):
         d.liberties[o, p] = s.liberties[i, p]
-    for p in range(s.stones.shape[1]):
-        d.lost[o, p] = s.lost[i, p]
     for j in range(s.recent.shape[1]):
         d.recent[o, j] = s.recent[i, j]
     for j in range(s.ply[i] + 1):
@@ -352,7 +298,7 @@ def branch(
 
     Fills place_of int64 [n] and the first rows of legal bool [n, A].
     """
-    width, count = size + 1, rows.shape[0]
+    count = rows.shape[0]
     live, over = 0, count
     for i in range(count):
         duplicate(s, rows[i], d, live)
@@ -366,17 +312,12 @@ def branch(
                 duplicate(d, live, d, over)
             place_of[i] = over
             continue
-        own = np.int64(d.to_play[live]) + 1
-        survey(d, live, np.int8(own), np.int8(7), verdicts)
-        cell = 0
+        survey(d, live, np.int8(4), size, suicide, zobrist, verdicts)
         for row in range(size):
-            for p in range((row + 1) * width + 1, (row + 2) * width):
-                verdict = verdicts[p]
-                if verdict == OPEN:
-                    verdict = judge(d, live, p, own, size, suicide, zobrist)
-                legal[live, cell] = verdict == LEGAL
-                cell += 1
-        legal[live, cell] = True
+            for col in range(size):
+                verdict = verdicts[(row + 1) * (size + 1) + col + 1]
+                legal[live, row * size + col] = verdict == LEGAL
+        legal[live, size * size] = True
         place_of[i] = live
         live += 1
     return live

@@ -1,15 +1,11 @@
-"""What a Go board shows: areas and observation planes. Kernels that only read.
-
-The names from ``go_rules`` are compiled in, and numba's cache does not notice when they change
-over there: delete ``__pycache__`` after changing those constants or the fields of ``GoStates``.
-"""
+"""What a Go board shows: areas and observation planes. Kernels that only read."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from .go_rules import (
+from .go_states import (
     BLACK,
     COUNT_AT,
     EDGE,

@@ -21,7 +21,7 @@ import numpy as np
 import pyspiel
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch
+from .base import GameError, Symmetries, branch, keys
 
 _Type = pyspiel.GameType
 _MASK64 = (1 << 64) - 1
@@ -157,6 +157,9 @@ class OpenSpielGame:
 
     def score(self, states: OpenSpielStates) -> NDArray[np.float32]:
         raise GameError(f"{self.name}: OpenSpiel tells a result, not a score")
+
+    def keys(self, states: OpenSpielStates) -> NDArray[np.uint64]:
+        return keys(self, states)
 
     def rollout(self, states: OpenSpielStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)

@@ -291,14 +291,11 @@ class _Rollouts:
 
     def __init__(self, game: Game, seed: int) -> None:
         self.game, self.seed = game, seed
-        # objects have no bytes to tell them apart by; their observations have
-        self._opaque = any(field.dtype == object for field in game.new(1))
 
     def __call__(
         self, states: Any, legal: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        known = (states.ply, self.game.observe(states)) if self._opaque else tuple(states)
-        streams = rng.fingerprint(known, self.seed)
+        streams = rng.fingerprint((self.game.keys(states),), self.seed)
         values = self.game.rollout(states, streams) * side(states)
         return np.zeros(legal.shape, np.float32), values
 

@@ -433,6 +433,19 @@ def test_dirichlet_and_gumbel_draws_have_the_right_moments() -> None:
     assert sample[:, legal[0]].var() == pytest.approx(math.pi**2 / 6, rel=0.06)
 
 
+def test_rollouts_of_leaves_are_those_of_the_positions() -> None:
+    """``branch`` leaves bytes of other positions behind; nothing may depend on them."""
+    game, config = make("go5x5"), SearchConfig(rule="uct")
+    states, evaluate = positions(game, 6, 14), rollout_evaluate(game, 3)
+    search = Search(game, config, 6, 60, 0)
+    first = search.run(states, 60, evaluate).visits
+    search.seed(np.arange(6), np.arange(6))
+    search.run(positions(game, 6, 20, seed=9), 60, evaluate)
+    other = Search(game, config, 6, 60, 0)
+    search.tree.rng[:] = other.tree.rng
+    assert search.run(states, 60, evaluate).visits.tolist() == first.tolist()
+
+
 @pytest.mark.parametrize("name", ["connect4", "go5x5", "openspiel:tic_tac_toe"])
 def test_rollouts_depend_on_the_position_and_the_seed_alone(name: str) -> None:
     game = make(name)
