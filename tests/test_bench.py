@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import count
 
 import pytest
 import torch
 
-from selfplay import bench
+from selfplay import bench, bench_search
 from selfplay.games import make
 
 KEYS = {"name", "unit", "value", "reference", "reference_value", "ratio", "spread"}
@@ -18,15 +19,25 @@ KEYS = {"name", "unit", "value", "reference", "reference_value", "ratio", "sprea
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SECONDS", 0.02)
     monkeypatch.setattr(bench, "BATCHES", (16,))
-    monkeypatch.setattr(bench, "SEARCH_GAMES", 8)
-    monkeypatch.setattr(bench, "SEARCH_SIMS", 8)
+    monkeypatch.setattr(bench_search, "SECONDS", 0.02)
+    monkeypatch.setattr(bench_search, "LARGEST", 16)
+    monkeypatch.setattr(bench_search, "LONG_GAMES", 20)
+    monkeypatch.setattr(bench_search, "SEARCH_GAMES", 8)
+    monkeypatch.setattr(bench_search, "SEARCH_SIMS", 8)
+    small = {"games": 8, "sims": 8}
+    monkeypatch.setattr(bench, "SEARCH_ROWS", tuple(
+        partial(row.func, **{key: min(value, small.get(key, 4))
+                             for key, value in row.keywords.items()})
+        if isinstance(row, partial) else row for row in bench_search.SEARCH_ROWS))
     torch.set_num_threads(1)
 
 
 def test_rows_have_the_promised_names_and_keys() -> None:
     rows = bench.run_bench(make("tictactoe"), net="1x8", pairs=2, quiet=True)
     assert [row["name"] for row in rows] == [
-        "playouts", "search_us_per_simulation", "selfplay_over_raw", "selfplay_evals"]
+        "playouts", "mcts_one_game", "mcts_8_games", "search_us_per_simulation",
+        *["search_us_8x8"] * 4,
+        "search_us_one_game", "selfplay_over_raw", "selfplay_evals"]
     for row in rows:
         assert set(row) == KEYS
         assert row["value"] > 0 and row["reference_value"] > 0
@@ -48,4 +59,16 @@ def test_a_ratio_is_the_median_of_its_pairs_and_says_how_many_times_better() -> 
 def test_rules_that_openspiel_lacks_leave_its_rows_out() -> None:
     rows = bench.run_bench(make("go5x5(suicide=True)"), net="1x8", pairs=1,
                            quiet=True)
-    assert [row["name"] for row in rows] == ["selfplay_over_raw", "selfplay_evals"]
+    assert [row["name"] for row in rows if not row["name"].startswith("search_us")] == [
+        "selfplay_over_raw", "selfplay_evals"]
+    assert not any("OpenSpiel" in row["reference"] for row in rows)
+
+
+def test_connect4_counts_moves_and_go_knows_the_large_board() -> None:
+    rows = {row["name"]: row for row in bench.run_bench(
+        make("connect4"), net="1x8", pairs=1, quiet=True)}
+    steps = rows["random_play"]["reference_value"] / rows["playouts"]["reference_value"]
+    assert rows["random_play"]["unit"] == "steps/s" and 4 < steps < 100
+    row = bench_search._playouts_19x19(make("go5x5"), None, "cpu", 1)  # type: ignore[arg-type]
+    assert row is not None and row["name"] == "playouts_go19x19"
+    assert bench_search._playouts_19x19(make("go19x19"), None, "cpu", 1) is None  # type: ignore

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "train", "engines"),
     ("players", "sgf"),
-    ("play",),
+    ("play", "bench_search"),
     ("arena", "expert", "actor"),
     ("report", "runs", "ladder"),
     ("sft", "rl", "compare"),
@@ -66,7 +66,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
 
 @pytest.mark.parametrize(("package", "allowed"), [
     ("click", {"cli", "players"}),
-    ("pyspiel", {"openspiel", "engines", "bench", "__init__"}),
+    ("pyspiel", {"openspiel", "engines", "bench_search", "__init__"}),
     ("matplotlib", {"chart"}),
     ("rich", {"console"}),
 ])
