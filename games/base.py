@@ -73,6 +73,18 @@ class Game(Protocol):
     def replay(self, states: Any, actions: NDArray[np.int64]) -> None:
         """``step`` for every column of ``actions`` int64 [B, T], in one call; -1 pads."""
 
+    def branch(
+        self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Put what becomes of ``roots`` [``rows``] by ``moves`` into ``out``; all that a search
+        asks of its leaves, in one call.
+
+        rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
+        the m that are not over, then the others. Returns (place int64 [n], where each is; legal
+        bool [m, A]). What lies in ``out`` is good for every other function, but its bytes need
+        not be those of a copy made by ``step``. ``base.branch`` does it for any game.
+        """
+
     def legal(self, states: Any) -> NDArray[np.bool_]:
         """bool [B, A]; all False once a game is over, at least one True before."""
 
@@ -93,6 +105,10 @@ class Game(Protocol):
 
         Raises GameError where ``has_ownership`` is False.
         """
+
+    def keys(self, states: Any) -> NDArray[np.uint64]:
+        """uint64 [B]: equal for equal positions with equal pasts, else different but by accident;
+        ``base.keys`` knows a way for any game."""
 
     def rollout(self, states: Any, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Play each row out with uniformly random sensible moves; ``states`` is left alone.
@@ -129,3 +145,35 @@ def put(states: States, rows: Any, source: States) -> None:
 def side(states: Any) -> NDArray[np.float32]:
     """float32 [B]: +1 where player 0 is to move, -1 where player 1 is."""
     return (1 - 2 * states.to_play).astype(np.float32)
+
+
+def keys(game: Game, states: Any) -> NDArray[np.uint64]:
+    """``Game.keys`` by way of observations: a multilinear hash of their words."""
+    planes = np.ascontiguousarray(game.observe(states)).reshape(len(states.ply), -1)
+    planes = planes.view(np.uint8)
+    words = np.zeros((len(planes), planes.shape[1] // 8 + 2), np.uint64)
+    words.view(np.uint8)[:, : planes.shape[1]] = planes
+    words[:, -1] = states.ply
+    factors = np.random.default_rng(0).integers(2**64, size=words.shape[1], dtype=np.uint64)
+    return (words * (factors | np.uint64(1))).sum(1, dtype=np.uint64)
+
+
+def branch(
+    game: Game, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """``Game.branch`` by way of ``replay``, ``result`` and ``legal``."""
+    count = len(rows)
+    for leaf, root in zip(out, roots, strict=True):
+        np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
+    if moves.shape[1]:
+        game.replay(out, moves)
+    done = game.result(out)[0]
+    place, live = np.arange(count), count - int(done.sum())
+    if live < count:  # swap, as copying all would cost as much as a simulation
+        holes = np.flatnonzero(done[:live])
+        movers = np.flatnonzero(~done[live:]) + live
+        over = take(out, holes)
+        put(out, holes, take(out, movers))
+        put(out, movers, over)
+        place[holes], place[movers] = movers, holes
+    return place, game.legal(type(out)(*(field[:live] for field in out)))

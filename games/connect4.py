@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries
+from .base import GameError, Symmetries, branch, keys
 
 _ROWS, _COLS = 6, 7
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -166,6 +166,12 @@ class Connect4:
     def replay(self, states: Connect4States, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64))
 
+    def branch(
+        self, roots: Connect4States, rows: NDArray[np.int64], moves: NDArray[np.int64],
+        out: Connect4States,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return branch(self, roots, rows, moves, out)
+
     def legal(self, states: Connect4States) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), _COLS), np.bool_)
         _legal(states.boards, states.done, out)
@@ -184,6 +190,9 @@ class Connect4:
 
     def score(self, states: Connect4States) -> NDArray[np.float32]:
         raise GameError("connect4: there is no score in this game, only a result")
+
+    def keys(self, states: Connect4States) -> NDArray[np.uint64]:
+        return keys(self, states)
 
     def rollout(self, states: Connect4States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)

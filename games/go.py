@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from . import go_bits, go_rules, go_views
 from .base import GameError, Symmetries
-from .go_rules import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
+from .go_states import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
 from .go_views import PLANES
 
 SMALLEST, LARGEST = 5, 19
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 ZOBRIST_SEED = 20160127
+KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
 
 
 class Go:
@@ -108,19 +109,36 @@ class Go:
 
     def replay(self, states: GoStates, actions: NDArray[np.int64]) -> None:
         moves = np.ascontiguousarray(actions, np.int64)
-        go_rules.play(states, self.zobrist, moves, self.size, self.max_moves)
+        go_rules.play(states, self.zobrist, moves, self.size, self.max_moves,
+                      *self._scratch()[:1])
+
+    def branch(
+        self, roots: GoStates, rows: NDArray[np.int64], moves: NDArray[np.int64], out: GoStates
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        place = np.empty(len(rows), np.int64)
+        legal = np.empty((len(rows), self.num_actions), np.bool_)
+        live = go_rules.branch(roots, rows, np.ascontiguousarray(moves), self.zobrist, self.size,
+                               self.suicide, self.max_moves, *self._scratch(), out, place, legal)
+        return place, legal[:live]
+
+    def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """What kernels note down about one board at a time, an entry a point."""
+        points = self.zobrist.shape[1]
+        return np.empty(points, np.int16), np.empty(points, np.uint8)
 
     def _legality(self, states: GoStates, repeats: bool) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), self.num_actions), np.uint8)
-        go_rules.legality(states, self.zobrist, self.size, self.suicide, repeats, out)
+        go_rules.legality(states, self.zobrist, self.size, self.suicide, repeats,
+                          self._scratch()[1], out)
         return out
 
     def legal(self, states: GoStates) -> NDArray[np.bool_]:
         return self._legality(states, repeats=False) == LEGAL
 
     def observe(self, states: GoStates) -> NDArray[np.uint8]:
-        out = np.zeros((len(states.ply), PLANES, self.size * self.size), np.uint8)
-        go_views.observe(states, self._legality(states, repeats=True), self.size, out)
+        out = np.empty((len(states.ply), PLANES, self.size * self.size), np.uint8)
+        codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
+        go_views.observe(states, self._legality(states, repeats=True), self.size, codes, out)
         return out.reshape(-1, *self.obs_shape)
 
     def _leads(self, boards: NDArray[np.int8], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -143,6 +161,12 @@ class Go:
     def score(self, states: GoStates) -> NDArray[np.float32]:
         wanted = np.ones(len(states.ply), np.bool_)
         return (self._leads(states.stones, wanted) - self.komi).astype(np.float32)
+
+    def keys(self, states: GoStates) -> NDArray[np.uint64]:
+        """Of a past, the last four moves count."""
+        board = states.history[np.arange(len(states.ply)), states.ply]
+        moves = states.recent.view(np.uint64)[:, 0]
+        return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
 
     def rollout(self, states: GoStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Random playouts that leave own one-point eyes alone and know simple ko, not superko.

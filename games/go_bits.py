@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .go_rules import BLACK, WHITE
+from .go_states import BLACK, WHITE
 
 LARGEST = 9  #: (N + 2) * (N + 1) bits have to fit
 

@@ -1,72 +1,32 @@
 """Go on arrays: the kernels behind ``go.py``, one implementation for every board size.
 
-Points. A board of N x N lies in a padded line with one column of edge between the rows:
-cell (row, col) is point ``(row + 1) * (N + 1) + col + 1``, its neighbours are +-1 and
-+-(N + 1), and every neighbour and diagonal of a cell exists. P = (N + 2) * (N + 1) + 1 points.
-
-Chains are circular linked lists (``following``) whose stones all name the same ``chain``.
-``liberties`` of a chain packs three sums over its pseudo-liberties, the pairs (stone, empty
-neighbour): how many there are, of their points, of the points' squares. By Cauchy-Schwarz
-count * squares == sum ** 2 exactly where all of them are one point, so that a test for atari
-costs no walk. An empty point is a chain of its own, of which the same sums are kept: placing
-a stone needs no new count, and no update asks what it is updating.
-
-Rollouts look at simple ko only; ``play`` and ``legal`` know positional superko.
+``go_states`` says how a board lies in its arrays. Rollouts look at simple ko only; the others know
+positional superko.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-EMPTY, BLACK, WHITE, EDGE = 0, 1, 2, 3
-
-# liberties: count in bits 48.., sum of points in bits 28..47, sum of squares in bits 0..27;
-# 19x19 has fewer than 720 pseudo-liberties a chain on points up to 419.
-COUNT_AT, SUM_AT = 48, 28
-SUM_MASK, SQUARES_MASK = (1 << 20) - 1, (1 << 28) - 1
-
-ILLEGAL, LEGAL, REPEATS = 0, 1, 2
+from .go_states import (
+    COUNT_AT,
+    EDGE,
+    EMPTY,
+    FREE,
+    ILLEGAL,
+    LEGAL,
+    OPEN,
+    REPEATS,
+    SQUARES_MASK,
+    SUM_AT,
+    SUM_MASK,
+)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 ONE = np.uint64(1)
-
-
-class GoStates(NamedTuple):
-    """B games; P points of the padded board, L = max_moves + 1.
-
-    to_play: int8 [B], 0 black, 1 white
-    ply: int32 [B]
-    done: bool [B]
-    stones: int8 [B, P], EMPTY, BLACK, WHITE or EDGE
-    chain: uint16 [B, P], the point that stands for this point's chain
-    following: uint16 [B, P], the next stone of the same chain, in a circle
-    liberties: int64 [B, P], packed sums, valid where ``chain[p] == p``
-    ko: int16 [B], point that simple ko forbids, 0 if none (read by rollouts)
-    lost: int8 [B, P], BLACK | WHITE of the stones that have ever left this point. A board that
-        comes back has the new stone on a point that has lost one of its colour since
-    recent: int16 [B, 4], the last actions, newest first; -1 before the first move
-    history: uint64 [B, L], Zobrist hash of the board after each ply; 0 is the empty board
-    seen: uint64 [B, F], a set of bits (Bloom filter with one hash) over ``history``
-    """
-
-    to_play: NDArray[np.int8]
-    ply: NDArray[np.int32]
-    done: NDArray[np.bool_]
-    stones: NDArray[np.int8]
-    chain: NDArray[np.uint16]
-    following: NDArray[np.uint16]
-    liberties: NDArray[np.int64]
-    ko: NDArray[np.int16]
-    lost: NDArray[np.int8]
-    recent: NDArray[np.int16]
-    history: NDArray[np.uint64]
-    seen: NDArray[np.uint64]
 
 
 @njit(cache=True, nogil=True)
@@ -86,13 +46,8 @@ def in_atari(packed):
 @njit(cache=True, nogil=True)
 def neighbour(point, k, width):
     """The k-th of the four neighbours."""
-    if k == 0:
-        return point - width
-    if k == 1:
-        return point - 1
-    if k == 2:
-        return point + 1
-    return point + width
+    step = width if k in (0, 3) else 1
+    return point - step if k < 2 else point + step
 
 
 @njit(cache=True, nogil=True)
@@ -239,72 +194,133 @@ def status(
     return REPEATS if has_seen(seen, history, ply, key) else LEGAL
 
 
-@njit(cache=True, nogil=True)
-def play(s, zobrist, actions, size, max_moves):
+@njit(cache=True, nogil=True, inline="always")
+def move(s, i, action, zobrist, size, max_moves, gone):
+    """Play ``action`` (not -1) in row i, whose game is not over."""
+    width, passing = size + 1, size * size
+    own = np.int64(s.to_play[i]) + 1
+    key = s.history[i, s.ply[i]]
+    s.ko[i] = 0
+    if action != passing:
+        p = (action // size + 1) * width + action % size + 1
+        following, liberties = s.following[i], s.liberties[i]
+        count = place(s.stones[i], s.chain[i], following, liberties, p, own, width, gone)
+        key ^= zobrist[own - 1, p]
+        colour = own if count < 0 else 3 - own
+        for j in range(abs(count)):
+            key ^= zobrist[colour - 1, gone[j]]
+            s.lost[i, gone[j]] |= colour
+        s.ko[i] = ko_point(following, liberties, p, count, gone)
+    elif s.recent[i, 0] == passing:
+        s.done[i] = True
+    for j in range(3, 0, -1):
+        s.recent[i, j] = s.recent[i, j - 1]
+    s.recent[i, 0] = action
+    s.to_play[i] = 2 - own
+    s.ply[i] += 1
+    if s.ply[i] >= max_moves:
+        s.done[i] = True
+    s.history[i, s.ply[i]] = key
+    bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
+    s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def play(s, zobrist, actions, size, max_moves, gone):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
-    width = size + 1
-    passing = size * size
-    gone = np.empty(s.stones.shape[1], np.int16)
     for i in range(actions.shape[0]):
-        stones, chain, following = s.stones[i], s.chain[i], s.following[i]
-        liberties, recent = s.liberties[i], s.recent[i]
         for t in range(actions.shape[1]):
-            action = actions[i, t]
-            if action < 0 or s.done[i]:
-                continue
-            own = np.int64(s.to_play[i]) + 1
-            key = s.history[i, s.ply[i]]
-            s.ko[i] = 0
-            if action != passing:
-                p = (action // size + 1) * width + action % size + 1
-                count = place(stones, chain, following, liberties, p, own, width, gone)
-                key ^= zobrist[own - 1, p]
-                colour = own if count < 0 else 3 - own
-                for j in range(abs(count)):
-                    key ^= zobrist[colour - 1, gone[j]]
-                    s.lost[i, gone[j]] |= colour
-                s.ko[i] = ko_point(following, liberties, p, count, gone)
-            elif recent[0] == passing:
-                s.done[i] = True
-            for j in range(3, 0, -1):
-                recent[j] = recent[j - 1]
-            recent[0] = action
-            s.to_play[i] = 2 - own
-            s.ply[i] += 1
-            if s.ply[i] >= max_moves:
-                s.done[i] = True
-            s.history[i, s.ply[i]] = key
-            bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
-            s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
+            if actions[i, t] >= 0 and not s.done[i]:
+                move(s, i, actions[i, t], zobrist, size, max_moves, gone)
 
 
-@njit(cache=True, nogil=True)
-def legality(s, zobrist, size, suicide, repeats, out):
+@njit(cache=True, nogil=True, inline="always")
+def survey(s, i, ask, size, suicide, zobrist, verdicts):
+    """Fill verdicts uint8 [P]: LEGAL, ILLEGAL or REPEATS of the points of row i; of the empty ones
+    that need thought those alone that have lost one of the stones in ``ask`` (4: all). Returns
+    how many that were."""
+    own, count = np.int8(s.to_play[i] + 1), 0
+    for p in range(verdicts.shape[0]):  # one vector instruction for 64 points
+        empty, lost = s.stones[i, p] == EMPTY, s.lost[i, p] | np.int8(4)
+        free = empty & (s.liberties[i, p] >= FREE) & (lost & own == 0)
+        doubtful = empty & (not free) & (lost & ask != 0)
+        verdicts[p] = np.uint8(free) * LEGAL + np.uint8(doubtful) * OPEN
+        count += doubtful
+    for p in range(size + 2, (size + 1) * (size + 1) if count > 0 else 0):
+        if verdicts[p] == OPEN:
+            verdicts[p] = status(
+                s.stones[i], s.chain[i], s.following[i], s.liberties[i], s.lost[i], s.history[i],
+                s.seen[i], np.int64(s.ply[i]), p, np.int64(own), size + 1, suicide, zobrist)
+    return count
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def legality(s, zobrist, size, suicide, repeats, verdicts, out):
     """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so.
 
     repeats: of the points only those that superko may forbid, and no pass.
     """
-    width = size + 1
-    plain = ILLEGAL if repeats else LEGAL
     for i in range(out.shape[0]):
-        if s.done[i]:
+        ask = np.int8(s.to_play[i] + 1) if repeats and not suicide else np.int8(4)
+        if s.done[i] or (survey(s, i, ask, size, suicide, zobrist, verdicts) == 0 and repeats):
             continue
-        stones, chain, following, lost = s.stones[i], s.chain[i], s.following[i], s.lost[i]
-        liberties, history, seen = s.liberties[i], s.history[i], s.seen[i]
-        own = np.int64(s.to_play[i]) + 1
-        ply = np.int64(s.ply[i])
-        cell = 0
         for row in range(size):
-            for p in range((row + 1) * width + 1, (row + 2) * width):
-                if stones[p] == EMPTY and lost[p] & own == 0 and liberties[p] >> COUNT_AT > 0:
-                    out[i, cell] = plain  # most points; the call costs more than the answer
-                elif stones[p] == EMPTY and (not repeats or suicide or lost[p] & own != 0):
-                    out[i, cell] = status(
-                        stones, chain, following, liberties, lost, history, seen, ply,
-                        p, own, width, suicide, zobrist,
-                    )
-                cell += 1
-        out[i, cell] = plain
+            for col in range(size):
+                verdict = verdicts[(row + 1) * (size + 1) + col + 1]
+                if not repeats or verdict == REPEATS:
+                    out[i, row * size + col] = verdict
+        out[i, size * size] = ILLEGAL if repeats else LEGAL
+
+
+@njit(cache=True, nogil=True, inline="always")
+def duplicate(s, i, d, o):
+    """Copy row i of ``s`` to row o of ``d``; of ``history`` no more than there is."""
+    d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
+    for p in range(s.stones.shape[1]):
+        d.stones[o, p], d.lost[o, p] = s.stones[i, p], s.lost[i, p]
+    for p in range(s.stones.shape[1]):
+        d.chain[o, p], d.following[o, p] = s.chain[i, p], s.following[i, p]
+    for p in range(s.stones.shape[1]):
+        d.liberties[o, p] = s.liberties[i, p]
+    for j in range(s.recent.shape[1]):
+        d.recent[o, j] = s.recent[i, j]
+    for j in range(s.ply[i] + 1):
+        d.history[o, j] = s.history[i, j]
+    for j in range(s.seen.shape[1]):
+        d.seen[o, j] = s.seen[i, j]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def branch(
+    s, rows, moves, zobrist, size, suicide, max_moves, gone, verdicts, d, place_of, legal
+):
+    """``Go.branch``; ``s`` are the roots, ``d`` is where they go. Returns how many are not over.
+
+    Fills place_of int64 [n] and the first rows of legal bool [n, A].
+    """
+    count = rows.shape[0]
+    live, over = 0, count
+    for i in range(count):
+        duplicate(s, rows[i], d, live)
+        for t in range(moves.shape[1]):
+            if moves[i, t] < 0 or d.done[live]:
+                break
+            move(d, live, moves[i, t], zobrist, size, max_moves, gone)
+        if d.done[live]:
+            over -= 1
+            if over > live:
+                duplicate(d, live, d, over)
+            place_of[i] = over
+            continue
+        survey(d, live, np.int8(4), size, suicide, zobrist, verdicts)
+        for row in range(size):
+            for col in range(size):
+                verdict = verdicts[(row + 1) * (size + 1) + col + 1]
+                legal[live, row * size + col] = verdict == LEGAL
+        legal[live, size * size] = True
+        place_of[i] = live
+        live += 1
+    return live
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -1,15 +1,11 @@
-"""What a Go board shows: areas and observation planes. Kernels that only read.
-
-The names from ``go_rules`` are compiled in, and numba's cache does not notice when they change
-over there: delete ``__pycache__`` after changing those constants or the fields of ``GoStates``.
-"""
+"""What a Go board shows: areas and observation planes. Kernels that only read."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from .go_rules import (
+from .go_states import (
     BLACK,
     COUNT_AT,
     EDGE,
@@ -115,36 +111,37 @@ def few_liberties(stones, following, packed, head, width):
             return 2
 
 
-@njit(cache=True, nogil=True)
-def observe(s, moves, size, out):
-    """Fill ``out`` uint8 [B, PLANES, N * N], all 0 on entry; ``Go`` lists the planes.
+@njit(cache=True, nogil=True, _nrt=False)
+def observe(s, moves, size, codes, out):
+    """Fill ``out`` uint8 [B, PLANES, N * N]; ``Go`` lists the planes.
 
-    moves: uint8 [B, A], REPEATS where ``go_rules.legality`` says so.
+    moves: uint8 [B, A], REPEATS where ``go_rules.legality`` says so. codes: scratch uint8 [2, P].
     """
-    width = size + 1
-    cells = size * size
-    few = np.empty(s.stones.shape[1], np.int8)
+    width, cells = size + 1, size * size
+    heads, code = codes[0], codes[1]
     for i in range(out.shape[0]):
         stones, chain, following = s.stones[i], s.chain[i], s.following[i]
-        planes = out[i]
-        for p in range(width, stones.shape[0]):
-            if chain[p] == p and (stones[p] == BLACK or stones[p] == WHITE):
-                few[p] = few_liberties(stones, following, s.liberties[i, p], p, width)
-        planes[2] = 1
+        own, last = s.to_play[i] + 1, s.recent[i, 0]
+        for p in range(width, stones.shape[0]):  # 1-3 own chains by liberties, 4-6 the enemy's
+            if stones[p] != EMPTY and chain[p] == p and stones[p] != EDGE:
+                few = few_liberties(stones, following, s.liberties[i, p], p, width)
+                heads[p] = few if stones[p] == own else few + 3
         cell = 0
         for row in range(size):
             for p in range((row + 1) * width + 1, (row + 2) * width):
-                if stones[p] != EMPTY:
-                    enemy = 0 if stones[p] == s.to_play[i] + 1 else 1
-                    planes[enemy, cell] = 1
-                    planes[2 + 3 * enemy + few[chain[p]], cell] = 1
-                elif moves[i, cell] == REPEATS:
-                    planes[13, cell] = 1
+                code[cell] = 0 if stones[p] == EMPTY else heads[chain[p]]
                 cell += 1
+        for k in range(cells):
+            out[i, 0, k] = (code[k] > 0) & (code[k] < 4)
+            out[i, 1, k] = code[k] > 3
+            out[i, 2, k] = 1
+            out[i, 13, k] = moves[i, k] == REPEATS
+            out[i, 14, k] = own == WHITE
+            out[i, 15, k] = last == cells
+        for plane in range(1, 7):
+            for k in range(cells):
+                out[i, plane + 2, k] = code[k] == plane
         for j in range(4):
+            out[i, 9 + j, :] = 0
             if 0 <= s.recent[i, j] < cells:
-                planes[9 + j, s.recent[i, j]] = 1
-        if s.to_play[i] == 1:
-            planes[14] = 1
-        if s.recent[i, 0] == cells:
-            planes[15] = 1
+                out[i, 9 + j, s.recent[i, j]] = 1

@@ -21,7 +21,7 @@ import numpy as np
 import pyspiel
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries
+from .base import GameError, Symmetries, branch, keys
 
 _Type = pyspiel.GameType
 _MASK64 = (1 << 64) - 1
@@ -119,6 +119,12 @@ class OpenSpielGame:
                 states.to_play[row] = node.current_player()
             states.nodes[row] = node
 
+    def branch(
+        self, roots: OpenSpielStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
+        out: OpenSpielStates,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return branch(self, roots, rows, moves, out)
+
     def legal(self, states: OpenSpielStates) -> NDArray[np.bool_]:
         out = np.zeros((len(states.ply), self.num_actions), np.bool_)
         for row, node in enumerate(states.nodes):
@@ -151,6 +157,9 @@ class OpenSpielGame:
 
     def score(self, states: OpenSpielStates) -> NDArray[np.float32]:
         raise GameError(f"{self.name}: OpenSpiel tells a result, not a score")
+
+    def keys(self, states: OpenSpielStates) -> NDArray[np.uint64]:
+        return keys(self, states)
 
     def rollout(self, states: OpenSpielStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)

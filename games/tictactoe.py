@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries
+from .base import GameError, Symmetries, branch, keys
 
 _LINES = (0o007, 0o070, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)
 _FULL = 0o777
@@ -151,6 +151,12 @@ class TicTacToe:
     def replay(self, states: TicTacToeStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64))
 
+    def branch(
+        self, roots: TicTacToeStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
+        out: TicTacToeStates,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return branch(self, roots, rows, moves, out)
+
     def legal(self, states: TicTacToeStates) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), 9), np.bool_)
         _legal(states.boards, states.done, out)
@@ -169,6 +175,9 @@ class TicTacToe:
 
     def score(self, states: TicTacToeStates) -> NDArray[np.float32]:
         raise GameError("tictactoe: there is no score in this game, only a result")
+
+    def keys(self, states: TicTacToeStates) -> NDArray[np.uint64]:
+        return keys(self, states)
 
     def rollout(self, states: TicTacToeStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)

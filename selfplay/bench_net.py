@@ -36,7 +36,7 @@ TREE_GAMES, TREE_SIMS = 256, 200
 Row = dict[str, Any]
 
 
-def rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Callable[[], Row]]:
+def net_rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Callable[[], Row]]:
     """What makes each row, in order."""
     net, raw = _Nets(game, spec, device), "the same net alone, best of batches and ways to thread"
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")

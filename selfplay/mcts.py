@@ -1,222 +1,39 @@
-"""The search tree as arrays, and the kernels that walk and grow it. Knows no game and no net.
+"""Walks down the trees of ``tree``, by the rules PUCT, UCT and Gumbel AlphaZero's.
 
-One wave of simulations is: a select kernel walks every tree from its root to a leaf and writes
-down the moves; the caller finds out what the leaves are; ``grow`` adds them and backs them up.
-Here is the rule PUCT; ``gumbel`` and ``uct`` hold the others.
+PUCT: Silver et al. 2017, with KataGo's first-play urgency. UCT: Kocsis and Szepesvari 2006, UCB1
+at every node, for values from rollouts. Gumbel: Danihelka et al. 2022; at the root it keeps to a
+plan of ``gumbel``, below it visits follow the improved policy. Its Q-values are rescaled from
+[-1, 1] to [0, 1], as MuZero does where the bounds are known:
+sigma(q) = (c_visit + max_b N(b)) * c_scale * (q + 1) / 2.
 
-Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
-its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
-Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
+Several walks of one tree may go out before the first comes home. As in WU-UCT (Liu et al. 2020,
+"Watch the unobserved"), each counts as a visit from the moment it goes out, so that the next is
+drawn elsewhere, but brings no value until ``tree.grow``. A walk that comes to a leaf that is
+waited for already is taken back, and the tree sends out no more for now.
 
 Speed. A step down looks at the children that exist and at one unvisited move, the one of the
-highest prior: ``favourite`` changes only when it gets a node, so ``grow`` keeps it. Helpers that
-take a Tree are inlined and index without slicing, since a call or a slice would count references
-to its arrays.
+highest prior: ``favourite`` changes only when it gets a node.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-SMALLEST_PRIOR = np.float32(1e-30)  #: of a legal move, so that its logarithm stays finite
-
-
-class Tree(NamedTuple):
-    """B trees of at most N nodes over A actions.
-
-    children: int32 [B, N, A], a node's children in order of birth, ``degree`` of them
-    prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
-        minus sign once the move has a node
-    degree: int32 [B, N]
-    favourite: int32 [B, N], the unvisited move of the highest prior (at the root: of the highest
-        ``root_score``), of equals the lowest; -1 if all are visited
-    rest: float64 [B, N], prior mass of the unvisited moves
-    parent: int32 [B, N], -1 at the root
-    action: int32 [B, N], the move that leads here from the parent
-    share: float32 [B, N], the prior of that move
-    visits: int32 [B, N]
-    total: float64 [B, N], sum of the backed-up values, for player 0
-    mean: float64 [B, N], total / visits
-    raw: float32 [B, N], the evaluation of the node itself, for player 0
-    to_play: int8 [B, N]
-    terminal: bool [B, N]
-    size: int32 [B], nodes in use; 0 is a tree whose root is not evaluated yet
-    root_score: float64 [B, A], what stands in for the prior at the root: PUCT's prior with
-        temperature and noise, Gumbel's logits plus Gumbel draws
-    rng: uint64 [B], one splitmix64 state a row
-    """
-
-    children: NDArray[np.int32]
-    prior: NDArray[np.float32]
-    degree: NDArray[np.int32]
-    favourite: NDArray[np.int32]
-    rest: NDArray[np.float64]
-    parent: NDArray[np.int32]
-    action: NDArray[np.int32]
-    share: NDArray[np.float32]
-    visits: NDArray[np.int32]
-    total: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    raw: NDArray[np.float32]
-    to_play: NDArray[np.int8]
-    terminal: NDArray[np.bool_]
-    size: NDArray[np.int32]
-    root_score: NDArray[np.float64]
-    rng: NDArray[np.uint64]
-
-
-class Walk(NamedTuple):
-    """Where the walks of a wave ended; entry i belongs to the i-th of the rows given.
-
-    path: int64 [B, D], the moves from the root, ``depth`` of them (see ``pad``)
-    depth: int32 [B]
-    parent: int32 [B], the last node that the walk left; -1 where the root itself is the leaf
-    action: int32 [B], the move made there
-    leaf: int32 [B], the node at the end (a terminal one), -1 where there is none yet
-    """
-
-    path: NDArray[np.int64]
-    depth: NDArray[np.int32]
-    parent: NDArray[np.int32]
-    action: NDArray[np.int32]
-    leaf: NDArray[np.int32]
-
-
-def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
-    """Empty trees; 8 * A + 58 bytes a node."""
-
-    def each_node(dtype: type) -> NDArray:
-        return np.zeros((batch, nodes), dtype)
-
-    return Tree(
-        children=np.empty((batch, nodes, actions), np.int32),
-        prior=np.empty((batch, nodes, actions), np.float32),
-        degree=each_node(np.int32),
-        favourite=each_node(np.int32),
-        rest=each_node(np.float64),
-        parent=each_node(np.int32),
-        action=each_node(np.int32),
-        share=each_node(np.float32),
-        visits=each_node(np.int32),
-        total=each_node(np.float64),
-        mean=each_node(np.float64),
-        raw=each_node(np.float32),
-        to_play=each_node(np.int8),
-        terminal=each_node(np.bool_),
-        size=np.zeros(batch, np.int32),
-        root_score=np.zeros((batch, actions), np.float64),
-        rng=rng,
-    )
-
-
-def new_walk(batch: int, depth: int) -> Walk:
-    """Room for ``batch`` walks of at most ``depth`` moves."""
-    return Walk(np.empty((batch, depth), np.int64), *np.empty((4, batch), np.int32))
-
-
-@njit(cache=True, nogil=True)
-def pad(walk, count):
-    """Fill the first ``count`` paths with -1 up to the deepest of them; returns its depth."""
-    deepest = 0
-    for i in range(count):
-        deepest = max(deepest, walk.depth[i])
-    for i in range(count):
-        for t in range(walk.depth[i], deepest):
-            walk.path[i, t] = -1
-    return deepest
+PUCT, UCT, GUMBEL = 0, 1, 2
+FAR = np.int64(2**63 - 1)
+FIRST = np.int64(2**32)  #: above it are bits of a prior above 0
+SIGN = np.int64(2**63 - 1)  #: all bits of a float64 but its sign
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _puct_child(tree, b, node, sign, c_puct, reduction):
-    """argmax of Q + c_puct * P * sqrt(N(s)) / (1 + N(s, a)) as (move, node or -1).
+def _best_unvisited(tree, b, node, bits):
+    """The unvisited move of the highest prior, at the root of the highest score; -1 if none.
 
-    An unvisited move counts as Q(s) - reduction * sqrt(prior mass of the visited moves).
-    The lowest move among equals.
+    bits: int32 [B, N, A], ``prior`` as it lies in memory: of floats above 0 the order is the same.
     """
-    explore = c_puct * math.sqrt(tree.visits[b, node])
-    best, leaf, top, mass = -1, -1, -np.inf, 0.0
-    for k in range(tree.degree[b, node]):
-        child = tree.children[b, node, k]
-        move = tree.action[b, child]
-        prior = tree.root_score[b, move] if node == 0 else np.float64(tree.share[b, child])
-        mass += prior
-        score = sign * tree.mean[b, child] + explore * prior / (1 + tree.visits[b, child])
-        if score > top or (score == top and move < best):
-            best, leaf, top = move, child, score
-    move = tree.favourite[b, node]
-    if move >= 0:
-        prior = tree.root_score[b, move] if node == 0 else np.float64(tree.prior[b, node, move])
-        score = sign * tree.mean[b, node] - reduction * math.sqrt(mass) + explore * prior
-        if score > top or (score == top and move < best):
-            best, leaf = move, -1
-    return best, leaf
-
-
-@njit(cache=True, nogil=True)
-def select_puct(tree, rows, c_puct, reduction, root_reduction, walk):
-    """Walk from each root to a leaf by PUCT (Silver et al. 2017; first-play urgency as KataGo's).
-
-    rows: int64 [n]. reduction, root_reduction: of the value of unvisited moves, in [0, 2].
-    Fills ``walk``. A walk ends where a move has no node yet, at a terminal node, or, in a tree of
-    size 0, at once.
-    """
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        depth, parent, action = 0, -1, -1
-        node = 0 if tree.size[b] > 0 else -1
-        while node >= 0 and not tree.terminal[b, node]:
-            sign = 1.0 - 2.0 * tree.to_play[b, node]
-            parent = node
-            action, node = _puct_child(tree, b, node, sign, c_puct,
-                                       reduction if node > 0 else root_reduction)
-            walk.path[i, depth] = action
-            depth += 1
-        walk.depth[i], walk.parent[i], walk.action[i], walk.leaf[i] = depth, parent, action, node
-
-
-@njit(cache=True, nogil=True)
-def _shift(logits, legal, out):
-    """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere."""
-    for i in range(logits.shape[0]):
-        top = np.float32(-np.inf)
-        for a in range(logits.shape[1]):
-            if legal[i, a] and logits[i, a] > top:
-                top = logits[i, a]
-        for a in range(logits.shape[1]):
-            out[i, a] = logits[i, a] - top if legal[i, a] else np.float32(-np.inf)
-
-
-@njit(cache=True, nogil=True)
-def _normalise(odds, legal):
-    for i in range(odds.shape[0]):
-        mass = np.float32(0.0)
-        for a in range(odds.shape[1]):
-            mass += odds[i, a]
-        scale = np.float32(1.0) / mass
-        for a in range(odds.shape[1]):
-            share = odds[i, a] * scale
-            share = SMALLEST_PRIOR if share < SMALLEST_PRIOR else share
-            odds[i, a] = share if legal[i, a] else np.float32(0.0)
-
-
-def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """float32 [n, A]: softmax of the logits over the legal moves, at least SMALLEST_PRIOR there
-    and 0 elsewhere. NaN where a row's logits are not finite."""
-    odds = np.empty(legal.shape, np.float32)
-    _shift(np.ascontiguousarray(logits, np.float32), legal, odds)
-    np.exp(odds, out=odds)  # numpy's is vectorised
-    _normalise(odds, legal)
-    return odds
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _best_unvisited(tree, b, node):
-    """The unvisited move of the highest prior, at the root of the highest score; -1 if none."""
     best = -1
     if node == 0:
         for a in range(tree.prior.shape[2]):
@@ -225,61 +42,319 @@ def _best_unvisited(tree, b, node):
             ):
                 best = a
     else:
-        top = np.float32(0.0)
+        top, last = np.int64(0), np.int64(tree.prior.shape[2] - 1)
         for a in range(tree.prior.shape[2]):
-            if tree.prior[b, node, a] > top:
-                best, top = a, tree.prior[b, node, a]
+            top = max(top, (np.int64(bits[b, node, a]) << 32) | (last - a))
+        if top > FIRST:
+            best = last - (top & 0xFFFFFFFF)
     return best
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _birth(tree, b, node, parent, action):
-    """Tie a new node to its parent."""
-    tree.parent[b, node] = parent
-    tree.action[b, node] = action
-    tree.degree[b, node] = 0
-    tree.visits[b, node] = 0
-    tree.total[b, node] = 0.0
-    if parent >= 0:
+def _roomy(tree, b, node):
+    """The place of a new edge of ``node``, its block moved to one of twice the size if full."""
+    degree = tree.degree[b, node]
+    if degree == 0:
+        tree.first[b, node] = tree.used[b]
+        tree.used[b] += 2
+    elif degree > 1 and degree & (degree - 1) == 0:
+        old, new = tree.first[b, node], tree.used[b]
+        for k in range(degree):
+            tree.child[b, new + k] = tree.child[b, old + k]
+            tree.move[b, new + k] = tree.move[b, old + k]
+            tree.n[b, new + k] = tree.n[b, old + k]
+            tree.q[b, new + k] = tree.q[b, old + k]
+            tree.weight[b, new + k] = tree.weight[b, old + k]
+            tree.edge[b, tree.child[b, old + k]] = new + k
+        tree.first[b, node] = new
+        tree.used[b] += 2 * degree
+    tree.degree[b, node] = degree + 1
+    return tree.first[b, node] + degree
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _birth(tree, b, parent, action, bits):
+    """A new node, pending, tied to its parent (-1: a root); returns it."""
+    node = np.int64(0)
+    if parent < 0:
+        tree.used[b] = 0
+        tree.edge[b, 0] = -1
+    else:
+        node = np.int64(tree.size[b])
         share = tree.prior[b, parent, action]
-        tree.share[b, node] = share
         tree.rest[b, parent] -= share
         tree.prior[b, parent, action] = -share
-        tree.children[b, parent, tree.degree[b, parent]] = node
-        tree.degree[b, parent] += 1
+        weight = tree.root_score[b, action] if parent == 0 else np.float64(share)
+        tree.mass[b, parent] += weight
+        e = _roomy(tree, b, parent)
+        tree.child[b, e], tree.move[b, e], tree.n[b, e] = node, action, 1
+        tree.q[b, e], tree.weight[b, e] = tree.mean[b, parent], weight
+        tree.edge[b, node] = e
         if action == tree.favourite[b, parent]:
-            tree.favourite[b, parent] = _best_unvisited(tree, b, parent)
+            tree.favourite[b, parent] = _best_unvisited(tree, b, parent, bits)
+    tree.size[b] = node + 1
+    tree.parent[b, node], tree.action[b, node] = parent, action
+    tree.degree[b, node], tree.visits[b, node] = 0, 0
+    tree.total[b, node], tree.mass[b, node] = 0.0, 0.0
+    tree.terminal[b, node], tree.pending[b, node] = False, True
+    return node
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _top(tree, b, node, keys):
+    """(place among the edges, move) of the highest score, of equals the lowest move; -1, -1 where
+    there are no edges.
+
+    keys: int64 [A], the scores (no NaN, no -0) as they lie in memory. Of integers a processor
+    takes the maximum of eight at a time, and of negative floats the order is the other way round.
+    """
+    first, degree, top = tree.first[b, node], tree.degree[b, node], -FAR
+    for k in range(degree):
+        top = max(top, keys[k] ^ ((keys[k] >> 63) & SIGN))
+    top ^= (top >> 63) & SIGN
+    found = FAR
+    for k in range(degree):
+        key = (np.int64(tree.move[b, np.uint64(first + k)]) << 32) | k
+        found = min(found, key if keys[k] == top else FAR)
+    if found == FAR:
+        return np.int64(-1), np.int64(-1)
+    return found & 0xFFFFFFFF, found >> 32
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _puct(tree, b, node, sign, c_puct, reduction, score, keys):
+    """argmax of Q + c_puct * P * sqrt(N(s)) / (1 + N(s, a)) as (edge or -1, move).
+
+    An unvisited move counts as Q(s) - reduction * sqrt(prior mass of the visited moves).
+    The lowest move among equals.
+    """
+    explore = c_puct * math.sqrt(tree.visits[b, node])
+    first = tree.first[b, node]
+    for k in range(tree.degree[b, node]):
+        e = np.uint64(first + k)
+        score[k] = sign * tree.q[b, e] + explore * tree.weight[b, e] / np.float64(
+            np.int32(1) + tree.n[b, e]) + 0.0
+    best, action = _top(tree, b, node, keys)
+    edge = first + best if best >= 0 else np.int64(-1)
+    move = tree.favourite[b, node]
+    if move >= 0:
+        prior = tree.root_score[b, move] if node == 0 else np.float64(tree.prior[b, node, move])
+        unvisited = (sign * tree.mean[b, node] - reduction * math.sqrt(tree.mass[b, node])
+                     + explore * prior)
+        if edge < 0 or unvisited > score[best] or (unvisited == score[best] and move < action):
+            edge, action = np.int64(-1), np.int64(move)
+    return edge, action
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _draw(rng, b, n):
+    """A number below n from row b's splitmix64 stream."""
+    rng[b] += np.uint64(0x9E3779B97F4A7C15)
+    z = rng[b]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+    return np.int64((z * np.uint64(n)) >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _random_unvisited(tree, b, node):
+    """A random unvisited move, of which there is at least one."""
+    unvisited = 0
+    for a in range(tree.prior.shape[2]):
+        unvisited += tree.prior[b, node, a] > 0
+    skip, found = _draw(tree.rng, b, unvisited), -1
+    for a in range(tree.prior.shape[2]):
+        if tree.prior[b, node, a] > 0:
+            if skip == 0:
+                found = a
+                break
+            skip -= 1
+    return found
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _uct(tree, b, node, sign, c, score):
+    """argmax of Q + c * sqrt(ln N(s) / N(s, a)), as (edge or -1, move).
+
+    Unvisited moves come first, in random order; among equals the first born.
+    """
+    if tree.favourite[b, node] >= 0:
+        return np.int64(-1), np.int64(_random_unvisited(tree, b, node))
+    log_n, first = math.log(tree.visits[b, node]), tree.first[b, node]
+    best, top = np.int64(-1), -np.inf
+    for k in range(tree.degree[b, node]):
+        e = np.uint64(first + k)
+        score[k] = sign * tree.q[b, e] + c * math.sqrt(log_n / tree.n[b, e])
+    for k in range(tree.degree[b, node]):
+        if score[k] > top:
+            best, top = first + k, score[k]
+    return best, np.int64(tree.move[b, best])
 
 
 @njit(cache=True, nogil=True)
-def grow(tree, rows, walk, to_play, slot, outcome, prior, favourite, values):
-    """Add the leaves of ``walk`` to the trees and back them up.
+def mixed_value(q, visits, share, raw, count):
+    """v_mix, the value of an unvisited move (the paper's appendix D, equation 33).
 
-    rows: int64 [n]. Of the leaf states: to_play int8 [n]; outcome float32 [n] for player 0, which
-    counts where slot int64 [n] is -1: a terminal leaf. Elsewhere slot is the leaf's index in
-    prior float32 [m, A] (see ``priors``), its argmax favourite int64 [m], and values float32 [m]
-    for the side to move. A terminal leaf that is in the tree already is backed up again.
+    q, share: float [>= count], mean values and priors of the ``count`` visited moves; visits:
+    int of the same; raw: the node's own evaluation. In and out for the side to move.
     """
+    total, mass, weighted = 0, 0.0, 0.0
+    for k in range(count):
+        total += visits[k]
+        mass += share[k]
+        weighted += share[k] * q[k]
+    if total == 0:
+        return raw
+    return (raw + total * weighted / mass) / (1 + total)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _sigmas(tree, b, node, c_visit, c_scale, sigmas, visits, share):
+    """sigma(completed Q) at a node: sigmas[k] of its k-th child; that of unvisited moves returned.
+
+    Also fills the children's visits and share. Room for A entries in each.
+    """
+    sign = 1.0 - 2.0 * tree.to_play[b, node]
+    first, degree, most = tree.first[b, node], tree.degree[b, node], 0
+    for k in range(degree):
+        e = np.uint64(first + k)
+        visits[k] = tree.n[b, e]
+        share[k] = tree.weight[b, e] if node > 0 else -tree.prior[b, 0, tree.move[b, e]]
+        sigmas[k] = sign * tree.q[b, e]
+        most = max(most, visits[k])
+    value = mixed_value(sigmas, visits, share, sign * tree.raw[b, node], degree)
+    scale = (c_visit + most) * c_scale
+    for k in range(degree):
+        sigmas[k] = scale * (sigmas[k] + 1.0) / 2.0
+    return scale * (value + 1.0) / 2.0
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _improve(sigmas, share, degree, unvisited, rest):
+    """Turn sigmas[k] into pi'[k] of pi' = softmax(logits + sigma(completed Q)), in place.
+
+    Returned is the factor that makes pi' of an unvisited move from its prior: these all share
+    one sigma. rest: their prior mass.
+    """
+    top = unvisited
+    for k in range(degree):
+        top = max(top, sigmas[k])
+    factor = math.exp(unvisited - top)
+    mass = factor * max(rest, 0.0)
+    for k in range(degree):
+        sigmas[k] = share[k] * math.exp(sigmas[k] - top)
+        mass += sigmas[k]
+    for k in range(degree):
+        sigmas[k] /= mass
+    return factor / mass
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _gumbel_root(tree, b, wanted, sigmas, visits):
+    """The best by draw + logit + sigma among the moves with ``wanted`` visits, as (edge, move)."""
+    edge, action, top = np.int64(-1), np.int64(-1), -np.inf
+    if wanted == 0:
+        action = np.int64(tree.favourite[b, 0])
+    else:
+        first = tree.first[b, 0]
+        for k in range(tree.degree[b, 0]):
+            if visits[k] == wanted:
+                move = tree.move[b, first + k]
+                score = tree.weight[b, first + k] + sigmas[k]
+                if edge < 0 or score > top or (score == top and move < action):
+                    edge, action, top = first + k, np.int64(move), score
+    return edge, action
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _gumbel_inner(tree, b, node, policy, visits, factor):
+    """argmax of pi'(a) - N(a) / (1 + sum of N), as (edge or -1, move): visits come to lie as pi'.
+
+    The lowest move among equals.
+    """
+    edge, action, top = np.int64(-1), np.int64(-1), -np.inf
+    first = tree.first[b, node]
+    for k in range(tree.degree[b, node]):
+        move = tree.move[b, first + k]
+        score = policy[k] - visits[k] / tree.visits[b, node]
+        if edge < 0 or score > top or (score == top and move < action):
+            edge, action, top = first + k, np.int64(move), score
+    move = tree.favourite[b, node]
+    if move >= 0:
+        score = factor * tree.prior[b, node, move]
+        if edge < 0 or score > top or (score == top and move < action):
+            edge, action = np.int64(-1), np.int64(move)
+    return edge, action
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _take_back(tree, b, node):
+    """Undo the visits of a walk that ended at ``node`` without visiting it."""
+    while tree.edge[b, node] >= 0:
+        tree.n[b, tree.edge[b, node]] -= 1
+        node = tree.parent[b, node]
+        tree.visits[b, node] -= 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, visits):
+    """Walks from the roots of ``rows`` int64 [n] to leaves; fills ``walk``, returns how many.
+
+    limits: int32 [n], walks of each tree at most; one where the root itself is still to be
+    evaluated. A walk ends where a move has no node yet, which it gets, or at a terminal node.
+    rule, parameters: PUCT, (c_puct, reduction, root_reduction), the reductions of the value of
+    unvisited moves in [0, 2]; UCT, (c, -, -); GUMBEL, (c_visit, c_scale, -).
+    schedule: int32 [B, S], for GUMBEL ``gumbel.considered_visits`` of each row's present search,
+    whose tree began empty (the t-th simulation finds 1 + t visits at the root). The walks of a
+    call stay within one round of it: what the next is about has to be known first.
+    """
+    keys, bits = score.view(np.int64), tree.prior.view(np.int32)
+    count = 0
     for i in range(rows.shape[0]):
-        b, node, m = rows[i], walk.leaf[i], slot[i]
-        value = values[m] * (1 - 2 * to_play[i]) if m >= 0 else outcome[i]
-        if node < 0:
-            node = tree.size[b]
-            tree.size[b] = node + 1
-            _birth(tree, b, node, walk.parent[i], walk.action[i])
-            tree.raw[b, node] = value
-            tree.to_play[b, node] = to_play[i]
-            tree.terminal[b, node] = m < 0
-            if m >= 0:
-                for a in range(prior.shape[1]):
-                    tree.prior[b, node, a] = prior[m, a]
-                tree.favourite[b, node] = favourite[m]
-                tree.rest[b, node] = 1.0
-        while node >= 0:
+        b = rows[i]
+        new = tree.size[b] == 0
+        if new:
+            _birth(tree, b, -1, -1, bits)
+        start, limit = tree.visits[b, 0] - 1, 1 if new else limits[i]
+        for _ in range(limit):
+            if rule == GUMBEL and not new and (
+                schedule[b, tree.visits[b, 0] - 1] != schedule[b, start]
+            ):
+                break
+            node, depth, edge = np.int64(0), 0, np.int64(0)
+            while edge >= 0 and not tree.terminal[b, node] and not tree.pending[b, node]:
+                sign = 1.0 - 2.0 * tree.to_play[b, node]
+                if rule == PUCT:
+                    edge, action = _puct(tree, b, node, sign, parameters[0],
+                                         parameters[1] if node > 0 else parameters[2], score, keys)
+                elif rule == UCT:
+                    edge, action = _uct(tree, b, node, sign, parameters[0], score)
+                else:
+                    unvisited = _sigmas(tree, b, node, parameters[0], parameters[1], score,
+                                        visits, share)
+                    if node == 0:
+                        wanted = schedule[b, tree.visits[b, 0] - 1]
+                        edge, action = _gumbel_root(tree, b, wanted, score, visits)
+                    else:
+                        factor = _improve(score, share, tree.degree[b, node], unvisited,
+                                          tree.rest[b, node])
+                        edge, action = _gumbel_inner(tree, b, node, score, visits, factor)
+                tree.visits[b, node] += 1
+                walk.path[count, depth] = action
+                depth += 1
+                if edge < 0:
+                    node = _birth(tree, b, node, action, bits)
+                else:
+                    tree.n[b, edge] += 1
+                    node = np.int64(tree.child[b, edge])
+            if edge >= 0 and tree.pending[b, node] and not new:
+                _take_back(tree, b, node)
+                break
             tree.visits[b, node] += 1
-            tree.total[b, node] += value
-            tree.mean[b, node] = tree.total[b, node] / tree.visits[b, node]
-            node = tree.parent[b, node]
+            walk.depth[count], walk.row[count], walk.leaf[count] = depth, b, node
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)
@@ -289,81 +364,35 @@ def set_root(tree, rows, score):
         b = rows[i]
         for a in range(score.shape[1]):
             tree.root_score[b, a] = score[i, a]
-        tree.favourite[b, 0] = _best_unvisited(tree, b, 0)
+        tree.favourite[b, 0] = _best_unvisited(tree, b, 0, tree.prior.view(np.int32))
+        mass = 0.0
+        for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
+            tree.weight[b, e] = score[i, tree.move[b, e]]
+            mass += tree.weight[b, e]
+        tree.mass[b, 0] = mass
 
 
 @njit(cache=True, nogil=True)
-def root_moves(tree, rows, visits, q):
-    """Fill visits int32 [n, A] and q float64 [n, A], the mean value of each visited move of the
-    roots for their side to move; 0 elsewhere."""
-    visits[:] = 0
-    q[:] = 0.0
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        sign = 1.0 - 2.0 * tree.to_play[b, 0]
-        for k in range(tree.degree[b, 0]):
-            child = tree.children[b, 0, k]
-            a = tree.action[b, child]
-            visits[i, a] = tree.visits[b, child]
-            q[i, a] = sign * tree.mean[b, child]
+def conclude(tree, rows, c_visit, c_scale, policy, winners):
+    """What a search by GUMBEL found at each root.
 
-
-@njit(cache=True, nogil=True, inline="always")
-def _move(tree, b, old, new, number):
-    """Copy node ``old`` to place ``new`` <= old; ``number`` int32 [N] maps old places to new."""
-    tree.degree[b, new] = tree.degree[b, old]
-    for k in range(tree.degree[b, old]):
-        tree.children[b, new, k] = number[tree.children[b, old, k]]
-    for a in range(tree.prior.shape[2]):
-        tree.prior[b, new, a] = tree.prior[b, old, a]
-    tree.favourite[b, new] = tree.favourite[b, old]
-    tree.rest[b, new] = tree.rest[b, old]
-    tree.parent[b, new] = number[tree.parent[b, old]]
-    tree.action[b, new] = tree.action[b, old]
-    tree.share[b, new] = tree.share[b, old]
-    tree.visits[b, new] = tree.visits[b, old]
-    tree.total[b, new] = tree.total[b, old]
-    tree.mean[b, new] = tree.mean[b, old]
-    tree.raw[b, new] = tree.raw[b, old]
-    tree.to_play[b, new] = tree.to_play[b, old]
-    tree.terminal[b, new] = tree.terminal[b, old]
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _child(tree, b, action):
-    """The root's child under ``action``, or -1."""
-    found = -1
-    for k in range(tree.degree[b, 0]):
-        if tree.action[b, tree.children[b, 0, k]] == action:
-            found = tree.children[b, 0, k]
-    return found
-
-
-@njit(cache=True, nogil=True)
-def reroot(tree, rows, actions):
-    """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
-
-    Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
-    The new root's ``favourite`` is by its prior; ``set_root`` comes next.
+    Fills policy float32 [n, A], the improved policy softmax(logits + sigma(completed Q)) without
+    the draws, and winners int64 [n]: the best by draw + logit + sigma among the moves with the
+    most visits.
     """
-    number = np.empty(tree.parent.shape[1], np.int32)
+    actions = policy.shape[1]
+    sigmas, share = np.empty(actions), np.empty(actions)
+    visits = np.empty(actions, np.int32)
     for i in range(rows.shape[0]):
         b = rows[i]
-        if actions[i] < 0 or tree.size[b] == 0:
-            continue
-        root = _child(tree, b, actions[i])
-        if root < 0 or tree.terminal[b, root]:
-            tree.size[b] = 0
-            continue
-        number[: tree.size[b]] = -1
-        number[root] = 0
-        count = 1
-        for node in range(root + 1, tree.size[b]):
-            if number[tree.parent[b, node]] >= 0:
-                number[node] = count
-                count += 1
-        for node in range(root, tree.size[b]):
-            if number[node] >= 0:
-                _move(tree, b, node, number[node], number)
-        tree.parent[b, 0] = -1
-        tree.size[b] = count
+        first, degree = tree.first[b, 0], tree.degree[b, 0]
+        unvisited = _sigmas(tree, b, 0, c_visit, c_scale, sigmas, visits, share)
+        most = 0
+        for k in range(degree):
+            most = max(most, visits[k])
+        winners[i] = _gumbel_root(tree, b, most, sigmas, visits)[1]
+        factor = _improve(sigmas, share, degree, unvisited, tree.rest[b, 0])
+        for a in range(actions):
+            policy[i, a] = max(tree.prior[b, 0, a], 0.0) * factor
+        for k in range(degree):
+            policy[i, tree.move[b, first + k]] = sigmas[k]

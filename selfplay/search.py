@@ -1,8 +1,8 @@
 """Tree search over many games at once: where games, trees and the net meet, once a wave.
 
-A wave puts the root states into a scratch batch, lets a rule (``mcts``, ``gumbel``, ``uct``) walk
-down every tree, replays the walks there, asks for the results and legal moves of the leaves,
-evaluates all that are not terminal in one call, and grows the trees.
+A wave walks down every tree by a rule of ``mcts``, lets the game put the leaves' states into a
+scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
+and grows the trees.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfplay import gumbel, mcts, rng, uct
+from selfplay import gumbel, mcts, rng, tree
 from selfplay.errors import UserError
-from selfplay.games.base import Game, put, side, take
+from selfplay.games.base import Game, put, side
 
 #: (states, legal bool [n, A]) -> (logits float32 [n, A], value float32 [n] for the side to move)
 Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -45,6 +45,7 @@ class SearchConfig:
     c_scale: float = 1.0
     uct_c: float = 0.7
     reuse: bool = False  #: ``Search.advance`` keeps the subtree of the move made
+    leaves: int = 1  #: walks of one tree in one wave, at most; more make few games faster
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -52,6 +53,8 @@ class SearchConfig:
         if self.rule == "gumbel" and self.reuse:
             raise UserError("search: sequential halving needs a fresh tree; set reuse=False or "
                             "take rule puct")
+        if self.leaves < 1:
+            raise UserError(f"search: leaves={self.leaves}; at least 1 is needed")
 
 
 class SearchResult(NamedTuple):
@@ -87,10 +90,14 @@ class Search:
         self.game, self.config, self.max_sims = game, config, max_sims
         self.capacity = max_sims + 1 + (max_sims if config.reuse else 0)
         streams = rng.streams(seed, np.arange(batch))
-        self.tree = mcts.new_tree(batch, self.capacity, game.num_actions, streams)
-        self._walk = mcts.new_walk(batch, min(self.capacity, game.max_moves))
+        self.tree = tree.new_tree(batch, self.capacity, game.num_actions, streams)
+        room = batch * config.leaves
+        self._walk = tree.new_walk(room, min(self.capacity, game.max_moves))
         self._schedule = np.zeros((batch, max_sims if config.rule == "gumbel" else 0), np.int32)
-        self._roots, self._scratch = game.new(batch), game.new(batch)
+        self._roots, self._scratch = game.new(batch), game.new(room)
+        self._rule = _rule(config)
+        self._scores = (np.empty(game.num_actions), np.empty(game.num_actions),
+                        np.empty(game.num_actions, np.int32))
         self._left = np.zeros(batch, np.int32)  # simulations to do; a row is active while > 0
         self._sims = np.zeros(batch, np.int32)
         self._noise = np.zeros(batch, np.bool_)
@@ -136,7 +143,7 @@ class Search:
         rows, moves = np.asarray(rows, np.int64), np.asarray(actions, np.int64)
         self._left[rows] = 0
         if self.config.reuse:
-            mcts.reroot(self.tree, rows, moves)
+            tree.reroot(self.tree, rows, moves)
         else:
             self.tree.size[rows[moves >= 0]] = 0
 
@@ -147,27 +154,35 @@ class Search:
         self.tree.size[rows] = 0
 
     def wave(self, evaluate: Evaluate) -> NDArray[np.int64]:
-        """One simulation, or the evaluation of a new root, in every active row.
+        """One simulation, or up to ``leaves``, or the evaluation of a new root, in each active row.
 
         At most one call of ``evaluate``, none where all leaves are terminal. Returns the rows
         int64 [k] whose budget is now spent; they rest until the next ``begin``.
-        Raises FloatingPointError if values or logits are not finite.
+        Raises FloatingPointError if values or logits are not finite. After any exception the
+        searches under way begin again.
         """
         rows = np.flatnonzero(self._left)
         if not len(rows):
             return rows
-        self._select(rows)
-        leaves = self._leaves(rows)
-        done, outcome = self.game.result(leaves)
-        to_play = leaves.to_play.copy()
-        slot, live = _close_ranks(leaves, done)
-        prior, values = self._evaluate(live, evaluate)
-        mcts.grow(self.tree, rows, self._walk, to_play, slot, outcome, prior, prior.argmax(1),
-                  values)
-        simulated = self._walk.parent[: len(rows)] >= 0
-        self._left[rows] -= simulated
-        if not simulated.all():
-            self._prepare(rows[~simulated])
+        try:
+            new = self.tree.size[rows] == 0
+            count = self._select(rows)
+            walk = self._walk
+            slot, outcome, to_play, live, legal = self._leaves(count)
+            prior, values = self._evaluate(live, legal, evaluate)
+            tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play, slot, outcome, prior,
+                      values)
+        except BaseException:  # Ctrl-C included: walks are out that will not come home
+            self.tree.size[rows] = 0
+            self._left[rows] = self._sims[rows]
+            raise
+        if self.config.leaves == 1:
+            self._left[rows] -= ~new
+        else:
+            self._left -= np.bincount(walk.row[:count], minlength=len(self._left))
+            self._left[rows[new]] += 1
+        if new.any():
+            self._prepare(rows[new])
         return rows[self._left[rows] == 0]
 
     def run(
@@ -182,58 +197,54 @@ class Search:
 
     def result(self, rows: ArrayLike) -> SearchResult:
         """What the trees of ``rows`` int [n] hold now; raises ValueError where one is empty."""
-        rows, tree = np.asarray(rows, np.int64), self.tree
-        if (tree.size[rows] == 0).any():
-            raise ValueError(f"search: nothing is known of rows {rows[tree.size[rows] == 0]}")
+        rows, trees = np.asarray(rows, np.int64), self.tree
+        if (trees.size[rows] == 0).any():
+            raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
         visits = np.empty((len(rows), self.game.num_actions), np.int32)
         q = np.empty(visits.shape)
-        mcts.root_moves(tree, rows, visits, q)
-        sign = 1.0 - 2.0 * tree.to_play[rows, 0]
-        value = (sign * tree.total[rows, 0] / tree.visits[rows, 0]).astype(np.float32)
-        prior = np.abs(tree.prior[rows, 0])
+        tree.root_moves(trees, rows, visits, q)
+        sign = 1.0 - 2.0 * trees.to_play[rows, 0]
+        value = (sign * trees.total[rows, 0] / trees.visits[rows, 0]).astype(np.float32)
+        prior = np.abs(trees.prior[rows, 0])
         if self.config.rule == "gumbel":
             policy, action = np.empty_like(prior), np.empty(len(rows), np.int64)
-            gumbel.conclude(tree, rows, self.config.c_visit, self.config.c_scale, policy, action)
+            mcts.conclude(trees, rows, self.config.c_visit, self.config.c_scale, policy, action)
         else:
             policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
             most = (visits == visits.max(1, keepdims=True)) & (prior > 0)
             action = np.where(most, q, -np.inf).argmax(1)
         return SearchResult(visits, policy, value, action, prior)
 
-    def _select(self, rows: NDArray[np.int64]) -> None:
-        """A walk in each tree by the rule."""
-        config, tree, walk = self.config, self.tree, self._walk
-        if config.rule == "puct":
-            mcts.select_puct(tree, rows, config.c_puct, config.fpu_reduction,
-                             config.root_fpu_reduction, walk)
-        elif config.rule == "uct":
-            uct.select_uct(tree, rows, config.uct_c, walk)
-        else:
-            gumbel.select_gumbel(tree, rows, config.c_visit, config.c_scale, self._schedule, walk)
+    def _select(self, rows: NDArray[np.int64]) -> int:
+        """Walks in each tree by the rule; how many."""
+        rule, parameters = self._rule
+        limits = np.minimum(self._left[rows], self.config.leaves)
+        return mcts.select(self.tree, rows, limits, rule, parameters, self._schedule, self._walk,
+                           *self._scores)
 
-    def _leaves(self, rows: NDArray[np.int64]) -> Any:
-        """The states at the ends of the walks, in the scratch batch."""
-        count = len(rows)
-        leaves = type(self._scratch)(*(field[:count] for field in self._scratch))
-        for leaf, root in zip(leaves, self._roots, strict=True):
-            if count == len(root):
-                leaf[...] = root
-            else:
-                np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer
-        deepest = mcts.pad(self._walk, count)
-        if deepest:
-            self.game.replay(leaves, np.ascontiguousarray(self._walk.path[:count, :deepest]))
-        return leaves
+    def _leaves(self, count: int) -> tuple[NDArray[Any], ...]:
+        """Of the states at the ends of the walks: (slot int64 [n] as ``tree.grow`` takes it,
+        outcome float32 [n], to_play int8 [n], the m live states, their legal moves [m, A])."""
+        walk = self._walk
+        deepest = tree.pad(walk, count)
+        leaves = _head(self._scratch, count)
+        place, legal = self.game.branch(
+            self._roots, walk.row[:count], walk.path[:count, :deepest], leaves)
+        outcome, slot, live = np.zeros(count, np.float32), place, len(legal)
+        if live < count:
+            over = np.flatnonzero(place >= live)
+            outcome[over] = self.game.result(_head(leaves, count, live))[1][place[over] - live]
+            slot = np.where(place < live, place, -1)
+        return slot, outcome, leaves.to_play[place], _head(leaves, live), legal
 
     def _evaluate(
-        self, leaves: Any, evaluate: Evaluate
+        self, leaves: Any, legal: NDArray[np.bool_], evaluate: Evaluate
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(priors [m, A], values [m]) of m leaves, none of them terminal."""
-        legal = self.game.legal(leaves)
         if not len(legal):
             return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
         logits, values = evaluate(leaves, legal)
-        prior = mcts.priors(logits, legal)
+        prior = tree.priors(logits, legal)
         if not (np.isfinite(values).all() and np.isfinite(prior[:, 0]).all()):
             raise FloatingPointError("search: the net's values or logits are not finite; it has "
                                      "diverged, take an earlier checkpoint")
@@ -241,40 +252,38 @@ class Search:
 
     def _prepare(self, rows: NDArray[np.int64]) -> None:
         """Make evaluated roots ready for their first simulation of this search."""
-        config, tree = self.config, self.tree
+        config, trees = self.config, self.tree
         if config.rule == "uct":
             return
-        prior = np.abs(tree.prior[rows, 0]).astype(np.float64)
+        prior = np.abs(trees.prior[rows, 0]).astype(np.float64)
         noisy = np.flatnonzero(self._noise[rows])
         legal = prior[noisy] > 0
         if config.rule == "gumbel":
             with np.errstate(divide="ignore"):
                 score = np.log(prior)
-            score[noisy] += rng.gumbel(tree.rng, rows[noisy], legal)
-            gumbel.plan(tree, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+            score[noisy] += rng.gumbel(trees.rng, rows[noisy], legal)
+            gumbel.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
         else:
             score, weight = prior, config.dirichlet_weight
             warm = prior[noisy] ** (1.0 / config.root_temperature)
             warm /= warm.sum(1, keepdims=True)
-            draws = rng.dirichlet(tree.rng, rows[noisy], legal, config.dirichlet_total)
+            draws = rng.dirichlet(trees.rng, rows[noisy], legal, config.dirichlet_total)
             score[noisy] = (1.0 - weight) * warm + weight * draws
-        mcts.set_root(tree, rows, score)
+        mcts.set_root(trees, rows, score)
 
 
-def _close_ranks(leaves: Any, done: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Any]:
-    """Move the last leaves that are not done into the places of those that are.
+def _head(states: Any, end: int, start: int = 0) -> Any:
+    """Views of some rows."""
+    return type(states)(*(field[start:end] for field in states))
 
-    Returns (slot int64 [n], where each leaf is now, -1 if done; the leaves that are not done).
-    In place, as copying all would cost as much as a simulation.
-    """
-    slot, count = np.arange(len(done)), len(done) - int(done.sum())
-    if count < len(done):
-        holes = np.flatnonzero(done[:count])
-        movers = np.flatnonzero(~done[count:]) + count
-        put(leaves, holes, take(leaves, movers))
-        slot[movers] = holes
-        slot[done] = -1
-    return slot, type(leaves)(*(field[:count] for field in leaves))
+
+def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
+    """(rule, parameters) as ``mcts.select`` takes them."""
+    if config.rule == "puct":
+        return mcts.PUCT, (config.c_puct, config.fpu_reduction, config.root_fpu_reduction)
+    if config.rule == "uct":
+        return mcts.UCT, (config.uct_c, 0.0, 0.0)
+    return mcts.GUMBEL, (config.c_visit, config.c_scale, 0.0)
 
 
 class _Rollouts:
@@ -282,14 +291,11 @@ class _Rollouts:
 
     def __init__(self, game: Game, seed: int) -> None:
         self.game, self.seed = game, seed
-        # objects have no bytes to tell them apart by; their observations have
-        self._opaque = any(field.dtype == object for field in game.new(1))
 
     def __call__(
         self, states: Any, legal: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        known = (states.ply, self.game.observe(states)) if self._opaque else tuple(states)
-        streams = rng.fingerprint(known, self.seed)
+        streams = rng.fingerprint((self.game.keys(states),), self.seed)
         values = self.game.rollout(states, streams) * side(states)
         return np.zeros(legal.shape, np.float32), values
 

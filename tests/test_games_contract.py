@@ -373,3 +373,36 @@ def test_naming_games_is_cheap() -> None:
     code = "import sys, selfplay.games; print(*{'numba', 'pyspiel', 'torch'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+def test_branch_is_replay_result_and_legal_at_once(game: Any, play_random: Any) -> None:
+    """From positions all over the games, some of whose branches run into the end of the game."""
+    _, actions = play_random(game, batch_of(game), 7)
+    length = (actions >= 0).sum(1)
+    cut = np.maximum(0, length - 1 - np.arange(len(length)) % 9)
+    columns = np.arange(actions.shape[1])
+    roots = game.new(len(length))
+    game.replay(roots, np.where(columns < cut[:, None], actions, -1))
+    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(length)), 2))
+    moves = np.full((len(rows), 5), -1)
+    for i, row in enumerate(rows):
+        own = actions[row, cut[row] : min(length[row], cut[row] + i % 6)][:5]
+        moves[i, : len(own)] = own
+    plain, out = take(roots, rows), middle(game, play_random)
+    game.replay(plain, moves)
+    out = take(out, np.arange(len(rows)) % batch_of(game))
+    place, legal = game.branch(roots, rows, moves, out)
+    done, value = game.result(plain)
+    assert done.any() and not done.all()
+    assert sorted(place.tolist()) == list(range(len(rows)))
+    assert ((place >= len(legal)) == done).all()
+    assert (legal[place[~done]] == game.legal(plain)[~done]).all()
+    found = take(out, place)
+    assert (game.result(found)[0] == done).all() and (game.result(found)[1] == value).all()
+    assert (game.observe(found) == game.observe(plain)).all()
+    assert found.ply.tolist() == plain.ply.tolist()
+    assert found.to_play.tolist() == plain.to_play.tolist()
+    if game.name.startswith("go"):  # superko looks further back than the board
+        assert (game.legal(found) == game.legal(plain)).all()
+        assert [found.history[i, : n + 1].tolist() for i, n in enumerate(found.ply)] == [
+            plain.history[i, : n + 1].tolist() for i, n in enumerate(plain.ply)]

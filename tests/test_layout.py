@@ -16,12 +16,12 @@ CORE = ROOT / "selfplay"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
      "compiling", "timing"),
-    ("files", "config", "cache", "openvino", "mcts", "uct", "losses", "elo", "verdict"),
+    ("files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
     ("inference", "search", "gradient", "engines"),
     ("arithmetic",),
     ("players", "sgf", "train"),
-    ("play",),
+    ("play", "bench_search"),
     ("arena", "expert", "actor"),
     ("report", "runs", "ladder"),
     ("sft", "crew", "compare"),
@@ -71,7 +71,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
 
 @pytest.mark.parametrize(("package", "allowed"), [
     ("click", {"cli", "players"}),
-    ("pyspiel", {"openspiel", "engines", "bench", "__init__"}),
+    ("pyspiel", {"openspiel", "engines", "bench_search", "__init__"}),
     ("matplotlib", {"chart"}),
     ("rich", {"console", "compiling"}),
     ("openvino", {"openvino"}),

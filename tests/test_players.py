@@ -14,7 +14,15 @@ from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game
 from selfplay.play import deal, play_games
-from selfplay.players import FORMS, PLAYERS, RESIGN, RawPlayer, parse_player, pyspiel_name
+from selfplay.players import (
+    FORMS,
+    PLAYERS,
+    RESIGN,
+    RawPlayer,
+    net_parts,
+    parse_player,
+    pyspiel_name,
+)
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 GO = make("go5x5")
@@ -45,6 +53,8 @@ def played(game: Game, one: Any, two: Any, games: int, slots: int, seed: int = 0
     ("mcts", ["number of simulations", "mcts:1000"]),
     ("mcts:0", ["number of simulations"]),
     ("openspiel-mcts:x", ["openspiel-mcts:1000"]),
+    ("mcts:100x0", ["number of simulations"]),
+    ("openspiel-mcts:10x2", ["one leaf at a time", "openspiel-mcts:10"]),
     ("random:3", ["nothing goes after the colon"]),
     ("net:/nowhere/at/all", ["/nowhere/at/all", "no folder"]),
     ("gtp:nosuchengine --level 1", ["nosuchengine not found"]),
@@ -55,6 +65,17 @@ def test_bad_specs_are_explained(spec: str, words: list[str]) -> None:
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_spec_says_how_many_leaves_are_under_way() -> None:
+    game = make("connect4")
+    player = parse_player("mcts:40x8", game, slots=3)
+    assert (player.sims, player._search.config.leaves) == (40, 8)
+    assert parse_player("mcts:40", game)._search.config.leaves == 1
+    path, thought = net_parts("runs/a@b@64x8")
+    assert (str(path), *thought, str(thought)) == ("runs/a@b", 64, 8, "64x8")
+    assert net_parts("runs/a@b") == (Path("runs/a@b"), None)
+    assert net_parts("runs/a@64") == (Path("runs/a"), (64, 1))
 
 
 def test_gtp_is_for_go_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from reference_search import Reference
 from tiny_games import pile, pile_value
 
-from selfplay import gumbel, mcts, rng
+from selfplay import gumbel, mcts, rng, tree
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, put, take
@@ -166,7 +167,8 @@ def test_advance_without_reuse_forget_and_a_move_not_made() -> None:
 
 
 @pytest.mark.parametrize("config", [
-    PUCT, GUMBEL, SearchConfig(rule="uct"), SearchConfig(rule="puct", reuse=True)])
+    PUCT, GUMBEL, SearchConfig(rule="uct"), SearchConfig(rule="puct", reuse=True),
+    replace(PUCT, leaves=8), replace(GUMBEL, leaves=5), SearchConfig(rule="uct", leaves=8)])
 def test_a_row_is_the_same_alone_and_among_others(config: SearchConfig) -> None:
     """Rows start at different waves with different budgets; noise is on."""
     game = make("connect4")
@@ -242,6 +244,72 @@ def test_terminal_leaves_are_backed_up_and_never_evaluated() -> None:
     assert found.value[0] == pytest.approx((0.5 - 0.5 - (one - 1) + two) / 51)
 
 
+@pytest.mark.parametrize("name", ["connect4", "go5x5"])
+@pytest.mark.parametrize("leaves", [2, 8, 64])
+@pytest.mark.parametrize("rule", ["puct", "gumbel", "uct"])
+def test_several_leaves_a_wave_make_sound_trees(rule: Any, leaves: int, name: str) -> None:
+    game, count, sims = make(name), 12, 90
+    states, evaluate, asked = positions(game, count, 14), hashed(game), []
+
+    def counting(states: Any, legal: NDArray[np.bool_]) -> Any:
+        asked.append(len(legal))
+        return evaluate(states, legal)
+
+    search = Search(game, SearchConfig(rule=rule, leaves=leaves), count, sims, 0)
+    budgets = sims - np.arange(count) * 7
+    found = search.run(states, budgets, counting, noise=np.arange(count) % 2 == 1)
+    trees = search.tree
+    assert found.visits.sum(1).tolist() == budgets.tolist()
+    assert len(asked) < sims * 0.8, "waves of more than one leaf a tree"
+    for row in range(count):
+        nodes = np.arange(trees.size[row])
+        assert not trees.pending[row, nodes].any()
+        below, values = np.zeros(len(nodes), int), trees.raw[row, nodes].astype(float)
+        again = trees.visits[row, nodes] * trees.terminal[row, nodes]
+        values = np.where(trees.terminal[row, nodes], values * again, values)
+        for node in nodes[:0:-1]:
+            parent, edge = trees.parent[row, node], trees.edge[row, node]
+            below[parent] += trees.visits[row, node]
+            values[parent] += values[node]
+            assert trees.child[row, edge] == node
+            assert trees.move[row, edge] == trees.action[row, node]
+            assert trees.n[row, edge] == trees.visits[row, node]
+            assert trees.q[row, edge] == trees.mean[row, node]
+        inner = ~trees.terminal[row, nodes]
+        assert (trees.visits[row, nodes] == below + 1)[inner].all()
+        assert np.allclose(trees.total[row, nodes], values)
+        assert np.allclose(trees.mean[row, nodes], values / trees.visits[row, nodes])
+        ways = list(zip(trees.parent[row, nodes], trees.action[row, nodes], strict=True))
+        assert len(set(ways)) == len(ways), "no leaf has two nodes"
+
+
+def test_a_walk_to_a_leaf_that_is_waited_for_ends_the_wave() -> None:
+    """One move has all of the prior, so that every walk goes the same way."""
+    game, asked = pile(40), []
+
+    def evaluate(states: Any, legal: NDArray[np.bool_]) -> Any:
+        asked.append(len(legal))
+        return np.array([[50.0, 0.0, 0.0]] * len(legal), np.float32), np.zeros(len(legal))
+
+    search = Search(game, SearchConfig(leaves=8), 1, 20, 0)
+    assert search.run(game.new(1), 20, evaluate).visits.tolist() == [[20, 0, 0]]
+    assert asked == [1] * 21
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_gumbel_halves_as_planned_with_several_leaves(width: int) -> None:
+    """A wave ends with its round, so that the next is chosen by what this one has found."""
+    game = make("go5x5")
+    config = SearchConfig(rule="gumbel", gumbel_actions=width, leaves=16)
+    search = Search(game, config, 8, 64, 0)
+    found = search.run(positions(game, 8, 10), 64, hashed(game), noise=True)
+    plan = np.empty(64, np.int32)
+    gumbel.considered_visits(width, plan)
+    for row in found.visits:
+        visits = np.sort(row[row > 0])
+        assert np.bincount(plan).tolist() == [(visits > level).sum() for level in range(max(row))]
+
+
 @pytest.mark.parametrize("config", [PUCT, GUMBEL, SearchConfig(rule="uct", uct_c=1.0)])
 @pytest.mark.parametrize("stones", range(1, 13))
 def test_values_have_the_right_sign_where_turns_do_not_alternate(
@@ -276,7 +344,7 @@ def test_uct_tries_every_move_in_random_order_and_then_follows_ucb1() -> None:
     # pulled level, each now lies within one visit of the others
     visits = search.result(rows).visits
     q = np.empty(visits.shape)
-    mcts.root_moves(search.tree, rows, visits.copy(), q)
+    tree.root_moves(search.tree, rows, visits.copy(), q)
     upper = q + config.uct_c * np.sqrt(math.log(201) / visits)
     assert (upper.max(1) - upper.min(1)).mean() < 0.25
     flatter = Search(game, SearchConfig(rule="uct", uct_c=50.0), 1, 210, 3)
@@ -302,8 +370,8 @@ def test_considered_visits(m: int, n: int, wanted: str) -> None:
 def test_mixed_value_by_hand() -> None:
     q, visits, share = np.array([0.5, -0.25]), np.array([3, 1]), np.array([0.2, 0.6])
     # mean by prior: (0.2 * 0.5 - 0.6 * 0.25) / 0.8 = -0.0625; v_mix = (0.1 - 4 * 0.0625) / 5
-    assert gumbel.mixed_value(q, visits, share, 0.1, 2) == pytest.approx(-0.03)
-    assert gumbel.mixed_value(q, visits, share, 0.1, 0) == 0.1
+    assert mcts.mixed_value(q, visits, share, 0.1, 2) == pytest.approx(-0.03)
+    assert mcts.mixed_value(q, visits, share, 0.1, 0) == 0.1
 
 
 def test_improved_policy_by_hand() -> None:
@@ -365,6 +433,19 @@ def test_dirichlet_and_gumbel_draws_have_the_right_moments() -> None:
     assert sample[:, legal[0]].var() == pytest.approx(math.pi**2 / 6, rel=0.06)
 
 
+def test_rollouts_of_leaves_are_those_of_the_positions() -> None:
+    """``branch`` leaves bytes of other positions behind; nothing may depend on them."""
+    game, config = make("go5x5"), SearchConfig(rule="uct")
+    states, evaluate = positions(game, 6, 14), rollout_evaluate(game, 3)
+    search = Search(game, config, 6, 60, 0)
+    first = search.run(states, 60, evaluate).visits
+    search.seed(np.arange(6), np.arange(6))
+    search.run(positions(game, 6, 20, seed=9), 60, evaluate)
+    other = Search(game, config, 6, 60, 0)
+    search.tree.rng[:] = other.tree.rng
+    assert search.run(states, 60, evaluate).visits.tolist() == first.tolist()
+
+
 @pytest.mark.parametrize("name", ["connect4", "go5x5", "openspiel:tic_tac_toe"])
 def test_rollouts_depend_on_the_position_and_the_seed_alone(name: str) -> None:
     game = make(name)
@@ -406,6 +487,8 @@ def test_mistakes_are_named() -> None:
     search = Search(game, PUCT, 2, 10, 0)
     with pytest.raises(UserError, match="puct, gumbel, uct"):
         SearchConfig(rule="ucb")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="leaves=0"):
+        SearchConfig(leaves=0)
     with pytest.raises(UserError, match="reuse=False"):
         SearchConfig(rule="gumbel", reuse=True)
     for sims in (0, 11):
@@ -465,10 +548,12 @@ SOLVERS = [
     # UCB1's own sqrt(2): the default trades certainty in the tree for depth
     (SearchConfig(rule="uct", uct_c=1.4), 1600, 400, lambda game: rollout_evaluate(game, 0)),
 ]
+SOLVERS += [(replace(config, leaves=8), *rest) for config, *rest in SOLVERS]
+NAMES = ["puct", "gumbel", "uct", "puct, 8 leaves", "gumbel, 8 leaves", "uct, 8 leaves"]
 SOLVER = ("config", "early", "late", "evaluator")
 
 
-@pytest.mark.parametrize(SOLVER, SOLVERS, ids=["puct", "gumbel", "uct"])
+@pytest.mark.parametrize(SOLVER, SOLVERS, ids=NAMES)
 def test_search_keeps_every_forced_win_of_tictactoe(
     config: SearchConfig, early: int, late: int, evaluator: Any
 ) -> None:
@@ -488,7 +573,7 @@ def test_search_keeps_every_forced_win_of_tictactoe(
 
 
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize(SOLVER, SOLVERS, ids=["puct", "gumbel", "uct"])
+@pytest.mark.parametrize(SOLVER, SOLVERS, ids=NAMES)
 def test_search_never_loses_tictactoe(
     config: SearchConfig, early: int, late: int, evaluator: Any, side: int
 ) -> None:

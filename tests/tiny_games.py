@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.games.base import branch
+
 
 class PileStates(NamedTuple):
     """left: int64 [B] stones; to_play: int8 [B]; ply: int32 [B]."""
@@ -41,6 +43,9 @@ class Pile:
     def replay(self, states: PileStates, actions: NDArray[np.int64]) -> None:
         for column in np.asarray(actions).T:
             self.step(states, column)
+
+    def branch(self, *arguments: Any) -> Any:
+        return branch(self, *arguments)
 
     def legal(self, states: PileStates) -> NDArray[np.bool_]:
         return states.left[:, None] >= np.arange(1, 4)

@@ -1,0 +1,336 @@
+"""The search trees as arrays, and the kernels that fill, move and read them. Knows no game, no net,
+and no rule by which to walk (``mcts`` has those).
+
+Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
+its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
+Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
+
+Speed. What is known of a node fills one cache line. What a walk asks of a node's children lies
+side by side in a block of edges, which moves to one of twice the size when it is full. Helpers
+that take a Tree are inlined and index without slicing, since a call or a slice would count
+references to its arrays.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+SMALLEST_PRIOR = np.float32(1e-30)  #: of a legal move, so that its logarithm stays finite
+EDGES = 4  #: places for edges a node: blocks of 2, 4, .. come to fewer than 4 for each edge
+
+#: what is known of a node
+NODE = np.dtype({
+    "names": ["total", "mean", "rest", "mass", "parent", "edge", "visits", "first", "degree",
+              "favourite", "action", "to_play", "terminal", "pending"],
+    "formats": [*["f8"] * 4, *["i4"] * 7, "i1", "?", "?"],
+    "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 48, 52, 56, 60, 61, 62],
+    "itemsize": 64,
+})
+
+
+class Tree(NamedTuple):
+    """B trees of at most N nodes over A actions, E = EDGES * N.
+
+    Of each node, all views of one array of NODE:
+
+    total: float64 [B, N], sum of the backed-up values, for player 0
+    mean: float64 [B, N], total / visits
+    rest: float64 [B, N], prior mass of the unvisited moves
+    mass: float64 [B, N], sum of ``weight`` over the visited moves
+    parent: int32 [B, N], -1 at the root
+    edge: int32 [B, N], the edge that leads here, -1 at the root
+    visits: int32 [B, N]; walks count as visits at once, and bring their value later
+    first: int32 [B, N], the first of the node's edges, ``degree`` of them in order of birth
+    degree: int32 [B, N]
+    favourite: int32 [B, N], the unvisited move of the highest prior (at the root: of the highest
+        ``root_score``), of equals the lowest; -1 if all are visited
+    action: int32 [B, N], the move that leads here from the parent
+    to_play: int8 [B, N]
+    terminal: bool [B, N]
+    pending: bool [B, N], a walk has made this node and its evaluation is not there yet
+
+    raw: float32 [B, N], the evaluation of the node itself, for player 0
+    prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
+        minus sign once the move has a node
+
+    Of each edge:
+
+    child: int32 [B, E], the node it leads to
+    move: int32 [B, E]
+    n: int32 [B, E], ``visits`` of the child
+    q: float64 [B, E], ``mean`` of the child; before its first value that of the parent
+    weight: float64 [B, E], the move's prior, at the root its ``root_score``
+
+    Of each tree:
+
+    size: int32 [B], nodes in use; 0 is a tree whose root is not evaluated yet
+    used: int32 [B], edges in use
+    root_score: float64 [B, A], what stands in for the prior at the root: PUCT's prior with
+        temperature and noise, Gumbel's logits plus Gumbel draws
+    rng: uint64 [B], one splitmix64 state a row
+    """
+
+    total: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    mass: NDArray[np.float64]
+    parent: NDArray[np.int32]
+    edge: NDArray[np.int32]
+    visits: NDArray[np.int32]
+    first: NDArray[np.int32]
+    degree: NDArray[np.int32]
+    favourite: NDArray[np.int32]
+    action: NDArray[np.int32]
+    to_play: NDArray[np.int8]
+    terminal: NDArray[np.bool_]
+    pending: NDArray[np.bool_]
+    raw: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    child: NDArray[np.int32]
+    move: NDArray[np.int32]
+    n: NDArray[np.int32]
+    q: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    size: NDArray[np.int32]
+    used: NDArray[np.int32]
+    root_score: NDArray[np.float64]
+    rng: NDArray[np.uint64]
+
+
+class Walk(NamedTuple):
+    """Where the walks of a wave ended; W is room for so many.
+
+    path: int64 [W, D], the moves from the root, ``depth`` of them (see ``pad``)
+    depth: int32 [W]
+    row: int64 [W], the tree
+    leaf: int32 [W], the node at the end
+    """
+
+    path: NDArray[np.int64]
+    depth: NDArray[np.int32]
+    row: NDArray[np.int64]
+    leaf: NDArray[np.int32]
+
+
+def new_walk(count: int, depth: int) -> Walk:
+    """Room for ``count`` walks of at most ``depth`` moves."""
+    return Walk(np.empty((count, depth), np.int64), np.empty(count, np.int32),
+                np.empty(count, np.int64), np.empty(count, np.int32))
+
+
+@njit(cache=True, nogil=True)
+def pad(walk, count):
+    """Fill the first ``count`` paths with -1 up to the deepest of them; returns its depth."""
+    deepest = 0
+    for i in range(count):
+        deepest = max(deepest, walk.depth[i])
+    for i in range(count):
+        for t in range(walk.depth[i], deepest):
+            walk.path[i, t] = -1
+    return deepest
+
+
+def node_bytes(actions: int) -> int:
+    """Memory that a node takes."""
+    return NODE.itemsize + 4 + 4 * actions + EDGES * 28
+
+
+def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
+    """Empty trees of ``node_bytes`` a node."""
+    line = NODE.itemsize
+    memory = np.zeros(batch * nodes * line + line, np.uint8)
+    start = -memory.ctypes.data % line
+    node = memory[start : start + batch * nodes * line].view(NODE).reshape(batch, nodes)
+
+    def each_edge(dtype: type) -> NDArray:
+        return np.zeros((batch, EDGES * nodes), dtype)
+
+    return Tree(
+        **{name: node[name] for name in NODE.names or ()},
+        raw=np.zeros((batch, nodes), np.float32),
+        prior=np.empty((batch, nodes, actions), np.float32),
+        child=each_edge(np.int32),
+        move=each_edge(np.int32),
+        n=each_edge(np.int32),
+        q=each_edge(np.float64),
+        weight=each_edge(np.float64),
+        size=np.zeros(batch, np.int32),
+        used=np.zeros(batch, np.int32),
+        root_score=np.zeros((batch, actions), np.float64),
+        rng=rng,
+    )
+
+
+@njit(cache=True, nogil=True)
+def _shift(logits, legal, out):
+    """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere."""
+    for i in range(logits.shape[0]):
+        top = np.float32(-np.inf)
+        for a in range(logits.shape[1]):
+            if legal[i, a] and logits[i, a] > top:
+                top = logits[i, a]
+        for a in range(logits.shape[1]):
+            out[i, a] = logits[i, a] - top if legal[i, a] else np.float32(-np.inf)
+
+
+@njit(cache=True, nogil=True)
+def _normalise(odds, legal):
+    masses = np.empty(8, np.float32)
+    for start in range(0, odds.shape[0], 8):
+        rows = min(8, odds.shape[0] - start)
+        masses[:] = 0.0
+        for a in range(odds.shape[1]):  # eight sums at a time, as each waits for its last addition
+            for j in range(rows):
+                masses[j] += odds[start + j, a]
+        for j in range(rows):
+            scale = np.float32(1.0) / masses[j]
+            for a in range(odds.shape[1]):
+                share = odds[start + j, a] * scale
+                share = SMALLEST_PRIOR if share < SMALLEST_PRIOR else share
+                odds[start + j, a] = share if legal[start + j, a] else np.float32(0.0)
+
+
+def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """float32 [n, A]: softmax of the logits over the legal moves, at least SMALLEST_PRIOR there
+    and 0 elsewhere. NaN where a row's logits are not finite."""
+    odds = np.empty(legal.shape, np.float32)
+    _shift(np.ascontiguousarray(logits, np.float32), legal, odds)
+    np.exp(odds, out=odds)  # numpy's is vectorised
+    _normalise(odds, legal)
+    return odds
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
+    """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
+
+    Of the leaf states: to_play int8 [n]; outcome float32 [n] for player 0, which counts where
+    slot int64 [n] is -1: a terminal leaf. Elsewhere slot is the leaf's index in prior float32
+    [m, A] (see ``priors``) and values float32 [m] for the side to move. Pending leaves are filled
+    in; a terminal one that was there already is backed up again.
+    """
+    for i in range(rows.shape[0]):
+        b, node, m = rows[i], leaves[i], slot[i]
+        value = values[m] * (1 - 2 * to_play[i]) if m >= 0 else np.float64(outcome[i])
+        if tree.pending[b, node]:
+            tree.pending[b, node] = False
+            tree.raw[b, node] = value
+            tree.to_play[b, node] = to_play[i]
+            tree.terminal[b, node] = m < 0
+            if m >= 0:
+                favourite, top = -1, np.float32(0.0)
+                for a in range(prior.shape[1]):
+                    tree.prior[b, node, a] = prior[m, a]
+                    if prior[m, a] > top:
+                        favourite, top = a, prior[m, a]
+                tree.favourite[b, node] = favourite
+                tree.rest[b, node] = 1.0
+        while True:
+            total = tree.total[b, node] + value
+            mean = total / tree.visits[b, node]
+            tree.total[b, node], tree.mean[b, node] = total, mean
+            edge = tree.edge[b, node]
+            if edge < 0:
+                break
+            tree.q[b, edge] = mean
+            node = tree.parent[b, node]
+
+
+@njit(cache=True, nogil=True)
+def root_moves(tree, rows, visits, q):
+    """Fill visits int32 [n, A] and q float64 [n, A], the mean value of each visited move of the
+    roots for their side to move; 0 elsewhere."""
+    visits[:] = 0
+    q[:] = 0.0
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        sign = 1.0 - 2.0 * tree.to_play[b, 0]
+        for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
+            visits[i, tree.move[b, e]] = tree.n[b, e]
+            q[i, tree.move[b, e]] = sign * tree.q[b, e]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _move_node(tree, b, old, new, parent):
+    """Copy node ``old`` to place ``new`` <= old, all but what its edges say."""
+    for a in range(tree.prior.shape[2]):
+        tree.prior[b, new, a] = tree.prior[b, old, a]
+    tree.total[b, new] = tree.total[b, old]
+    tree.mean[b, new] = tree.mean[b, old]
+    tree.rest[b, new] = tree.rest[b, old]
+    tree.mass[b, new] = tree.mass[b, old]
+    tree.parent[b, new] = parent
+    tree.visits[b, new] = tree.visits[b, old]
+    tree.degree[b, new] = tree.degree[b, old]
+    tree.favourite[b, new] = tree.favourite[b, old]
+    tree.action[b, new] = tree.action[b, old]
+    tree.to_play[b, new] = tree.to_play[b, old]
+    tree.terminal[b, new] = tree.terminal[b, old]
+    tree.pending[b, new] = tree.pending[b, old]
+    tree.raw[b, new] = tree.raw[b, old]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _child(tree, b, action):
+    """The root's child under ``action``, or -1."""
+    found = -1
+    for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
+        if tree.move[b, e] == action:
+            found = tree.child[b, e]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def reroot(tree, rows, actions):
+    """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
+
+    Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
+    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``mcts.set_root`` comes
+    next.
+    """
+    number = np.empty(tree.parent.shape[1], np.int32)
+    child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
+    q, weight = np.empty((2, tree.child.shape[1]))
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        if actions[i] < 0 or tree.size[b] == 0:
+            continue
+        root = _child(tree, b, actions[i])
+        if root < 0 or tree.terminal[b, root]:
+            tree.size[b] = 0
+            continue
+        number[: tree.size[b]] = -1
+        number[root] = 0
+        count = 1
+        for node in range(root + 1, tree.size[b]):
+            if number[tree.parent[b, node]] >= 0:
+                number[node] = count
+                count += 1
+        used = 0
+        for old in range(root, tree.size[b]):
+            new = number[old]
+            if new < 0:
+                continue
+            first = tree.first[b, old]
+            _move_node(tree, b, old, new, number[tree.parent[b, old]])
+            tree.first[b, new] = used
+            room = 2
+            for k in range(tree.degree[b, new]):
+                child[used + k] = number[tree.child[b, first + k]]
+                move[used + k] = tree.move[b, first + k]
+                n[used + k] = tree.n[b, first + k]
+                q[used + k] = tree.q[b, first + k]
+                weight[used + k] = tree.weight[b, first + k]
+                room = room if k < room else 2 * room
+            used += room if tree.degree[b, new] > 0 else 0
+        tree.size[b], tree.used[b] = count, used
+        tree.parent[b, 0] = tree.edge[b, 0] = -1
+        for node in range(count):
+            for e in range(tree.first[b, node], tree.first[b, node] + tree.degree[b, node]):
+                tree.child[b, e], tree.move[b, e], tree.n[b, e] = child[e], move[e], n[e]
+                tree.q[b, e], tree.weight[b, e] = q[e], weight[e]
+                tree.edge[b, child[e]] = e
