@@ -286,3 +286,19 @@ def test_self_play_learns(tmp_path: Path) -> None:
     assert after > 0.8
     losses = [row["value_loss"] for row in run.history]
     assert losses[-1] < losses[0]
+
+
+def test_threads_change_neither_games_nor_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfplay.crew.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.gradient.SHARD_ROWS", {"cpu": 5})
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        train_rl(learner(tmp_path / str(threads)))
+    one, *others = (checkpoint.load_net(tmp_path / name / "ckpt-000002")[0].state_dict()
+                    for name in "123")
+    games = [load_shard(tmp_path / name / "records" / "000002.npz").actions for name in "123"]
+    for weights, actions in zip(others, games[1:], strict=True):
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in one.items())
+        assert np.array_equal(actions, games[0])
