@@ -45,7 +45,7 @@ from typing import Any
 
 REMEDY = 'pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")
-MOST_TRIES = 4  #: times the pairs asked for, while the machine is not calm
+MOST_TRIES = 3  #: times the pairs asked for, while the machine is not calm
 
 Sample = dict[str, float]  #: evaluations and moves counted, wall and cpu seconds, others' share
 Pair = tuple[Sample, Sample]  #: ours, theirs
@@ -118,6 +118,7 @@ def take_pairs(
     while (len(taken) < MOST_TRIES * wanted
            and sum(disturbance(pair) <= calm for pair in taken) < wanted):
         taken.append((ours(), theirs()))
+        say(f"  pair {len(taken)}: other programs had {disturbance(taken[-1]):.0%} of the cores")
     return sorted(taken, key=disturbance)[:wanted]
 
 
@@ -187,7 +188,8 @@ def speed_rows(
         pairs = take_pairs(lambda do=do: ours.ask(do, seconds=options.seconds),
                            lambda do=do: theirs.ask(do, seconds=options.seconds),
                            options.pairs, options.calm)
-        say(f"{do}: other programs had at most {max(map(disturbance, pairs)):.0%} of the cores")
+        say(f"{do}: kept {len(pairs)} pairs; other programs had at most "
+            f"{max(map(disturbance, pairs)):.0%} of the cores")
         kept.append(pairs)
     say(f"while waiting ours took {ours.idle():.1%} of a core, theirs {theirs.idle():.1%}")
     selfplay, raw = kept
