@@ -131,16 +131,18 @@ def observe(s, moves, size, codes, out):
             for p in range((row + 1) * width + 1, (row + 2) * width):
                 code[cell] = 0 if stones[p] == EMPTY else heads[chain[p]]
                 cell += 1
-        for k in range(cells):
+        for k in range(cells):  # a loop for each plane: a vector loop of two arrays
             out[i, 0, k] = (code[k] > 0) & (code[k] < 4)
+        for k in range(cells):
             out[i, 1, k] = code[k] > 3
-            out[i, 2, k] = 1
+        for k in range(cells):
             out[i, 13, k] = moves[i, k] == REPEATS
-            out[i, 14, k] = own == WHITE
-            out[i, 15, k] = last == cells
         for plane in range(1, 7):
             for k in range(cells):
                 out[i, plane + 2, k] = code[k] == plane
+        out[i, 2, :] = 1
+        out[i, 14, :] = own == WHITE
+        out[i, 15, :] = last == cells
         for j in range(4):
             out[i, 9 + j, :] = 0
             if 0 <= s.recent[i, j] < cells:

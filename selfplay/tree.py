@@ -204,7 +204,7 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
     return odds
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
     """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
 
