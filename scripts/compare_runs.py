@@ -116,7 +116,7 @@ def rate(
     for result in results[len(results) - len(chosen) + 1:]:
         print(result.summary())
     names = {point.player(options.sims) for mine in chosen for point in mine}
-    return fit([(r.a, r.b, *r.counts()) for r in results], zero, centre=names)
+    return fit([(r.a, r.b, *r.counts) for r in results], zero, centre=names)
 
 
 def draw(

@@ -104,7 +104,7 @@ class _Nets:
             threads = _threads(self.device)
             evaluators = self._evaluators(dtype, threads, max(BATCHES) if dtype != "int8" else None)
             workers = Workers(threads)
-            sizes = BATCHES if dtype != "int8" else (evaluators[0].max_batch,)
+            sizes = BATCHES if dtype != "int8" else (evaluators[0].max_batch,)  # its largest
             share = 1 / (2 * len(sizes))
 
             def rate() -> float:

@@ -26,8 +26,9 @@ Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
 #: Rows of one forward pass: more gain nothing on a CPU's caches; a GPU wants many.
 MAX_BATCH = {"cpu": 128, "cuda": 4096}
-#: Rows of one pass in int8: as fast as many, and few are left empty.
-INT8_ROWS = 32
+#: Rows of one pass in int8; a net is compiled for so many, and the time is theirs however many
+#: are used: the large one where nearly all are, else the small one as often as it takes.
+INT8_ROWS, INT8_FEW = 64, 16
 #: Rows of a thread's part of a call that is spread over threads.
 SPREAD_ROWS = 32
 #: On a CPU an odd batch is filled up to a multiple of this: oneDNN compiles a kernel per shape.
@@ -166,14 +167,21 @@ def _int8_runs(
 ) -> list[Run]:
     from selfplay.openvino import compile_net
 
-    first = compile_net(net, like.game.obs_shape, like.max_batch, "int8", calibration,
-                        binary=like.game.obs_binary, streams=count)
+    sizes = []
+    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
+        first = compile_net(net, like.game.obs_shape, rows, "int8", calibration,
+                            binary=like.game.obs_binary, streams=count)
+        sizes.append([first, *(first.another() for _ in range(count - 1))])
+    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
 
-    def run(obs: NDArray[Any], net: Any) -> Outputs:
-        logits, value = net(obs)
-        return logits, np.tanh(value)
 
-    return [partial(run, net=net) for net in (first, *(first.another() for _ in range(count - 1)))]
+def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
+    if len(obs) > many.rows - few.rows:
+        logits, value = many(obs)
+    else:
+        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
+        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+    return logits, np.tanh(value)
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

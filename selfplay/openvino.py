@@ -68,6 +68,7 @@ class CompiledNet:
         self._request = compiled.create_infer_request()
         self._planes = self._request.get_input_tensor().data
         self._policy, self._value = (self._request.get_output_tensor(i).data for i in (0, 1))
+        self.rows = len(self._planes)  #: at most, a call
 
     def another(self) -> CompiledNet:
         """The same weights for another thread (see ``streams`` of ``compile_net``)."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from selfplay import openvino
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
@@ -180,3 +181,21 @@ def test_a_call_spread_over_threads_gives_the_same_to_the_last_bit() -> None:
         np.testing.assert_array_equal(a, b)
     whole = Evaluator(net, game).forward(obs)
     np.testing.assert_allclose(seen[0][1], whole[1], atol=0.02)
+
+
+@pytest.mark.skipif(not openvino.available(), reason=f"openvino is missing: {openvino.INSTALL}")
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 48, 49, 64, 130])
+def test_int8_gives_each_row_its_own_outputs_whatever_the_batch(count: int) -> None:
+    game = make("connect4")
+    net = net_for(game)
+    obs = np.random.default_rng(0).integers(0, 2, (130, *game.obs_shape)).astype(np.uint8)
+    evaluate = Evaluator(net, game, dtype="int8", calibration=obs)
+    logits, value = evaluate.forward(obs[:count])
+    assert logits.shape == (count, game.num_actions) and value.shape == (count,)
+    for row in range(0, count, 7):
+        alone = evaluate.forward(obs[row : row + 1])
+        assert np.array_equal(alone[0][0], logits[row]) and alone[1][0] == value[row]
+    if count:
+        exact = Evaluator(net, game, dtype="float32").forward(obs[:count])
+        assert 0 < np.abs(logits - exact[0]).mean() < 0.1
+        assert np.abs(value - exact[1]).mean() < 0.05
