@@ -482,6 +482,27 @@ def test_rollout_values_average_to_random_play() -> None:
     assert np.allclose(np.mean(draws, axis=0), wanted, atol=0.08)
 
 
+@pytest.mark.parametrize("leaves", [1, 4])
+def test_a_wave_that_fails_leaves_no_walk_behind(leaves: int) -> None:
+    game, config = make("connect4"), replace(PUCT, leaves=leaves)
+    evaluate, calls = hashed(game), iter(range(1000))
+
+    def failing(states: Any, legal: NDArray[np.bool_]) -> Any:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return evaluate(states, legal)
+
+    search, rows = Search(game, config, 2, 40, 0), np.arange(2)
+    search.begin(rows, game.new(2), 40, False)
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            search.wave(failing)
+    while search._left.any():
+        search.wave(failing)
+    plain = Search(game, config, 2, 40, 0).run(game.new(2), 40, evaluate)
+    assert search.result(rows).visits.tolist() == plain.visits.tolist()
+
+
 def test_mistakes_are_named() -> None:
     game = make("tictactoe")
     search = Search(game, PUCT, 2, 10, 0)
