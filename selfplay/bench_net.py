@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from selfplay.gradient import loss_parts, to_tensors
 from selfplay.inference import Dtype, Evaluator, load_all
 from selfplay.models import NetSpec, build, choose_dtype, seeded
 from selfplay.search import Search, SearchConfig
-from selfplay.threads import Workers
+from selfplay.threads import Workers, ahead
 from selfplay.timing import repeat, row
 from selfplay.train import TrainConfig, Trainer
 
@@ -153,9 +153,15 @@ def _learner(game: Game, spec: NetSpec, device: str) -> Callable[[], float]:
     window.add(_columns(game, WINDOW))
     symmetries = game.symmetries()
 
+    def drawn() -> Iterator[Batch]:
+        while True:
+            columns, picked = window.sample(size, rng)
+            yield batch(columns, picked, game, symmetries, rng)
+
+    batches = ahead(drawn())
+
     def step() -> int:
-        columns, picked = window.sample(size, rng)
-        trainer.step(batch(columns, picked, game, symmetries, rng))
+        trainer.step(next(batches))
         return size
 
     return lambda: repeat(step)

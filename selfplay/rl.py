@@ -10,7 +10,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from selfplay.acting import Acting
 from selfplay.actor import Harvest, join
 from selfplay.config import RLConfig
 from selfplay.crew import Crew
-from selfplay.data import Columns, Shard, Window, batch, load_shard, save_shard, unpack
+from selfplay.data import Batch, Columns, Shard, Window, batch, load_shard, save_shard, unpack
 from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.inference import spread
 from selfplay.memory import rss_mb
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.runs import read_history, read_json, write_history, write_json
+from selfplay.threads import ahead
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 PART_SECONDS = 1.0  #: between two writes of finished self-play games
@@ -164,15 +165,20 @@ class Learner:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""
         steps = max(1, round(new * self.config.reuse / self.config.batch_size))
         total: dict[str, float] = {}
-        for k in range(steps):
-            rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
-            columns, rows = self.window.sample(self.config.batch_size, rng)
-            metrics = self.trainer.step(batch(columns, rows, self.game, self.symmetries, rng))
+        for rows in ahead(self._batches(steps)):
+            metrics = self.trainer.step(rows)
             total = {key: total.get(key, 0.0) + value for key, value in metrics.items()}
             progress(self.config.batch_size)
         self.compute["positions"] += steps * self.config.batch_size
         self.compute["flops"] += steps * self.config.batch_size * 3 * flops(self.spec)
         return {key: value / steps for key, value in total.items()}
+
+    def _batches(self, steps: int) -> Iterator[Batch]:
+        """What the next steps learn from; each depends on its number alone."""
+        for k in range(steps):
+            rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
+            columns, rows = self.window.sample(self.config.batch_size, rng)
+            yield batch(columns, rows, self.game, self.symmetries, rng)
 
     def save(self, row: dict[str, Any]) -> Path:
         """History and checkpoint, then thin out what the chart will not need."""

@@ -7,9 +7,10 @@ that is the SFT ceiling.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from selfplay import checkpoint
 from selfplay.config import SFTConfig
-from selfplay.data import Columns, batch, pack
+from selfplay.data import Batch, Columns, batch, pack
 from selfplay.errors import UserError
 from selfplay.games.base import Game, take
 from selfplay.models import NetSpec, build, flops
 from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.sgf import ExpertGame
+from selfplay.threads import ahead
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 DROP = 0.3  #: factor of one rate drop
@@ -164,7 +166,8 @@ def train_sft(
         curve = _replay(history, config)
         spent = history[-1]["seconds"] if history else 0.0
         _note_best(folder, curve, config)  # a kill may have come just before it
-    started, symmetries = time.monotonic(), game.symmetries()
+    started = time.monotonic()
+    batches = ahead(_batches(game, train, config.batch_size, seed, step))
     per_step = 3 * flops(spec) * config.batch_size
     remaining = left()
     time_in_all = spent + remaining
@@ -173,9 +176,7 @@ def train_sft(
         if curve.drops < config.drops and remaining < time_in_all * LATEST ** (curve.drops + 1):
             curve.drop()
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
-        rng = np.random.default_rng([seed, 0x5F, step])
-        rows = rng.integers(0, len(train.value), config.batch_size)
-        metrics = trainer.step(batch(train, rows, game, symmetries, rng))
+        metrics = trainer.step(next(batches))
         step += 1
         progress(step, metrics)
         remaining = left()
@@ -195,6 +196,17 @@ def train_sft(
         _note_best(folder, curve, config)
         log(row)
     return best(folder)
+
+
+def _batches(
+    game: Game, train: Columns, size: int, seed: int, step: int
+) -> Iterator[Batch]:
+    """Batches from number ``step`` on, without end."""
+    symmetries = game.symmetries()
+    for k in itertools.count(step):
+        rng = np.random.default_rng([seed, 0x5F, k])
+        rows = rng.integers(0, len(train.value), size)
+        yield batch(train, rows, game, symmetries, rng)
 
 
 def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -42,3 +42,13 @@ class Workers:
         run = map if self._pool is None else self._pool.map
         with torch_alone():  # MKL in all threads hears of it here
             return list(run(work, items))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """``items``, each made while the caller is at work on the one before it."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item

@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from selfplay import losses
 from selfplay.data import Batch, Columns, batch
@@ -138,13 +140,12 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
         if self.config.ema_decay == 0:
             decay = 0.0
-        new = self.net.state_dict()
-        with torch.no_grad():
-            for name, old in self._average.state_dict().items():
-                if old.is_floating_point():
-                    old.lerp_(new[name], 1 - decay)
-                else:
-                    old.copy_(new[name])
+        old, new = (list(net.state_dict().values()) for net in (self._average, self.net))
+        floats = [t.is_floating_point() for t in old]
+        get_ema_multi_avg_fn(decay)(list(compress(old, floats)), list(compress(new, floats)), None)
+        for mine, theirs, is_float in zip(old, new, floats, strict=True):
+            if not is_float:
+                mine.copy_(theirs)
 
     def _must_be_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
