@@ -7,6 +7,7 @@ in what it began in. A config that names a dtype is not measured at all.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay import openvino
+from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.inference import Dtype, Evaluator, Outputs
 from selfplay.models import has_fast_bfloat16
@@ -23,7 +25,7 @@ from selfplay.threads import torch_alone
 POSITIONS = 256  #: that dtypes are compared on
 BURSTS, SECONDS = 3, 0.15  #: of work behind the speed of one
 #: Beyond these a dtype is not trusted. The best move alone says little: near ties change places.
-LEAST_SAME, MOST_KL, MOST_VALUE = 0.9, 0.004, 0.03
+LEAST_SAME, MOST_KL, MOST_VALUE = 0.93, 0.003, 0.02
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,13 @@ def trials(
     net: nn.Module, game: Game, positions: NDArray[Any], dtypes: list[Dtype], batch: int
 ) -> list[Trial]:
     """Float32 and ``dtypes`` on ``positions`` [n, C, H, W], in turn, ``batch`` rows at a time on
-    one core."""
+    one core. A dtype that this machine's libraries refuse is left out."""
     ranges = random_positions(game)
     with torch_alone():
-        made = {dtype: Evaluator(net, game, dtype=dtype, calibration=ranges)
-                for dtype in ("float32", *dtypes)}
+        made: dict[Dtype, Evaluator] = {}
+        for dtype in ("float32", *dtypes):
+            with suppress(UserError):
+                made[dtype] = Evaluator(net, game, dtype=dtype, calibration=ranges)
         outputs = {dtype: evaluator.forward(positions) for dtype, evaluator in made.items()}
         rates = [{dtype: _rate(evaluator, positions[:batch]) for dtype, evaluator in made.items()}
                  for _ in range(BURSTS)]
@@ -106,8 +110,24 @@ def trials(
 
 
 def choose(found: list[Trial]) -> Trial:
-    """The fastest that agrees (float32 always does)."""
-    return max((t for t in found if t.agreement.good()), key=lambda t: t.rate)
+    """The fastest that agrees; float32 does.
+
+    Raises FloatingPointError where it does not agree with itself.
+    """
+    good = [t for t in found if t.agreement.good()]
+    if not good:
+        raise FloatingPointError("the net's outputs are not finite; it has diverged, take an "
+                                 "earlier checkpoint")
+    return max(good, key=lambda t: t.rate)
+
+
+def must_have_int8() -> None:
+    """Raises UserError where int8 cannot be had."""
+    if not openvino.available():
+        raise UserError(f"rl.dtype=int8: OpenVINO is not installed; {openvino.INSTALL}, or take "
+                        "--set rl.dtype=auto")
+    if not openvino.has_fast_int8():
+        raise UserError("rl.dtype=int8: this CPU has no VNNI; take --set rl.dtype=auto")
 
 
 def _rate(evaluator: Evaluator, obs: NDArray[Any]) -> float:

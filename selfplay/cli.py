@@ -37,7 +37,7 @@ def cli() -> None:
     selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
     selfplay games                        what can be played
 
-    Players, wherever one is asked for: random, mcts:1000, net:PATH, net:PATH@64,
+    Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
     "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
     """
 

@@ -1,7 +1,7 @@
 """Self-play on every core: the games in groups, one thread at work on a group at a time.
 
 A thread searches its group and evaluates the leaves itself (see ``threads``). Groups meet after
-every WAVES waves. What they play depends on how many there are, so that is fixed by the config;
+some waves. What they play depends on how many there are, so that is fixed by the config;
 it does not depend on how many threads share them.
 """
 
@@ -18,7 +18,9 @@ from selfplay.games.base import Game
 from selfplay.inference import Evaluator
 from selfplay.threads import Workers
 
-WAVES = 8  #: between two meetings; a wave of 64 evaluations takes tens of milliseconds
+#: Waves between two meetings: as many as come to so many floating-point operations of the net in
+#: a group (a tenth of a second of a core), so that a stop is soon heard, but no more than these.
+WORK, WAVES = 2e10, 8
 
 #: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
 #: all cores.
@@ -40,12 +42,13 @@ class Crew:
     """Many games against oneself, kept in flight between calls of ``play``.
 
     evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most
-    so many groups at once; the games and their order do not depend on it.
+    so many groups at once; the games and their order do not depend on it. work: floating-point
+    operations of an evaluation (see ``models.flops``).
     """
 
     def __init__(
         self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
-        threads: int,
+        threads: int, work: float = 0.0,
     ) -> None:
         sizes = group_sizes(config.games, evaluators[0].device.type)
         if len(sizes) != len(evaluators):
@@ -53,6 +56,7 @@ class Crew:
         self.actors = [
             Actor(game, evaluate, replace(config, games=size), seed=seed, group=group)
             for group, (size, evaluate) in enumerate(zip(sizes, evaluators, strict=True))]
+        self.waves = max(1, min(WAVES, int(WORK / max(work * sizes[0], 1.0))))
         self.workers = Workers(min(threads, len(sizes)))
 
     def play(
@@ -66,7 +70,7 @@ class Crew:
         done: list[Harvest] = []
         have = 0
         while have < positions and not stop():
-            found = [h for h in self.workers.map(_some_waves, self.actors) if h is not None]
+            found = [h for h in self.workers.map(self._some_waves, self.actors) if h is not None]
             rows = sum(len(h.columns.value) for h in found)
             done += found
             have += rows
@@ -74,7 +78,6 @@ class Crew:
                 progress(rows)
         return join(done) if done else None
 
-
-def _some_waves(actor: Actor) -> Harvest | None:
-    done = [h for h in (actor.wave() for _ in range(WAVES)) if h is not None]
-    return join(done) if done else None
+    def _some_waves(self, actor: Actor) -> Harvest | None:
+        done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]
+        return join(done) if done else None

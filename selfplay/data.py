@@ -99,6 +99,12 @@ def batch(
                  picked.aux_weight)
 
 
+def evenly(columns: Columns, count: int) -> Columns:
+    """``count`` rows at most, spread evenly."""
+    rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
+    return Columns(*(column[rows] for column in columns))
+
+
 class Window:
     """The newest rows of a growing replay buffer.
 
@@ -129,11 +135,9 @@ class Window:
         while stored - len(self._shards[0].value) >= len(self) and len(self._shards) > 1:
             stored -= len(self._shards.pop(0).value)
 
-    def newest(self, count: int) -> Columns:
-        """Rows spread evenly over the newest shard, ``count`` at most."""
-        shard = self._shards[-1]
-        rows = np.linspace(0, len(shard.value) - 1, min(count, len(shard.value))).astype(np.int64)
-        return Columns(*(column[rows] for column in shard))
+    def newest(self) -> Columns:
+        """The rows that were added last."""
+        return self._shards[-1]
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Columns, NDArray[np.int64]]:
         """(columns, rows) for ``batch``: ``count`` rows drawn uniformly, with replacement.

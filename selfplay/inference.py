@@ -75,13 +75,17 @@ class Evaluator:
         self.evaluations = 0  #: positions evaluated so far
         self.workers = workers
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
-        self.change("int8" if dtype == "int8" else choose_dtype(dtype, device))
+        if dtype == "int8" and workers is not None:
+            raise ValueError("int8: its buffers are for one thread; no workers")
+        self._run: Run = _nothing_loaded
+        self.change(dtype)
         if net is not None:
             self.load(net, calibration)
 
-    def change(self, dtype: torch.dtype | Literal["int8"]) -> None:
+    def change(self, dtype: Dtype) -> None:
         """Evaluate in another dtype from the next ``load`` on."""
-        self.dtype_name = str(dtype).removeprefix("torch.")
+        plain = "int8" if dtype == "int8" else choose_dtype(dtype, str(self.device))
+        self.dtype_name = str(plain).removeprefix("torch.")
         kind = self.device.type
         self.max_batch = self._most or (INT8_ROWS if dtype == "int8" else
                                         MAX_BATCH.get(kind, MAX_BATCH["cuda"]))
@@ -129,6 +133,10 @@ class Evaluator:
         return logits, value
 
 
+def _nothing_loaded(obs: NDArray[Any]) -> Outputs:
+    raise ValueError("an Evaluator without a net: call load first")
+
+
 def load_all(
     evaluators: Sequence[Evaluator], net: nn.Module, calibration: NDArray[Any] | None = None
 ) -> None:
@@ -165,11 +173,12 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
 def _int8_runs(
     net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
 ) -> list[Run]:
-    from selfplay.openvino import compile_net
+    from selfplay.openvino import compile_net, find_ranges
 
+    ranges = find_ranges(net, like.game.obs_shape, calibration)
     sizes = []
     for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
-        first = compile_net(net, like.game.obs_shape, rows, "int8", calibration,
+        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
                             binary=like.game.obs_binary, streams=count)
         sizes.append([first, *(first.another() for _ in range(count - 1))])
     return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
@@ -185,7 +194,8 @@ def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
-    """An Evaluator whose every call is spread over as many threads as torch is set to use."""
+    """An Evaluator for many games at once: of every call each SPREAD_ROWS rows are one thread's
+    work, on as many threads as torch is set to use."""
     if torch.device(device).type != "cpu":
         return Evaluator(net, game, device)
     return Evaluator(net, game, device, max_batch=SPREAD_ROWS,

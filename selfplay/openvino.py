@@ -4,7 +4,7 @@ The graph is built from the modules of ``models.resnet`` (policy and value only)
 anew for new weights, which takes a tenth of a second. In int8 the 3x3 convolutions of the blocks,
 nine tenths of the work, multiply 8-bit integers: weights symmetric with a scale per output
 channel, activations (behind a ReLU, so from 0 up) with one scale per convolution, taken from the
-largest value on real positions (Jacob et al. 2018, arXiv:1712.05877). Stem, heads, pooling and the
+largest value on some positions (Jacob et al. 2018, arXiv:1712.05877). Stem, heads, pooling and the
 sums of the residual stream stay in floating point.
 
 openvino is an extra (``[openvino]``) and is imported only where a net is compiled.
@@ -26,6 +26,7 @@ from selfplay.models import has_fast_bfloat16
 from selfplay.models.resnet import ConvNorm, FlatPolicy, PointPolicy, PoolBlock, ResNet
 
 Precision = Literal["int8", "bfloat16", "float32"]
+Ranges = dict[nn.Module, float]  #: the convolutions that work in int8, and their largest input
 
 #: Values may grow this much beyond those of the calibration before they are cut off.
 HEADROOM = 1.1
@@ -96,7 +97,7 @@ def compile_net(
     obs_shape: tuple[int, int, int],
     batch: int,
     precision: Precision,
-    calibration: NDArray[Any] | None = None,
+    ranges: Ranges | None = None,
     threads: int = 1,
     binary: bool = True,
     streams: int = 1,
@@ -105,28 +106,30 @@ def compile_net(
 
     precision: int8 for the blocks' 3x3 convolutions, the rest then in bfloat16 where the CPU
         multiplies it, else float32; or all in bfloat16 or float32.
-    calibration: [n, C, H, W], positions of real or random games (256 are plenty), for int8.
+    ranges: of ``find_ranges`` of this net, for int8.
     threads: that one call works with. They are not pinned to cores.
     streams: how many of it (``another``) may be at work side by side.
     binary: planes are uint8 (``Game.obs_binary``), else float32.
     Raises UserError where openvino is missing or refuses, or the net is of another family;
-    ValueError for int8 without calibration and for a net that has not been folded.
+    ValueError for int8 without ranges and for a net that has not been folded.
     """
     ov = _library()
-    if not isinstance(net, ResNet):
-        raise UserError(f"{type(net).__name__}: OpenVINO runs nets of the family resnet only; "
-                        "choose another backend")
-    ranges: dict[nn.Module, float] = {}
-    if precision == "int8":
-        if calibration is None or not len(calibration):
-            raise ValueError("int8 wants positions to calibrate on")
-        ranges = _ranges(net, obs_shape, calibration)
-    graph = _Graph(ov, net, (batch, *obs_shape), np.uint8 if binary else np.float32, ranges)
+    _must_be_resnet(net)
+    if precision == "int8" and ranges is None:
+        raise ValueError("int8 wants the ranges of positions to calibrate on")
+    quantised = ranges if precision == "int8" and ranges is not None else {}
+    graph = _Graph(ov, net, (batch, *obs_shape), np.uint8 if binary else np.float32, quantised)
     floats = precision
     if precision == "int8":
         floats = "bfloat16" if has_fast_bfloat16("cpu") else "float32"
     return CompiledNet(_compile(ov, graph.model(graph.policy, graph.value), floats, threads,
                                 streams))
+
+
+def _must_be_resnet(net: nn.Module) -> None:
+    if not isinstance(net, ResNet):
+        raise UserError(f"{type(net).__name__}: OpenVINO runs nets of the family resnet only; "
+                        "choose another backend")
 
 
 def _library() -> Any:
@@ -156,13 +159,18 @@ def _compile(ov: Any, model: Any, precision: str, threads: int, streams: int = 1
                         f"({reason}); choose another backend") from None
 
 
-def _ranges(
-    net: ResNet, obs_shape: tuple[int, int, int], calibration: NDArray[Any]
-) -> dict[nn.Module, float]:
-    """The range to quantise for the input of each convolution of the blocks.
+def find_ranges(
+    net: nn.Module, obs_shape: tuple[int, int, int], calibration: NDArray[Any] | None
+) -> Ranges:
+    """The range to quantise for the input of each convolution of the blocks of a folded ResNet.
 
+    calibration: [n, C, H, W], positions of real or random games; 256 are plenty.
     Found by the same library in float32 on one thread: the same bits on every call.
+    Raises as ``compile_net``, and ValueError without positions.
     """
+    _must_be_resnet(net)
+    if calibration is None or not len(calibration):
+        raise ValueError("int8 wants positions to calibrate on")
     ov = _library()
     graph = _Graph(ov, net, (len(calibration), *obs_shape), calibration.dtype, {})
     blocks: Iterable[Any] = net.blocks

@@ -205,8 +205,9 @@ def budget(text: str) -> Budget | None:
 def _count(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
-        raise UserError(f"player {setup.spec!r}: a number of simulations is needed, e.g. "
-                        f"{setup.spec.split(':')[0]}:1000")
+        name = setup.spec.split(":")[0]
+        raise UserError(f"player {setup.spec!r}: a number of simulations from 1 is needed, e.g. "
+                        f"{name}:1000, or {name}:1000x8 with 1 to {LEAVES} leaves at once")
     return found
 
 
@@ -282,6 +283,10 @@ def _checkpoint(text: str, spec: str) -> tuple[Path, Budget | None]:
     """(checkpoint, budget) of PATH or PATH@SIMULATIONS: a run's newest RL checkpoint, else
     its SFT net; a stage's newest; or a checkpoint itself."""
     path, thought = net_parts(text)
+    number = text.rpartition("@")[2]
+    if not path.is_dir() and thought is None and re.fullmatch(r"[0-9]+x?[0-9]*", number):
+        raise UserError(f"player {spec!r}: @{number} is no budget; write simulations from 1, as "
+                        f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():
         raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
     from selfplay.checkpoint import newest
@@ -319,7 +324,8 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
     "human": _human,
 }
 
-FORMS = ("random, mcts:1000, net:PATH, net:PATH@64, gtp:COMMAND, openspiel-mcts:1000, human")
+FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), gtp:COMMAND, "
+         "openspiel-mcts:1000, human")
 
 
 def parse_player(

@@ -24,7 +24,17 @@ from selfplay.acting import Acting
 from selfplay.actor import Harvest, join
 from selfplay.config import RLConfig
 from selfplay.crew import Crew
-from selfplay.data import Batch, Columns, Shard, Window, batch, load_shard, save_shard, unpack
+from selfplay.data import (
+    Batch,
+    Columns,
+    Shard,
+    Window,
+    batch,
+    evenly,
+    load_shard,
+    save_shard,
+    unpack,
+)
 from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.inference import spread
@@ -67,7 +77,7 @@ class Learner:
         self._resume()
         self.known = known
         self.players = Acting(game, self.actors_net, config, folder / "dtype.json", device,
-                              self.positions())
+                              self.positions, fresh=not self.iteration)
         self.crew: Crew | None = None
         self.symmetries = game.symmetries()
 
@@ -87,15 +97,15 @@ class Learner:
     def accept(self) -> None:
         """Let the newest weights play."""
         self.actors_net.load_state_dict(self.trainer.acting().state_dict())
-        self.players.load(self.actors_net, self.positions())
+        self.players.load(self.actors_net)
 
     def positions(self) -> NDArray[Any]:
         """Observations [n, C, H, W] of the newest games, else of those known before, else of
         random ones."""
-        newest = self.window.newest(arithmetic.POSITIONS) if len(self.window) else self.known
-        if newest is None:
+        if not len(self.window) and self.known is None:
             return arithmetic.random_positions(self.game)
-        return unpack(newest.obs[: arithmetic.POSITIONS], self.game.obs_shape)
+        source = self.window.newest() if len(self.window) else self.known
+        return unpack(evenly(source, arithmetic.POSITIONS).obs, self.game.obs_shape)
 
     def acting(self) -> nn.Module:
         """What a checkpoint gives to those who play."""
@@ -136,7 +146,7 @@ class Learner:
         if self.crew is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
             self.crew = Crew(self.game, self.players.evaluators, self.config, seed=seed,
-                             threads=torch.get_num_threads())
+                             threads=torch.get_num_threads(), work=flops(self.spec))
         while have < wanted and not stop():
             began, before = time.monotonic(), self._evaluated()
             pause = began + PART_SECONDS

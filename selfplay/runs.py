@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
 from selfplay.config import RunConfig, from_dict, to_dict
 from selfplay.errors import UserError
@@ -117,6 +118,10 @@ def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
     for file in set(config.expert.games) - set(stored.expert.games):
         if not Path(file).exists():
             raise UserError(f"{file}: no such file or folder of expert games")
+    if config.rl.dtype == "int8" and (stored.rl.dtype, stored.device) != ("int8", config.device):
+        if config.device.startswith("cuda"):
+            raise UserError("rl.dtype=int8: on a CPU only; take --set rl.dtype=auto")
+        must_have_int8()
     if config.init != stored.init and config.init not in STARTS:
         load_net(Path(config.init), game.name)
 

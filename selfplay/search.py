@@ -91,7 +91,7 @@ class Search:
         self.capacity = max_sims + 1 + (max_sims if config.reuse else 0)
         streams = rng.streams(seed, np.arange(batch))
         self.tree = tree.new_tree(batch, self.capacity, game.num_actions, streams)
-        room = batch * config.leaves
+        room = batch * min(config.leaves, max_sims)
         self._walk = tree.new_walk(room, min(self.capacity, game.max_moves))
         self._schedule = np.zeros((batch, max_sims if config.rule == "gumbel" else 0), np.int32)
         self._roots, self._scratch = game.new(batch), game.new(room)
@@ -172,17 +172,17 @@ class Search:
             prior, values = self._evaluate(live, legal, evaluate)
             tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play, slot, outcome, prior,
                       values)
+            if self.config.leaves == 1:
+                self._left[rows] -= ~new
+            else:
+                self._left -= np.bincount(walk.row[:count], minlength=len(self._left))
+                self._left[rows[new]] += 1
+            if new.any():
+                self._prepare(rows[new])
         except BaseException:  # Ctrl-C included: walks are out that will not come home
             self.tree.size[rows] = 0
             self._left[rows] = self._sims[rows]
             raise
-        if self.config.leaves == 1:
-            self._left[rows] -= ~new
-        else:
-            self._left -= np.bincount(walk.row[:count], minlength=len(self._left))
-            self._left[rows[new]] += 1
-        if new.any():
-            self._prepare(rows[new])
         return rows[self._left[rows] == 0]
 
     def run(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
@@ -34,8 +35,13 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self.threads = max(1, threads)
-        self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads,
-                                        initargs=(1,)) if threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        if threads > 1:
+            self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads,
+                                            initargs=(1,))
+            barrier = Barrier(threads)
+            with torch_alone():  # what a new thread sets, torch takes for the whole process
+                list(self._pool.map(lambda _: barrier.wait(), range(threads)))
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """``work`` of every item, in order; the first failure is raised."""

@@ -83,9 +83,21 @@ def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(t.rate > 0 for t in found.values())
 
 
-def acting_in(folder: Path, config: RLConfig = CONFIG) -> Acting:
-    return Acting(GAME, net_of(), config, folder / "dtype.json", "cpu",
-                  random_positions(GAME, seed=1, count=64))
+def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> Acting:
+    return Acting(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
+                  lambda: random_positions(GAME, seed=1, count=64), **options)
+
+
+def dtypes(found: Acting) -> set[str]:
+    assert len(found.evaluators) == 2  # 100 games: two groups
+    return {e.dtype_name for e in found.evaluators}
+
+
+PLAIN = acting._plain("cpu")
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "dtype.json").read_text())
 
 
 def test_without_a_choice_nothing_is_measured(
@@ -93,10 +105,31 @@ def test_without_a_choice_nothing_is_measured(
 ) -> None:
     monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: False)
-    assert acting_in(tmp_path).evaluators[0].dtype_name in ("bfloat16", "float32")
     named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
-    assert [e.dtype_name for e in named.evaluators] == ["float32"] * 2  # 100 games: two groups
-    assert not list(tmp_path.iterdir())
+    assert dtypes(named) == {"float32"} and not list(tmp_path.iterdir())
+    assert dtypes(acting_in(tmp_path)) == {PLAIN}
+    assert noted(tmp_path)["dtype"] == PLAIN
+
+
+def test_a_run_that_has_begun_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO was installed after it began, with a note of its dtype and without one."""
+    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(openvino, "available", lambda: True)
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
+    assert dtypes(acting_in(tmp_path, fresh=False)) == {PLAIN}
+    assert dtypes(acting_in(tmp_path)) == {PLAIN}
+
+
+def test_a_dtype_that_is_gone_is_replaced_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dtype.json").write_text('{"dtype": "int8"}')
+    monkeypatch.setattr(openvino, "available", lambda: False)
+    found = acting_in(tmp_path)
+    assert dtypes(found) == {PLAIN} and f"int8 cannot be had here: {PLAIN}" in found.said
+    assert noted(tmp_path)["dtype"] == PLAIN
 
 
 @needs_openvino
@@ -106,13 +139,11 @@ def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(arithmetic, "trials", lambda *a: best)
     first = acting_in(tmp_path)
     assert "self-play in int8, 3.0 times float32's speed" in first.said
-    assert [e.dtype_name for e in first.evaluators] == ["int8"] * 2
-    assert json.loads((tmp_path / "dtype.json").read_text())["dtype"] == "int8"
+    assert dtypes(first) == {"int8"} and noted(tmp_path)["dtype"] == "int8"
     assert {"int8_same", "int8_kl", "int8_value"} == set(first.figures())
-    best.reverse()
     monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured again"))
-    again = acting_in(tmp_path)
-    assert again.evaluators[0].dtype_name == "int8" and not again.said
+    again = acting_in(tmp_path, fresh=False)
+    assert dtypes(again) == {"int8"} and not again.said
 
 
 @needs_openvino
@@ -120,24 +151,46 @@ def test_all_groups_act_on_the_same_new_weights(tmp_path: Path) -> None:
     found = acting_in(tmp_path, replace(CONFIG, dtype="int8"))
     obs = random_positions(GAME, seed=3, count=50)
     before = found.evaluators[0].forward(obs)[0]
-    found.load(net_of(1), obs)
+    found.load(net_of(1))
     one, two = (e.forward(obs)[0] for e in found.evaluators)
     assert np.array_equal(one, two) and not np.array_equal(one, before)
     assert found.evaluators[0].evaluations == 100  # the check of agreement is no evaluation
 
 
 @needs_openvino
-def test_int8_is_left_where_it_says_something_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", ["int8", "auto"])
+def test_int8_is_left_for_good_where_it_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any
 ) -> None:
-    found = acting_in(tmp_path, replace(CONFIG, dtype="int8"))
-    monkeypatch.setattr(arithmetic, "agree", lambda a, b: Agreement(0.5, 1.0, 0.1))
-    found.load(net_of(1), random_positions(GAME, seed=3))
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
+    monkeypatch.setattr(arithmetic, "trials",
+                        lambda *a: [trial("float32", 1.0), trial("int8", 3.0)])
+    config = replace(CONFIG, dtype=named)
+    found = acting_in(tmp_path, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(arithmetic, "agree", lambda a, b: Agreement(0.5, 1.0, 0.1))
+        found.load(net_of(1))
     assert "int8 has only" in found.said and found.figures() == {}
-    assert {e.dtype_name for e in found.evaluators} <= {"bfloat16", "float32"}
+    assert dtypes(found) == {PLAIN}
     obs = random_positions(GAME, seed=4)
     want = acting.Evaluator(net_of(1), GAME).forward(obs)[0]
     assert all(np.array_equal(e.forward(obs)[0], want) for e in found.evaluators)
+    assert dtypes(acting_in(tmp_path, config, fresh=False)) == {PLAIN}
+
+
+def test_what_the_library_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise UserError("OpenVINO cannot compile this net")
+
+    monkeypatch.setattr(arithmetic, "SECONDS", 0.01)
+    monkeypatch.setattr(openvino, "find_ranges", refuse)
+    found = trials(net_of(), GAME, random_positions(GAME), ["int8"], 32)
+    assert [t.dtype for t in found] == ["float32"]
+
+
+def test_a_net_that_has_diverged_is_named() -> None:
+    with pytest.raises(FloatingPointError, match="diverged"):
+        choose([trial("float32", 1.0, math.nan, math.nan)])
 
 
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
@@ -145,3 +198,12 @@ def test_a_damaged_note_is_named(tmp_path: Path) -> None:
         (tmp_path / "dtype.json").write_text(text)
         with pytest.raises(UserError, match=r"dtype\.json"):
             acting_in(tmp_path)
+
+
+def test_int8_without_the_library_is_refused_before_anything_is_made(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "available", lambda: False)
+    said = run("train", "--game", "tictactoe", "--set", "rl.dtype=int8")
+    assert said.code == 1 and "OpenVINO is not installed" in said.err
+    assert len(said.err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

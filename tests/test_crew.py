@@ -127,3 +127,12 @@ def test_a_failure_in_a_thread_is_heard(monkeypatch: pytest.MonkeyPatch) -> None
 def test_every_group_wants_its_evaluator() -> None:
     with pytest.raises(ValueError, match="2 evaluators for 3 groups"):
         Crew(GAME, evaluators(2), SMALL, seed=5, threads=1)
+
+
+def test_large_nets_meet_more_often() -> None:
+    def waves(work: float) -> int:
+        return Crew(GAME, evaluators(), SMALL, seed=5, threads=1, work=work).waves
+
+    assert waves(0.0) == waves(1.0) == crew.WAVES
+    assert waves(crew.WORK / 8 / 3.5) == 3  # 8 games a group
+    assert waves(crew.WORK) == 1

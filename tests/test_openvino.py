@@ -54,6 +54,10 @@ def straight(net: nn.Module, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return out.policy.numpy(), out.value.numpy()
 
 
+def ranges(net: nn.Module, game: Any, obs: np.ndarray) -> Any:
+    return openvino.find_ranges(net, game.obs_shape, obs)
+
+
 def assert_close(outputs: Any, expected: Any, tolerance: float) -> None:
     for ours, theirs in zip(outputs, expected, strict=True):
         assert ours.dtype == np.float32 and ours.shape == theirs.shape
@@ -82,7 +86,8 @@ def test_lower_precisions_agree(name: str, precision: Any, play_random: Any) -> 
     found = []
     for seed in range(5):
         net = net_for(game, seed=seed)
-        compiled = openvino.compile_net(net, game.obs_shape, len(obs), precision, obs[:50])
+        compiled = openvino.compile_net(net, game.obs_shape, len(obs), precision,
+                                        ranges(net, game, obs[:50]))
         outputs = [(policy, np.tanh(value)) for policy, value in (straight(net, obs),
                                                                   compiled(obs))]
         found.append(astuple(agree(*outputs, legal)))
@@ -114,7 +119,8 @@ def test_int8_rounds_as_it_should(
     monkeypatch.setattr(openvino, "has_fast_bfloat16", lambda device: False)
     game = make(name)
     net, (obs, _) = net_for(game), positions(game, play_random, 60)
-    compiled = openvino.compile_net(net, game.obs_shape, len(obs), "int8", obs[:30])
+    compiled = openvino.compile_net(net, game.obs_shape, len(obs), "int8",
+                                    ranges(net, game, obs[:30]))
 
     tops: dict[nn.Module, float] = {}
     layers = [m for m in net.get_submodule("blocks").modules() if isinstance(m, ConvNorm)]
@@ -138,7 +144,8 @@ def test_a_net_as_it_is_born(play_random: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(openvino, "has_fast_bfloat16", lambda device: False)
     game = make("go5x5")
     net, (obs, _) = net_for(game, fresh=True), positions(game, play_random)
-    compiled = openvino.compile_net(net, game.obs_shape, len(obs), "int8", obs)
+    compiled = openvino.compile_net(net, game.obs_shape, len(obs), "int8",
+                                    ranges(net, game, obs))
     assert_close(compiled(obs), straight(net, obs), 1e-5)
 
 
@@ -151,7 +158,8 @@ def test_the_same_bits_always(precision: Any, play_random: Any) -> None:
     net, other = net_for(game, seed=1), net_for(game, seed=2)
 
     def compiled(net: nn.Module, batch: int, threads: int = 1) -> openvino.CompiledNet:
-        return openvino.compile_net(net, game.obs_shape, batch, precision, obs[:20], threads)
+        return openvino.compile_net(net, game.obs_shape, batch, precision,
+                                    ranges(net, game, obs[:20]), threads)
 
     first, beside = compiled(net, 60), compiled(other, 60)
     expected, expected_beside = first(obs), beside(obs)
@@ -194,7 +202,8 @@ def test_planes_of_numbers() -> None:
     net = net_for(game)
     compiled = openvino.compile_net(net, game.obs_shape, 30, "float32", binary=False)
     assert_close(compiled(obs), straight(net, obs), 1e-5)
-    rounded = openvino.compile_net(net, game.obs_shape, 30, "int8", obs, binary=False)
+    rounded = openvino.compile_net(net, game.obs_shape, 30, "int8", ranges(net, game, obs),
+                                   binary=False)
     assert_close(rounded(obs), straight(net, obs), 0.1)
 
 
@@ -204,6 +213,8 @@ def test_wrong_use_is_refused(play_random: Any) -> None:
     net, (obs, _) = net_for(game), positions(game, play_random)
     with pytest.raises(ValueError, match="calibrate"):
         openvino.compile_net(net, game.obs_shape, 8, "int8")
+    with pytest.raises(ValueError, match="calibrate"):
+        openvino.find_ranges(net, game.obs_shape, None)
     spec = NetSpec("1x8", game.obs_shape, game.num_actions)
     with pytest.raises(ValueError, match="folded"):
         openvino.compile_net(build(spec).eval(), game.obs_shape, 8, "float32")
