@@ -26,6 +26,8 @@ RULES = {
     "puct, kept": SearchConfig(rule="puct", reuse=True),
     "gumbel": SearchConfig(rule="gumbel"),
     "uct": SearchConfig(rule="uct"),
+    "puct, 8 leaves": SearchConfig(rule="puct", leaves=8),
+    "gumbel, 8 leaves": SearchConfig(rule="gumbel", leaves=8),
 }
 COUNT, SIMS, SEED = 6, 150, 11
 
