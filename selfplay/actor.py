@@ -89,29 +89,6 @@ class Actor:
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
 
-    def play(
-        self,
-        positions: int,
-        stop: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], None] = lambda n: None,
-    ) -> Harvest | None:
-        """Play until finished games have yielded at least ``positions`` training rows.
-
-        progress is called with the number of new rows whenever games finish. As soon as ``stop()``
-        is true: the games that have finished, or None; those in flight go on in the next call.
-        """
-        done: list[Harvest] = []
-        have = 0
-        while have < positions:
-            if stop():
-                return join(done) if done else None
-            harvest = self.wave()
-            if harvest is not None:
-                done.append(harvest)
-                have += len(harvest.columns.value)
-                progress(len(harvest.columns.value))
-        return join(done)
-
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
         ready = self.search.wave(self.evaluate)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harvesting import played
 from numpy.typing import NDArray
 
-from selfplay.actor import Actor, Harvest, join
+from selfplay.actor import Actor, Harvest
 from selfplay.config import RLConfig
 from selfplay.data import pack
 from selfplay.games import make
@@ -22,8 +23,7 @@ SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
 
 
 def play(game: Game, config: RLConfig, positions: int = 150, seed: int = 3) -> Harvest:
-    harvest = Actor(game, rollout_evaluate(game, 1), config, seed).play(positions)
-    assert harvest is not None
+    harvest = played(Actor(game, rollout_evaluate(game, 1), config, seed), positions)
     assert len(harvest.columns.value) >= positions
     return harvest
 
@@ -85,8 +85,8 @@ def test_games_in_flight_go_on_in_the_next_call() -> None:
     game = make("tictactoe")
     evaluate = rollout_evaluate(game, 1)
     parts = Actor(game, evaluate, SMALL, 3)
-    harvests = [parts.play(40) for _ in range(3)]
-    whole = Actor(game, evaluate, SMALL, 3).play(sum(len(h.columns.value) for h in harvests))
+    harvests = [played(parts, 40) for _ in range(3)]
+    whole = played(Actor(game, evaluate, SMALL, 3), sum(len(h.columns.value) for h in harvests))
     np.testing.assert_array_equal(np.concatenate([h.actions for h in harvests]), whole.actions)
     np.testing.assert_array_equal(
         np.concatenate([h.columns.obs for h in harvests]), whole.columns.obs)
@@ -125,7 +125,7 @@ def test_only_full_searches_are_learned_from() -> None:
         begin(rows, states, sims, noise, fresh=fresh)
 
     actor.search.begin = spy  # type: ignore[method-assign]
-    harvest = actor.play(1000)
+    harvest = played(actor, 1000)
     recorded = Counter(row.tobytes() for row in harvest.columns.obs)
     # the searches begun before the spy came are first moves
     del recorded[pack(game.observe(game.new(1)), True)[0].tobytes()]
@@ -145,7 +145,7 @@ def test_resignation() -> None:
         return np.zeros(legal.shape, np.float32), (0.9 * side(states)).astype(np.float32)
 
     config = replace(SMALL, opening=(0, 0), resign=0.5, resign_checked=0.0)
-    harvest = Actor(game, black_wins, config, 1).play(60)
+    harvest = played(Actor(game, black_wins, config, 1), 60)
     row, resigned = 0, 0
     for actions, value in zip(games_of(harvest), harvest.values, strict=True):
         assert len(actions) == 2  # white resigns when it first looks, or both have passed
@@ -157,28 +157,12 @@ def test_resignation() -> None:
     assert row == len(harvest.columns.value)
     assert resigned > 20
 
-    checked = Actor(game, black_wins, replace(config, resign_checked=1.0), 1).play(60)
+    checked = played(Actor(game, black_wins, replace(config, resign_checked=1.0), 1), 60)
     for actions, value in zip(games_of(checked), checked.values, strict=True):
         _, final = replayed(game, actions)
         done, result = game.result(final)
         assert done[0] and result[0] == value
     assert (checked.columns.aux_weight == 1).all()
-
-
-def test_stop_and_progress() -> None:
-    game = make("tictactoe")
-    actor, told = Actor(game, rollout_evaluate(game, 1), SMALL, 3), list[int]()
-    assert actor.play(10_000, stop=lambda: True, progress=told.append) is None
-    first = actor.play(10_000, stop=lambda: len(told) >= 3, progress=told.append)
-    assert len(told) == 3
-    assert sum(told) == len(first.columns.value)
-    harvest = actor.play(50, progress=told.append)
-    assert sum(told[3:]) == len(harvest.columns.value)
-
-    whole = Actor(game, rollout_evaluate(game, 1), SMALL, 3).play(
-        len(first.columns.value) + len(harvest.columns.value))
-    for a, b in zip(whole.columns, join([first, harvest]).columns, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_room_for_long_games_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harvesting import played
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -118,10 +119,10 @@ def test_the_games_of_self_play_stay_the_same() -> None:
         return np.array(draws, np.float32)[:, :9], np.tanh(np.array(draws, np.float32)[:, 9])
 
     cache = EvaluationCache(0.01, game.num_actions)
-    plain = Actor(game, lambda states, legal: forward(game.observe(states)), config, 1).play(200)
-    cached = Actor(game, lambda states, legal: cache(game.observe(states), forward), config,
-                   1).play(200)
-    assert plain is not None and cached is not None
+    plain = played(
+        Actor(game, lambda states, legal: forward(game.observe(states)), config, 1), 200)
+    cached = played(
+        Actor(game, lambda states, legal: cache(game.observe(states), forward), config, 1), 200)
     for a, b in zip(plain.columns, cached.columns, strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(plain.actions, cached.actions)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harvesting import played
 
 from selfplay import crew
 from selfplay.actor import Actor, Harvest, join
@@ -83,7 +84,7 @@ def test_each_group_plays_as_an_actor_of_its_own() -> None:
             rounds += [h for h in (actor.wave() for _ in range(crew.WAVES)) if h is not None]
     assert equal(harvest, join(rounds))
     games = [set(map(bytes, np.split(h.actions, h.ends[:-1]))) for h in
-             (actor.play(40) for actor in actors)]
+             (played(actor, 40) for actor in actors)]
     assert games[0] != games[1] != games[2]
 
 
