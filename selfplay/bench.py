@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from selfplay.bench_net import net_rows
-from selfplay.bench_search import SEARCH_ROWS
+from selfplay.bench_search import search_rows
 from selfplay.config import preset
 from selfplay.console import say
 from selfplay.games.base import Game
@@ -24,7 +24,7 @@ def run_bench(
     spec = NetSpec(net or preset(game.name).net, game.obs_shape, game.num_actions,
                    game.has_ownership)
     rows = []
-    makers = [partial(make_row, game, spec, device, pairs) for make_row in SEARCH_ROWS]
+    makers = [partial(make_row, game, spec, device, pairs) for make_row in search_rows()]
     for make_row in (*makers, *net_rows(game, spec, device, pairs)):
         row = make_row()
         if row is not None:
