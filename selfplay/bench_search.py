@@ -31,6 +31,7 @@ LONG_GAMES = 2000  #: random games whose mean length is taken
 PLIES = 60  #: random ones before a search at most
 STARTS = 64  #: positions at least that searches of few games begin from, in turn
 TABLE = 8191  #: rows of outputs drawn for the free net; a prime, so that every offset comes round
+LOGITS, VALUES = 2.5, 0.3  #: deviation of its logits, bound of its values
 GIVEN = f"games after 0 to {PLIES} random plies, random logits and values for a net"
 
 Row = dict[str, Any]
@@ -160,10 +161,15 @@ def start_positions(game: Game, count: int) -> Any:
 def free_net(game: Game, most: int) -> Callable[..., Any]:
     """An ``Evaluate`` of at most ``most`` rows that costs next to nothing: it draws the features
     that a real net would read, and answers with views of a table of random numbers, of other rows
-    in every call. Logits are normal with deviation 2, values uniform in [-1, 1]."""
+    in every call.
+
+    Logits are normal, values uniform in +-VALUES: with these, trees of 9x9 Go get as deep as with
+    a trained 6x64 net (200 simulations: 4.1 plies on average and 9.2 at most; a net after SFT 4.2
+    and 9.3), whose values deviate by 0.18 within a tree.
+    """
     draw, at = np.random.default_rng(0), 0
-    logits = draw.normal(0, 2, (TABLE + most, game.num_actions)).astype(np.float32)
-    values = draw.uniform(-1, 1, TABLE + most).astype(np.float32)
+    logits = draw.normal(0, LOGITS, (TABLE + most, game.num_actions)).astype(np.float32)
+    values = draw.uniform(-VALUES, VALUES, TABLE + most).astype(np.float32)
 
     def evaluate(states: Any, legal: Any) -> Any:
         nonlocal at
