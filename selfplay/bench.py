@@ -6,11 +6,12 @@ and says how many times better ours is, ``spread`` is its (lowest, highest).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from selfplay.bench_net import net_rows
-from selfplay.bench_search import SEARCH_ROWS
+from selfplay.bench_search import search_rows
 from selfplay.config import preset
 from selfplay.console import say
 from selfplay.games.base import Game
@@ -23,9 +24,11 @@ def run_bench(
     """One dict per row: name, unit, value, reference, reference_value, ratio, spread."""
     spec = NetSpec(net or preset(game.name).net, game.obs_shape, game.num_actions,
                    game.has_ownership)
+    makers: list[Callable[[], dict[str, Any] | None]] = [
+        *(partial(make_row, game, spec, device, pairs) for make_row in search_rows()),
+        *net_rows(game, spec, device, pairs)]
     rows = []
-    makers = [partial(make_row, game, spec, device, pairs) for make_row in SEARCH_ROWS]
-    for make_row in (*makers, *net_rows(game, spec, device, pairs)):
+    for make_row in makers:
         row = make_row()
         if row is not None:
             rows.append(row)

@@ -1,22 +1,27 @@
 """Rows of the benchmark with a net in them: self-play, learning, the first move.
 
 The raw limits are taken both ways, with torch's own threads on one batch and with a batch to each
-thread, over several batches, and the best of all counts.
+thread, over several batches, and the best of all counts. On a GPU one thread feeds them.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from selfplay import arithmetic
-from selfplay.config import preset
+from selfplay.actor import Actor, search_config
+from selfplay.bench_search import GIVEN, free_net, free_search
+from selfplay.config import RLConfig, preset
 from selfplay.crew import Crew, group_sizes
 from selfplay.data import Batch, Columns, Window, batch, pack
 from selfplay.games.base import Game
@@ -25,11 +30,15 @@ from selfplay.inference import Dtype, Evaluator, load_all
 from selfplay.models import NetSpec, build, choose_dtype, seeded
 from selfplay.search import Search, SearchConfig
 from selfplay.threads import Workers, ahead
-from selfplay.timing import repeat, row
+from selfplay.timing import Rate, repeat, row
 from selfplay.train import TrainConfig, Trainer
 
-BATCHES = (32, 64, 128, 256, 512)
-LEARNT = (64, 128, 256)  #: batches of the learner's limit
+BATCHES = {"cpu": (32, 64, 128, 256, 512), "cuda": (256, 1024, 4096, 16_384)}
+INT8_BATCHES = (16, 64, 256)  #: a net is compiled for each
+LEARNT = {"cpu": (64, 128, 256), "cuda": (256, 1024, 4096)}  #: batches of the learner's limit
+CALIBRATED = 512  #: positions that int8 takes its ranges from
+DRAWN = 2048  #: different positions in a batch at most
+SIMS, PLAY_GAMES = 32, 256  #: of self-play; every search is a full one
 WINDOW = 20_000  #: rows that the learner samples from
 TREE_GAMES, TREE_SIMS = 256, 200
 
@@ -40,27 +49,54 @@ def net_rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Cal
     """What makes each row, in order."""
     net, raw = _Nets(game, spec, device), "the same net alone, best of batches and ways to thread"
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
+    ours = f"{SIMS} simulations a move"
     made: list[Callable[[], Row]] = [
+        lambda: _bookkeeping(game, pairs),
         lambda: row("selfplay_over_raw", "evaluations/s", net.selfplay("auto"),
-                    f"{raw}, {spec.size}, {dtype}", net.alone("auto"), pairs),
+                    f"{raw}, {spec.size}, {dtype}; ours: {ours}", net.alone("auto"), pairs),
         lambda: row("selfplay_evals", "evaluations/s", net.selfplay("auto"),
-                    f"the same net alone in float32, {spec.size}", net.alone("float32"), pairs),
+                    f"the same net alone in float32, {spec.size}; ours: {ours}",
+                    net.alone("float32"), pairs),
     ]
     if "int8" in arithmetic.candidates(device):
         made += [
             lambda: row("selfplay_int8_over_raw", "evaluations/s", net.selfplay("int8"),
-                        f"{raw}, {spec.size}, int8", net.alone("int8"), pairs),
+                        f"{raw}, {spec.size}, int8; ours: {ours}", net.alone("int8"), pairs),
             lambda: row("selfplay_int8", "evaluations/s", net.selfplay("int8"),
-                        f"self-play in {dtype}", net.selfplay("auto"), pairs),
+                        f"self-play in {dtype}; both: {ours}", net.selfplay("auto"), pairs),
         ]
     made += [
         lambda: row("learner", "positions/s", _learner(game, spec, device),
                     "forward and backward alone, best of batches and ways to thread",
                     _backward(game, spec, device), pairs),
-        lambda: _first_move(game, pairs),
+        lambda: _first_move(game, spec, device, pairs),
         lambda: _tree_memory(game),
     ]
     return made
+
+
+def _play_config(game: Game) -> RLConfig:
+    """Self-play as the game's preset has it, but every search full and no evaluation remembered."""
+    return replace(preset(game.name).rl, sims=SIMS, full_share=1.0, cache_mb=0)
+
+
+def _bookkeeping(game: Game, pairs: int) -> Row:
+    """All that self-play does but wait for a net: search, moves, the book, packing, harvest."""
+    config = replace(_play_config(game), games=PLAY_GAMES)
+    actor = Actor(game, free_net(game, PLAY_GAMES), config, 0)
+    actor.play(1)  # games end from now on
+    return row("selfplay_us_free_net", "us", lambda: repeat(partial(one_move, actor)),
+               f"the search alone; both: {PLAY_GAMES} games x {SIMS} simulations; ours: games "
+               f"from their beginnings to their ends; reference: {GIVEN}",
+               free_search(game, search_config(config), PLAY_GAMES, SIMS), pairs,
+               per=lambda rate: 1e6 / rate)
+
+
+def one_move(actor: Actor) -> int:
+    """A move in every game, where all searches are full and begin anew; how many simulations."""
+    for _ in range(actor.config.sims + 1):  # the root's evaluation is none of them
+        actor.wave()
+    return actor.config.games * actor.config.sims
 
 
 class _Nets:
@@ -68,64 +104,76 @@ class _Nets:
 
     def __init__(self, game: Game, spec: NetSpec, device: str) -> None:
         self.game, self.device = game, device
-        self.config = preset(game.name).rl
+        self.config = _play_config(game)
         self.net = seeded(0, lambda: build(spec)).eval()
-        self.obs = arithmetic.random_positions(game, 0, max(BATCHES))
-        self._rates: dict[tuple[str, str], Callable[[], float]] = {}
+        self.batches = BATCHES[torch.device(device).type]
+        self.obs = _positions(game, max(self.batches + INT8_BATCHES))
+        self._rates: dict[tuple[str, str], Rate] = {}
 
     def _evaluators(
         self, dtype: Dtype, count: int, max_batch: int | None = None
     ) -> list[Evaluator]:
         made = [Evaluator(None, self.game, self.device, dtype, max_batch) for _ in range(count)]
-        load_all(made, self.net, self.obs)
+        load_all(made, self.net, self.obs[:CALIBRATED])
         return made
 
-    def selfplay(self, dtype: Dtype) -> Callable[[], float]:
-        """Evaluations/s of self-play, no evaluation remembered; games go on between calls."""
+    def selfplay(self, dtype: Dtype) -> Rate:
+        """Evaluations/s of self-play; games go on between calls."""
         if ("selfplay", dtype) not in self._rates:
             evaluators = self._evaluators(dtype, len(group_sizes(self.config.games, self.device)))
-            crew = Crew(self.game, evaluators, self.config, seed=0, threads=_threads(self.device))
+            crew = Crew(self.game, evaluators, self.config, seed=0,
+                        threads=torch.get_num_threads())
 
-            def rate() -> float:
-                def done() -> int:
-                    before = sum(e.evaluations for e in evaluators)
-                    asked = iter((False, True))
-                    crew.play(1 << 30, stop=lambda: next(asked))
-                    return sum(e.evaluations for e in evaluators) - before
+            def done() -> int:
+                before = sum(e.evaluations for e in evaluators)
+                asked = iter((False, True))
+                crew.play(1 << 30, stop=lambda: next(asked))
+                return sum(e.evaluations for e in evaluators) - before
 
-                return repeat(done, 2.0)
-
-            self._rates["selfplay", dtype] = rate
+            self._rates["selfplay", dtype] = lambda: repeat(done, 2.0)
         return self._rates["selfplay", dtype]
 
-    def alone(self, dtype: Dtype) -> Callable[[], float]:
+    def alone(self, dtype: Dtype) -> Rate:
         """Evaluations/s of the net with nothing around it."""
         if ("alone", dtype) not in self._rates:
-            threads = _threads(self.device)
-            evaluators = self._evaluators(dtype, threads, max(BATCHES) if dtype != "int8" else None)
-            workers = Workers(threads)
-            sizes = BATCHES if dtype != "int8" else (evaluators[0].max_batch,)  # its largest
-            share = 1 / (2 * len(sizes))
+            def work(evaluator: Evaluator, size: int) -> int:
+                evaluator.run(self.obs[:size])
+                return size
 
-            def rate() -> float:
-                rates = []
-                for size in sizes:
-                    def work(evaluator: Evaluator, size: int = size) -> int:
-                        evaluator.run(self.obs[:size])
-                        return size
-
-                    work(evaluators[0])
-                    rates.append(repeat(lambda work=work: work(evaluators[0]), share))
-                    rates.append(sum(workers.map(
-                        lambda e, work=work: repeat(lambda: work(e), share), evaluators)))
-                return max(rates)
-
-            self._rates["alone", dtype] = rate
+            self._rates["alone", dtype] = _best([
+                [partial(work, evaluator, size)
+                 for evaluator in self._evaluators(dtype, _threads(self.device), size)]
+                for size in (INT8_BATCHES if dtype == "int8" else self.batches)])
         return self._rates["alone", dtype]
 
 
+def _best(works: Sequence[Sequence[Callable[[], int]]]) -> Rate:
+    """The best of several sizes and of two ways to thread: alone, or as many at once as there are.
+
+    works: for each size the same work as many times as there are threads.
+    """
+    workers, share = Workers(len(works[0])), 1 / (2 * len(works))
+
+    def rate() -> float:
+        rates = []
+        for each in works:
+            each[0]()
+            rates.append(repeat(each[0], share))
+            rates.append(sum(workers.map(lambda work: repeat(work, share), each)))
+        return max(rates)
+
+    return rate
+
+
 def _threads(device: str) -> int:
+    """That a limit is taken with."""
     return torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+
+
+def _positions(game: Game, count: int) -> NDArray[Any]:
+    """Observations [count, C, H, W]; after DRAWN of them the same again."""
+    drawn = arithmetic.random_positions(game, 0, min(count, DRAWN))
+    return np.resize(drawn, (count, *drawn.shape[1:]))
 
 
 def _columns(game: Game, count: int) -> Columns:
@@ -145,7 +193,7 @@ def _trainer(spec: NetSpec, device: str, size: int) -> Trainer:
     return Trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
 
 
-def _learner(game: Game, spec: NetSpec, device: str) -> Callable[[], float]:
+def _learner(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s from the replay window to new weights."""
     size = preset(game.name).rl.batch_size
     trainer, window, rng = _trainer(spec, device, size), Window(1, 1.0, WINDOW), \
@@ -167,38 +215,27 @@ def _learner(game: Game, spec: NetSpec, device: str) -> Callable[[], float]:
     return lambda: repeat(step)
 
 
-def _backward(game: Game, spec: NetSpec, device: str) -> Callable[[], float]:
+def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s of forward and backward passes on rows that lie ready."""
-    threads = _threads(device)
+    kind, sizes = torch.device(device).type, LEARNT[torch.device(device).type]
     nets = [seeded(0, lambda: build(spec)).to(device, memory_format=torch.channels_last).train()
-            for _ in range(threads)]
-    workers = Workers(threads)
+            for _ in range(_threads(device))]
     low = choose_dtype("auto", device) is torch.bfloat16
-    columns, symmetries = _columns(game, max(LEARNT)), game.symmetries()
-    ready: dict[int, Any] = {}
-    for size in LEARNT:
-        rows: Batch = batch(columns, np.arange(size), game, symmetries, None)
-        ready[size] = to_tensors(rows, device)
+    columns, symmetries = _columns(game, max(sizes)), game.symmetries()
+    ready = {size: to_tensors(batch(columns, np.arange(size), game, symmetries, None), device)
+             for size in sizes}
 
     def work(net: torch.nn.Module, size: int) -> int:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+        with torch.autocast(kind, torch.bfloat16, enabled=low):
             out = net(ready[size].obs)
         torch.stack(list(loss_parts(out, ready[size]).values())).sum().backward()
         for parameter in net.parameters():
             parameter.grad = None
-        if torch.device(device).type == "cuda":
+        if kind == "cuda":
             torch.cuda.synchronize()
         return size
 
-    def rate() -> float:
-        share, rates = 1 / (2 * len(LEARNT)), []
-        for size in LEARNT:
-            rates.append(repeat(lambda size=size: work(nets[0], size), share))
-            rates.append(sum(workers.map(
-                lambda net, size=size: repeat(lambda: work(net, size), share), nets)))
-        return max(rates)
-
-    return rate
+    return _best([[partial(work, net, size) for net in nets] for size in sizes])
 
 
 FIRST_MOVE = """
@@ -208,36 +245,42 @@ from selfplay.crew import Crew, group_sizes
 from selfplay.games import make
 from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, build, seeded
-game = make(sys.argv[1])
-config = preset(game.name)
-net = seeded(0, lambda: build(NetSpec(config.net, game.obs_shape, game.num_actions,
-                                      game.has_ownership)))
-evaluators = [Evaluator(net, game) for _ in group_sizes(config.rl.games, "cpu")]
-crew = Crew(game, evaluators, config.rl, seed=0, threads=1)
-start = [actor.states.ply.sum() for actor in crew.actors]
-while all(a.states.ply.sum() == n for a, n in zip(crew.actors, start)):
-    crew.actors[0].wave()
-"""
+game, size, device = make(sys.argv[1]), *sys.argv[2:]
+config = preset(game.name).rl
+net = seeded(0, lambda: build(NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)))
+evaluators = [Evaluator(net, game, device) for _ in group_sizes(config.games, device)]
+actor = Crew(game, evaluators, config, seed=0, threads=1).actors[0]
+start = actor.states.ply.sum()
+while actor.states.ply.sum() == start:
+    actor.wave()
+"""  #: arguments: game, net, device
 
 
-def _first_move(game: Game, pairs: int) -> Row:
+def _first_move(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
     """From the start of a process to the first move of self-play, kernels compiled before."""
-    def rate(*command: str) -> Callable[[], float]:
-        def once() -> float:
-            start = time.perf_counter()
+    def process(*command: str) -> Rate:
+        def work() -> int:
             subprocess.run([sys.executable, "-c", *command], check=True)
-            return 1 / (time.perf_counter() - start)
+            return 1
 
-        return once
+        return lambda: repeat(work)
 
-    return row("first_move", "s", rate(FIRST_MOVE, game.name), "importing torch and numba alone",
-               rate("import torch, numba"), pairs, per=lambda r: 1 / r)
+    return row("first_move", "s", process(FIRST_MOVE, game.name, spec.size, device),
+               "importing torch and numba alone; ours: all imports, making the net, its evaluators "
+               f"and the games, search up to the first move, {spec.size}, kernels compiled before",
+               process("import torch, numba"), pairs, per=lambda r: 1 / r)
 
 
 def _tree_memory(game: Game) -> Row:
+    """All that a Search holds: trees, walks, roots, leaves."""
+    tracemalloc.start()  # numpy tells it of every array
+    before = tracemalloc.get_traced_memory()[0]
     search = Search(game, SearchConfig(), TREE_GAMES, TREE_SIMS, 0)
-    size = sum(field.nbytes for field in search.tree) / 2**20
+    size = (tracemalloc.get_traced_memory()[0] - before) / 2**20
+    tracemalloc.stop()
+    del search
     ratio = 1024 / size
     return {"name": "tree_memory", "unit": "MB", "value": size, "reference_value": 1024.0,
-            "reference": f"1 GB; ours: {TREE_GAMES} games x {TREE_SIMS} simulations",
+            "reference": f"1 GB; ours: {TREE_GAMES} games x {TREE_SIMS} simulations, "
+                         "trees, walks, roots and leaves",
             "ratio": ratio, "spread": [ratio, ratio]}

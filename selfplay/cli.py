@@ -226,7 +226,7 @@ def games() -> None:
 
 @cli.command()
 @click.option("--game", default="go9x9", show_default=True, metavar="NAME")
-@click.option("--json", "as_json", is_flag=True, help="Rows as JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="One row a line as JSON, no table.")
 @click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
               help="Pairs of runs (ours, reference) behind each ratio.")
 @click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
@@ -240,7 +240,8 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
     if as_json:
         import json
 
-        click.echo(json.dumps(rows, indent=1))
+        for row in rows:
+            click.echo(json.dumps(row))
     else:
         click.echo(table(rows))
 
