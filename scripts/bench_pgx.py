@@ -254,13 +254,13 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def positive(text: str) -> int:
     if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1 wanted")
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
     return int(text)
 
 
 def seconds(text: str) -> float:
     if not float(text) > 0:
-        raise argparse.ArgumentTypeError("more than 0 wanted")
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
     return float(text)
 
 
