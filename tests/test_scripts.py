@@ -119,14 +119,18 @@ def test_numbers_that_must_be_above_0(
     assert told in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_net_of_a_game_that_is_not_there(runs: Path, tmp_path: Path) -> None:
+def test_a_net_of_a_game_that_is_not_there(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(runs / "a", tmp_path / "a")
     for meta in (tmp_path / "a/rl").glob("*/meta.json"):
         meta.write_text(meta.read_text().replace('"tictactoe"', '"tictactow"'))
     for script, more in (("bench_backends", ()), ("bench_fidelity", ("--dtype", "bfloat16"))):
-        done = start(script, "--run", str(tmp_path / "a"), *more)
-        assert done.returncode != 0
-        assert done.stderr.count("\n") == 1 and "tictactow" in done.stderr, done.stderr
+        monkeypatch.setattr(sys, "argv", [script, "--run", str(tmp_path / "a"), *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        said = str(ended.value.code)
+        assert said.startswith(f"{script}.py: ") and "tictactow" in said and "\n" not in said
 
 
 # ------------------------------------------------------------------------------- compare_runs
