@@ -24,12 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from selfplay.arithmetic import agree
+from selfplay import timing
+from selfplay.arithmetic import agree, random_positions
 from selfplay.checkpoint import load_net, newest
 from selfplay.data import load_shard
 from selfplay.errors import UserError
 from selfplay.games import make
-from selfplay.games.base import Game, take
+from selfplay.games.base import Game, GameError, take
 from selfplay.inference import Evaluator
 from selfplay.models import folded, has_fast_bfloat16
 from selfplay.openvino import INSTALL, available, compile_net
@@ -37,7 +38,6 @@ from selfplay.openvino import INSTALL, available, compile_net
 #: planes [n, C, H, W] -> (policy logits [n, A], value [n])
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 REFERENCE = "torch float32"
-CALIBRATION = 256  #: positions
 
 
 class Subject(NamedTuple):
@@ -47,18 +47,18 @@ class Subject(NamedTuple):
     net: nn.Module
     obs: NDArray[Any]  #: [n, C, H, W]
     legal: NDArray[np.bool_]  #: [n, A]
-    calibration: NDArray[Any]  #: [CALIBRATION or fewer, C, H, W]
+    calibration: NDArray[Any]  #: [arithmetic.POSITIONS, C, H, W]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run's folder with self-play")
-    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--positions", type=int, default=4096, help="to compare outputs on")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one backend in one round")
-    parser.add_argument("--workers", type=int, default=1, help="nets at work side by side")
+    parser.add_argument("--batches", type=positive, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--positions", type=positive, default=4096, help="to compare outputs on")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--seconds", type=seconds, default=0.5, help="of one backend in one round")
+    parser.add_argument("--workers", type=positive, default=1, help="nets at work side by side")
     options = parser.parse_args()
     torch.set_num_threads(1)
     subject = load(options.run, max(options.positions, *options.batches))
@@ -73,6 +73,20 @@ def main() -> None:
     for batch in options.batches:
         for line in speeds(subject, batch, options):
             print(line, flush=True)
+
+
+def positive(text: str) -> int:
+    """An argparse type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argparse type."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
+    return float(text)
 
 
 def load(run: Path, count: int) -> Subject:
@@ -90,7 +104,7 @@ def load(run: Path, count: int) -> Subject:
     obs, legal = positions(game, chosen, rng)
     while len(obs) < count:  # of a game of few positions
         obs, legal = np.concatenate([obs, obs]), np.concatenate([legal, legal])
-    return Subject(game, net, obs, legal, random_positions(game, rng))
+    return Subject(game, net, obs, legal, random_positions(game))
 
 
 def positions(
@@ -105,20 +119,6 @@ def positions(
     game.replay(states, moves)
     states = take(states, np.flatnonzero(game.legal(states).any(1)))
     return game.observe(states), game.legal(states)
-
-
-def random_positions(game: Game, rng: np.random.Generator) -> NDArray[Any]:
-    """Observations of games of random moves, each at another ply."""
-    states, games = game.new(CALIBRATION), []
-    for _ in range(game.max_moves):
-        legal = game.legal(states)
-        if not legal.any():
-            break
-        draws = (legal + rng.random(legal.shape)).argmax(1)
-        games.append(np.where(legal.any(1), draws, -1))
-        game.step(states, games[-1])
-    lines = [line[line >= 0].astype(np.int16) for line in np.stack(games, axis=1)]
-    return positions(game, lines, rng)[0]
 
 
 def backends(subject: Subject) -> dict[str, Callable[[int], Forward]]:
@@ -169,11 +169,7 @@ def speeds(subject: Subject, batch: int, options: argparse.Namespace) -> list[st
     taken: dict[str, list[float]] = {name: [] for name in nets}
 
     def work(forward: Forward) -> float:
-        start, count = time.perf_counter(), 0
-        while (now := time.perf_counter()) - start < options.seconds:
-            forward(planes)
-            count += batch
-        return count / (now - start)
+        return timing.repeat(lambda: len(forward(planes)[1]), options.seconds / timing.SECONDS)
 
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for turn in range(options.rounds + 1):
@@ -192,5 +188,5 @@ def speeds(subject: Subject, batch: int, options: argparse.Namespace) -> list[st
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
-        sys.exit(f"bench_backends: {error}")
+    except (UserError, GameError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

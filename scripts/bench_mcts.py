@@ -1,27 +1,29 @@
-"""Our search with random playouts beside OpenSpiel's C++ MCTSBot, on one core: simulations per
-second, and a match at equal time a move.
+"""Our search with random playouts beside OpenSpiel's C++ MCTSBot: speed, and a match at equal time.
 
     .venv/bin/python scripts/bench_mcts.py --games 200 --seconds 0.05
 
-One game at a time, from random openings of 2 to 8 plies, each played twice with colours swapped.
-A few games are played first, after which the numbers of simulations are set anew: what one costs
-changes as the board fills. All times are processor time, so that other work on the machine does
-not count.
+On one core. First simulations a second from the empty board; then one game at a time from random
+openings of 2 to 8 plies, each played twice with colours swapped. A few games come before those that
+count, after which the numbers of simulations are set anew: what one costs changes as the board
+fills. All times are processor time, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from selfplay.arena import wilson
+from selfplay.errors import UserError
 from selfplay.games import make
-from selfplay.games.base import Game
+from selfplay.games.base import Game, GameError
 from selfplay.play import play_games
 from selfplay.players import parse_player
 
@@ -111,12 +113,27 @@ def match(game: Game, first: Timed, second: Timed, games: int, seed: int) -> Non
           f"{points / done:.1%}, 95% interval {low:.1%} to {high:.1%}")
 
 
+def positive(text: str) -> int:
+    """An argparse type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argparse type."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
+    return float(text)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="go9x9")
-    parser.add_argument("--games", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=0.05, help="a move, of both sides")
-    parser.add_argument("--leaves", type=int, default=8, help="of our tree under way at once")
+    parser.add_argument("--games", type=positive, default=200)
+    parser.add_argument("--seconds", type=seconds, default=0.05, help="a move, of both sides")
+    parser.add_argument("--leaves", type=positive, default=8, help="of our tree under way at once")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     game = make(options.game)
@@ -129,4 +146,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UserError, GameError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -233,12 +233,13 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=positive, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of work in a side of a pair")
+    parser.add_argument("--seconds", type=seconds, default=4.0, help="of work in a side of a pair")
     parser.add_argument("--net", default="6x64", help="BLOCKSxCHANNELS, of both sides")
     parser.add_argument("--simulations", type=positive, default=32, help="a move, of both sides")
     parser.add_argument("--games", type=positive, default=256, help="ours, side by side")
     parser.add_argument("--batches", type=sizes, default=[16, 32, 64, 128],
-                        help="theirs, to choose from: 16,32,64,128")
+                        help="theirs, to choose from (down to multiples of the host devices): "
+                        "16,32,64,128")
     parser.add_argument("--starts", type=int, default=3, help="pairs of cold and of warm starts")
     parser.add_argument("--dtype", default="auto", help="ours: auto (torch's fastest), float32, "
                         "bfloat16, or int8 (OpenVINO)",
@@ -253,8 +254,14 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def positive(text: str) -> int:
     if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1 wanted")
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
+    return float(text)
 
 
 def sizes(text: str) -> list[int]:

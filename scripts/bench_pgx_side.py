@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 RAW_BATCHES = (16, 32, 64, 128, 256)
@@ -155,29 +155,24 @@ class Ours:
     def start(self, net: str, simulations: int, dtype: str, games: int) -> dict[str, Any]:
         """Set up and make the first moves."""
         began = time.perf_counter()
-        import numpy as np
         import torch
 
         from selfplay.games import make
         from selfplay.models import NetSpec, flops
-        from selfplay.threads import Workers
 
         imported = time.perf_counter()
-        self.game = make("go9x9")
+        self.game, self.net, self.dtype = make("go9x9"), net, dtype
         self.crew = our_selfplay(self.game, net, dtype, simulations, games)
         built = time.perf_counter()
         our_moves(self.crew, 0.0)
         moved = time.perf_counter()
-        self.alone = our_evaluators(self.game, net, dtype, torch.get_num_threads())
-        self.workers = Workers(len(self.alone))
-        planes = np.random.default_rng(0).random((max(RAW_BATCHES), *self.game.obs_shape)) < 0.3
-        self.planes = planes.astype(np.uint8)
         spec = NetSpec(net, self.game.obs_shape, self.game.num_actions, self.game.has_ownership)
         return {"parts": f"import {imported - began:.1f}, set up {built - imported:.1f}, "
                          f"compile and first moves {moved - built:.1f}",
                 "mflop": flops(spec) / 1e6,
-                "about": f"{games} games, torch {torch.__version__}, {self.alone[0].dtype_name}"
-                         f", {torch.get_num_threads()} thread(s)"}
+                "about": f"{games} games, torch {torch.__version__}, "
+                         f"{self.crew.actors[0].evaluate.dtype_name}, "
+                         f"{torch.get_num_threads()} thread(s)"}
 
     def _forward(self, batch: int) -> int:
         """A batch on each thread."""
@@ -185,7 +180,16 @@ class Ours:
         return batch * len(self.alone)
 
     def tune(self) -> dict[str, Any]:
-        """Find the raw net's batch."""
+        """Set up the raw net, one a thread, and find its batch."""
+        import numpy as np
+        import torch
+
+        from selfplay.threads import Workers
+
+        self.alone = our_evaluators(self.game, self.net, self.dtype, torch.get_num_threads())
+        self.workers = Workers(len(self.alone))
+        planes = np.random.default_rng(0).random((max(RAW_BATCHES), *self.game.obs_shape)) < 0.3
+        self.planes = planes.astype(np.uint8)
         rates = {b: rate_of(lambda b=b: self._forward(b), TUNE_SECONDS) for b in RAW_BATCHES}
         self.raw_batch = fastest(rates)
         return {"raw": f"batch {self.raw_batch}"}
@@ -206,6 +210,11 @@ class Ours:
 
 
 # ---- theirs --------------------------------------------------------------------------------------
+
+
+def spread_evenly(batches: Iterable[int], devices: int) -> list[int]:
+    """``batches`` down to multiples of ``devices``; those below it are left out, but for one."""
+    return sorted({b - b % devices for b in batches if b >= devices}) or [devices]
 
 
 class Theirs:
@@ -314,11 +323,10 @@ class Theirs:
         return move
 
     def _begin(self, batch: int, dtype: str) -> None:
-        """Compile for ``batch`` games, at their beginning."""
+        """Compile for ``batch`` games, a multiple of the devices, at their beginning."""
         import jax
 
-        each = batch // self.devices
-        self.batch = each * self.devices
+        self.batch, each = batch, self._each(batch)
         keys = jax.random.split(jax.random.PRNGKey(1), self.devices)
         self.states = jax.pmap(
             lambda key: jax.vmap(self.env.init)(jax.random.split(key, each)))(keys)
@@ -326,6 +334,13 @@ class Theirs:
             self.model, self.states, keys).compile()
         self.keys = (jax.random.split(jax.random.PRNGKey(seed), self.devices)
                      for seed in itertools.count())
+
+    def _each(self, batch: int) -> int:
+        """Rows of a device; only what is evaluated may be counted."""
+        each, rest = divmod(batch, self.devices)
+        if rest or not each:
+            raise ValueError(f"batch {batch} is no multiple of {self.devices} devices")
+        return each
 
     def _step(self) -> int:
         """One move in every game."""
@@ -338,7 +353,7 @@ class Theirs:
     def _forward(self, dtype: str, batch: int) -> Callable[[], int]:
         import jax
 
-        shape = (self.devices, batch // self.devices, 9, 9, 17)
+        shape = (self.devices, self._each(batch), 9, 9, 17)
         planes = jax.pmap(lambda x: x)(jax.random.bernoulli(jax.random.PRNGKey(2), 0.3, shape))
         net = jax.pmap(self._net(dtype)).lower(self.model, planes).compile()
 
@@ -351,11 +366,11 @@ class Theirs:
     def tune(self, batches: list[int]) -> dict[str, Any]:
         """Find the raw net's format and batch, then self-play's batch in that format."""
         rates = {(dtype, b): rate_of(self._forward(dtype, b), TUNE_SECONDS)
-                 for dtype in FORMATS for b in RAW_BATCHES}
+                 for dtype in FORMATS for b in spread_evenly(RAW_BATCHES, self.devices)}
         best = fastest(rates)
         self.raw_step = self._forward(*best)
         played = {}
-        for batch in batches:
+        for batch in spread_evenly(batches, self.devices):
             self._begin(batch, best[0])
             played[batch] = rate_of(self._step, 2 * TUNE_SECONDS)
         batch = fastest(played)

@@ -2,17 +2,18 @@
 
     .venv/bin/python scripts/compare_runs.py runs/a runs/b --labels before,after --png speed.png
 
-The runs must have begun from the same SFT net, which is the zero of the chart (they are told apart
-from it and from each other by matches alone). Each checkpoint chosen plays the one before it, the
-SFT net, and the checkpoints of the other runs that are nearest in time. Ratings are a
-Bradley-Terry fit over all these matches, which lie in --folder and continue where they stopped.
+The runs must have begun from the same SFT net (the same weights in the best checkpoint of each),
+which is the zero of the chart; matches alone tell them apart from it and from each other. Each
+checkpoint chosen plays the one before it, the SFT net, and the checkpoints of the other runs that
+are nearest in time. Ratings are a Bradley-Terry fit over all these matches, which lie in --folder
+and continue where they stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,23 +41,30 @@ class Point(NamedTuple):
         return f"net:{self.path}" + (f"@{sims}" if sims else "")
 
 
+def positive(text: str) -> int:
+    """An argparse type."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--labels", help="names of the runs, separated by commas")
-    parser.add_argument("--points", type=int, default=6, help="checkpoints of each run")
+    parser.add_argument("--points", type=positive, default=6, help="checkpoints of each run")
     parser.add_argument("--minutes", type=float, help="of RL at most; later checkpoints stay out")
     parser.add_argument("--sims", type=int, default=0, help="simulations a move; 0: raw policy")
-    parser.add_argument("--games", type=int, default=100, help="a pairing")
+    parser.add_argument("--games", type=positive, default=100, help="a pairing")
     parser.add_argument("--folder", type=Path, default=Path("runs/compared"))
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
     labels = options.labels.split(",") if options.labels else [str(run) for run in options.runs]
     if len(labels) != len(options.runs):
         raise UserError(f"--labels: {len(options.runs)} names wanted, separated by commas")
+    zero = f"net:{beginning(options.runs)}" + (f"@{options.sims}" if options.sims else "")
     chosen = [points(number, run, options) for number, run in enumerate(options.runs)]
-    zero = f"net:{best(options.runs[0] / 'sft')}" + (f"@{options.sims}" if options.sims else "")
     ratings = rate(chosen, zero, options)
     for label, found in zip(labels, chosen, strict=True):
         print(label)
@@ -66,6 +74,20 @@ def main() -> None:
                   f"({low:+.0f} to {high:+.0f})")
     if options.png:
         write_atomic(options.png, lambda file: file.write(draw(labels, chosen, ratings, options)))
+
+
+def beginning(runs: list[Path]) -> Path:
+    """The SFT net that ``runs`` have begun from, as the first of them has it.
+
+    Raises UserError for one that is damaged, or another.
+    """
+    nets = [best(run / "sft") for run in runs]
+    for run, net in zip(runs, nets, strict=True):
+        checkpoint.load_net(net)
+        if (net / checkpoint.WEIGHTS).read_bytes() != (nets[0] / checkpoint.WEIGHTS).read_bytes():
+            raise UserError(f"{runs[0]} and {run}: not begun from the same SFT net ({nets[0]}, "
+                            f"{net}); name runs that share one, such as copies made before rl")
+    return nets[0]
 
 
 def points(number: int, run: Path, options: argparse.Namespace) -> list[Point]:
@@ -131,7 +153,7 @@ def draw(
     figure = Figure(figsize=(8, 4.2), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label, mine, colour in zip(labels, chosen, COLOURS, strict=False):
+    for label, mine, colour in zip(labels, chosen, cycle(COLOURS), strict=False):
         times = [0.0, *(p.minutes for p in mine)]
         found = [Rating(0, 0, 0), *(ratings[p.player(options.sims)] for p in mine)]
         axes.plot(times, [r.elo for r in found], "o-", color=colour, label=label)

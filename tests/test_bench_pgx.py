@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from itertools import count
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from script import SCRIPTS, load, start
 
 from selfplay.games import make
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 KEYS = {"name", "unit", "value", "reference", "reference_value", "ratio", "spread"}
 
 #: Stands in for the interpreter with jax: 330 evaluations and 10 moves in 2 s, or 500 of the net.
@@ -33,14 +33,6 @@ for line in sys.stdin:
 """
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 bench, side = load("bench_pgx"), load("bench_pgx_side")
 
 
@@ -54,8 +46,7 @@ def interpreter(folder: Path, *arguments: str) -> str:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPTS / "bench_pgx.py"), *arguments],
-                          cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+    return start("bench_pgx", *arguments)
 
 
 def sample(units: float, others: float) -> dict[str, float]:
@@ -111,6 +102,87 @@ def test_moves_are_those_on_the_boards_and_each_costs_its_simulations_and_a_root
     assert moves >= 8 and moves % 4 == 0
     # a leaf that ends the game is free
     assert moves * 3 < actor.evaluate.evaluations <= moves * 4 + 4 * 3
+
+
+def test_first_moves_wait_for_no_net_that_does_not_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = [], side.our_evaluators
+
+    def counted(*arguments: Any) -> list[Any]:
+        built.append(build(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(side, "our_evaluators", counted)
+    monkeypatch.setattr(side, "RAW_BATCHES", (16,))
+    monkeypatch.setattr(side, "TUNE_SECONDS", 0.0)
+    ours = side.Ours()
+    about = ours.start(net="1x8", simulations=3, dtype="float32", games=4)
+    assert len(built) == 1 and built[0][0].evaluations > 0
+    assert "4 games" in about["about"] and "float32" in about["about"]
+    assert ours.tune() == {"raw": "batch 16"}
+    assert len(built) == 2
+    assert ours.raw(0.0)["evaluations"] == 0
+    assert ours.raw(0.01)["evaluations"] % (16 * len(built[1])) == 0
+
+
+def test_batches_are_multiples_of_the_devices() -> None:
+    assert side.spread_evenly([32, 16, 64], 1) == [16, 32, 64]
+    assert side.spread_evenly([16, 32, 64], 12) == [12, 24, 60]
+    assert side.spread_evenly([16, 32, 64], 48) == [48]
+    assert side.spread_evenly([16, 20, 32], 16) == [16, 32]
+    assert side.spread_evenly([16, 32], 100) == [100]
+
+
+class Devices:
+    """As much of jax as their raw net asks for; ``rows``: evaluated by each call."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.random = SimpleNamespace(PRNGKey=lambda seed: None,
+                                      bernoulli=lambda key, p, shape: np.zeros(shape))
+
+    def pmap(self, function: Any) -> Any:
+        def mapped(*arrays: Any) -> Any:
+            return function(*arrays)
+
+        mapped.lower = lambda *arrays: SimpleNamespace(compile=lambda: mapped)  # type: ignore
+        return mapped
+
+    def block_until_ready(self, rows: Any) -> None:
+        self.rows.append(int(rows))
+
+
+@pytest.mark.parametrize("devices", [1, 12, 48, 300])
+def test_rows_counted_of_theirs_are_rows_evaluated(
+    devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jax, played = Devices(), []
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setattr(side, "TUNE_SECONDS", 0.0)
+    theirs = side.Theirs()
+    theirs.devices, theirs.model = devices, None
+    theirs._net = lambda dtype: lambda model, planes: np.prod(planes.shape[:2])
+
+    def begin(batch: int, dtype: str) -> None:
+        theirs.batch = batch
+        played.append(batch)
+
+    theirs._begin, theirs._step = begin, lambda: theirs.batch
+    monkeypatch.setattr(side, "rate_of", lambda step, seconds: float(step()))
+    found = theirs.tune(batches=[16, 128])
+    assert all(rows > 0 and rows % devices == 0 for rows in jax.rows + played)
+    assert theirs.raw(0.0)["evaluations"] == 0
+    jax.rows.clear()
+    assert theirs.raw_step() == sum(jax.rows) == max(devices, 256 // devices * devices)
+    assert found["batch"] == max(devices, 128 // devices * devices)
+
+
+def test_a_batch_that_devices_cannot_share_is_no_batch() -> None:
+    theirs = side.Theirs()
+    theirs.devices = 12
+    assert theirs._each(24) == 2
+    for batch in (0, 6, 16):
+        with pytest.raises(ValueError, match=f"{batch} is no multiple of 12"):
+            theirs._each(batch)
 
 
 def test_rows_of_a_run(tmp_path: Path) -> None:

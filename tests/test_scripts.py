@@ -1,0 +1,355 @@
+"""scripts/ on a tiny run: what they print of it, and how they refuse what they cannot use."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from script import SCRIPTS, load, start
+
+from selfplay import checkpoint, openvino
+from selfplay.config import RLConfig, SFTConfig
+from selfplay.elo import Rating
+from selfplay.errors import UserError
+from selfplay.games import make
+from selfplay.models import NetSpec, build, seeded
+from selfplay.rl import Learner, train_rl
+from selfplay.runs import write_json
+from selfplay.sft import best, split, to_columns, train_sft
+from selfplay.sgf import ExpertGame
+from selfplay.train import TrainConfig, Trainer
+
+GAME = make("tictactoe")
+SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
+SELF_PLAY = RLConfig(sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
+                     window_min=64, window_max=64, batch_size=16, iterations=3, dtype="float32")
+EXPERT = [ExpertGame(actions, 1.0, None, ("a", "b"), "here")
+               for cell in (5, 7) for actions in ((0, 3, 1, 4, 2), (4, cell, 0, 1, 8),
+                                                  (2, 0, 4, cell, 6), (8, cell, 0, 3, 4))]
+
+Printed = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three runs: a and b from the same SFT net, c from another."""
+    folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    train, held = (to_columns(GAME, games) for games in split(EXPERT, 0.2, 0))
+    short = SFTConfig(batch_size=16, evaluate_every=5, max_steps=5)
+    for name, seed in (("a", 1), ("c", 2)):
+        train_sft(GAME, SPEC, train, held, short, folder / name / "sft", device="cpu", seed=seed)
+    shutil.copytree(folder / "a/sft", folder / "b/sft")
+    for seed, run in enumerate(folder / name for name in "abc"):
+        train_rl(Learner(GAME, SPEC, SELF_PLAY, run / "rl", init=best(run / "sft"), device="cpu",
+                         seed=seed))
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+    """(script's name, or its module, arguments) -> what its main prints, in this process."""
+
+    def run(script: str | ModuleType, *words: object) -> str:
+        module = load(script) if isinstance(script, str) else script
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+# ----------------------------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize(("script", "words", "told"), [
+    ("bench_mcts", ("--game", "foo"), "foo"),
+    ("bench_backends", ("--run", "nowhere"), "nowhere"),
+    ("bench_fidelity", ("--run", "nowhere", "--dtype", "bfloat16"), "nowhere"),
+    ("compare_runs", ("nowhere", "elsewhere"), "nowhere"),
+])
+def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -> None:
+    done = start(script, *words)
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"{script}.py: ") and told in done.stderr
+
+
+@pytest.mark.parametrize(("script", "words", "told"), [
+    ("bench_mcts", ("--leaves", "0"), "--leaves: 0"),
+    ("bench_mcts", ("--games", "-2"), "--games: -2"),
+    ("bench_mcts", ("--seconds", "0"), "--seconds: 0"),
+    ("bench_mcts", ("--seconds", "nan"), "--seconds: nan"),
+    ("bench_backends", ("--run", "x", "--batches", "8", "0"), "--batches: 0"),
+    ("bench_backends", ("--run", "x", "--workers", "0"), "--workers: 0"),
+    ("bench_fidelity", ("--run", "x", "--dtype", "int8", "--games", "0"), "--games: 0"),
+    ("compare_runs", ("x", "--points", "0"), "--points: 0"),
+    ("compare_runs", ("x", "--games", "0"), "--games: 0"),
+    ("bench_pgx", ("--seconds", "0"), "--seconds: 0"),
+])
+def test_numbers_that_must_be_above_0(
+    script: str, words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_net_of_a_game_that_is_not_there(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs / "a", tmp_path / "a")
+    for meta in (tmp_path / "a/rl").glob("*/meta.json"):
+        meta.write_text(meta.read_text().replace('"tictactoe"', '"tictactow"'))
+    for script, more in (("bench_backends", ()), ("bench_fidelity", ("--dtype", "bfloat16"))):
+        monkeypatch.setattr(sys, "argv", [script, "--run", str(tmp_path / "a"), *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        said = str(ended.value.code)
+        assert said.startswith(f"{script}.py: ") and "tictactow" in said and "\n" not in said
+
+
+# ------------------------------------------------------------------------------- compare_runs
+
+compare = load("compare_runs")
+
+
+def options(**given: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"points": 3, "minutes": None, "sims": 0, **given})
+
+
+def run_of(folder: Path, minutes: list[float]) -> Path:
+    """A run whose RL checkpoints came after so many minutes of RL."""
+    trainer = Trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
+    for stage, times in (("sft", [0.0]), ("rl", minutes)):
+        for step, time in enumerate(times, 1):
+            checkpoint.save(folder / stage / f"ckpt-{step:06d}", trainer, SPEC, {
+                "game": "tictactoe", "kind": stage, "step": step,
+                "compute": {"seconds": 90.0 + 60 * time}})
+    write_json(folder / "sft/best.json", {"checkpoint": "ckpt-000001"})
+    return folder
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({"points": 3}, [3, 6, 10]),
+    ({"points": 1}, [10]),
+    ({"points": 2, "minutes": 6.5}, [3, 6]),
+    ({"points": 99}, [1, 2, 3, 6, 10]),
+    ({"points": 3, "minutes": 1.5}, [1]),
+])
+def test_points_are_spread_over_time(
+    tmp_path: Path, given: dict[str, Any], expected: list[float]
+) -> None:
+    run = run_of(tmp_path, [1, 2, 3, 6, 10])
+    found = compare.points(0, run, options(**given))
+    assert [p.minutes for p in found] == pytest.approx(expected)
+    assert found[-1].path.parent == run / "rl"
+
+
+def test_no_checkpoint_in_the_time(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no RL checkpoint in that time"):
+        compare.points(0, run_of(tmp_path, [2, 3]), options(minutes=1.0))
+
+
+def test_who_plays_whom() -> None:
+    a1, a5, b2, b6 = (compare.Point(run, Path(f"{'ab'[run]}{minutes}"), minutes)
+                      for run, minutes in ((0, 1), (0, 5), (1, 2), (1, 6)))
+    found = compare.pairings([[a1, a5], [b2, b6]], "net:zero@8", 8)
+    expected = {("a5", "a1"), ("b6", "b2"),  # the one before
+                ("b2", "a1"), ("b6", "a5"),  # the nearest in time
+                *((name, "zero") for name in ("a1", "a5", "b2", "b6"))}
+    assert sorted(found) == sorted((f"net:{a}@8", f"net:{b}@8") for a, b in expected)
+    assert found[-1] == ("net:b6@8", "net:a5@8")
+
+
+def test_runs_that_begin_from_different_nets_are_refused(runs: Path) -> None:
+    assert compare.beginning([runs / "a", runs / "b"]) == best(runs / "a/sft")
+    with pytest.raises(UserError) as refused:
+        compare.beginning([runs / "a", runs / "b", runs / "c"])
+    assert f"{runs / 'a'} and {runs / 'c'}: not begun from the same SFT net" in str(refused.value)
+
+
+def test_a_label_for_each_run(runs: Path, printed: Printed) -> None:
+    with pytest.raises(UserError, match="--labels: 2 names wanted"):
+        printed(compare, runs / "a", runs / "b", "--labels", "one,two,three")
+
+
+def test_two_runs_in_a_chart(
+    runs: Path, tmp_path: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (runs / "a", runs / "b", "--labels", "before,after", "--points", 2, "--games", 4,
+             "--folder", tmp_path / "matches", "--png", tmp_path / "sub/chart.png")
+    text = printed(compare, *words)
+    rated = re.findall(r"^  (ckpt-\d{6})  +(\S+) min of RL +([+-]\d+) \(([+-]\d+) to ([+-]\d+)\)$",
+                       text, re.MULTILINE)
+    assert text.index("before\n") < text.index("after\n")
+    assert 2 <= len(rated) <= 4 and [r[0] for r in rated].count("ckpt-000003") == 2
+    for _, _, elo, low, high in rated:
+        assert int(low) < int(elo) < int(high)
+    assert "sft/ckpt-000005" not in text  # the zero has no rating of its own
+    games = {path: path.read_bytes() for path in (tmp_path / "matches").glob("*/games.jsonl")}
+    assert all(len(kept.splitlines()) == 4 for kept in games.values())
+    asked = [json.loads((path.parent / "match.json").read_text()) for path in games]
+    zero = f"net:{runs / 'a/sft/ckpt-000005'}"
+    assert sum(match["b"] == zero for match in asked) == len(rated)
+    with Image.open(tmp_path / "sub/chart.png") as chart:
+        assert chart.format == "PNG" and chart.width > chart.height > 100
+    again = printed(compare, *words)
+    assert [line for line in again.splitlines() if "min of RL" in line] == [
+        line for line in text.splitlines() if "min of RL" in line]
+    assert games == {path: path.read_bytes() for path in games}
+
+
+def test_every_run_has_a_curve() -> None:
+    chosen = [[compare.Point(run, Path(f"{run}"), 10.0)] for run in range(6)]
+    ratings = {f"net:{run}": Rating(100.0 * run, 100.0 * run - 9, 100.0 * run + 9)
+               for run in range(6)}
+
+    def drawn(count: int) -> np.ndarray:
+        png = compare.draw([f"run {run}" for run in range(count)], chosen[:count], ratings,
+                           options())
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+    pictures = [drawn(count) for count in (4, 5, 6)]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[1], pictures[2])
+
+
+# --------------------------------------------------------------------------------- bench_mcts
+
+def test_speed_and_a_match_at_equal_time(
+    printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = load("bench_mcts")
+    for name, value in (("SIMS", 20), ("SECONDS", 0.01), ("PAIRS", 2), ("PILOT", 2)):
+        monkeypatch.setattr(bench, name, value)
+    text = printed(bench, "--game", "tictactoe", "--games", 2, "--seconds", 0.0005, "--leaves", 2)
+    lines = text.splitlines()
+    assert [line.split(",")[0] for line in lines[:3]] == [
+        "mcts:20x2", "mcts:20", "openspiel-mcts:20"]
+    assert lines[2].endswith("1.00 x (1.00-1.00)")
+    ours, theirs = (int(sims) for sims in re.search(
+        r"^mcts:(\d+)x2 against openspiel-mcts:(\d+), tictactoe:", text, re.MULTILINE).groups())
+    assert ours > 0 and theirs > 0
+    points, share = re.search(r": ([\d.]+) of 2, ([\d.]+)%, 95% interval", lines[-1]).groups()
+    assert float(points) in (0, 0.5, 1, 1.5, 2)
+    assert float(share) == float(points) * 50
+
+
+def test_help_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse shows the module's words whole."""
+    for script in ("bench_mcts", "bench_backends", "bench_fidelity", "compare_runs", "bench_pgx"):
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [script, "--help"])
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        about = capsys.readouterr().out.partition("\noptions:")[0].rstrip()
+        assert about.partition("positional arguments:")[0].rstrip().endswith("."), about
+
+
+# ----------------------------------------------------------------------------- bench_fidelity
+
+@pytest.mark.parametrize("dtype", [
+    "bfloat16", pytest.param("int8", marks=pytest.mark.skipif(
+        not openvino.available(), reason=openvino.INSTALL))])
+def test_a_net_in_another_arithmetic_against_itself(
+    dtype: str, runs: Path, printed: Printed
+) -> None:
+    words = ("--run", runs / "a", "--dtype", dtype, "--games", 4, "--sims", 4, "--json")
+    text = printed("bench_fidelity", *words)
+    assert f"rl/ckpt-000003@4 in {dtype} against" in text
+    found = json.loads(text.splitlines()[-1])
+    wins, draws, losses = map(int, re.search(r"\+(\d+) =(\d+) -(\d+)$", text, re.MULTILINE)
+                              .groups())
+    assert (found["dtype"], found["games"], wins + draws + losses) == (dtype, 4, 4)
+    assert found["score"] == (wins + draws / 2) / 4
+    assert found["low"] <= found["score"] <= found["high"]
+    assert 1 <= found["distinct"] <= 4
+    assert json.loads(printed("bench_fidelity", *words).splitlines()[-1]) == found
+
+
+def test_int8_without_openvino_is_refused(
+    runs: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="openvino"):
+        printed("bench_fidelity", "--run", runs / "a", "--dtype", "int8", "--games", 4)
+
+
+# ----------------------------------------------------------------------------- bench_backends
+
+BACKENDS = ["openvino float32", "openvino bfloat16", "openvino int8"]
+
+
+def tables(text: str) -> tuple[dict[str, list[str]], dict[tuple[str, int], list[str]]]:
+    """(agreement by backend, speed by backend and batch) of what bench_backends prints."""
+    lines = text.splitlines()
+    cut = next(i for i, line in enumerate(lines) if "evals/s" in line)
+    first = next(i for i, line in enumerate(lines) if "best move" in line)
+    agreement = {line[:20].strip(): line[20:].split() for line in lines[first + 1 : cut]}
+    speed = {}
+    for line in lines[cut + 1 :]:
+        batch, *numbers = line[20:].split()
+        speed[line[:20].strip(), int(batch)] = numbers
+    return agreement, speed
+
+
+TINY = ("--batches", 4, 8, "--positions", 64, "--rounds", 1, "--seconds", 0.005)
+
+
+def test_backends_beside_torch(runs: Path, printed: Printed) -> None:
+    text = printed("bench_backends", "--run", runs / "a", *TINY, "--workers", 2)
+    agreement, speed = tables(text)
+    assert list(speed) == [(name, batch) for batch in (4, 8) for name in agreement]
+    same, kl, value, _ = agreement["torch float32"]
+    assert (float(same.rstrip("%")), float(kl), float(value)) == (100, 0, 0)
+    for batch in (4, 8):
+        assert speed["torch float32", batch][1:] == ["1.00", "1.00-1.00"]
+    assert all(float(numbers[0].replace(",", "")) > 0 for numbers in speed.values())
+    assert [name for name in agreement if name.startswith("openvino")] == (
+        BACKENDS if openvino.available() else [])
+    if openvino.available():
+        same, kl, value, _ = agreement["openvino float32"]
+        assert float(same.rstrip("%")) > 95 and float(kl) < 1e-6 and float(value) < 1e-3
+
+
+def test_backends_without_openvino(
+    runs: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = load("bench_backends")
+    monkeypatch.setattr(bench, "available", lambda: False)
+    text = printed(bench, "--run", runs / "a", *TINY)
+    assert f"without OpenVINO: {openvino.INSTALL}" in text
+    assert not [name for name in tables(text)[0] if name.startswith("openvino")]
+
+
+def test_a_run_without_self_play_has_no_positions(
+    runs: Path, tmp_path: Path, printed: Printed
+) -> None:
+    shutil.copytree(runs / "a", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/rl/records")
+    with pytest.raises(UserError, match=r"no self-play games in .*name a run"):
+        printed("bench_backends", "--run", tmp_path / "a", *TINY)
