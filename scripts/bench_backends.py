@@ -33,7 +33,7 @@ from selfplay.games import make
 from selfplay.games.base import Game, GameError, take
 from selfplay.inference import Evaluator
 from selfplay.models import folded, has_fast_bfloat16
-from selfplay.openvino import INSTALL, available, compile_net
+from selfplay.openvino import INSTALL, available, compile_net, find_ranges
 
 #: planes [n, C, H, W] -> (policy logits [n, A], value [n])
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -129,8 +129,14 @@ def backends(subject: Subject) -> dict[str, Callable[[int], Forward]]:
         return lambda batch: Evaluator(net, game, dtype=dtype, max_batch=batch).forward
 
     def openvino_(precision: Any) -> Callable[[int], Forward]:
-        return lambda batch: compile_net(folded(net), game.obs_shape, batch, precision,
-                                         subject.calibration, binary=game.obs_binary)
+        def prepare(batch: int) -> Forward:
+            acting = folded(net)
+            ranges = (find_ranges(acting, game.obs_shape, subject.calibration)
+                      if precision == "int8" else None)
+            return compile_net(acting, game.obs_shape, batch, precision, ranges,
+                               binary=game.obs_binary)
+
+        return prepare
 
     made = {REFERENCE: torch_("float32")}
     if has_fast_bfloat16("cpu"):

@@ -48,12 +48,16 @@ Row = dict[str, Any]
 def net_rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Callable[[], Row]]:
     """What makes each row, in order."""
     net, raw = _Nets(game, spec, device), "the same net alone, best of batches and ways to thread"
+    usual = "the same net alone on torch's own threads, best of batches"
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     ours = f"{SIMS} simulations a move"
     made: list[Callable[[], Row]] = [
         lambda: _bookkeeping(game, pairs),
         lambda: row("selfplay_over_raw", "evaluations/s", net.selfplay("auto"),
                     f"{raw}, {spec.size}, {dtype}; ours: {ours}", net.alone("auto"), pairs),
+        lambda: row("selfplay_over_usual", "evaluations/s", net.selfplay("auto"),
+                    f"{usual}, {spec.size}, {dtype}; ours: {ours}", net.alone("auto", True),
+                    pairs),
         lambda: row("selfplay_evals", "evaluations/s", net.selfplay("auto"),
                     f"the same net alone in float32, {spec.size}; ours: {ours}",
                     net.alone("float32"), pairs),
@@ -84,7 +88,8 @@ def _bookkeeping(game: Game, pairs: int) -> Row:
     """All that self-play does but wait for a net: search, moves, the book, packing, harvest."""
     config = replace(_play_config(game), games=PLAY_GAMES)
     actor = Actor(game, free_net(game, PLAY_GAMES), config, 0)
-    actor.play(1)  # games end from now on
+    while actor.wave() is None:
+        pass  # games end from now on
     return row("selfplay_us_free_net", "us", lambda: repeat(partial(one_move, actor)),
                f"the search alone; both: {PLAY_GAMES} games x {SIMS} simulations; ours: games "
                f"from their beginnings to their ends; reference: {GIVEN}",
@@ -133,18 +138,20 @@ class _Nets:
             self._rates["selfplay", dtype] = lambda: repeat(done, 2.0)
         return self._rates["selfplay", dtype]
 
-    def alone(self, dtype: Dtype) -> Rate:
-        """Evaluations/s of the net with nothing around it."""
-        if ("alone", dtype) not in self._rates:
+    def alone(self, dtype: Dtype, usual: bool = False) -> Rate:
+        """Evaluations/s of the net with nothing around it; usual: one batch at a time."""
+        kind = "usual" if usual else "alone"
+        if (kind, dtype) not in self._rates:
             def work(evaluator: Evaluator, size: int) -> int:
                 evaluator.run(self.obs[:size])
                 return size
 
-            self._rates["alone", dtype] = _best([
+            count = 1 if usual else _threads(self.device)
+            self._rates[kind, dtype] = _best([
                 [partial(work, evaluator, size)
-                 for evaluator in self._evaluators(dtype, _threads(self.device), size)]
+                 for evaluator in self._evaluators(dtype, count, size)]
                 for size in (INT8_BATCHES if dtype == "int8" else self.batches)])
-        return self._rates["alone", dtype]
+        return self._rates[kind, dtype]
 
 
 def _best(works: Sequence[Sequence[Callable[[], int]]]) -> Rate:
@@ -159,7 +166,8 @@ def _best(works: Sequence[Sequence[Callable[[], int]]]) -> Rate:
         for each in works:
             each[0]()
             rates.append(repeat(each[0], share))
-            rates.append(sum(workers.map(lambda work: repeat(work, share), each)))
+            if len(each) > 1:
+                rates.append(sum(workers.map(lambda work: repeat(work, share), each)))
         return max(rates)
 
     return rate

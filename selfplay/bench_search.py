@@ -198,6 +198,21 @@ def _search(game: Game, spec: NetSpec, device: str, pairs: int) -> Row | None:
                _spiel_search(game), pairs, per=lambda rate: 1e6 / rate)
 
 
+def _first(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
+    """The least that a simulation costs: from the first position, by a net that knows nothing."""
+    def nothing(states: Any, legal: Any) -> Any:
+        game.observe(states)
+        return np.zeros(legal.shape, np.float32), np.zeros(len(legal), np.float32)
+
+    return row("search_us_first_position", "us",
+               _own_search(game, SearchConfig(), SEARCH_GAMES, SEARCH_SIMS, nothing,
+                           game.new(SEARCH_GAMES)),
+               f"{SEARCH_GAMES} games x {SEARCH_SIMS} simulations of {GIVEN}; ours: from the "
+               "first position, equal logits and values",
+               free_search(game, SearchConfig(), SEARCH_GAMES, SEARCH_SIMS), pairs,
+               per=lambda rate: 1e6 / rate)
+
+
 def _size(game: Game, spec: NetSpec, device: str, pairs: int, games: int, sims: int) -> Row:
     """How the cost of a simulation grows with the number of games and with the tree."""
     return row(f"search_us_{games}x{sims}", "us", free_search(game, SearchConfig(), games, sims),
@@ -224,6 +239,7 @@ def search_rows() -> list[Callable[[Game, NetSpec, str, int], Row | None]]:
         partial(_mcts, games=1, leaves=LEAVES),
         partial(_mcts, games=MCTS_GAMES, leaves=1),
         _search,
+        _first,
         *(partial(_size, games=games, sims=sims) for games, sims in SIZES),
         _lone,
     ]

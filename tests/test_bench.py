@@ -24,8 +24,8 @@ from selfplay.models import NetSpec, build
 from selfplay.search import Search, SearchConfig
 
 INT8 = ["selfplay_int8_over_raw", "selfplay_int8"] * ("int8" in arithmetic.candidates("cpu"))
-NET = ["selfplay_us_free_net", "selfplay_over_raw", "selfplay_evals", *INT8, "learner",
-       "first_move", "tree_memory"]
+NET = ["selfplay_us_free_net", "selfplay_over_raw", "selfplay_over_usual", "selfplay_evals",
+       *INT8, "learner", "first_move", "tree_memory"]
 KEYS = {"name", "unit", "value", "reference", "reference_value", "ratio", "spread"}
 
 
@@ -60,8 +60,8 @@ def test_rows_have_the_promised_names_and_keys() -> None:
     rows = bench.run_bench(make("tictactoe"), net="1x8", pairs=2, quiet=True)
     assert [row["name"] for row in rows] == [
         "playouts", "mcts_one_game", "mcts_4_games", "search_us_per_simulation",
-        "search_us_8x4", "search_us_8x12", "search_us_2x8", "search_us_16x8",
-        "search_us_one_game", *NET]
+        "search_us_first_position", "search_us_8x4", "search_us_8x12", "search_us_2x8",
+        "search_us_16x8", "search_us_one_game", *NET]
     for row in rows:
         assert set(row) == KEYS
         assert row["value"] > 0 and row["reference_value"] > 0
