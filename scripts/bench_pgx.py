@@ -1,6 +1,6 @@
 """Go 9x9 self-play beside pgx + mctx on the same cores, taken in alternating pairs.
 
-    pip install -c constraints.txt -e ".[bench]"
+    .venv/bin/pip install -c constraints.txt -e ".[bench]"
     python scripts/bench_pgx.py                     # every core this process may use
     taskset -c 0 python scripts/bench_pgx.py        # one core
     python scripts/bench_pgx.py --jax-python /other/venv/bin/python    # jax installed elsewhere
@@ -43,7 +43,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-REMEDY = 'pip install -c constraints.txt -e ".[bench]"'
+REMEDY = '.venv/bin/pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")
 MOST_TRIES = 3  #: times the pairs asked for, while the machine is not calm
 

@@ -43,6 +43,7 @@ class Acting:
         self.said = ""  #: what there is to say of a choice just made
         self.agreement: Agreement | None = None  #: of these weights in int8
         dtype = self._dtype(net, config.dtype, sizes[0], fresh)
+        self.said = self.said or f"self-play in {_plain(device) if dtype == 'auto' else dtype}"
         self._ranges = arithmetic.random_positions(game) if dtype == "int8" else None
         self.evaluators = [Evaluator(None, game, device, dtype,
                                      cache_mb=config.cache_mb / len(sizes)) for _ in sizes]

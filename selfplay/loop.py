@@ -194,7 +194,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
                           progress=progress)
     writer.close()
     if newest is None:
-        advice = ("RL: the time ended before the first iteration; the games that ended are kept, "
+        advice = ("RL: the time ended before the first iteration; games that have ended are kept, "
                   "continue with more --minutes")
         if init is None:
             raise UserError(advice)

@@ -32,7 +32,7 @@ Ranges = dict[nn.Module, float]  #: the convolutions that work in int8, and thei
 HEADROOM = 1.1
 LEVELS = 256  #: of an 8-bit activation
 WEIGHT_MAX = 127  #: of a signed 8-bit weight; -128 is left out, so that scales are symmetric
-INSTALL = 'pip install -e ".[openvino]"'
+INSTALL = '.venv/bin/pip install -c constraints.txt -e ".[openvino]"'
 
 
 def available() -> bool:

@@ -107,7 +107,8 @@ def test_without_a_choice_nothing_is_measured(
     monkeypatch.setattr(openvino, "available", lambda: False)
     named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
     assert dtypes(named) == {"float32"} and not list(tmp_path.iterdir())
-    assert dtypes(acting_in(tmp_path)) == {PLAIN}
+    chosen = acting_in(tmp_path)
+    assert dtypes(chosen) == {PLAIN} and chosen.said == f"self-play in {PLAIN}"
     assert noted(tmp_path)["dtype"] == PLAIN
 
 
@@ -143,7 +144,7 @@ def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {"int8_same", "int8_kl", "int8_value"} == set(first.figures())
     monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured again"))
     again = acting_in(tmp_path, fresh=False)
-    assert dtypes(again) == {"int8"} and not again.said
+    assert dtypes(again) == {"int8"} and again.said == "self-play in int8"
 
 
 @needs_openvino
