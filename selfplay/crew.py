@@ -65,7 +65,8 @@ class Crew:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda n: None,
     ) -> Harvest | None:
-        """``Actor.play`` of all groups; ``stop`` is asked, and finished games are counted, when
+        """Play until finished games have yielded at least ``positions`` training rows; those in
+        flight go on in the next call. ``stop`` is asked, and finished games are counted, when
         the groups meet."""
         done: list[Harvest] = []
         have = 0
