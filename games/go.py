@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import go_bits, go_rules, go_views
+from . import go_bits, go_rules, go_sets, go_views
 from .base import GameError, Symmetries
-from .go_states import BLACK, EDGE, EMPTY, LEGAL, WHITE, GoStates
+from .go_states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
 from .go_views import PLANES
 
 SMALLEST, LARGEST = 5, 19
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 ZOBRIST_SEED = 20160127
+States = GoStates | BitStates  #: up to 9x9 the latter
 KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
 
 
@@ -62,7 +63,10 @@ class Go:
         cells = np.arange(size * size)
         #: int64 [N * N]: the point of the padded board where each cell lies
         self.points = (cells // size + 1) * (size + 1) + cells % size + 1
+        self._in_sets = size <= go_bits.LARGEST
         self._bits = go_bits.tables(min(size, go_bits.LARGEST))
+        bits = self.points - 1
+        self._cells = (bits % 64).astype(np.uint64), int((bits < 64).sum())
         self._start = self._empty_board()
         self._opening_points = np.ones(self.num_actions, np.bool_)
         self._opening_points[-1] = False
@@ -72,8 +76,25 @@ class Go:
                 np.maximum(rows, cols) < size - 1
             )
 
-    def _empty_board(self) -> GoStates:
+    def _empty_board(self) -> States:
         """One initial state."""
+        # 4 bits a move, rounded up to a power of two: at most a quarter of them get set
+        words = 1 << max(0, (4 * self.max_moves - 1).bit_length() - 6)
+        seen = np.zeros((1, words), np.uint64)
+        seen[0, 0] = 1  # the empty board, whose hash is 0
+        common = {
+            "to_play": np.zeros(1, np.int8),
+            "ply": np.zeros(1, np.int32),
+            "done": np.zeros(1, np.bool_),
+            "ko": np.zeros(1, np.int16),
+            "recent": np.full((1, 4), -1, np.int16),
+            "history": np.zeros((1, self.max_moves + 1), np.uint64),
+            "seen": seen,
+        }
+        if self._in_sets:
+            sets = np.zeros((1, SETS, 2), np.uint64)
+            sets[0, MOVES] = self._bits[-1]
+            return BitStates(**common, sets=sets)
         points = self.zobrist.shape[1]
         stones = np.full(points, EDGE, np.int8)
         stones[self.points] = EMPTY
@@ -82,43 +103,37 @@ class Go:
         packed = np.array([go_rules.liberty(p) for p in self.points], np.int64)
         for step in (-self.size - 1, -1, 1, self.size + 1):
             np.add.at(liberties, self.points + step, packed)
-        # 4 bits a move, rounded up to a power of two: at most a quarter of them get set
-        words = 1 << max(0, (4 * self.max_moves - 1).bit_length() - 6)
-        seen = np.zeros((1, words), np.uint64)
-        seen[0, 0] = 1  # the empty board, whose hash is 0
-        return GoStates(
-            to_play=np.zeros(1, np.int8),
-            ply=np.zeros(1, np.int32),
-            done=np.zeros(1, np.bool_),
-            stones=stones[None],
-            chain=alone[None],
-            following=alone[None],
-            liberties=liberties[None],
-            ko=np.zeros(1, np.int16),
-            lost=np.zeros((1, points), np.int8),
-            recent=np.full((1, 4), -1, np.int16),
-            history=np.zeros((1, self.max_moves + 1), np.uint64),
-            seen=seen,
-        )
+        return GoStates(**common, stones=stones[None], chain=alone[None], following=alone[None],
+                        liberties=liberties[None], lost=np.zeros((1, points), np.int8))
 
-    def new(self, batch: int) -> GoStates:
-        return GoStates._make(np.repeat(field, batch, axis=0) for field in self._start)
+    def new(self, batch: int) -> States:
+        return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
-    def step(self, states: GoStates, actions: NDArray[np.int64]) -> None:
+    def step(self, states: States, actions: NDArray[np.int64]) -> None:
         self.replay(states, np.asarray(actions, np.int64)[:, None])
 
-    def replay(self, states: GoStates, actions: NDArray[np.int64]) -> None:
+    def replay(self, states: States, actions: NDArray[np.int64]) -> None:
         moves = np.ascontiguousarray(actions, np.int64)
-        go_rules.play(states, self.zobrist, moves, self.size, self.max_moves,
-                      *self._scratch()[:1])
+        if self._in_sets:
+            go_sets.play(states, moves, self.size, self.suicide, self.max_moves, *self._bits,
+                         self.zobrist)
+        else:
+            go_rules.play(states, self.zobrist, moves, self.size, self.max_moves,
+                          *self._scratch()[:1])
 
     def branch(
-        self, roots: GoStates, rows: NDArray[np.int64], moves: NDArray[np.int64], out: GoStates
+        self, roots: States, rows: NDArray[np.int64], moves: NDArray[np.int64], out: States
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         place = np.empty(len(rows), np.int64)
         legal = np.empty((len(rows), self.num_actions), np.bool_)
-        live = go_rules.branch(roots, rows, np.ascontiguousarray(moves), self.zobrist, self.size,
-                               self.suicide, self.max_moves, *self._scratch(), out, place, legal)
+        if self._in_sets:
+            live = go_sets.branch(roots, rows, moves, self.size, self.suicide, self.max_moves,
+                                  *self._bits, self.zobrist, out, place)
+            go_views.moves_of_sets(out, live, *self._cells, legal)
+        else:
+            live = go_rules.branch(roots, rows, np.ascontiguousarray(moves), self.zobrist,
+                                   self.size, self.suicide, self.max_moves, *self._scratch(), out,
+                                   place, legal)
         return place, legal[:live]
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -132,13 +147,20 @@ class Go:
                           self._scratch()[1], out)
         return out
 
-    def legal(self, states: GoStates) -> NDArray[np.bool_]:
-        return self._legality(states, repeats=False) == LEGAL
+    def legal(self, states: States) -> NDArray[np.bool_]:
+        if not self._in_sets:
+            return self._legality(states, repeats=False) == LEGAL
+        out = np.empty((len(states.ply), self.num_actions), np.bool_)
+        go_views.moves_of_sets(states, len(out), *self._cells, out)
+        return out
 
-    def observe(self, states: GoStates) -> NDArray[np.uint8]:
+    def observe(self, states: States) -> NDArray[np.uint8]:
         out = np.empty((len(states.ply), PLANES, self.size * self.size), np.uint8)
-        codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
-        go_views.observe(states, self._legality(states, repeats=True), self.size, codes, out)
+        if self._in_sets:
+            go_views.observe_sets(states, *self._cells, out)
+        else:
+            codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
+            go_views.observe(states, self._legality(states, repeats=True), self.size, codes, out)
         return out.reshape(-1, *self.obs_shape)
 
     def _leads(self, boards: NDArray[np.int8], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -146,29 +168,29 @@ class Go:
         go_views.areas(boards, wanted, self.size, np.empty((0, 0), np.int8), leads)
         return leads
 
-    def result(self, states: GoStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def result(self, states: States) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         done = states.done.copy()
         lead = self._leads(states.stones, done) - self.komi
         return done, (np.sign(lead) * done).astype(np.float32)
 
-    def ownership(self, states: GoStates) -> NDArray[np.int8]:
+    def ownership(self, states: States) -> NDArray[np.int8]:
         batch = len(states.ply)
         out = np.zeros((batch, self.size * self.size), np.int8)
         leads = np.zeros(batch, np.int32)
         go_views.areas(states.stones, np.ones(batch, np.bool_), self.size, out, leads)
         return out
 
-    def score(self, states: GoStates) -> NDArray[np.float32]:
+    def score(self, states: States) -> NDArray[np.float32]:
         wanted = np.ones(len(states.ply), np.bool_)
         return (self._leads(states.stones, wanted) - self.komi).astype(np.float32)
 
-    def keys(self, states: GoStates) -> NDArray[np.uint64]:
+    def keys(self, states: States) -> NDArray[np.uint64]:
         """Of a past, the last four moves count."""
         board = states.history[np.arange(len(states.ply)), states.ply]
         moves = states.recent.view(np.uint64)[:, 0]
         return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
 
-    def rollout(self, states: GoStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
+    def rollout(self, states: States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Random playouts that leave own one-point eyes alone and know simple ko, not superko.
 
         They end with two passes or 2 * N * N moves of their own, whatever the game's ply: a
@@ -178,12 +200,13 @@ class Go:
             leads = np.empty(len(states.ply), np.int32)
             go_bits.playouts(states, self.size, *self._bits, rng, leads, np.empty((0, 0), np.int16))
         else:
-            finals = np.empty_like(states.stones)
-            go_rules.rollout(states, self.size, rng, finals)
+            finals = states.stones.copy()
+            go_rules.rollout(states.to_play, states.done, states.recent, states.ko, self.size, rng,
+                             finals)
             leads = self._leads(finals, np.ones(len(finals), np.bool_))
         return np.sign(leads - self.komi).astype(np.float32)
 
-    def opening_moves(self, states: GoStates) -> NDArray[np.bool_]:
+    def opening_moves(self, states: States) -> NDArray[np.bool_]:
         """Legal points off the first line (any legal point below 7x7); none on a full board."""
         return self.legal(states) & self._opening_points
 
@@ -194,12 +217,12 @@ class Go:
         passes = np.full((len(turns), 1), self.pass_action)
         return Symmetries(cells, np.concatenate([cells, passes], axis=1))
 
-    def action_to_text(self, states: GoStates, row: int, action: int) -> str:
+    def action_to_text(self, states: States, row: int, action: int) -> str:
         if action == self.pass_action:
             return "pass"
         return f"{COLUMNS[action % self.size]}{action // self.size + 1}"
 
-    def text_to_action(self, states: GoStates, row: int, text: str) -> int:
+    def text_to_action(self, states: States, row: int, text: str) -> int:
         word = text.strip().upper()
         if word == "PASS":
             return self.pass_action
@@ -210,7 +233,7 @@ class Go:
             raise GameError(f"{text!r} is no vertex of {self.name}; play A1 to {last} or pass")
         return (int(vertex[2]) - 1) * self.size + columns.index(vertex[1])
 
-    def render(self, states: GoStates, row: int) -> str:
+    def render(self, states: States, row: int) -> str:
         """Black X, white O, the last move in brackets; row N on top."""
         signs = {EMPTY: ".", BLACK: "X", WHITE: "O"}
         cells = [signs[int(stone)] for stone in states.stones[row, self.points]]

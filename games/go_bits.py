@@ -1,10 +1,8 @@
-"""Random playouts of Go up to 9x9, on boards of 128 bits.
+"""Random playouts of Go up to 9x9, on sets of points as ``go_sets`` has them.
 
-A board is two words, low and high. Row and column of a cell are at bit
-``(row + 1) * W + col`` with ``W = N + 1``: one column and one row at either end stay empty, so that
-a shift by 1 or W never brings a stone round the edge. What ``go_rules`` looks up in chains is
-flooded here, when it is asked: most stones have a free neighbour, and a flood of a word takes a
-few instructions a step. The rules and the choice of moves are those of ``go_rules.playout``.
+Chains are flooded when they are asked for: most stones have a free neighbour, and a flood of a
+word takes a few instructions a step. The rules and the choice of moves are those of
+``go_rules.playout``.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .go_states import BLACK, WHITE
+from .go_states import STONES
 
 LARGEST = 9  #: (N + 2) * (N + 1) bits have to fit
 
@@ -25,12 +23,13 @@ ZERO, ONE = np.uint64(0), np.uint64(1)
 DE_BRUIJN, S58 = np.uint64(0x03F79D71B4CB0A89), np.uint64(58)
 
 
-def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """What ``playouts`` looks up.
+def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """What the kernels look up.
 
     masks: uint64 [128, 8], of each bit: itself, its neighbours, its diagonals (low and high words),
         whether it is at the edge, its cell
     place: uint64 [64], the place of the lone bit x is ``place[x * DE_BRUIJN >> 58]``
+    board: uint64 [2], all points
     """
     width = size + 1
     masks = [[0, 0, 0] for _ in range(128)]
@@ -49,7 +48,8 @@ def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     place = np.zeros(64, np.uint64)
     for bit in range(64):
         place[((int(DE_BRUIJN) << bit) % 2**64) >> 58] = bit
-    return np.array(words, np.uint64), place
+    masks = np.array(words, np.uint64)
+    return masks, place, np.bitwise_or.reduce(masks[:, :2])
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -166,27 +166,6 @@ def count(word):
     return found
 
 
-@njit(cache=True, nogil=True)
-def words_of(stones, size, masks, empty):
-    """(black low, high, white low, high, number of empty points) of a line of ``go_rules``.
-
-    Fills ``empty`` with the bits of the empty points.
-    """
-    black_low, black_high, white_low, white_high, left = ZERO, ZERO, ZERO, ZERO, ZERO
-    for row in range(size):
-        for p in range((row + 1) * (size + 1), (row + 2) * (size + 1) - 1):
-            if stones[p + 1] == BLACK:
-                black_low |= masks[p, 0]
-                black_high |= masks[p, 1]
-            elif stones[p + 1] == WHITE:
-                white_low |= masks[p, 0]
-                white_high |= masks[p, 1]
-            else:
-                empty[left] = p
-                left += ONE
-    return black_low, black_high, white_low, white_high, left
-
-
 @njit(cache=True, nogil=True, inline="always")
 def choose(
     masks, empty, left, ko, own_low, own_high, opp_low, opp_high, free_low, free_high, width, state
@@ -231,7 +210,7 @@ def enlist(low, high, empty, left, place):
 
 
 @njit(cache=True, nogil=True)
-def playouts(s, size, masks, place, rng, leads, made):
+def playouts(s, size, masks, place, board, rng, leads, made):
     """A playout from each state: ``leads`` int32 [B] is Black's lead at its end, ``rng`` advances.
 
     made: int16 [B, 2 * N * N] for the moves (cells, N * N is a pass, -1 after the last), or
@@ -239,13 +218,13 @@ def playouts(s, size, masks, place, rng, leads, made):
     """
     width, passing = np.uint64(size + 1), size * size
     empty = np.empty(passing, np.uint64)  # unsigned: no index is looked at for its sign
-    board_low, board_high, _, _, _ = words_of(
-        np.full(s.stones.shape[1], BLACK, np.int8), size, masks, empty)
+    board_low, board_high = board[0], board[1]
     for i in range(leads.shape[0]):
-        own_low, own_high, opp_low, opp_high, left = words_of(s.stones[i], size, masks, empty)
-        black = s.to_play[i] == 0
-        if not black:
-            own_low, own_high, opp_low, opp_high = opp_low, opp_high, own_low, own_high
+        black, own = s.to_play[i] == 0, STONES + s.to_play[i]
+        own_low, own_high = s.sets[i, own, 0], s.sets[i, own, 1]
+        opp_low, opp_high = s.sets[i, 1 - own, 0], s.sets[i, 1 - own, 1]
+        left = enlist(board_low & ~(own_low | opp_low), board_high & ~(own_high | opp_high), empty,
+                      ZERO, place)
         passes = 1 if s.recent[i, 0] == passing else 0
         ko = np.uint64(max(np.int64(s.ko[i]) - 1, 0))  # 0 is off the board
         state, moves = rng[i], 0

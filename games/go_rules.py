@@ -398,23 +398,37 @@ def playout(stones, chain, following, liberties, empty, gone, own, passes, ko, s
     return state
 
 
+@njit(cache=True, nogil=True, inline="always")
+def link(stones, chain, following, liberties, size, gone):
+    """Fill in the chains of a board and their liberties: as if its stones were played anew."""
+    width = size + 1
+    for p in range(stones.shape[0]):
+        chain[p] = following[p] = p
+        liberties[p], gone[p] = 0, stones[p]
+    for p in range(width + 1, (size + 1) * width):
+        if stones[p] != EDGE:
+            stones[p] = EMPTY
+            for k in range(4):
+                liberties[neighbour(p, k, width)] += liberty(p)
+    for p in range(width + 1, (size + 1) * width):  # no stone goes: all have a liberty at the end
+        if gone[p] != EDGE and gone[p] != EMPTY:
+            place(stones, chain, following, liberties, p, np.int64(gone[p]), width, gone)
+
+
 @njit(cache=True, nogil=True)
-def rollout(s, size, rng, finals):
-    """Fill ``finals`` int8 [B, P] with the stones after a playout; ``rng`` advances."""
-    points = s.stones.shape[1]
+def rollout(to_play, done, recent, ko, size, rng, boards):
+    """Let playouts go on in ``boards`` int8 [B, P]; ``rng`` advances. The others as in GoStates."""
+    points = boards.shape[1]
     chain, following = np.empty(points, np.uint16), np.empty(points, np.uint16)
     liberties = np.empty(points, np.int64)
     empty, gone = np.empty(points, np.int16), np.empty(points, np.int16)
     passing = size * size
-    for i in range(finals.shape[0]):
-        finals[i] = s.stones[i]
-        if s.done[i]:
+    for i in range(boards.shape[0]):
+        if done[i]:
             continue
-        chain[:] = s.chain[i]
-        following[:] = s.following[i]
-        liberties[:] = s.liberties[i]
-        passes = 1 if s.recent[i, 0] == passing else 0
+        link(boards[i], chain, following, liberties, size, gone)
+        passes = 1 if recent[i, 0] == passing else 0
         rng[i] = playout(
-            finals[i], chain, following, liberties, empty, gone,
-            np.int64(s.to_play[i]) + 1, passes, np.int64(s.ko[i]), size, rng[i],
+            boards[i], chain, following, liberties, empty, gone,
+            np.int64(to_play[i]) + 1, passes, np.int64(ko[i]), size, rng[i],
         )

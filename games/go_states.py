@@ -11,12 +11,17 @@ count * squares == sum ** 2 exactly where all of them are one point, so that a t
 costs no walk. An empty point is a chain of its own, of which the same sums are kept: placing
 a stone needs no new count, and no update asks what it is updating.
 
+Boards of up to 9x9 are made of sets of points, two words of 64 bits each, low and high. Cell
+(row, col) is bit ``(row + 1) * (N + 1) + col``, which is its point less 1: one column and one row
+at either end stay empty, so that a shift by 1 or N + 1 never brings a stone round the edge.
+
 These names are compiled into the kernels of ``go_rules``, ``go_views`` and ``go_bits``, and
 numba's cache does not notice when they change here: delete ``__pycache__`` then.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,3 +68,46 @@ class GoStates(NamedTuple):
     recent: NDArray[np.int16]
     history: NDArray[np.uint64]
     seen: NDArray[np.uint64]
+
+
+#: what ``BitStates.sets`` are; the first four by colour
+STONES, LOST, ATARI, TWO, MOVES, BANNED = 0, 2, 4, 5, 6, 7
+SETS = 8
+
+
+class BitStates(NamedTuple):
+    """B games on boards of up to 9x9. The last four sets follow from the others; they are kept as
+    searches ask for them more than once.
+
+    to_play, ply, done, ko, recent, history, seen: as in GoStates
+    sets: uint64 [B, SETS, 2], sets of points: at STONES and STONES + 1 the black and the white
+        stones; at LOST and LOST + 1 where such stones have ever left; at ATARI and TWO the stones,
+        of both colours, of chains with one and two liberties; at MOVES where the side to move may
+        play, at BANNED where superko alone forbids it (both empty once the game is over)
+    """
+
+    to_play: NDArray[np.int8]
+    ply: NDArray[np.int32]
+    done: NDArray[np.bool_]
+    ko: NDArray[np.int16]
+    recent: NDArray[np.int16]
+    history: NDArray[np.uint64]
+    seen: NDArray[np.uint64]
+    sets: NDArray[np.uint64]
+
+    @property
+    def stones(self) -> NDArray[np.int8]:
+        """int8 [B, P], as in GoStates."""
+        size = math.isqrt(self.history.shape[1] // 2)  # L = 2 * N * N + 1
+        bits = np.unpackbits(np.ascontiguousarray(self.sets[:, STONES : STONES + 2]).view(np.uint8),
+                             axis=2, bitorder="little").view(np.int8)
+        out = np.full((len(bits), (size + 2) * (size + 1) + 1), EDGE, np.int8)
+        inside = out[:, size + 1 : -size - 2].reshape(-1, size, size + 1)[:, :, 1:]
+        cells = bits[:, :, size + 1 : (size + 1) ** 2].reshape(-1, 2, size, size + 1)[..., :-1]
+        inside[:] = BLACK * cells[:, 0] + WHITE * cells[:, 1]
+        return out
+
+    @property
+    def lost(self) -> NDArray[np.uint64]:
+        """uint64 [B, 2, 2], the sets at LOST."""
+        return self.sets[:, LOST : LOST + 2]

@@ -6,18 +6,24 @@ import numpy as np
 from numba import njit
 
 from .go_states import (
+    ATARI,
+    BANNED,
     BLACK,
     COUNT_AT,
     EDGE,
     EMPTY,
+    MOVES,
     REPEATS,
     SQUARES_MASK,
+    STONES,
     SUM_AT,
     SUM_MASK,
+    TWO,
     WHITE,
 )
 
 PLANES = 16
+ONE = np.uint64(1)
 UNCLAIMED = 2
 
 
@@ -142,6 +148,50 @@ def observe(s, moves, size, codes, out):
                 out[i, plane + 2, k] = code[k] == plane
         out[i, 2, :] = 1
         out[i, 14, :] = own == WHITE
+        out[i, 15, :] = last == cells
+        for j in range(4):
+            out[i, 9 + j, :] = 0
+            if 0 <= s.recent[i, j] < cells:
+                out[i, 9 + j, s.recent[i, j]] = 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def spread(low, high, shift, split, out):
+    """Fill ``out`` [cells] with the bits of a set: ``split`` cells lie in the low word, at
+    ``shift``."""
+    for k in range(split):
+        out[k] = (low >> shift[k]) & ONE
+    for k in range(split, shift.shape[0]):
+        out[k] = (high >> shift[k]) & ONE
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def moves_of_sets(s, count, shift, split, out):
+    """Fill ``out`` bool [count, A] with the legal moves of the first ``count`` games."""
+    for i in range(count):
+        spread(s.sets[i, MOVES, 0], s.sets[i, MOVES, 1], shift, split, out[i])
+        out[i, shift.shape[0]] = not s.done[i]
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def observe_sets(s, shift, split, out):
+    """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]."""
+    cells = shift.shape[0]
+    for i in range(out.shape[0]):
+        white, last = s.to_play[i], s.recent[i, 0]
+        one_low, one_high = s.sets[i, ATARI, 0], s.sets[i, ATARI, 1]
+        two_low, two_high = s.sets[i, TWO, 0], s.sets[i, TWO, 1]
+        for k in range(2):
+            colour = STONES + (white ^ k)
+            low, high = s.sets[i, colour, 0], s.sets[i, colour, 1]
+            spread(low, high, shift, split, out[i, k])
+            spread(low & one_low, high & one_high, shift, split, out[i, 3 + 3 * k])
+            spread(low & two_low, high & two_high, shift, split, out[i, 4 + 3 * k])
+            spread(low & ~(one_low | two_low), high & ~(one_high | two_high), shift, split,
+                   out[i, 5 + 3 * k])
+        spread(s.sets[i, BANNED, 0], s.sets[i, BANNED, 1], shift, split, out[i, 13])
+        out[i, 2, :] = 1
+        out[i, 14, :] = white
         out[i, 15, :] = last == cells
         for j in range(4):
             out[i, 9 + j, :] = 0
