@@ -156,10 +156,10 @@ class Go:
 
     def observe(self, states: States) -> NDArray[np.uint8]:
         out = np.empty((len(states.ply), PLANES, self.size * self.size), np.uint8)
+        codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
         if self._in_sets:
-            go_views.observe_sets(states, *self._cells, out)
+            go_views.observe_sets(states, *self._cells, codes[0], out)
         else:
-            codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
             go_views.observe(states, self._legality(states, repeats=True), self.size, codes, out)
         return out.reshape(-1, *self.obs_shape)
 

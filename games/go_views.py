@@ -155,44 +155,54 @@ def observe(s, moves, size, codes, out):
                 out[i, 9 + j, s.recent[i, j]] = 1
 
 
-@njit(cache=True, nogil=True, inline="always")
-def spread(low, high, shift, split, out):
-    """Fill ``out`` [cells] with the bits of a set: ``split`` cells lie in the low word, at
-    ``shift``."""
-    for k in range(split):
-        out[k] = (low >> shift[k]) & ONE
-    for k in range(split, shift.shape[0]):
-        out[k] = (high >> shift[k]) & ONE
-
-
 @njit(cache=True, nogil=True, _nrt=False)
 def moves_of_sets(s, count, shift, split, out):
-    """Fill ``out`` bool [count, A] with the legal moves of the first ``count`` games."""
+    """Fill ``out`` bool [count, A] with the legal moves of the first ``count`` games.
+
+    shift: uint64 [N * N], where each cell lies in its word; the first ``split`` are in the low one.
+    """
     for i in range(count):
-        spread(s.sets[i, MOVES, 0], s.sets[i, MOVES, 1], shift, split, out[i])
+        for k in range(split):
+            out[i, k] = (s.sets[i, MOVES, 0] >> shift[k]) & ONE
+        for k in range(split, shift.shape[0]):
+            out[i, k] = (s.sets[i, MOVES, 1] >> shift[k]) & ONE
         out[i, shift.shape[0]] = not s.done[i]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def mark_cells(s, i, word, start, end, shift, code):
+    """Say of the cells ``start`` to ``end`` which sets they are in: a bit of ``code`` for each."""
+    own = s.to_play[i]
+    ours, others = s.sets[i, STONES + own, word], s.sets[i, STONES + 1 - own, word]
+    atari, two, banned = s.sets[i, ATARI, word], s.sets[i, TWO, word], s.sets[i, BANNED, word]
+    for k in range(start, end):
+        at = shift[k]
+        code[k] = (
+            (ours >> at & ONE) | (others >> at & ONE) << ONE | (atari >> at & ONE) << np.uint64(2)
+            | (two >> at & ONE) << np.uint64(3) | (banned >> at & ONE) << np.uint64(4))
+
+
 @njit(cache=True, nogil=True, _nrt=False)
-def observe_sets(s, shift, split, out):
-    """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]."""
+def observe_sets(s, shift, split, code, out):
+    """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]; shift and split as in
+    ``moves_of_sets``. code: scratch uint8 [N * N]."""
     cells = shift.shape[0]
     for i in range(out.shape[0]):
-        white, last = s.to_play[i], s.recent[i, 0]
-        one_low, one_high = s.sets[i, ATARI, 0], s.sets[i, ATARI, 1]
-        two_low, two_high = s.sets[i, TWO, 0], s.sets[i, TWO, 1]
-        for k in range(2):
-            colour = STONES + (white ^ k)
-            low, high = s.sets[i, colour, 0], s.sets[i, colour, 1]
-            spread(low, high, shift, split, out[i, k])
-            spread(low & one_low, high & one_high, shift, split, out[i, 3 + 3 * k])
-            spread(low & two_low, high & two_high, shift, split, out[i, 4 + 3 * k])
-            spread(low & ~(one_low | two_low), high & ~(one_high | two_high), shift, split,
-                   out[i, 5 + 3 * k])
-        spread(s.sets[i, BANNED, 0], s.sets[i, BANNED, 1], shift, split, out[i, 13])
+        mark_cells(s, i, 0, 0, split, shift, code)
+        mark_cells(s, i, 1, split, cells, shift, code)
+        for colour in range(2):  # a loop for each plane: a vector loop of two arrays
+            for k in range(cells):
+                out[i, colour, k] = (code[k] >> colour) & 1
+            for few in range(2):
+                for k in range(cells):
+                    out[i, 3 + 3 * colour + few, k] = code[k] == (1 << colour) + (4 << few)
+            for k in range(cells):
+                out[i, 5 + 3 * colour, k] = code[k] == 1 << colour
+        for k in range(cells):
+            out[i, 13, k] = code[k] >> 4
         out[i, 2, :] = 1
-        out[i, 14, :] = white
-        out[i, 15, :] = last == cells
+        out[i, 14, :] = s.to_play[i]
+        out[i, 15, :] = s.recent[i, 0] == cells
         for j in range(4):
             out[i, 9 + j, :] = 0
             if 0 <= s.recent[i, j] < cells:

@@ -20,6 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 SMALLEST_PRIOR = np.float32(1e-30)  #: of a legal move, so that its logarithm stays finite
+LOWEST, HIGHEST = np.int32(-(2**31)), np.int32(2**31 - 1)
 EDGES = 4  #: places for edges a node: blocks of 2, 4, .. come to fewer than 4 for each edge
 
 #: what is known of a node
@@ -165,16 +166,22 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
     )
 
 
-@njit(cache=True, nogil=True)
-def _shift(logits, legal, out):
-    """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere."""
+@njit(cache=True, nogil=True, _nrt=False)
+def _shift(logits, bits, legal, out, out_bits):
+    """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere.
+
+    bits, out_bits: int32 [n, A], logits and out as they lie in memory. Of integers a processor
+    takes many maxima at a time; of negative floats their order is the other way round.
+    """
     for i in range(logits.shape[0]):
-        top = np.float32(-np.inf)
+        top = LOWEST
         for a in range(logits.shape[1]):
-            if legal[i, a] and logits[i, a] > top:
-                top = logits[i, a]
+            key = bits[i, a] ^ ((bits[i, a] >> np.int32(31)) & HIGHEST)
+            top = max(top, key if legal[i, a] else LOWEST)
+        out_bits[i, 0] = top ^ ((top >> np.int32(31)) & HIGHEST)
+        highest = out[i, 0]
         for a in range(logits.shape[1]):
-            out[i, a] = logits[i, a] - top if legal[i, a] else np.float32(-np.inf)
+            out[i, a] = logits[i, a] - highest if legal[i, a] else np.float32(-np.inf)
 
 
 @njit(cache=True, nogil=True)
@@ -198,7 +205,8 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
     """float32 [n, A]: softmax of the logits over the legal moves, at least SMALLEST_PRIOR there
     and 0 elsewhere. NaN where a row's logits are not finite."""
     odds = np.empty(legal.shape, np.float32)
-    _shift(np.ascontiguousarray(logits, np.float32), legal, odds)
+    logits = np.ascontiguousarray(logits, np.float32)
+    _shift(logits, logits.view(np.int32), legal, odds, odds.view(np.int32))
     np.exp(odds, out=odds)  # numpy's is vectorised
     _normalise(odds, legal)
     return odds
