@@ -20,6 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 SMALLEST_PRIOR = np.float32(1e-30)  #: of a legal move, so that its logarithm stays finite
+LINE = 64  #: bytes of a cache line
 LOWEST, HIGHEST = np.int32(-(2**31)), np.int32(2**31 - 1)
 EDGES = 4  #: places for edges a node: blocks of 2, 4, .. come to fewer than 4 for each edge
 
@@ -31,6 +32,10 @@ NODE = np.dtype({
     "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 48, 52, 56, 60, 61, 62],
     "itemsize": 64,
 })
+
+#: what is known of an edge: two fill a cache line
+EDGE = np.dtype([("q", "f8"), ("weight", "f8"), ("n", "i4"), ("move", "i4"), ("child", "i4"),
+                 ("unused", "i4")])
 
 
 class Tree(NamedTuple):
@@ -58,7 +63,7 @@ class Tree(NamedTuple):
     prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
         minus sign once the move has a node
 
-    Of each edge:
+    Of each edge, all views of one array of EDGE:
 
     child: int32 [B, E], the node it leads to
     move: int32 [B, E]
@@ -137,28 +142,29 @@ def pad(walk, count):
 
 def node_bytes(actions: int) -> int:
     """Memory that a node takes."""
-    return NODE.itemsize + 4 + 4 * actions + EDGES * 28
+    return NODE.itemsize + 4 + 4 * actions + EDGES * EDGE.itemsize
+
+
+def _lines(batch: int, count: int, dtype: np.dtype) -> NDArray:
+    """Zeros [batch, count], the first at the start of a cache line."""
+    size = batch * count * dtype.itemsize
+    memory = np.zeros(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size].view(dtype).reshape(batch, count)
 
 
 def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
     """Empty trees of ``node_bytes`` a node."""
-    line = NODE.itemsize
-    memory = np.zeros(batch * nodes * line + line, np.uint8)
-    start = -memory.ctypes.data % line
-    node = memory[start : start + batch * nodes * line].view(NODE).reshape(batch, nodes)
-
-    def each_edge(dtype: type) -> NDArray:
-        return np.zeros((batch, EDGES * nodes), dtype)
-
+    node, edge = _lines(batch, nodes, NODE), _lines(batch, EDGES * nodes, EDGE)
     return Tree(
         **{name: node[name] for name in NODE.names or ()},
         raw=np.zeros((batch, nodes), np.float32),
         prior=np.empty((batch, nodes, actions), np.float32),
-        child=each_edge(np.int32),
-        move=each_edge(np.int32),
-        n=each_edge(np.int32),
-        q=each_edge(np.float64),
-        weight=each_edge(np.float64),
+        child=edge["child"],
+        move=edge["move"],
+        n=edge["n"],
+        q=edge["q"],
+        weight=edge["weight"],
         size=np.zeros(batch, np.int32),
         used=np.zeros(batch, np.int32),
         root_score=np.zeros((batch, actions), np.float64),
