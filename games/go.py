@@ -128,8 +128,7 @@ class Go:
         legal = np.empty((len(rows), self.num_actions), np.bool_)
         if self._in_sets:
             live = go_sets.branch(roots, rows, moves, self.size, self.suicide, self.max_moves,
-                                  *self._bits, self.zobrist, out, place)
-            go_views.moves_of_sets(out, live, *self._cells, legal)
+                                  *self._bits, self.zobrist, *self._cells, out, place, legal)
         else:
             live = go_rules.branch(roots, rows, np.ascontiguousarray(moves), self.zobrist,
                                    self.size, self.suicide, self.max_moves, *self._scratch(), out,
@@ -141,17 +140,16 @@ class Go:
         points = self.zobrist.shape[1]
         return np.empty(points, np.int16), np.empty(points, np.uint8)
 
-    def _legality(self, states: GoStates, repeats: bool) -> NDArray[np.uint8]:
+    def _legality(self, states: GoStates) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), self.num_actions), np.uint8)
-        go_rules.legality(states, self.zobrist, self.size, self.suicide, repeats,
-                          self._scratch()[1], out)
+        go_rules.legality(states, self.zobrist, self.size, self.suicide, self._scratch()[1], out)
         return out
 
     def legal(self, states: States) -> NDArray[np.bool_]:
         if not self._in_sets:
-            return self._legality(states, repeats=False) == LEGAL
+            return self._legality(states) == LEGAL
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
-        go_views.moves_of_sets(states, len(out), *self._cells, out)
+        go_sets.moves(states, *self._cells, out)
         return out
 
     def observe(self, states: States) -> NDArray[np.uint8]:
@@ -160,17 +158,21 @@ class Go:
         if self._in_sets:
             go_views.observe_sets(states, *self._cells, codes[0], out)
         else:
-            go_views.observe(states, self._legality(states, repeats=True), self.size, codes, out)
+            go_views.observe(states, self._legality(states), self.size, codes, out)
         return out.reshape(-1, *self.obs_shape)
 
-    def _leads(self, boards: NDArray[np.int8], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
-        leads = np.zeros(len(boards), np.int32)
-        go_views.areas(boards, wanted, self.size, np.empty((0, 0), np.int8), leads)
+    def _leads(self, states: States, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Black's, of the games that are ``wanted``; else 0."""
+        leads = np.zeros(len(wanted), np.int32)
+        if self._in_sets:
+            go_bits.leads_of(states, wanted, self.size, self._bits[-1], leads)
+        else:
+            go_views.areas(states.stones, wanted, self.size, np.empty((0, 0), np.int8), leads)
         return leads
 
     def result(self, states: States) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         done = states.done.copy()
-        lead = self._leads(states.stones, done) - self.komi
+        lead = self._leads(states, done) - self.komi
         return done, (np.sign(lead) * done).astype(np.float32)
 
     def ownership(self, states: States) -> NDArray[np.int8]:
@@ -182,7 +184,7 @@ class Go:
 
     def score(self, states: States) -> NDArray[np.float32]:
         wanted = np.ones(len(states.ply), np.bool_)
-        return (self._leads(states.stones, wanted) - self.komi).astype(np.float32)
+        return (self._leads(states, wanted) - self.komi).astype(np.float32)
 
     def keys(self, states: States) -> NDArray[np.uint64]:
         """Of a past, the last four moves count."""
@@ -196,14 +198,15 @@ class Go:
         They end with two passes or 2 * N * N moves of their own, whatever the game's ply: a
         board cut off in the middle of a fight says little.
         """
+        leads = np.zeros(len(states.ply), np.int32)
         if self.size <= go_bits.LARGEST:
-            leads = np.empty(len(states.ply), np.int32)
             go_bits.playouts(states, self.size, *self._bits, rng, leads, np.empty((0, 0), np.int16))
         else:
             finals = states.stones.copy()
             go_rules.rollout(states.to_play, states.done, states.recent, states.ko, self.size, rng,
                              finals)
-            leads = self._leads(finals, np.ones(len(finals), np.bool_))
+            go_views.areas(finals, np.ones(len(finals), np.bool_), self.size,
+                           np.empty((0, 0), np.int8), leads)
         return np.sign(leads - self.komi).astype(np.float32)
 
     def opening_moves(self, states: States) -> NDArray[np.bool_]:

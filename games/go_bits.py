@@ -166,6 +166,15 @@ def count(word):
     return found
 
 
+@njit(cache=True, nogil=True)
+def leads_of(s, wanted, size, board, leads):
+    """Fill ``leads`` int32 [B] of the games that are ``wanted`` bool [B] with Black's lead."""
+    for i in range(leads.shape[0]):
+        if wanted[i]:
+            leads[i] = lead(s.sets[i, STONES, 0], s.sets[i, STONES, 1], s.sets[i, STONES + 1, 0],
+                            s.sets[i, STONES + 1, 1], board[0], board[1], np.uint64(size + 1))
+
+
 @njit(cache=True, nogil=True, inline="always")
 def choose(
     masks, empty, left, ko, own_low, own_high, opp_low, opp_high, free_low, free_high, width, state

@@ -1,4 +1,4 @@
-"""Go on arrays: the kernels behind ``go.py``, one implementation for every board size.
+"""Go on arrays, for boards above 9x9 (``go_sets`` has the others): the kernels behind ``go.py``.
 
 ``go_states`` says how a board lies in its arrays. Rollouts look at simple ko only; the others know
 positional superko.
@@ -25,8 +25,7 @@ from .go_states import (
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
-ONE = np.uint64(1)
+ONE, S27, S30, S31, S32 = (np.uint64(bits) for bits in (1, 27, 30, 31, 32))
 
 
 @njit(cache=True, nogil=True)
@@ -186,9 +185,8 @@ def status(
     if lives:
         key ^= zobrist[own - 1, p]
         if captures:
-            key = hash_without(
-                stones, chain, following, p, 3 - own, True, liberties, width, zobrist, key
-            )
+            key = hash_without(stones, chain, following, p, 3 - own, True, liberties, width,
+                               zobrist, key)
     else:
         key = hash_without(stones, chain, following, p, own, False, liberties, width, zobrist, key)
     return REPEATS if has_seen(seen, history, ply, key) else LEGAL
@@ -235,41 +233,31 @@ def play(s, zobrist, actions, size, max_moves, gone):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def survey(s, i, ask, size, suicide, zobrist, verdicts):
-    """Fill verdicts uint8 [P]: LEGAL, ILLEGAL or REPEATS of the points of row i; of the empty ones
-    that need thought those alone that have lost one of the stones in ``ask`` (4: all). Returns
-    how many that were."""
-    own, count = np.int8(s.to_play[i] + 1), 0
+def survey(s, i, size, suicide, zobrist, verdicts):
+    """Fill verdicts uint8 [P]: LEGAL, ILLEGAL or REPEATS of the points of row i."""
+    own = np.int8(s.to_play[i] + 1)
     for p in range(verdicts.shape[0]):  # one vector instruction for 64 points
-        empty, lost = s.stones[i, p] == EMPTY, s.lost[i, p] | np.int8(4)
-        free = empty & (s.liberties[i, p] >= FREE) & (lost & own == 0)
-        doubtful = empty & (not free) & (lost & ask != 0)
-        verdicts[p] = np.uint8(free) * LEGAL + np.uint8(doubtful) * OPEN
-        count += doubtful
-    for p in range(size + 2, (size + 1) * (size + 1) if count > 0 else 0):
+        empty = s.stones[i, p] == EMPTY
+        free = empty & (s.liberties[i, p] >= FREE) & (s.lost[i, p] & own == 0)
+        verdicts[p] = np.uint8(free) * LEGAL + np.uint8(empty & (not free)) * OPEN
+    for p in range(size + 2, (size + 1) * (size + 1)):
         if verdicts[p] == OPEN:
             verdicts[p] = status(
                 s.stones[i], s.chain[i], s.following[i], s.liberties[i], s.lost[i], s.history[i],
                 s.seen[i], np.int64(s.ply[i]), p, np.int64(own), size + 1, suicide, zobrist)
-    return count
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def legality(s, zobrist, size, suicide, repeats, verdicts, out):
-    """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so.
-
-    repeats: of the points only those that superko may forbid, and no pass.
-    """
+def legality(s, zobrist, size, suicide, verdicts, out):
+    """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so."""
     for i in range(out.shape[0]):
-        ask = np.int8(s.to_play[i] + 1) if repeats and not suicide else np.int8(4)
-        if s.done[i] or (survey(s, i, ask, size, suicide, zobrist, verdicts) == 0 and repeats):
+        if s.done[i]:
             continue
+        survey(s, i, size, suicide, zobrist, verdicts)
         for row in range(size):
             for col in range(size):
-                verdict = verdicts[(row + 1) * (size + 1) + col + 1]
-                if not repeats or verdict == REPEATS:
-                    out[i, row * size + col] = verdict
-        out[i, size * size] = ILLEGAL if repeats else LEGAL
+                out[i, row * size + col] = verdicts[(row + 1) * (size + 1) + col + 1]
+        out[i, size * size] = LEGAL
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -312,7 +300,7 @@ def branch(
                 duplicate(d, live, d, over)
             place_of[i] = over
             continue
-        survey(d, live, np.int8(4), size, suicide, zobrist, verdicts)
+        survey(d, live, size, suicide, zobrist, verdicts)
         for row in range(size):
             for col in range(size):
                 verdict = verdicts[(row + 1) * (size + 1) + col + 1]
@@ -422,13 +410,10 @@ def rollout(to_play, done, recent, ko, size, rng, boards):
     chain, following = np.empty(points, np.uint16), np.empty(points, np.uint16)
     liberties = np.empty(points, np.int64)
     empty, gone = np.empty(points, np.int16), np.empty(points, np.int16)
-    passing = size * size
     for i in range(boards.shape[0]):
         if done[i]:
             continue
         link(boards[i], chain, following, liberties, size, gone)
-        passes = 1 if recent[i, 0] == passing else 0
-        rng[i] = playout(
-            boards[i], chain, following, liberties, empty, gone,
-            np.int64(to_play[i]) + 1, passes, np.int64(ko[i]), size, rng[i],
-        )
+        passes = 1 if recent[i, 0] == size * size else 0
+        rng[i] = playout(boards[i], chain, following, liberties, empty, gone,
+                         np.int64(to_play[i]) + 1, passes, np.int64(ko[i]), size, rng[i])

@@ -250,18 +250,44 @@ def duplicate(s, i, d, o):
         d.sets[o, j, 0], d.sets[o, j, 1] = s.sets[i, j, 0], s.sets[i, j, 1]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def spread_moves(s, i, shift, split, out):
+    """Fill row i of ``out`` bool [B, A] with the legal moves (see ``moves``)."""
+    low, high = s.sets[i, MOVES, 0], s.sets[i, MOVES, 1]
+    for k in range(split):
+        out[i, k] = (low >> shift[k]) & ONE
+    for k in range(split, shift.shape[0]):
+        out[i, k] = (high >> shift[k]) & ONE
+    out[i, shift.shape[0]] = not s.done[i]
+
+
 @njit(cache=True, nogil=True, _nrt=False)
-def branch(s, rows, moves, size, suicide, max_moves, masks, place, board, zobrist, d, place_of):
-    """``Go.branch``; ``s`` are the roots, ``d`` is where they go. Returns how many are not over
-    and fills place_of int64 [n]."""
+def moves(s, shift, split, out):
+    """Fill ``out`` bool [B, A] with the legal moves.
+
+    shift: uint64 [N * N], where each cell lies in its word; the first ``split`` are in the low one.
+    """
+    for i in range(out.shape[0]):
+        spread_moves(s, i, shift, split, out)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def branch(
+    s, rows, paths, size, suicide, max_moves, masks, place, board, zobrist, shift, split, d,
+    place_of, legal,
+):
+    """``Go.branch``; ``s`` are the roots, ``d`` is where they go. Returns how many are not over.
+
+    Fills place_of int64 [n] and the first rows of legal bool [n, A].
+    """
     live, over = 0, rows.shape[0]
     for i in range(rows.shape[0]):
         duplicate(s, rows[i], d, live)
-        for t in range(moves.shape[1]):
-            if moves[i, t] < 0 or d.done[live]:
+        for t in range(paths.shape[1]):
+            if paths[i, t] < 0 or d.done[live]:
                 break
-            move(d, live, moves[i, t], size, max_moves, masks, place, board, zobrist)
-        if moves.shape[1] > 0 and moves[i, 0] >= 0:
+            move(d, live, paths[i, t], size, max_moves, masks, place, board, zobrist)
+        if d.ply[live] > s.ply[rows[i]]:
             survey(d, live, suicide, masks, place, board, zobrist, np.uint64(size + 1))
         if d.done[live]:
             over -= 1
@@ -269,6 +295,7 @@ def branch(s, rows, moves, size, suicide, max_moves, masks, place, board, zobris
                 duplicate(d, live, d, over)
             place_of[i] = over
         else:
+            spread_moves(d, live, shift, split, legal)
             place_of[i] = live
             live += 1
     return live

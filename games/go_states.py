@@ -39,7 +39,7 @@ FREE = 1 << COUNT_AT  #: packed sums not below this belong to at least one pseud
 
 
 class GoStates(NamedTuple):
-    """B games; P points of the padded board, L = max_moves + 1.
+    """B games above 9x9; P points of the padded board, L = max_moves + 1.
 
     to_play: int8 [B], 0 black, 1 white
     ply: int32 [B]

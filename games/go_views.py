@@ -12,7 +12,6 @@ from .go_states import (
     COUNT_AT,
     EDGE,
     EMPTY,
-    MOVES,
     REPEATS,
     SQUARES_MASK,
     STONES,
@@ -155,20 +154,6 @@ def observe(s, moves, size, codes, out):
                 out[i, 9 + j, s.recent[i, j]] = 1
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def moves_of_sets(s, count, shift, split, out):
-    """Fill ``out`` bool [count, A] with the legal moves of the first ``count`` games.
-
-    shift: uint64 [N * N], where each cell lies in its word; the first ``split`` are in the low one.
-    """
-    for i in range(count):
-        for k in range(split):
-            out[i, k] = (s.sets[i, MOVES, 0] >> shift[k]) & ONE
-        for k in range(split, shift.shape[0]):
-            out[i, k] = (s.sets[i, MOVES, 1] >> shift[k]) & ONE
-        out[i, shift.shape[0]] = not s.done[i]
-
-
 @njit(cache=True, nogil=True, inline="always")
 def mark_cells(s, i, word, start, end, shift, code):
     """Say of the cells ``start`` to ``end`` which sets they are in: a bit of ``code`` for each."""
@@ -185,7 +170,7 @@ def mark_cells(s, i, word, start, end, shift, code):
 @njit(cache=True, nogil=True, _nrt=False)
 def observe_sets(s, shift, split, code, out):
     """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]; shift and split as in
-    ``moves_of_sets``. code: scratch uint8 [N * N]."""
+    ``go_sets.moves``. code: scratch uint8 [at least N * N]."""
     cells = shift.shape[0]
     for i in range(out.shape[0]):
         mark_cells(s, i, 0, 0, split, shift, code)

@@ -302,7 +302,8 @@ def _take_back(tree, b, node):
 # numpy's error model: a check for a division by 0 would keep loops from becoming vector loops
 @njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
 def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, visits):
-    """Walks from the roots of ``rows`` int64 [n] to leaves; fills ``walk``, returns how many.
+    """Walks from the roots of ``rows`` int64 [n] to leaves; fills ``walk``, returns (how many, the
+    depth of the deepest).
 
     limits: int32 [n], walks of each tree at most; one where the root itself is still to be
     evaluated. A walk ends where a move has no node yet, which it gets, or at a terminal node.
@@ -357,7 +358,13 @@ def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, v
             tree.visits[b, node] += 1
             walk.depth[count], walk.row[count], walk.leaf[count] = depth, b, node
             count += 1
-    return count
+    deepest = 0
+    for i in range(count):
+        deepest = max(deepest, walk.depth[i])
+    for i in range(count):
+        for t in range(walk.depth[i], deepest):
+            walk.path[i, t] = -1
+    return count, deepest
 
 
 @njit(cache=True, nogil=True)

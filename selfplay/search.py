@@ -166,9 +166,9 @@ class Search:
             return rows
         try:
             new = self.tree.size[rows] == 0
-            count = self._select(rows)
+            count, deepest = self._select(rows)
             walk = self._walk
-            slot, outcome, to_play, live, legal = self._leaves(count)
+            slot, outcome, to_play, live, legal = self._leaves(count, deepest)
             prior, values = self._evaluate(live, legal, evaluate)
             tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play, slot, outcome, prior,
                       values)
@@ -215,18 +215,17 @@ class Search:
             action = np.where(most, q, -np.inf).argmax(1)
         return SearchResult(visits, policy, value, action, prior)
 
-    def _select(self, rows: NDArray[np.int64]) -> int:
-        """Walks in each tree by the rule; how many."""
+    def _select(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        """Walks in each tree by the rule: (how many, the depth of the deepest)."""
         rule, parameters = self._rule
         limits = np.minimum(self._left[rows], self.config.leaves)
         return mcts.select(self.tree, rows, limits, rule, parameters, self._schedule, self._walk,
                            *self._scores)
 
-    def _leaves(self, count: int) -> tuple[NDArray[Any], ...]:
+    def _leaves(self, count: int, deepest: int) -> tuple[NDArray[Any], ...]:
         """Of the states at the ends of the walks: (slot int64 [n] as ``tree.grow`` takes it,
         outcome float32 [n], to_play int8 [n], the m live states, their legal moves [m, A])."""
         walk = self._walk
-        deepest = tree.pad(walk, count)
         leaves = _head(self._scratch, count)
         place, legal = self.game.branch(
             self._roots, walk.row[:count], walk.path[:count, :deepest], leaves)

@@ -110,7 +110,7 @@ class Tree(NamedTuple):
 class Walk(NamedTuple):
     """Where the walks of a wave ended; W is room for so many.
 
-    path: int64 [W, D], the moves from the root, ``depth`` of them (see ``pad``)
+    path: int64 [W, D], the moves from the root, then -1 up to the depth of the deepest walk
     depth: int32 [W]
     row: int64 [W], the tree
     leaf: int32 [W], the node at the end
@@ -126,18 +126,6 @@ def new_walk(count: int, depth: int) -> Walk:
     """Room for ``count`` walks of at most ``depth`` moves."""
     return Walk(np.empty((count, depth), np.int64), np.empty(count, np.int32),
                 np.empty(count, np.int64), np.empty(count, np.int32))
-
-
-@njit(cache=True, nogil=True)
-def pad(walk, count):
-    """Fill the first ``count`` paths with -1 up to the deepest of them; returns its depth."""
-    deepest = 0
-    for i in range(count):
-        deepest = max(deepest, walk.depth[i])
-    for i in range(count):
-        for t in range(walk.depth[i], deepest):
-            walk.path[i, t] = -1
-    return deepest
 
 
 def node_bytes(actions: int) -> int:
