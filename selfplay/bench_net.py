@@ -1,7 +1,8 @@
 """Rows of the benchmark with a net in them: self-play, learning, the first move.
 
-The raw limits are taken both ways, with torch's own threads on one batch and with a batch to each
-thread, over several batches, and the best of all counts. On a GPU one thread feeds them.
+The raw limits may be had both ways, with torch's own threads on one batch and with a batch to each
+thread, and by several batches; the best of all is chosen first, and then timed for as long as ours.
+On a GPU one thread feeds them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ BATCHES = {"cpu": (32, 64, 128, 256, 512), "cuda": (256, 1024, 4096, 16_384)}
 INT8_BATCHES = (16, 64, 256)  #: a net is compiled for each
 LEARNT = {"cpu": (64, 128, 256), "cuda": (256, 1024, 4096)}  #: batches of the learner's limit
 CALIBRATED = 512  #: positions that int8 takes its ranges from
+LOOKS = 3  #: at each way to a limit before one is chosen
 DRAWN = 2048  #: different positions in a batch at most
 SIMS, PLAY_GAMES = 32, 256  #: of self-play; every search is a full one
 WINDOW = 20_000  #: rows that the learner samples from
@@ -157,18 +159,22 @@ class _Nets:
 def _best(works: Sequence[Sequence[Callable[[], int]]]) -> Rate:
     """The best of several sizes and of two ways to thread: alone, or as many at once as there are.
 
-    works: for each size the same work as many times as there are threads.
+    works: for each size the same work as many times as there are threads. The first call chooses,
+    by the medians of LOOKS short looks at each: the highest of single looks would be luck.
     """
-    workers, share = Workers(len(works[0])), 1 / (2 * len(works))
+    workers, chosen = Workers(len(works[0])), list[Callable[[float], float]]()
+
+    def together(each: Sequence[Callable[[], int]], share: float) -> float:
+        return sum(workers.map(lambda work: repeat(work, share), each))
+
+    ways = [partial(repeat, each[0]) for each in works]
+    ways += [partial(together, each) for each in works if len(each) > 1]
 
     def rate() -> float:
-        rates = []
-        for each in works:
-            each[0]()
-            rates.append(repeat(each[0], share))
-            if len(each) > 1:
-                rates.append(sum(workers.map(lambda work: repeat(work, share), each)))
-        return max(rates)
+        if not chosen:
+            looks = [[way(1 / len(ways)) for way in ways] for _ in range(LOOKS)]
+            chosen.append(ways[int(np.median(looks, axis=0).argmax())])
+        return chosen[0](1.0)
 
     return rate
 

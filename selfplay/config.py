@@ -50,7 +50,7 @@ class RLConfig:
     sims: int = 32  #: simulations of a full search, whose result is trained on
     cheap_sims: int = 8  #: simulations of the other moves (playout-cap randomisation)
     full_share: float = 0.33  #: share of moves that get the full search; 1 turns the cap off
-    games: int = 256  #: games played side by side
+    games: int = 256  #: games played side by side; 128 make work for one CPU core
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: that self-play evaluates in
     cache_mb: int = 128  #: memory for evaluations remembered until the weights change; 0 is none
     positions: int = 4096  #: trained-on positions made in one iteration

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from selfplay import losses
 from selfplay.data import Batch
 from selfplay.models import NetOutput
-from selfplay.threads import Workers
+from selfplay.threads import Workers, torch_alone
 
 #: Rows of a shard at most: on a CPU fewer waste its caches, and more leave cores without work.
 SHARD_ROWS = {"cpu": 64, "cuda": 1 << 30}
@@ -36,8 +36,8 @@ class Gradient:
     ) -> None:
         self.device, self.kind, self.dtype = device, torch.device(device).type, dtype
         self.weights = weights
-        self._replicas = [net]
-        self._workers: Workers | None = None
+        self._replicas = [_Replica(net)]
+        self._workers = Workers(1)
 
     def __call__(self, rows: Batch) -> dict[str, float]:
         """Leave the gradient of the batch's loss in the net's parameters.
@@ -48,29 +48,28 @@ class Gradient:
         """
         cuts = _cuts(len(rows.value), SHARD_ROWS[self.kind])
         self._prepare(len(cuts))
-        jobs = [(net, rows, cut) for net, cut in zip(self._replicas, cuts, strict=False)]
-        found = self._workers.map(self._shard, jobs)
-        _sum_gradients(self._replicas[: len(cuts)])
-        _mean_buffers(self._replicas[: len(cuts)])
+        replicas = self._replicas[: len(cuts)]
+        with torch_alone():
+            for replica in replicas:
+                replica.begin(self._replicas[0])
+            jobs = [(replica.net, rows, cut) for replica, cut in zip(replicas, cuts, strict=True)]
+            found = self._workers.map(self._shard, jobs)
+            _sum_gradients(replicas)
+            _mean_buffers(replicas)
         return {key: sum(shard[key] for shard in found) for key in found[0]}
 
     def _prepare(self, shards: int) -> None:
-        """As many replicas as shards, which share the net's parameters but not its gradients."""
-        net = self._replicas[0]
+        """As many replicas as shards, which share the net's parameters but not its gradients, and
+        a thread for each, as far as torch may use so many."""
+        net = self._replicas[0].net
         while len(self._replicas) < shards:
             replica = copy.deepcopy(net)
             for mine, shared in zip(replica.parameters(), net.parameters(), strict=True):
                 mine.data = shared.data
-            self._replicas.append(replica)
+            self._replicas.append(_Replica(replica))
         threads = min(torch.get_num_threads(), shards) if self.kind == "cpu" else 1
-        if self._workers is None or self._workers.threads != threads:
+        if self._workers.threads != threads:
             self._workers = Workers(threads)
-        for replica in self._replicas:
-            replica.train()
-            replica.zero_grad(set_to_none=True)
-        for replica in self._replicas[1:]:
-            for mine, original in zip(replica.buffers(), net.buffers(), strict=True):
-                mine.copy_(original)
 
     def _shard(self, job: tuple[nn.Module, Batch, slice]) -> dict[str, float]:
         """The part of the gradient and of the metrics that comes from some rows."""
@@ -87,6 +86,32 @@ class Gradient:
         numbers = torch.stack([f.detach().float() for f in figures.values()]).tolist()
         return {"ownership_loss": 0.0, "score_loss": 0.0,
                 **dict(zip(figures, numbers, strict=True))}  # a GPU is waited for once
+
+
+class _Replica:
+    """A net and lists of its tensors: to walk through its modules takes longer than to add them up.
+
+    floats: running statistics; the other buffers count steps.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.parameters, self.buffers = list(net.parameters()), list(net.buffers())
+        self.floats = [b for b in self.buffers if b.is_floating_point()]
+
+    @torch.no_grad()
+    def begin(self, original: _Replica) -> None:
+        """No gradient yet, and the statistics of ``original``."""
+        if not self.net.training:
+            self.net.train()
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self is not original and self.buffers:
+            torch._foreach_copy_(self.buffers, original.buffers)
+
+    def gradients(self) -> list[Tensor]:
+        """Of the parameters that the loss depends on."""
+        return [p.grad for p in self.parameters if p.grad is not None]
 
 
 def _cuts(rows: int, most: int) -> list[slice]:
@@ -106,18 +131,20 @@ def _share(rows: Batch, cut: slice) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _sum_gradients(replicas: list[nn.Module]) -> None:
-    for mine, *others in zip(*(net.parameters() for net in replicas), strict=True):
-        for other in others:
-            if mine.grad is not None:
-                mine.grad += other.grad
+def _sum_gradients(replicas: list[_Replica]) -> None:
+    """In the first; in order, whichever was ready first."""
+    total = replicas[0].gradients()
+    for other in replicas[1:]:
+        torch._foreach_add_(total, other.gradients())
 
 
 @torch.no_grad()
-def _mean_buffers(replicas: list[nn.Module]) -> None:
-    for mine, *others in zip(*(net.buffers() for net in replicas), strict=True):
-        if mine.is_floating_point() and others:
-            mine.copy_(torch.stack([mine, *others]).mean(0))
+def _mean_buffers(replicas: list[_Replica]) -> None:
+    total = replicas[0].floats
+    if len(replicas) > 1 and total:
+        for other in replicas[1:]:
+            torch._foreach_add_(total, other.floats)
+        torch._foreach_div_(total, len(replicas))
 
 
 def loss_parts(out: NetOutput, rows: Any) -> dict[str, Tensor]:

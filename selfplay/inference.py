@@ -20,7 +20,7 @@ from selfplay.cache import EvaluationCache
 from selfplay.errors import UserError
 from selfplay.games.base import Game
 from selfplay.models import DTYPES, choose_dtype, folded
-from selfplay.threads import Workers
+from selfplay.threads import Workers, keep_freed_memory
 
 Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -77,6 +77,7 @@ class Evaluator:
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         if dtype == "int8" and workers is not None:
             raise ValueError("int8: its buffers are for one thread; no workers")
+        keep_freed_memory()
         self._run: Run = _nothing_loaded
         self.change(dtype)
         if net is not None:

@@ -6,13 +6,11 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from selfplay import losses
 from selfplay.data import Batch, Columns, batch
@@ -60,6 +58,9 @@ class Trainer:
         self.steps = 0
         self.learning_rate = config.learning_rate  #: before warm-up and schedule; may be set
         self._average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self._parameters = list(self.net.parameters())
+        self._averaged = _floats(self._average), _floats(self.net)
+        self._counted = list(zip(_counts(self._average), _counts(self.net), strict=True))
         self._optimizer = _adamw(self.net, config)
         self._gradient = Gradient(
             self.net, {"policy": config.policy_weight, "value": config.value_weight,
@@ -80,13 +81,14 @@ class Trainer:
         metrics = self._gradient(rows)
         self._must_be_finite("loss", metrics["loss"])
         with torch_alone():
-            norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.grad_clip))
+            norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip,
+                                                  foreach=True))
             self._must_be_finite("gradient", norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = self.rate()
             self._optimizer.step()
-        self.steps += 1
-        self._update_average()
+            self.steps += 1
+            self._update_average()
         return {**metrics, "grad_norm": norm}
 
     def rate(self) -> float:
@@ -131,6 +133,7 @@ class Trainer:
                 held[key].copy_(tensors[f"{key}.{name}"])
             held["step"] = torch.tensor(float(self.steps), device=parameter.device)
 
+    @torch.no_grad()
     def _update_average(self) -> None:
         """average += (1 - d) (weights - average), d = min(ema_decay, (1 + steps) / (10 + steps)).
 
@@ -140,12 +143,9 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
         if self.config.ema_decay == 0:
             decay = 0.0
-        old, new = (list(net.state_dict().values()) for net in (self._average, self.net))
-        floats = [t.is_floating_point() for t in old]
-        get_ema_multi_avg_fn(decay)(list(compress(old, floats)), list(compress(new, floats)), None)
-        for mine, theirs, is_float in zip(old, new, floats, strict=True):
-            if not is_float:
-                mine.copy_(theirs)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        for mine, theirs in self._counted:
+            mine.copy_(theirs)
 
     def _must_be_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -204,6 +204,16 @@ def _seen(out: Any, rows: Any) -> dict[str, Tensor]:
         "decided": decided.sum(),
         "value_right": ((out.value * rows.value > 0) & decided).sum(),
     }
+
+
+def _floats(net: nn.Module) -> list[Tensor]:
+    """Weights and running statistics."""
+    return [t for t in net.state_dict().values() if t.is_floating_point()]
+
+
+def _counts(net: nn.Module) -> list[Tensor]:
+    """BatchNorms' counts of steps."""
+    return [t for t in net.state_dict().values() if not t.is_floating_point()]
 
 
 def _adamw(net: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

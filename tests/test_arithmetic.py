@@ -22,7 +22,7 @@ from selfplay.games import make
 from selfplay.models import NetSpec, build, seeded
 
 GAME = make("go5x5")
-CONFIG = RLConfig(games=100, cache_mb=1)
+CONFIG = RLConfig(games=200, cache_mb=1)
 
 needs_openvino = pytest.mark.skipif(
     not openvino.available(), reason=f"openvino is not installed: {openvino.INSTALL}")
@@ -89,7 +89,7 @@ def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> Acting
 
 
 def dtypes(found: Acting) -> set[str]:
-    assert len(found.evaluators) == 2  # 100 games: two groups
+    assert len(found.evaluators) == 2  # 200 games: two groups
     return {e.dtype_name for e in found.evaluators}
 
 

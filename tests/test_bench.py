@@ -162,6 +162,27 @@ def test_on_a_gpu_one_thread_feeds_the_net_alone_and_all_play(
     assert all(call.args[0].max_batch == call.args[1] for each in works for call in each)
 
 
+def test_a_limit_is_the_best_way_and_one_lucky_look_does_not_choose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two sizes, alone or on two threads; the first look at the worse one is lucky."""
+    rates = {"a": count(1), "b": count(1)}
+    seen: list[tuple[str, float]] = []
+
+    def looked(work: str, share: float = 1.0) -> float:
+        seen.append((work, share))
+        if work == "a":
+            return 100.0 if next(rates["a"]) == 1 else 1.0
+        return 5.0
+
+    monkeypatch.setattr(bench_net, "repeat", looked)
+    limit = bench_net._best([["a", "a"], ["b", "b"]])  # type: ignore[list-item]
+    assert limit() == 10.0  # b on two threads, 5 each
+    looks = bench_net.LOOKS * 2 * (1 + 2)
+    assert [share for _, share in seen] == [1 / 4] * looks + [1.0] * 2
+    assert limit() == 10.0 and seen[looks + 2 :] == [("b", 1.0)] * 2
+
+
 def test_the_first_move_is_that_of_the_net_asked_for() -> None:
     after = "print(sum(p.numel() for p in net.parameters()), actor.states.ply.sum() - start)"
     done = subprocess.run(
