@@ -216,6 +216,18 @@ def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> Run
     return dataclasses.replace(config, **{stage: inner})
 
 
+def must_fit(config: RunConfig) -> None:
+    """Raises UserError for settings of a policy gradient that make no sense together."""
+    if config.rl.algorithm not in ALGORITHMS:
+        return
+    pool, estimator = config.pool, config.pg.estimator
+    if estimator in ("group", "leave_one_out") and pool.group < 2:
+        raise UserError(f"pool.group={pool.group}: pg.estimator={estimator} compares the games of "
+                        "a group; at least 2 wanted")
+    if pool.group > pool.games:
+        raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain JSON types, as ``config.json`` holds them."""
     return dataclasses.asdict(config)
