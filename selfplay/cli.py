@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.algorithms import ALGORITHMS
 from selfplay.config import MAX_SEED
 from selfplay.errors import UserError
 
@@ -63,6 +64,10 @@ set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VA
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
                           help="The run's folder [runs/GAME].")
+algo_option = click.option("--algo", default=None, metavar="NAME",
+                           type=click.Choice(["gumbel", "puct", *ALGORITHMS]),
+                           help="gumbel, puct: self-play with search; policy gradient without: "
+                                f"{', '.join(ALGORITHMS)} [gumbel].")
 init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOINT",
                            help="What self-play starts from [sft].")
 
@@ -72,6 +77,7 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
 @minutes_option
 @run_option
 @init_option
+@algo_option
 @device_option
 @seed_option
 @set_option
@@ -105,11 +111,12 @@ def sft(files: tuple[str, ...], **options: Any) -> None:
 @minutes_option
 @run_option
 @init_option
+@algo_option
 @device_option
 @seed_option
 @set_option
 def rl(**options: Any) -> None:
-    """Improve a net by self-play (policy iteration with search)."""
+    """Improve a net by self-play with search, or its raw policy by policy gradient."""
     _stage("rl", **options)
 
 
@@ -277,11 +284,11 @@ def _opening(text: str) -> tuple[int, int]:
 
 def _open(
     folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
-    **top: Any,
+    algo: str | None = None, **top: Any,
 ) -> Run:
     """The run that the options speak of: a new one, or the one on disk with what may change."""
     from selfplay.compiling import announce
-    from selfplay.config import override, preset, replace_key
+    from selfplay.config import override, preset, replace_key, with_algorithm
     from selfplay.games import make
     from selfplay.runs import open_run, stored_config
 
@@ -301,6 +308,8 @@ def _open(
     for key, value in top.items():
         if value is not None:
             config = replace_key(config, key, value)
+    if algo is not None:
+        config = with_algorithm(config, algo)
     config = override(config, assignments)
     device_of(config.device)
     return open_run(folder, config)

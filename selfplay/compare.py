@@ -253,9 +253,11 @@ def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) ->
 
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
-    from selfplay.config import preset, to_dict
+    from selfplay.config import preset, to_dict, with_algorithm
 
-    config, default = to_dict(run.config), to_dict(preset(run.config.game))
+    start, name = preset(run.config.game), run.config.rl.algorithm
+    config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
+    default["rl"]["algorithm"] = start.rl.algorithm
     dials = ("game", "minutes", "seed", "init", "device")
     words = ["selfplay", "train", "--run", str(run.folder)]
     for key in dials:

@@ -13,7 +13,9 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from selfplay.algorithms import ALGORITHMS, PGConfig
 from selfplay.errors import UserError
+from selfplay.presets import BY_ALGORITHM, BY_GAME, ON_BOARDS, PRESETS
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,11 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """Self-play policy iteration."""
+    """Self-play policy iteration; by policy gradient algorithm, iterations, checkpoint_every and
+    keep mean the same, and the rest is in PGConfig and PoolConfig."""
 
-    algorithm: Literal["gumbel", "puct"] = "gumbel"
+    algorithm: Literal["gumbel", "puct", "reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo",
+                       "gspo"] = "gumbel"  #: gumbel, puct: search; the others: policy gradient
     sims: int = 32  #: simulations of a full search, whose result is trained on
     cheap_sims: int = 8  #: simulations of the other moves (playout-cap randomisation)
     full_share: float = 0.33  #: share of moves that get the full search; 1 turns the cap off
@@ -74,6 +78,19 @@ class RLConfig:
     checkpoint_every: int = 1  #: iterations between checkpoints on disk
     keep: int = 40  #: checkpoints kept for the chart (thinned evenly)
     iterations: int = 1_000_000  #: stop after this many, if the time lasts
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """The games that a policy gradient learns from: against past selves (AlphaGo: Silver et al.
+    2016, "Reinforcement learning of policy networks")."""
+
+    games: int = 256  #: of one iteration
+    group: int = 1  #: of them from one opening, of one colour, against one opponent
+    opponents: int = 4  #: drawn, uniformly, from the pool for one iteration
+    every: int = 10  #: iterations after which the policy joins the pool
+    size: int = 0  #: the newest so many are drawn from; 0 is all of them, the first policy included
+    opening: tuple[int, int] = (2, 6)  #: random plies before the policies play, low and high
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,8 @@ class RunConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    pg: PGConfig = field(default_factory=PGConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -117,76 +136,58 @@ POSITIVE = frozenset((
     "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
     "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
     "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
-    "eval.baseline_games", "eval.slots", "eval.engine_slots",
+    "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
+    "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games", "pool.group",
+    "pool.opponents", "pool.every",
 ))
 #: Settings that are a share of something.
 SHARES = frozenset((
     "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
-    "rl.resign_checked", "rl.gating_score",
+    "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam",
 ))
+
+ALGORITHM, ALGORITHM_KEY = typing.get_type_hints(RLConfig)["algorithm"], "rl.algorithm"
 
 #: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
 MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
 
-GNUGO = "gtp:gnugo --mode gtp --level {}"
-
-#: What differs from the defaults above, per game; a game not here gets the defaults.
-PRESETS: dict[str, dict[str, Any]] = {
-    "tictactoe": {
-        "net": "2x16",
-        "expert.player": "mcts:100",
-        "expert.count": 300,
-        "expert.opening": (0, 3),
-        "sft.evaluate_every": 50,
-        "sft.patience": 3,
-        "rl.games": 64,
-        "rl.positions": 1024,
-        "rl.window_min": 8_000,
-        "rl.window_max": 40_000,
-        "rl.temperature_plies": 4,
-        "rl.opening": (0, 3),
-        "eval.sims": 32,
-        "eval.opening": (0, 1),  # one random mark never decides the game; two can
-        "eval.baseline_games": 200,
-        "eval.sft_points": 3,
-        "eval.rl_points": 4,
-        "shares": (0.1, 0.1, 0.45, 0.35),
-    },
-    "connect4": {
-        "net": "4x32",
-        "expert.player": "mcts:1000",
-        "expert.count": 600,
-        "rl.temperature_plies": 10,
-        "rl.opening": (0, 4),
-        "eval.sims": 64,
-        "eval.opening": (1, 4),
-        "shares": (0.1, 0.1, 0.68, 0.12),
-    },
-    "go9x9": {
-        "net": "6x64",
-        "expert.player": GNUGO.format(10),
-        "eval.baselines": ("mcts:100", "mcts:1000", GNUGO.format(1)),
-        "eval.sims": 64,
-        "rl.temperature_plies": 16,
-        "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded: 0.33, 0.4, 0.27 of the time
-    },
-}
-
-
 def preset(game: str, **top: Any) -> RunConfig:
     """The default run of a game; ``top`` sets fields of RunConfig itself."""
     base = RunConfig(game=game, **top)
-    for key, value in PRESETS.get(game.split("(")[0], {}).items():
-        base = replace_key(base, key, value)
-    return base
+    return _replaced(base, PRESETS.get(_plain(game), {}))
+
+
+def with_algorithm(config: RunConfig, name: str) -> RunConfig:
+    """``config`` learning by ``name``: where that changes, with the settings that it has by default
+    in this game. Raises UserError for a name that is none."""
+    if name == config.rl.algorithm:
+        return config
+    config = replace_key(config, "rl.algorithm", _checked("rl.algorithm", name, ALGORITHM))
+    config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
+    if name not in ALGORITHMS:
+        return config
+    for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}), BY_GAME.get(_plain(config.game), {})):
+        config = _replaced(config, changes)
+    return config
+
+
+def _plain(game: str) -> str:
+    return game.split("(")[0]
+
+
+def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    for key, value in changes.items():
+        config = replace_key(config, key, value)
+    return config
 
 
 def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
-    """Apply ``key=value`` texts such as ``rl.sims=32``.
+    """Apply ``key=value`` texts such as ``rl.sims=32``, that of ``rl.algorithm`` first: it brings
+    settings of its own (``with_algorithm``).
 
     Raises UserError naming the nearest key, or the type that was wanted.
     """
-    for text in assignments:
+    for text in sorted(assignments, key=lambda text: text.split("=")[0].strip() != ALGORITHM_KEY):
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
@@ -195,7 +196,10 @@ def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
             raise UserError(f"--set {text}: choose the game with --game")
         if kind is None:
             raise UserError(_unknown(config, key.strip()))
-        config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
+        if key.strip() == ALGORITHM_KEY:
+            config = with_algorithm(config, value.strip())
+        else:
+            config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
     return config
 
 
@@ -210,6 +214,18 @@ def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> Run
         return dataclasses.replace(config, **{name: value})
     inner = dataclasses.replace(getattr(config, stage), **{name: value})
     return dataclasses.replace(config, **{stage: inner})
+
+
+def must_fit(config: RunConfig) -> None:
+    """Raises UserError for settings of a policy gradient that make no sense together."""
+    if config.rl.algorithm not in ALGORITHMS:
+        return
+    pool, estimator = config.pool, config.pg.estimator
+    if estimator in ("group", "leave_one_out") and pool.group < 2:
+        raise UserError(f"pool.group={pool.group}: pg.estimator={estimator} compares the games of "
+                        "a group; at least 2 wanted")
+    if pool.group > pool.games:
+        raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from selfplay import checkpoint, compare, expert
+from selfplay.algorithms import ALGORITHMS
 from selfplay.config import preset
 from selfplay.console import Bar, say
 from selfplay.data import Columns
 from selfplay.errors import UserError
 from selfplay.files import locked, write_atomic
 from selfplay.rl import Learner, train_rl
+from selfplay.rl_pg import PolicyLearner, train_pg
 from selfplay.runs import Clock, Run, freeze, read_history, read_json
 from selfplay.sft import best, split, to_columns, train_sft
 
@@ -171,14 +173,33 @@ def _best_look(folder: Path) -> str:
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> None:
-    """Self-play policy iteration from the SFT net, or from nothing."""
+    """Improve the SFT net, or one from nothing, by the run's algorithm."""
     init, held = _start(run), None
     if run.config.init == "sft":
         _, held = expert_columns(run)
+    improve = _policy_gradient if run.config.rl.algorithm in ALGORITHMS else _policy_iteration
+    writer = _writer(run)
+    newest = improve(run, clock, device, init, held, writer)
+    writer.close()
+    if newest is None:
+        advice = ("RL: the time ended before the first iteration; games that have ended are kept, "
+                  "continue with more --minutes")
+        if init is None:
+            raise UserError(advice)
+        say(advice)
+        return
+    count = int(checkpoint.read_meta(newest)["step"])
+    say(f"RL: {count} iterations, newest checkpoint {newest.name}")
+
+
+def _policy_iteration(
+    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
+) -> Path | None:
+    """Self-play with search."""
     learner = Learner(run.game, net_spec(run), run.config.rl, run.folder / "rl",
                       init=init, device=device, seed=run.config.seed, known=held)
     _say_of(learner)
-    writer, last = _writer(run), {"text": ""}
+    last = {"text": ""}
 
     def log(row: dict[str, Any]) -> None:
         _log(writer, "rl", row)
@@ -190,17 +211,30 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
                                   f"{done:,}/{total:,}  {last['text']}")
 
     with Bar("RL", clock.budget("rl")) as bar:
-        newest = train_rl(learner, held=held, left=lambda: clock.left("rl"), log=log,
-                          progress=progress)
-    writer.close()
-    if newest is None:
-        advice = ("RL: the time ended before the first iteration; games that have ended are kept, "
-                  "continue with more --minutes")
-        if init is None:
-            raise UserError(advice)
-        say(advice)
-        return
-    say(f"RL: {learner.iteration} iterations, newest checkpoint {newest.name}")
+        return train_rl(learner, held=held, left=lambda: clock.left("rl"), log=log,
+                        progress=progress)
+
+
+def _policy_gradient(
+    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
+) -> Path | None:
+    """The raw policy against its past selves."""
+    learner = PolicyLearner(run.game, net_spec(run), run.config, run.folder / "rl",
+                            init=init, device=device, seed=run.config.seed)
+    last = {"text": ""}
+
+    def log(row: dict[str, Any]) -> None:
+        _log(writer, "rl", row)
+        last["text"] = (f"score {row['score']:.2f} against the pool, entropy {row['entropy']:.2f}, "
+                        f"KL {row['ref_kl']:.3f} to the first policy")
+
+    def progress(what: str, done: int, total: int) -> None:
+        bar.at(clock.spent("rl"), f"iteration {learner.iteration + 1}  {what} "
+                                  f"{done:,}/{total:,}  {last['text']}")
+
+    with Bar(f"RL by {run.config.rl.algorithm}", clock.budget("rl")) as bar:
+        return train_pg(learner, held=held, left=lambda: clock.left("rl"), log=log,
+                        progress=progress)
 
 
 def _say_of(learner: Learner) -> None:

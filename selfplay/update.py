@@ -155,10 +155,11 @@ class PolicyOptimizer:
             for name, parameter in self.named.items():
                 parameter.copy_(tensors[f"net.{name}"])
                 if self.steps:
+                    held = {key: torch.zeros_like(parameter) for key in _MOMENTS}
+                    for key, moment in held.items():  # in the layout that AdamW's kernel relies on
+                        moment.copy_(tensors[f"{key}.{name}"])
                     self._optimizer.state[parameter] = {
-                        "step": torch.tensor(float(self.steps)),
-                        **{key: tensors[f"{key}.{name}"].to(parameter.device).clone()
-                           for key in _MOMENTS}}
+                        "step": torch.tensor(float(self.steps), device=parameter.device), **held}
 
 
 def _replica(net: nn.Module) -> nn.Module:
