@@ -2,8 +2,9 @@
 
 runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
-    expert/          games made for this run     sft/, rl/       checkpoints, history.jsonl
-    rl/records/      self-play shards            matches/        one folder a match
+    expert/          games made for this run     sft/, rl/, value/   checkpoints, history.jsonl
+    rl/records/      self-play shards            value/games/    shards, a position of each game
+    matches/         one folder a match
     tb/              TensorBoard events          evaluation.json, report.html,
                                                  chart.png, summary.json
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
-from selfplay.config import RunConfig, from_dict, to_dict
+from selfplay.config import RunConfig, from_dict, must_fit, to_dict
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
@@ -28,10 +29,17 @@ from selfplay.games.base import Game
 from selfplay.models import NetSpec
 from selfplay.players import full_name, missing_engine, net_parts, parse_player
 
-STAGES = ("expert", "sft", "rl", "eval")
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
-OWN = frozenset(("expert", "sft", "rl", "matches", "tb", "skipped.txt", "progress.json",
+OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",
                  "evaluation.json", "report.html", "chart.png", "summary.json"))
+
+
+def stages(config: RunConfig) -> dict[str, float]:
+    """The stages of a run in order, and the share of the minutes that each has."""
+    *made, judged = zip(("expert", "sft", "rl", "eval"), config.shares, strict=True)
+    if config.recipe == "alphago":
+        made.append(("value", config.value.share))
+    return dict([*made, judged])
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     that does not exist, GameError or NetError for a game or a net that does not.
     """
     stored = stored_config(folder)
+    must_fit(config)
     game, known = make(config.game), _players(stored) if stored else set()
     config = _of_init(_full_names(config, known), stored)
     if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
@@ -164,14 +173,16 @@ def _meant(typed: str, known: str) -> bool:
 
 def _begun(folder: Path) -> bool:
     """Whether games or weights are there that other settings would not have made."""
-    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl"))
+    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl", "value"))
 
 
 def _essence(config: RunConfig) -> RunConfig:
     """``config`` without what may change between two starts of a run."""
     plain = RunConfig(game=config.game)
-    return replace(config, minutes=plain.minutes, device=plain.device, shares=plain.shares,
-                   eval=plain.eval, rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
+    value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)
+    return replace(config, recipe=plain.recipe, minutes=plain.minutes, device=plain.device,
+                   shares=plain.shares, eval=plain.eval, value=value,
+                   rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
                    sft=replace(config.sft, max_steps=0))
 
 
@@ -198,10 +209,11 @@ class Clock:
         self.run = run
         self.alone = alone
         self.file = run.folder / "progress.json"
+        self.shares = stages(run.config)
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in STAGES}
-            self.done = [stage for stage in STAGES if stage in data["done"]]
+            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.shares}
+            self.done = [stage for stage in self.shares if stage in data["done"]]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
@@ -237,11 +249,11 @@ class Clock:
         """Seconds that ``stage`` may spend in all."""
         if self.alone is not None:
             return self.at_start[stage] + self.alone * 60
-        config, index = self.run.config, STAGES.index(stage)
-        before = sum(self.seconds[s] for s in STAGES[:index])
-        left = max(config.minutes * 60 - before, 0.0)
-        share = config.shares[index]
-        return left * share / max(sum(config.shares[index:]), 1e-9)
+        names = list(self.shares)
+        index = names.index(stage)
+        left = max(self.run.config.minutes * 60 - sum(self.seconds[s] for s in names[:index]), 0.0)
+        later = sum(self.shares[s] for s in names[index:])
+        return left * self.shares[stage] / max(later, 1e-9)
 
     def left(self, stage: str) -> float:
         """Seconds that ``stage`` still has."""
