@@ -126,11 +126,9 @@ def rl(**options: Any) -> None:
 
 
 @cli.command()
-@game_option(required=False)
 @minutes_option
 @run_option
 @device_option
-@seed_option
 @set_option
 def value(**options: Any) -> None:
     """AlphaGo's value net, from games of the policy that rl --algo has made."""
@@ -138,19 +136,31 @@ def value(**options: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="RUN...",
+                type=click.Path(path_type=Path))
 @click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
               callback=_finite,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
+@click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
+@click.option("--time", "by_time", is_flag=True,
+              help="Several runs over training time, not compute.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
+              show_default=True, help="Folder for the matches and the chart of several runs.")
 @device_option
 @set_option
-def compare(folder: Path, minutes: float, device: str | None, assignments: tuple[str, ...]) -> None:
-    """The chart of a run, again, from what is on disk."""
+def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
+            out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+    """The chart of a run, again, from what is on disk; or of several runs, rated together."""
     from selfplay.loop import draw
     from selfplay.loop import train as run_stages
 
-    run = _open(folder=folder, device=device, assignments=assignments)
-    where = device_of(run.config.device)
+    runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
+    run, where = runs[0], device_of(runs[0].config.device)
+    if len(runs) > 1:
+        from selfplay.together import show
+
+        return show(runs, labels.split(",") if labels else [], minutes, out, where,
+                    "seconds" if by_time else "flops")
     if minutes > 0:
         run_stages(run, where, only="eval", minutes=minutes)
     else:

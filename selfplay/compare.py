@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from selfplay import checkpoint
 from selfplay.arena import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.config import RunConfig
 from selfplay.console import say
-from selfplay.elo import fit
+from selfplay.elo import Rating, fit
 from selfplay.errors import DiskError, UserError
 from selfplay.flat import is_flat
 from selfplay.players import missing_engine
@@ -215,18 +215,8 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
     nets = [name for name in games if name != local(run, name)]
     ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
                   centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
-    chosen = [_point(stage, path) for stage in ("sft", "rl", "value")
-              for path in checkpoint.listing(run.folder / stage)]
-
-    def rated(name: str) -> dict[str, Any]:
-        elo, low, high = ratings.get(name, (None, None, None))
-        return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
-
-    rows = [{**rated(p.player(s)), "stage": p.stage, "sims": s, "step": p.step,
-             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
-            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
     expert = run.config.expert.player
-    baselines = [{**rated(name), "expert": name == expert}
+    baselines = [{**rated(name, ratings, games), "expert": name == expert}
                  for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
     for row in baselines:
         if row["elo"] is None:
@@ -235,7 +225,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
         "commands": [train_command(run)],
-        "points": rows,
+        "points": rated_points(run, ratings, games),
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
         "recipe": run.config.recipe,
@@ -244,6 +234,25 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
         "value_history": read_history(run.folder / "value" / "history.jsonl"),
     }
+
+
+def rated(
+    name: str, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> dict[str, Any]:
+    """A player's row of an evaluation; its Elo None where it has none."""
+    elo, low, high = ratings.get(name) or (None, None, None)
+    return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
+
+
+def rated_points(
+    run: Run, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The rows of all the run's checkpoints that are in ``ratings``, in each of their modes."""
+    chosen = [_point(stage, path) for stage in ("sft", "rl", "value")
+              for path in checkpoint.listing(run.folder / stage)]
+    return [{**rated(p.player(s), ratings, games), "stage": p.stage, "sims": s, "step": p.step,
+             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
+            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
 
 
 def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:

@@ -40,6 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rl.opening": (0, 4),
         "eval.sims": 64,
         "eval.opening": (1, 4),
+        "value.latest": 30,  # half of such games are over by then
         "shares": (0.1, 0.1, 0.68, 0.12),
     },
     "go9x9": {

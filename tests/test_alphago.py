@@ -31,6 +31,10 @@ def uneven(states: Any, legal: NDArray[np.bool_]) -> Any:
         len(legal), 0.77, np.float32)
 
 
+def flat(states: Any, legal: NDArray[np.bool_]) -> Any:
+    return np.zeros(legal.shape, np.float32), np.zeros(len(legal), np.float32)
+
+
 def perfect(states: Any, legal: NDArray[np.bool_]) -> Any:
     """The true values of a pile for its side to move; logits that nobody should look at."""
     values = np.array([pile_value(int(left)) for left in states.left], np.float32)
@@ -82,16 +86,16 @@ def test_a_leaf_is_worth_the_mixture() -> None:
         assert value.dtype == np.float32 and logits.tolist() == [[0, 1, 2]]
 
 
-def test_with_true_values_it_wins_whatever_the_priors() -> None:
-    """Where turns do not alternate, too."""
+def test_true_values_win_though_rollouts_are_wrong() -> None:
+    """As long as they weigh more; where turns do not alternate, too."""
     game = pile(14)
     for stones in range(1, 15):
         states = game.new(1)
         states.left[:] = stones
         if pile_value(stones) < 0:
             continue
-        evaluate = alphago.Mixed(uneven, perfect, wrong, 0.25)
-        result = Search(game, SearchConfig(rule="puct"), 1, 64, seed=0).run(states, 64, evaluate)
+        evaluate = alphago.Mixed(flat, perfect, wrong, 0.25)
+        result = Search(game, SearchConfig(rule="puct"), 1, 200, seed=0).run(states, 200, evaluate)
         game.step(states, result.action)
         mine = states.to_play[0] == 0
         assert states.left[0] == 0 or pile_value(int(states.left[0])) == (1 if mine else -1)

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
      "advantages"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp", "policy_gradient"),
-    ("inference", "search", "gradient", "engines", "update",
+    ("chart_runs", "inference", "search", "gradient", "engines", "update",
      "board_policy"),
     ("arithmetic", "pool", "alphago", "value_games"),
     ("players", "sgf", "train"),
@@ -75,7 +75,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
 @pytest.mark.parametrize(("package", "allowed"), [
     ("click", {"cli", "players"}),
     ("pyspiel", {"openspiel", "engines", "bench_search", "__init__"}),
-    ("matplotlib", {"chart"}),
+    ("matplotlib", {"chart", "chart_runs"}),
     ("rich", {"console", "compiling"}),
     ("openvino", {"openvino"}),
 ])

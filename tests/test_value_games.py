@@ -129,7 +129,7 @@ def test_the_same_games_on_any_number_of_threads(
     for one, three in zip(shards[0].columns, shards[1].columns, strict=True):
         np.testing.assert_array_equal(one, three)
     assert games_of(shards[0]) == games_of(shards[1])
-    assert len({tuple(moves) for moves in games_of(shards[0])}) > 60
+    assert len({tuple(moves) for moves in games_of(shards[0])}) > 30
     found = games_of(shards[0])
     assert any(found[k : k + len(group.values)] == games_of(group) for k in range(len(found)))
     other = play_shard(game, policies, 1, game.max_moves, 6, Workers(1))

@@ -71,7 +71,7 @@ def test_both_sides_must_have_some(play_random: Any, share: float) -> None:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    trainer = Trainer(seeded(4, lambda: build(SPEC)), TrainConfig())
+    trainer = Trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
     checkpoint.save(tmp_path / "policy", trainer, SPEC,
                     {"game": TTT.name, "kind": "rl", "step": 1, "compute": {}})
     return tmp_path / "policy"
