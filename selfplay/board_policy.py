@@ -23,7 +23,7 @@ from selfplay.seam import Acted, Evaluated, Rollout
 
 #: Rows of one pass: a CPU's caches hold no more, a GPU wants many; and what they are filled up to
 #: a multiple of, as oneDNN compiles a kernel per shape.
-ROWS, MULTIPLE = {"cpu": 128, "cuda": 1 << 14}, {"cpu": 16, "cuda": 1}
+ROWS, MULTIPLE = {"cpu": 256, "cuda": 1 << 14}, {"cpu": 16, "cuda": 1}
 
 
 class Turn(NamedTuple):
@@ -84,7 +84,11 @@ class BoardPolicy:
                          _placed(value, mask))
 
     def _forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits float32 [n, A], value float32 [n]) of observations [n, C, H, W]."""
+        """(logits float32 [n, A], value float32 [n]) of observations [n, C, H, W].
+
+        The value is tanh z, its gradient that of z: with it the squared error has the gradient of
+        ``losses.value_loss``, which an SFT value head that is confidently wrong still learns from.
+        """
         most = ROWS[torch.device(self.device).type]
         parts = [self._pass(obs[start : start + most])
                  for start in range(0, max(len(obs), 1), most)]
@@ -100,7 +104,8 @@ class BoardPolicy:
         fast = weights is torch.float32 and choose_dtype(self.dtype, self.device) is torch.bfloat16
         with torch.autocast(kind, torch.bfloat16, enabled=fast):
             out = self.net(planes.contiguous(memory_format=torch.channels_last))
-        return out.policy[:rows].float(), out.value[:rows].float().tanh()
+        z = out.value[:rows].float()
+        return out.policy[:rows].float(), z + (z.tanh() - z).detach()
 
 
 def inputs_of(game: Game, obs: NDArray[Any], legal: NDArray[np.bool_]) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ class Bout:
     ) -> None:
         self.game, self.deals, self.streams = game, deals, streams
         self.policies = (learner, opponent)
-        self.states = take(deals.states, slice(None))
+        self.states = take(deals.states, np.arange(len(deals.side)))
         self.moves: list[_Moves] = []
         self.live = ~game.result(self.states)[0]
         self.evaluations = 0

@@ -214,7 +214,7 @@ def with_recipe(config: RunConfig, name: str) -> RunConfig:
     return config
 
 
-def must_fit(config: RunConfig) -> None:
+def must_be_of_recipe(config: RunConfig) -> None:
     """Raises UserError where start or algorithm are not the recipe's."""
     if config.recipe == "alphago" and config.rl.algorithm not in ALGORITHMS:
         raise UserError(f"recipe alphago: its policy learns without search, not by rl.algorithm="
@@ -275,6 +275,18 @@ def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> Run
         return dataclasses.replace(config, **{name: value})
     inner = dataclasses.replace(getattr(config, stage), **{name: value})
     return dataclasses.replace(config, **{stage: inner})
+
+
+def must_fit(config: RunConfig) -> None:
+    """Raises UserError for settings of a policy gradient that make no sense together."""
+    if config.rl.algorithm not in ALGORITHMS:
+        return
+    pool, estimator = config.pool, config.pg.estimator
+    if estimator in ("group", "leave_one_out") and pool.group < 2:
+        raise UserError(f"pool.group={pool.group}: pg.estimator={estimator} compares the games of "
+                        "a group; at least 2 wanted")
+    if pool.group > pool.games:
+        raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

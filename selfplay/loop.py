@@ -286,7 +286,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> None:
         say("value net: left out, there is no RL policy yet; continue with more --minutes")
         return
     start = _start(run)
-    assert start is not None, "must_fit has seen to it"
+    assert start is not None, "must_be_of_recipe has seen to it"
     about = {"sft": start, "rl": policy}
     made = _value_games(run, clock, device, about)
     cost = read_json(folder / "cost.json")

@@ -116,27 +116,25 @@ class PolicyLearner:
         return [bout for bout in bouts if len(bout.live)]
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        """Improve the policy by ``rollout``; ``update.PolicyOptimizer``'s figures, and ref_kl, the
-        divergence of the policy that played from the first one of the run (k3, nats a step)."""
-        pg = self.config.pg
+        """Improve the policy by ``rollout``; ``update.PolicyOptimizer``'s figures, and two
+        divergences, k3 in nats a step: act_kl, of the net as it learns from the net as it played
+        (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy."""
+        pg, first, played = self.config.pg, self.pool.member(0), rollout.logp
+        now = self._seen(self.policy, rollout)  # from here the ratio starts at 1 exactly
         critic = pg.value_weight > 0 or pg.estimator == "gae"
-        first = self.pool.member(0)
-        if critic:
-            rollout = replace(rollout, value=self._seen(self.policy.frozen(), rollout).value)
+        rollout = replace(rollout, logp=now.logp, value=now.value if critic else None)
+        watched = rollout if pg.kl_weight > 0 else rollout.rows(slice(None, None, WATCHED))
+        ref_logp = self._seen(first, watched).logp
         if pg.kl_weight > 0:
-            rollout = replace(rollout, ref_logp=self._seen(first, rollout).logp)
-            watched, ref_logp = rollout, rollout.ref_logp
-        else:
-            watched = rollout.rows(slice(None, None, WATCHED))
-            ref_logp = self._seen(first, watched).logp
-        assert ref_logp is not None
-        far = policy_gradient.kl_estimate(watched.logp, ref_logp)[watched.mask].mean()
+            rollout = replace(rollout, ref_logp=ref_logp)
+        known = {"act_kl": _divergence(played, now.logp, rollout.mask),
+                 "ref_kl": _divergence(watched.logp, ref_logp, watched.mask)}
         rng = np.random.default_rng([self.seed, 0x96, self.iteration])
         figures = self.optimizer(_on(rollout, self.policy.device), rng)
         steps, passes = int(rollout.mask.sum()), figures["updates"] / pg.minibatches
         self.compute["positions"] += steps * passes
-        self.compute["flops"] += steps * (3 * passes + critic) * flops(self.spec)
-        return {**figures, "ref_kl": float(far)}
+        self.compute["flops"] += steps * (3 * passes + 1) * flops(self.spec)
+        return {**figures, **known}
 
     @torch.no_grad()
     def _seen(self, policy: BoardPolicy, rollout: Rollout) -> Evaluated:
@@ -164,6 +162,10 @@ class PolicyLearner:
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"game": self.game.name, "kind": "rl", "step": self.iteration,
                 "iteration": self.iteration, "compute": self.compute, "metrics": row}
+
+
+def _divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
+    return float(policy_gradient.kl_estimate(logp, other)[mask].mean())
 
 
 def _on(rollout: Rollout, device: str) -> Rollout:

@@ -21,7 +21,7 @@ from typing import Any
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
-from selfplay.config import RunConfig, from_dict, must_fit, to_dict
+from selfplay.config import RunConfig, from_dict, must_be_of_recipe, must_fit, to_dict
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
@@ -95,18 +95,22 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     """Create the run, or continue it.
 
     A run that has made something must have been started with the same settings, but for those
-    that only say how long or where it goes on, or how it is judged. Nothing is written: see
-    ``freeze``.
+    that only say how long or where it goes on, how it is judged, or what RL that has not begun
+    will do. Nothing is written: see ``freeze``.
 
-    Raises UserError naming the first setting that differs, or a player, a checkpoint or a file
-    that does not exist, GameError or NetError for a game or a net that does not.
+    Raises UserError naming the first setting that differs or does not fit the others, or a
+    player, a checkpoint or a file that does not exist, GameError or NetError for a game or a net
+    that does not.
     """
     stored = stored_config(folder)
-    must_fit(config)
     game, known = make(config.game), _players(stored) if stored else set()
     config = _of_init(_full_names(config, known), stored)
-    if stored is not None and _begun(folder) and _essence(config) != _essence(stored):
-        raise UserError(f"{folder}: {_difference(config, stored)}; give --run another name")
+    if stored is not None and _begun(folder):
+        asked, had = _essence(config, folder), _essence(stored, folder)
+        if asked != had:
+            raise UserError(f"{folder}: {_difference(asked, had)}; give --run another name")
+    must_fit(config)
+    must_be_of_recipe(config)
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
     _must_exist(config, stored or RunConfig(config.game), game)
     return Run(folder, config, game)
@@ -176,9 +180,14 @@ def _begun(folder: Path) -> bool:
     return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl", "value"))
 
 
-def _essence(config: RunConfig) -> RunConfig:
-    """``config`` without what may change between two starts of a run."""
+def _essence(config: RunConfig, folder: Path) -> RunConfig:
+    """``config`` without what may change between two starts of the run in ``folder``: once RL has
+    begun, its settings may not, and so with the value net's."""
     plain = RunConfig(game=config.game)
+    if not any(folder.glob("rl/*")):
+        config = replace(config, rl=plain.rl, pg=plain.pg, pool=plain.pool)
+    if not any(folder.glob("value/*")):
+        config = replace(config, value=plain.value)
     value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)
     return replace(config, recipe=plain.recipe, minutes=plain.minutes, device=plain.device,
                    shares=plain.shares, eval=plain.eval, value=value,
@@ -187,7 +196,7 @@ def _essence(config: RunConfig) -> RunConfig:
 
 
 def _difference(asked: RunConfig, stored: RunConfig) -> str:
-    new, old = to_dict(_essence(asked)), to_dict(_essence(stored))
+    new, old = to_dict(asked), to_dict(stored)
     for key in new:
         pairs = [(key, new[key], old[key])]
         if isinstance(new[key], dict):
