@@ -141,9 +141,9 @@ def train_flat(
         curve.look(step, row[lesson.metric], config)
         _note_best(folder, curve, config)
         log(row)
-    found_best = noted_best(folder)
-    assert found_best is not None, "there has been a look"
-    return found_best
+    best = noted_best(folder) or checkpoint.lowest_loss(folder, lesson.metric)
+    assert best is not None, "there has been a look"
+    return best
 
 
 def _batches(

@@ -12,6 +12,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from selfplay.compare import RANDOM, ROUNDS, Pairing, Point
 from selfplay.console import Bar, say
 from selfplay.elo import fit
 from selfplay.errors import UserError
-from selfplay.files import held, make_folder, write_atomic
+from selfplay.files import held, locked, make_folder, write_atomic
+from selfplay.players import missing_engine
 from selfplay.runs import Run, write_json
 
 
@@ -74,7 +76,8 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
         wanted += [Pairing(b.player(sims), a.player(sims), config.decisive_games)
                    for a, b in combinations(last, 2)]
         wanted += [Pairing(p.player(sims), name, config.baseline_games)
-                   for name in (RANDOM, *config.baselines[:1]) for p in last]
+                   for name in (RANDOM, *config.baselines[:1]) for p in last
+                   if missing_engine(name) is None]
     for sims in (config.sims, 0):
         for mine, other in combinations(found, 2):
             for point in mine.modes(sims):
@@ -182,16 +185,22 @@ def write(result: dict[str, Any], folder: Path, over: str) -> Path:
 def show(
     runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str, over: str
 ) -> None:
-    """Play matches between the runs for so many minutes, then say and draw what there is."""
+    """Play matches between the runs for so many minutes, then say and draw what there is.
+
+    Raises UserError where another process is at work on one of them.
+    """
     found, began = entries(runs, labels), time.monotonic()
 
     def spent() -> float:
         return time.monotonic() - began
 
-    if minutes > 0:
-        with Bar("matches between the runs", minutes * 60) as bar:
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(locked(run.folder))
+        if minutes > 0:
+            bar = stack.enter_context(Bar("matches between the runs", minutes * 60))
             play(found, folder, device=device, left=lambda: minutes * 60 - spent(),
                  progress=lambda p, n: bar.at(spent(), f"{p.a} - {p.b}  {n}/{p.games}"))
-    result = rate(found, folder)
+        result = rate(found, folder)
     say(table(result))
     say(f"chart: {write(result, folder, over)}")

@@ -82,7 +82,7 @@ def train_value(
         net, meta = checkpoint.load_net(policy, game.name, device)
         spec = checkpoint.spec_of(meta)
     else:
-        net = seeded(seed + 1, lambda: build(spec))
+        net = seeded(seed, lambda: build(spec))
     trainer = Trainer(net.train(), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,

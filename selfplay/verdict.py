@@ -32,8 +32,8 @@ class Ceiling(NamedTuple):
 def judge(evaluation: Record) -> list[Record]:
     """For each mode (raw policy, each number of simulations): did RL pass SFT's best?
 
-    What follows SFT is the stage `later`: RL, or in a mode that only the search with the value net
-    has, that one; its figures stand under "rl" all the same. Both stages' best points are those of
+    What follows SFT is the stage `later`: RL, or in a mode that the search with the value net has,
+    that one; its figures stand under "rl" all the same. Both stages' best points are those of
     ``best``. `passed` is "yes", "no" or "undecided" and rests on two looks: do the 95% Elo
     intervals overlap, and does the 95% interval of the direct match exclude 50%. One that is
     undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which.
@@ -65,9 +65,9 @@ def judge(evaluation: Record) -> list[Record]:
 
 
 def later(evaluation: Record, sims: int) -> str:
-    """The stage whose points are to pass SFT's in this mode."""
+    """The stage whose points are to pass SFT's in this mode: the last that has any."""
     found = {p["stage"] for p in rated(evaluation) if p.get("sims", 0) == sims}
-    return "value" if "value" in found and "rl" not in found else "rl"
+    return "value" if "value" in found else "rl"
 
 
 def modes(points: Sequence[Record]) -> list[int]:

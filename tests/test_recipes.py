@@ -175,8 +175,7 @@ def test_each_pair_of_runs_meets_and_nobody_meets_himself(folder: Path) -> None:
     runs = [open_run(folder / name, from_dict(json.loads((folder / name / "config.json")
                                                          .read_text()), "")) for name in "az"]
     found = together.pairings(together.entries(runs))
-    assert found[0] == Pairing(f"net:{folder}/z/rl/ckpt-000003@4",
-                               runs[0].folder and f"{_final(folder)}@4", 6)
+    assert found[0] == Pairing(f"net:{folder}/z/rl/ckpt-000003@4", f"{_final(folder)}@4", 6)
     keys = [frozenset((p.a, p.b)) for p in found]
     assert len(set(keys)) == len(keys) and all(len(key) == 2 for key in keys)
     with pytest.raises(UserError, match="different names"):
