@@ -170,7 +170,8 @@ def play_match(
     with closing(first):
         second = parse_player(b, game, seed=seed + 1, device=device, slots=slots)
         with closing(second):
-            first.name, second.name = _local(first.name, home), _local(second.name, home)
+            if home is not None:
+                first.name, second.name = (without_home(p.name, home) for p in (first, second))
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
                         "opening": list(opening)}
             with _kept(folder, game, settings, games) as records:
@@ -220,8 +221,9 @@ def shortened(name: str, key: str) -> str:
     return f"{name[:100]}-{zlib.crc32(key.encode()) & 0xFFFF:04x}"
 
 
-def _local(name: str, home: Path | None) -> str:
-    return name.replace(f"net:{home}/", "net:") if home is not None else name
+def without_home(name: str, home: Path) -> str:
+    """A player's name as seen from the folder ``home`` that its nets lie in."""
+    return re.sub(rf"^(net|alphago):{re.escape(str(home))}/", r"\1:", name)
 
 
 def read_match(folder: Path, game: Game) -> MatchResult | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from selfplay.compute import Axis, Record, divider, finite, x_axis
 from selfplay.verdict import (
     NAMES,
+    STAGES,
     Ceiling,
     best,
     ceilings,
@@ -25,9 +26,9 @@ from selfplay.verdict import (
 )
 
 # Blue and orange keep apart for every kind of colour blindness, and dark against light in grey.
-COLOURS = {"sft": "#174a8b", "rl": "#e58606"}
-WORDS = {"sft": "#174a8b", "rl": "#a85a00"}  # darker where it is text
-MARKERS = {"sft": "o", "rl": "s"}
+COLOURS = {"sft": "#174a8b", "rl": "#e58606", "value": "#2f7d4f"}
+WORDS = {"sft": "#174a8b", "rl": "#a85a00", "value": "#1f5f39"}  # darker where it is text
+MARKERS = {"sft": "o", "rl": "s", "value": "D"}
 GREY, INK, FAINT = "#6b6b6b", "#1a1a1a", "#d9d9d9"
 RAW_DASHES, SEARCH_DASHES = (0, (4, 2)), ["-", "-.", (0, (1, 1))]
 
@@ -170,7 +171,7 @@ def draw_elo(
     searched = [sims for sims in modes(points) if sims]
     for sims in modes(points):
         curves = {}
-        for stage in ("sft", "rl"):
+        for stage in STAGES:
             series = [p for p in points if p["stage"] == stage and p.get("sims", 0) == sims]
             style = line_style(stage, sims, searched)
             curves[stage] = draw_series(axes, series, axis, style, (low, high))
@@ -178,8 +179,10 @@ def draw_elo(
             xs, ys = zip(curves["sft"][-1], curves["rl"][0], strict=True)
             axes.plot(xs, ys, **{**style, "marker": None})  # RL starts from SFT's net
     levels += [draw_ceiling(axes, ceiling, axis) for ceiling in tops]
-    tops_of_rl = [best(evaluation, "rl", sims) for sims in modes(points)]
-    levels += [draw_best(axes, point, axis, "rl", "RL's best") for point in tops_of_rl if point]
+    for stage in STAGES[1:]:
+        tops_later = [best(evaluation, stage, sims) for sims in modes(points)]
+        levels += [draw_best(axes, point, axis, stage, f"{NAMES[stage]}'s best")
+                   for point in tops_later if point]
     name_levels(axes, levels, ELO_HEIGHT)
     axes.set_ylabel(f"Elo ({evaluation.get('anchor', 'random')} = 0)", color=INK)
     if not points:
@@ -295,7 +298,7 @@ def series_legend(figure: Any, points: Sequence[Record], y: float) -> None:
 
     searched = [sims for sims in modes(points) if sims]
     present = sorted(
-        {(p["stage"], p.get("sims", 0)) for p in points}, key=lambda k: (k[0] == "rl", k[1])
+        {(p["stage"], p.get("sims", 0)) for p in points}, key=lambda k: (STAGES.index(k[0]), k[1])
     )
     handles = [
         Line2D(

@@ -84,10 +84,10 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def lowest_loss(folder: Path) -> Path | None:
-    """The valid checkpoint of the lowest held-out policy loss in its meta; of equals the newest."""
+def lowest_loss(folder: Path, metric: str = "policy_loss") -> Path | None:
+    """The valid checkpoint of the lowest held-out loss in its meta; of equals the newest."""
     def loss(path: Path) -> float:
-        return float(dict(read_meta(path).get("metrics") or {}).get("policy_loss", math.inf))
+        return float(dict(read_meta(path).get("metrics") or {}).get(metric, math.inf))
 
     return min(reversed(listing(folder)), key=loss, default=None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfplay.algorithms import ALGORITHMS
-from selfplay.config import MAX_SEED
+from selfplay.config import MAX_SEED, RECIPES
 from selfplay.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def cli() -> None:
     selfplay games                        what can be played
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
     """
 
 
@@ -68,12 +68,17 @@ algo_option = click.option("--algo", default=None, metavar="NAME",
                            type=click.Choice(["gumbel", "puct", *ALGORITHMS]),
                            help="gumbel, puct: self-play with search; policy gradient without: "
                                 f"{', '.join(ALGORITHMS)} [gumbel].")
+recipe_option = click.option(
+    "--recipe", default=None, metavar="NAME", type=click.Choice(RECIPES),
+    help="alphago: SFT, policy gradient, a value net, search with both and rollouts; alphazero: "
+         "self-play with search from SFT; zero: from nothing [alphazero].")
 init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOINT",
                            help="What self-play starts from [sft].")
 
 
 @cli.command()
 @game_option()
+@recipe_option
 @minutes_option
 @run_option
 @init_option
@@ -121,19 +126,41 @@ def rl(**options: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@minutes_option
+@run_option
+@device_option
+@set_option
+def value(**options: Any) -> None:
+    """AlphaGo's value net, from games of the policy that rl --algo has made."""
+    _stage("value", recipe="alphago", **options)
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, metavar="RUN...",
+                type=click.Path(path_type=Path))
 @click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
               callback=_finite,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
+@click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
+@click.option("--time", "by_time", is_flag=True,
+              help="Several runs over training time, not compute.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
+              show_default=True, help="Folder for the matches and the chart of several runs.")
 @device_option
 @set_option
-def compare(folder: Path, minutes: float, device: str | None, assignments: tuple[str, ...]) -> None:
-    """The chart of a run, again, from what is on disk."""
+def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
+            out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+    """The chart of a run, again, from what is on disk; or of several runs, rated together."""
     from selfplay.loop import draw
     from selfplay.loop import train as run_stages
 
-    run = _open(folder=folder, device=device, assignments=assignments)
-    where = device_of(run.config.device)
+    runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
+    run, where = runs[0], device_of(runs[0].config.device)
+    if len(runs) > 1:
+        from selfplay.together import show
+
+        return show(runs, labels.split(",") if labels else [], minutes, out, where,
+                    "seconds" if by_time else "flops")
     if minutes > 0:
         run_stages(run, where, only="eval", minutes=minutes)
     else:
@@ -174,7 +201,7 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     kinds = {name.split(":")[0] for name in players}
     if slots is None:
         slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
-    where = device_of(device or "auto") if "net" in kinds else "cpu"
+    where = device_of(device or "auto") if kinds & {"net", "alphago"} else "cpu"
     counts: list[int] = []
 
     def progress(done: int) -> None:
@@ -212,7 +239,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
     made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
-    where = device_of(device or "auto") if player.startswith("net:") else "cpu"
+    where = device_of(device or "auto") if player.startswith(("net:", "alphago:")) else "cpu"
     live = player.split(":")[0] != "human"
     with Bar(f"expert games of {player}", count, "games", live=live) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=_opening(opening),
@@ -284,11 +311,11 @@ def _opening(text: str) -> tuple[int, int]:
 
 def _open(
     folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
-    algo: str | None = None, **top: Any,
+    algo: str | None = None, recipe: str | None = None, **top: Any,
 ) -> Run:
     """The run that the options speak of: a new one, or the one on disk with what may change."""
     from selfplay.compiling import announce
-    from selfplay.config import override, preset, replace_key, with_algorithm
+    from selfplay.config import override, preset, replace_key, with_algorithm, with_recipe
     from selfplay.games import make
     from selfplay.runs import open_run, stored_config
 
@@ -305,6 +332,8 @@ def _open(
         config = preset(make(game).name)
     elif game is not None and make(game).name != config.game:
         raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
+    if recipe is not None:
+        config = with_recipe(config, recipe)
     for key, value in top.items():
         if value is not None:
             config = replace_key(config, key, value)
@@ -335,7 +364,7 @@ def _banner(run: Run, minutes: float) -> None:
     config = run.config
     say(f"{run.game.name}: {run.game.rules}")
     say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
-        f"from {config.init}")
+        f"recipe {config.recipe}, from {config.init}")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,17 +19,20 @@ from shlex import join, quote
 from typing import Any, NamedTuple
 
 from selfplay import checkpoint
-from selfplay.arena import MatchResult, plain, play_match, read_match, shortened
+from selfplay.arena import MatchResult, plain, play_match, read_match, shortened, without_home
+from selfplay.config import RunConfig
 from selfplay.console import say
-from selfplay.elo import fit
+from selfplay.elo import Rating, fit
 from selfplay.errors import DiskError, UserError
+from selfplay.flat import is_flat
 from selfplay.players import missing_engine
 from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
+from selfplay.value_net import best_value
 
 RANDOM = "random"
 OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
-_OWN = re.compile(r"^net:(?=(?:sft|rl)/)")  #: how ``local`` names begin
+_OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
 
@@ -42,7 +45,9 @@ class Point(NamedTuple):
     compute: dict[str, float]
 
     def player(self, sims: int) -> str:
-        return f"net:{self.path}@{sims}" if sims else f"net:{self.path}"
+        """Its name; a value net plays as AlphaGo, which always searches."""
+        kind = "alphago" if self.stage == "value" else "net"
+        return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Pairing:
 
 
 def points(run: Run) -> list[Point]:
-    """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly."""
+    """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
+    value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
     best_file = run.folder / "sft" / "best.json"
     if sft and best_file.exists():
@@ -66,7 +72,20 @@ def points(run: Run) -> list[Point]:
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    return sft + _spread(rl, run.config.eval.rl_points, log=False)
+    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    return (sft + _spread(rl, run.config.eval.rl_points, log=False)
+            + ([_point("value", value)] if value else []))
+
+
+def modes_of(run: Run, stage: str) -> tuple[int, ...]:
+    """The simulations that a stage's checkpoints play with; 0 is the raw policy.
+
+    A value net is for search only, and where there is one the policy before it is judged raw.
+    """
+    sims = run.config.eval.sims
+    if run.config.recipe == "alphago":
+        return {"sft": (0, sims), "rl": (0,), "value": (sims,)}[stage]
+    return (0, sims)
 
 
 def _point(stage: str, path: Path) -> Point:
@@ -86,41 +105,48 @@ def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
 
 def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
     """The matches to play, the most telling first: RL against SFT, what ties them to ``random``,
-    the raw curves, the baselines and the expert, the curves with search."""
+    the raw curves, the baselines and the expert, the curves with search. In each mode those
+    checkpoints play that have it (``modes_of``)."""
     config = run.config.eval
     modes = (0, config.sims)
-    sft = [p for p in chosen if p.stage == "sft"]
-    rl = [p for p in chosen if p.stage == "rl"]
+    stages = {stage: [p for p in chosen if p.stage == stage] for stage in ("sft", "rl", "value")}
+
+    def groups(sims: int) -> list[list[Point]]:
+        return [found for stage, found in stages.items() if found and sims in modes_of(run, stage)]
+
     ladder = [RANDOM, *config.baselines, run.config.expert.player]
     outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
-    finals = [group[-1] for group in (rl, sft) if group]
-    starts = [group[0] for group in (sft, rl) if group]
+
+    def finals(sims: int) -> list[Point]:
+        return [group[-1] for group in reversed(groups(sims))]
 
     def decisive(sims: int) -> list[Pairing]:
         return [Pairing(a.player(sims), b.player(sims), config.decisive_games)
-                for a, b in pairwise(finals)]
+                for a, b in pairwise(finals(sims))]
 
     def against(names: list[str], who: list[Point], sims: int, games: int) -> list[Pairing]:
         return [Pairing(p.player(sims), name, games) for name in names for p in who]
 
     def curve(sims: int) -> list[Pairing]:
         steps = [Pairing(b.player(sims), a.player(sims), config.games)
-                 for group in (sft, rl) for a, b in pairwise(group)]
-        return steps + [Pairing(p.player(sims), sft[-1].player(sims), config.games)
-                        for p in rl[:-1] if sft]
+                 for group in groups(sims) for a, b in pairwise(group)]
+        first, *later = groups(sims) or [[]]
+        return steps + [Pairing(p.player(sims), first[-1].player(sims), config.games)
+                        for group in later for p in group[:-1]]
 
     wanted = decisive(0)
-    wanted += against(outside[:2], finals, 0, config.baseline_games)
+    wanted += against(outside[:2], finals(0), 0, config.baseline_games)
     wanted += [Pairing(b, a, config.games) for a, b in pairwise(outside)]
     wanted += decisive(config.sims)
     wanted += curve(0)
     for name in reversed(outside[1:]):
         for s in reversed(modes):
-            wanted += against([name], finals, s, config.baseline_games)
-    wanted += [Pairing(p.player(config.sims), p.player(0), config.games) for p in finals]
+            wanted += against([name], finals(s), s, config.baseline_games)
+    wanted += [Pairing(p.player(config.sims), raw.player(0), config.games)
+               for p, raw in zip(finals(config.sims), finals(0), strict=False)]
     wanted += curve(config.sims)
     for s in modes:
-        wanted += against(outside[:3], starts, s, config.games)
+        wanted += against(outside[:3], [group[0] for group in groups(s)], s, config.games)
     unique: dict[tuple[str, str], Pairing] = {}
     for pairing in wanted:
         unique.setdefault((pairing.a, pairing.b), pairing)
@@ -129,7 +155,7 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
 
 def local(run: Run, name: str) -> str:
     """A player's name as seen from the run's folder, so that the folder can be moved."""
-    return name.replace(f"net:{run.folder}/", "net:")
+    return without_home(name, run.folder)
 
 
 def match_folder(run: Run, pairing: Pairing) -> Path:
@@ -186,21 +212,11 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
     for p, r, _ in played:
         for name in (p.a, p.b):
             games[name] = games.get(name, 0) + r.games
-    nets = [name for name in games if name.startswith(f"net:{run.folder}/")]
+    nets = [name for name in games if name != local(run, name)]
     ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
                   centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
-    chosen = [_point(stage, path) for stage in ("sft", "rl")
-              for path in checkpoint.listing(run.folder / stage)]
-
-    def rated(name: str) -> dict[str, Any]:
-        elo, low, high = ratings.get(name, (None, None, None))
-        return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
-
-    rows = [{**rated(p.player(s)), "stage": p.stage, "sims": s, "step": p.step,
-             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
-            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
     expert = run.config.expert.player
-    baselines = [{**rated(name), "expert": name == expert}
+    baselines = [{**rated(name, ratings, games), "expert": name == expert}
                  for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
     for row in baselines:
         if row["elo"] is None:
@@ -209,19 +225,34 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
         "commands": [train_command(run)],
-        "points": rows,
+        "points": rated_points(run, ratings, games),
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
-        "sft_flat": _sft_flat(run),
+        "recipe": run.config.recipe,
+        "sft_flat": is_flat(run.folder / "sft"),
         "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
         "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
+        "value_history": read_history(run.folder / "value" / "history.jsonl"),
     }
 
 
-def _sft_flat(run: Run) -> bool:
-    """Whether SFT ended because it learnt no more, not because its time was up."""
-    note = run.folder / "sft" / "best.json"
-    return bool(read_json(note).get("flat")) if note.exists() else False
+def rated(
+    name: str, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> dict[str, Any]:
+    """A player's row of an evaluation; its Elo None where it has none."""
+    elo, low, high = ratings.get(name) or (None, None, None)
+    return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
+
+
+def rated_points(
+    run: Run, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The rows of all the run's checkpoints that are in ``ratings``, in each of their modes."""
+    chosen = [_point(stage, path) for stage in ("sft", "rl", "value")
+              for path in checkpoint.listing(run.folder / stage)]
+    return [{**rated(p.player(s), ratings, games), "stage": p.stage, "sims": s, "step": p.step,
+             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
+            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
 
 
 def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
@@ -234,7 +265,8 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
             say(f"match left out: {error}")
             continue
         if result is not None and result.games:
-            a, b = (_OWN.sub(f"net:{run.folder}/", name) for name in (result.a, result.b))
+            a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
+                    for name in (result.a, result.b))
             played.append((Pairing(a, b, result.games), result, folder))
     order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
@@ -253,12 +285,13 @@ def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) ->
 
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
-    from selfplay.config import preset, to_dict, with_algorithm
+    from selfplay.config import preset, to_dict, with_algorithm, with_recipe
 
-    start, name = preset(run.config.game), run.config.rl.algorithm
+    start = with_recipe(preset(run.config.game), run.config.recipe)
+    name = run.config.rl.algorithm
     config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
-    default["rl"]["algorithm"] = start.rl.algorithm
-    dials = ("game", "minutes", "seed", "init", "device")
+    default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
+    dials = ("game", "recipe", "minutes", "seed", "init", "device")
     words = ["selfplay", "train", "--run", str(run.folder)]
     for key in dials:
         if key == "game" or config[key] != default[key]:

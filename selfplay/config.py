@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from selfplay.algorithms import ALGORITHMS, PGConfig
 from selfplay.errors import UserError
-from selfplay.presets import BY_ALGORITHM, BY_GAME, ON_BOARDS, PRESETS
+from selfplay.presets import ALPHAGO, BY_ALGORITHM, BY_GAME, ON_BOARDS, PRESETS
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,23 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Supervised learning on the expert's moves."""
+class FlatConfig:
+    """Learning from rows until their held-out curve is flat."""
 
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     evaluate_every: int = 200  #: steps between two looks at the held-out games
-    gain: float = 0.005  #: share of the held-out policy loss that must go ...
+    gain: float = 0.005  #: share of the held-out loss that must go ...
     patience: int = 4  #: ... within so many looks, or the rate drops
     drops: int = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
     max_steps: int = 100_000
+
+
+@dataclass(frozen=True)
+class SFTConfig(FlatConfig):
+    """Supervised learning on the expert's moves."""
+
     value_weight: float = 0.5
 
 
@@ -94,6 +100,21 @@ class PoolConfig:
 
 
 @dataclass(frozen=True)
+class ValueConfig(FlatConfig):
+    """AlphaGo's value net and its games (Silver et al. 2016, "Reinforcement learning of value
+    networks"); of the recipe alphago only."""
+
+    learning_rate: float = 1e-3
+    evaluate_every: int = 50
+    init: Literal["rl", "random"] = "rl"  #: what the net starts from: the RL policy's, or nothing
+    games: int = 50_000  #: games to play, one position each; played in shards (``value_games``)
+    latest: int = 0  #: the random move is the 1st to so-manieth, uniformly; 0: any of a game's
+    held_out: float = 0.1  #: share of the positions kept for measuring
+    play: float = 0.6  #: share of the stage's time that its games may take
+    share: float = 0.25  #: the stage's, beside ``shares``
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """The matches behind the chart."""
 
@@ -114,6 +135,9 @@ class RunConfig:
     """A whole run; frozen into ``config.json`` of its folder."""
 
     game: str
+    recipe: Literal["alphago", "alphazero", "zero"] = "alphazero"
+    #: alphago: policy gradient from SFT, a value net, search with both and with rollouts (Silver
+    #: et al. 2016); alphazero, zero: self-play with search, from SFT or from nothing (2017)
     seed: int = 0
     minutes: float = 30.0
     init: str = "sft"  #: what self-play starts from: sft, random, or a checkpoint's folder
@@ -126,6 +150,7 @@ class RunConfig:
     rl: RLConfig = field(default_factory=RLConfig)
     pg: PGConfig = field(default_factory=PGConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -138,15 +163,20 @@ POSITIVE = frozenset((
     "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
     "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
     "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games", "pool.group",
-    "pool.opponents", "pool.every",
+    "pool.opponents", "pool.every", "value.batch_size", "value.learning_rate",
+    "value.evaluate_every", "value.patience", "value.max_steps", "value.games", "value.share",
 ))
 #: Settings that are a share of something.
 SHARES = frozenset((
     "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
-    "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam",
+    "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam", "value.gain", "value.held_out",
+    "value.play", "value.share",
 ))
 
 ALGORITHM, ALGORITHM_KEY = typing.get_type_hints(RLConfig)["algorithm"], "rl.algorithm"
+RECIPE, RECIPE_KEY = typing.get_type_hints(RunConfig)["recipe"], "recipe"
+RECIPES = typing.get_args(RECIPE)
+BRINGING = (RECIPE_KEY, ALGORITHM_KEY)  #: keys that bring settings of their own, in order
 
 #: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
 MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
@@ -171,6 +201,32 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     return config
 
 
+def with_recipe(config: RunConfig, name: str) -> RunConfig:
+    """``config`` by the recipe ``name``: where that changes, with the start and the algorithm that
+    it has by default. Raises UserError for a name that is none."""
+    if name == config.recipe:
+        return config
+    config = replace_key(config, RECIPE_KEY, _checked(RECIPE_KEY, name, RECIPE))
+    if name == "zero" or config.init == "random":
+        config = replace_key(config, "init", "random" if name == "zero" else "sft")
+    if (config.rl.algorithm in ALGORITHMS) != (name == "alphago"):
+        config = with_algorithm(config, ALPHAGO if name == "alphago" else RLConfig.algorithm)
+    return config
+
+
+def must_be_of_recipe(config: RunConfig) -> None:
+    """Raises UserError where start or algorithm are not the recipe's."""
+    if config.recipe == "alphago" and config.rl.algorithm not in ALGORITHMS:
+        raise UserError(f"recipe alphago: its policy learns without search, not by rl.algorithm="
+                        f"{config.rl.algorithm}; take --algo {ALPHAGO} or reinforce")
+    if config.recipe == "alphago" and config.init == "random":
+        raise UserError("recipe alphago: starts from a policy that was taught; take --init sft or "
+                        "a checkpoint, or --recipe zero")
+    if config.recipe == "zero" and config.init != "random":
+        raise UserError(f"recipe zero: starts from nothing, not from {config.init}; take --recipe "
+                        "alphazero")
+
+
 def _plain(game: str) -> str:
     return game.split("(")[0]
 
@@ -182,12 +238,16 @@ def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
-    """Apply ``key=value`` texts such as ``rl.sims=32``, that of ``rl.algorithm`` first: it brings
-    settings of its own (``with_algorithm``).
+    """Apply ``key=value`` texts such as ``rl.sims=32``, those of ``recipe`` and ``rl.algorithm``
+    first: they bring settings of their own (``with_recipe``, ``with_algorithm``).
 
     Raises UserError naming the nearest key, or the type that was wanted.
     """
-    for text in sorted(assignments, key=lambda text: text.split("=")[0].strip() != ALGORITHM_KEY):
+    def rank(text: str) -> int:
+        key = text.split("=")[0].strip()
+        return BRINGING.index(key) if key in BRINGING else len(BRINGING)
+
+    for text in sorted(assignments, key=rank):
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
@@ -196,8 +256,9 @@ def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
             raise UserError(f"--set {text}: choose the game with --game")
         if kind is None:
             raise UserError(_unknown(config, key.strip()))
-        if key.strip() == ALGORITHM_KEY:
-            config = with_algorithm(config, value.strip())
+        if key.strip() in BRINGING:
+            bring = with_recipe if key.strip() == RECIPE_KEY else with_algorithm
+            config = bring(config, value.strip())
         else:
             config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
     return config

@@ -1,4 +1,5 @@
-"""The main job: expert games -> SFT -> self-play RL -> matches -> the chart, resumable anywhere.
+"""The main job: expert games -> SFT -> RL -> matches -> the chart, resumable anywhere; by AlphaGo's
+recipe with a value net before the matches.
 
 Each stage looks at what the run's folder holds, does what is left within its share of the time,
 and hands the next one files, not objects: a run killed anywhere continues from its folder.
@@ -6,22 +7,30 @@ and hands the next one files, not objects: a run killed anywhere continues from 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from selfplay import checkpoint, compare, expert
 from selfplay.algorithms import ALGORITHMS
+from selfplay.board_policy import BoardPolicy
 from selfplay.config import preset
 from selfplay.console import Bar, say
 from selfplay.data import Columns
 from selfplay.errors import UserError
 from selfplay.files import locked, write_atomic
+from selfplay.flat import is_flat
+from selfplay.models import flops
 from selfplay.rl import Learner, train_rl
 from selfplay.rl_pg import PolicyLearner, train_pg
-from selfplay.runs import Clock, Run, freeze, read_history, read_json
+from selfplay.runs import Clock, Run, freeze, read_history, read_json, write_json
 from selfplay.sft import best, split, to_columns, train_sft
+from selfplay.value_games import Policies, make_games, read_games
+from selfplay.value_net import best_value, train_value
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
 EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
@@ -34,7 +43,7 @@ EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
 def train(
     run: Run, device: str, only: str | None = None, minutes: float | None = None
 ) -> None:
-    """Run all stages, or ``only`` one of expert, sft, rl, eval for so many ``minutes``.
+    """Run all stages of the recipe, or ``only`` one of them for so many ``minutes``.
 
     Raises UserError before anything is made if another process works on the run.
     """
@@ -42,7 +51,7 @@ def train(
         freeze(run)
         clock = Clock(run, minutes)
         for name, stage in STAGES.items():
-            if only in (None, name):
+            if name in clock.shares and only in (None, name):
                 with clock.running(name):
                     stage(run, clock, device)
 
@@ -155,7 +164,7 @@ def sft_stage(run: Run, clock: Clock, device: str) -> None:
             progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
         )
     writer.close()
-    flat = read_json(folder / "best.json")["flat"]
+    flat = is_flat(folder)
     if flat:
         clock.finish("sft")
     say(f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}")
@@ -173,7 +182,13 @@ def _best_look(folder: Path) -> str:
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> None:
-    """Improve the SFT net, or one from nothing, by the run's algorithm."""
+    """Improve the SFT net, or one from nothing, by the run's algorithm.
+
+    Once games for a value net have been made with its policy, that policy stays.
+    """
+    if any(_value_folder(run).glob("*.npz")):
+        say(f"RL: finished, its policy plays for the value net: {_newest_rl(run)}")
+        return
     init, held = _start(run), None
     if run.config.init == "sft":
         _, held = expert_columns(run)
@@ -251,6 +266,99 @@ def _start(run: Run) -> Path | None:
     return best(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
 
 
+def _value_folder(run: Run) -> Path:
+    """Of the games for the value net."""
+    return run.folder / "value" / "games"
+
+
+def _newest_rl(run: Run) -> Path | None:
+    return checkpoint.newest(run.folder / "rl")
+
+
+def value_stage(run: Run, clock: Clock, device: str) -> None:
+    """Make the RL policy's games, one position each, and learn their results until the held-out
+    curve is flat or the share is used up."""
+    folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
+    if "value" in clock.done:
+        say(f"value net: finished, {_best_value_look(folder)}")
+        return
+    if policy is None:
+        say("value net: left out, there is no RL policy yet; continue with more --minutes")
+        return
+    start = _start(run)
+    assert start is not None, "must_be_of_recipe has seen to it"
+    about = {"sft": start, "rl": policy}
+    made = _value_games(run, clock, device, about)
+    cost = read_json(folder / "cost.json")
+    before = {key: value + cost.get(key, 0.0)
+              for key, value in checkpoint.read_meta(policy)["compute"].items()}
+    writer, last = _writer(run), {"text": "first look soon"}
+
+    def log(row: dict[str, Any]) -> None:
+        _log(writer, "value", row)
+        last["text"] = _value_look(row)
+
+    with Bar("value net", clock.budget("value")) as bar:
+        train_value(
+            run.game, net_spec(run), policy, read_games(_value_folder(run)), config, folder,
+            device=device, seed=run.config.seed, before=before,
+            about={"policies": {key: _inside(run, path) for key, path in about.items()}},
+            left=lambda: clock.left("value"), log=log,
+            progress=lambda step, _: bar.at(clock.spent("value"), f"step {step:,}  {last['text']}"))
+    writer.close()
+    if is_flat(folder) and made >= config.games:
+        clock.finish("value")
+    say(f"value net: {_best_value_look(folder)}")
+
+
+def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path]) -> int:
+    """How many games there are when ``value.play`` of the stage's time is over."""
+    config, note = run.config.value, run.folder / "value" / "cost.json"
+    players = []
+    for path in policies.values():
+        net, meta = checkpoint.load_net(path, run.game.name, device)
+        players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
+    each = flops(checkpoint.spec_of(meta))
+    cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
+    since = time.monotonic()
+
+    def spent(evaluations: int) -> None:
+        nonlocal since
+        now = time.monotonic()
+        cost["seconds"] += now - since
+        cost["flops"] += evaluations * each
+        cost["evaluations"] += evaluations
+        since = now
+        write_json(note, cost)
+
+    limit = config.play * clock.budget("value")
+    threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    with Bar("games for the value net", limit) as bar:
+        return make_games(
+            run.game, Policies(*players), _value_folder(run), config.games, config.latest,
+            seed=run.config.seed, threads=threads, stop=lambda: clock.spent("value") >= limit,
+            progress=lambda n: bar.at(clock.spent("value"), f"{n:,}/{config.games:,} games"),
+            spent=spent)
+
+
+def _inside(run: Run, path: Path) -> str:
+    """``path`` as seen from the run's folder, so that this can be moved."""
+    return str(path.relative_to(run.folder) if path.is_relative_to(run.folder) else path)
+
+
+def _value_look(row: dict[str, Any]) -> str:
+    return (f"error {row['value_mse']:.3f} of held-out positions, {row['train_mse']:.3f} of those "
+            f"learnt from, winner right {row['value_accuracy']:.1%}")
+
+
+def _best_value_look(folder: Path) -> str:
+    found = best_value(folder)
+    if found is None:
+        return "no checkpoint yet"
+    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(folder / "history.jsonl")}
+    return f"{found.name}" + (f", {_value_look(rows[found.name])}" if found.name in rows else "")
+
+
 def eval_stage(run: Run, clock: Clock, device: str) -> None:
     """Play the chart's matches, most telling first, and draw it."""
     pairings = compare.plan(run, compare.points(run))
@@ -292,5 +400,6 @@ def show(run: Run, device: str) -> None:
 
 
 STAGES: dict[str, Callable[[Run, Clock, str], None]] = {
-    "expert": expert_stage, "sft": sft_stage, "rl": rl_stage, "eval": eval_stage,
+    "expert": expert_stage, "sft": sft_stage, "rl": rl_stage, "value": value_stage,
+    "eval": eval_stage,
 }

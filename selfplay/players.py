@@ -1,9 +1,9 @@
 """Everybody who can play a match, behind one protocol.
 
-A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``gtp:COMMAND``,
-``openspiel-mcts:1000``, ``human``. A player holds many games at once, one a slot; ``play`` tells
-it of every start and every move, and asks it for moves in batches. torch and pyspiel are imported
-only where a player needs them.
+A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``alphago:RUN@64``,
+``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games at once, one a slot;
+``play`` tells it of every start and every move, and asks it for moves in batches. torch and pyspiel
+are imported only where a player needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay import gtp
+from selfplay import alphago, gtp
+from selfplay.budget import LEAVES, Budget, budget
 from selfplay.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
 from selfplay.errors import UserError
 from selfplay.games.base import Game, GameError, take
@@ -36,8 +37,6 @@ TREE_BYTES = 2**30  #: of memory for the trees of one player; with more games th
 
 __all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "missing_engine", "parse_player",
            "pyspiel_name"]
-
-LEAVES = 1024  #: of one tree at once, at most
 
 Slots = NDArray[np.int64]
 Actions = NDArray[np.int64]
@@ -80,16 +79,6 @@ class Setup(NamedTuple):
     seed: int
     device: str
     slots: int
-
-
-class Budget(NamedTuple):
-    """Simulations of a move, and leaves of its tree under way at once."""
-
-    sims: int
-    leaves: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.sims}x{self.leaves}" if self.leaves > 1 else str(self.sims)
 
 
 class _Silent:
@@ -194,14 +183,6 @@ class HumanPlayer(_Silent):
             print(f"{text} is illegal here")
 
 
-def budget(text: str) -> Budget | None:
-    """Of ``1000`` or ``1000x8``; None for other text."""
-    found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,4}))?", text)
-    if found is None or int(found[1]) < 1 or not 1 <= int(found[2] or 1) <= LEAVES:
-        return None
-    return Budget(int(found[1]), int(found[2] or 1))
-
-
 def _count(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
@@ -267,12 +248,28 @@ def _net(text: str, setup: Setup) -> Player:
     return SearchPlayer(name, setup.game, config, evaluate, thought.sims, setup.slots)
 
 
+def _alphago(text: str, setup: Setup) -> Player:
+    from selfplay.inference import spread
+    from selfplay.search import SearchConfig, rollout_evaluate
+
+    words = alphago.parse(text)
+    prior, value = alphago.load(words, setup.game.name, setup.device)
+    evaluate = alphago.Mixed(
+        spread(prior, setup.game, setup.device), spread(value, setup.game, setup.device),
+        rollout_evaluate(setup.game, setup.seed), words.weight)
+    return SearchPlayer(f"alphago:{words}", setup.game,
+                        SearchConfig(rule="puct", leaves=words.budget.leaves), evaluate,
+                        words.budget.sims, setup.slots)
+
+
 def full_name(spec: str) -> str:
     """``spec`` with the checkpoint that it means now in place of a run or a stage.
 
     Raises UserError for a folder that is not there.
     """
     prefix, _, text = spec.partition(":")
+    if prefix == "alphago":
+        return f"alphago:{alphago.parse(text.strip())}"
     if prefix != "net":
         return spec
     folder, thought = _checkpoint(text.strip(), spec)
@@ -319,13 +316,14 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
     "random": _random,
     "mcts": _mcts,
     "net": _net,
+    "alphago": _alphago,
     "gtp": _gtp,
     "openspiel-mcts": _openspiel_mcts,
     "human": _human,
 }
 
-FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), gtp:COMMAND, "
-         "openspiel-mcts:1000, human")
+FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), alphago:RUN@64, "
+         "gtp:COMMAND, openspiel-mcts:1000, human")
 
 
 def parse_player(

@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.baseline_games": 200,
         "eval.sft_points": 3,
         "eval.rl_points": 4,
+        "value.games": 4_096,
         "shares": (0.1, 0.1, 0.45, 0.35),
     },
     "connect4": {
@@ -39,6 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rl.opening": (0, 4),
         "eval.sims": 64,
         "eval.opening": (1, 4),
+        "value.latest": 30,  # half of such games are over by then
         "shares": (0.1, 0.1, 0.68, 0.12),
     },
     "go9x9": {
@@ -47,9 +49,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.baselines": ("mcts:100", "mcts:1000", GNUGO.format(1)),
         "eval.sims": 64,
         "rl.temperature_plies": 16,
+        "value.latest": 80,  # most games are over by then
         "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded: 0.33, 0.4, 0.27 of the time
     },
 }
+
+ALPHAGO = "ppo"  #: the algorithm of recipe alphago, where none is named
 
 #: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm ...
 ON_BOARDS: dict[str, Any] = {

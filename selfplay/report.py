@@ -4,12 +4,13 @@ The last stop of the flow: arena and loop measure, elo rates, this file judges a
 evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
 
     game, rules, anchor, hardware, run, seed, commands
-    points       player, stage ("sft" | "rl"), sims (0 = raw policy), step, flops, seconds,
-                 positions, elo, low, high, games; flops and seconds cumulate over both stages
+    points       player, stage ("sft" | "rl" | "value"), sims (0 = raw policy), step, flops,
+                 seconds, positions, elo, low, high, games; flops and seconds cumulate over stages
     baselines    player, elo (None where it was not played, with a note), low, high, games, expert
     matches      a, b, games, wins, draws, losses, score (of a), low, high, command, folder
     sft_history  step, flops, seconds, top1, top5, policy_loss, value_mse
     rl_history   step, flops, seconds, policy_loss, value_loss; optional expert_top1
+    value_history   step, flops, seconds, value_mse, train_mse, value_accuracy
     config       optional: anything JSON, shown as it is
 
 Lists may be missing or empty. Intervals are 95%; Elo is anchored at `anchor` = 0.
@@ -28,7 +29,7 @@ from typing import Any
 from selfplay import chart
 from selfplay.compute import FLOPS, TIMES, Record, amount_text, finite
 from selfplay.files import write_atomic
-from selfplay.verdict import NAMES, headlines, judge, mode_text, score_text
+from selfplay.verdict import NAMES, STAGES, headlines, judge, mode_text, score_text
 
 
 def write_report(folder: Path, evaluation: Record) -> None:
@@ -77,7 +78,7 @@ def point_rows(evaluation: Record) -> list[list[str]]:
     points = sorted(
         evaluation.get("points", []),
         key=lambda p: (
-            p["stage"] != "sft",
+            STAGES.index(p["stage"]),
             p.get("sims", 0),
             p.get("flops") or 0,
             p.get("step", 0),

@@ -2,8 +2,9 @@
 
 runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
-    expert/          games made for this run     sft/, rl/       checkpoints, history.jsonl
-    rl/records/      self-play shards            matches/        one folder a match
+    expert/          games made for this run     sft/, rl/, value/   checkpoints, history.jsonl
+    rl/records/      self-play shards            value/games/    shards, a position of each game
+    matches/         one folder a match
     tb/              TensorBoard events          evaluation.json, report.html,
                                                  chart.png, summary.json
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
-from selfplay.config import RunConfig, from_dict, must_fit, to_dict
+from selfplay.config import RunConfig, from_dict, must_be_of_recipe, must_fit, to_dict
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
@@ -28,10 +29,17 @@ from selfplay.games.base import Game
 from selfplay.models import NetSpec
 from selfplay.players import full_name, missing_engine, net_parts, parse_player
 
-STAGES = ("expert", "sft", "rl", "eval")
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
-OWN = frozenset(("expert", "sft", "rl", "matches", "tb", "skipped.txt", "progress.json",
+OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",
                  "evaluation.json", "report.html", "chart.png", "summary.json"))
+
+
+def stages(config: RunConfig) -> dict[str, float]:
+    """The stages of a run in order, and the share of the minutes that each has."""
+    *made, judged = zip(("expert", "sft", "rl", "eval"), config.shares, strict=True)
+    if config.recipe == "alphago":
+        made.append(("value", config.value.share))
+    return dict([*made, judged])
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
         if asked != had:
             raise UserError(f"{folder}: {_difference(asked, had)}; give --run another name")
     must_fit(config)
+    must_be_of_recipe(config)
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
     _must_exist(config, stored or RunConfig(config.game), game)
     return Run(folder, config, game)
@@ -168,17 +177,21 @@ def _meant(typed: str, known: str) -> bool:
 
 def _begun(folder: Path) -> bool:
     """Whether games or weights are there that other settings would not have made."""
-    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl"))
+    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl", "value"))
 
 
 def _essence(config: RunConfig, folder: Path) -> RunConfig:
     """``config`` without what may change between two starts of the run in ``folder``: once RL has
-    begun, its settings may not."""
+    begun, its settings may not, and so with the value net's."""
     plain = RunConfig(game=config.game)
     if not any(folder.glob("rl/*")):
         config = replace(config, rl=plain.rl, pg=plain.pg, pool=plain.pool)
-    return replace(config, minutes=plain.minutes, device=plain.device, shares=plain.shares,
-                   eval=plain.eval, rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
+    if not any(folder.glob("value/*")):
+        config = replace(config, value=plain.value)
+    value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)
+    return replace(config, recipe=plain.recipe, minutes=plain.minutes, device=plain.device,
+                   shares=plain.shares, eval=plain.eval, value=value,
+                   rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
                    sft=replace(config.sft, max_steps=0))
 
 
@@ -205,10 +218,11 @@ class Clock:
         self.run = run
         self.alone = alone
         self.file = run.folder / "progress.json"
+        self.shares = stages(run.config)
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in STAGES}
-            self.done = [stage for stage in STAGES if stage in data["done"]]
+            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.shares}
+            self.done = [stage for stage in self.shares if stage in data["done"]]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
@@ -244,11 +258,11 @@ class Clock:
         """Seconds that ``stage`` may spend in all."""
         if self.alone is not None:
             return self.at_start[stage] + self.alone * 60
-        config, index = self.run.config, STAGES.index(stage)
-        before = sum(self.seconds[s] for s in STAGES[:index])
-        left = max(config.minutes * 60 - before, 0.0)
-        share = config.shares[index]
-        return left * share / max(sum(config.shares[index:]), 1e-9)
+        names = list(self.shares)
+        index = names.index(stage)
+        left = max(self.run.config.minutes * 60 - sum(self.seconds[s] for s in names[:index]), 0.0)
+        later = sum(self.shares[s] for s in names[index:])
+        return left * self.shares[stage] / max(later, 1e-9)
 
     def left(self, stage: str) -> float:
         """Seconds that ``stage`` still has."""

@@ -1,17 +1,10 @@
-"""Supervised learning: expert games to rows, rows to a net, and where the curve goes flat.
-
-The learning rate drops when the held-out policy loss hardly improves any more, or when so little
-time is left that it has to; where it stops improving after the last drop the curve is flat, and
-that is the SFT ceiling.
+"""Supervised learning: expert games to rows, rows to a net, until its held-out curve is flat
+(``flat``): that is the SFT ceiling.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +13,13 @@ from numpy.typing import NDArray
 
 from selfplay import checkpoint
 from selfplay.config import SFTConfig
-from selfplay.data import Batch, Columns, batch, pack
+from selfplay.data import Columns, pack
 from selfplay.errors import UserError
+from selfplay.flat import Lesson, noted_best, train_flat
 from selfplay.games.base import Game, take
-from selfplay.models import NetSpec, build, flops
-from selfplay.runs import read_history, read_json, write_history, write_json
+from selfplay.models import NetSpec, build, seeded
 from selfplay.sgf import ExpertGame
-from selfplay.threads import ahead
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
-
-DROP = 0.3  #: factor of one rate drop
-LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
 def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
@@ -100,31 +89,6 @@ def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list
     return [g for g in games if g.actions not in held], [g for g in games if g.actions in held]
 
 
-@dataclass
-class _Curve:
-    """The held-out curve and the learning-rate drops that it has caused."""
-
-    best: float = math.inf
-    best_step: int = 0
-    mark: float = math.inf  #: the loss that the next looks are measured by
-    waiting: int = 0
-    drops: int = 0
-
-    def look(self, step: int, loss: float, config: SFTConfig) -> None:
-        """Take in a look at the held-out games, and drop the rate if they are learnt no further."""
-        if loss < self.best:
-            self.best, self.best_step = loss, step
-        if loss < self.mark * (1 - config.gain):
-            self.mark, self.waiting = loss, 0
-            return
-        self.waiting += 1
-        if self.waiting >= config.patience:
-            self.drop()
-
-    def drop(self) -> None:
-        self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
-
-
 def train_sft(
     game: Game,
     spec: NetSpec,
@@ -135,111 +99,27 @@ def train_sft(
     *,
     device: str,
     seed: int,
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
-    progress: Callable[[int, dict[str, Any]], None] = lambda step, row: None,
+    **hooks: Any,
 ) -> Path:
-    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up,
-    but for one look at the held-out games at least.
+    """Learn the experts' moves and results; see ``flat.train_flat``, which takes the hooks left,
+    log and progress.
 
-    Every look at the held-out games saves a checkpoint ``ckpt-STEP`` and a row of
-    ``history.jsonl`` (top1, top5, policy_loss, value_mse, learning_rate, seconds, flops); a later
-    call in the same folder goes on from the newest. Returns the best checkpoint by held-out
-    policy loss, which ``best.json`` names as well. Batch k depends on (seed, k) alone, so that an
-    interrupted run and an uninterrupted one see the same batches.
+    Rows of the history have top1, top5, policy_loss and value_mse. Returns the best checkpoint by
+    held-out policy loss.
     """
-    from selfplay.models import seeded
-
-    net = seeded(seed, lambda: build(spec))
-    trainer = Trainer(net, TrainConfig(
+    trainer = Trainer(seeded(seed, lambda: build(spec)), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
-    history: list[dict[str, Any]] = []
-    curve, step, spent = _Curve(), 0, 0.0
-    newest = checkpoint.newest(folder)
-    if newest is not None:
-        trainer.load_state(*checkpoint.load_training(newest))
-        step = trainer.steps
-        found = read_history(folder / "history.jsonl")
-        history = [row for row in found if row["step"] <= step]
-        curve = _replay(history, config)
-        spent = history[-1]["seconds"] if history else 0.0
-        _note_best(folder, curve, config)  # a kill may have come just before it
-    started = time.monotonic()
-    batches = ahead(_batches(game, train, config.batch_size, seed, step))
-    per_step = 3 * flops(spec) * config.batch_size
-    remaining = left()
-    time_in_all = spent + remaining
-    over = bool(history) and remaining <= 0  # without one look the run could not go on
-    while curve.drops <= config.drops and step < config.max_steps and not over:
-        if curve.drops < config.drops and remaining < time_in_all * LATEST ** (curve.drops + 1):
-            curve.drop()
-        trainer.learning_rate = config.learning_rate * DROP**curve.drops
-        metrics = trainer.step(next(batches))
-        step += 1
-        progress(step, metrics)
-        remaining = left()
-        over = remaining <= 0
-        if step % config.evaluate_every and step < config.max_steps and not over:
-            continue
-        row = {"step": step, "seconds": spent + time.monotonic() - started,
-               "flops": step * per_step, "positions": step * config.batch_size,
-               "learning_rate": trainer.learning_rate, "train": metrics,
-               **evaluate_columns(trainer.acting(), game, held, device)}
-        history.append(row)
-        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        _save(folder, trainer, game, spec, row)
-        for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
-            checkpoint.drop_training(path)
-        curve.look(step, row["policy_loss"], config)
-        _note_best(folder, curve, config)
-        log(row)
-    return best(folder)
-
-
-def _batches(
-    game: Game, train: Columns, size: int, seed: int, step: int
-) -> Iterator[Batch]:
-    """Batches from number ``step`` on, without end."""
-    symmetries = game.symmetries()
-    for k in itertools.count(step):
-        rng = np.random.default_rng([seed, 0x5F, k])
-        rows = rng.integers(0, len(train.value), size)
-        yield batch(train, rows, game, symmetries, rng)
-
-
-def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
-    curve = _Curve()
-    for row in history:
-        drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
-        if drops != curve.drops:  # the time had asked for it, or the settings have changed
-            curve.drop()
-            curve.drops = drops
-        curve.look(row["step"], row["policy_loss"], config)
-    return curve
-
-
-def _note_best(folder: Path, curve: _Curve, config: SFTConfig) -> None:
-    write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
-                                      "flat": curve.drops > config.drops})
-
-
-def _save(
-    folder: Path, trainer: Trainer, game: Game, spec: NetSpec, row: dict[str, Any]
-) -> None:
-    meta = {"game": game.name, "kind": "sft", "step": row["step"],
-            "compute": {k: row[k] for k in ("seconds", "flops", "positions")},
-            "metrics": {k: row[k] for k in ("top1", "top5", "policy_loss", "value_mse")}}
-    checkpoint.save(folder / f"ckpt-{row['step']:06d}", trainer, spec, meta)
+    lesson = Lesson(
+        kind="sft", metric="policy_loss", kept=("top1", "top5", "policy_loss", "value_mse"),
+        look=lambda net: evaluate_columns(net, game, held, device), salt=0x5F)
+    return train_flat(game, spec, trainer, train, lesson, config, folder, seed=seed, **hooks)
 
 
 def best(folder: Path) -> Path:
     """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
-    note = folder / "best.json"
-    if note.exists():
-        return folder / str(read_json(note)["checkpoint"])
-    found = checkpoint.lowest_loss(folder)  # the note was damaged and deleted
+    found = noted_best(folder) or checkpoint.lowest_loss(folder)  # a damaged note was deleted
     if found is None:
         raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
                         "self-play from nothing with --init random")

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from selfplay.compute import FLOPS, TIMES, Record, amount_text, finite
 
-NAMES = {"sft": "SFT", "rl": "RL"}
+STAGES = ("sft", "rl", "value")  # in the order of training
+NAMES = {"sft": "SFT", "rl": "RL", "value": "AlphaGo"}
 KEPT = ("player", "step", "flops", "seconds", "positions", "elo", "low", "high", "games")
 LEVEL = 150  # Elo: a wider interval of the difference says nothing about who is level
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
@@ -31,14 +32,16 @@ class Ceiling(NamedTuple):
 def judge(evaluation: Record) -> list[Record]:
     """For each mode (raw policy, each number of simulations): did RL pass SFT's best?
 
-    Both stages' best points are those of ``best``. `passed` is "yes", "no" or "undecided" and
-    rests on two looks: do the 95% Elo intervals overlap, and does the 95% interval of the direct
-    match exclude 50%. One that is undecided leaves the other to decide; a contradiction is
-    undecided. `decided_by` says which.
+    What follows SFT is the stage `later`: RL, or in a mode that the search with the value net has,
+    that one; its figures stand under "rl" all the same. Both stages' best points are those of
+    ``best``. `passed` is "yes", "no" or "undecided" and rests on two looks: do the 95% Elo
+    intervals overlap, and does the 95% interval of the direct match exclude 50%. One that is
+    undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which.
     """
     found = []
     for sims in modes(rated(evaluation)):
-        sft, rl = best(evaluation, "sft", sims), best(evaluation, "rl", sims)
+        stage = later(evaluation, sims)
+        sft, rl = best(evaluation, "sft", sims), best(evaluation, stage, sims)
         match = deciding_match(evaluation, sft, rl, sims) if sft and rl else None
         passed, decided_by = "undecided", "nothing to compare"
         if sft and rl:
@@ -48,6 +51,7 @@ def judge(evaluation: Record) -> list[Record]:
             {
                 "mode": f"search@{sims}" if sims else "raw",
                 "sims": sims,
+                "stage": stage,
                 "sft": keep(sft),
                 "rl": keep(rl),
                 "sft_flat": ceiling.flat if ceiling else None,
@@ -58,6 +62,12 @@ def judge(evaluation: Record) -> list[Record]:
             }
         )
     return found
+
+
+def later(evaluation: Record, sims: int) -> str:
+    """The stage whose points are to pass SFT's in this mode: the last that has any."""
+    found = {p["stage"] for p in rated(evaluation) if p.get("sims", 0) == sims}
+    return "value" if "value" in found else "rl"
 
 
 def modes(points: Sequence[Record]) -> list[int]:
@@ -117,9 +127,10 @@ def deciding_match(evaluation: Record, sft: Record, rl: Record, sims: int) -> Re
     """
     sides: dict[str, dict[str, Record]] = {"sft": {}, "rl": {}}
     for point in rated(evaluation):
-        top = sft if point["stage"] == "sft" else rl
-        if point.get("sims", 0) == sims and not significantly_below(point, top):
-            sides[point["stage"]][point["player"]] = point
+        side, top = ("sft", sft) if point["stage"] == "sft" else ("rl", rl)
+        mine = point.get("sims", 0) == sims and point["stage"] in ("sft", later(evaluation, sims))
+        if mine and not significantly_below(point, top):
+            sides[side][point["player"]] = point
     found = []
     for match in evaluation.get("matches", []):
         for side, other in (("a", "b"), ("b", "a")):
@@ -210,22 +221,23 @@ def headlines(evaluation: Record) -> list[str]:
     """Sentences computed from the data: each mode's verdict, SFT's flat stretch, the expert."""
     found = judge(evaluation)
     sentences = [verdict_text(mode) for mode in found] or ["No checkpoint has been rated."]
-    return sentences + flat_texts(evaluation, found) + expert_texts(evaluation, found)
+    sentences += value_texts(evaluation) + flat_texts(evaluation, found)
+    return sentences + expert_texts(evaluation, found)
 
 
 def verdict_text(mode: Record) -> str:
     """One mode's sentence: both bests, the intervals, the direct match, the verdict."""
     name = mode_text(mode["sims"])
     name = name[0].upper() + name[1:]
-    sft, rl = mode["sft"], mode["rl"]
+    sft, rl, who = mode["sft"], mode["rl"], NAMES[mode["stage"]]
     if not (sft and rl):
-        stage, only = ("SFT", sft) if sft else ("RL", rl)
-        other = "RL" if sft else "SFT"
+        stage, only = ("SFT", sft) if sft else (who, rl)
+        other = who if sft else "SFT"
         return f"{name}: {stage}'s best {elo_text(only)} Elo; no {other} point to compare with."
     verdict = {
-        "yes": "RL passed SFT's best",
-        "no": "RL stayed below SFT's best",
-        "undecided": "undecided whether RL passed SFT's best",
+        "yes": f"{who} passed SFT's best",
+        "no": f"{who} stayed below SFT's best",
+        "undecided": f"undecided whether {who} passed SFT's best",
     }[mode["passed"]]
     overlap = "overlap" if by_intervals(sft, rl) == "undecided" else "do not overlap"
     elos = f"{elo_text(rl)} against {elo_text(sft)} Elo"
@@ -249,6 +261,16 @@ def score_text(match: Record) -> str:
     if finite(match.get("low")) and finite(match.get("high")):
         text += f" ({100 * match['low']:.1f} to {100 * match['high']:.1f})"
     return text
+
+
+def value_texts(evaluation: Record) -> list[str]:
+    """How well the value net knows results, and how much of that is learnt by heart."""
+    rows = [r for r in evaluation.get("value_history") or [] if finite(r.get("value_mse"))]
+    if not rows:
+        return []
+    row = min(rows, key=lambda row: row["value_mse"])
+    return [f"Value net: mean squared error {row['value_mse']:.3f} on held-out positions, "
+            f"{row['train_mse']:.3f} on those learnt from (results in -1 to 1)."]
 
 
 def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
@@ -278,10 +300,10 @@ def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
             sentences.append(f"The expert {expert['player']} was not played: {note}.")
             continue
         relations = [
-            f"{NAMES[stage]} {mode_text(mode['sims'])} {relation(mode[stage], expert)}"
+            f"{NAMES[stage]} {mode_text(mode['sims'])} {relation(mode[key], expert)}"
             for mode in found
-            for stage in ("sft", "rl")
-            if mode[stage]
+            for key, stage in (("sft", "sft"), ("rl", mode["stage"]))
+            if mode[key]
         ]
         text = f"The expert {expert['player']} stands at {elo_text(expert)} Elo"
         sentences.append(f"{text}: {', '.join(relations)}." if relations else f"{text}.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import re
 import runpy
@@ -12,25 +10,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from script import SCRIPTS, load, start
 
-from selfplay import checkpoint, openvino
+from selfplay import openvino
 from selfplay.config import RLConfig, SFTConfig
-from selfplay.elo import Rating
 from selfplay.errors import UserError
 from selfplay.games import make
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import NetSpec
 from selfplay.rl import Learner, train_rl
-from selfplay.runs import write_json
 from selfplay.sft import best, split, to_columns, train_sft
 from selfplay.sgf import ExpertGame
-from selfplay.train import TrainConfig, Trainer
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -87,7 +79,6 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     ("bench_mcts", ("--game", "foo"), "foo"),
     ("bench_backends", ("--run", "nowhere"), "nowhere"),
     ("bench_fidelity", ("--run", "nowhere", "--dtype", "bfloat16"), "nowhere"),
-    ("compare_runs", ("nowhere", "elsewhere"), "nowhere"),
 ])
 def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -> None:
     done = start(script, *words)
@@ -104,8 +95,6 @@ def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -
     ("bench_backends", ("--run", "x", "--batches", "8", "0"), "--batches: 0"),
     ("bench_backends", ("--run", "x", "--workers", "0"), "--workers: 0"),
     ("bench_fidelity", ("--run", "x", "--dtype", "int8", "--games", "0"), "--games: 0"),
-    ("compare_runs", ("x", "--points", "0"), "--points: 0"),
-    ("compare_runs", ("x", "--games", "0"), "--games: 0"),
     ("bench_pgx", ("--seconds", "0"), "--seconds: 0"),
 ])
 def test_numbers_that_must_be_above_0(
@@ -133,112 +122,6 @@ def test_a_net_of_a_game_that_is_not_there(
         assert said.startswith(f"{script}.py: ") and "tictactow" in said and "\n" not in said
 
 
-# ------------------------------------------------------------------------------- compare_runs
-
-compare = load("compare_runs")
-
-
-def options(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"points": 3, "minutes": None, "sims": 0, **given})
-
-
-def run_of(folder: Path, minutes: list[float]) -> Path:
-    """A run whose RL checkpoints came after so many minutes of RL."""
-    trainer = Trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
-    for stage, times in (("sft", [0.0]), ("rl", minutes)):
-        for step, time in enumerate(times, 1):
-            checkpoint.save(folder / stage / f"ckpt-{step:06d}", trainer, SPEC, {
-                "game": "tictactoe", "kind": stage, "step": step,
-                "compute": {"seconds": 90.0 + 60 * time}})
-    write_json(folder / "sft/best.json", {"checkpoint": "ckpt-000001"})
-    return folder
-
-
-@pytest.mark.parametrize(("given", "expected"), [
-    ({"points": 3}, [3, 6, 10]),
-    ({"points": 1}, [10]),
-    ({"points": 2, "minutes": 6.5}, [3, 6]),
-    ({"points": 99}, [1, 2, 3, 6, 10]),
-    ({"points": 3, "minutes": 1.5}, [1]),
-])
-def test_points_are_spread_over_time(
-    tmp_path: Path, given: dict[str, Any], expected: list[float]
-) -> None:
-    run = run_of(tmp_path, [1, 2, 3, 6, 10])
-    found = compare.points(0, run, options(**given))
-    assert [p.minutes for p in found] == pytest.approx(expected)
-    assert found[-1].path.parent == run / "rl"
-
-
-def test_no_checkpoint_in_the_time(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no RL checkpoint in that time"):
-        compare.points(0, run_of(tmp_path, [2, 3]), options(minutes=1.0))
-
-
-def test_who_plays_whom() -> None:
-    a1, a5, b2, b6 = (compare.Point(run, Path(f"{'ab'[run]}{minutes}"), minutes)
-                      for run, minutes in ((0, 1), (0, 5), (1, 2), (1, 6)))
-    found = compare.pairings([[a1, a5], [b2, b6]], "net:zero@8", 8)
-    expected = {("a5", "a1"), ("b6", "b2"),  # the one before
-                ("b2", "a1"), ("b6", "a5"),  # the nearest in time
-                *((name, "zero") for name in ("a1", "a5", "b2", "b6"))}
-    assert sorted(found) == sorted((f"net:{a}@8", f"net:{b}@8") for a, b in expected)
-    assert found[-1] == ("net:b6@8", "net:a5@8")
-
-
-def test_runs_that_begin_from_different_nets_are_refused(runs: Path) -> None:
-    assert compare.beginning([runs / "a", runs / "b"]) == best(runs / "a/sft")
-    with pytest.raises(UserError) as refused:
-        compare.beginning([runs / "a", runs / "b", runs / "c"])
-    assert f"{runs / 'a'} and {runs / 'c'}: not begun from the same SFT net" in str(refused.value)
-
-
-def test_a_label_for_each_run(runs: Path, printed: Printed) -> None:
-    with pytest.raises(UserError, match="--labels: 2 names wanted"):
-        printed(compare, runs / "a", runs / "b", "--labels", "one,two,three")
-
-
-def test_two_runs_in_a_chart(
-    runs: Path, tmp_path: Path, printed: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = (runs / "a", runs / "b", "--labels", "before,after", "--points", 2, "--games", 4,
-             "--folder", tmp_path / "matches", "--png", tmp_path / "sub/chart.png")
-    text = printed(compare, *words)
-    rated = re.findall(r"^  (ckpt-\d{6})  +(\S+) min of RL +([+-]\d+) \(([+-]\d+) to ([+-]\d+)\)$",
-                       text, re.MULTILINE)
-    assert text.index("before\n") < text.index("after\n")
-    assert 2 <= len(rated) <= 4 and [r[0] for r in rated].count("ckpt-000003") == 2
-    for _, _, elo, low, high in rated:
-        assert int(low) < int(elo) < int(high)
-    assert "sft/ckpt-000005" not in text  # the zero has no rating of its own
-    games = {path: path.read_bytes() for path in (tmp_path / "matches").glob("*/games.jsonl")}
-    assert all(len(kept.splitlines()) == 4 for kept in games.values())
-    asked = [json.loads((path.parent / "match.json").read_text()) for path in games]
-    zero = f"net:{runs / 'a/sft/ckpt-000005'}"
-    assert sum(match["b"] == zero for match in asked) == len(rated)
-    with Image.open(tmp_path / "sub/chart.png") as chart:
-        assert chart.format == "PNG" and chart.width > chart.height > 100
-    again = printed(compare, *words)
-    assert [line for line in again.splitlines() if "min of RL" in line] == [
-        line for line in text.splitlines() if "min of RL" in line]
-    assert games == {path: path.read_bytes() for path in games}
-
-
-def test_every_run_has_a_curve() -> None:
-    chosen = [[compare.Point(run, Path(f"{run}"), 10.0)] for run in range(6)]
-    ratings = {f"net:{run}": Rating(100.0 * run, 100.0 * run - 9, 100.0 * run + 9)
-               for run in range(6)}
-
-    def drawn(count: int) -> np.ndarray:
-        png = compare.draw([f"run {run}" for run in range(count)], chosen[:count], ratings,
-                           options())
-        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-    pictures = [drawn(count) for count in (4, 5, 6)]
-    assert not np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[1], pictures[2])
-
-
 # --------------------------------------------------------------------------------- bench_mcts
 
 def test_speed_and_a_match_at_equal_time(
@@ -262,7 +145,7 @@ def test_speed_and_a_match_at_equal_time(
 
 def test_help_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """argparse shows the module's words whole."""
-    for script in ("bench_mcts", "bench_backends", "bench_fidelity", "compare_runs", "bench_pgx"):
+    for script in ("bench_mcts", "bench_backends", "bench_fidelity", "bench_pgx"):
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [script, "--help"])
             runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
