@@ -1,0 +1,74 @@
+"""Text behind the seam: a token is an action, a completion is a game, a prompt its opening."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from selfplay.llm.generate import Sampling, generate
+from selfplay.llm.models import Net, positions_of
+from selfplay.losses import entropy, gather_logp
+from selfplay.seam import Acted, Evaluated, Rollout
+
+
+class Prompts(NamedTuple):
+    """What ``TextPolicy.act`` answers."""
+
+    tokens: Tensor  #: int64 [n, P], left-padded
+    mask: Tensor  #: bool [n, P]
+    seed: int  #: of everything drawn for this batch
+
+
+@dataclass
+class TextPolicy:
+    """A language model as a policy; ``group`` completions a prompt."""
+
+    net: Net
+    ends: tuple[int, ...]  #: tokens that end a completion
+    pad: int
+    sampling: Sampling = Sampling()
+    group: int = 1
+
+    def act(self, batch: Prompts) -> Acted:
+        """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
+        samples = generate(self.net.policy, batch.tokens, batch.mask, self.group, self.sampling,
+                           batch.seed, self.ends, self.pad)
+        return Acted(samples.action, samples.logp, samples.mask)
+
+    def inputs(self, batch: Prompts) -> dict[str, Tensor]:
+        """``Rollout.inputs`` of what ``act`` returns for ``batch``: each prompt ``group`` times."""
+        device = next(self.net.parameters()).device
+        return {"prompt": batch.tokens.to(device).repeat_interleave(self.group, 0),
+                "prompt_mask": batch.mask.to(device).repeat_interleave(self.group, 0)}
+
+    def evaluate(self, rollout: Rollout) -> Evaluated:
+        """log-probabilities at the sampling's temperature, entropies, values, all float32 [N, T]
+        and 0 outside ``rollout.mask``; the value is that of the text before the token.
+
+        rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
+        """
+        prompt, prompt_mask = rollout.inputs["prompt"], rollout.inputs["prompt_mask"]
+        prompt, prompt_mask = _trimmed(prompt, prompt_mask)
+        width, count = prompt.shape[1], rollout.action.shape[1]
+        tokens = torch.cat([prompt, rollout.action], 1)[:, :-1]  # nothing follows the last one
+        mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
+        positions = positions_of(mask)
+        out = self.net.policy(input_ids=tokens, attention_mask=mask.long(),
+                              position_ids=positions, use_cache=False, logits_to_keep=count)
+        logits = out.logits.float() / (self.sampling.temperature or 1.0)
+        logp = gather_logp(logits, rollout.action).masked_fill(~rollout.mask, 0.0)
+        spread = entropy(logits).masked_fill(~rollout.mask, 0.0)
+        value = None
+        if self.net.value is not None:
+            value = self.net.value(tokens, mask.long(), positions)[:, width - 1:]
+            value = value.masked_fill(~rollout.mask, 0.0)
+        return Evaluated(logp, spread, value)
+
+
+def _trimmed(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns that are padding in every row (a part of a batch may have some)."""
+    first = int(mask.any(0).int().argmax())
+    return prompt[:, first:], mask[:, first:]

@@ -1,0 +1,87 @@
+"""What learning by policy gradient asks of a policy, be it of a board or of a text.
+
+A trajectory is a game as one side saw it, or a completion; a step is a move, or a token. A policy
+acts, and says afterwards what it would do now; nothing else about it is known to the learner.
+Axes: N trajectories, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+class Acted(NamedTuple):
+    """What was done.
+
+    action: int64 [N, T] (one step: T = 1); logp: float32 [N, T], log-probability of each action
+    under the distribution that it was drawn from; mask: bool [N, T], the real steps.
+    """
+
+    action: Tensor
+    logp: Tensor
+    mask: Tensor
+
+
+class Evaluated(NamedTuple):
+    """What a policy thinks of steps that were made; 0 or anything at steps that are not real.
+
+    logp: float32 [N, T] of the actions made; entropy: float32 [N, T], nats; value: float32 [N, T],
+    the critic's expectation of the return, None where there is no critic.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N trajectories of at most T steps.
+
+    inputs: what the policy looks at; the first axis of each tensor is N, the rest is the policy's.
+    action int64, mask bool, logp float32, reward float32: [N, T]; logp is the sampling policy's.
+    group: int64 [N], trajectories from the same prompt or opening have the same number.
+    value, ref_logp: float32 [N, T], the critic's and the reference policy's view at that time.
+    """
+
+    inputs: dict[str, Tensor]
+    action: Tensor
+    mask: Tensor
+    logp: Tensor
+    reward: Tensor
+    group: Tensor
+    value: Tensor | None = None
+    ref_logp: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def rows(self, index: Tensor | slice) -> Rollout:
+        """Some trajectories, and of the steps as many as the longest of them has."""
+        mask = self.mask[index]
+        steps = int(mask.any(0).nonzero()[-1]) + 1 if bool(mask.any()) else 1
+
+        def cut(name: str, field: Any) -> Any:
+            if field is None:
+                return None
+            if name == "inputs":
+                return {key: tensor[index] for key, tensor in field.items()}
+            return field[index] if name == "group" else field[index][:, :steps]
+
+        return replace(self, **{f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)})
+
+
+class Policy(Protocol):
+    """A board's or a text's policy; ``dataclasses.replace(policy, net=...)`` is the same policy
+    with other weights."""
+
+    net: nn.Module  #: all that is trained: the policy and, where there is one, the critic
+
+    def act(self, batch: Any) -> Acted:
+        """Draw actions for a batch of whatever the policy acts on."""
+
+    def evaluate(self, rollout: Rollout) -> Evaluated:
+        """Of every real step of ``rollout`` under the net's weights, with their gradient."""
