@@ -42,7 +42,7 @@ def cache_for(mask: Tensor, room: int, layers: int, like: Tensor) -> Cache:
 
 
 class TensorCache:
-    """Any device: a prompt's keys are repeated for each of its rows, dropped rows are copied out."""
+    """Any device: a prompt is repeated for each of its rows, dropped rows are copied out."""
 
     def __init__(self, mask: Tensor, room: int, layers: int) -> None:
         self.padding = None if bool(mask.all()) else ~mask

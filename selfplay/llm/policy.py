@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ class TextPolicy:
     net: Net
     ends: tuple[int, ...]  #: tokens that end a completion
     pad: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     group: int = 1
 
     def act(self, batch: Prompts) -> Acted:
