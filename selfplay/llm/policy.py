@@ -50,22 +50,28 @@ class TextPolicy:
 
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
-        prompt, prompt_mask = rollout.inputs["prompt"], rollout.inputs["prompt_mask"]
-        prompt, prompt_mask = _trimmed(prompt, prompt_mask)
-        width, count = prompt.shape[1], rollout.action.shape[1]
-        tokens = torch.cat([prompt, rollout.action], 1)[:, :-1]  # nothing follows the last one
-        mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
-        positions = positions_of(mask)
-        out = self.net.policy(input_ids=tokens, attention_mask=mask.long(),
-                              position_ids=positions, use_cache=False, logits_to_keep=count)
+        tokens, mask, positions = _read(rollout)
+        out = self.net.policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
+                              use_cache=False, logits_to_keep=rollout.action.shape[1])
         logits = out.logits.float() / (self.sampling.temperature or 1.0)
         logp = gather_logp(logits, rollout.action).masked_fill(~rollout.mask, 0.0)
         spread = entropy(logits).masked_fill(~rollout.mask, 0.0)
-        value = None
-        if self.net.value is not None:
-            value = self.net.value(tokens, mask.long(), positions)[:, width - 1:]
-            value = value.masked_fill(~rollout.mask, 0.0)
+        value = None if self.net.value is None else self.values(rollout)
         return Evaluated(logp, spread, value)
+
+    def values(self, rollout: Rollout) -> Tensor:
+        """The value of ``evaluate`` alone; for a net with a critic."""
+        assert self.net.value is not None
+        found = self.net.value(*_read(rollout))[:, -rollout.action.shape[1]:]
+        return found.masked_fill(~rollout.mask, 0.0)
+
+
+def _read(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens, mask, positions), int64 [N, L]: prompts and completions but for the last token,
+    which nothing follows."""
+    prompt, prompt_mask = _trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
+    mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
+    return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
 
 
 def _trimmed(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
