@@ -15,10 +15,11 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
-     "compiling", "timing"),
-    ("files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict"),
-    ("data", "records", "checkpoint", "gumbel", "chart", "gtp"),
-    ("inference", "search", "gradient", "engines"),
+     "compiling", "timing", "algorithms", "seam"),
+    ("files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
+     "advantages"),
+    ("data", "records", "checkpoint", "gumbel", "chart", "gtp", "policy_gradient"),
+    ("inference", "search", "gradient", "engines", "update"),
     ("arithmetic",),
     ("players", "sgf", "train"),
     ("play", "bench_search"),

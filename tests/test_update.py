@@ -1,0 +1,178 @@
+"""The optimizer of policies, on a task whose best policy is known: name the larger of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
+from selfplay.errors import UserError
+from selfplay.losses import entropy, gather_logp
+from selfplay.seam import Acted, Evaluated, Rollout
+from selfplay.update import SHARDS, PolicyOptimizer, _shards
+
+N, T = 64, 5
+
+
+@dataclass
+class Chooser:
+    """Sees two numbers a step; two actions and a value."""
+
+    net: nn.Module
+
+    def act(self, batch: Tensor) -> Acted:
+        logits = self.net(batch)[..., :2]
+        action = torch.distributions.Categorical(logits=logits).sample()
+        return Acted(action, gather_logp(logits, action), torch.ones_like(action, dtype=torch.bool))
+
+    def evaluate(self, rollout: Rollout) -> Evaluated:
+        out = self.net(rollout.inputs["x"][:, : rollout.mask.shape[1]])
+        logits = out[..., :2]
+        return Evaluated(gather_logp(logits, rollout.action), entropy(logits), out[..., 2])
+
+
+def chooser() -> Chooser:
+    torch.manual_seed(0)
+    return Chooser(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3)))
+
+
+@torch.no_grad()
+def sample(policy: Chooser, reference: Chooser, seed: int) -> Rollout:
+    torch.manual_seed(seed)
+    x = torch.randn(N // 4, T, 2).repeat_interleave(4, 0)  # four trajectories a prompt
+    mask = torch.arange(T)[None] < torch.randint(1, T + 1, (N // 4, 1)).repeat_interleave(4, 0)
+    acted = policy.act(x)
+    right = acted.action == x.argmax(-1)
+    rollout = Rollout({"x": x}, acted.action, mask, acted.logp, right.float(),
+                      torch.arange(N) // 4)
+    return replace(rollout, value=policy.evaluate(rollout).value,
+                   ref_logp=reference.evaluate(rollout).logp)
+
+
+def trained(config: PGConfig, batches: int) -> tuple[Chooser, list[dict[str, float]]]:
+    policy, reference = chooser(), chooser()
+    optimizer, rng = PolicyOptimizer(policy, config), np.random.default_rng(0)
+    return policy, [optimizer(sample(policy, reference, k), rng) for k in range(batches)]
+
+
+def accuracy(policy: Chooser) -> float:
+    rollout = sample(policy, policy, 10_000)
+    return float(rollout.reward[rollout.mask].mean())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_learns(name: str) -> None:
+    before = accuracy(chooser())
+    policy, _ = trained(algorithm(name, learning_rate=2e-2), 60)
+    assert accuracy(policy) > before + 0.25
+
+
+def weights(policy: Chooser) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in policy.net.parameters()])
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_weights_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(weights(trained(algorithm(name, kl_weight=0.1), 3)[0]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_shards_give_the_gradient_of_the_whole() -> None:
+    """Against one plain backward of the whole minibatch."""
+    from selfplay import policy_gradient as pg
+
+    config = algorithm("grpo", kl_weight=0.1)
+    policy = chooser()
+    rollout = sample(policy, chooser(), 0)
+    optimizer = PolicyOptimizer(policy, config)
+    with torch.no_grad():
+        policy.net[0].weight.add_(0.05)  # off the sampling policy
+    batch = pg.weighted(pg.columns(rollout, config, 0.1), config)
+    figures = optimizer._gradient(rollout, batch)
+    found = [p.grad.clone() for p in policy.net.parameters()]
+    policy.net.zero_grad()
+    loss, _ = pg.objective(batch, policy.evaluate(rollout), config, 0.1)
+    loss.backward()
+    assert figures["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    for mine, parameter in zip(found, policy.net.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_every_trajectory_is_in_one_shard() -> None:
+    mask = torch.arange(T)[None] < torch.randint(0, T + 1, (37, 1))
+    parts = _shards(mask, SHARDS["cpu"], 8192)
+    assert sorted(torch.cat(parts).tolist()) == list(range(37))
+    assert len(parts) == SHARDS["cpu"]
+    assert len(_shards(mask, 1, 10)) >= int(mask.sum()) // 10
+    assert sum(map(len, _shards(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
+
+
+def test_epochs_and_minibatches_count() -> None:
+    _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4), 1)
+    assert row["updates"] == 12
+    _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4, learning_rate=0.3,
+                                 stop_kl=1e-4), 1)
+    assert row["updates"] < 12
+
+
+def test_a_divergence_ends_the_run_and_keeps_the_weights() -> None:
+    policy, reference = chooser(), chooser()
+    optimizer = PolicyOptimizer(policy, PGConfig(estimator="group", learning_rate=5.0, epochs=9,
+                                                 max_kl=0.5))
+    with pytest.raises(UserError, match=r"sample_kl.*lower learning rate"):
+        optimizer(sample(policy, reference, 0), np.random.default_rng(0))
+    before, rollout = weights(policy), sample(policy, reference, 0)
+    broken = replace(rollout, reward=rollout.reward * float("nan"))
+    with pytest.raises(UserError, match="the loss is nan"):
+        optimizer(broken, np.random.default_rng(0))
+    assert torch.equal(weights(policy), before)
+
+
+def test_the_penalty_pulls_towards_the_reference() -> None:
+    free = trained(algorithm("grpo", learning_rate=2e-2), 40)[1][-1]
+    held = trained(algorithm("grpo", learning_rate=2e-2, kl_weight=2.0), 40)[1][-1]
+    assert "ref_kl" not in free
+    rows = trained(algorithm("grpo", learning_rate=2e-2, kl_weight=1e-6), 40)[1]
+    assert held["ref_kl"] < rows[-1]["ref_kl"] / 3
+    adapted = trained(PGConfig(estimator="group", learning_rate=2e-2, kl_weight=1e-2,
+                               kl_target=1e-3, kl_horizon=200), 40)[1]
+    assert adapted[-1]["kl_weight"] > adapted[0]["kl_weight"]
+
+
+def test_training_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
+    config = algorithm("ppo", kl_weight=0.01, kl_target=0.01)
+    whole, _ = trained(config, 4)
+    policy, reference = chooser(), chooser()
+    optimizer, rng = PolicyOptimizer(policy, config), np.random.default_rng(0)
+    for k in range(2):
+        optimizer(sample(policy, reference, k), rng)
+    tensors, numbers = optimizer.state()
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    again = Chooser(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3)))
+    resumed = PolicyOptimizer(again, config)
+    resumed.load_state(tensors, numbers)
+    for k in range(2, 4):
+        resumed(sample(again, reference, k), rng)
+    assert torch.equal(weights(again), weights(whole))
+    with pytest.raises(UserError, match="another net"):
+        PolicyOptimizer(Chooser(nn.Linear(2, 3)), config).load_state(tensors, numbers)
+
+
+def test_only_what_wants_a_gradient_is_trained() -> None:
+    policy, reference = chooser(), chooser()
+    policy.net[0].requires_grad_(False)
+    frozen = policy.net[0].weight.clone()
+    PolicyOptimizer(policy, algorithm("grpo", learning_rate=1e-2))(
+        sample(policy, reference, 0), np.random.default_rng(0))
+    assert torch.equal(policy.net[0].weight, frozen)
+    assert not torch.equal(policy.net[2].weight, reference.net[2].weight)
