@@ -46,6 +46,8 @@ class RLHFConfig:
     prompts: int = 32  #: a step
     group: int = 4  #: completions a prompt
     steps: int = 300
+    epochs: int = 1  #: times that a batch is gone through
+    minibatches: int = 1  #: parts of it, an optimizer step each
     learning_rate: float = 1e-4
     kl_weight: float = 0.05  #: of the divergence, taken off the reward token by token; 0: free
     kl_budget: float = 0.0  #: nats a completion from the reference that end the run; 0: no budget
@@ -66,7 +68,8 @@ class RLHFConfig:
         return replace(
             algorithm(self.algorithm), kl_in="reward", kl_estimator="k1", kl_weight=self.kl_weight,
             kl_target=target, kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
-            learning_rate=self.learning_rate, entropy_weight=self.entropy_weight)
+            epochs=self.epochs, minibatches=self.minibatches, learning_rate=self.learning_rate,
+            entropy_weight=self.entropy_weight)
 
 
 @dataclass(frozen=True)
