@@ -14,6 +14,7 @@ import click
 
 from selfplay.config import MAX_SEED
 from selfplay.errors import UserError
+from selfplay.llm.cli import llm
 
 if TYPE_CHECKING:
     from selfplay.runs import Run
@@ -36,10 +37,14 @@ def cli() -> None:
     selfplay train --game go9x9           the whole job; the same command continues it
     selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
     selfplay games                        what can be played
+    selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
     "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
     """
+
+
+cli.add_command(llm)
 
 
 def game_option(required: bool = True) -> Any:

@@ -11,9 +11,28 @@ import difflib
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from selfplay.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ranges of settings, by their dotted keys; other numbers may be 0, none may be below it."""
+
+    named: str  #: what names a run, is no setting that --set may change, and has an option
+    positive: frozenset[str]  #: more than 0
+    shares: frozenset[str]  #: at most 1
+
+
+class Settings(Protocol):
+    """A frozen dataclass of settings and of dataclasses of settings."""
+
+    LIMITS: ClassVar[Limits]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+C = TypeVar("C", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -109,21 +128,18 @@ class RunConfig:
     rl: RLConfig = field(default_factory=RLConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
+    LIMITS: ClassVar[Limits] = Limits("game", positive=frozenset((
+        "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
+        "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
+        "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
+        "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
+        "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
+        "eval.baseline_games", "eval.slots", "eval.engine_slots",
+    )), shares=frozenset((
+        "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
+        "rl.resign_checked", "rl.gating_score",
+    )))
 
-#: Settings that must be above 0; other numbers may be 0, and none may be below it.
-POSITIVE = frozenset((
-    "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
-    "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
-    "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
-    "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
-    "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
-    "eval.baseline_games", "eval.slots", "eval.engine_slots",
-))
-#: Settings that are a share of something.
-SHARES = frozenset((
-    "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
-    "rl.resign_checked", "rl.gating_score",
-))
 
 #: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
 MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
@@ -181,7 +197,7 @@ def preset(game: str, **top: Any) -> RunConfig:
     return base
 
 
-def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
+def override(config: C, assignments: typing.Iterable[str]) -> C:
     """Apply ``key=value`` texts such as ``rl.sims=32``.
 
     Raises UserError naming the nearest key, or the type that was wanted.
@@ -191,20 +207,21 @@ def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
         if not equals:
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
         kind = _types(config).get(key.strip())
-        if key.strip() == "game":  # the settings so far are another game's
-            raise UserError(f"--set {text}: choose the game with --game")
+        if key.strip() == config.LIMITS.named:  # the settings so far are another's
+            named = config.LIMITS.named
+            raise UserError(f"--set {text}: choose the {named} with --{named}")
         if kind is None:
             raise UserError(_unknown(config, key.strip()))
         config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
     return config
 
 
-def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> RunConfig:
+def replace_key(config: C, key: str, value: Any, where: str = "") -> C:
     """``config`` with one dotted key set.
 
     Raises UserError, which begins with ``where``, for a value that no run could work with.
     """
-    _must_be_in_range(f"{where}{key}", key, value)
+    _must_be_in_range(f"{where}{key}", key, value, config.LIMITS)
     stage, _, name = key.rpartition(".")
     if not stage:
         return dataclasses.replace(config, **{name: value})
@@ -212,21 +229,27 @@ def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> Run
     return dataclasses.replace(config, **{stage: inner})
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: Settings) -> dict[str, Any]:
     """Plain JSON types, as ``config.json`` holds them."""
     return dataclasses.asdict(config)
 
 
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:
     """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
-    if not isinstance(data, dict) or not isinstance(data.get("game"), str):
-        raise UserError(f"{where}: no game in it; it is not a run's config.json")
-    config = RunConfig(game=data["game"])
+    return read(RunConfig, data, where)
+
+
+def read(kind: type[C], data: dict[str, Any], where: str) -> C:
+    """``from_dict`` for settings of any kind."""
+    named = kind.LIMITS.named
+    if not isinstance(data, dict) or not isinstance(data.get(named), str):
+        raise UserError(f"{where}: no {named} in it; it is not a run's config.json")
+    config = kind(**{named: data[named]})
     for key, value in _flat(data).items():
-        kind = _types(config).get(key)
-        if kind is None:
+        wanted = _types(config).get(key)
+        if wanted is None:
             raise UserError(f"{where}: {_unknown(config, key)}")
-        config = replace_key(config, key, _checked(f"{where}: {key}", value, kind), f"{where}: ")
+        config = replace_key(config, key, _checked(f"{where}: {key}", value, wanted), f"{where}: ")
     return config
 
 
@@ -240,9 +263,9 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _types(config: RunConfig) -> dict[str, Any]:
+def _types(config: Settings) -> dict[str, Any]:
     """Every dotted key and its type."""
-    hints = typing.get_type_hints(RunConfig)
+    hints = typing.get_type_hints(type(config))
     found: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[f.name]):
@@ -253,7 +276,7 @@ def _types(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def _unknown(config: RunConfig, key: str) -> str:
+def _unknown(config: Settings, key: str) -> str:
     names = list(_types(config))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else f"; keys are {', '.join(names)}"
@@ -278,14 +301,14 @@ def _parse(key: str, text: str, kind: Any) -> Any:
     return _checked(key, text, kind)
 
 
-def _must_be_in_range(where: str, key: str, value: Any) -> None:
+def _must_be_in_range(where: str, key: str, value: Any, limits: Limits) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, str):
             continue
-        if not (number > 0 or (number == 0 and key not in POSITIVE)):  # NaN fails as well
-            wanted = "more than 0" if key in POSITIVE else "0 or more"
+        if not (number > 0 or (number == 0 and key not in limits.positive)):  # NaN fails as well
+            wanted = "more than 0" if key in limits.positive else "0 or more"
             raise UserError(f"{where}={number}: {wanted} wanted")
-        if key in SHARES and number > 1:
+        if key in limits.shares and number > 1:
             raise UserError(f"{where}={number}: a share, at most 1, wanted")
         most = MAX_SEED if key == "seed" else MAX_NUMBER
         if number > most:  # infinity does as well

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
@@ -187,21 +187,43 @@ def _difference(asked: RunConfig, stored: RunConfig) -> str:
     return "was started with other settings"
 
 
+class Limited(Protocol):
+    """Settings that limit the time."""
+
+    @property
+    def minutes(self) -> float: ...
+
+    @property
+    def shares(self) -> tuple[float, ...]: ...
+
+
+class Budgeted(Protocol):
+    """What a Clock needs to know of a run."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> Limited: ...
+
+
 class Clock:
     """Seconds spent per stage, kept on disk, and what each stage may still spend.
 
     What a stage leaves of its share goes to the stages after it.
     """
 
-    def __init__(self, run: Run, alone: float | None = None) -> None:
+    def __init__(
+        self, run: Budgeted, alone: float | None = None, stages: Sequence[str] = STAGES
+    ) -> None:
         """``alone``: minutes for whichever stage runs now, whatever the shares say."""
-        self.run = run
+        self.run, self.stages = run, tuple(stages)
         self.alone = alone
         self.file = run.folder / "progress.json"
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in STAGES}
-            self.done = [stage for stage in STAGES if stage in data["done"]]
+            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.stages}
+            self.done = [stage for stage in self.stages if stage in data["done"]]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
@@ -237,8 +259,8 @@ class Clock:
         """Seconds that ``stage`` may spend in all."""
         if self.alone is not None:
             return self.at_start[stage] + self.alone * 60
-        config, index = self.run.config, STAGES.index(stage)
-        before = sum(self.seconds[s] for s in STAGES[:index])
+        config, index = self.run.config, self.stages.index(stage)
+        before = sum(self.seconds[s] for s in self.stages[:index])
         left = max(config.minutes * 60 - before, 0.0)
         share = config.shares[index]
         return left * share / max(sum(config.shares[index:]), 1e-9)

@@ -11,7 +11,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from selfplay import checkpoint
 from selfplay.config import SFTConfig
+from selfplay.curve import DROP, LATEST, Curve
 from selfplay.data import Batch, Columns, batch, pack
 from selfplay.errors import UserError
 from selfplay.games.base import Game, take
@@ -28,9 +28,6 @@ from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.sgf import ExpertGame
 from selfplay.threads import ahead
 from selfplay.train import TrainConfig, Trainer, evaluate_columns
-
-DROP = 0.3  #: factor of one rate drop
-LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
 def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
@@ -100,31 +97,6 @@ def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list
     return [g for g in games if g.actions not in held], [g for g in games if g.actions in held]
 
 
-@dataclass
-class _Curve:
-    """The held-out curve and the learning-rate drops that it has caused."""
-
-    best: float = math.inf
-    best_step: int = 0
-    mark: float = math.inf  #: the loss that the next looks are measured by
-    waiting: int = 0
-    drops: int = 0
-
-    def look(self, step: int, loss: float, config: SFTConfig) -> None:
-        """Take in a look at the held-out games, and drop the rate if they are learnt no further."""
-        if loss < self.best:
-            self.best, self.best_step = loss, step
-        if loss < self.mark * (1 - config.gain):
-            self.mark, self.waiting = loss, 0
-            return
-        self.waiting += 1
-        if self.waiting >= config.patience:
-            self.drop()
-
-    def drop(self) -> None:
-        self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
-
-
 def train_sft(
     game: Game,
     spec: NetSpec,
@@ -156,7 +128,7 @@ def train_sft(
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
     history: list[dict[str, Any]] = []
-    curve, step, spent = _Curve(), 0, 0.0
+    curve, step, spent = Curve(), 0, 0.0
     newest = checkpoint.newest(folder)
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))
@@ -192,7 +164,7 @@ def train_sft(
         _save(folder, trainer, game, spec, row)
         for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
             checkpoint.drop_training(path)
-        curve.look(step, row["policy_loss"], config)
+        curve.look(step, row["policy_loss"], config.gain, config.patience)
         _note_best(folder, curve, config)
         log(row)
     return best(folder)
@@ -209,18 +181,18 @@ def _batches(
         yield batch(train, rows, game, symmetries, rng)
 
 
-def _replay(history: list[dict[str, Any]], config: SFTConfig) -> _Curve:
-    curve = _Curve()
+def _replay(history: list[dict[str, Any]], config: SFTConfig) -> Curve:
+    curve = Curve()
     for row in history:
         drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
         if drops != curve.drops:  # the time had asked for it, or the settings have changed
             curve.drop()
             curve.drops = drops
-        curve.look(row["step"], row["policy_loss"], config)
+        curve.look(row["step"], row["policy_loss"], config.gain, config.patience)
     return curve
 
 
-def _note_best(folder: Path, curve: _Curve, config: SFTConfig) -> None:
+def _note_best(folder: Path, curve: Curve, config: SFTConfig) -> None:
     write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
                                       "flat": curve.drops > config.drops})
 

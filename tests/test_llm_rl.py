@@ -161,7 +161,7 @@ def test_grpo_has_no_critic_and_without_kl_no_reference(init: Path, tmp_path: Pa
 
 
 def test_ppo_trains_its_critic(init: Path, tmp_path: Path) -> None:
-    run = learner(init, tmp_path, "ppo")
+    run = learner(init, tmp_path, "ppo", job=Job(JOB.task, ranked))
     before = weights(run)
     assert float(before["value.head.weight"].abs().sum()) == 0
     run.advance()

@@ -24,6 +24,7 @@ from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format
 from selfplay.llm.traces import SHORT, TRACES
 
 HELD_OUT = 0.1  #: share of the questions that is held out
+SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
 TRIES = 20  #: draws in vain, per question wanted, before a data set counts as used up
 
 #: Data sets of reasoning-gym whose answers are checked here: numbers exactly, and expressions
@@ -32,8 +33,8 @@ NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", 
                      "gsm_symbolic", "decimal_chain_sum", "decimal_arithmetic"))
 #: Data sets whose own score runs the answer as Python, and the answers that are let through.
 _LITERAL = r"""[\w\s,'"\[\]{}:-]{1,2000}"""
-_FORMULA = (r"(?!.*\*\*.*\*\*)(?!.*\d{4})"
-            r"(?:[0-9xyzabctnCE+\-*/() .]|exp|sin|cos|tan|log|sqrt){1,300}")
+_FORMULA = (r"(?!.*\*\*\s*(?:\d{3}|\())(?!.*\*\*[\d\s.]*\*\*)"  # no powers of powers
+            r"(?:\b[a-zA-Z]\b|\b(?:exp|sin|cos|tan|log|sqrt)\b|[0-9+\-*/() .]){1,300}")
 RUN_BY_PYTHON = {
     **dict.fromkeys(("string_insertion", "spiral_matrix", "binary_matrix", "n_queens"), _LITERAL),
     **dict.fromkeys(("simple_integration", "intermediate_integration",
@@ -43,9 +44,10 @@ RUN_BY_PYTHON = {
 
 
 class Source(Protocol):
-    """Where questions come from: ``item(i)`` for i of 0 to ``count`` (None: without end)."""
+    """Where questions come from: ``item(i)`` for i of 0 to ``count`` - 1."""
 
-    count: int | None
+    @property
+    def count(self) -> int: ...
 
     def item(self, index: int) -> Example: ...
 
@@ -63,7 +65,7 @@ class Task:
         rng = np.random.default_rng([self.seed, 0x7A, number])
         found: list[Example] = []
         for _ in range(size * TRIES):
-            example = self.source.item(int(rng.integers(self.source.count or 2**30)))
+            example = self.source.item(int(rng.integers(self.source.count)))
             if not self.is_held_out(example.prompt):
                 found.append(example)
                 if len(found) == size:
@@ -77,10 +79,9 @@ class Task:
         Raises UserError if there is none.
         """
         found: dict[str, Example] = {}
+        rng, tries = np.random.default_rng([self.seed, 0x7E]), int(count * TRIES / HELD_OUT)
         limit = self.source.count
-        rng = np.random.default_rng([self.seed, 0x7E])
-        tries = int(count * TRIES / HELD_OUT)
-        order = rng.permutation(limit) if limit is not None else rng.integers(2**30, size=tries)
+        order = rng.permutation(limit) if limit <= tries else rng.integers(limit, size=tries)
         for index in order:
             example = self.source.item(int(index))
             if self.is_held_out(example.prompt):
@@ -127,7 +128,10 @@ class Gym:
     format: Format
     seed: int
     wrong: float
-    count: int | None = None
+
+    @property
+    def count(self) -> int:
+        return int(self.data.config.size)
 
     def item(self, index: int) -> Example:
         entry = self.data[index]
@@ -197,15 +201,15 @@ def _gym(spec: str, form: Format, seed: int, wrong: float) -> Gym:
         near = difflib.get_close_matches(name.lower(), registry, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "see reasoning-gym's list of data sets"
         raise UserError(f"unknown task {name!r}: {hint}")
-    build, config = registry[name]
-    arguments = _arguments(name, text, list(inspect.signature(config).parameters))
+    arguments = _arguments(name, text, list(inspect.signature(registry[name][1]).parameters))
     if wrong and name not in TRACES:
         raise UserError(f"task {name}: no demonstrations are made for it, so none can be wrong; "
                         f"they are for {', '.join(TRACES)}")
     try:
-        settings = config(**{"seed": seed % 2**31, "size": 2**30, **arguments})
-        settings.validate()
-        data = build(settings)
+        from reasoning_gym.factory import create_dataset
+
+        size = ENDLESS if name in SHORT else SIZE  # some data sets draw all in advance
+        data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
         data[0]
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
