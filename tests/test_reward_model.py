@@ -21,7 +21,6 @@ from selfplay.llm.models import Net
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import (
     Pair,
-    PairConfig,
     gold_of,
     read_pairs,
     split,
@@ -29,7 +28,6 @@ from selfplay.llm.preferences import (
     to_lines,
 )
 from selfplay.llm.reward_model import (
-    RewardConfig,
     RewardModel,
     Texts,
     best_checkpoint,
@@ -44,6 +42,7 @@ from selfplay.llm.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rewards import Example
+from selfplay.llm.rlhf_config import PairConfig, RewardConfig
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history

@@ -23,10 +23,11 @@ from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save
 from selfplay.llm.optimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.preferences import gold_of
-from selfplay.llm.reward_model import RewardConfig, RewardModel, Texts, reward_model
+from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import Aim, Climber, RLHFConfig, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
 from selfplay.llm.rlhf_chart import draw
+from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, read_json
 
@@ -58,8 +59,9 @@ def counting() -> Counting:
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
     [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
 AIM = Aim(Task("letters", Letters()), counting(), GOLD)
-SMALL = RLHFConfig(prompts=8, group=4, steps=4, evaluate_every=2, held_prompts=12, held_samples=4,
-                   kl_weight=0.0, cut_penalty=0.0, learning_rate=1e-3)
+SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
+                   held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
+                   learning_rate=1e-3)
 SAMPLING = Sampling(max_new_tokens=6)
 
 
@@ -243,8 +245,8 @@ def test_the_turn_of_a_curve() -> None:
 
 def test_the_picture_is_a_png_with_every_curve() -> None:
     row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
-    plain = draw([row, {**row, "kl_root": 1.0}], "a title with $two$ dollars")
-    full = draw([row], "t", budgeted=[row], budget=4.0, best_of=[{**row, "n": 1}])
+    plain = draw({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
+    full = draw({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
     for data in (plain, full):
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(data) > 10_000

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from selfplay.config import Limits
+from selfplay.llm.rlhf_config import GoldConfig, PairConfig, RewardConfig, RLHFConfig
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,18 @@ class TextConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     sft: TextSFTConfig = field(default_factory=TextSFTConfig)
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    rm: RewardConfig = field(default_factory=RewardConfig)
+    rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
 
     LIMITS: ClassVar[Limits] = Limits("task", positive=frozenset((
         "minutes", "data.held_out", "sample.max_new_tokens", "sample.top_p", "sft.batch_size",
         "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every", "sft.patience",
         "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples",
-    )), shares=frozenset(("data.wrong", "sample.top_p", "lora.dropout", "sft.gain")))
+        "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs", "rm.patience",
+        "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs", "rlhf.minibatches",
+        "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts", "rlhf.held_samples",
+    )), shares=frozenset(("data.wrong", "sample.top_p", "lora.dropout", "sft.gain", "pairs.noise",
+                          "pairs.held_out")))

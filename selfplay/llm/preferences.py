@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from selfplay.errors import UserError
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.rewards import Example
+from selfplay.llm.rlhf_config import PairConfig
 from selfplay.llm.rollouts import Completions, Reward, sample, verifier, weighed
 from selfplay.llm.tasks import Task
 
@@ -34,16 +35,6 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """Preference pairs: a file's, or made of the policy's own samples."""
-
-    file: str = ""  #: JSON lines of prompt, chosen, rejected; none: made here
-    count: int = 1000  #: pairs to make, those held out included
-    noise: float = 0.0  #: share of the labels made here that are turned round
-    held_out: float = 0.2  #: share of the prompts whose pairs are kept for measuring
 
 
 class Made(NamedTuple):

@@ -35,6 +35,7 @@ from selfplay.llm.models import (
 )
 from selfplay.llm.preferences import Pair
 from selfplay.llm.rewards import Example
+from selfplay.llm.rlhf_config import RewardConfig
 from selfplay.llm.rollouts import Completions, Reward
 from selfplay.runs import read_history, write_history
 
@@ -42,23 +43,14 @@ BINS = 10  #: of the calibration
 TEXTS = 256  #: read at once where nothing is learnt
 
 
-@dataclass(frozen=True)
-class RewardConfig:
-    """How a reward model is trained."""
-
-    net: str = ""  #: LAYERSxWIDTH of a small one of its own; none: a copy of the policy's backbone
-    batch_size: int = 64  #: pairs a step
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-2
-    epochs: int = 30  #: at most
-    patience: int = 4  #: epochs without a lower held-out loss before training ends
-
-
 class Texts(NamedTuple):
     """Texts as tokens; ``last`` is derived, padding may lie on either side."""
 
     tokens: Tensor  #: int64 [N, L]
     mask: Tensor  #: bool [N, L], real tokens
+
+    def to(self, device: torch.device) -> Texts:
+        return Texts(self.tokens.to(device), self.mask.to(device))
 
 
 class RewardModel(nn.Module):
@@ -81,7 +73,11 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def score(self, texts: Texts) -> Tensor:
-        """``forward`` without a gradient, some texts at a time; texts of like length together."""
+        """``forward`` without a gradient, some texts at a time; texts of like length together.
+
+        ``texts`` may be on any device; the rewards are where the weights are.
+        """
+        texts = texts.to(self.shift.device)
         lengths = texts.mask.sum(1)
         order = torch.argsort(lengths)
         out = torch.empty(len(lengths), device=lengths.device)
@@ -150,8 +146,9 @@ def proxy_reward(model: RewardModel, tokenizer: Any) -> Reward:
     completion was cut off before its end)."""
     def judge(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
         prompts = [example.prompt for example in examples]
-        return {"proxy": model.score(read_texts(tokenizer, prompts, *completions)),
-                "cut": 1 - torch.tensor(completions.ended, dtype=torch.float32)}
+        proxy = model.score(read_texts(tokenizer, prompts, *completions))
+        ended = torch.tensor(completions.ended, dtype=torch.float32, device=proxy.device)
+        return {"proxy": proxy, "cut": 1 - ended}
 
     return judge
 
@@ -209,8 +206,8 @@ class Training:
         rng, total = np.random.default_rng([seed, 0x9C, self.epochs]), 0.0
         order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
         for rows in order.split(self.config.batch_size):
-            sides = [self.model(_trimmed(Texts(side.tokens[rows], side.mask[rows])))
-                     for side in (chosen, rejected)]
+            sides = [self.model(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(
+                self.model.shift.device)) for side in (chosen, rejected)]
             loss = bradley_terry(*sides).mean()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -247,7 +244,8 @@ class Training:
             for name, parameter in self.named.items():
                 parameter.copy_(tensors[f"net.{name}"])
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].clone()
+                    key: tensors[f"{key}.{name}"].to(
+                        "cpu" if key == "step" else parameter.device, copy=True)
                     for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
 
 

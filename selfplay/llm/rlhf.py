@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from selfplay import checkpoint
-from selfplay.algorithms import PGConfig, algorithm
 from selfplay.llm import rollouts, store
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Net, end_tokens, load, value_model
@@ -29,6 +28,7 @@ from selfplay.llm.optimism import Looked, figures
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
+from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, write_history, write_json
 from selfplay.seam import Rollout
@@ -36,40 +36,6 @@ from selfplay.update import PolicyOptimizer
 
 FIRST = 1 << 21  #: number of the first batch of prompts; SFT and other RL take earlier ones
 HELD_SEED = 1 << 40  #: of the samples that are measured, the same ones at every look
-
-
-@dataclass(frozen=True)
-class RLHFConfig:
-    """How a policy climbs a reward model, and how far."""
-
-    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
-    prompts: int = 32  #: a step
-    group: int = 4  #: completions a prompt
-    steps: int = 300
-    epochs: int = 1  #: times that a batch is gone through
-    minibatches: int = 1  #: parts of it, an optimizer step each
-    learning_rate: float = 1e-4
-    kl_weight: float = 0.05  #: of the divergence, taken off the reward token by token; 0: free
-    kl_budget: float = 0.0  #: nats a completion from the reference that end the run; 0: no budget
-    adapt: bool = False  #: steer kl_weight so that half the budget is kept to
-    entropy_weight: float = 0.0
-    cut_penalty: float = 1.0  #: taken off the reward of a completion cut off before its end
-    evaluate_every: int = 10  #: steps between two looks at the held-out prompts
-    held_prompts: int = 128
-    held_samples: int = 4  #: completions of each at a look
-    best_of: int = 64  #: samples of the reference a prompt, for best-of-n; 0: none
-
-    def objective(self, length: float) -> PGConfig:
-        """Settings of the core, for completions of ``length`` tokens in the mean.
-
-        The core adapts its weight to nats a token; the run is ended by the budget alone.
-        """
-        target = self.kl_budget / 2 / max(length, 1.0) if self.adapt else 0.0
-        return replace(
-            algorithm(self.algorithm), kl_in="reward", kl_estimator="k1", kl_weight=self.kl_weight,
-            kl_target=target, kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
-            epochs=self.epochs, minibatches=self.minibatches, learning_rate=self.learning_rate,
-            entropy_weight=self.entropy_weight)
 
 
 @dataclass(frozen=True)
@@ -90,14 +56,15 @@ class Climber:
     """
 
     def __init__(self, aim: Aim, init: str | Path, folder: Path, config: RLHFConfig, *,
-                 sampling: Sampling, seed: int = 0) -> None:
+                 sampling: Sampling, seed: int = 0, device: str = "cpu") -> None:
         self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
         newest = store.newest(folder)
         model, self.tokenizer = load(newest or init)
         same = copy.deepcopy(model) if newest is None else load(init)[0]
-        self.reference = same.eval().requires_grad_(False)
+        self.reference = same.to(device).eval().requires_grad_(False)
         critic = value_model(model) if config.algorithm == "ppo" else None
-        self.policy = TextPolicy(Net(model, critic).eval(), end_tokens(model, self.tokenizer),
+        net = Net(model, critic).to(device).eval()
+        self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
                                  self.tokenizer.pad_token_id, sampling, config.group)
         self.weights = {**aim.weights, "cut": -config.cut_penalty}
         self.reward = proxy_reward(aim.proxy, self.tokenizer)
@@ -110,7 +77,8 @@ class Climber:
             self.history = [row for row in found if row["step"] <= self.step]
             self.seconds = float(self.history[-1]["seconds"])
         first = self.history[0] if self.history else self.figures()
-        self.optimizer = PolicyOptimizer(self.policy, config.objective(first["length"]))
+        self.optimizer = PolicyOptimizer(self.policy, config.objective(first["length"]),
+                                         device)
         if newest is not None:
             self.optimizer.load_state(*checkpoint.load_training(newest))
         else:
@@ -137,10 +105,9 @@ class Climber:
         rollout = rollouts.looked_at(batch.rollout, policy, self.reference)
         gold = self.aim.gold(batch.completions, batch.examples)
         ended = np.array(batch.completions.ended, np.float64)
-        columns = (batch.parts["proxy"].double().numpy(), gold.double().numpy(),
-                   divergence(rollout).double().numpy(),
-                   rollout.mask.sum(1).double().numpy(), ended)
-        return Looked(*(column.reshape(-1, samples) for column in columns))
+        columns = (batch.parts["proxy"], gold, divergence(rollout), rollout.mask.sum(1))
+        return Looked(*(column.double().cpu().numpy().reshape(-1, samples) for column in columns),
+                      ended.reshape(-1, samples))
 
     def figures(self) -> dict[str, float]:
         """What the policy is worth now, on the held-out prompts."""

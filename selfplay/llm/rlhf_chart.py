@@ -13,15 +13,18 @@ from selfplay.chart import COLOURS, FAINT, GREY, INK
 
 Row = dict[str, Any]
 
-PROXY, GOLD, BUDGETED = COLOURS["rl"], COLOURS["sft"], "#2e7d5b"
+CURVES = (COLOURS["rl"], COLOURS["sft"], "#2e7d5b")
 
 
-def draw(free: Sequence[Row], title: str, *, budgeted: Sequence[Row] = (), budget: float = 0.0,
-         best_of: Sequence[Row] = ()) -> bytes:
+def draw(
+    climbs: dict[str, Sequence[Row]], title: str, *, budget: float = 0.0,
+    best_of: Sequence[Row] = (),
+) -> bytes:
     """PNG bytes: gold and proxy reward against the root of the divergence (nats a completion).
 
-    free, budgeted: rows of ``history.jsonl`` of a run, and of the one that is held to ``budget``
-    nats; best_of: rows of ``optimism.best_of_n``. Bands and bars are 95% intervals over prompts.
+    climbs: rows of ``history.jsonl`` by what the curve is called, three at most; budget: nats at
+    which a line stands (0: none); best_of: rows of ``optimism.best_of_n``. Bars are 95% intervals
+    over prompts.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,18 +36,16 @@ def draw(free: Sequence[Row], title: str, *, budgeted: Sequence[Row] = (), budge
         FigureCanvasAgg(figure)
         above, below = figure.subplots(2, 1, sharex=True)
         figure.suptitle(title, x=0.02, ha="left", weight="bold", color=INK)
-        for axes, name, colour in ((above, "gold", GOLD), (below, "proxy", PROXY)):
-            _curve(axes, free, name, colour, "PPO and kin, this run", "o")
-            if budgeted:
-                _curve(axes, budgeted, name, BUDGETED, f"held to {budget:g} nats", "s")
+        for axes, part in ((above, "gold"), (below, "proxy")):
+            for (label, rows), colour, marker in zip(climbs.items(), CURVES, "os^", strict=False):
+                _curve(axes, rows, part, colour, label, marker)
             if best_of:
-                _curve(axes, best_of, name, GREY, "best of n samples", "^")
+                _curve(axes, best_of, part, GREY, "best of n samples", "d")
             if budget > 0:
                 axes.axvline(budget**0.5, color=GREY, linestyle=(0, (4, 2)), linewidth=1)
-            axes.set_ylabel(f"{'true (gold)' if name == 'gold' else 'proxy'} reward")
+            axes.set_ylabel(f"{'true (gold)' if part == 'gold' else 'proxy'} reward")
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        _mark_best(above, free)
         above.legend(frameon=False, fontsize=8.5)
         below.set_xlabel("root of the KL divergence from the reference (nats a completion)")
         target = io.BytesIO()
@@ -53,6 +54,9 @@ def draw(free: Sequence[Row], title: str, *, budgeted: Sequence[Row] = (), budge
 
 
 def _curve(axes: Any, rows: Sequence[Row], name: str, colour: str, label: str, marker: str) -> None:
+    """One climb; its label tells the best gold reward."""
+    best = max(row["gold"] for row in rows)
+    label = f"{label}: best {best:.3f}, last {rows[-1]['gold']:.3f}"
     x = [row["kl_root"] for row in rows]
     axes.plot(x, [row[name] for row in rows], marker=marker, markersize=3, linewidth=1.4,
               color=colour, label=label)
@@ -61,8 +65,3 @@ def _curve(axes: Any, rows: Sequence[Row], name: str, colour: str, label: str, m
                    [row[f"{name}_high"] - row[name] for row in rows]],
                   fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5)
 
-
-def _mark_best(axes: Any, rows: Sequence[Row]) -> None:
-    best = max(rows, key=lambda row: row["gold"])
-    axes.annotate(f"best: {best['gold']:.3f}", (best["kl_root"], best["gold"]), xytext=(0, 9),
-                  textcoords="offset points", ha="center", fontsize=8.5, color=INK)

@@ -22,6 +22,8 @@ from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, adapt, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.preferences import read_pairs
+from selfplay.llm.rlhf_run import free_stage, rlhf_stage, rm_stage
 from selfplay.llm.sft import best, train_sft
 from selfplay.llm.tasks import Task, make_task
 from selfplay.llm.traces import SHORT
@@ -92,6 +94,8 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
             if key not in FREE and new[key] != old[key]:
                 raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
                                 "; give --run another name")
+    if config.pairs.file and stored is None:  # a bad line is better heard of now than after SFT
+        read_pairs(Path(config.pairs.file))
     return TextRun(folder, config, task_of(config))
 
 
@@ -139,8 +143,8 @@ def newest_model(folder: Path) -> Path:
         return folder
     config = stored_config(folder) if folder.is_dir() else None
     for stage in reversed(RECIPES[config.recipe]) if config else ():
-        if stage.name == "sft" and (folder / "sft" / "best.json").exists():
-            return best(folder / "sft")
+        if (folder / stage.name / "best.json").exists():
+            return best(folder / stage.name)
         found = store.newest(folder / stage.name)
         if found is not None:
             return found
@@ -225,9 +229,26 @@ def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = Non
     writer.flush()
 
 
+def logged(stage: Callable[..., None]) -> Callable[[TextRun, Clock, str], None]:
+    """A stage that takes where its rows go to as a fourth argument: TensorBoard."""
+    def run_stage(run: TextRun, clock: Clock, device: str) -> None:
+        writer = tensorboard(run.folder)
+        stage(run, clock, device, lambda name, row: log_row(writer, name, row))
+        writer.close()
+
+    return run_stage
+
+
+_RM, _RLHF = logged(rm_stage), logged(rlhf_stage)
+
 #: recipe -> its stages in order; their folders have their names.
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "sft": (Stage("sft", sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
+    "rlhf": (Stage("sft", sft_stage, 0.35), Stage("rm", _RM, 0.2), Stage("rlhf", _RLHF, 0.4),
+             Stage("eval", eval_stage, 0.05)),
+    "overoptimise": (Stage("sft", sft_stage, 0.3), Stage("rm", _RM, 0.2),
+                     Stage("free", logged(free_stage), 0.25), Stage("rlhf", _RLHF, 0.2),
+                     Stage("eval", eval_stage, 0.05)),
 }
 
 
