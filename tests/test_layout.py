@@ -38,9 +38,11 @@ LLM_LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "rewards", "traces", "config", "models"),
     ("tasks", "cache", "store"),
     ("decode",),
-    ("generate",),
+    ("generate", "forward"),
     ("policy", "evaluate"),
-    ("sft",),
+    ("sft", "rollouts"),
+    ("rl",),
+    ("stages",),
     ("run",),
     ("cli",),
 )
