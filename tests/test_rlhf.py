@@ -26,7 +26,7 @@ from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
-from selfplay.llm.rlhf_chart import draw
+from selfplay.llm.chart import draw
 from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, read_json

@@ -30,7 +30,10 @@ def llm() -> None:
 @llm.command()
 @click.option("--task", default=None, metavar="NAME|FILE.jsonl",
               help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
-@click.option("--recipe", default=None, metavar="NAME", help="Which stages [sft].")
+@click.option("--recipe", default=None, metavar="NAME",
+              help="sft, grpo, ppo, r1-zero, r1 or distill [sft].")
+@click.option("--algo", default=None, metavar="NAME",
+              help="How RL learns: reinforce, rloo, ppo, grpo, dr_grpo, dapo, gspo [by recipe].")
 @click.option("--model", default=None, metavar="PATH|HUB-ID",
               help="What to start from [the embedded model, from nothing].")
 @click.option("--minutes", type=click.FloatRange(min=0.05, max=1e6), default=None,
@@ -42,13 +45,16 @@ def llm() -> None:
               help="Seed of everything drawn [0].")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Any setting, such as sft.batch_size=32 (repeatable).")
-def train(folder: Path | None, assignments: tuple[str, ...], **top: Any) -> None:
+def train(
+    folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
+    **top: Any,
+) -> None:
     """Train by a recipe; the same command continues it."""
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.config import override, replace_key
     from selfplay.console import say
-    from selfplay.llm.config import TextConfig
+    from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
 
@@ -64,6 +70,10 @@ def train(folder: Path | None, assignments: tuple[str, ...], **top: Any) -> None
     for key, value in top.items():
         if value is not None:
             config = replace_key(config, key, value)
+    if recipe is not None:
+        config = with_recipe(config, recipe)
+    if algo is not None:
+        config = with_algorithm(config, algo)
     run = open_run(folder, override(config, assignments))
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "

@@ -43,7 +43,12 @@ def knows(model: nn.Module) -> bool:
 
     if type(model) not in (LlamaForCausalLM, Qwen2ForCausalLM):  # a subclass may differ
         return False
-    config = model.config
+    return usual(model.config)
+
+
+def usual(config: Any) -> bool:
+    """Whether a Llama has nothing that is not computed here: no other activation, biases,
+    rotation or sight."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
             and config.rope_parameters.get("rope_type", "default") == "default"

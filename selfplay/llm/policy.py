@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from selfplay.llm import forward
+from selfplay.llm.decode import knows
 from selfplay.llm.generate import Sampling, generate
 from selfplay.llm.models import Net, positions_of
 from selfplay.losses import entropy, gather_logp
@@ -50,10 +53,15 @@ class TextPolicy:
 
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
-        tokens, mask, positions = _read(rollout)
-        out = self.net.policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
-                              use_cache=False, logits_to_keep=rollout.action.shape[1])
-        logits = out.logits.float() / (self.sampling.temperature or 1.0)
+        policy, count = self.net.policy, rollout.action.shape[1]
+        if knows(policy) and forward.reads(policy.model):
+            seen = forward.states(policy.model, _shared(rollout))
+            logits = F.linear(seen, policy.lm_head.weight)
+        else:
+            tokens, mask, positions = _read(rollout)
+            logits = policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
+                            use_cache=False, logits_to_keep=count).logits
+        logits = logits.float() / (self.sampling.temperature or 1.0)
         logp = gather_logp(logits, rollout.action).masked_fill(~rollout.mask, 0.0)
         spread = entropy(logits).masked_fill(~rollout.mask, 0.0)
         value = None if self.net.value is None else self.values(rollout)
@@ -61,9 +69,19 @@ class TextPolicy:
 
     def values(self, rollout: Rollout) -> Tensor:
         """The value of ``evaluate`` alone; for a net with a critic."""
-        assert self.net.value is not None
-        found = self.net.value(*_read(rollout))[:, -rollout.action.shape[1]:]
+        critic = self.net.value
+        assert critic is not None
+        if forward.reads(critic.backbone):
+            found = critic.head(forward.states(critic.backbone, _shared(rollout)))[..., 0].float()
+        else:
+            found = critic(*_read(rollout))[:, -rollout.action.shape[1]:]
         return found.masked_fill(~rollout.mask, 0.0)
+
+
+def _shared(rollout: Rollout) -> forward.Read:
+    """Prompts and completions for ``forward``."""
+    return forward.shared(*_trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
+                          rollout.action)
 
 
 def _read(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from selfplay.algorithms import PGConfig
 from selfplay.arena import wilson
 from selfplay.errors import UserError
 from selfplay.llm import rollouts, store
+from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora, Net, end_tokens, load, value_model
 from selfplay.llm.policy import TextPolicy
@@ -37,26 +38,6 @@ from selfplay.seam import Rollout
 from selfplay.update import PolicyOptimizer
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
-
-
-@dataclass(frozen=True)
-class TextRLConfig:
-    """What a step asks, and when a run looks at itself."""
-
-    prompts: int = 32  #: a step
-    group: int = 16  #: completions a prompt
-    steps: int = 200
-    no_signal: Literal["keep", "drop", "resample"] = "keep"
-    #: groups that all fare alike: kept; left out; left out and other prompts asked until there
-    #: are enough (DAPO's dynamic sampling: Yu et al. 2025, arXiv:2503.14476, sec. 3.2)
-    draws: int = 4  #: batches of prompts asked in a step at most, when resampling
-    evaluate_every: int = 20  #: steps between two looks at the held-out prompts
-    evaluate_prompts: int = 256  #: held-out prompts looked at
-    checkpoint_every: int = 20
-    keep: int = 3  #: checkpoints
-    shown: int = 4  #: completions written down at a look
-    markers: tuple[str, ...] = ("wait", "check", "again", "verify", "mistake")
-    #: words that are counted in completions, as signs of reflection; a count, no more
 
 
 @dataclass(frozen=True)
@@ -78,10 +59,12 @@ class TextLearner:
     def __init__(
         self, job: Job, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
-        dtype: str = "float32",
+        dtype: str = "float32", first: int = FIRST,
     ) -> None:
+        """first: number of the first batch of prompts."""
         _must_fit(config, pg)
         self.job, self.folder, self.config, self.seed = job, folder, config, seed
+        self.first = first
         newest = store.newest(folder)
         model, self.tokenizer = load(newest or init, None if newest else lora, dtype)
         critic = pg.estimator == "gae" or pg.value_weight > 0
@@ -110,7 +93,7 @@ class TextLearner:
         """(what this step learns from, figures of all that was asked for it)."""
         config, asked, useful = self.config, list[Batch](), list[Batch]()
         for draw in range(config.draws if config.no_signal == "resample" else 1):
-            number = FIRST + self.step * config.draws + draw
+            number = self.first + self.step * config.draws + draw
             examples = self.job.task.batch(number, config.prompts)
             seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
             batch = rollouts.sample(self.policy, self.tokenizer, examples, self.job.reward,

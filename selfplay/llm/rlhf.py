@@ -34,7 +34,7 @@ from selfplay.runs import read_history, write_history, write_json
 from selfplay.seam import Rollout
 from selfplay.update import PolicyOptimizer
 
-FIRST = 1 << 21  #: number of the first batch of prompts; SFT and other RL take earlier ones
+FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
 HELD_SEED = 1 << 40  #: of the samples that are measured, the same ones at every look
 
 

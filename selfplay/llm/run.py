@@ -2,7 +2,7 @@
 
 runs/NAME/
     config.json   what was asked for        progress.json   seconds spent, stages done
-    sft/          checkpoints, history      tb/             TensorBoard events
+    sft/, rl/ ..  checkpoints, history      tb/             TensorBoard events
     evaluation.json
 """
 
@@ -14,32 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.config import read, to_dict
-from selfplay.console import Bar, say
+from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
-from selfplay.llm import store
+from selfplay.llm import rlhf_stages, stages
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import Lora, adapt, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.generate import TorchGenerator
+from selfplay.llm.models import end_tokens, load
 from selfplay.llm.preferences import read_pairs
-from selfplay.llm.rlhf_run import free_stage, rlhf_stage, rm_stage
-from selfplay.llm.sft import best, train_sft
-from selfplay.llm.tasks import Task, make_task
-from selfplay.llm.traces import SHORT
+from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
 from selfplay.runs import Clock, read_json, write_json
 
 #: Settings that say how long, where, or how it is judged: they may change within a run.
 FREE = ("minutes", "device", "eval")
-
-
-@dataclass(frozen=True)
-class TextRun:
-    """An opened run folder."""
-
-    folder: Path
-    config: TextConfig
-    task: Task
 
 
 @dataclass(frozen=True)
@@ -99,15 +87,6 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     return TextRun(folder, config, task_of(config))
 
 
-def task_of(config: TextConfig) -> Task:
-    """The task of a run's settings."""
-    style = config.data.style
-    if style == "auto":
-        terse = not config.model and config.task.split("(")[0].strip() in SHORT
-        style = "short" if terse else "answer"
-    return make_task(config.task, style=style, seed=config.seed, wrong=config.data.wrong)
-
-
 def train(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
@@ -123,17 +102,6 @@ def train(run: TextRun, device: str) -> None:
                 stage.run(run, clock, device)
 
 
-def start(run: TextRun) -> tuple[Any, Any]:
-    """(model, tokenizer) that the run begins with."""
-    config = run.config
-    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
-    if config.model:
-        return load(config.model, lora if lora.rank else None)
-    tokenizer = character_tokenizer(run.task.texts())
-    model = small_model(config.net, tokenizer, config.seed)
-    return (adapt(model, lora) if lora.rank else model), tokenizer
-
-
 def newest_model(folder: Path) -> Path:
     """The checkpoint that speaks for a run (of its last stage), or the folder itself if it is one.
 
@@ -143,53 +111,34 @@ def newest_model(folder: Path) -> Path:
         return folder
     config = stored_config(folder) if folder.is_dir() else None
     for stage in reversed(RECIPES[config.recipe]) if config else ():
-        if (folder / stage.name / "best.json").exists():
-            return best(folder / stage.name)
-        found = store.newest(folder / stage.name)
+        found = model_of(folder, stage.name)
         if found is not None:
             return found
     raise UserError(f"{folder}: no model there; train one with selfplay llm train --run {folder}")
 
 
-def sampling_of(config: TextConfig) -> Sampling:
-    return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
-
-
-def sft_stage(run: TextRun, clock: Clock, device: str) -> None:
-    """Learn the demonstrations until the held-out curve is flat or the share is used up."""
-    folder, config = run.folder / "sft", run.config
-    if "sft" in clock.done:
-        say(f"SFT: finished, best checkpoint {best(folder).name}")
-        return
-    writer, last = tensorboard(run.folder), {"text": "first look soon"}
-
-    def log(row: dict[str, Any]) -> None:
-        log_row(writer, "sft", row)
-        last["text"] = look_text(row)
-
-    model, tokenizer = start(run)
-    with Bar("SFT", clock.budget("sft")) as bar:
-        found = train_sft(
-            model, tokenizer, run.task, config.sft, folder, held_out=config.data.held_out,
-            sampling=sampling_of(config), seed=config.seed, device=device,
-            left=lambda: clock.left("sft"), log=log,
-            progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"))
-    writer.close()
-    flat = read_json(folder / "best.json")["flat"]
-    if flat:
-        clock.finish("sft")
-    say(f"SFT: {'flat' if flat else 'not flat yet'}, best checkpoint {found.name}, "
-        f"{last['text']}")
-
-
 def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
-    """Measure the newest model on the held-out questions."""
-    measure(run, run.config.eval.samples, device)
+    """Measure every stage's model on the held-out questions."""
+    measure(run, run.config.eval.samples, device, every=True)
 
 
-def measure(run: TextRun, ks: tuple[int, ...], device: str) -> dict[str, Any]:
-    """Evaluate a run's model, write ``evaluation.json``, say what came out."""
-    path = newest_model(run.folder)
+def measure(
+    run: TextRun, ks: tuple[int, ...], device: str, every: bool = False
+) -> dict[str, Any]:
+    """Evaluate a run's model, or ``every`` stage's, write ``evaluation.json``, say what came out.
+
+    The file has the newest model's figures, and all that were measured by stage.
+    """
+    newest = newest_model(run.folder)
+    found = [model_of(run.folder, stage.name) for stage in RECIPES[run.config.recipe]]
+    paths = [path for path in found if path] if every else [newest]
+    measured = {path.parent.name: _measured(run, path, ks, device) for path in paths}
+    result = {**measured[newest.parent.name], "stages": measured}
+    write_json(run.folder / "evaluation.json", result)
+    return result
+
+
+def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
     model, tokenizer = load(path)
     generator = TorchGenerator(model.to(device), end_tokens(model, tokenizer),
                                tokenizer.pad_token_id)
@@ -197,57 +146,30 @@ def measure(run: TextRun, ks: tuple[int, ...], device: str) -> dict[str, Any]:
     result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
               **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,
                          run.config.seed)}
-    write_json(run.folder / "evaluation.json", result)
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
     say(table(result))
     return result
 
 
-def look_text(row: dict[str, Any]) -> str:
-    """A look at what is held out, in a few words."""
-    return (f"held-out greedy {row['greedy']['accuracy']:.1%}, "
-            f"sampled {row['sampled']['accuracy']:.1%}")
-
-
-def tensorboard(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tb"))
-
-
-def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = None) -> None:
-    """A row of history: numbers as scalars, ``shown`` pairs (prompt, completion) as text."""
-    step = row["step"] if step is None else step
-    for key, value in row.items():
-        if isinstance(value, dict):
-            log_row(writer, f"{stage}/{key}", value, step)
-        elif isinstance(value, (int, float)):
-            writer.add_scalar(f"{stage}/{key}", value, step)
-        elif key == "shown":
-            lines = [f"    {prompt}\n    {text}" for prompt, text in value]
-            writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
-    writer.flush()
-
-
-def logged(stage: Callable[..., None]) -> Callable[[TextRun, Clock, str], None]:
-    """A stage that takes where its rows go to as a fourth argument: TensorBoard."""
-    def run_stage(run: TextRun, clock: Clock, device: str) -> None:
-        writer = tensorboard(run.folder)
-        stage(run, clock, device, lambda name, row: log_row(writer, name, row))
-        writer.close()
-
-    return run_stage
-
-
-_RM, _RLHF = logged(rm_stage), logged(rlhf_stage)
-
 #: recipe -> its stages in order; their folders have their names.
 RECIPES: dict[str, tuple[Stage, ...]] = {
-    "sft": (Stage("sft", sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
-    "rlhf": (Stage("sft", sft_stage, 0.35), Stage("rm", _RM, 0.2), Stage("rlhf", _RLHF, 0.4),
+    "sft": (Stage("sft", stages.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
+    "grpo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
              Stage("eval", eval_stage, 0.05)),
-    "overoptimise": (Stage("sft", sft_stage, 0.3), Stage("rm", _RM, 0.2),
-                     Stage("free", logged(free_stage), 0.25), Stage("rlhf", _RLHF, 0.2),
+    "ppo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+            Stage("eval", eval_stage, 0.05)),
+    "r1-zero": (Stage("base", stages.base_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+                Stage("eval", eval_stage, 0.05)),
+    "r1": (Stage("sft", stages.sft_stage, 0.2), Stage("rl", stages.rl_stage, 0.3),
+           Stage("own", stages.own_stage, 0.15), Stage("rl2", stages.rl2_stage, 0.3),
+           Stage("eval", eval_stage, 0.05)),
+    "distill": (Stage("sft", stages.sft_stage, 0.25), Stage("rl", stages.rl_stage, 0.4),
+                Stage("student", stages.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
+    "rlhf": (Stage("sft", stages.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
+             Stage("rlhf", rlhf_stages.rlhf_stage, 0.4), Stage("eval", eval_stage, 0.05)),
+    "overoptimise": (Stage("sft", stages.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
+                     Stage("free", rlhf_stages.free_stage, 0.25),
+                     Stage("rlhf", rlhf_stages.rlhf_stage, 0.2),
                      Stage("eval", eval_stage, 0.05)),
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from selfplay.errors import UserError
 from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format
-from selfplay.llm.traces import SHORT, TRACES
+from selfplay.llm.traces import FORGETTING, GUESS, SHORT, TRACES
 
 HELD_OUT = 0.1  #: share of the questions that is held out
 SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
@@ -103,12 +103,17 @@ class Task:
                 (example.prompt, example.answer, example.demonstration or "")]
 
 
-def make_task(spec: str, *, style: str = "full", seed: int = 0, wrong: float = 0.0) -> Task:
+def make_task(
+    spec: str, *, style: str = "full", seed: int = 0, wrong: float = 0.0, slips: str = "any",
+    guessed: float = 0.0,
+) -> Task:
     """The task of ``name``, ``name(key=value,...)`` (reasoning-gym) or ``FILE.jsonl``.
 
     style: "short" asks as tersely as the task can and wants "#answer", for models that learn
     characters; "full" asks in words; any name of FORMATS asks in words with that format.
-    wrong: share of the demonstrations' steps that are wrong (their errors are carried along).
+    wrong: share of the demonstrations' steps that are wrong (their errors are carried along);
+    slips: "any" step, or "carry": those that carry a ten. guessed: share of the demonstrations
+    that work nothing out and guess, up to GUESS beside the answer, where that is a whole number.
     Raises UserError for an unknown name (naming the nearest), parameter or file.
     """
     if style not in ("full", *FORMATS):
@@ -116,7 +121,7 @@ def make_task(spec: str, *, style: str = "full", seed: int = 0, wrong: float = 0
     form = FORMATS["answer" if style == "full" else style]
     if spec.endswith((".jsonl", ".json")) or Path(spec).is_file():
         return Task(spec, _file(Path(spec), form), seed)
-    return Task(spec, _gym(spec, form, seed, wrong), seed)
+    return Task(spec, _gym(spec, form, seed, wrong, slips, guessed), seed)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ class Gym:
     format: Format
     seed: int
     wrong: float
+    slips: str = "any"
+    guessed: float = 0.0
 
     @property
     def count(self) -> int:
@@ -140,10 +147,13 @@ class Gym:
             checker=self._checker(), metadata=entry["metadata"], format=self.format,
             score=None if self._checker() != "reasoning-gym" else _scorer(self.name, self.data,
                                                                           entry))
-        trace = TRACES.get(self.name)
+        trace = (TRACES if self.slips == "any" else FORGETTING).get(self.name)
         if trace is None:
             return example
         rng = np.random.default_rng([self.seed, 0x7D, index])
+        if self.guessed and rng.random() < self.guessed:
+            guess = int(example.answer) + int(rng.integers(-GUESS, GUESS + 1))
+            return replace(example, demonstration=demonstration("", str(guess), self.format))
         chain, answer = trace(entry, self.wrong, rng)
         return replace(example, demonstration=demonstration(chain, answer, self.format))
 
@@ -190,7 +200,9 @@ def _scorer(name: str, data: Any, entry: dict[str, Any]) -> Callable[[str], floa
     return score
 
 
-def _gym(spec: str, form: Format, seed: int, wrong: float) -> Gym:
+def _gym(
+    spec: str, form: Format, seed: int, wrong: float, slips: str = "any", guessed: float = 0.0
+) -> Gym:
     found = re.fullmatch(r"\s*([^\s()]+)\s*(?:\((.*)\))?\s*", spec)
     if not found:
         raise UserError(f"task {spec!r}: a name such as chain_sum, name(key=value,...) or "
@@ -202,9 +214,10 @@ def _gym(spec: str, form: Format, seed: int, wrong: float) -> Gym:
         hint = f"did you mean {near[0]!r}?" if near else "see reasoning-gym's list of data sets"
         raise UserError(f"unknown task {name!r}: {hint}")
     arguments = _arguments(name, text, list(inspect.signature(registry[name][1]).parameters))
-    if wrong and name not in TRACES:
+    known = TRACES if slips == "any" else FORGETTING
+    if (wrong or slips != "any") and name not in known:
         raise UserError(f"task {name}: no demonstrations are made for it, so none can be wrong; "
-                        f"they are for {', '.join(TRACES)}")
+                        f"they are for {', '.join(known)}")
     try:
         from reasoning_gym.factory import create_dataset
 
@@ -214,7 +227,7 @@ def _gym(spec: str, form: Format, seed: int, wrong: float) -> Gym:
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"task {spec}: {reason or type(error).__name__}") from None
-    return Gym(name, data, form, seed, wrong)
+    return Gym(name, data, form, seed, wrong, slips, guessed)
 
 
 def _registry() -> dict[str, Any]:

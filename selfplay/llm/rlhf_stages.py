@@ -9,14 +9,13 @@ runs/NAME/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfplay.console import Bar, say
 from selfplay.files import write_atomic
-from selfplay.llm.generate import Sampling
+from selfplay.llm.chart import draw
 from selfplay.llm.models import Net, end_tokens, load
 from selfplay.llm.optimism import best_of_n, turn
 from selfplay.llm.policy import TextPolicy
@@ -28,18 +27,13 @@ from selfplay.llm.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rlhf import Aim, Climber, train_rlhf
-from selfplay.llm.rlhf_chart import draw
 from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.sft import best
+from selfplay.llm.stages import TextRun, log_row, sampling_of, tensorboard
 from selfplay.runs import Clock, read_history, read_json, write_json
 
-if TYPE_CHECKING:
-    from selfplay.llm.run import TextRun
 
-Log = Callable[[str, dict[str, Any]], None]  #: (stage, row)
-
-
-def rm_stage(run: TextRun, clock: Clock, device: str, log: Log) -> None:
+def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
     """Pairs, and a reward model that learns them, until its held-out loss goes up again."""
     folder, config = run.folder / "rm", run.config
     if "rm" in clock.done:
@@ -48,48 +42,51 @@ def rm_stage(run: TextRun, clock: Clock, device: str, log: Log) -> None:
     policy, tokenizer = _policy(run, device)
     train, held = split(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
     model = reward_model(policy.net.policy, config.rm, tokenizer, config.seed).to(device)
+    writer = tensorboard(run.folder)
     with Bar("reward model", clock.budget("rm")) as bar:
         def look(row: dict[str, Any]) -> None:
-            log("rm", row)
+            log_row(writer, "rm", row)
             bar.at(clock.spent("rm"), f"epoch {row['step']}  {_judged(row)}")
 
         found = train_reward_model(model, tokenizer, train, held, config.rm, folder,
                                    seed=config.seed, left=lambda: clock.left("rm"), log=look)
+    writer.close()
     clock.finish("rm")  # were the time up as well: what is climbed must not move
     row = next(row for row in read_history(folder / "history.jsonl")
                if found.name.endswith(f"-{row['step']:06d}"))
     say(f"reward model: {len(train):,} pairs learnt, {_judged(row)}, checkpoint {found.name}")
 
 
-def free_stage(run: TextRun, clock: Clock, device: str, log: Log) -> None:
+def free_stage(run: TextRun, clock: Clock, device: str) -> None:
     """The climb without a KL weight and without a budget, to see where the truth turns."""
     config = replace(run.config.rlhf, kl_weight=0.0, kl_budget=0.0, adapt=False)
-    _climb(run, clock, device, log, "free", config)
+    _climb(run, clock, device, "free", config)
 
 
-def rlhf_stage(run: TextRun, clock: Clock, device: str, log: Log) -> None:
+def rlhf_stage(run: TextRun, clock: Clock, device: str) -> None:
     """The climb as the settings hold it back."""
-    _climb(run, clock, device, log, "rlhf", run.config.rlhf)
+    _climb(run, clock, device, "rlhf", run.config.rlhf)
 
 
-def _climb(run: TextRun, clock: Clock, device: str, log: Log, stage: str,
-           config: RLHFConfig) -> None:
+def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConfig) -> None:
     folder = run.folder / stage
     if stage in clock.done:
         say(f"{stage}: finished, {_best_text(folder)}")
         return
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
     aim = Aim(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
-    climber = Climber(aim, best(run.folder / "sft"), folder, config, sampling=_sampling(run),
-                      seed=run.config.seed, device=device)
+    climber = Climber(aim, best(run.folder / "sft"), folder, config,
+                      sampling=sampling_of(run.config), seed=run.config.seed, device=device)
     _best_of(climber, run.folder / "rm" / "best_of_n.json", config.best_of)
+    writer = tensorboard(run.folder)
     with Bar(stage, clock.budget(stage)) as bar:
         def look(row: dict[str, Any]) -> None:
-            log(stage, row)
+            log_row(writer, stage, row)
             bar.at(clock.spent(stage), f"step {row['step']}  proxy {row['proxy']:.2f}, "
                                        f"true {row['gold']:.3f}, {row['kl']:.2f} nats")
 
         train_rlhf(climber, left=lambda: clock.left(stage), log=look)
+    writer.close()
     if read_json(folder / "best.json")["ended"] != "time":
         clock.finish(stage)
     picture(run.folder, run.config.rlhf, run.config.task)
@@ -136,12 +133,7 @@ def _best_of(climber: Climber, path: Path, samples: int) -> None:
 def _policy(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
     model, tokenizer = load(best(run.folder / "sft"))
     return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
-                      tokenizer.pad_token_id, _sampling(run)), tokenizer
-
-
-def _sampling(run: TextRun) -> Sampling:
-    sample = run.config.sample
-    return Sampling(sample.temperature, sample.top_p, sample.max_new_tokens)
+                      tokenizer.pad_token_id, sampling_of(run.config)), tokenizer
 
 
 def _judged(row: dict[str, Any]) -> str:
