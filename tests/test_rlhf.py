@@ -19,6 +19,7 @@ import torch
 from tiny_llm import TOKENIZER, llama
 
 from selfplay.llm import rollouts
+from selfplay.llm.chart import draw
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save
 from selfplay.llm.optimism import Looked, best_of_n, figures, interval, turn
@@ -26,7 +27,6 @@ from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
-from selfplay.llm.chart import draw
 from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, read_json
