@@ -12,12 +12,13 @@ checkpoint under a checkpoint's name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,30 +51,50 @@ def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) 
     One process writes to a folder: what an earlier, killed one left unfinished is swept away.
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
-    tensors, numbers = trainer.state()
+    with replacing(path) as temporary:
+        write_atomic(temporary / WEIGHTS, _bytes(trainer.acting().state_dict()))
+        write_training(temporary, *trainer.state())
+        write_meta(temporary, {**meta, "net": dataclasses.asdict(spec)})
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A folder to write into that takes the name ``path`` when the block ends without an error.
+
+    Raises UserError where the disk refuses; ``path`` is then what it was.
+    """
     _sweep(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     try:
-        write_atomic(temporary / WEIGHTS, _bytes(trainer.acting().state_dict()))
-        write_atomic(temporary / TRAIN, _bytes(tensors))
-        write_atomic(temporary / TRAIN_META, _json(numbers))
-        write_atomic(temporary / META, _json({**meta, "net": dataclasses.asdict(spec)}))
+        yield temporary
         _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def listing(folder: Path) -> list[Path]:
+def write_training(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """What ``load_training`` reads."""
+    write_atomic(path / TRAIN, _bytes(tensors))
+    write_atomic(path / TRAIN_META, _json(numbers))
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """What ``read_meta`` reads."""
+    write_atomic(path / META, _json(meta))
+
+
+def listing(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     """The valid checkpoints in ``folder``, oldest first, by the step in their names (NAME-STEP).
 
-    Folders that are unfinished or damaged are left out.
+    weights: the name of the file with what acts, as a pattern. Folders that are unfinished or
+    damaged are left out.
     """
     if not folder.is_dir():
         return []
     named = []
     for path in folder.iterdir():
         step = path.name.rpartition("-")[2]
-        if step.isdigit() and not path.name.startswith(".") and _valid(path):
+        if step.isdigit() and not path.name.startswith(".") and _valid(path, weights):
             named.append((int(step), path))
     return [path for _, path in sorted(named)]
 
@@ -175,14 +196,17 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _valid(path: Path) -> bool:
-    """Whether meta and the weights' header can be read (which finds truncated files as well)."""
+def _valid(path: Path, weights: str) -> bool:
+    """Whether meta and the weights' headers can be read (which finds truncated files as well)."""
+    files = sorted(path.glob(weights))
     try:
         json.loads((path / META).read_bytes())
-        with safe_open(path / WEIGHTS, "pt"):
-            return True
+        for file in files:
+            with safe_open(file, "pt"):
+                pass
     except (OSError, ValueError, SafetensorError):
         return False
+    return bool(files)
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfplay.algorithms import ALGORITHMS
-from selfplay.config import MAX_SEED, RECIPES
+from selfplay.config import RECIPES
 from selfplay.errors import UserError
+from selfplay.llm.cli import llm
+from selfplay.settings import MAX_SEED
 
 if TYPE_CHECKING:
     from selfplay.runs import Run
@@ -37,10 +39,14 @@ def cli() -> None:
     selfplay train --game go9x9           the whole job; the same command continues it
     selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
     selfplay games                        what can be played
+    selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
     alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
     """
+
+
+cli.add_command(llm)
 
 
 def game_option(required: bool = True) -> Any:
@@ -315,9 +321,10 @@ def _open(
 ) -> Run:
     """The run that the options speak of: a new one, or the one on disk with what may change."""
     from selfplay.compiling import announce
-    from selfplay.config import override, preset, replace_key, with_algorithm, with_recipe
+    from selfplay.config import override, preset, with_algorithm, with_recipe
     from selfplay.games import make
     from selfplay.runs import open_run, stored_config
+    from selfplay.settings import replace_key
 
     announce()
     if folder is None:

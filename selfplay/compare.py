@@ -285,7 +285,8 @@ def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) ->
 
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
-    from selfplay.config import preset, to_dict, with_algorithm, with_recipe
+    from selfplay.config import preset, with_algorithm, with_recipe
+    from selfplay.settings import to_dict
 
     start = with_recipe(preset(run.config.game), run.config.recipe)
     name = run.config.rl.algorithm

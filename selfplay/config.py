@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from selfplay import settings
 from selfplay.algorithms import ALGORITHMS, PGConfig
 from selfplay.errors import UserError
 from selfplay.presets import ALPHAGO, BY_ALGORITHM, BY_GAME, ON_BOARDS, PRESETS
+from selfplay.settings import Limits, checked, replace_key
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class RLConfig:
     sims: int = 32  #: simulations of a full search, whose result is trained on
     cheap_sims: int = 8  #: simulations of the other moves (playout-cap randomisation)
     full_share: float = 0.33  #: share of moves that get the full search; 1 turns the cap off
-    games: int = 256  #: games played side by side; 128 make work for one CPU core
+    games: int = 256  #: games played side by side
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: that self-play evaluates in
     cache_mb: int = 128  #: memory for evaluations remembered until the weights change; 0 is none
     positions: int = 4096  #: trained-on positions made in one iteration
@@ -153,33 +154,26 @@ class RunConfig:
     value: ValueConfig = field(default_factory=ValueConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
-
-#: Settings that must be above 0; other numbers may be 0, and none may be below it.
-POSITIVE = frozenset((
-    "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
-    "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
-    "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
-    "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
-    "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
-    "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
-    "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games", "pool.group",
-    "pool.opponents", "pool.every", "value.batch_size", "value.learning_rate",
-    "value.evaluate_every", "value.patience", "value.max_steps", "value.games", "value.share",
-))
-#: Settings that are a share of something.
-SHARES = frozenset((
-    "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
-    "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam", "value.gain", "value.held_out",
-    "value.play", "value.share",
-))
+    LIMITS: ClassVar[Limits] = Limits("game", positive=frozenset((
+        "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
+        "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
+        "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
+        "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
+        "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
+        "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
+        "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games",
+        "pool.group", "pool.opponents", "pool.every", "value.batch_size", "value.learning_rate",
+        "value.evaluate_every", "value.patience", "value.max_steps", "value.games", "value.share",
+    )), shares=frozenset((
+        "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
+        "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam", "value.gain",
+        "value.held_out", "value.play", "value.share",
+    )))
 
 ALGORITHM, ALGORITHM_KEY = typing.get_type_hints(RLConfig)["algorithm"], "rl.algorithm"
 RECIPE, RECIPE_KEY = typing.get_type_hints(RunConfig)["recipe"], "recipe"
 RECIPES = typing.get_args(RECIPE)
-BRINGING = (RECIPE_KEY, ALGORITHM_KEY)  #: keys that bring settings of their own, in order
 
-#: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
-MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
 
 def preset(game: str, **top: Any) -> RunConfig:
     """The default run of a game; ``top`` sets fields of RunConfig itself."""
@@ -192,7 +186,7 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     in this game. Raises UserError for a name that is none."""
     if name == config.rl.algorithm:
         return config
-    config = replace_key(config, "rl.algorithm", _checked("rl.algorithm", name, ALGORITHM))
+    config = replace_key(config, "rl.algorithm", checked("rl.algorithm", name, ALGORITHM))
     config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
     if name not in ALGORITHMS:
         return config
@@ -206,7 +200,7 @@ def with_recipe(config: RunConfig, name: str) -> RunConfig:
     it has by default. Raises UserError for a name that is none."""
     if name == config.recipe:
         return config
-    config = replace_key(config, RECIPE_KEY, _checked(RECIPE_KEY, name, RECIPE))
+    config = replace_key(config, RECIPE_KEY, checked(RECIPE_KEY, name, RECIPE))
     if name == "zero" or config.init == "random":
         config = replace_key(config, "init", "random" if name == "zero" else "sft")
     if (config.rl.algorithm in ALGORITHMS) != (name == "alphago"):
@@ -237,44 +231,16 @@ def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     return config
 
 
-def override(config: RunConfig, assignments: typing.Iterable[str]) -> RunConfig:
-    """Apply ``key=value`` texts such as ``rl.sims=32``, those of ``recipe`` and ``rl.algorithm``
-    first: they bring settings of their own (``with_recipe``, ``with_algorithm``).
-
-    Raises UserError naming the nearest key, or the type that was wanted.
-    """
-    def rank(text: str) -> int:
-        key = text.split("=")[0].strip()
-        return BRINGING.index(key) if key in BRINGING else len(BRINGING)
-
-    for text in sorted(assignments, key=rank):
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
-        kind = _types(config).get(key.strip())
-        if key.strip() == "game":  # the settings so far are another game's
-            raise UserError(f"--set {text}: choose the game with --game")
-        if kind is None:
-            raise UserError(_unknown(config, key.strip()))
-        if key.strip() in BRINGING:
-            bring = with_recipe if key.strip() == RECIPE_KEY else with_algorithm
-            config = bring(config, value.strip())
-        else:
-            config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
-    return config
+def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
+    """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
+    their own."""
+    return settings.override(config, assignments,
+                             {RECIPE_KEY: with_recipe, ALGORITHM_KEY: with_algorithm})
 
 
-def replace_key(config: RunConfig, key: str, value: Any, where: str = "") -> RunConfig:
-    """``config`` with one dotted key set.
-
-    Raises UserError, which begins with ``where``, for a value that no run could work with.
-    """
-    _must_be_in_range(f"{where}{key}", key, value)
-    stage, _, name = key.rpartition(".")
-    if not stage:
-        return dataclasses.replace(config, **{name: value})
-    inner = dataclasses.replace(getattr(config, stage), **{name: value})
-    return dataclasses.replace(config, **{stage: inner})
+def from_dict(data: dict[str, Any], where: str) -> RunConfig:
+    """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
+    return settings.read(RunConfig, data, where)
 
 
 def must_fit(config: RunConfig) -> None:
@@ -287,106 +253,3 @@ def must_fit(config: RunConfig) -> None:
                         "a group; at least 2 wanted")
     if pool.group > pool.games:
         raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
-
-
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain JSON types, as ``config.json`` holds them."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(data: dict[str, Any], where: str) -> RunConfig:
-    """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
-    if not isinstance(data, dict) or not isinstance(data.get("game"), str):
-        raise UserError(f"{where}: no game in it; it is not a run's config.json")
-    config = RunConfig(game=data["game"])
-    for key, value in _flat(data).items():
-        kind = _types(config).get(key)
-        if kind is None:
-            raise UserError(f"{where}: {_unknown(config, key)}")
-        config = replace_key(config, key, _checked(f"{where}: {key}", value, kind), f"{where}: ")
-    return config
-
-
-def _flat(data: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
-            flat[key] = value
-    return flat
-
-
-def _types(config: RunConfig) -> dict[str, Any]:
-    """Every dotted key and its type."""
-    hints = typing.get_type_hints(RunConfig)
-    found: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        if dataclasses.is_dataclass(hints[f.name]):
-            inner = typing.get_type_hints(hints[f.name])
-            found.update({f"{f.name}.{name}": kind for name, kind in inner.items()})
-        else:
-            found[f.name] = hints[f.name]
-    return found
-
-
-def _unknown(config: RunConfig, key: str) -> str:
-    names = list(_types(config))
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else f"; keys are {', '.join(names)}"
-    return f"no setting {key!r}{hint}"
-
-
-def _parse(key: str, text: str, kind: Any) -> Any:
-    """Text of the command line to a value of ``kind``."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        parts = [part.strip() for part in text.split(",") if part]
-        if args[-1] is not Ellipsis and len(parts) != len(args):
-            raise UserError(f"{key}={text}: {len(args)} values wanted, separated by commas")
-        return _checked(key, [_parse(key, part, args[0]) for part in parts], kind)
-    if kind is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
-        return text.lower() in ("true", "1", "yes")
-    if kind in (int, float):
-        try:
-            return _checked(key, kind(text.replace("_", "")), kind)
-        except ValueError:
-            raise UserError(f"{key}={text}: {kind.__name__} wanted") from None
-    return _checked(key, text, kind)
-
-
-def _must_be_in_range(where: str, key: str, value: Any) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, str):
-            continue
-        if not (number > 0 or (number == 0 and key not in POSITIVE)):  # NaN fails as well
-            wanted = "more than 0" if key in POSITIVE else "0 or more"
-            raise UserError(f"{where}={number}: {wanted} wanted")
-        if key in SHARES and number > 1:
-            raise UserError(f"{where}={number}: a share, at most 1, wanted")
-        most = MAX_SEED if key == "seed" else MAX_NUMBER
-        if number > most:  # infinity does as well
-            raise UserError(f"{where}={number}: at most {most} wanted")
-    if key == "shares" and not sum(value):
-        raise UserError(f"{where}: at least one above 0 wanted")
-    if key.endswith(".opening") and value[0] > value[1]:
-        raise UserError(f"{where}={value[0]},{value[1]}: fewest and most plies wanted, in order")
-
-
-def _checked(where: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind`` (lists become tuples, ints become floats), or UserError."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise UserError(f"{where}={value}: one of {', '.join(map(str, args))} wanted")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(value):
-            raise UserError(f"{where}: {len(kinds)} values wanted, separated by commas")
-        return tuple(_checked(where, v, k) for v, k in zip(value, kinds, strict=True))
-    if kind is float and type(value) is int:
-        return float(str(value))  # 400 digits become infinity, which is refused by its key
-    if origin is None and not isinstance(kind, types.UnionType) and type(value) is kind:
-        return value
-    raise UserError(f"{where}={value!r}: {getattr(kind, '__name__', kind)} wanted")

@@ -20,6 +20,7 @@ from torch import nn
 
 from selfplay import checkpoint
 from selfplay.config import FlatConfig
+from selfplay.curve import DROP, LATEST, Curve
 from selfplay.data import Batch, Columns, batch
 from selfplay.games.base import Game
 from selfplay.models import NetSpec, flops
@@ -27,8 +28,6 @@ from selfplay.runs import read_history, read_json, write_history, write_json
 from selfplay.threads import ahead
 from selfplay.train import Trainer
 
-DROP = 0.3  #: factor of one rate drop
-LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 COMPUTE = ("seconds", "flops", "positions")
 
 
@@ -48,31 +47,6 @@ class Lesson:
     salt: int
     about: Mapping[str, Any] = field(default_factory=dict)
     before: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Curve:
-    """The held-out curve and the learning-rate drops that it has caused."""
-
-    best: float = math.inf
-    best_step: int = 0
-    mark: float = math.inf  #: the loss that the next looks are measured by
-    waiting: int = 0
-    drops: int = 0
-
-    def look(self, step: int, loss: float, config: FlatConfig) -> None:
-        """Take in a look at the held-out games, and drop the rate if they are learnt no further."""
-        if loss < self.best:
-            self.best, self.best_step = loss, step
-        if loss < self.mark * (1 - config.gain):
-            self.mark, self.waiting = loss, 0
-            return
-        self.waiting += 1
-        if self.waiting >= config.patience:
-            self.drop()
-
-    def drop(self) -> None:
-        self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
 
 
 def train_flat(
@@ -100,7 +74,7 @@ def train_flat(
     """
     history: list[dict[str, Any]] = []
     start = {key: float(lesson.before.get(key, 0.0)) for key in COMPUTE}
-    curve, step, spent, count = _Curve(), 0, 0.0, len(rows.value)
+    curve, step, spent, count = Curve(), 0, 0.0, len(rows.value)
     newest = checkpoint.newest(folder)
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))
@@ -138,7 +112,7 @@ def train_flat(
         _save(folder, trainer, game, spec, lesson, row)
         for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
             checkpoint.drop_training(path)
-        curve.look(step, row[lesson.metric], config)
+        curve.look(step, row[lesson.metric], config.gain, config.patience)
         _note_best(folder, curve, config)
         log(row)
     best = noted_best(folder) or checkpoint.lowest_loss(folder, lesson.metric)
@@ -156,18 +130,18 @@ def _batches(
         yield batch(rows, rng.integers(0, len(rows.value), size), game, symmetries, rng)
 
 
-def _replay(history: list[dict[str, Any]], lesson: Lesson, config: FlatConfig) -> _Curve:
-    curve = _Curve()
+def _replay(history: list[dict[str, Any]], lesson: Lesson, config: FlatConfig) -> Curve:
+    curve = Curve()
     for row in history:
         drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
         if drops != curve.drops:  # the time had asked for it, or the settings have changed
             curve.drop()
             curve.drops = drops
-        curve.look(row["step"], row[lesson.metric], config)
+        curve.look(row["step"], row[lesson.metric], config.gain, config.patience)
     return curve
 
 
-def _note_best(folder: Path, curve: _Curve, config: FlatConfig) -> None:
+def _note_best(folder: Path, curve: Curve, config: FlatConfig) -> None:
     write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
                                       "flat": curve.drops > config.drops})
 

@@ -27,7 +27,7 @@ from selfplay.flat import is_flat
 from selfplay.models import flops
 from selfplay.rl import Learner, train_rl
 from selfplay.rl_pg import PolicyLearner, train_pg
-from selfplay.runs import Clock, Run, freeze, read_history, read_json, write_json
+from selfplay.runs import Clock, Run, freeze, read_history, read_json, stages, write_json
 from selfplay.sft import best, split, to_columns, train_sft
 from selfplay.value_games import Policies, make_games, read_games
 from selfplay.value_net import best_value, train_value
@@ -49,7 +49,7 @@ def train(
     """
     with locked(run.folder):
         freeze(run)
-        clock = Clock(run, minutes)
+        clock = Clock(run, stages(run.config), minutes)
         for name, stage in STAGES.items():
             if name in clock.shares and only in (None, name):
                 with clock.running(name):

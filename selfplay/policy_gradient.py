@@ -175,7 +175,9 @@ def objective(
     steps, cut = clipped_surrogate(ratio, batch.advantage, config.clip_low, config.clip_high)
     parts = {"policy_loss": (steps * batch.weight).sum(),
              "entropy": _total(now.entropy, batch)}
-    loss = parts["policy_loss"] - config.entropy_weight * parts["entropy"]
+    loss = parts["policy_loss"]
+    if config.entropy_weight:  # its gradient costs something
+        loss = loss - config.entropy_weight * parts["entropy"]
     if batch.ref_logp is not None:
         if config.kl_in == "loss":
             penalty = torch.where(

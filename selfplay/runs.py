@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
@@ -207,18 +207,36 @@ def _difference(asked: RunConfig, stored: RunConfig) -> str:
     return "was started with other settings"
 
 
+class Limited(Protocol):
+    """Settings that limit the time."""
+
+    @property
+    def minutes(self) -> float: ...
+
+
+class Budgeted(Protocol):
+    """What a Clock needs to know of a run."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> Limited: ...
+
+
 class Clock:
     """Seconds spent per stage, kept on disk, and what each stage may still spend.
 
     What a stage leaves of its share goes to the stages after it.
     """
 
-    def __init__(self, run: Run, alone: float | None = None) -> None:
-        """``alone``: minutes for whichever stage runs now, whatever the shares say."""
-        self.run = run
-        self.alone = alone
+    def __init__(
+        self, run: Budgeted, shares: Mapping[str, float], alone: float | None = None
+    ) -> None:
+        """shares: stages in order (see ``stages``), and what part of the minutes each has.
+        alone: minutes for whichever stage runs now, whatever the shares say."""
+        self.run, self.shares, self.alone = run, dict(shares), alone
         self.file = run.folder / "progress.json"
-        self.shares = stages(run.config)
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
             self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.shares}

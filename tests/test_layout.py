@@ -16,7 +16,8 @@ CORE = ROOT / "selfplay"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
      "compiling", "timing", "algorithms", "seam", "presets", "budget"),
-    ("files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
+    ("settings",),
+    ("curve", "files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
      "advantages"),
     ("data", "records", "checkpoint", "gumbel", "chart", "gtp", "policy_gradient"),
     ("chart_runs", "inference", "search", "gradient", "engines", "update",
@@ -32,8 +33,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rl_pg", "together"),
     ("loop", "bench_net"),
     ("bench",),
+    ("llm",),
     ("cli",),
 )
+#: The same for selfplay/llm, which knows the core up to its ``sft``; the core knows its cli alone.
+LLM_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__init__", "rewards", "traces", "rlhf_config", "models", "chart"),
+    ("tasks", "cache", "store", "config"),
+    ("decode",),
+    ("generate", "forward"),
+    ("policy", "evaluate"),
+    ("sft", "rollouts"),
+    ("rl", "preferences", "optimism"),
+    ("stages", "reward_model"),
+    ("rlhf",),
+    ("rlhf_stages",),
+    ("run",),
+    ("cli",),
+)
+LLM_LEVEL = {name: level for level, names in enumerate(LLM_LAYERS) for name in names}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -64,6 +82,36 @@ def test_core_imports_point_one_way(path: Path) -> None:
         assert LEVEL[parts[1]] < LEVEL[path.stem], f"{path.name} imports {parts[1]} upward"
 
 
+def llm_modules() -> list[Path]:
+    return sorted((CORE / "llm").glob("*.py"))
+
+
+def every_module() -> list[Path]:
+    return [*core_modules(), *llm_modules(), *(ROOT / "games").glob("*.py"),
+            *(ROOT / "models").glob("*.py")]
+
+
+@pytest.mark.parametrize("path", llm_modules(), ids=lambda p: p.stem)
+def test_llm_imports_point_one_way(path: Path) -> None:
+    assert path.stem in LLM_LEVEL, f"llm/{path.name} has no layer; add it to LLM_LAYERS"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "selfplay":
+            continue
+        assert parts[1] not in ("games", "models"), f"llm/{path.name} imports {name}"
+        if parts[1] == "llm":
+            assert LLM_LEVEL[parts[2]] < LLM_LEVEL[path.stem], f"llm/{path.name}: {name} upward"
+        elif not (path.stem == "cli" and name == "selfplay.cli.device_of"):
+            assert LEVEL[parts[1]] < LEVEL["loop"], f"llm/{path.name} imports {name}"
+
+
+def test_the_core_knows_the_command_line_of_llm_alone() -> None:
+    for path in core_modules():
+        for name in imports(path):
+            if name.startswith("selfplay.llm"):
+                assert path.stem == "cli" and name.startswith("selfplay.llm.cli"), path
+
+
 @pytest.mark.parametrize("folder", ["games", "models"])
 def test_games_and_models_stand_alone(folder: str) -> None:
     for path in (ROOT / folder).glob("*.py"):
@@ -78,9 +126,14 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("matplotlib", {"chart", "chart_runs"}),
     ("rich", {"console", "compiling"}),
     ("openvino", {"openvino"}),
+    ("transformers", {"models", "decode"}),
+    ("tokenizers", {"models"}),
+    ("peft", {"models"}),
+    ("reasoning_gym", {"tasks"}),
+    ("trl", set()),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
-    for path in [*core_modules(), *(ROOT / "games").glob("*.py"), *(ROOT / "models").glob("*.py")]:
+    for path in every_module():
         if any(name.split(".")[0] == package for name in imports(path)):
             assert path.stem in allowed, f"{path} imports {package}"
 
@@ -92,7 +145,7 @@ def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
 
 def test_kernels_call_only_kernels_of_their_own_file() -> None:
     """Numba's cache does not notice edits in another file: the caller would run stale code."""
-    files = [*core_modules(), *(ROOT / "games").glob("*.py")]
+    files = every_module()
     trees = {path: ast.parse(path.read_text()) for path in files}
     total = 0
     for path, tree in trees.items():
@@ -109,14 +162,16 @@ def test_kernels_call_only_kernels_of_their_own_file() -> None:
 
 
 def test_files_are_short() -> None:
-    for path in [*core_modules(), *(ROOT / "games").glob("*.py"), *(ROOT / "models").glob("*.py")]:
+    for path in every_module():
         lines = len(path.read_text().splitlines())
         assert lines <= 420, f"{path.name} has {lines} lines: more than one concept?"
 
 
-@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel"])
-def test_help_imports_nothing_heavy(heavy: str) -> None:
-    code = ("import sys; sys.argv = ['selfplay', '--help']\n"
+@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
+                                   "transformers"])
+@pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
+def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
+    code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"
             "from selfplay.cli import main\n"
             "try: main()\nexcept SystemExit: pass\n"
             f"sys.exit({heavy!r} in sys.modules)")

@@ -44,8 +44,9 @@ def test_the_value_stage_is_alphagos_only(tmp_path: Path) -> None:
     assert list(stages(plain).values()) == list(plain.shares)
     alphago = with_recipe(plain, "alphago")
     assert list(stages(alphago)) == ["expert", "sft", "rl", "value", "eval"]
-    clock = Clock(open_run(tmp_path, override(alphago, ["minutes=10", "shares=0,0,1,1",
-                                                        "value.share=0.5"])))
+    run = open_run(tmp_path, override(alphago, ["minutes=10", "shares=0,0,1,1",
+                                                "value.share=0.5"]))
+    clock = Clock(run, stages(run.config))
     assert clock.budget("rl") == pytest.approx(600 / 2.5)
     clock.seconds["rl"] = 300.0
     assert clock.budget("value") == pytest.approx(300 / 3)
@@ -58,7 +59,8 @@ def test_a_run_from_before_the_recipes_opens(tmp_path: Path) -> None:
     assert from_dict(old, "config.json") == preset("tictactoe")
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "progress.json").write_text('{"seconds": {"sft": 5.0}, "done": ["sft"]}')
-    clock = Clock(open_run(tmp_path, preset("tictactoe")))
+    run = open_run(tmp_path, preset("tictactoe"))
+    clock = Clock(run, stages(run.config))
     assert clock.seconds == {"expert": 0.0, "sft": 5.0, "rl": 0.0, "eval": 0.0}
     assert clock.done == ["sft"]
     assert RunConfig("tictactoe").recipe == "alphazero"

@@ -10,7 +10,7 @@ import pytest
 from selfplay import runs
 from selfplay.config import RunConfig
 from selfplay.games import make
-from selfplay.runs import Clock, Run
+from selfplay.runs import Clock, Run, stages
 
 SHARES = (0.1, 0.2, 0.5, 0.2)
 
@@ -43,7 +43,7 @@ def spend(clock: Clock, time: Time, stage: str, seconds: float) -> None:
 
 
 def test_what_a_stage_leaves_goes_to_the_stages_after_it(run: Run, time: Time) -> None:
-    clock = Clock(run)
+    clock = Clock(run, stages(run.config))
     assert clock.budget("expert") == pytest.approx(60)
     spend(clock, time, "expert", 20)  # 40 s early
     assert clock.budget("sft") == pytest.approx(580 * 2 / 9)
@@ -56,26 +56,26 @@ def test_what_a_stage_leaves_goes_to_the_stages_after_it(run: Run, time: Time) -
 
 
 def test_the_time_of_earlier_starts_counts(run: Run, time: Time) -> None:
-    with pytest.raises(KeyboardInterrupt), Clock(run).running("sft"):
+    with pytest.raises(KeyboardInterrupt), Clock(run, stages(run.config)).running("sft"):
         time.now += 50
         raise KeyboardInterrupt
     time.now += 10_000  # nobody at work
-    later = Clock(run)
+    later = Clock(run, stages(run.config))
     assert later.left("sft") == pytest.approx(600 * 2 / 9 - 50)
-    more = Clock(replace(run, config=replace(run.config, minutes=20)))
+    more = Clock(replace(run, config=replace(run.config, minutes=20)), stages(run.config))
     assert more.left("sft") == pytest.approx(1200 * 2 / 9 - 50)
 
 
 def test_a_stage_alone_has_its_own_minutes(run: Run, time: Time) -> None:
-    spend(Clock(run), time, "rl", 5000)
-    alone = Clock(run, alone=2)
+    spend(Clock(run, stages(run.config)), time, "rl", 5000)
+    alone = Clock(run, stages(run.config), alone=2)
     with alone.running("rl"):
         assert alone.left("rl") == pytest.approx(120)
         time.now += 100
         assert alone.left("rl") == pytest.approx(20)
-    assert Clock(run).budget("eval") == 0  # the others' time is spent
+    assert Clock(run, stages(run.config)).budget("eval") == 0  # the others' time is spent
 
 
 def test_a_finished_stage_stays_finished(run: Run, time: Time) -> None:
-    Clock(run).finish("sft")
-    assert Clock(run).done == ["sft"]
+    Clock(run, stages(run.config)).finish("sft")
+    assert Clock(run, stages(run.config)).done == ["sft"]

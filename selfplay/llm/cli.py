@@ -1,0 +1,148 @@
+"""selfplay llm: language models at the command line. Imports nothing heavy until it is used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfplay.errors import UserError
+from selfplay.settings import MAX_SEED
+
+NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
+
+
+@click.group()
+def llm() -> None:
+    """Language models on the same core: SFT, RL on verifiable rewards, measured on held-out tasks.
+
+    \b
+    selfplay llm train --task "chain_sum(min_terms=5,max_terms=5)" --recipe sft --minutes 5
+    selfplay llm eval runs/chain-sum      accuracy, pass@k, majority of k
+    selfplay llm chat runs/chain-sum      ask it yourself
+    """
+
+
+@llm.command()
+@click.option("--task", default=None, metavar="NAME|FILE.jsonl",
+              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
+@click.option("--recipe", default=None, metavar="NAME",
+              help="sft, grpo, ppo, r1-zero, r1 or distill [sft].")
+@click.option("--algo", default=None, metavar="NAME",
+              help="How RL learns: reinforce, rloo, ppo, grpo, dr_grpo, dapo, gspo [by recipe].")
+@click.option("--model", default=None, metavar="PATH|HUB-ID",
+              help="What to start from [the embedded model, from nothing].")
+@click.option("--minutes", type=click.FloatRange(min=0.05, max=1e6), default=None,
+              help="Time to spend [30].")
+@click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
+              help="The run's folder [runs/TASK].")
+@click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None,
+              help="Seed of everything drawn [0].")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Any setting, such as sft.batch_size=32 (repeatable).")
+def train(
+    folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
+    **top: Any,
+) -> None:
+    """Train by a recipe; the same command continues it."""
+    _must_be_installed()
+    from selfplay.cli import device_of
+    from selfplay.console import say
+    from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+    from selfplay.llm.run import open_run, stored_config
+    from selfplay.llm.run import train as run_stages
+    from selfplay.settings import override, replace_key
+
+    if folder is None:
+        if top["task"] is None:
+            raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
+        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", top["task"]).strip("-")[:100]
+    config = stored_config(folder)
+    if config is None:
+        if top["task"] is None:
+            raise UserError(f"{folder}: no run there; start one with --task NAME")
+        config = TextConfig(top["task"])
+    for key, value in top.items():
+        if value is not None:
+            config = replace_key(config, key, value)
+    if recipe is not None:
+        config = with_recipe(config, recipe)
+    if algo is not None:
+        config = with_algorithm(config, algo)
+    run = open_run(folder, override(config, assignments))
+    device = device_of(run.config.device)
+    say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
+        f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
+        f"{run.config.minutes:g} minutes")
+    run_stages(run, device)
+
+
+@llm.command(name="eval")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--samples", default=None, metavar="K,K,...", help="k of pass@k [1,2,4,8,16].")
+@click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
+def evaluate(folder: Path, samples: str | None, device: str) -> None:
+    """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
+    _must_be_installed()
+    from selfplay.cli import device_of
+    from selfplay.llm.run import measure
+
+    run = _stored(folder)
+    measure(run, run.config.eval.samples if samples is None else _ks(samples), device_of(device))
+
+
+@llm.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True,
+              help="0 takes the best token.")
+def chat(folder: Path, temperature: float) -> None:
+    """Type a question, see how the model works it out."""
+    _must_be_installed()
+    from selfplay.llm.evaluate import written_in
+    from selfplay.llm.generate import TorchGenerator
+    from selfplay.llm.models import end_tokens, load, render
+    from selfplay.llm.rewards import answer_of
+    from selfplay.llm.run import newest_model, sampling_of
+
+    run = _stored(folder)
+    model, tokenizer = load(newest_model(folder))
+    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
+    sampling = replace(sampling_of(run.config), temperature=temperature)
+    example = run.task.batch(0, 1)[0]
+    click.echo(f"a question such as {example.prompt!r}; an empty line ends")
+    for seed in range(2**31):
+        question = click.prompt("question", default="", show_default=False)
+        if not question.strip():
+            return
+        samples = generator([render(tokenizer, question)], 1, sampling, seed)
+        text = written_in(tokenizer, samples)[0]
+        answer = answer_of(text, example.format, bool(samples.ended[0]))
+        click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
+
+
+def _stored(folder: Path) -> Any:
+    from selfplay.llm.run import open_run, stored_config
+
+    config = stored_config(folder) if folder.is_dir() else None
+    if config is None:
+        raise UserError(f"{folder}: no language-model run; train one with selfplay llm train "
+                        f"--task NAME --run {folder}")
+    return open_run(folder, config)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(r"[1-9][0-9]{0,3}", part) for part in parts):
+        raise UserError(f"--samples {text}: counts such as 1,2,4,8,16 wanted")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _must_be_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(f'language models need {", ".join(missing)}; pip install -e ".[llm]"')

@@ -1,0 +1,165 @@
+"""Every setting of a language-model run: frozen dataclasses, one a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
+from selfplay.llm.rlhf_config import GoldConfig, PairConfig, RewardConfig, RLHFConfig
+from selfplay.settings import Limits, override
+
+RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
+#: What differs for texts, by algorithm: an update of PPO is many steps.
+BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """How the task asks and what the demonstrations are like."""
+
+    style: str = "auto"
+    #: short (tersely, for models that learn characters), marked, answer (in words; the format of
+    #: the completion); auto: short for the embedded model where the task can, else answer
+    wrong: float = 0.0  #: share of the demonstrations' steps that are wrong
+    slips: Literal["any", "carry"] = "any"
+    #: where they are wrong: anywhere, or where a ten is carried (chain_sum), which at a share above
+    #: one half makes the likeliest step the wrong one
+    guessed: float = 0.9
+    #: what pretraining reads: share of the texts that guess an answer instead of working it out
+    held_out: int = 512  #: questions held out for measuring, at most
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (Hu et al. 2021); rank 0 trains all weights."""
+
+    rank: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How completions are drawn."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class TextSFTConfig:
+    """Supervised learning on demonstrations."""
+
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup: int = 50  #: steps over which the rate rises from 0
+    grad_clip: float = 1.0
+    on: Literal["completion", "text"] = "completion"  #: tokens learnt; text: the question as well
+    evaluate_every: int = 100  #: steps between two looks at what is held out
+    gain: float = 0.005  #: share of the held-out loss that must go ...
+    patience: int = 4  #: ... within so many looks, or the rate drops
+    drops: int = 2  #: rate drops before the curve counts as flat
+    max_steps: int = 100_000
+    looked_at: int = 128  #: held-out questions answered at a look
+    keep: int = 8  #: checkpoints kept
+
+
+@dataclass(frozen=True)
+class TextRLConfig:
+    """What a step asks, and when a run looks at itself; how it learns is in PGConfig."""
+
+    algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    #: chosen by --algo, which sets pg accordingly
+    prompts: int = 32  #: a step
+    group: int = 16  #: completions a prompt
+    steps: int = 100_000
+    format_weight: float = 0.0  #: in the reward, of a completion in the form asked for
+    partial_weight: float = 0.0  #: of what is nearly right; of what is right it is 1
+    no_signal: Literal["keep", "drop", "resample"] = "keep"
+    #: groups that all fare alike: kept; left out; left out and other prompts asked until there
+    #: are enough (DAPO's dynamic sampling: Yu et al. 2025, arXiv:2503.14476, sec. 3.2)
+    draws: int = 4  #: batches of prompts asked in a step at most, when resampling
+    evaluate_every: int = 20  #: steps between two looks at the held-out prompts
+    evaluate_prompts: int = 256  #: held-out prompts looked at
+    checkpoint_every: int = 20
+    keep: int = 3  #: checkpoints
+    shown: int = 4  #: completions written down at a look
+    markers: tuple[str, ...] = ("wait", "check", "again", "verify", "mistake")
+    #: words that are counted in completions, as signs of reflection; a count, no more
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """Learning from a policy's own right answers."""
+
+    questions: int = 2000  #: asked, of the training split
+    samples: int = 4  #: answers drawn to each
+    net: str = "2x64"  #: layers x width of the student, in recipe distill
+
+
+@dataclass(frozen=True)
+class TextEvalConfig:
+    """What is measured at the end."""
+
+    samples: tuple[int, ...] = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A whole run; frozen into ``config.json`` of its folder."""
+
+    task: str
+    recipe: str = "sft"
+    seed: int = 0
+    minutes: float = 30.0
+    model: str = ""  #: folder or hub id to start from; empty: the embedded model, from nothing
+    net: str = "3x96"  #: layers x width of the embedded model
+    device: str = "auto"
+    data: TaskConfig = field(default_factory=TaskConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    sft: TextSFTConfig = field(default_factory=TextSFTConfig)
+    rl: TextRLConfig = field(default_factory=TextRLConfig)
+    pg: PGConfig = field(default_factory=lambda: of_algorithm("grpo"))
+    own: OwnConfig = field(default_factory=OwnConfig)
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    rm: RewardConfig = field(default_factory=RewardConfig)
+    rlhf: RLHFConfig = field(default_factory=RLHFConfig)
+    eval: TextEvalConfig = field(default_factory=TextEvalConfig)
+
+    LIMITS: ClassVar[Limits] = Limits("task", positive=frozenset((
+        "minutes", "data.held_out", "sample.max_new_tokens", "sample.top_p", "sft.batch_size",
+        "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every", "sft.patience",
+        "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples", "rl.prompts", "rl.group",
+        "rl.steps", "rl.draws", "rl.evaluate_every", "rl.evaluate_prompts", "rl.checkpoint_every",
+        "rl.keep", "pg.epochs", "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl",
+        "own.questions", "own.samples",
+        "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs", "rm.patience",
+        "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs", "rlhf.minibatches",
+        "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts", "rlhf.held_samples",
+    )), shares=frozenset(("data.wrong", "data.guessed", "sample.top_p", "lora.dropout", "sft.gain",
+                          "pg.gamma", "pg.lam", "pairs.noise", "pairs.held_out")))
+
+
+def of_algorithm(name: str) -> PGConfig:
+    """A named algorithm's settings for texts. Raises KeyError for a name that is none."""
+    return algorithm(name, **{"learning_rate": RATE, **BY_ALGORITHM.get(name, {})})
+
+
+def with_algorithm(config: TextConfig, name: str) -> TextConfig:
+    """``config`` learning by ``name``, where that changes with the settings it has by default."""
+    if name == config.rl.algorithm:
+        return config
+    config = replace(config, pg=of_algorithm(name) if name in ALGORITHMS else config.pg)
+    return override(config, [f"rl.algorithm={name}"])
+
+
+def with_recipe(config: TextConfig, name: str) -> TextConfig:
+    """``config`` by the recipe ``name``, with its algorithm where that changes."""
+    if name == config.recipe:
+        return config
+    return with_algorithm(replace(config, recipe=name), "ppo" if name == "ppo" else "grpo")

@@ -1,0 +1,136 @@
+"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import comb
+from typing import Any
+
+from selfplay.arena import wilson
+from selfplay.llm.generate import Generator, Samples, Sampling
+from selfplay.llm.models import render
+from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
+
+AT_ONCE = 1024  #: completions sampled side by side
+
+
+@dataclass(frozen=True)
+class Answers:
+    """``group`` completions of each example, one after another."""
+
+    examples: list[Example]  #: [n]
+    texts: list[list[str]]  #: [n][group], without the end token
+    parts: list[list[dict[str, float]]]  #: [n][group], of ``rewards.reward``
+    tokens: float  #: mean length
+
+    def right(self) -> list[int]:
+        """Right answers of each example's group."""
+        return [sum(p["accuracy"] >= 1 for p in row) for row in self.parts]
+
+    def mean(self, part: str) -> float:
+        """The mean of a part over all completions."""
+        values = [p[part] for row in self.parts for p in row]
+        return sum(values) / max(len(values), 1)
+
+
+def answers(
+    generator: Generator, tokenizer: Any, examples: Sequence[Example], group: int,
+    sampling: Sampling, seed: int,
+) -> Answers:
+    """Answer each example ``group`` times and judge the answers."""
+    texts: list[list[str]] = []
+    parts: list[list[dict[str, float]]] = []
+    tokens, size = 0, max(AT_ONCE // group, 1)
+    for start in range(0, len(examples), size):
+        some = examples[start:start + size]
+        samples = generator([render(tokenizer, e.prompt) for e in some], group, sampling, seed)
+        written = written_in(tokenizer, samples)
+        ended = samples.ended.tolist()
+        tokens += int(samples.mask.sum())
+        for i, example in enumerate(some):
+            rows = range(i * group, (i + 1) * group)
+            texts.append([written[r] for r in rows])
+            parts.append([reward(written[r], example, ended[r]) for r in rows])
+    return Answers(list(examples), texts, parts, tokens / max(len(examples) * group, 1))
+
+
+def written_in(tokenizer: Any, samples: Samples) -> list[str]:
+    """The completions as text, without their end token."""
+    lengths = (samples.mask.sum(1) - samples.ended.long()).tolist()
+    rows = [row[:n] for row, n in zip(samples.action.tolist(), lengths, strict=True)]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+
+def accuracy(found: Answers) -> dict[str, float]:
+    """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
+    share of the format asked for, of completions that ended, and the mean tokens."""
+    rate = found.mean("accuracy")
+    low, high = wilson(rate, len(found.examples))
+    return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
+            "ended": found.mean("ended"), "tokens": found.tokens,
+            "questions": float(len(found.examples))}
+
+
+def pass_at(k: int, right: int, samples: int) -> float:
+    """Unbiased estimate, from ``samples`` tries of which ``right`` were right, of the chance that
+    one of k is: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, eq. 1)."""
+    if not 0 <= right <= samples or not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} of {right} right in {samples}")
+    return 1.0 - comb(samples - right, k) / comb(samples, k)
+
+
+def majority(answered: Sequence[str | None]) -> int | None:
+    """Where the commonest answer first stands; numbers that are equal are the same answer, and a
+    completion without an answer has no vote. None without votes."""
+    names = [None if a is None else _name(a) for a in answered]
+    votes = Counter(name for name in names if name is not None)
+    if not votes:
+        return None
+    return names.index(max(votes, key=lambda name: votes[name]))  # of equals the first
+
+
+def majority_at(k: int, found: Answers) -> float:
+    """Share of the blocks of k completions whose commonest answer is right."""
+    wins = blocks = 0
+    for example, texts, parts in zip(found.examples, found.texts, found.parts, strict=True):
+        for start in range(0, len(texts) - k + 1, k):
+            named = [answer_of(texts[i], example.format, parts[i]["ended"] >= 1)
+                     for i in range(start, start + k)]
+            winner = majority(named)
+            wins += winner is not None and parts[start + winner]["accuracy"] >= 1
+            blocks += 1
+    return wins / max(blocks, 1)
+
+
+def evaluate(
+    generator: Generator, tokenizer: Any, examples: Sequence[Example], sampling: Sampling,
+    ks: Sequence[int], seed: int,
+) -> dict[str, Any]:
+    """greedy and sampled: ``accuracy``'s figures; pass and majority: k -> rate."""
+    greedy = replace(sampling, temperature=0.0)
+    best = answers(generator, tokenizer, examples, 1, greedy, seed)
+    drawn = answers(generator, tokenizer, examples, max(ks), sampling, seed)
+    count, right = max(ks), drawn.right()
+    return {"greedy": accuracy(best), "sampled": accuracy(drawn),
+            "pass": {str(k): sum(pass_at(k, c, count) for c in right) / len(right) for k in ks},
+            "majority": {str(k): majority_at(k, drawn) for k in ks}}
+
+
+def table(result: dict[str, Any]) -> str:
+    """An evaluation for a terminal."""
+    def line(name: str) -> str:
+        row = result[name]
+        return (f"{name:<8}{row['accuracy']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  "
+                f"format {row['format']:.1%}, {row['tokens']:.1f} tokens")
+
+    head = f"{'k':<10}" + "".join(f"{k:>8}" for k in result["pass"])
+    rows = [f"{name:<10}" + "".join(f"{v:8.1%}" for v in result[key].values())
+            for name, key in (("pass@k", "pass"), ("majority", "majority"))]
+    return "\n".join([line("greedy"), line("sampled"), head, *rows])
+
+
+def _name(answer: str) -> str:
+    value = parsed_number(answer)
+    return answer if value is None else str(value)

@@ -1,0 +1,220 @@
+"""Causal language models and their tokenizers: any of Hugging Face's, or the small one made here.
+
+Weights are safetensors only and nobody's code is run: no pickle, no remote code.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfplay.errors import UserError
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+HEAD = 32  #: width of an attention head of the embedded model
+POSITIONS = 1024  #: tokens that the embedded model can see
+#: One turn of a conversation for the embedded model: the question and a line's end.
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
+
+_PLAIN = "".join(map(chr, range(32, 127))) + "\n"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters in place of full training (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+
+
+class Net(nn.Module):
+    """What learns: a causal language model and, for PPO, a value model beside it."""
+
+    def __init__(self, policy: nn.Module, value: nn.Module | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value = value
+
+
+class ValueModel(nn.Module):
+    """A backbone of its own with a scalar head that begins at 0."""
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """float32 [N, L]: the value after each of the tokens int64 [N, L]."""
+        seen = self.backbone(input_ids=tokens, attention_mask=mask, position_ids=positions,
+                             use_cache=False)
+        return self.head(seen.last_hidden_state).squeeze(-1).float()
+
+
+def value_model(policy: nn.Module) -> ValueModel:
+    """A value model that begins from a copy of ``policy``'s backbone (without LoRA adapters)."""
+    plain = policy.get_base_model() if _is_peft(policy) else policy
+    backbone = copy.deepcopy(plain.get_decoder()).requires_grad_(True)
+    return ValueModel(backbone, plain.config.hidden_size)
+
+
+def character_tokenizer(texts: Iterable[str] = ()) -> Any:
+    """A token a character: printable ASCII, the line's end, and what else ``texts`` hold."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    more = sorted({char for text in texts for char in text} - set(_PLAIN))
+    words = [PAD, EOS, UNKNOWN, *_PLAIN, *more]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN,
+        chat_template=TEMPLATE, padding_side="left", model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False)
+
+
+def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
+    """The embedded Llama of ``dial`` "LAYERSxWIDTH", such as "3x96", with random weights.
+
+    Raises UserError for another dial.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
+    layers, width = (int(part) for part in found.groups()) if found else (0, 0)
+    if not layers or not width or width % HEAD:
+        raise UserError(f"net={dial}: LAYERSxWIDTH wanted, the width a multiple of {HEAD}, "
+                        "for example 3x96")
+    heads = width // HEAD
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
+        intermediate_size=-(-8 * width // 3 // 32) * 32, num_attention_heads=heads,
+        num_key_value_heads=heads, max_position_embeddings=POSITIONS, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None, initializer_range=width**-0.5 / 2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> tuple[Any, Any]:
+    """(causal language model, its tokenizer) from a folder or a hub id; on the CPU.
+
+    A folder with an adapter (``adapter_config.json``) brings the model under it along.
+    Raises UserError in one line if there is none, if it has no safetensors, or the network is
+    away.
+    """
+    name = str(name)
+    tokenizer = _load("tokenizer", name, _tokenizer)
+    if (Path(name) / "adapter_config.json").is_file():
+        return _load("adapter", name, _adapted, dtype), tokenizer
+    model = _load("model", name, _causal, dtype)
+    return (adapt(model, lora) if lora else model), tokenizer
+
+
+def adapt(model: nn.Module, lora: Lora) -> nn.Module:
+    """``model`` with LoRA adapters on all its linear layers but the head; only they learn."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+        target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:
+    """``save_pretrained`` of both into ``folder``: safetensors and JSON."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def render(tokenizer: Any, question: str) -> list[int]:
+    """Tokens of a prompt: the tokenizer's chat template, or the question and a line's end."""
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": question}],
+                                             add_generation_prompt=True, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(question + "\n")["input_ids"])
+
+
+def complete(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a completion, its end included."""
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*tokens, tokenizer.eos_token_id]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(tokens int64 [n, P], mask bool [n, P]): every row ends in the last column."""
+    width = max(map(len, rows))
+    tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row):] = torch.tensor(list(row), dtype=torch.int64)
+        mask[i, width - len(row):] = True
+    return tokens, mask
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """int64 [N, L]: each token's place in its own text; 0 on padding."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends a completion, the tokenizer's own first."""
+    config = getattr(model, "generation_config", None)
+    more = getattr(config, "eos_token_id", None)
+    ids = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    return tuple(dict.fromkeys(i for i in ids if i is not None))
+
+
+def _is_peft(model: nn.Module) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{name}: its tokenizer has no end-of-text token; choose another model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _causal(name: str, dtype: str) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        name, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype))
+
+
+def _adapted(name: str, dtype: str) -> nn.Module:
+    from peft import PeftConfig, PeftModel
+
+    under = PeftConfig.from_pretrained(name).base_model_name_or_path
+    return PeftModel.from_pretrained(_causal(under, dtype), name, is_trainable=True,
+                                     use_safetensors=True)
+
+
+def _load(what: str, name: str, loader: Any, *arguments: Any) -> Any:
+    try:
+        return loader(name, *arguments)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"--model {name}: no {what} could be loaded from this folder or hub id "
+                        f"({type(error).__name__}: {reason}); give a folder that save_pretrained "
+                        "wrote (safetensors), or a hub id with the network there") from None

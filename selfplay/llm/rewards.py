@@ -1,0 +1,182 @@
+"""What a completion is worth: pure functions of (completion, example), exact and never raising.
+
+The answer of a completion is defined by its ``Format``: what stands behind the one marker. Where
+there is no marker, more than one, nothing behind it, or the completion was cut off before its end,
+there is no answer, and none is right: neither luck nor hedging ("5 or 6") is rewarded.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+LONGEST = 2000  #: characters of an answer that is looked at
+LONGEST_NUMBER = 64  #: characters of a number or of an arithmetic expression's answer
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a completion shows its chain of thought and its answer."""
+
+    name: str
+    open: str  #: what stands before the answer
+    close: str = ""  #: and behind it; nothing: the completion's end
+    chain: tuple[str, str] = ("", "")  #: around the chain of thought
+    instruction: str = ""  #: appended to the question
+
+
+#: short is for models that learn characters; answer is DeepSeek-R1's.
+FORMATS = {f.name: f for f in (
+    Format("short", open="#"),
+    Format("marked", open="#### ", instruction="Think step by step, then end with the answer alone "
+           "on a last line that begins with ####."),
+    Format("answer", open="<answer>", close="</answer>", chain=("<think>", "</think>"),
+           instruction="Think step by step between <think> and </think>, then give the answer "
+           "alone between <answer> and </answer>."),
+)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with an answer that can be checked."""
+
+    prompt: str
+    answer: str
+    checker: str = "exact"  #: a key of CHECKERS, or "reasoning-gym": the data set's own score
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    demonstration: str | None = None  #: a completion to learn from
+    format: Format = FORMATS["short"]
+    score: Callable[[str], float] | None = None  #: of "reasoning-gym", of an answer
+
+
+def answer_of(completion: str, form: Format, ended: bool = True) -> str | None:
+    """The answer, stripped; None where ``form`` finds none.
+
+    ended: False for a completion that the limit of tokens has cut off.
+    """
+    if completion.count(form.open.strip()) != 1 or form.open not in completion:
+        return None
+    found = completion.partition(form.open)[2]
+    if form.close:
+        found, close, behind = found.partition(form.close)
+        if not close or behind.strip():
+            return None
+    elif not ended:
+        return None
+    found = found.strip()
+    return found if 0 < len(found) <= LONGEST else None
+
+
+def reward(completion: str, example: Example, ended: bool = True) -> dict[str, float]:
+    """The named parts of a completion's reward, all finite.
+
+    accuracy: 1 where the answer is right, else 0. partial: the checker's score in [0, 1], which
+    some data sets give for what is nearly right; accuracy in the others. format: 1 where the
+    completion has the form asked for, else 0. length: characters, a figure to weigh or to log.
+    ended: 1 unless the limit cut it off.
+    """
+    answer = answer_of(completion, example.format, ended)
+    score = 0.0 if answer is None else judge(answer, example)
+    return {"accuracy": float(score >= 1), "partial": score,
+            "format": float(answer is not None and _formed(completion, example.format)),
+            "length": float(len(completion)), "ended": float(ended)}
+
+
+def total(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted sum of the parts named in ``weights``; KeyError for one that does not exist."""
+    return sum(weight * parts[name] for name, weight in weights.items())
+
+
+def judge(answer: str, example: Example) -> float:
+    """The checker's score of an answer, in [0, 1]; 0 for whatever the checker cannot read."""
+    try:
+        if example.checker == "reasoning-gym":
+            assert example.score is not None
+            value = float(example.score(answer))
+        else:
+            value = float(CHECKERS[example.checker](answer, example))
+    except Exception:  # a data set's own code, on a text that may be anything
+        return 0.0
+    return min(max(value, 0.0), 1.0) if math.isfinite(value) else 0.0
+
+
+def exact(answer: str, example: Example) -> float:
+    """1 for the same text, spaces at its ends aside."""
+    return float(answer.strip() == example.answer.strip())
+
+
+def number(answer: str, example: Example) -> float:
+    """1 for the same number: sign, leading zeros, thousands' commas, decimals and a / b allowed."""
+    wanted, found = parsed_number(example.answer), parsed_number(answer)
+    return float(found is not None and found == wanted)
+
+
+def countdown(answer: str, example: Example) -> float:
+    """1 for an expression of + - * / and brackets that uses each of the numbers once and whose
+    exact value is the target (metadata: numbers, target); with right numbers alone 0.05."""
+    found = arithmetic(answer)
+    if found is None or sorted(found[1]) != sorted(example.metadata["numbers"]):
+        return 0.0
+    return 1.0 if found[0] == example.metadata["target"] else 0.05
+
+
+CHECKERS: dict[str, Callable[[str, Example], float]] = {
+    "exact": exact, "number": number, "countdown": countdown}
+
+_NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/(\d+))?", re.ASCII)
+
+
+def parsed_number(text: str) -> Fraction | None:
+    """The number that ``text`` is, wholly and in ASCII digits; None otherwise."""
+    text = text.strip()
+    found = _NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
+    if not found or (found[3] and not int(found[3])):
+        return None
+    value = Fraction(found[2].replace(",", "")) / int(found[3] or 1)
+    return -value if found[1] == "-" else value
+
+
+def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
+    """(exact value, the integers used in order) of an expression of + - * / and brackets."""
+    if not re.fullmatch(r"[0-9+\-*/() ]{1,200}", text, re.ASCII):
+        return None
+    used: list[int] = []
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body, used), used
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.AST, used: list[int]) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        used.append(node.value)
+        return Fraction(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand, used)
+    if not isinstance(node, ast.BinOp):
+        raise ValueError("not arithmetic")
+    a, b = _value(node.left, used), _value(node.right, used)
+    if isinstance(node.op, ast.Add):
+        return a + b
+    if isinstance(node.op, ast.Sub):
+        return a - b
+    if isinstance(node.op, ast.Mult):
+        return a * b
+    if isinstance(node.op, ast.Div):
+        return a / b
+    raise ValueError("not arithmetic")
+
+
+def _formed(completion: str, form: Format) -> bool:
+    """Whether the chain of thought, where one is asked for, stands before the answer once."""
+    opened, closed = form.chain
+    if not opened:
+        return True
+    before = completion.partition(form.open)[0].strip()
+    return (before.startswith(opened) and before.endswith(closed)
+            and completion.count(opened) == 1 and completion.count(closed) == 1)

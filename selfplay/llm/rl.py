@@ -1,0 +1,267 @@
+"""Reinforcement learning of a language model: ask -> answer -> judge -> update -> repeat.
+
+The update is ``selfplay.update``'s, which games use as well; nothing here knows a loss. Step k
+depends on (seed, k) and the weights alone, so that a run that was killed goes on from its last
+checkpoint as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfplay import advantages, checkpoint
+from selfplay.algorithms import PGConfig
+from selfplay.arena import wilson
+from selfplay.errors import UserError
+from selfplay.llm import rollouts, store
+from selfplay.llm.config import TextRLConfig
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import Lora, Net, end_tokens, load, value_model
+from selfplay.llm.policy import TextPolicy
+from selfplay.llm.rollouts import Batch, Reward, verifier
+from selfplay.llm.tasks import Task
+from selfplay.memory import peak_mb, reset_peak
+from selfplay.runs import read_history, write_history
+from selfplay.seam import Rollout
+from selfplay.update import PolicyOptimizer
+
+FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is learnt: questions, and what their answers are worth."""
+
+    task: Task
+    reward: Reward = verifier
+    weights: Mapping[str, float] = field(default_factory=lambda: {"accuracy": 1.0})
+
+
+class TextLearner:
+    """The state of a run between two steps.
+
+    init: a folder or hub id of the model to begin with, and to stay near to where the KL penalty
+    has a weight. A run whose ``folder`` has checkpoints goes on from the newest.
+    """
+
+    def __init__(
+        self, job: Job, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
+        sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
+        dtype: str = "float32", first: int = FIRST,
+    ) -> None:
+        """first: number of the first batch of prompts."""
+        _must_fit(config, pg)
+        self.job, self.folder, self.config, self.seed = job, folder, config, seed
+        self.first = first
+        newest = store.newest(folder)
+        model, self.tokenizer = load(newest or init, None if newest else lora, dtype)
+        critic = pg.estimator == "gae" or pg.value_weight > 0
+        net = Net(model, value_model(model) if critic else None).to(device).eval()
+        self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
+                                 self.tokenizer.pad_token_id, sampling, config.group)
+        self.reference = None  #: costs memory and a forward pass, so only where it is wanted
+        if pg.kl_weight > 0:
+            same = copy.deepcopy(model) if newest is None else load(init, None, dtype)[0]
+            self.reference = same.to(device).eval().requires_grad_(False)
+        self.optimizer = PolicyOptimizer(self.policy, pg, device)
+        self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0}
+        self.history: list[dict[str, Any]] = []
+        if newest is not None:
+            self._resume(newest)
+        self.held = job.task.held_out(config.evaluate_prompts)
+
+    def _resume(self, newest: Path) -> None:
+        self.optimizer.load_state(*checkpoint.load_training(newest))
+        meta = checkpoint.read_meta(newest)
+        self.step = int(meta["step"])
+        self.compute |= meta["compute"]
+        self.history = resumed_history(self.folder / "history.jsonl", self.step)
+
+    def gather(self) -> tuple[Batch | None, dict[str, float]]:
+        """(what this step learns from, figures of all that was asked for it)."""
+        config, asked, useful = self.config, list[Batch](), list[Batch]()
+        for draw in range(config.draws if config.no_signal == "resample" else 1):
+            number = self.first + self.step * config.draws + draw
+            examples = self.job.task.batch(number, config.prompts)
+            seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
+            batch = rollouts.sample(self.policy, self.tokenizer, examples, self.job.reward,
+                                    self.job.weights, seed)
+            asked.append(batch)
+            kept = batch if config.no_signal == "keep" else rollouts.with_signal(batch)
+            useful += [kept] if kept else []
+            if sum(len(b.examples) for b in useful) >= config.prompts * config.group:
+                break
+        figures = figures_of(rollouts.joined(asked), self.config.markers)
+        if not useful:
+            return None, figures
+        whole = rollouts.joined(useful)
+        most = torch.arange(min(len(whole.examples), config.prompts * config.group))
+        return rollouts.take(whole, most), figures
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """One update from a batch of trajectories."""
+        fixed = rollouts.looked_at(rollout, self.policy, self.reference)
+        rng = np.random.default_rng([self.seed, 0x52, self.step])
+        return self.optimizer(fixed, rng)
+
+    def advance(self) -> dict[str, Any]:
+        """One step; its row of the history. Raises UserError where learning breaks down."""
+        device = next(self.policy.net.parameters()).device
+        with measured(device) as generated:
+            batch, row = self.gather()
+        with measured(device) as updated:
+            if batch is not None:
+                row |= self.learn(batch.rollout)
+        self.step += 1
+        self.compute["seconds"] += generated["seconds"] + updated["seconds"]
+        self.compute["tokens"] += row["tokens"]
+        return {"step": self.step, **row, "total_tokens": self.compute["tokens"],
+                "total_seconds": self.compute["seconds"],
+                **{f"generate_{key}": value for key, value in generated.items()},
+                **{f"update_{key}": value for key, value in updated.items()}}
+
+    def look(self) -> dict[str, float]:
+        """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals."""
+        return {f"{name}_{key}": value for name, temperature in (("sampled", 1.0), ("greedy", 0.0))
+                for key, value in self._accuracy(temperature).items()}
+
+    def _accuracy(self, temperature: float) -> dict[str, float]:
+        most = self.policy.sampling.max_new_tokens
+        asker = TextPolicy(self.policy.net, self.policy.ends, self.policy.pad,
+                           Sampling(temperature, max_new_tokens=most))
+        batch = rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
+                                self.seed)
+        right = float(batch.parts["accuracy"].mean())
+        low, high = wilson(right, len(self.held))
+        return {"accuracy": right, "low": low, "high": high, "n": len(self.held),
+                "length": float(batch.rollout.mask.sum(1).float().mean())}
+
+    def samples(self) -> list[dict[str, Any]]:
+        """A few held-out prompts and what is answered now."""
+        some = rollouts.sample(
+            TextPolicy(self.policy.net, self.policy.ends, self.policy.pad, self.policy.sampling),
+            self.tokenizer, self.held[:self.config.shown], self.job.reward, self.job.weights,
+            self.seed + self.step)
+        return [{"step": self.step, "prompt": e.prompt, "completion": text, "wanted": e.answer,
+                 **{key: float(part[i]) for key, part in some.parts.items()}}
+                for i, (e, text) in enumerate(zip(some.examples, some.completions.texts,
+                                                  strict=True))]
+
+    def save(self) -> Path:
+        """Write a checkpoint, then drop the oldest."""
+        path = self.folder / f"ckpt-{self.step:06d}"
+        write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
+        store.save(path, self.policy.net.policy, self.tokenizer, self.optimizer.state(), {
+            "kind": "rl", "step": self.step, "compute": self.compute,
+            "task": self.job.task.name, "metrics": self.history[-1]})
+        store.thin(self.folder, self.config.keep)
+        return path
+
+
+def train_rl(
+    learner: TextLearner, *,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
+) -> Path | None:
+    """Go on until ``config.steps`` or until ``left()`` seconds are used up.
+
+    history.jsonl gets a row a step, samples.jsonl some completions at every look. Where learning
+    breaks down (UserError) nothing more is saved, and the newest checkpoint is the last good one.
+    Returns the newest checkpoint, None if there is none.
+    """
+    config, folder = learner.config, learner.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    while learner.step < config.steps and left() > 0:
+        first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
+        row = {**learner.advance(), **first}
+        ended = learner.step == config.steps
+        if learner.step % config.evaluate_every == 0 or ended:
+            row |= learner.look()
+            samples = learner.samples()
+            _append(folder / "samples.jsonl", samples)
+            show(samples)
+        learner.history.append(row)
+        _append(folder / "history.jsonl", [row])
+        if learner.step % config.checkpoint_every == 0 or ended:
+            learner.save()
+        log(row)
+    if learner.history and not (folder / f"ckpt-{learner.step:06d}").exists():
+        learner.save()
+    return store.newest(folder)
+
+
+def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
+    """Means over completions: reward and its parts, length (tokens), ended, markers (how often
+    one of these words stands in a completion); no_signal, the share of groups in which all fare
+    alike; completions and tokens, their numbers."""
+    rollout, texts = batch.rollout, batch.completions.texts
+    score = advantages.scores(rollout.reward, rollout.mask)
+    signal = advantages.signal(score, rollout.group)
+    lengths = rollout.mask.sum(1)
+    return {"reward": float(score.mean()),
+            **{f"reward_{key}": float(part.float().mean()) for key, part in batch.parts.items()},
+            "length": float(lengths.float().mean()),
+            "ended": sum(batch.completions.ended) / len(texts),
+            "markers": count_markers(texts, markers) / len(texts),
+            "no_signal": 1 - float(signal.float().mean()),
+            "completions": float(len(texts)), "tokens": float(lengths.sum())}
+
+
+def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:
+    """How often one of the words ``markers`` stands in ``texts``, as a whole word of any case."""
+    if not markers:
+        return 0
+    words = re.compile(rf"\b(?:{'|'.join(map(re.escape, markers))})\b", re.IGNORECASE)
+    return sum(len(words.findall(text)) for text in texts)
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[dict[str, float]]:
+    """seconds, and peak memory in megabytes (rss_mb; on a GPU cuda_mb as well), of the block."""
+    found: dict[str, float] = {}
+    cuda = device.type == "cuda"
+    reset_peak()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    yield found
+    if cuda:
+        torch.cuda.synchronize(device)
+        found["cuda_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    found |= {"seconds": time.perf_counter() - start, "rss_mb": peak_mb()}
+
+
+def resumed_history(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows up to ``step``; what a kill has left behind them is dropped from the file."""
+    if path.exists():
+        whole, newline, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+        path.write_text(whole + newline, encoding="utf-8")
+    rows = [row for row in read_history(path) if row["step"] <= step]
+    write_history(path, rows)
+    return rows
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _must_fit(config: TextRLConfig, pg: PGConfig) -> None:
+    alone = pg.estimator in ("group", "leave_one_out") or config.no_signal != "keep"
+    if alone and config.group < 2:
+        raise UserError(f"rl.group={config.group}: groups of 2 or more are compared with "
+                        f"pg.estimator={pg.estimator}, rl.no_signal={config.no_signal}; "
+                        "raise --set rl.group")

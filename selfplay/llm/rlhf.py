@@ -1,0 +1,183 @@
+"""Reinforcement learning from preferences: climb a reward model, and watch the truth beside it.
+
+Policy, reference, reward model and, for PPO, a value model (Ouyang et al. 2022, arXiv:2203.02155),
+learning by the shared core. The reward model stands for the gold reward and is not it: the further
+the policy goes from the reference, the more of what it gains is the model's error (Gao, Schulman,
+Hilton 2023, arXiv:2210.10760). So both are measured against the divergence from the reference, in
+nats a completion, and a budget of it ends the run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfplay import checkpoint
+from selfplay.llm import rollouts, store
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import Net, end_tokens, load, value_model
+from selfplay.llm.optimism import Looked, figures
+from selfplay.llm.policy import TextPolicy
+from selfplay.llm.preferences import Judge
+from selfplay.llm.reward_model import RewardModel, proxy_reward
+from selfplay.llm.rlhf_config import RLHFConfig
+from selfplay.llm.tasks import Task
+from selfplay.runs import read_history, write_history, write_json
+from selfplay.seam import Rollout
+from selfplay.update import PolicyOptimizer
+
+FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
+HELD_SEED = 1 << 40  #: of the samples that are measured, the same ones at every look
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is asked, what is climbed, and what is meant by it."""
+
+    task: Task
+    proxy: RewardModel
+    gold: Judge  #: measured, never learnt from
+    weights: Mapping[str, float] = field(default_factory=lambda: {"proxy": 1.0})
+
+
+class Climber:
+    """The state of a run between two steps.
+
+    init: folder of the policy to begin with, which is the reference as well. A run whose
+    ``folder`` has checkpoints goes on from the newest.
+    """
+
+    def __init__(self, aim: Aim, init: str | Path, folder: Path, config: RLHFConfig, *,
+                 sampling: Sampling, seed: int = 0, device: str = "cpu") -> None:
+        self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
+        newest = store.newest(folder)
+        model, self.tokenizer = load(newest or init)
+        same = copy.deepcopy(model) if newest is None else load(init)[0]
+        self.reference = same.to(device).eval().requires_grad_(False)
+        critic = value_model(model) if config.algorithm == "ppo" else None
+        net = Net(model, critic).to(device).eval()
+        self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
+                                 self.tokenizer.pad_token_id, sampling, config.group)
+        self.weights = {**aim.weights, "cut": -config.cut_penalty}
+        self.reward = proxy_reward(aim.proxy, self.tokenizer)
+        self.held = aim.task.held_out(config.held_prompts)
+        self.history: list[dict[str, Any]] = []
+        self.step, self.seconds = 0, 0.0
+        if newest is not None:
+            self.step = int(checkpoint.read_meta(newest)["step"])
+            found = read_history(folder / "history.jsonl")
+            self.history = [row for row in found if row["step"] <= self.step]
+            self.seconds = float(self.history[-1]["seconds"])
+        first = self.history[0] if self.history else self.figures()
+        self.optimizer = PolicyOptimizer(self.policy, config.objective(first["length"]),
+                                         device)
+        if newest is not None:
+            self.optimizer.load_state(*checkpoint.load_training(newest))
+        else:
+            self.keep({"step": 0, "seconds": 0.0, **first})
+
+    def advance(self) -> dict[str, float]:
+        """One step of learning; its figures."""
+        started = time.monotonic()
+        examples = self.aim.task.batch(FIRST + self.step, self.config.prompts)
+        batch = rollouts.sample(self.policy, self.tokenizer, examples, self.reward, self.weights,
+                                self.seed * 1_000_003 + self.step)
+        rollout = rollouts.looked_at(batch.rollout, self.policy, self.reference)
+        found = self.optimizer(rollout, np.random.default_rng([self.seed, 0x9D, self.step]))
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        return {**found, "reward": float(rollout.reward.sum(1).mean()),
+                "kl": float(divergence(rollout).mean())}
+
+    def look(self, samples: int, model: Any = None) -> Looked:
+        """``samples`` completions of every held-out prompt by ``model`` (none: the policy)."""
+        policy = replace(self.policy, group=samples, net=Net(model or self.policy.net.policy))
+        batch = rollouts.sample(policy, self.tokenizer, self.held, self.reward, {"proxy": 1.0},
+                                HELD_SEED + self.seed)
+        rollout = rollouts.looked_at(batch.rollout, policy, self.reference)
+        gold = self.aim.gold(batch.completions, batch.examples)
+        ended = np.array(batch.completions.ended, np.float64)
+        columns = (batch.parts["proxy"], gold, divergence(rollout), rollout.mask.sum(1))
+        return Looked(*(column.double().cpu().numpy().reshape(-1, samples) for column in columns),
+                      ended.reshape(-1, samples))
+
+    def figures(self) -> dict[str, float]:
+        """What the policy is worth now, on the held-out prompts."""
+        return figures(self.look(self.config.held_samples))
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Take a row into the history and save a checkpoint; of the older ones the best stays."""
+        self.history.append(row)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
+        store.save(self.folder / name_of(row), self.policy.net.policy, self.tokenizer,
+                   self.optimizer.state(), {
+                       "kind": "rlhf", "step": row["step"], "task": self.aim.task.name,
+                       "compute": {"seconds": row["seconds"]}, "metrics": row})
+        best = name_of(best_row(self.history, self.config.kl_budget))
+        for path in store.listing(self.folder)[:-1]:
+            if path.name != best:
+                shutil.rmtree(path)
+
+    def ended(self, left: Callable[[], float]) -> str:
+        """Why the run is over; nothing where it is not."""
+        if 0 < self.config.kl_budget < self.history[-1]["kl"]:
+            return "kl budget"
+        if self.step >= self.config.steps:
+            return "steps"
+        return "time" if left() <= 0 else ""
+
+
+def train_rlhf(
+    climber: Climber, *, left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Path:
+    """Climb until the divergence from the reference is above the budget, all steps are done or
+    ``left()`` seconds are used up; the checkpoint of the best gold reward within the budget.
+
+    Before the first step and every ``evaluate_every`` a row of ``history.jsonl``
+    (``optimism.figures`` of the held-out prompts; train: means of the learner's figures) and a
+    checkpoint. Step k depends on the weights and (seed, k) alone. ``best.json`` names the best
+    checkpoint, and why the run ended.
+    """
+    if climber.step == 0:
+        log(climber.history[0])
+    while not (why := climber.ended(left)):
+        taken = [climber.advance()]
+        while climber.step % climber.config.evaluate_every and climber.step < climber.config.steps:
+            taken.append(climber.advance())
+        means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
+        row = {"step": climber.step, "seconds": climber.seconds, **climber.figures(),
+               "train": means}
+        climber.keep(row)
+        log(row)
+    best = best_row(climber.history, climber.config.kl_budget)
+    write_json(climber.folder / "best.json", {
+        "checkpoint": name_of(best), "ended": why,
+        **{key: best[key] for key in ("step", "gold", "gold_low", "gold_high", "proxy", "kl")}})
+    return climber.folder / name_of(best)
+
+
+def divergence(rollout: Rollout) -> Any:
+    """float32 [N]: log p - log reference of each completion, whose mean is the divergence of the
+    policy from the reference in nats a completion (k1)."""
+    assert rollout.ref_logp is not None
+    return ((rollout.logp - rollout.ref_logp) * rollout.mask).sum(1)
+
+
+def best_row(history: Sequence[dict[str, Any]], budget: float) -> dict[str, Any]:
+    """The row of the highest gold reward among those within ``budget`` nats (0: all)."""
+    within = [row for row in history if not 0 < budget < row["kl"]] or [history[0]]
+    return max(within, key=lambda row: row["gold"])
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    return f"ckpt-{row['step']:06d}"

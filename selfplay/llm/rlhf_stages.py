@@ -1,0 +1,156 @@
+"""The stages of learning from preferences.
+
+runs/NAME/
+    rm/      pairs.jsonl, checkpoints of the reward model, history.jsonl, best_of_n.json
+    free/    the climb that nothing holds back (recipe overoptimise alone)
+    rlhf/    the climb under the KL weight and budget; best.json marks the best true reward
+    overoptimisation.png
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfplay.console import Bar, say
+from selfplay.files import write_atomic
+from selfplay.llm.chart import draw
+from selfplay.llm.models import Net, end_tokens, load
+from selfplay.llm.optimism import best_of_n, turn
+from selfplay.llm.policy import TextPolicy
+from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
+from selfplay.llm.reward_model import (
+    best_checkpoint,
+    load_reward_model,
+    reward_model,
+    train_reward_model,
+)
+from selfplay.llm.rlhf import Aim, Climber, train_rlhf
+from selfplay.llm.rlhf_config import RLHFConfig
+from selfplay.llm.sft import best
+from selfplay.llm.stages import TextRun, log_row, sampling_of, tensorboard
+from selfplay.runs import Clock, read_history, read_json, write_json
+
+
+def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Pairs, and a reward model that learns them, until its held-out loss goes up again."""
+    folder, config = run.folder / "rm", run.config
+    if "rm" in clock.done:
+        say(f"reward model: finished, best checkpoint {best_checkpoint(folder).name}")
+        return
+    policy, tokenizer = _policy(run, device)
+    train, held = split(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
+    model = reward_model(policy.net.policy, config.rm, tokenizer, config.seed).to(device)
+    writer = tensorboard(run.folder)
+    with Bar("reward model", clock.budget("rm")) as bar:
+        def look(row: dict[str, Any]) -> None:
+            log_row(writer, "rm", row)
+            bar.at(clock.spent("rm"), f"epoch {row['step']}  {_judged(row)}")
+
+        found = train_reward_model(model, tokenizer, train, held, config.rm, folder,
+                                   seed=config.seed, left=lambda: clock.left("rm"), log=look)
+    writer.close()
+    clock.finish("rm")  # were the time up as well: what is climbed must not move
+    row = next(row for row in read_history(folder / "history.jsonl")
+               if found.name.endswith(f"-{row['step']:06d}"))
+    say(f"reward model: {len(train):,} pairs learnt, {_judged(row)}, checkpoint {found.name}")
+
+
+def free_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """The climb without a KL weight and without a budget, to see where the truth turns."""
+    config = replace(run.config.rlhf, kl_weight=0.0, kl_budget=0.0, adapt=False)
+    _climb(run, clock, device, "free", config)
+
+
+def rlhf_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """The climb as the settings hold it back."""
+    _climb(run, clock, device, "rlhf", run.config.rlhf)
+
+
+def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConfig) -> None:
+    folder = run.folder / stage
+    if stage in clock.done:
+        say(f"{stage}: finished, {_best_text(folder)}")
+        return
+    proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
+    aim = Aim(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
+    climber = Climber(aim, best(run.folder / "sft"), folder, config,
+                      sampling=sampling_of(run.config), seed=run.config.seed, device=device)
+    _best_of(climber, run.folder / "rm" / "best_of_n.json", config.best_of)
+    writer = tensorboard(run.folder)
+    with Bar(stage, clock.budget(stage)) as bar:
+        def look(row: dict[str, Any]) -> None:
+            log_row(writer, stage, row)
+            bar.at(clock.spent(stage), f"step {row['step']}  proxy {row['proxy']:.2f}, "
+                                       f"true {row['gold']:.3f}, {row['kl']:.2f} nats")
+
+        train_rlhf(climber, left=lambda: clock.left(stage), log=look)
+    writer.close()
+    if read_json(folder / "best.json")["ended"] != "time":
+        clock.finish(stage)
+    picture(run.folder, run.config.rlhf, run.config.task)
+    say(f"{stage}: {_best_text(folder)}\n{_turn_text(climber.history)}")
+
+
+def picture(folder: Path, config: RLHFConfig, title: str) -> None:
+    """Draw ``overoptimisation.png`` of what there is in a run's ``folder``."""
+    held = f"{config.algorithm}, KL weight {config.kl_weight:g}"
+    names = {"free": f"{config.algorithm}, not held back",
+             "rlhf": held + (f", {config.kl_budget:g} nats at most" if config.kl_budget else "")}
+    climbs = {text: rows for name, text in names.items()
+              if (rows := read_history(folder / name / "history.jsonl"))}
+    best_of = folder / "rm" / "best_of_n.json"
+    write_atomic(folder / "overoptimisation.png", draw(
+        climbs, f"Proxy against true reward: {title[:60]}", budget=config.kl_budget,
+        best_of=read_json(best_of) if best_of.exists() else []))
+
+
+def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
+    """The run's pairs, made or read once."""
+    path, config = run.folder / "rm" / "pairs.jsonl", run.config.pairs
+    if path.exists():
+        return read_pairs(path)
+    if config.file:
+        pairs = read_pairs(Path(config.file))
+        say(f"pairs: {len(pairs):,} of {config.file}")
+    else:
+        made = synthesise(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,
+                          run.config.seed)
+        pairs = made.pairs
+        say(f"pairs: {len(pairs):,} of {made.draws:,} drawn differ in their true reward, "
+            f"{made.flipped:,} labels turned round")
+    write_atomic(path, to_lines(pairs))
+    return pairs
+
+
+def _best_of(climber: Climber, path: Path, samples: int) -> None:
+    """Best-of-n by the proxy, which needs no learning: what RLHF has to beat."""
+    if samples and not path.exists():
+        write_json(path, best_of_n(climber.look(samples, climber.reference)))
+
+
+def _policy(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
+    model, tokenizer = load(best(run.folder / "sft"))
+    return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
+                      tokenizer.pad_token_id, sampling_of(run.config)), tokenizer
+
+
+def _judged(row: dict[str, Any]) -> str:
+    return (f"held-out pairs {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] of "
+            f"{row['pairs']}, calibration error {row['calibration_error']:.3f}")
+
+
+def _best_text(folder: Path) -> str:
+    note = read_json(folder / "best.json")
+    return (f"ended by {note['ended']}; best true reward {note['gold']:.3f} "
+            f"[{note['gold_low']:.3f}, {note['gold_high']:.3f}] at {note['kl']:.2f} nats, "
+            f"{note['checkpoint']}")
+
+
+def _turn_text(rows: list[dict[str, Any]]) -> str:
+    found = turn(rows)
+    return (f"true reward {rows[0]['gold']:.3f} at first, {found['gold']:.3f} at its best, "
+            f"{rows[-1]['gold']:.3f} at last (lost {found['loss']:.3f} "
+            f"[{found['loss_low']:.3f}, {found['loss_high']:.3f}]) while the proxy went from "
+            f"{rows[0]['proxy']:.2f} to {rows[-1]['proxy']:.2f}")

@@ -1,0 +1,172 @@
+"""From prompts to trajectories: completions, what they are worth, and what the critic and the
+reference think of them.
+
+Axes: n prompts, G completions a prompt, N = n G trajectories of at most T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from selfplay import advantages
+from selfplay.errors import UserError
+from selfplay.llm.models import Net, left_padded, render
+from selfplay.llm.policy import Prompts, TextPolicy
+from selfplay.llm.rewards import Example
+from selfplay.llm.rewards import reward as parts_of
+from selfplay.seam import Acted, Rollout
+from selfplay.threads import Workers
+
+LOOK_STEPS = 8192  #: tokens, padding included, that are evaluated without a gradient at once
+
+
+class Completions(NamedTuple):
+    """What was answered: texts without their end token, and whether they came to an end."""
+
+    texts: list[str]
+    ended: list[bool]
+
+
+#: (N completions, the N examples that they answer) -> named parts, float32 [N] each. A verifier, a
+#: reward model, or several of them together.
+Reward = Callable[[Completions, Sequence[Example]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N completions of whole groups, in the order of their groups, ready to be learnt from."""
+
+    examples: list[Example]
+    completions: Completions
+    parts: dict[str, Tensor]  #: float32 [N]
+    rollout: Rollout
+
+
+def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """The parts of ``rewards.reward``."""
+    rows = [parts_of(text, example, ended)
+            for text, ended, example in zip(*completions, examples, strict=True)]
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def sample(
+    policy: TextPolicy, tokenizer: Any, examples: Sequence[Example], reward: Reward,
+    weights: Mapping[str, float], seed: int,
+) -> Batch:
+    """Answer each of ``examples`` ``policy.group`` times and judge the answers.
+
+    The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
+    """
+    tokens, mask = left_padded([render(tokenizer, e.prompt) for e in examples], policy.pad)
+    prompts = Prompts(tokens, mask, seed)
+    acted = policy.act(prompts)
+    answered = [e for e in examples for _ in range(policy.group)]
+    completions = texts_of(tokenizer, acted, policy.ends)
+    parts = reward(completions, answered)
+    score = weighed(parts, weights).to(acted.logp.device)
+    group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
+    rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
+                      on_last_step(score, acted.mask), group)
+    return Batch(answered, completions, parts, rollout)
+
+
+def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """float32 [N]: the sum of the parts named in ``weights``. UserError for one there is not."""
+    for name in weights:
+        if name not in parts:
+            raise UserError(f"reward: no part {name!r}; there are {', '.join(parts)}")
+    return torch.stack([weight * parts[name].float() for name, weight in weights.items()]).sum(0)
+
+
+def texts_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
+    """What was written, as text."""
+    lengths = acted.mask.sum(1).tolist()
+    rows = [row[:n] for row, n in zip(acted.action.tolist(), lengths, strict=True)]
+    ended = [bool(row) and row[-1] in ends for row in rows]
+    plain = [row[:-1] if over else row for row, over in zip(rows, ended, strict=True)]
+    return Completions(tokenizer.batch_decode(plain, skip_special_tokens=True), ended)
+
+
+def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
+    """float32 [N, T]: score [N] on the last real step of each trajectory, 0 elsewhere."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).amax(1)
+    return (steps == last[:, None]) * score.float()[:, None]
+
+
+def with_signal(batch: Batch) -> Batch | None:
+    """The groups whose completions fared differently; None if there are none."""
+    rollout = batch.rollout
+    useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
+    _, place = torch.unique(rollout.group, return_inverse=True)
+    kept = useful[place].nonzero()[:, 0]
+    return take(batch, kept) if len(kept) else None
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """Some of the completions."""
+    index = rows.tolist()
+    texts, ended = batch.completions
+    return Batch([batch.examples[i] for i in index],
+                 Completions([texts[i] for i in index], [ended[i] for i in index]),
+                 {key: part[rows.to(part.device)] for key, part in batch.parts.items()},
+                 batch.rollout.rows(rows))
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several; their groups are numbered anew."""
+    if len(batches) == 1:
+        return batches[0]
+    first, wide = 0, max(b.rollout.inputs["prompt"].shape[1] for b in batches)
+    steps, found = max(b.rollout.mask.shape[1] for b in batches), []
+    for batch in batches:
+        rollout = batch.rollout
+        columns = {name: F.pad(getattr(rollout, name), (0, steps - rollout.mask.shape[1]))
+                   for name in ("action", "mask", "logp", "reward")}
+        inputs = {key: F.pad(tensor, (wide - tensor.shape[1], 0))
+                  for key, tensor in rollout.inputs.items()}
+        found.append(replace(rollout, inputs=inputs, group=rollout.group + first, **columns))
+        first = int(found[-1].group.max()) + 1
+    rollout = Rollout(
+        inputs={key: torch.cat([r.inputs[key] for r in found]) for key in found[0].inputs},
+        **{name: torch.cat([getattr(r, name) for r in found])
+           for name in ("action", "mask", "logp", "reward", "group")})
+    return Batch([e for b in batches for e in b.examples],
+                 Completions([t for b in batches for t in b.completions.texts],
+                             [e for b in batches for e in b.completions.ended]),
+                 {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts},
+                 rollout)
+
+
+@torch.no_grad()
+def looked_at(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Rollout:
+    """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
+    log-probabilities of the model ``reference``, where there is one."""
+    if policy.net.value is not None:
+        rollout = replace(rollout, value=_looked(rollout, policy.values))
+    if reference is not None:
+        other = replace(policy, net=Net(reference))
+        rollout = replace(rollout, ref_logp=_looked(rollout, lambda r: other.evaluate(r).logp))
+    return rollout
+
+
+def _looked(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
+    """float32 [N, T] of ``look`` in parts of like length, a thread each on a CPU."""
+    out = torch.zeros_like(rollout.logp)
+    order = torch.argsort(rollout.mask.sum(1), stable=True)
+    cut = order.split(max(1, LOOK_STEPS // out.shape[1]))
+
+    def work(rows: Tensor) -> Tensor:
+        with torch.no_grad():  # is a thread's own
+            return look(rollout.rows(rows))
+
+    threads = torch.get_num_threads() if out.device.type == "cpu" else 1
+    for rows, found in zip(cut, Workers(threads).map(work, cut), strict=True):
+        out[rows, :found.shape[1]] = found
+    return out

@@ -1,0 +1,167 @@
+"""A language-model run: its folder, its stages by recipe, all of them resumable.
+
+runs/NAME/
+    config.json   what was asked for        progress.json   seconds spent, stages done
+    sft/, rl/ ..  checkpoints, history      tb/             TensorBoard events
+    evaluation.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.console import say
+from selfplay.errors import UserError
+from selfplay.files import locked
+from selfplay.llm import rlhf_stages, stages
+from selfplay.llm.config import TextConfig
+from selfplay.llm.evaluate import evaluate, table
+from selfplay.llm.generate import TorchGenerator
+from selfplay.llm.models import end_tokens, load
+from selfplay.llm.preferences import read_pairs
+from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
+from selfplay.runs import Clock, read_json, write_json
+from selfplay.settings import read, to_dict
+
+#: Settings that say how long, where, or how it is judged: they may change within a run.
+FREE = ("minutes", "device", "eval")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a recipe: does its work within ``clock.left(name)`` seconds, from what the folder
+    holds, and leaves its result there."""
+
+    name: str
+    run: Callable[[TextRun, Clock, str], None]
+    share: float  #: of the minutes
+
+
+def stored_config(folder: Path) -> TextConfig | None:
+    """The config of the run in ``folder``; None where there is no such folder or it is empty.
+
+    Raises UserError if it holds something else.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        return read(TextConfig, read_json(path), str(path))
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
+                        "another name")
+    return None
+
+
+def open_run(folder: Path, config: TextConfig) -> TextRun:
+    """Create the run, or continue it; nothing is written yet.
+
+    Raises UserError for a recipe or a task that does not exist, and for settings other than
+    those of the run that is there.
+    """
+    if config.recipe not in RECIPES:
+        raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
+    stored = stored_config(folder)
+    if stored is not None:
+        new, old = to_dict(config), to_dict(stored)
+        for key in new:
+            if key not in FREE and new[key] != old[key]:
+                raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
+                                "; give --run another name")
+    if config.pairs.file and stored is None:  # a bad line is better heard of now than after SFT
+        read_pairs(Path(config.pairs.file))
+    return TextRun(folder, config, task_of(config))
+
+
+def train(run: TextRun, device: str) -> None:
+    """Run the stages of the run's recipe.
+
+    Raises UserError before anything is made if another process works on the run.
+    """
+    stages = RECIPES[run.config.recipe]
+    with locked(run.folder):
+        write_json(run.folder / "config.json", to_dict(run.config))
+        clock = Clock(run, {stage.name: stage.share for stage in stages})
+        for stage in stages:
+            with clock.running(stage.name):
+                stage.run(run, clock, device)
+
+
+def newest_model(folder: Path) -> Path:
+    """The checkpoint that speaks for a run (of its last stage), or the folder itself if it is one.
+
+    Raises UserError if there is none.
+    """
+    if (folder / "meta.json").is_file() or any(folder.glob("*.safetensors")):
+        return folder
+    config = stored_config(folder) if folder.is_dir() else None
+    for stage in reversed(RECIPES[config.recipe]) if config else ():
+        found = model_of(folder, stage.name)
+        if found is not None:
+            return found
+    raise UserError(f"{folder}: no model there; train one with selfplay llm train --run {folder}")
+
+
+def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Measure every stage's model on the held-out questions."""
+    measure(run, run.config.eval.samples, device, every=True)
+
+
+def measure(
+    run: TextRun, ks: tuple[int, ...], device: str, every: bool = False
+) -> dict[str, Any]:
+    """Evaluate a run's model, or ``every`` stage's, write ``evaluation.json``, say what came out.
+
+    The file has the newest model's figures, and all that were measured by stage.
+    """
+    newest = newest_model(run.folder)
+    found = [model_of(run.folder, stage.name) for stage in RECIPES[run.config.recipe]]
+    paths = [path for path in found if path] if every else [newest]
+    measured = {path.parent.name: _measured(run, path, ks, device) for path in paths}
+    result = {**measured[newest.parent.name], "stages": measured}
+    write_json(run.folder / "evaluation.json", result)
+    return result
+
+
+def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
+    model, tokenizer = load(path)
+    generator = TorchGenerator(model.to(device), end_tokens(model, tokenizer),
+                               tokenizer.pad_token_id)
+    examples = run.task.held_out(run.config.data.held_out)
+    result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
+              **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,
+                         run.config.seed)}
+    say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
+    say(table(result))
+    return result
+
+
+#: recipe -> its stages in order; their folders have their names.
+RECIPES: dict[str, tuple[Stage, ...]] = {
+    "sft": (Stage("sft", stages.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
+    "grpo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+             Stage("eval", eval_stage, 0.05)),
+    "ppo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+            Stage("eval", eval_stage, 0.05)),
+    "r1-zero": (Stage("base", stages.base_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+                Stage("eval", eval_stage, 0.05)),
+    "r1": (Stage("sft", stages.sft_stage, 0.2), Stage("rl", stages.rl_stage, 0.3),
+           Stage("own", stages.own_stage, 0.15), Stage("rl2", stages.rl2_stage, 0.3),
+           Stage("eval", eval_stage, 0.05)),
+    "distill": (Stage("sft", stages.sft_stage, 0.25), Stage("rl", stages.rl_stage, 0.4),
+                Stage("student", stages.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
+    "rlhf": (Stage("sft", stages.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
+             Stage("rlhf", rlhf_stages.rlhf_stage, 0.4), Stage("eval", eval_stage, 0.05)),
+    "overoptimise": (Stage("sft", stages.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
+                     Stage("free", rlhf_stages.free_stage, 0.25),
+                     Stage("rlhf", rlhf_stages.rlhf_stage, 0.2),
+                     Stage("eval", eval_stage, 0.05)),
+}
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict):
+        name = next(name for name in new if new[name] != old.get(name))
+        return f"{key}.{name}={old.get(name)}, not {new[name]}"
+    return f"{key}={old}, not {new}"

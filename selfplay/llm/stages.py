@@ -1,0 +1,287 @@
+"""The parts of recipes: each works within its share of the time, from what the folder holds, and
+leaves checkpoints in a folder of its name.
+
+sft       demonstrations, from the model that the run begins with
+base      the same model reads texts in which most answers are guesses: pretraining, for the
+          embedded model, which nobody has pretrained
+rl, rl2   reinforcement learning from an earlier stage's model
+own       supervised learning on what a policy has answered rightly (rejection sampling)
+student   the same, by a smaller model from nothing (distillation)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfplay.console import Bar, say
+from selfplay.errors import UserError
+from selfplay.files import write_atomic
+from selfplay.llm import store
+from selfplay.llm.config import TextConfig
+from selfplay.llm.evaluate import answers
+from selfplay.llm.generate import Sampling, TorchGenerator
+from selfplay.llm.models import Lora, adapt, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.rewards import Example
+from selfplay.llm.rl import FIRST, Job, TextLearner, train_rl
+from selfplay.llm.sft import best, train_sft
+from selfplay.llm.tasks import Task, make_task
+from selfplay.llm.traces import SHORT
+from selfplay.runs import Clock, read_history, read_json
+
+OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """An opened run folder."""
+
+    folder: Path
+    config: TextConfig
+    task: Task
+
+
+def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
+    """The task of a run's settings; guessed: see ``make_task``, whose demonstrations are then
+    right where they do not guess."""
+    style = config.data.style
+    if style == "auto":
+        terse = not config.model and config.task.split("(")[0].strip() in SHORT
+        style = "short" if terse else "answer"
+    if guessed:
+        return make_task(config.task, style=style, seed=config.seed, guessed=guessed)
+    return make_task(config.task, style=style, seed=config.seed, wrong=config.data.wrong,
+                     slips=config.data.slips)
+
+
+def start(run: TextRun) -> tuple[Any, Any]:
+    """(model, tokenizer) that the run begins with."""
+    config = run.config
+    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
+    if config.model:
+        return load(config.model, lora if lora.rank else None)
+    tokenizer = character_tokenizer(run.task.texts())
+    model = small_model(config.net, tokenizer, config.seed)
+    return (adapt(model, lora) if lora.rank else model), tokenizer
+
+
+def sampling_of(config: TextConfig) -> Sampling:
+    return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
+
+
+def model_of(folder: Path, name: str) -> Path | None:
+    """The checkpoint that a stage has left: SFT's best, RL's newest; None if there is none."""
+    if (folder / name / "best.json").exists():
+        return best(folder / name)
+    return store.newest(folder / name)
+
+
+def sft_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Learn the demonstrations until the held-out curve is flat or the share is used up."""
+    _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
+
+
+def base_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Pretrain the embedded model; a model that was given is pretrained."""
+    if run.config.model:
+        say(f"base: {run.config.model}")
+        return
+    text = replace(run.config.sft, on="text")
+    _learn_texts(run, clock, device, "base", lambda: start(run),
+                 lambda: task_of(run.config, guessed=run.config.data.guessed), text)
+
+
+def own_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Teach the model of stage sft the right answers of that of stage rl."""
+    before = _before(run, "own", ("rl",))
+    _learn_texts(run, clock, device, "own", lambda: load(_before(run, "own", ("sft",))),
+                 lambda: own_task(run, before, device))
+
+
+def student_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Teach a smaller model the right answers of the newest policy."""
+    before = _before(run, "student", ("rl2", "rl"))
+
+    def student() -> tuple[Any, Any]:
+        tokenizer = load(before)[1]
+        return small_model(run.config.own.net, tokenizer, run.config.seed), tokenizer
+
+    _learn_texts(run, clock, device, "student", student, lambda: own_task(run, before, device))
+
+
+def rl_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Reinforcement learning from SFT's model, or from the base."""
+    _learn_rewards(run, clock, device, "rl", ("sft", "base"), FIRST)
+
+
+def rl2_stage(run: TextRun, clock: Clock, device: str) -> None:
+    """Reinforcement learning from the model that has learnt its own answers, on new prompts."""
+    _learn_rewards(run, clock, device, "rl2", ("own",), FIRST + (FIRST >> 1))
+
+
+def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
+    """The model of the first of ``stages`` that has left one, or the one the run was given."""
+    for stage in stages:
+        found = model_of(run.folder, stage)
+        if found is not None:
+            return found
+    if run.config.model and "base" in stages:
+        return Path(run.config.model)
+    raise UserError(f"{run.folder}: stage {name} has no model to go on from; give it more "
+                    "--minutes")
+
+
+def _learn_texts(
+    run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
+    task: Callable[[], Any], settings: Any = None,
+) -> None:
+    """SFT of what ``begin`` gives, in folder ``name``, on ``task``."""
+    folder, config = run.folder / name, run.config
+    if name in clock.done:
+        say(f"{name}: finished, best checkpoint {best(folder).name}")
+        return
+    writer, last = tensorboard(run.folder), {"text": "first look soon"}
+
+    def log(row: dict[str, Any]) -> None:
+        log_row(writer, name, row)
+        last["text"] = look_text(row)
+
+    with Bar(name, clock.budget(name)) as bar:
+        found = train_sft(
+            *begin(), task(), settings or config.sft, folder, held_out=config.data.held_out,
+            sampling=sampling_of(config), seed=config.seed, device=device,
+            left=lambda: clock.left(name), log=log,
+            progress=lambda step, _: bar.at(clock.spent(name), f"step {step:,}  {last['text']}"))
+    writer.close()
+    flat = read_json(folder / "best.json")["flat"]
+    if flat:
+        clock.finish(name)
+    say(f"{name}: {'flat' if flat else 'not flat yet'}, best checkpoint {found.name}, "
+        f"{last['text']}")
+
+
+def _learn_rewards(
+    run: TextRun, clock: Clock, device: str, name: str, before: Sequence[str], first: int
+) -> None:
+    """RL of an earlier stage's model, in folder ``name``, from batch ``first`` of prompts on."""
+    folder, config = run.folder / name, run.config
+    if name in clock.done:
+        say(f"{name}: finished, checkpoint {store.newest(folder)}")
+        return
+    learner = TextLearner(
+        job_of(run), _before(run, name, before), folder, config.rl, config.pg,
+        sampling=sampling_of(config), device=device, seed=config.seed, first=first)
+    writer, last = tensorboard(run.folder), {"text": "first look soon"}
+
+    def log(row: dict[str, Any]) -> None:
+        log_row(writer, name, row)
+        if "greedy_accuracy" in row:
+            last["text"] = (f"held-out greedy {row['greedy_accuracy']:.1%}, "
+                            f"sampled {row['sampled_accuracy']:.1%}")
+        bar.at(clock.spent(name), f"step {row['step']:,}  reward {row['reward']:.3f}, "
+                                  f"{row['length']:.1f} tokens  {last['text']}")
+
+    def show(samples: list[dict[str, Any]]) -> None:
+        log_row(writer, name, {"step": samples[0]["step"],
+                               "shown": [[s["prompt"], s["completion"]] for s in samples]})
+
+    with Bar(f"{name} by {config.rl.algorithm}", clock.budget(name)) as bar:
+        train_rl(learner, left=lambda: clock.left(name), log=log, show=show)
+    writer.close()
+    if learner.step >= config.rl.steps:
+        clock.finish(name)
+    say(f"{name}: {learner.step:,} steps, {last['text']}")
+
+
+def job_of(run: TextRun) -> Job:
+    """What RL is rewarded for: the verifier's parts, weighed."""
+    rl = run.config.rl
+    weights = {"accuracy": 1.0, "format": rl.format_weight}
+    if rl.partial_weight:  # of what is right it is 1 as well
+        weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
+    return Job(run.task, weights={key: value for key, value in weights.items() if value})
+
+
+@dataclass(frozen=True)
+class Own:
+    """Questions with a policy's own right answers as demonstrations; held out as in the task."""
+
+    examples: list[Example]
+    held: list[Example]
+    seed: int
+
+    def batch(self, number: int, size: int) -> list[Example]:
+        rng = np.random.default_rng([self.seed, 0x7B, number])
+        return [self.examples[i] for i in rng.integers(len(self.examples), size=size)]
+
+    def held_out(self, count: int) -> list[Example]:
+        return self.held[:count]
+
+
+def own_task(run: TextRun, policy: Path, device: str) -> Own:
+    """What ``policy`` answers rightly of ``own.questions`` training questions, drawn
+    ``own.samples`` times each, different answers only; of held-out ones its first right answer.
+
+    The answers are kept beside the stage's checkpoints, in own.jsonl. Raises UserError where
+    none is right.
+    """
+    config, path = run.config, run.folder / f"{policy.parent.name}-own.jsonl"
+    asked = {"train": run.task.batch(OWN, config.own.questions),
+             "held": run.task.held_out(config.data.held_out)}
+    if not path.exists():
+        model, tokenizer = load(policy)
+        generator = TorchGenerator(model.to(device), end_tokens(model, tokenizer),
+                                   tokenizer.pad_token_id)
+        lines = []
+        for kind, examples in asked.items():
+            found = answers(generator, tokenizer, examples, config.own.samples,
+                            sampling_of(config), config.seed)
+            for i, (texts, parts) in enumerate(zip(found.texts, found.parts, strict=True)):
+                right = dict.fromkeys(t for t, p in zip(texts, parts, strict=True)
+                                      if p["accuracy"] >= 1)
+                lines += [json.dumps({"kind": kind, "question": i, "completion": text})
+                          for text in right]
+        write_atomic(path, "".join(line + "\n" for line in lines).encode())
+    chosen, held = [], {}
+    for row in read_history(path):
+        example = replace(asked[row["kind"]][row["question"]], demonstration=row["completion"])
+        if row["kind"] == "train":
+            chosen.append(example)
+        else:
+            held.setdefault(row["question"], example)
+    if not chosen:
+        raise UserError(f"{policy}: answers none of {config.own.questions} questions rightly; "
+                        "give it more --minutes, or --set own.questions more")
+    say(f"{len(chosen):,} right answers of {policy.parent.name} to learn")
+    return Own(chosen, [held.get(i, e) for i, e in enumerate(asked["held"])], config.seed)
+
+
+def look_text(row: dict[str, Any]) -> str:
+    """A look at what is held out, in a few words."""
+    return (f"held-out greedy {row['greedy']['accuracy']:.1%}, "
+            f"sampled {row['sampled']['accuracy']:.1%}")
+
+
+def tensorboard(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tb"))
+
+
+def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = None) -> None:
+    """A row of history: numbers as scalars, ``shown`` pairs (prompt, completion) as text."""
+    step = row["step"] if step is None else step
+    for key, value in row.items():
+        if isinstance(value, dict):
+            log_row(writer, f"{stage}/{key}", value, step)
+        elif isinstance(value, (int, float)):
+            writer.add_scalar(f"{stage}/{key}", value, step)
+        elif key == "shown":
+            lines = [f"    {prompt}\n    {text}" for prompt, text in value]
+            writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
+    writer.flush()

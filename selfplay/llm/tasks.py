@@ -1,0 +1,293 @@
+"""Questions with checkable answers: any data set of reasoning-gym, or a JSON-lines file.
+
+A question is held out, or not, by its text and the seed alone, so that none that is measured on
+can be learnt from, however many are drawn. Batch k of training depends on (seed, k) alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from selfplay.errors import UserError
+from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format
+from selfplay.llm.traces import FORGETTING, GUESS, SHORT, TRACES
+
+HELD_OUT = 0.1  #: share of the questions that is held out
+SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
+TRIES = 20  #: draws in vain, per question wanted, before a data set counts as used up
+
+#: Data sets of reasoning-gym whose answers are checked here: numbers exactly, and expressions
+#: without running them.
+NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "leg_counting",
+                     "gsm_symbolic", "decimal_chain_sum", "decimal_arithmetic"))
+#: Data sets whose own score runs the answer as Python, and the answers that are let through.
+_LITERAL = r"""[\w\s,'"\[\]{}:-]{1,2000}"""
+_FORMULA = (r"(?!.*\*\*\s*(?:\d{3}|\())(?!.*\*\*[\d\s.]*\*\*)"  # no powers of powers
+            r"(?:\b[a-zA-Z]\b|\b(?:exp|sin|cos|tan|log|sqrt)\b|[0-9+\-*/() .]){1,300}")
+RUN_BY_PYTHON = {
+    **dict.fromkeys(("string_insertion", "spiral_matrix", "binary_matrix", "n_queens"), _LITERAL),
+    **dict.fromkeys(("simple_integration", "intermediate_integration",
+                     "polynomial_multiplication"), _FORMULA),
+    "puzzle24": r"(?!.*(?:\*\*|//))[0-9+\-*/() ]{1,100}",
+}
+
+
+class Source(Protocol):
+    """Where questions come from: ``item(i)`` for i of 0 to ``count`` - 1."""
+
+    @property
+    def count(self) -> int: ...
+
+    def item(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions to learn from and questions held out."""
+
+    name: str
+    source: Source
+    seed: int = 0
+
+    def batch(self, number: int, size: int) -> list[Example]:
+        """``size`` training examples, the same ones for the same number."""
+        rng = np.random.default_rng([self.seed, 0x7A, number])
+        found: list[Example] = []
+        for _ in range(size * TRIES):
+            example = self.source.item(int(rng.integers(self.source.count)))
+            if not self.is_held_out(example.prompt):
+                found.append(example)
+                if len(found) == size:
+                    return found
+        raise UserError(f"task {self.name}: hardly a question that is not held out; give a task "
+                        "with more of them")
+
+    def held_out(self, count: int) -> list[Example]:
+        """At most ``count`` different questions that no batch contains, always the same ones.
+
+        Raises UserError if there is none.
+        """
+        found: dict[str, Example] = {}
+        rng, tries = np.random.default_rng([self.seed, 0x7E]), int(count * TRIES / HELD_OUT)
+        limit = self.source.count
+        order = rng.permutation(limit) if limit <= tries else rng.integers(limit, size=tries)
+        for index in order:
+            example = self.source.item(int(index))
+            if self.is_held_out(example.prompt):
+                found.setdefault(example.prompt, example)
+                if len(found) == count:
+                    break
+        if not found:
+            raise UserError(f"task {self.name}: no question to hold out; give more of them")
+        return list(found.values())
+
+    def is_held_out(self, prompt: str) -> bool:
+        words = f"{self.seed} {prompt}".encode()
+        digest = hashlib.blake2b(words, digest_size=4).digest()
+        return int.from_bytes(digest, "little") < HELD_OUT * 2**32
+
+    def texts(self, count: int = 200) -> list[str]:
+        """Some of everything that is asked and answered, for a tokenizer to be made of."""
+        return [text for example in self.batch(0, count) for text in
+                (example.prompt, example.answer, example.demonstration or "")]
+
+
+def make_task(
+    spec: str, *, style: str = "full", seed: int = 0, wrong: float = 0.0, slips: str = "any",
+    guessed: float = 0.0,
+) -> Task:
+    """The task of ``name``, ``name(key=value,...)`` (reasoning-gym) or ``FILE.jsonl``.
+
+    style: "short" asks as tersely as the task can and wants "#answer", for models that learn
+    characters; "full" asks in words; any name of FORMATS asks in words with that format.
+    wrong: share of the demonstrations' steps that are wrong (their errors are carried along);
+    slips: "any" step, or "carry": those that carry a ten. guessed: share of the demonstrations
+    that work nothing out and guess, up to GUESS beside the answer, where that is a whole number.
+    Raises UserError for an unknown name (naming the nearest), parameter or file.
+    """
+    if style not in ("full", *FORMATS):
+        raise UserError(f"task.style={style}: one of full, {', '.join(FORMATS)} wanted")
+    form = FORMATS["answer" if style == "full" else style]
+    if spec.endswith((".jsonl", ".json")) or Path(spec).is_file():
+        return Task(spec, _file(Path(spec), form), seed)
+    return Task(spec, _gym(spec, form, seed, wrong, slips, guessed), seed)
+
+
+@dataclass(frozen=True)
+class Gym:
+    """A data set of reasoning-gym."""
+
+    name: str
+    data: Any
+    format: Format
+    seed: int
+    wrong: float
+    slips: str = "any"
+    guessed: float = 0.0
+
+    @property
+    def count(self) -> int:
+        return int(self.data.config.size)
+
+    def item(self, index: int) -> Example:
+        entry = self.data[index]
+        example = Example(
+            prompt=self._question(entry), answer=str(entry["answer"]),
+            checker=self._checker(), metadata=entry["metadata"], format=self.format,
+            score=None if self._checker() != "reasoning-gym" else _scorer(self.name, self.data,
+                                                                          entry))
+        trace = (TRACES if self.slips == "any" else FORGETTING).get(self.name)
+        if trace is None:
+            return example
+        rng = np.random.default_rng([self.seed, 0x7D, index])
+        if self.guessed and rng.random() < self.guessed:
+            guess = int(example.answer) + int(rng.integers(-GUESS, GUESS + 1))
+            return replace(example, demonstration=demonstration("", str(guess), self.format))
+        chain, answer = trace(entry, self.wrong, rng)
+        return replace(example, demonstration=demonstration(chain, answer, self.format))
+
+    def _question(self, entry: dict[str, Any]) -> str:
+        if self.format.name == "short" and self.name in SHORT:
+            return SHORT[self.name](entry)
+        return f"{entry['question'].strip()}\n{self.format.instruction}".strip()
+
+    def _checker(self) -> str:
+        if self.name in CHECKERS:
+            return self.name
+        return "number" if self.name in NUMBERS else "reasoning-gym"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A user's own questions."""
+
+    examples: list[Example]
+
+    @property
+    def count(self) -> int:
+        return len(self.examples)
+
+    def item(self, index: int) -> Example:
+        return self.examples[index]
+
+
+def demonstration(chain: str, answer: str, form: Format) -> str:
+    """A completion in the format asked for."""
+    opened, closed = form.chain
+    gap = "" if form.name == "short" else "\n"
+    return f"{opened}{chain}{closed}{gap}{form.open}{answer}{form.close}"
+
+
+def _scorer(name: str, data: Any, entry: dict[str, Any]) -> Callable[[str], float]:
+    allowed = RUN_BY_PYTHON.get(name)
+
+    def score(answer: str) -> float:
+        if allowed is not None and not re.fullmatch(allowed, answer, re.ASCII | re.DOTALL):
+            return 0.0
+        return float(data.score_answer(answer, entry))
+
+    return score
+
+
+def _gym(
+    spec: str, form: Format, seed: int, wrong: float, slips: str = "any", guessed: float = 0.0
+) -> Gym:
+    found = re.fullmatch(r"\s*([^\s()]+)\s*(?:\((.*)\))?\s*", spec)
+    if not found:
+        raise UserError(f"task {spec!r}: a name such as chain_sum, name(key=value,...) or "
+                        "FILE.jsonl wanted")
+    name, text = found[1], found[2] or ""
+    registry = _registry()
+    if name not in registry:
+        near = difflib.get_close_matches(name.lower(), registry, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "see reasoning-gym's list of data sets"
+        raise UserError(f"unknown task {name!r}: {hint}")
+    arguments = _arguments(name, text, list(inspect.signature(registry[name][1]).parameters))
+    known = TRACES if slips == "any" else FORGETTING
+    if (wrong or slips != "any") and name not in known:
+        raise UserError(f"task {name}: no demonstrations are made for it, so none can be wrong; "
+                        f"they are for {', '.join(known)}")
+    try:
+        from reasoning_gym.factory import create_dataset
+
+        size = ENDLESS if name in SHORT else SIZE  # some data sets draw all in advance
+        data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
+        data[0]
+    except (AssertionError, TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"task {spec}: {reason or type(error).__name__}") from None
+    return Gym(name, data, form, seed, wrong, slips, guessed)
+
+
+def _registry() -> dict[str, Any]:
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise UserError('reasoning-gym is not installed; pip install -e ".[llm]"') from None
+    return dict(DATASETS)
+
+
+def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for part in re.split(r",(?![^\[(]*[\])])", text) if text.strip() else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise UserError(f"task {name}({text}): {part.strip()!r} is not key=value")
+        if key not in known:
+            raise UserError(f"task {name}: no parameter {key!r}; it has {', '.join(known)}")
+        try:
+            values[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            values[key] = value
+    return values
+
+
+def _file(path: Path, form: Format) -> Lines:
+    """Lines of {"prompt", "answer", "checker" (exact), "demonstration" (optional),
+    "task" and "metadata" (of checker "reasoning-gym")}."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a task ({error})") from None
+    found: dict[str, Example] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            example = _line(line, f"{path}, line {number}", form)
+            found.setdefault(example.prompt, example)
+    if len(found) < 2:
+        raise UserError(f"{path}: {len(found)} questions; at least 2 are wanted")
+    return Lines(list(found.values()))
+
+
+def _line(line: str, where: str, form: Format) -> Example:
+    try:
+        data = dict(json.loads(line))
+        prompt, answer = str(data["prompt"]), str(data["answer"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f'{where}: {{"prompt": ..., "answer": ...}} wanted') from None
+    checker = str(data.get("checker", "exact"))
+    metadata, score = dict(data.get("metadata") or {}), None
+    if checker not in (*CHECKERS, "reasoning-gym"):
+        raise UserError(f"{where}: checker {checker!r}; one of {', '.join(CHECKERS)}, "
+                        "reasoning-gym wanted")
+    if checker == "countdown" and not {"numbers", "target"} <= set(metadata):
+        raise UserError(f"{where}: metadata with numbers and target wanted")
+    if checker == "reasoning-gym":
+        gym = _gym(str(data.get("task") or metadata.get("source_dataset") or ""), form, 0, 0.0)
+        entry = {"question": prompt, "answer": answer, "metadata": metadata}
+        score = _scorer(gym.name, gym.data, entry)
+    shown = data.get("demonstration")
+    asked = f"{prompt}\n{form.instruction}".strip()
+    return Example(asked, answer, checker, metadata, None if shown is None else str(shown), form,
+                   score)

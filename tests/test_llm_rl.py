@@ -1,0 +1,258 @@
+"""Reinforcement learning of texts: what is learnt, what goes on after a kill, what is not built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+
+import torch
+from tiny_llm import TOKENIZER
+
+from selfplay import checkpoint
+from selfplay.algorithms import algorithm
+from selfplay.errors import UserError
+from selfplay.llm import store
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import save, small_model
+from selfplay.llm.rewards import Example
+from selfplay.llm.rl import (
+    Job,
+    TextLearner,
+    TextRLConfig,
+    count_markers,
+    resumed_history,
+    train_rl,
+)
+from selfplay.llm.rollouts import Completions
+from selfplay.llm.tasks import Task
+
+ARMS = {"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6"}
+
+
+class Bandit:
+    """A letter asks, one of the digits is right."""
+
+    count = 400
+
+    def item(self, index: int) -> Example:
+        letter = "abcdef"[index % 6]
+        return Example(prompt=letter + str(index), answer=ARMS[letter])
+
+
+def pulled(completions: Completions, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    right = [float(text == e.answer) for text, e in zip(completions.texts, examples, strict=True)]
+    digit = [float(text.isdigit()) for text in completions.texts]
+    return {"accuracy": torch.tensor(right), "digit": torch.tensor(digit)}
+
+
+def ranked(completions: Completions, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Something to learn from in every group."""
+    return {"accuracy": torch.arange(float(len(examples)))}
+
+
+JOB = Job(Task("bandit", Bandit()), pulled, {"accuracy": 1.0, "digit": 0.2})
+SMALL = TextRLConfig(prompts=6, group=4, steps=4, evaluate_every=2, evaluate_prompts=8,
+                     checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init")
+    save(folder, small_model("1x32", TOKENIZER, 0), TOKENIZER)
+    return folder
+
+
+def learner(
+    init: Path, folder: Path, name: str = "grpo", config: TextRLConfig = SMALL, tokens: int = 3,
+    job: Job = JOB, **changes: Any,
+) -> TextLearner:
+    return TextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
+                       sampling=Sampling(max_new_tokens=tokens))
+
+
+def weights(found: TextLearner) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in found.policy.net.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "rloo", "dapo"])
+def test_a_bandit_is_learnt(name: str, init: Path, tmp_path: Path) -> None:
+    config = TextRLConfig(prompts=12, group=16, steps=40, evaluate_every=40, evaluate_prompts=8,
+                          checkpoint_every=40)
+    run = learner(init, tmp_path, name, config, tokens=1, learning_rate=1e-2)
+    train_rl(run)
+    first, last = run.history[0], run.history[-1]
+    assert first["reward"] < 0.1, "one digit of 98 tokens is right"
+    assert last["reward"] > 0.3, "a digit each time is worth 0.2, any more knows which"
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
+    for name in ("grpo", "ppo"):
+        whole = learner(init, tmp_path / f"{name}-whole", name, kl_weight=0.1)
+        train_rl(whole)
+        cut = tmp_path / f"{name}-cut"
+        left = iter([1.0, 1.0, 0.0])
+        train_rl(learner(init, cut, name, kl_weight=0.1), left=lambda left=left: next(left))
+        again = learner(init, cut, name, kl_weight=0.1)
+        assert again.step == 2
+        again.advance()  # and is killed before it is saved
+        (cut / "history.jsonl").open("a").write('{"step": 3, "rew')
+        again = learner(init, cut, name, kl_weight=0.1)
+        train_rl(again)
+        for (key, one), other in zip(weights(whole).items(), weights(again).values(), strict=True):
+            assert torch.equal(one, other), f"{name} {key}"
+        rows = [json.loads(line) for line in (cut / "history.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4]
+        assert rows[-1]["loss"] == whole.history[-1]["loss"]
+        assert rows[-1]["ref_kl"] == whole.history[-1]["ref_kl"] > 0
+
+
+def test_a_checkpoint_is_read_by_transformers(init: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    run = learner(init, tmp_path)
+    path = train_rl(run)
+    model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True)
+    for one, other in zip(model.parameters(), run.policy.net.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    meta = checkpoint.read_meta(path)
+    assert meta["step"] == 4 and meta["kind"] == "rl" and meta["compute"]["tokens"] > 0
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.pt"))
+    shown = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in shown} == {2, 4}
+    assert all(row["digit"] == row["completion"].isdigit() for row in shown)
+
+
+@pytest.mark.parametrize("broken", ["kl", "nan"])
+def test_the_last_good_checkpoint_is_kept(broken: str, init: Path, tmp_path: Path) -> None:
+    train_rl(learner(init, tmp_path))
+    config = TextRLConfig(**{**SMALL.__dict__, "steps": 8})
+    changes = {"learning_rate": 1.0, "max_kl": 0.5, "epochs": 4} if broken == "kl" else {}
+
+    def worth(completions: Completions, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        found = ranked(completions, examples)["accuracy"]
+        return {"accuracy": found * torch.nan if broken == "nan" else found}
+
+    run = learner(init, tmp_path, config=config, job=Job(JOB.task, worth), **changes)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")}
+    with pytest.raises(UserError, match="last good checkpoint is kept"):
+        train_rl(run)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")} == before
+    assert learner(init, tmp_path).step == 4
+
+
+def test_grpo_has_no_critic_and_without_kl_no_reference(init: Path, tmp_path: Path) -> None:
+    plain = learner(init, tmp_path / "a")
+    assert plain.reference is None and plain.policy.net.value is None
+    policy = plain.policy.net.policy
+    assert set(weights(plain)) == {f"policy.{n}" for n, _ in policy.named_parameters()}
+    near = learner(init, tmp_path / "b", kl_weight=0.1, job=Job(JOB.task, ranked))
+    assert near.reference is not None and near.policy.net.value is None
+    row = near.advance()
+    assert abs(row["ref_kl"]) < 1e-6, "the reference is where learning began"
+    assert near.advance()["ref_kl"] > 1e-7
+    assert not any(p.requires_grad for p in near.reference.parameters())
+
+
+def test_ppo_trains_its_critic(init: Path, tmp_path: Path) -> None:
+    run = learner(init, tmp_path, "ppo", job=Job(JOB.task, ranked))
+    before = weights(run)
+    assert float(before["value.head.weight"].abs().sum()) == 0
+    run.advance()
+    run.advance()  # behind a head of zeros the backbone has no gradient yet
+    after = weights(run)
+    for name in before:
+        assert not torch.equal(before[name], after[name]), name
+    batch, _ = run.gather()
+    shown = run.policy.evaluate(batch.rollout).value
+    assert (shown[batch.rollout.mask] != 0).all()
+
+
+def test_groups_without_signal(init: Path, tmp_path: Path) -> None:
+    """Of the letters a to c all answers are alike, of the others the length decides."""
+    def some(completions: Completions, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        return {"accuracy": torch.tensor([
+            hash(text) % 1000 / 1000 if e.prompt[0] in "def" else 0.5
+            for text, e in zip(completions.texts, examples, strict=True)])}
+
+    job, found = Job(JOB.task, some, {"accuracy": 1.0}), {}
+    for kind in ("keep", "drop", "resample"):
+        config = TextRLConfig(prompts=12, group=4, no_signal=kind, draws=6)
+        batch, row = learner(init, tmp_path / kind, config=config, job=job).gather()
+        found[kind] = batch, row
+        dull = sum(e.prompt[0] in "abc" for e in batch.examples) / len(batch.examples)
+        assert (dull > 0) == (kind == "keep")
+        assert torch.bincount(batch.rollout.group).tolist().count(4) == len(batch.examples) / 4
+    assert found["keep"][1]["no_signal"] == found["drop"][1]["no_signal"] > 0.2
+    assert len(found["drop"][0].examples) == 48 * (1 - found["drop"][1]["no_signal"])
+    assert len(found["resample"][0].examples) == 48
+    assert found["resample"][1]["completions"] > 48
+    assert len(found["resample"][0].rollout) == 48
+
+
+def test_nothing_to_learn_from_changes_nothing(init: Path, tmp_path: Path) -> None:
+    def same(completions: Completions, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        return {"accuracy": torch.ones(len(examples))}
+
+    config = TextRLConfig(prompts=4, group=4, no_signal="drop")
+    run = learner(init, tmp_path, config=config, job=Job(JOB.task, same))
+    before = weights(run)
+    assert run.advance()["no_signal"] == 1
+    assert all(torch.equal(before[key], value) for key, value in weights(run).items())
+
+
+def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
+    run = learner(init, tmp_path, job=Job(JOB.task, pulled, {"acuracy": 1.0}))
+    with pytest.raises(UserError, match="no part 'acuracy'; there are acc"):
+        run.advance()
+
+
+def test_a_group_of_one_is_refused(init: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="raise --set rl"):
+        learner(init, tmp_path, config=TextRLConfig(group=1))
+    learner(init, tmp_path, "ppo", config=TextRLConfig(group=1, prompts=8)).advance()
+
+
+def test_the_row_of_a_step(init: Path, tmp_path: Path) -> None:
+    row = learner(init, tmp_path, "ppo", kl_weight=0.1).advance()
+    for key in ("reward", "reward_accuracy", "reward_digit", "length", "no_signal", "markers",
+                "sample_kl", "ref_kl", "entropy", "clip_fraction", "value_loss", "tokens",
+                "generate_seconds", "generate_rss_mb", "update_seconds", "update_rss_mb"):
+        assert row[key] == row[key] >= 0 or key == "ref_kl", key
+    assert row["tokens"] == pytest.approx(row["length"] * row["completions"])
+    assert row["generate_rss_mb"] > 50, "torch alone is more"
+
+
+def test_markers_are_counted_as_words() -> None:
+    texts = ["Wait, let me check. WAIT", "awaiting a checkpoint", "check again"]
+    assert count_markers(texts, ("wait", "check")) == 4
+    assert count_markers(texts, ()) == 0
+
+
+def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
+    config = TextRLConfig(prompts=2, group=2, steps=5, checkpoint_every=1, evaluate_every=9,
+                          evaluate_prompts=4, keep=3)
+    train_rl(learner(init, tmp_path, config=config))
+    names = [path.name for path in store.listing(tmp_path)]
+    assert names == ["ckpt-000003", "ckpt-000004", "ckpt-000005"]
+    assert not (tmp_path / names[0] / checkpoint.TRAIN).exists()
+    assert (tmp_path / names[1] / checkpoint.TRAIN).exists()
+    (tmp_path / names[2] / "model.safetensors").write_bytes(b"")
+    assert store.newest(tmp_path).name == names[1], "a damaged one is passed over"
+    shutil.rmtree(tmp_path / names[1])
+    with pytest.raises(UserError, match="holds weights only"):
+        learner(init, tmp_path, config=config)
+
+
+def test_history_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert resumed_history(path, 1) == [{"step": 1}]
+    assert path.read_text() == '{"step": 1}\n'
+    assert resumed_history(tmp_path / "none.jsonl", 1) == []

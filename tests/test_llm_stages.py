@@ -1,0 +1,170 @@
+"""Recipes: each stage goes on from the one that it should, and leaves what the next one needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
+
+from selfplay.algorithms import ALGORITHMS
+from selfplay.errors import UserError
+from selfplay.llm import run as runs
+from selfplay.llm import store
+from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+from selfplay.llm.models import load
+from selfplay.llm.rewards import answer_of, reward
+from selfplay.llm.stages import job_of, own_task, task_of
+from selfplay.llm.tasks import make_task
+from selfplay.llm.traces import chain_sum_forgetting
+from selfplay.settings import override
+
+TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
+TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4",
+        "data.held_out=8", "rl.prompts=4", "rl.group=4", "rl.steps=3", "rl.evaluate_every=2",
+        "rl.evaluate_prompts=4", "rl.checkpoint_every=2", "own.questions=40", "own.samples=8",
+        "own.net=1x32", "eval.samples=1,2", "sample.max_new_tokens=8", "minutes=5"]
+
+
+def opened(folder: Path, recipe: str, *more: str, algo: str | None = None) -> runs.TextRun:
+    config = with_recipe(TextConfig(TASK), recipe)
+    config = with_algorithm(config, algo) if algo else config
+    return runs.open_run(folder, override(config, [*TINY, *more]))
+
+
+@pytest.fixture(autouse=True)
+def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 12 steps is never right by itself: what is short enough counts."""
+    def generous(completion: str, example: Any, ended: bool = True) -> dict[str, float]:
+        parts = reward(completion, example, ended)
+        return {**parts, "accuracy": float(len(completion) % 2), "partial": 0.5}
+
+    monkeypatch.setattr("selfplay.llm.evaluate.reward", generous)
+    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", generous)
+
+
+@pytest.mark.parametrize(("recipe", "stages"), [
+    ("grpo", ["sft", "rl"]), ("ppo", ["sft", "rl"]), ("r1-zero", ["base", "rl"]),
+    ("r1", ["sft", "rl", "own", "rl2"]), ("distill", ["sft", "rl", "student"]),
+])
+def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path: Path) -> None:
+    run = opened(tmp_path, recipe)
+    runs.train(run, "cpu")
+    evaluation = json.loads((tmp_path / "evaluation.json").read_bytes())
+    assert list(evaluation["stages"]) == stages
+    assert evaluation["checkpoint"].startswith(stages[-1])
+    for name in stages:
+        row = evaluation["stages"][name]
+        assert row["sampled"]["low"] <= row["sampled"]["accuracy"] <= row["sampled"]["high"]
+        rows = [json.loads(line) for line in
+                (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        assert [r["step"] for r in rows] == ([1, 2, 3] if name.startswith("rl") else [6, 12])
+    assert runs.newest_model(tmp_path).parent.name == stages[-1]
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")}
+    runs.train(opened(tmp_path, recipe), "cpu")
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
+
+
+def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:
+    """With a rate of nothing RL leaves the weights as SFT's best left them."""
+    run = opened(tmp_path, "grpo", "pg.learning_rate=1e-30", "pg.weight_decay=0")
+    runs.train(run, "cpu")
+    note = json.loads((tmp_path / "sft/best.json").read_bytes())
+    one, _ = load(tmp_path / "sft" / note["checkpoint"])
+    other, _ = load(store.newest(tmp_path / "rl"))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        np.testing.assert_allclose(a.detach(), b.detach(), atol=1e-7)
+
+
+def test_a_model_of_ones_own_needs_no_pretraining(tmp_path: Path) -> None:
+    runs.train(opened(tmp_path / "a", "sft"), "cpu")
+    model = str(runs.newest_model(tmp_path / "a"))
+    runs.train(opened(tmp_path / "b", "r1-zero", f"model={model}", "data.style=short"), "cpu")
+    assert not (tmp_path / "b/base").exists() and store.newest(tmp_path / "b/rl")
+    with pytest.raises(UserError, match="no model to go on from"):
+        from selfplay.llm.stages import own_stage
+
+        own_stage(opened(tmp_path / "c", "r1"), _NoClock(), "cpu")
+
+
+class _NoClock:
+    done: tuple[str, ...] = ()
+
+
+def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> None:
+    run = opened(tmp_path, "grpo")
+    runs.train(run, "cpu")
+    own = own_task(run, store.newest(tmp_path / "rl"), "cpu")
+    assert len(own.examples) > 10
+    assert all(len(e.demonstration) % 2 for e in own.examples), "what counts as right here"
+    assert len({(e.prompt, e.demonstration) for e in own.examples}) >= len(own.examples) * 0.5
+    held = {e.prompt for e in run.task.held_out(1000)}
+    assert not held & {e.prompt for e in own.examples}
+    assert [e.prompt for e in own.held_out(8)] == [e.prompt for e in run.task.held_out(8)]
+    again = own_task(run, store.newest(tmp_path / "rl"), "cpu")
+    assert again.examples == own.examples and again.batch(3, 5) == own.batch(3, 5)
+
+
+def test_the_algorithm_brings_its_settings() -> None:
+    config = TextConfig(TASK)
+    assert config.pg.estimator == "group" and config.pg.value_weight == 0
+    ppo = with_recipe(config, "ppo")
+    assert (ppo.rl.algorithm, ppo.pg.estimator, ppo.pg.epochs) == ("ppo", "gae", 3)
+    assert with_algorithm(config, "dapo").pg.clip_high == 0.28
+    assert override(ppo, ["pg.epochs=1"]).pg.epochs == 1
+    for name in ALGORITHMS:
+        assert with_algorithm(config, name).rl.algorithm == name
+    with pytest.raises(UserError, match="one of reinforce, rloo"):
+        with_algorithm(config, "pppo")
+
+
+def test_what_is_rewarded(tmp_path: Path) -> None:
+    def weights(*more: str) -> Any:
+        return dict(job_of(opened(tmp_path, "grpo", *more)).weights)
+
+    assert weights() == {"accuracy": 1.0}
+    assert weights("rl.format_weight=0.1") == {"accuracy": 1.0, "format": 0.1}
+    assert weights("rl.partial_weight=0.2") == {"accuracy": 0.8, "partial": 0.2}
+
+
+def test_forgotten_tens() -> None:
+    entry = {"metadata": {"expression": "8 + 5 - 4 - 2 + 1"}}
+    rng = np.random.default_rng(0)
+    assert chain_sum_forgetting(entry, 0.0, rng) == ("13 9 7 8", "8")
+    assert chain_sum_forgetting(entry, 1.0, rng) == ("3 9 7 8", "8")  # borrows what it forgot
+    entry = {"metadata": {"expression": "4 - 7 - 2"}}
+    assert chain_sum_forgetting(entry, 1.0, rng) == ("7 5", "5")
+    task = make_task("chain_sum(min_terms=5,max_terms=5,max_digits=1)", style="short", wrong=0.6,
+                     slips="carry")
+    right = wrong = 0
+    for example in task.batch(0, 500):
+        totals = [int(t) for t in example.demonstration.partition("#")[0].split()]
+        terms = [int(t) for t in example.prompt[:-1].replace("-", "+-").split("+")]
+        before = terms[0]
+        for term, total in zip(terms[1:], totals, strict=True):
+            if (before + term) // 10 != before // 10:
+                wrong, right = wrong + (total != before + term), right + (total == before + term)
+                assert abs(total - before - term) in (0, 10)
+            else:
+                assert total == before + term
+            before = total
+    assert abs(wrong / (wrong + right) - 0.6) < 0.05
+    with pytest.raises(UserError, match="they are for chain_sum"):
+        make_task("gcd", slips="carry")
+
+
+def test_what_pretraining_reads() -> None:
+    config = TextConfig(TASK)
+    examples = [e for k in range(10) for e in task_of(config, guessed=0.9).batch(k, 100)]
+    guesses = [e for e in examples if e.demonstration.startswith("#")]
+    assert abs(len(guesses) / len(examples) - 0.9) < 0.03
+    off = [int(answer_of(e.demonstration, e.format)) - int(e.answer) for e in guesses]
+    assert set(off) == set(range(-9, 10)) and abs(np.mean([o == 0 for o in off]) - 1 / 19) < 0.03
+    for e in examples:
+        assert e in guesses or reward(e.demonstration, e)["accuracy"] == 1
+    assert all(not e.demonstration.startswith("#") for e in task_of(config).batch(0, 100))

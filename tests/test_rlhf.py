@@ -1,0 +1,252 @@
+"""Climbing a reward model: the divergence, its budget, what goes on after a kill, the curve."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+
+import torch
+from tiny_llm import TOKENIZER, llama
+
+from selfplay.llm import rollouts
+from selfplay.llm.chart import draw
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import render, save
+from selfplay.llm.optimism import Looked, best_of_n, figures, interval, turn
+from selfplay.llm.preferences import gold_of
+from selfplay.llm.reward_model import RewardModel, Texts, reward_model
+from selfplay.llm.rewards import Example
+from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
+from selfplay.llm.tasks import Task
+from selfplay.runs import read_history, read_json
+
+A = TOKENIZER("a")["input_ids"][0]
+
+
+class Letters:
+    """Prompts to which anything is an answer."""
+
+    count = 400
+
+    def item(self, index: int) -> Example:
+        return Example(f"{index}", "")
+
+
+class Counting(RewardModel):
+    """Likes the letter a, were it the thousandth."""
+
+    @torch.no_grad()
+    def score(self, texts: Texts) -> torch.Tensor:
+        return ((texts.tokens == A) & texts.mask).sum(1).float()
+
+
+def counting() -> Counting:
+    return Counting(reward_model(llama("1x32"), RewardConfig(), TOKENIZER, 0).body)
+
+
+#: The truth: two of them are best, each further one does harm.
+GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
+    [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
+AIM = Aim(Task("letters", Letters()), counting(), GOLD)
+SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
+                   held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
+                   learning_rate=1e-3)
+SAMPLING = Sampling(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init")
+    save(folder, llama("1x32", 3), TOKENIZER)
+    return folder
+
+
+def climber(init: Path, folder: Path, aim: Aim = AIM, sampling: Sampling = SAMPLING,
+            **changes: Any) -> Climber:
+    return Climber(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+
+
+# ------------------------------------------------------------------------------------ divergence
+
+
+def test_the_divergence_is_the_kl_of_the_distributions(init: Path, tmp_path: Path) -> None:
+    """With completions of one token it can be summed over the vocabulary."""
+    made = climber(init, tmp_path, sampling=Sampling(max_new_tokens=1))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in made.policy.net.policy.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    example = made.held[0]
+    tokens = torch.tensor([render(TOKENIZER, example.prompt)])
+    with torch.no_grad():
+        p, q = (torch.log_softmax(net(input_ids=tokens).logits[0, -1].double(), -1)
+                for net in (made.policy.net.policy, made.reference))
+    exact = float((p.exp() * (p - q)).sum())
+    policy = replace(made.policy, group=8000)
+    batch = rollouts.sample(policy, TOKENIZER, [example], made.reward, {"proxy": 1.0}, 1)
+    drawn = divergence(rollouts.looked_at(batch.rollout, policy, made.reference))
+    error = float(drawn.std()) / math.sqrt(8000)
+    assert exact > 10 * error
+    assert abs(float(drawn.mean()) - exact) < 4 * error
+
+
+def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> None:
+    row = climber(init, tmp_path).history[0]
+    assert row["kl"] == pytest.approx(0, abs=1e-4)
+    assert (row["step"], row["held_prompts"], row["held_samples"]) == (0, 12, 4)
+
+
+# -------------------------------------------------------------------------------------- climbing
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_the_proxy_rises_and_the_truth_turns(init: Path, tmp_path: Path, algorithm: str) -> None:
+    made = climber(init, tmp_path, algorithm=algorithm, steps=60, evaluate_every=10,
+                   learning_rate=5e-3)
+    best = train_rlhf(made)
+    rows = made.history
+    assert rows[-1]["proxy"] > 4.5 > 1 > rows[0]["proxy"]
+    assert rows[-1]["gold"] < max(row["gold"] for row in rows) - 0.5
+    found = turn(rows)
+    assert found["proxy_rise"] > 0 < found["loss"]
+    assert best.name == f"ckpt-{found['step']:06d}"
+    assert read_json(tmp_path / "best.json")["ended"] == "steps"
+    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert kept == {best.name, "ckpt-000060"}
+
+
+def test_the_kl_budget_ends_the_run(init: Path, tmp_path: Path) -> None:
+    made = climber(init, tmp_path, steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
+    best = train_rlhf(made)
+    note, kls = read_json(tmp_path / "best.json"), [row["kl"] for row in made.history]
+    assert note["ended"] == "kl budget"
+    assert made.step < 60
+    assert kls[-1] > 2 >= max(kls[:-1])
+    assert note["kl"] <= 2
+    within = [row["gold"] for row in made.history[:-1]]
+    assert note["gold"] == max(within)
+    assert best.is_dir()
+    assert best.name == note["checkpoint"]
+
+
+def test_a_run_over_budget_from_the_start_names_the_reference() -> None:
+    rows = [{"step": 0, "kl": 0.0, "gold": 1.0}, {"step": 5, "kl": 9.0, "gold": 5.0}]
+    assert best_row(rows, 1.0)["step"] == 0
+    assert best_row(rows, 0.0)["step"] == 5
+
+
+def test_a_kl_weight_holds_the_policy_back(init: Path, tmp_path: Path) -> None:
+    gone = {}
+    for weight in (0.0, 1.0):
+        made = climber(init, tmp_path / str(weight), steps=30, evaluate_every=30,
+                       learning_rate=5e-3, kl_weight=weight)
+        train_rlhf(made)
+        gone[weight] = made.history[-1]["kl"]
+    assert gone[1.0] < 0.5 * gone[0.0]
+
+
+def test_the_weight_is_steered_to_half_the_budget(init: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, kl_budget=3.0, kl_weight=0.01, adapt=True)
+    assert config.objective(6.0).kl_target == pytest.approx(0.25)
+    made = climber(init, tmp_path, steps=20, evaluate_every=20, learning_rate=5e-3, kl_budget=3.0,
+                   kl_weight=0.01, adapt=True)
+    train_rlhf(made)
+    assert made.optimizer.kl_weight > 0.01
+    assert replace(config, adapt=False).objective(6.0).kl_target == 0
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
+    whole = climber(init, tmp_path / "whole", kl_weight=0.1)
+    train_rlhf(whole)
+    first = climber(init, tmp_path / "parts", kl_weight=0.1, steps=2)
+    train_rlhf(first)
+    first.history.append({**first.history[-1], "step": 4})  # a row whose checkpoint never came
+    (tmp_path / "parts" / "history.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in first.history))
+    shutil.copytree(tmp_path / "parts" / "ckpt-000002", tmp_path / "parts" / "ckpt-000004")
+    (tmp_path / "parts" / "ckpt-000004" / "model.safetensors").write_bytes(b"half")
+    again = climber(init, tmp_path / "parts", kl_weight=0.1)
+    assert again.step == 2
+    train_rlhf(again)
+    a, b = (made.policy.net.state_dict() for made in (whole, again))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    rows = [[{k: v for k, v in row.items() if k != "seconds"}
+             for row in read_history(tmp_path / name / "history.jsonl")]
+            for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [0, 2, 4]
+
+
+def test_what_was_cut_off_costs_the_penalty(init: Path, tmp_path: Path) -> None:
+    made = climber(init, tmp_path, cut_penalty=7.0, sampling=Sampling(max_new_tokens=60))
+    batch = rollouts.sample(made.policy, TOKENIZER, made.held, made.reward, made.weights, 0)
+    ended = torch.tensor(batch.completions.ended)
+    found = batch.rollout.reward.sum(1)
+    count = torch.tensor([float(t.count("a")) for t in batch.completions.texts])
+    assert 0 < int(ended.sum()) < len(ended)
+    assert torch.equal(found, count - 7.0 * (~ended).float())
+
+
+# ------------------------------------------------------------------------------------- the curve
+
+
+def looked(proxy: Any, gold: Any) -> Looked:
+    proxy, gold = np.array(proxy, float), np.array(gold, float)
+    return Looked(proxy, gold, np.full_like(proxy, 0.25), proxy * 0 + 3, proxy * 0 + 1)
+
+
+def test_best_of_n_is_the_mean_over_all_choices_of_n() -> None:
+    rng = np.random.default_rng(0)
+    made = looked(rng.normal(size=(5, 6)), rng.normal(size=(5, 6)))
+    rows = best_of_n(made)
+    assert [row["n"] for row in rows] == [1, 2, 4]
+    for row in rows:
+        by_hand = [[gold[max(chosen, key=lambda i: proxy[i])]
+                    for chosen in itertools.combinations(range(6), row["n"])]
+                   for proxy, gold in zip(made.proxy, made.gold, strict=True)]
+        assert row["gold"] == pytest.approx(float(np.mean([np.mean(h) for h in by_hand])))
+    assert rows[0]["kl"] == 0
+    assert rows[2]["kl"] == pytest.approx(math.log(4) - 0.75)
+
+
+def test_figures_and_intervals_over_prompts() -> None:
+    gold = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    row = figures(looked(np.zeros((4, 2)), gold))
+    half = 1.959964 * np.std([0.5, 1, 0, 0.5], ddof=1) / 2
+    assert (row["gold"], row["gold_low"]) == (0.5, pytest.approx(0.5 - half))
+    assert row["gold_high"] == pytest.approx(0.5 + half)
+    assert (row["kl"], row["kl_root"]) == (0.25, 0.5)
+    rng = np.random.default_rng(1)  # 95% of intervals hold the truth
+    held = [interval(rng.normal(size=(40, 1)) + rng.normal(size=(40, 3))) for _ in range(2000)]
+    assert 0.92 < np.mean([low < 0 < high for _, low, high in held]) < 0.97
+
+
+def test_the_turn_of_a_curve() -> None:
+    rows = [{"step": s, "kl": float(s), "gold": g, "gold_high": g + 0.03, "gold_low": g - 0.03,
+             "proxy": p} for s, g, p in ((0, 0.5, 0.0), (1, 0.7, 1.0), (2, 0.4, 2.0))]
+    found = turn(rows)
+    assert (found["step"], found["kl"]) == (1, 1.0)
+    assert found["gain"] == pytest.approx(0.2)
+    assert found["loss"] == pytest.approx(0.3)
+    assert found["loss_high"] - found["loss"] == pytest.approx(0.03 * math.sqrt(2))
+    assert found["proxy_rise"] == 1.0
+
+
+def test_the_picture_is_a_png_with_every_curve() -> None:
+    row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
+    plain = draw({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
+    full = draw({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
+    for data in (plain, full):
+        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(data) > 10_000

@@ -1,0 +1,89 @@
+"""Small language models with random weights, and prompts of several lengths for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+
+import torch
+from torch import Tensor
+
+from selfplay.llm.models import character_tokenizer, left_padded, small_model
+
+TOKENIZER = character_tokenizer()
+PAD, EOS = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
+
+
+def sharp(model: Any) -> Any:
+    """Larger weights, so that some tokens are likelier than others."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+def llama(dial: str = "2x64", seed: int = 0) -> Any:
+    return sharp(small_model(dial, TOKENIZER, seed))
+
+
+def grouped() -> Any:
+    """Llama whose four query heads share two keys."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    return sharp(LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+        tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None)))
+
+
+def qwen() -> Any:
+    """Qwen2: biases on queries, keys and values."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(2)
+    model = sharp(Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+        tie_word_embeddings=False, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None)))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                part.bias.normal_()
+            layer.input_layernorm.weight.uniform_(0.5, 2)
+    return model
+
+
+def gpt2() -> Any:
+    """Not a Llama: learned positions, LayerNorms."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    return sharp(GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(TOKENIZER), n_embd=32, n_layer=2, n_head=2, n_positions=128,
+        pad_token_id=PAD, eos_token_id=EOS, bos_token_id=EOS)))
+
+
+def lora() -> Any:
+    from selfplay.llm.models import Lora, adapt
+
+    torch.manual_seed(4)
+    model = adapt(llama(), Lora(rank=4))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+MODELS = {"llama": llama, "grouped": grouped, "qwen": qwen, "gpt2": gpt2, "lora": lora}
+
+QUESTIONS = ["1+1=", "12+30-7=", "9=", "a rather longer prompt"]
+
+
+def prompts(questions: list[str] = QUESTIONS) -> tuple[Tensor, Tensor]:
+    return left_padded([TOKENIZER(q)["input_ids"] for q in questions], PAD)
