@@ -13,15 +13,18 @@ from typing import Any
 from selfplay.bench_net import net_rows
 from selfplay.bench_search import search_rows
 from selfplay.config import preset
-from selfplay.console import say
 from selfplay.games.base import Game
 from selfplay.models import NetSpec
 
 
 def run_bench(
-    game: Game, *, net: str | None = None, pairs: int = 5, device: str = "cpu", quiet: bool = False
+    game: Game, *, net: str | None = None, pairs: int = 5, device: str = "cpu",
+    each: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """One dict per row: name, unit, value, reference, reference_value, ratio, spread."""
+    """One dict per row: name, unit, value, reference, reference_value, ratio, spread.
+
+    ``each`` is told of a row as soon as it is measured.
+    """
     spec = NetSpec(net or preset(game.name).net, game.obs_shape, game.num_actions,
                    game.has_ownership)
     makers: list[Callable[[], dict[str, Any] | None]] = [
@@ -32,8 +35,7 @@ def run_bench(
         row = make_row()
         if row is not None:
             rows.append(row)
-            if not quiet:
-                say(f"  {row['name']}: {row['ratio']:.2f} x {row['reference']}")
+            each(row)
     return rows
 
 

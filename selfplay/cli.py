@@ -273,16 +273,20 @@ def games() -> None:
 @device_option
 def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
     """Speed, each figure as a ratio to a reference measured in the same run."""
+    import json
+
     from selfplay.bench import run_bench, table
+    from selfplay.console import say
+
+    def tell(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(row))
+        else:
+            say(f"  {row['name']}: {row['ratio']:.2f} x {row['reference']}")
 
     rows = run_bench(_make(game), net=net, pairs=pairs, device=device_of(device or "auto"),
-                     quiet=as_json)
-    if as_json:
-        import json
-
-        for row in rows:
-            click.echo(json.dumps(row))
-    else:
+                     each=tell)
+    if not as_json:
         click.echo(table(rows))
 
 

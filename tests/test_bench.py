@@ -57,7 +57,7 @@ def _no_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_start")
 def test_rows_have_the_promised_names_and_keys() -> None:
-    rows = bench.run_bench(make("tictactoe"), net="1x8", pairs=2, quiet=True)
+    rows = bench.run_bench(make("tictactoe"), net="1x8", pairs=2)
     assert [row["name"] for row in rows] == [
         "playouts", "mcts_one_game", "mcts_4_games", "search_us_per_simulation",
         "search_us_first_position", "search_us_8x4", "search_us_8x12", "search_us_2x8",
@@ -82,8 +82,7 @@ def test_a_ratio_is_the_median_of_its_pairs_and_says_how_many_times_better() -> 
 
 @pytest.mark.usefixtures("_no_start")
 def test_rules_that_openspiel_lacks_leave_its_rows_out() -> None:
-    rows = bench.run_bench(make("go5x5(suicide=True)"), net="1x8", pairs=1,
-                           quiet=True)
+    rows = bench.run_bench(make("go5x5(suicide=True)"), net="1x8", pairs=1)
     assert [row["name"] for row in rows if not row["name"].startswith("search_us")] == NET
     assert not any("OpenSpiel" in row["reference"] for row in rows)
 
@@ -91,7 +90,7 @@ def test_rules_that_openspiel_lacks_leave_its_rows_out() -> None:
 @pytest.mark.usefixtures("_no_start")
 def test_connect4_counts_moves_and_go_knows_the_large_board() -> None:
     rows = {row["name"]: row for row in bench.run_bench(
-        make("connect4"), net="1x8", pairs=1, quiet=True)}
+        make("connect4"), net="1x8", pairs=1)}
     steps = rows["random_play"]["reference_value"] / rows["playouts"]["reference_value"]
     assert rows["random_play"]["unit"] == "steps/s" and 4 < steps < 100
     row = bench_search._playouts_19x19(make("go5x5"), None, "cpu", 1)  # type: ignore[arg-type]
