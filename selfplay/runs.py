@@ -21,13 +21,14 @@ from typing import Any, Protocol
 
 from selfplay.arithmetic import must_have_int8
 from selfplay.checkpoint import load_net, read_meta
-from selfplay.config import RunConfig, from_dict, must_be_of_recipe, must_fit, to_dict
+from selfplay.config import RunConfig, from_dict, must_be_of_recipe, must_fit
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game
 from selfplay.models import NetSpec
 from selfplay.players import full_name, missing_engine, net_parts, parse_player
+from selfplay.settings import to_dict
 
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
 OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",

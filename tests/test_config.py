@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.config import PRESETS, RunConfig, from_dict, override, preset, to_dict
+from selfplay.config import PRESETS, RunConfig, from_dict, override, preset
 from selfplay.errors import UserError
+from selfplay.settings import to_dict
 
 
 @settings(deadline=None)

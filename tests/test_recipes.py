@@ -12,9 +12,10 @@ from PIL import Image
 
 from selfplay import checkpoint, together
 from selfplay.compare import Pairing
-from selfplay.config import RunConfig, from_dict, override, preset, to_dict, with_recipe
+from selfplay.config import RunConfig, from_dict, override, preset, with_recipe
 from selfplay.errors import UserError
 from selfplay.runs import Clock, open_run, read_history, stages
+from selfplay.settings import to_dict
 from selfplay.value_games import SHARD_GAMES, read_games
 
 T = ("--game", "tictactoe")
