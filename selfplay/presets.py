@@ -54,15 +54,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-<<<<<<< HEAD
 ALPHAGO = "ppo"  #: the algorithm of recipe alphago, where none is named
 
-#: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm ...
-=======
 #: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm.
 #: Without the two weights Connect Four's policy becomes certain of its moves (1.4 to 0.5 nats in 80
 #: iterations), and stronger at temperature 1 but no longer in its best moves ...
->>>>>>> pggames
 ON_BOARDS: dict[str, Any] = {
     "pg.learning_rate": 3e-4,
     "pg.value_clip": 0.0,
