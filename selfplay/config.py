@@ -298,7 +298,7 @@ def from_dict(data: dict[str, Any], where: str) -> RunConfig:
     """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
     if not isinstance(data, dict) or not isinstance(data.get("game"), str):
         raise UserError(f"{where}: no game in it; it is not a run's config.json")
-    config = RunConfig(game=data["game"])
+    config = dataclasses.replace(RunConfig(game=data["game"]), value=preset(data["game"]).value)
     for key, value in _flat(data).items():
         kind = _types(config).get(key)
         if kind is None:
