@@ -240,7 +240,12 @@ def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
 
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:
     """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
-    return settings.read(RunConfig, data, where)
+    return settings.read(RunConfig, data, where, _as_before_recipes)
+
+
+def _as_before_recipes(game: str) -> RunConfig:
+    """What a config.json that does not say all was made with."""
+    return dataclasses.replace(RunConfig(game), value=preset(game).value)
 
 
 def must_fit(config: RunConfig) -> None:

@@ -89,12 +89,17 @@ def to_dict(config: Settings) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def read(kind: type[C], data: dict[str, Any], where: str) -> C:
-    """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
+def read(
+    kind: type[C], data: dict[str, Any], where: str, start: Callable[[str], C] | None = None
+) -> C:
+    """Inverse of ``to_dict``; ``start`` makes, of what the run is named by, what ``data`` changes.
+
+    Raises UserError naming ``where`` for anything that does not fit.
+    """
     named = kind.LIMITS.named
     if not isinstance(data, dict) or not isinstance(data.get(named), str):
         raise UserError(f"{where}: no {named} in it; it is not a run's config.json")
-    config = kind(**{named: data[named]})
+    config = start(data[named]) if start else kind(**{named: data[named]})
     for key, value in _flat(data).items():
         wanted = _types(config).get(key)
         if wanted is None:

@@ -82,7 +82,8 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
         for mine, other in combinations(found, 2):
             for point in mine.modes(sims):
                 for near in _nearest(point, other.modes(sims)):
-                    wanted.append(Pairing(near.player(sims), point.player(sims), config.games))
+                    if (point.stage, near.stage) != ("sft", "sft"):  # often the same net
+                        wanted.append(Pairing(near.player(sims), point.player(sims), config.games))
     unique = {frozenset((p.a, p.b)): p for p in reversed(wanted)}
     return [p for p in wanted if unique.get(frozenset((p.a, p.b))) is p]
 
