@@ -160,7 +160,8 @@ def test_files_are_short() -> None:
         assert lines <= 420, f"{path.name} has {lines} lines: more than one concept?"
 
 
-@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel", "transformers"])
+@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
+                                   "transformers"])
 @pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
 def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
     code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"
