@@ -39,7 +39,7 @@ LLM_LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks", "cache", "store"),
     ("decode",),
     ("generate",),
-    ("policy", "evaluate"),
+    ("policy", "evaluate", "vllm"),
     ("sft",),
     ("run",),
     ("cli",),
@@ -124,6 +124,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("peft", {"models"}),
     ("reasoning_gym", {"tasks"}),
     ("trl", set()),
+    ("vllm", {"vllm"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     for path in every_module():

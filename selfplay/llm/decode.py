@@ -46,7 +46,7 @@ def knows(model: nn.Module) -> bool:
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
-            and config.rope_parameters.get("rope_type", "default") == "default"
+            and (config.rope_parameters or {}).get("rope_type", "default") == "default"
             and kinds == {"full_attention"})
 
 

@@ -21,7 +21,7 @@ from selfplay.llm import store
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import Lora, adapt, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.models import Lora, character_tokenizer, end_tokens, load, small_model
 from selfplay.llm.sft import best, train_sft
 from selfplay.llm.tasks import Task, make_task
 from selfplay.llm.traces import SHORT
@@ -125,9 +125,10 @@ def start(run: TextRun) -> tuple[Any, Any]:
     lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
     if config.model:
         return load(config.model, lora if lora.rank else None)
+    if lora.rank:
+        raise UserError("lora.rank: adapters want a model that has learnt; give --model")
     tokenizer = character_tokenizer(run.task.texts())
-    model = small_model(config.net, tokenizer, config.seed)
-    return (adapt(model, lora) if lora.rank else model), tokenizer
+    return small_model(config.net, tokenizer, config.seed), tokenizer
 
 
 def newest_model(folder: Path) -> Path:
