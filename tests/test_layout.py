@@ -39,7 +39,7 @@ LLM_LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks", "cache", "store", "config"),
     ("decode",),
     ("generate", "forward"),
-    ("policy", "evaluate"),
+    ("policy", "evaluate", "vllm"),
     ("sft", "rollouts"),
     ("rl", "preferences", "optimism"),
     ("stages", "reward_model"),
@@ -128,6 +128,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("peft", {"models"}),
     ("reasoning_gym", {"tasks"}),
     ("trl", set()),
+    ("vllm", {"vllm"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     for path in every_module():
@@ -164,7 +165,8 @@ def test_files_are_short() -> None:
         assert lines <= 420, f"{path.name} has {lines} lines: more than one concept?"
 
 
-@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel", "transformers"])
+@pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
+                                   "transformers"])
 @pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
 def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
     code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"

@@ -53,7 +53,8 @@ def test_a_trace_by_hand() -> None:
 
 def test_wrong_steps_are_as_many_as_asked_for_and_are_carried_along() -> None:
     """Of four steps, each wrong with probability 0.2, all are right in 0.8^4 = 41%."""
-    examples = [e for k in range(20) for e in make_task(FIVE, style="short", wrong=0.2).batch(k, 50)]
+    task = make_task(FIVE, style="short", wrong=0.2)
+    examples = [e for k in range(20) for e in task.batch(k, 50)]
     right = wrong = steps = 0
     for example in examples:
         chain, answer = example.demonstration.split("#")
