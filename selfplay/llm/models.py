@@ -68,6 +68,14 @@ def value_model(policy: nn.Module) -> ValueModel:
     return ValueModel(backbone, plain.config.hidden_size)
 
 
+def bare_backbone(config: dict[str, Any]) -> nn.Module:
+    """A backbone without a head, its weights random, of a configuration as
+    ``config.to_diff_dict()`` gives it. Raises KeyError, TypeError or ValueError if it is none."""
+    from transformers import AutoConfig, AutoModel
+
+    return AutoModel.from_config(AutoConfig.for_model(**config))
+
+
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
     """A token a character: printable ASCII, the line's end, and what else ``texts`` hold."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
