@@ -6,10 +6,10 @@
 
 Each algorithm has a process of its own and its own settings (``selfplay.llm.config``), so as many
 optimizer steps a batch as it has by default; ``--set pg.epochs=1 --set pg.minibatches=1`` gives
-both one. Accuracy is on held-out questions, with its 95% interval. Processor seconds a step are
-medians, generating and learning apart. ``state`` is what has to be held: parameters and the
-optimizer's moments; ``peak`` the most resident memory of the process in a step, ``above`` what of
-it is more than before the first step (torch itself is most of the rest).
+both one. Accuracy is on held-out questions, with its 95% interval. Seconds a step are medians,
+processor time of all and wall time of generating and learning apart. ``state`` is what has to be held: parameters and the optimizer's
+moments; ``peak`` the most resident memory of the process in a step, ``above`` what of it is more
+than before the first step (torch itself is most of the rest).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ LLM_LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks", "cache", "store", "config"),
     ("decode",),
     ("generate", "forward"),
-    ("policy", "evaluate"),
+    ("policy", "evaluate", "vllm"),
     ("sft", "rollouts"),
     ("rl", "preferences", "optimism"),
     ("stages", "reward_model"),
@@ -131,6 +131,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("peft", {"models"}),
     ("reasoning_gym", {"tasks"}),
     ("trl", set()),
+    ("vllm", {"vllm"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     for path in every_module():

@@ -51,7 +51,7 @@ def usual(config: Any) -> bool:
     rotation or sight."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
-            and config.rope_parameters.get("rope_type", "default") == "default"
+            and (config.rope_parameters or {}).get("rope_type", "default") == "default"
             and kinds == {"full_attention"})
 
 

@@ -68,6 +68,14 @@ def value_model(policy: nn.Module) -> ValueModel:
     return ValueModel(backbone, plain.config.hidden_size)
 
 
+def bare_backbone(config: dict[str, Any]) -> nn.Module:
+    """A backbone without a head, its weights random, of a configuration as
+    ``config.to_diff_dict()`` gives it. Raises KeyError, TypeError or ValueError if it is none."""
+    from transformers import AutoConfig, AutoModel
+
+    return AutoModel.from_config(AutoConfig.for_model(**config))
+
+
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
     """A token a character: printable ASCII, the line's end, and what else ``texts`` hold."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -115,6 +123,9 @@ def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> 
     Raises UserError in one line if there is none, if it has no safetensors, or the network is
     away.
     """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     name = str(name)
     tokenizer = _load("tokenizer", name, _tokenizer)
     if (Path(name) / "adapter_config.json").is_file():
@@ -134,6 +145,9 @@ def adapt(model: nn.Module, lora: Lora) -> nn.Module:
 
 def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:
     """``save_pretrained`` of both into ``folder``: safetensors and JSON."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -206,8 +220,10 @@ def _adapted(name: str, dtype: str) -> nn.Module:
     from peft import PeftConfig, PeftModel
 
     under = PeftConfig.from_pretrained(name).base_model_name_or_path
-    return PeftModel.from_pretrained(_causal(under, dtype), name, is_trainable=True,
-                                     use_safetensors=True)
+    if not (Path(name) / "adapter_model.safetensors").is_file():  # peft would take a pickle
+        raise UserError(f"--model {name}: adapter_model.safetensors is not in it; save the adapter "
+                        "as safetensors")
+    return PeftModel.from_pretrained(_causal(under, dtype), name, is_trainable=True)
 
 
 def _load(what: str, name: str, loader: Any, *arguments: Any) -> Any:

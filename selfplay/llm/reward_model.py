@@ -27,6 +27,7 @@ from selfplay.arena import wilson
 from selfplay.errors import UserError
 from selfplay.llm.models import (
     ValueModel,
+    bare_backbone,
     complete,
     positions_of,
     render,
@@ -322,14 +323,12 @@ def spec_of(model: RewardModel) -> RewardSpec:
 def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
     """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is
     missing, damaged or no reward model."""
-    from transformers import AutoConfig, AutoModel
-
     meta = checkpoint.read_meta(path)
     if meta.get("kind") != "reward model":
         raise UserError(f"{path}: no reward model; give a checkpoint such as "
                         "runs/NAME/rm/ckpt-000010")
     try:
-        backbone = AutoModel.from_config(AutoConfig.for_model(**meta["net"]["backbone"]))
+        backbone = bare_backbone(meta["net"]["backbone"])
         model = RewardModel(ValueModel(backbone, backbone.config.hidden_size))
         model.load_state_dict(load_file(path / checkpoint.WEIGHTS))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:

@@ -102,7 +102,7 @@ def picture(folder: Path, config: RLHFConfig, title: str) -> None:
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
     write_atomic(folder / "overoptimisation.png", draw(
-        climbs, f"Proxy against true reward: {title[:60]}", budget=config.kl_budget,
+        climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 
 

@@ -26,7 +26,7 @@ from selfplay.llm import store
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import answers
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import Lora, adapt, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.models import Lora, character_tokenizer, end_tokens, load, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import FIRST, Job, TextLearner, train_rl
 from selfplay.llm.sft import best, train_sft
@@ -65,9 +65,10 @@ def start(run: TextRun) -> tuple[Any, Any]:
     lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
     if config.model:
         return load(config.model, lora if lora.rank else None)
+    if lora.rank:
+        raise UserError("lora.rank: adapters want a model that has learnt; give --model")
     tokenizer = character_tokenizer(run.task.texts())
-    model = small_model(config.net, tokenizer, config.seed)
-    return (adapt(model, lora) if lora.rank else model), tokenizer
+    return small_model(config.net, tokenizer, config.seed), tokenizer
 
 
 def sampling_of(config: TextConfig) -> Sampling:

@@ -1,0 +1,57 @@
+"""selfplay llm: a whole small run, its evaluation, a chat, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import Command
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+
+TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
+TINY = ["--set", "net=1x32", "--set", "sft.max_steps=4", "--set", "sft.evaluate_every=2",
+        "--set", "sft.batch_size=8", "--set", "data.held_out=8", "--set", "sft.looked_at=4",
+        "--set", "sample.max_new_tokens=8", "--set", "eval.samples=1,2"]
+
+
+def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypatch) -> None:
+    done = run("llm", "train", "--task", TASK, "--run", "runs/a", *TINY)
+    assert done.code == 0, done.err
+    folder = tmp_path / "runs" / "a"
+    assert (folder / "sft" / "ckpt-000004" / "model.safetensors").exists()
+    assert list((folder / "tb").iterdir())
+    assert set(json.loads((folder / "evaluation.json").read_text())["pass"]) == {"1", "2"}
+    again = run("llm", "train", "--run", "runs/a")
+    assert again.code == 0, again.err
+    assert len((folder / "sft" / "history.jsonl").read_text().splitlines()) == 2
+    found = run("llm", "eval", "runs/a", "--samples", "1,4")
+    assert found.code == 0 and "pass@k" in found.out
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n\n"))
+    talk = run("llm", "chat", "runs/a")
+    assert talk.code == 0 and "answer:" in talk.out
+    run("llm", "train", "--run", "runs/a", "--set", "net=2x32").mistake("net=1x32", "--run")
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["train"], "--task"),
+    (["train", "--task", "chain_sun"], "did you mean"),
+    (["train", "--task", TASK, "--recipe", "magic"], "--recipe magic"),
+    (["train", "--task", TASK, "--set", "sft.batchsize=3"], "did you mean sft.batch_size"),
+    (["train", "--task", TASK, "--set", "task=gcd"], "--task"),
+    (["train", "--task", TASK, "--set", "net=3x97"], "multiple of 32"),
+    (["train", "--task", TASK, "--model", "no/such/folder", "--minutes", "1"], "no/such/folder"),
+    (["eval", "nowhere"], "no language-model run"),
+    (["chat", "nowhere"], "no language-model run"),
+])
+def test_mistakes(run: Command, words: list[str], says: str, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("llm", *words).mistake(says)
+
+
+def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:
+    monkeypatch.setattr("selfplay.llm.cli.find_spec", lambda name: None)
+    run("llm", "train", "--task", TASK).mistake('pip install -e ".[llm]"')

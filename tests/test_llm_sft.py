@@ -1,0 +1,98 @@
+"""Supervised learning of texts: the loss is Hugging Face's own, and an interruption is not seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+
+import torch
+from tiny_llm import TOKENIZER, llama, lora
+
+from selfplay.llm import store
+from selfplay.llm.config import TextSFTConfig
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import load, small_model
+from selfplay.llm.sft import TextTrainer, best, text_loss, texts_of, train_sft
+from selfplay.llm.tasks import make_task
+
+TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")
+CONFIG = TextSFTConfig(batch_size=16, evaluate_every=3, max_steps=6, looked_at=8, warmup=2)
+
+
+@pytest.mark.parametrize("on", ["completion", "text"])
+def test_the_loss_is_that_of_hugging_faces_labels(on: str) -> None:
+    model, texts = llama(), texts_of(TASK.batch(0, 12), TOKENIZER, on)
+    labels = texts.tokens.masked_fill(~texts.learnt, -100)
+    theirs = model(input_ids=texts.tokens, attention_mask=(texts.tokens != 0).long(),
+                   labels=labels).loss
+    torch.testing.assert_close(text_loss(model, texts), theirs)
+
+
+def test_what_is_learnt() -> None:
+    example = replace(TASK.batch(0, 1)[0], prompt="4-1=", demonstration="3#3")
+    texts = texts_of([example], TOKENIZER)
+    learnt = texts.tokens[0][texts.learnt[0]]
+    assert TOKENIZER.decode(learnt) == "3#3<eos>"
+    assert TOKENIZER.decode(texts.tokens[0]) == "4-1=\n3#3<eos>"
+    assert TOKENIZER.decode(texts_of([replace(example, demonstration=None)], TOKENIZER).tokens[0]
+                            ) == f"4-1=\n#{example.answer}<eos>"
+
+
+def fit(folder: Path, steps: int, model=None) -> Path:
+    return train_sft(model or small_model("1x32", TOKENIZER, 0), TOKENIZER, TASK,
+                     replace(CONFIG, max_steps=steps), folder, held_out=16,
+                     sampling=Sampling(max_new_tokens=8), seed=0)
+
+
+def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", 6)
+    fit(tmp_path / "parts", 3)
+    parts = fit(tmp_path / "parts", 6)
+    assert whole.name == parts.name == "ckpt-000006"
+    one, other = load(whole)[0].state_dict(), load(parts)[0].state_dict()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=0, rtol=0)
+    rows = [json.loads(line) for line in
+            (tmp_path / "parts" / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
+    assert rows[1]["loss"] < rows[0]["loss"]
+
+
+def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = fit(tmp_path, 3)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "meta.json",
+            "train.safetensors", "train.json"} <= {p.name for p in path.iterdir()}
+    assert not [p for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    model, tokenizer = (kind.from_pretrained(path) for kind in (AutoModelForCausalLM,
+                                                               AutoTokenizer))
+    assert tokenizer("4-1=\n")["input_ids"] == TOKENIZER("4-1=\n")["input_ids"]
+    mine, _ = load(path)
+    tokens = torch.tensor([TOKENIZER("4-1=\n")["input_ids"]])
+    torch.testing.assert_close(model(tokens).logits, mine(tokens).logits)
+    assert best(tmp_path) == path == store.newest(tmp_path)
+
+
+def test_the_held_out_loss_falls() -> None:
+    model = small_model("1x32", TOKENIZER, 0)
+    trainer = TextTrainer(model, replace(CONFIG, learning_rate=5e-3))
+    first = trainer.step(texts_of(TASK.batch(0, 64), TOKENIZER))["loss"]
+    for k in range(1, 40):
+        last = trainer.step(texts_of(TASK.batch(k, 64), TOKENIZER))["loss"]
+    assert last < 0.7 * first
+
+
+def test_of_a_lora_model_only_the_adapters_are_saved_and_learnt() -> None:
+    model = lora()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    trainer = TextTrainer(model, CONFIG)
+    trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed and all("lora_" in name for name in changed)
+    assert all("lora_" in name for name in trainer.state()[0])
