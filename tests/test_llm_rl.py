@@ -99,7 +99,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path)
         train_rl(whole)
         cut = tmp_path / f"{name}-cut"
         left = iter([1.0, 1.0, 0.0])
-        train_rl(learner(init, cut, name, kl_weight=0.1, job=job), left=lambda left=left: next(left))
+        first = learner(init, cut, name, kl_weight=0.1, job=job)
+        train_rl(first, left=lambda left=left: next(left))
         again = learner(init, cut, name, kl_weight=0.1, job=job)
         assert again.step == 2
         again.advance()  # and is killed before it is saved
