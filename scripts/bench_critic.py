@@ -7,9 +7,9 @@
 Each algorithm has a process of its own and its own settings (``selfplay.llm.config``), so as many
 optimizer steps a batch as it has by default; ``--set pg.epochs=1 --set pg.minibatches=1`` gives
 both one. Accuracy is on held-out questions, with its 95% interval. Seconds a step are medians,
-processor time of all and wall time of generating and learning apart. ``state`` is what has to be held: parameters and the optimizer's
-moments; ``peak`` the most resident memory of the process in a step, ``above`` what of it is more
-than before the first step (torch itself is most of the rest).
+processor time of all and wall time of generating and learning apart. ``state`` is what has to be
+held: parameters and the optimizer's moments; ``peak`` the most resident memory of the process in a
+step, ``above`` what of it is more than before the first step (torch itself is most of the rest).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
 
     from selfplay.llm.config import with_algorithm
     from selfplay.llm.rl import TextLearner
-    from selfplay.llm.run import newest_model, open_run, stored_config
-    from selfplay.llm.stages import job_of, sampling_of
+    from selfplay.llm.run import open_run, stored_config
+    from selfplay.llm.stages import job_of, model_of, sampling_of
     from selfplay.memory import rss_mb
     from selfplay.settings import override
 
-    stored = stored_config(args.run)
-    if stored is None:
-        sys.exit(f"{args.run}: no run there; make one as the top of this script says")
+    stored, taught = stored_config(args.run), model_of(args.run, "sft")
+    if stored is None or taught is None:
+        sys.exit(f"{args.run}: no run with an SFT; make one as the top of this script says")
     run = open_run(args.run, stored)
     config = override(with_algorithm(stored, args.side), args.assignments)
     with tempfile.TemporaryDirectory() as folder:
         learner = TextLearner(
-            job_of(replace(run, config=config)), newest_model(args.run), Path(folder),
+            job_of(replace(run, config=config)), taught, Path(folder),
             replace(config.rl, evaluate_prompts=args.questions), config.pg,
             sampling=sampling_of(config), seed=args.seed)
         start, before = learner.look(), rss_mb()
@@ -81,7 +81,7 @@ def shown(name: str, found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run of recipe sft")
+    parser.add_argument("run", type=Path, help="a run whose SFT both begin with")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--questions", type=int, default=512, help="held-out ones measured on")
     parser.add_argument("--seed", type=int, default=0)

@@ -93,17 +93,19 @@ def test_a_bandit_is_learnt(name: str, init: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
+    job = Job(JOB.task, ranked)
     for name in ("grpo", "ppo"):
-        whole = learner(init, tmp_path / f"{name}-whole", name, kl_weight=0.1)
+        whole = learner(init, tmp_path / f"{name}-whole", name, kl_weight=0.1, job=job)
         train_rl(whole)
         cut = tmp_path / f"{name}-cut"
         left = iter([1.0, 1.0, 0.0])
-        train_rl(learner(init, cut, name, kl_weight=0.1), left=lambda left=left: next(left))
-        again = learner(init, cut, name, kl_weight=0.1)
+        first = learner(init, cut, name, kl_weight=0.1, job=job)
+        train_rl(first, left=lambda left=left: next(left))
+        again = learner(init, cut, name, kl_weight=0.1, job=job)
         assert again.step == 2
         again.advance()  # and is killed before it is saved
         (cut / "history.jsonl").open("a").write('{"step": 3, "rew')
-        again = learner(init, cut, name, kl_weight=0.1)
+        again = learner(init, cut, name, kl_weight=0.1, job=job)
         train_rl(again)
         for (key, one), other in zip(weights(whole).items(), weights(again).values(), strict=True):
             assert torch.equal(one, other), f"{name} {key}"

@@ -25,7 +25,7 @@ class TaskConfig:
     slips: Literal["any", "carry"] = "any"
     #: where they are wrong: anywhere, or where a ten is carried (chain_sum), which at a share above
     #: one half makes the likeliest step the wrong one
-    guessed: float = 0.9
+    guessed: float = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
     held_out: int = 512  #: questions held out for measuring, at most
 

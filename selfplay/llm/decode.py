@@ -46,6 +46,13 @@ def knows(model: nn.Module) -> bool:
     return usual(model.config)
 
 
+def knows_backbone(backbone: nn.Module) -> bool:
+    """The same of what is under a causal language model."""
+    from transformers import LlamaModel, Qwen2Model
+
+    return type(backbone) in (LlamaModel, Qwen2Model) and usual(backbone.config)
+
+
 def usual(config: Any) -> bool:
     """Whether a Llama has nothing that is not computed here: no other activation, biases,
     rotation or sight."""

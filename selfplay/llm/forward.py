@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfplay.llm.decode import usual
+from selfplay.llm.decode import knows_backbone
 from selfplay.llm.models import positions_of
 
 
@@ -36,9 +36,7 @@ def shared(prompt: Tensor, mask: Tensor, action: Tensor) -> Read:
 
 def reads(backbone: nn.Module) -> bool:
     """Whether ``states`` computes what ``backbone`` does, and faster."""
-    from transformers import LlamaModel, Qwen2Model
-
-    return (type(backbone) in (LlamaModel, Qwen2Model) and usual(backbone.config)
+    return (knows_backbone(backbone)
             and next(backbone.parameters()).device.type == "cpu"
             and not (backbone.training and backbone.config.attention_dropout))
 

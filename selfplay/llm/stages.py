@@ -92,9 +92,8 @@ def base_stage(run: TextRun, clock: Clock, device: str) -> None:
     if run.config.model:
         say(f"base: {run.config.model}")
         return
-    text = replace(run.config.sft, on="text")
     _learn_texts(run, clock, device, "base", lambda: start(run),
-                 lambda: task_of(run.config, guessed=run.config.data.guessed), text)
+                 lambda: task_of(run.config, guessed=run.config.data.guessed))
 
 
 def own_stage(run: TextRun, clock: Clock, device: str) -> None:
@@ -139,7 +138,7 @@ def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
 
 def _learn_texts(
     run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
-    task: Callable[[], Any], settings: Any = None,
+    task: Callable[[], Any],
 ) -> None:
     """SFT of what ``begin`` gives, in folder ``name``, on ``task``."""
     folder, config = run.folder / name, run.config
@@ -154,7 +153,7 @@ def _learn_texts(
 
     with Bar(name, clock.budget(name)) as bar:
         found = train_sft(
-            *begin(), task(), settings or config.sft, folder, held_out=config.data.held_out,
+            *begin(), task(), config.sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device,
             left=lambda: clock.left(name), log=log,
             progress=lambda step, _: bar.at(clock.spent(name), f"step {step:,}  {last['text']}"))
