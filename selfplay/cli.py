@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import re
 import sys
@@ -21,9 +20,7 @@ from selfplay.settings import MAX_SEED
 if TYPE_CHECKING:
     from selfplay.runs import Run
 
-#: What a disk refuses: a matter of the user's folders, not of the program.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-           errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+NETS = {"net", "policy", "alphago"}  #: players that run on a device
 
 NAME_MAX = 255  #: characters that a file system takes as one name
 
@@ -42,7 +39,7 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
     """
 
 
@@ -207,7 +204,7 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     kinds = {name.split(":")[0] for name in players}
     if slots is None:
         slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
-    where = device_of(device or "auto") if kinds & {"net", "alphago"} else "cpu"
+    where = device_of(device or "auto") if kinds & NETS else "cpu"
     counts: list[int] = []
 
     def progress(done: int) -> None:
@@ -245,7 +242,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
     made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
-    where = device_of(device or "auto") if player.startswith(("net:", "alphago:")) else "cpu"
+    where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
     live = player.split(":")[0] != "human"
     with Bar(f"expert games of {player}", count, "games", live=live) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=_opening(opening),
@@ -380,52 +377,6 @@ def _banner(run: Run, minutes: float) -> None:
 
 def main() -> None:
     """Entry point: every mistake of the user ends in one line and a non-zero exit."""
-    try:
-        code = cli(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = error.exit_code
-    except click.UsageError as error:
-        name = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in cli.commands else ""
-        command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
-        code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command continues", err=True)
-        code = 130
-    except UserError as error:
-        code = _fail(str(error))
-    except OSError as error:
-        if error.errno not in REFUSED:
-            raise
-        code = _fail(f"{error.filename or 'disk'}: {error.strerror}; nothing finished was lost, "
-                     "make room or choose another folder and run the same command again")
-    except ValueError as error:
-        if not _users(error):
-            raise
-        code = _fail(str(error))
-    except FloatingPointError as error:
-        code = _fail(str(error))
-    except MemoryError as error:
-        code = _fail(f"{str(error) or 'the memory is full'}; make something smaller: "
-                     "--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
-                     "--set eval.slots=16, or the net")
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        code = _fail("the GPU's memory is full; take a smaller net, or fewer games at once with "
-                     "--set rl.games=64 and --set eval.slots=16, or --device cpu")
-    sys.exit(code or 0)
+    from selfplay.mistakes import told
 
-
-def _users(error: ValueError) -> bool:
-    """Whether the words are meant for the user: games and models stand alone, with errors of
-    their own."""
-    from selfplay.games.base import GameError
-    from selfplay.models import NetError
-
-    return isinstance(error, (GameError, NetError))
-
-
-def _fail(message: str, code: int = 1) -> int:
-    click.echo(f"selfplay: {' '.join(message.split())}", err=True)
-    return code
+    sys.exit(told(cli))

@@ -1,9 +1,9 @@
 """Everybody who can play a match, behind one protocol.
 
-A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``alphago:RUN@64``,
-``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games at once, one a slot;
-``play`` tells it of every start and every move, and asks it for moves in batches. torch and pyspiel
-are imported only where a player needs them.
+A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
+``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games
+at once, one a slot; ``play`` tells it of every start and every move, and asks it for moves in
+batches. torch and pyspiel are imported only where a player needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
@@ -118,6 +118,25 @@ class RawPlayer(_Silent):
         legal = self.evaluator.game.legal(states)
         logits, _ = self.evaluator(states, legal)
         return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
+
+
+class SamplingPlayer(_Silent):
+    """A net without search that draws its moves from its policy, as AlphaGo's policy networks did
+    when they were compared (Silver et al. 2016). A draw depends on the game's seed and the ply."""
+
+    def __init__(self, name: str, evaluator: NetEvaluator, slots: int) -> None:
+        self.name, self.evaluator = name, evaluator
+        self._seeds = np.zeros(slots, np.int64)
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        self._seeds[slots] = seeds
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.evaluator.game.legal(states)
+        logits, _ = self.evaluator(states, legal)
+        noise = np.stack([np.random.default_rng([seed, ply]).gumbel(size=legal.shape[1])
+                          for seed, ply in zip(self._seeds[slots], states.ply, strict=True)])
+        return np.where(legal, logits + noise, -np.inf).argmax(1).astype(np.int64)
 
 
 class SearchPlayer(_Silent):
@@ -248,6 +267,19 @@ def _net(text: str, setup: Setup) -> Player:
     return SearchPlayer(name, setup.game, config, evaluate, thought.sims, setup.slots)
 
 
+def _policy(text: str, setup: Setup) -> Player:
+    from selfplay.checkpoint import load_net
+    from selfplay.inference import spread
+
+    folder, thought = _checkpoint(text, setup.spec)
+    if thought is not None:
+        raise UserError(f"player {setup.spec!r}: draws from the raw policy, without search; write "
+                        f"policy:{net_parts(text)[0]}, or net:{text}")
+    net, _ = load_net(folder, setup.game.name, setup.device)
+    return SamplingPlayer(full_name(setup.spec), spread(net, setup.game, setup.device),
+                          setup.slots)
+
+
 def _alphago(text: str, setup: Setup) -> Player:
     from selfplay.inference import spread
     from selfplay.search import SearchConfig, rollout_evaluate
@@ -270,10 +302,10 @@ def full_name(spec: str) -> str:
     prefix, _, text = spec.partition(":")
     if prefix == "alphago":
         return f"alphago:{alphago.parse(text.strip())}"
-    if prefix != "net":
+    if prefix not in ("net", "policy"):
         return spec
     folder, thought = _checkpoint(text.strip(), spec)
-    return f"net:{folder}@{thought}" if thought else f"net:{folder}"
+    return f"{prefix}:{folder}@{thought}" if thought else f"{prefix}:{folder}"
 
 
 def _checkpoint(text: str, spec: str) -> tuple[Path, Budget | None]:
@@ -316,14 +348,15 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
     "random": _random,
     "mcts": _mcts,
     "net": _net,
+    "policy": _policy,
     "alphago": _alphago,
     "gtp": _gtp,
     "openspiel-mcts": _openspiel_mcts,
     "human": _human,
 }
 
-FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), alphago:RUN@64, "
-         "gtp:COMMAND, openspiel-mcts:1000, human")
+FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
+         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human")
 
 
 def parse_player(

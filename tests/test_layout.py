@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rl", "compare"),
     ("rl_pg", "together"),
     ("loop", "bench_net"),
-    ("bench",),
+    ("bench", "mistakes"),
     ("llm",),
     ("cli",),
 )
@@ -121,7 +121,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
 
 
 @pytest.mark.parametrize(("package", "allowed"), [
-    ("click", {"cli", "players"}),
+    ("click", {"cli", "mistakes", "players"}),
     ("pyspiel", {"openspiel", "engines", "bench_search", "__init__"}),
     ("matplotlib", {"chart", "chart_runs"}),
     ("rich", {"console", "compiling"}),

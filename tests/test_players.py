@@ -12,13 +12,14 @@ import pytest
 
 from selfplay.errors import UserError
 from selfplay.games import make
-from selfplay.games.base import Game
+from selfplay.games.base import Game, take
 from selfplay.play import deal, play_games
 from selfplay.players import (
     FORMS,
     PLAYERS,
     RESIGN,
     RawPlayer,
+    SamplingPlayer,
     net_parts,
     parse_player,
     pyspiel_name,
@@ -167,6 +168,30 @@ def test_a_raw_net_plays_its_best_legal_move() -> None:
     player = RawPlayer("raw", Fixed())
     states = position(TTT, [0, 4])
     assert player.act(states, np.array([3])).tolist() == [8]
+
+
+def test_a_policy_draws_its_moves_by_its_probabilities() -> None:
+    """4,000 games from one position against softmax over the legal moves; the same seeds draw the
+    same."""
+    logits = np.array([9.0, 1, 2, 0, 9, -1, 1.5, 0.5, 1], np.float32)  # 0 and 4 are taken
+
+    class Fixed:
+        game = TTT
+
+        def __call__(self, states: Any, legal: Any) -> tuple[Any, Any]:
+            return np.tile(logits, (len(legal), 1)), np.zeros(len(legal), np.float32)
+
+    count = 4000
+    player, slots = SamplingPlayer("policy", Fixed(), count), np.arange(count)
+    player.start(slots, np.arange(count) * 7)
+    states = take(position(TTT, [0, 4]), np.zeros(count, np.int64))
+    actions = player.act(states, slots)
+    weights = np.exp(logits) * (np.arange(9) % 4 != 0) + np.exp(logits) * (np.arange(9) == 8)
+    wanted = weights / weights.sum()
+    found = np.bincount(actions, minlength=9) / count
+    assert found[[0, 4]].tolist() == [0, 0]
+    assert np.abs(found - wanted).max() < 4 * np.sqrt(0.25 / count)
+    assert (player.act(states, slots) == actions).all()
 
 
 @pytest.mark.parametrize(("actions", "wins"), [([0, 3, 1, 4], 2), ([4, 0, 8, 1, 6], 2)])
