@@ -197,8 +197,9 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
     newest = improve(run, clock, device, init, held, writer)
     writer.close()
     if newest is None:
-        advice = ("RL: the time ended before the first iteration; games that have ended are kept, "
-                  "continue with more --minutes")
+        kept = "" if improve is _policy_gradient else "games that have ended are kept, "
+        advice = ("RL: the time ended before the first iteration; "
+                  f"{kept}continue with more --minutes")
         if init is None:
             raise UserError(advice)
         say(advice)

@@ -56,11 +56,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 ALPHAGO = "ppo"  #: the algorithm of recipe alphago, where none is named
 
-#: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm ...
+#: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm.
+#: Without the two weights Connect Four's policy becomes certain of its moves (1.4 to 0.5 nats in 80
+#: iterations), and stronger at temperature 1 but no longer in its best moves ...
 ON_BOARDS: dict[str, Any] = {
     "pg.learning_rate": 3e-4,
     "pg.value_clip": 0.0,
     "pg.minibatches": 4,
+    "pg.entropy_weight": 0.01,
+    "pg.kl_weight": 0.02,
 }
 #: ... then by its name (groups are of use to some only) ...
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -70,4 +74,5 @@ BY_ALGORITHM: dict[str, dict[str, Any]] = {
 #: ... and then by the game.
 BY_GAME: dict[str, dict[str, Any]] = {
     "tictactoe": {"pool.opening": (0, 3)},
+    "connect4": {"pool.games": 512},
 }
