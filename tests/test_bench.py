@@ -208,7 +208,7 @@ def test_json_is_a_row_a_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> 
     row = {"name": "x", "unit": "us", "value": 2.0, "reference": "y", "reference_value": 4.0,
            "ratio": 2.0, "spread": [1.5, 2.5]}
     rows = [row, {**row, "name": "z"}]
-    monkeypatch.setattr(bench, "run_bench", lambda *_, **__: rows)
+    monkeypatch.setattr(bench, "run_bench", lambda *_, each, **__: list(map(each, rows)))
     done = run("bench", "--game", "tictactoe", "--json")
     assert done.code == 0
     assert [json.loads(line) for line in done.out.splitlines()] == rows

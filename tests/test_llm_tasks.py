@@ -100,7 +100,8 @@ def test_a_file_of_questions(tmp_path: Path) -> None:
     held = {e.prompt for e in task.held_out(1000)}
     learnt = {e.prompt: e for k in range(30) for e in task.batch(k, 64)}
     assert held and not held & set(learnt) and len(held) + len(learnt) == 100
-    assert reward("#012", learnt["3*4="])["accuracy"] == 1
+    twelve = next(e for e in learnt.values() if e.answer == "12")
+    assert reward("#012", twelve)["accuracy"] == 1
     assert (held | set(learnt)) == {row["prompt"] for row in rows}
 
 

@@ -124,16 +124,16 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------- learning
 
-#: learning rates with which so few steps tell; GSPO's clip lets each go but a little way
-RATES = {"gspo": 0.05, "ppo": 0.01}
+#: learning rates with which so few steps tell, and how many; GSPO's clip lets each go a little way
+RATES, STEPS = {"gspo": 0.05, "ppo": 0.01}, {"gspo": 30}
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_every_algorithm_learns(tmp_path: Path, name: str) -> None:
     """From nothing: the expected score against random moves, exactly, over all games there are."""
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
-    settings = config(name, "rl.iterations=10", "pool.games=128", "pool.every=5",
-                      f"pg.learning_rate={RATES.get(name, 0.02)}")
+    settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
+                      "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
     made = PolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=1)
     before = expected_score(made.policy)
     train_pg(made)
@@ -249,7 +249,7 @@ def test_the_past_does_not_change(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("changes", "says"), [
     (["pg.learning_rate=1e9"], "lower learning rate"),
-    (["pg.max_kl=1e-12"], "divergence sample_kl"),
+    (["pg.max_kl=1e-12", "pg.kl_weight=0"], "divergence sample_kl"),
 ])
 def test_a_breakdown_leaves_the_last_checkpoint(
     tmp_path: Path, changes: list[str], says: str

@@ -54,7 +54,7 @@ def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {p.name for p in unpacked.iterdir() if p.suffix != ".dist-info"} == {"selfplay"}
     packed = {str(p.relative_to(unpacked)) for p in unpacked.rglob("*.py")}
     sources = {f"selfplay/{p.relative_to(ROOT / 'selfplay')}"
-               for folder in ("", "games", "models")
+               for folder in ("", "games", "models", "llm")
                for p in (ROOT / "selfplay" / folder).glob("*.py")}
     assert packed == sources
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}
