@@ -31,7 +31,7 @@ def llm() -> None:
 @click.option("--task", default=None, metavar="NAME|FILE.jsonl",
               help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
 @click.option("--recipe", default=None, metavar="NAME",
-              help="sft, grpo, ppo, r1-zero, r1 or distill [sft].")
+              help="sft, grpo, ppo, r1-zero, r1, distill, rlhf, overoptimise [sft].")
 @click.option("--algo", default=None, metavar="NAME",
               help="How RL learns: reinforce, rloo, ppo, grpo, dr_grpo, dapo, gspo [by recipe].")
 @click.option("--model", default=None, metavar="PATH|HUB-ID",
