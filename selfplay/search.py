@@ -7,6 +7,7 @@ and grows the trees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,6 +23,8 @@ from selfplay.games.base import Game, put, side
 Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 Rule = Literal["puct", "gumbel", "uct"]
+
+HEADS = 1024  #: views of the scratch states that are kept
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Search:
         self._left = np.zeros(batch, np.int32)  # simulations to do; a row is active while > 0
         self._sims = np.zeros(batch, np.int32)
         self._noise = np.zeros(batch, np.bool_)
+        self._heads = dict[tuple[int, int], Any]()
 
     def seed(self, rows: ArrayLike, seeds: ArrayLike) -> None:
         """Let all later randomness of ``rows`` come from ``seeds`` int [n], one a row."""
@@ -161,7 +165,7 @@ class Search:
         Raises FloatingPointError if values or logits are not finite. After any exception the
         searches under way begin again.
         """
-        rows = np.flatnonzero(self._left)
+        rows = self._left.nonzero()[0]
         if not len(rows):
             return rows
         try:
@@ -226,15 +230,24 @@ class Search:
         """Of the states at the ends of the walks: (slot int64 [n] as ``tree.grow`` takes it,
         outcome float32 [n], to_play int8 [n], the m live states, their legal moves [m, A])."""
         walk = self._walk
-        leaves = _head(self._scratch, count)
+        leaves = self._head(count)
         place, legal = self.game.branch(
             self._roots, walk.row[:count], walk.path[:count, :deepest], leaves)
         outcome, slot, live = np.zeros(count, np.float32), place, len(legal)
         if live < count:
             over = np.flatnonzero(place >= live)
-            outcome[over] = self.game.result(_head(leaves, count, live))[1][place[over] - live]
+            outcome[over] = self.game.result(self._head(count, live))[1][place[over] - live]
             slot = np.where(place < live, place, -1)
-        return slot, outcome, leaves.to_play[place], _head(leaves, live), legal
+        return slot, outcome, leaves.to_play[place], self._head(live), legal
+
+    def _head(self, end: int, start: int = 0) -> Any:
+        """Views of some rows of the scratch states, kept: to a lone game they are a tenth of a
+        wave."""
+        if (end, start) not in self._heads:
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[end, start] = type(self._scratch)(*(f[start:end] for f in self._scratch))
+        return self._heads[end, start]
 
     def _evaluate(
         self, leaves: Any, legal: NDArray[np.bool_], evaluate: Evaluate
@@ -244,7 +257,7 @@ class Search:
             return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
         logits, values = evaluate(leaves, legal)
         prior = tree.priors(logits, legal)
-        if not (np.isfinite(values).all() and np.isfinite(prior[:, 0]).all()):
+        if not math.isfinite(values.sum() + prior[:, 0].sum()):  # one NaN spoils a sum
             raise FloatingPointError("search: the net's values or logits are not finite; it has "
                                      "diverged, take an earlier checkpoint")
         return prior, np.ascontiguousarray(values, np.float32)
@@ -269,11 +282,6 @@ class Search:
             draws = rng.dirichlet(trees.rng, rows[noisy], legal, config.dirichlet_total)
             score[noisy] = (1.0 - weight) * warm + weight * draws
         mcts.set_root(trees, rows, score)
-
-
-def _head(states: Any, end: int, start: int = 0) -> Any:
-    """Views of some rows."""
-    return type(states)(*(field[start:end] for field in states))
 
 
 def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
