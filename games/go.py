@@ -1,4 +1,5 @@
-"""Go, 5x5 to 19x19: positional superko, area scoring. The rules themselves are in ``go_rules``."""
+"""Go, 5x5 to 19x19: positional superko, area scoring. The rules themselves are in ``go_sets`` up to
+9x9 and in ``go_rules`` above."""
 
 from __future__ import annotations
 
@@ -126,13 +127,13 @@ class Go:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         place = np.empty(len(rows), np.int64)
         legal = np.empty((len(rows), self.num_actions), np.bool_)
+        moves = np.ascontiguousarray(moves)  # else kernels are compiled for both layouts
         if self._in_sets:
             live = go_sets.branch(roots, rows, moves, self.size, self.suicide, self.max_moves,
                                   *self._bits, self.zobrist, *self._cells, out, place, legal)
         else:
-            live = go_rules.branch(roots, rows, np.ascontiguousarray(moves), self.zobrist,
-                                   self.size, self.suicide, self.max_moves, *self._scratch(), out,
-                                   place, legal)
+            live = go_rules.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
+                                   self.max_moves, *self._scratch(), out, place, legal)
         return place, legal[:live]
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:

@@ -192,7 +192,7 @@ def hash_after(s, i, low, high, place, board, zobrist, width):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def survey(s, i, suicide, masks, place, board, zobrist, width):
+def survey(s, i, suicide, place, board, zobrist, width):
     """Fill the sets that follow from the others."""
     count_liberties(s, i, board, width)
     own = np.int64(s.to_play[i])
@@ -233,7 +233,7 @@ def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
             if actions[i, t] >= 0 and not s.done[i]:
                 move(s, i, actions[i, t], size, max_moves, masks, place, board, zobrist)
         if s.ply[i] > before:
-            survey(s, i, suicide, masks, place, board, zobrist, np.uint64(size + 1))
+            survey(s, i, suicide, place, board, zobrist, np.uint64(size + 1))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -288,7 +288,7 @@ def branch(
                 break
             move(d, live, paths[i, t], size, max_moves, masks, place, board, zobrist)
         if d.ply[live] > s.ply[rows[i]]:
-            survey(d, live, suicide, masks, place, board, zobrist, np.uint64(size + 1))
+            survey(d, live, suicide, place, board, zobrist, np.uint64(size + 1))
         if d.done[live]:
             over -= 1
             if over > live:

@@ -15,8 +15,8 @@ Boards of up to 9x9 are made of sets of points, two words of 64 bits each, low a
 (row, col) is bit ``(row + 1) * (N + 1) + col``, which is its point less 1: one column and one row
 at either end stay empty, so that a shift by 1 or N + 1 never brings a stone round the edge.
 
-These names are compiled into the kernels of ``go_rules``, ``go_views`` and ``go_bits``, and
-numba's cache does not notice when they change here: delete ``__pycache__`` then.
+These names are compiled into the kernels of ``go_rules``, ``go_sets``, ``go_views`` and
+``go_bits``, and numba's cache does not notice when they change here: delete ``__pycache__`` then.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ SETS = 8
 
 
 class BitStates(NamedTuple):
-    """B games on boards of up to 9x9. The last four sets follow from the others; they are kept as
-    searches ask for them more than once.
+    """B games on boards of up to 9x9. The last four sets follow from the rest (superko's
+    from the history); they are kept as searches ask for them more than once.
 
     to_play, ply, done, ko, recent, history, seen: as in GoStates
     sets: uint64 [B, SETS, 2], sets of points: at STONES and STONES + 1 the black and the white

@@ -1,7 +1,7 @@
 """Rows of the benchmark with a net in them: self-play, learning, the first move.
 
 The raw limits may be had both ways, with torch's own threads on one batch and with a batch to each
-thread, and by several batches; the best of all is chosen first, and then timed for as long as ours.
+thread, and by several batches; the best of all is chosen first and timed then.
 On a GPU one thread feeds them.
 """
 

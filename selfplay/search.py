@@ -257,7 +257,7 @@ class Search:
             return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
         logits, values = evaluate(leaves, legal)
         prior = tree.priors(logits, legal)
-        if not math.isfinite(values.sum() + prior[:, 0].sum()):  # one NaN spoils a sum
+        if not math.isfinite(values.sum() + prior.sum()):  # one NaN spoils a sum
             raise FloatingPointError("search: the net's values or logits are not finite; it has "
                                      "diverged, take an earlier checkpoint")
         return prior, np.ascontiguousarray(values, np.float32)

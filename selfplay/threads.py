@@ -28,7 +28,8 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = (-3, 32 << 20), (-1, 256 << 20)
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees, up to TRIM_THRESHOLD, for what it allocates next.
+    """Let the process keep what it frees, up to TRIM_THRESHOLD in each of malloc's arenas (a few
+    threads share one or have their own), for what it allocates next.
 
     Else glibc hands the memory of a net's layers back and asks for it again in every pass, and
     the system clears every page: a fifth of the time of a pass in bfloat16. Elsewhere it does

@@ -524,6 +524,11 @@ def test_mistakes_are_named() -> None:
         outputs[broken][1] = np.nan
         with pytest.raises(FloatingPointError, match="diverged"):
             search.run(game.new(2), 5, partial(constant, outputs))
+    begun, logits = game.new(2), np.zeros((2, 9), np.float32)
+    game.step(begun, np.zeros(2, np.int64))  # the first column of the priors is 0 whatever is
+    logits[1, 4] = np.nan
+    with pytest.raises(FloatingPointError, match="diverged"):
+        search.run(begun, 5, partial(constant, (logits, np.zeros(2, np.float32))))
 
 
 # Tic-tac-toe, all of it.
