@@ -223,8 +223,8 @@ def _policy_iteration(
         _say_of(learner)
 
     def progress(what: str, done: int, total: int) -> None:
-        bar.at(clock.spent("rl"), f"iteration {learner.iteration + 1}  {what} "
-                                  f"{done:,}/{total:,}  {last['text']}")
+        number = learner.iteration + (what == "self-play")  # it counts once its games are there
+        bar.at(clock.spent("rl"), f"iteration {number}  {what} {done:,}/{total:,}  {last['text']}")
 
     with Bar("RL", clock.budget("rl")) as bar:
         return train_rl(learner, held=held, left=lambda: clock.left("rl"), log=log,

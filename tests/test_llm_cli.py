@@ -30,7 +30,7 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     assert found.code == 0 and "pass@k" in found.out
     import io
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n"))  # then the input ends
     talk = run("llm", "chat", "runs/a")
     assert talk.code == 0 and "answer:" in talk.out
     run("llm", "train", "--run", "runs/a", "--set", "net=2x32").mistake("net=1x32", "--run")

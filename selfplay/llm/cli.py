@@ -116,7 +116,10 @@ def chat(folder: Path, temperature: float) -> None:
     example = run.task.batch(0, 1)[0]
     click.echo(f"a question such as {example.prompt!r}; an empty line ends")
     for seed in range(2**31):
-        question = click.prompt("question", default="", show_default=False)
+        try:
+            question = input("question: ")
+        except EOFError:
+            return
         if not question.strip():
             return
         samples = generator([render(tokenizer, question)], 1, sampling, seed)
