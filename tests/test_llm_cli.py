@@ -43,6 +43,7 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     (["train", "--task", TASK, "--set", "sft.batchsize=3"], "did you mean sft.batch_size"),
     (["train", "--task", TASK, "--set", "task=gcd"], "--task"),
     (["train", "--task", TASK, "--set", "net=3x97"], "multiple of 32"),
+    (["train", "--task", TASK, "--model", "/no/such/folder"], "no such folder"),
     (["train", "--task", TASK, "--model", "no/such/folder", "--minutes", "1"], "no/such/folder"),
     (["eval", "nowhere"], "no language-model run"),
     (["chat", "nowhere"], "no language-model run"),

@@ -62,6 +62,10 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     """
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
+    path = Path(config.model)
+    if config.model and (path.is_absolute() or config.model.startswith(".")) and not path.is_dir():
+        raise UserError(f"--model {config.model}: no such folder; give one, or a hub id such as "
+                        "ORGANISATION/NAME")
     stored = stored_config(folder)
     if stored is not None:
         new, old = to_dict(config), to_dict(stored)
@@ -106,6 +110,8 @@ def newest_model(folder: Path) -> Path:
 def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
     """Measure every stage's model on the held-out questions."""
     measure(run, run.config.eval.samples, device, every=True)
+    say(f"ask it: selfplay llm chat {run.folder}   curves and completions: "
+        f"tensorboard --logdir {run.folder / 'tb'}")
 
 
 def measure(
