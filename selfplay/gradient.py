@@ -7,7 +7,6 @@ gradient does not depend on the number of threads, to the last bit.
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from selfplay import losses
 from selfplay.data import Batch
 from selfplay.models import NetOutput
-from selfplay.threads import Workers, torch_alone
+from selfplay.threads import Workers, replica, torch_alone
 
 #: Rows of a shard at most: on a CPU fewer waste its caches, and more leave cores without work.
 SHARD_ROWS = {"cpu": 64, "cuda": 1 << 30}
@@ -50,9 +49,9 @@ class Gradient:
         self._prepare(len(cuts))
         replicas = self._replicas[: len(cuts)]
         with torch_alone():
-            for replica in replicas:
-                replica.begin(self._replicas[0])
-            jobs = [(replica.net, rows, cut) for replica, cut in zip(replicas, cuts, strict=True)]
+            for one in replicas:
+                one.begin(self._replicas[0])
+            jobs = [(one.net, rows, cut) for one, cut in zip(replicas, cuts, strict=True)]
             found = self._workers.map(self._shard, jobs)
             _sum_gradients(replicas)
             _mean_buffers(replicas)
@@ -63,10 +62,7 @@ class Gradient:
         a thread for each, as far as torch may use so many."""
         net = self._replicas[0].net
         while len(self._replicas) < shards:
-            replica = copy.deepcopy(net)
-            for mine, shared in zip(replica.parameters(), net.parameters(), strict=True):
-                mine.data = shared.data
-            self._replicas.append(_Replica(replica))
+            self._replicas.append(_Replica(replica(net)))
         threads = min(torch.get_num_threads(), shards) if self.kind == "cpu" else 1
         if self._workers.threads != threads:
             self._workers = Workers(threads)

@@ -7,6 +7,7 @@ no other, so results are the same for any number of them.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -81,3 +83,11 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield item
+
+
+def replica(net: nn.Module) -> nn.Module:
+    """A net for another thread: it shares the parameters of ``net``, but not their gradients."""
+    copied = copy.deepcopy(net)
+    for mine, shared in zip(copied.parameters(), net.parameters(), strict=True):
+        mine.data = shared.data
+    return copied

@@ -6,7 +6,6 @@ gradients are added in order, so that the weights do not depend on the number of
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +19,7 @@ from selfplay import policy_gradient as pg
 from selfplay.algorithms import PGConfig
 from selfplay.errors import UserError
 from selfplay.seam import Policy, Rollout
-from selfplay.threads import Workers, torch_alone
+from selfplay.threads import Workers, replica, torch_alone
 
 #: Shards of a minibatch at least, and steps of a shard (padding included) at most.
 SHARDS, SHARD_STEPS = {"cpu": 4, "cuda": 1}, {"cpu": 8192, "cuda": 1 << 17}
@@ -114,7 +113,7 @@ class PolicyOptimizer:
         gradients."""
         net = self.policy.net
         while self.kind == "cpu" and len(self._replicas) < shards:
-            self._replicas.append(replace(self.policy, net=_replica(net)))  # type: ignore[type-var]
+            self._replicas.append(replace(self.policy, net=replica(net)))  # type: ignore[type-var]
         threads = min(torch.get_num_threads(), shards) if self.kind == "cpu" else 1
         if self._workers is None or self._workers.threads != threads:
             self._workers = Workers(threads)
@@ -160,13 +159,6 @@ class PolicyOptimizer:
                         moment.copy_(tensors[f"{key}.{name}"])
                     self._optimizer.state[parameter] = {
                         "step": torch.tensor(float(self.steps), device=parameter.device), **held}
-
-
-def _replica(net: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(net)
-    for mine, shared in zip(copied.parameters(), net.parameters(), strict=True):
-        mine.data = shared.data
-    return copied
 
 
 @torch.no_grad()
