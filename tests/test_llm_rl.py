@@ -20,7 +20,7 @@ from selfplay.algorithms import algorithm
 from selfplay.errors import UserError
 from selfplay.llm import store
 from selfplay.llm.generate import Sampling
-from selfplay.llm.models import save, small_model
+from selfplay.llm.models import render, save, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     Job,
@@ -258,3 +258,19 @@ def test_history_after_a_kill(tmp_path: Path) -> None:
     assert resumed_history(path, 1) == [{"step": 1}]
     assert path.read_text() == '{"step": 1}\n'
     assert resumed_history(tmp_path / "none.jsonl", 1) == []
+
+
+def test_flops_by_hand(init: Path, tmp_path: Path) -> None:
+    """2 a parameter and token asked, 6 where it is learnt; here every prompt is one batch of
+    `prompts` examples, whose tokens count once a group."""
+    run = learner(init, tmp_path, "ppo", epochs=2, minibatches=3)
+    examples = run.job.task.batch(run.first, SMALL.prompts)
+    asked = sum(len(render(TOKENIZER, e.prompt)) for e in examples)
+    row = run.advance()
+    policy = sum(p.numel() for p in run.policy.net.policy.parameters())
+    critic = sum(p.numel() for p in run.policy.net.value.parameters())
+    tokens = asked + row["tokens"]
+    assert row["prompt_tokens"] == asked
+    assert row["updates"] == 6
+    generated, looked, learnt = 2 * policy * tokens, 2 * critic * tokens, 6 * 2 * tokens
+    assert row["total_flops"] == generated + looked + learnt * (policy + critic)

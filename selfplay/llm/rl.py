@@ -76,7 +76,7 @@ class TextLearner:
             same = copy.deepcopy(model) if newest is None else load(init, None, dtype)[0]
             self.reference = same.to(device).eval().requires_grad_(False)
         self.optimizer = PolicyOptimizer(self.policy, pg, device)
-        self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0}
+        self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.history: list[dict[str, Any]] = []
         if newest is not None:
             self._resume(newest)
@@ -127,10 +127,24 @@ class TextLearner:
         self.step += 1
         self.compute["seconds"] += generated["seconds"] + updated["seconds"]
         self.compute["tokens"] += row["tokens"]
-        return {"step": self.step, **row, "total_tokens": self.compute["tokens"],
-                "total_seconds": self.compute["seconds"],
+        self.compute["flops"] += self._flops(row, batch)
+        return {"step": self.step, **row,
+                **{f"total_{key}": value for key, value in self.compute.items()},
                 **{f"generate_{key}": value for key, value in generated.items()},
                 **{f"update_{key}": value for key, value in updated.items()}}
+
+    def _flops(self, row: Mapping[str, float], batch: Batch | None) -> float:
+        """Of a step, prompts counted once a group: 2 a parameter and token that is read, 4 more
+        where it is learnt (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1)."""
+        net = self.policy.net
+        policy, whole = (sum(p.numel() for p in part.parameters()) for part in (net.policy, net))
+        found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
+        if batch is None:
+            return found
+        read = float(batch.rollout.mask.sum()) + prompt_tokens(batch.rollout)
+        passes = row["updates"] / self.optimizer.config.minibatches
+        before = whole - policy + (policy if self.reference is not None else 0)
+        return found + read * (2.0 * before + 6.0 * whole * passes)
 
     def look(self) -> dict[str, float]:
         """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals."""
@@ -206,7 +220,7 @@ def train_rl(
 def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often
     one of these words stands in a completion); no_signal, the share of groups in which all fare
-    alike; completions and tokens, their numbers."""
+    alike; completions, tokens (of completions) and prompt_tokens, their numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
@@ -217,7 +231,14 @@ def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
             "ended": sum(batch.completions.ended) / len(texts),
             "markers": count_markers(texts, markers) / len(texts),
             "no_signal": 1 - float(signal.float().mean()),
-            "completions": float(len(texts)), "tokens": float(lengths.sum())}
+            "completions": float(len(texts)), "tokens": float(lengths.sum()),
+            "prompt_tokens": prompt_tokens(rollout)}
+
+
+def prompt_tokens(rollout: Rollout) -> float:
+    """Tokens of the prompts of a rollout, each prompt once."""
+    share = len(torch.unique(rollout.group)) / len(rollout)
+    return share * float(rollout.inputs["prompt_mask"].sum())
 
 
 def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:
