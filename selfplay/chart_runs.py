@@ -10,8 +10,16 @@ from itertools import cycle
 from typing import Any
 
 from selfplay.chart import (
+    MAIN_HEIGHT,
+    draw_baseline,
+    draw_series,
+    finish_x,
+    y_limits,
+)
+from selfplay.compute import Record, x_axis
+from selfplay.measure import ELO, NAMES, STAGES
+from selfplay.palette import (
     DPI,
-    ELO_HEIGHT,
     GREY,
     INK,
     LEFT,
@@ -20,14 +28,10 @@ from selfplay.chart import (
     RIGHT,
     WIDTH,
     Level,
-    draw_baseline,
-    draw_series,
-    finish_x,
     name_levels,
-    y_limits,
 )
-from selfplay.compute import Record, finite, x_axis
-from selfplay.verdict import NAMES, STAGES, shorten
+from selfplay.sentences import shorten
+from selfplay.verdict import levels, rated
 
 #: Apart for every kind of colour blindness (Okabe and Ito 2008), darkened where they are text.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")
@@ -43,21 +47,22 @@ def draw_runs(result: Record, over: str = "flops") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    height = TOP + ELO_HEIGHT + BOTTOM
-    points = [p for run in result["runs"] for p in run["points"] if finite(p["elo"])]
+    height = TOP + MAIN_HEIGHT + BOTTOM
+    curves = [{**run, "points": rated(run)} for run in result["runs"]]
+    points = [p for run in curves for p in run["points"]]
     with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False}):
         figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.add_axes((LEFT / WIDTH, BOTTOM / height, (WIDTH - LEFT - RIGHT) / WIDTH,
-                                ELO_HEIGHT / height))
+                                MAIN_HEIGHT / height))
         axis = x_axis([{over: p.get(over), "stage": p["stage"]} for p in points])
-        rated = [b for b in result["baselines"] if finite(b["elo"])]
-        cut = y_limits([*points, *({"elo": b["elo"]} for b in rated)])
+        known = [b for b in levels(result) if b["value"] is not None]
+        cut = y_limits([*points, *({"value": b["value"]} for b in known)], ELO)
         axes.set_ylim(*cut)
-        levels = [draw_baseline(axes, baseline) for baseline in rated]
-        for run, colour in zip(result["runs"], cycle(COLOURS), strict=False):
-            levels += _draw_run(axes, run, axis, colour, cut)
-        name_levels(axes, levels, ELO_HEIGHT)
+        names = [draw_baseline(axes, baseline) for baseline in known]
+        for run, colour in zip(curves, cycle(COLOURS), strict=False):
+            names += _draw_run(axes, run, axis, colour, cut)
+        name_levels(axes, names, MAIN_HEIGHT)
         axes.set_ylabel(f"Elo ({result['anchor']} = 0)", color=INK)
         finish_x([axes], axis, [])
         _title(figure, result, height)
@@ -74,8 +79,8 @@ def _draw_run(
     for sims in sorted({p.get("sims", 0) for p in run["points"]}):
         ends: list[tuple[float, float]] = []
         for stage in STAGES:
-            series = [p for p in run["points"] if p["stage"] == stage and p.get("sims", 0) == sims
-                      and finite(p["elo"])]
+            series = [p for p in run["points"]
+                      if p["stage"] == stage and p.get("sims", 0) == sims]
             style = {"color": colour, "linestyle": "-" if sims else RAW_DASHES, "linewidth": 1.8,
                      "marker": MARKERS[stage], "markersize": 5,
                      "markerfacecolor": colour if sims else "white"}

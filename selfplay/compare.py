@@ -7,8 +7,6 @@ can be drawn again, or sharpened, at any time.
 from __future__ import annotations
 
 import math
-import os
-import platform
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -25,6 +23,7 @@ from selfplay.console import say
 from selfplay.elo import Rating, fit
 from selfplay.errors import DiskError, UserError
 from selfplay.flat import is_flat
+from selfplay.hardware import hardware
 from selfplay.players import missing_engine
 from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
@@ -286,7 +285,7 @@ def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) ->
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
     from selfplay.config import preset, with_algorithm, with_recipe
-    from selfplay.settings import to_dict
+    from selfplay.settings import assignments, to_dict
 
     start = with_recipe(preset(run.config.game), run.config.recipe)
     name = run.config.rl.algorithm
@@ -297,29 +296,7 @@ def train_command(run: Run) -> str:
     for key in dials:
         if key == "game" or config[key] != default[key]:
             words += [f"--{key}", str(config[key])]
-    for key, value in config.items():
-        pairs = {f"{key}.{k}": (v, default[key][k]) for k, v in value.items()} if isinstance(
-            value, dict) else {key: (value, default[key])}
-        for name, (now, before) in pairs.items():
-            if now != before and name not in dials:
-                text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
-                words += ["--set", f"{name}={text}"]
-    return join(words)
-
-
-def hardware(device: str) -> str:
-    """One line: processor, cores, accelerator."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = re.findall(r"model name\s*:\s*(.+)", cpuinfo.read_text())
-        name = models[0] if models else name
-    line = f"{name}, {os.cpu_count()} cores"
-    if device.startswith("cuda"):
-        import torch
-
-        line += f", {torch.cuda.get_device_name()}"
-    return line
+    return join([*words, *assignments(config, default, dials)])
 
 
 def compare(run: Run, device: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def divider(points: Sequence[Record], axis: Axis) -> float | None:
     """Where RL takes over from SFT on the axis; None where the two did not follow each other."""
     placed = [point for point in points if finite(point.get(axis.key))]
-    sft = [point[axis.key] for point in placed if point["stage"] == "sft"]
+    sft = [point[axis.key] for point in placed if point["stage"] in ("sft", "base")]
     rl = [point[axis.key] for point in placed if point["stage"] == "rl"]
     if sft and rl and 0 < max(sft) <= min(rl):
         return max(sft) / axis.unit

@@ -4,13 +4,19 @@ The last stop of the flow: arena and loop measure, elo rates, this file judges a
 evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
 
     game, rules, anchor, hardware, run, seed, commands
-    points       player, stage ("sft" | "rl" | "value"), sims (0 = raw policy), step, flops,
-                 seconds, positions, elo, low, high, games; flops and seconds cumulate over stages
+    measure      "elo", or "accuracy" (in percent, of a language model): see measure.py. With it
+                 `elo` and `games` below are `accuracy` and `questions`, there are no matches,
+                 and `sims` is the number of answers whose majority counts (0: one answer)
+    points       player, stage (of measure.STAGES), sims (0 = raw policy), step, flops,
+                 seconds, positions, elo, low, high, games; flops and seconds cumulate over stages;
+                 look: measured in passing, drawn but no stage's best where others were measured
     baselines    player, elo (None where it was not played, with a note), low, high, games, expert
     matches      a, b, games, wins, draws, losses, score (of a), low, high, command, folder
     sft_history  step, flops, seconds, top1, top5, policy_loss, value_mse
     rl_history   step, flops, seconds, policy_loss, value_loss; optional expert_top1
     value_history   step, flops, seconds, value_mse, train_mse, value_accuracy
+    samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn
+    completions  optional: stage, prompt, completion, wanted: some answers to read
     config       optional: anything JSON, shown as it is
 
 Lists may be missing or empty. Intervals are 95%; Elo is anchored at `anchor` = 0.
@@ -29,7 +35,9 @@ from typing import Any
 from selfplay import chart
 from selfplay.compute import FLOPS, TIMES, Record, amount_text, finite
 from selfplay.files import write_atomic
-from selfplay.verdict import NAMES, STAGES, headlines, judge, mode_text, score_text
+from selfplay.measure import NAMES, STAGES, Measure, measure_of
+from selfplay.sentences import counted, headlines, score_text
+from selfplay.verdict import judge, levels
 
 
 def write_report(folder: Path, evaluation: Record) -> None:
@@ -49,11 +57,14 @@ def write_report(folder: Path, evaluation: Record) -> None:
 def summarise(evaluation: Record) -> Record:
     """The headline numbers, as summary.json holds them."""
     about = ("game", "rules", "anchor", "hardware", "run", "seed")
+    measure = measure_of(evaluation)
     return {
         **{key: evaluation.get(key) for key in about},
-        "games": sum(match.get("games", 0) for match in evaluation.get("matches", [])),
+        "measure": measure.key,
+        measure.counted: counted(evaluation),
         "modes": {mode["mode"]: mode for mode in judge(evaluation)},
         "baselines": evaluation.get("baselines", []),
+        "samples": evaluation.get("samples", []),
         "headlines": headlines(evaluation),
     }
 
@@ -62,19 +73,25 @@ def text_summary(evaluation: Record) -> str:
     """The report for a terminal: headlines, then one aligned row a player."""
     title = "  ".join(str(evaluation[key]) for key in ("game", "rules") if evaluation.get(key))
     body = point_rows(evaluation) + baseline_rows(evaluation)
-    table = aligned([POINT_HEAD, *body], NUMERIC)
+    table = aligned([point_head(measure_of(evaluation)), *body], NUMERIC)
     return "\n".join([title, "", *headlines(evaluation), "", table])
 
 
 # ------------------------------------------------------------------------------------ table cells
 
-POINT_HEAD = ["stage", "step", "mode", "Elo", "low", "high", "games", "compute", "time", "player"]
 NUMERIC = {1, 3, 4, 5, 6, 7, 8}
 MATCH_HEAD = ["A", "B", "games", "A wins", "draws", "losses", "A's score (95%)", "command"]
 
 
+def point_head(measure: Measure) -> list[str]:
+    name = measure.name + measure.unit.strip() * (measure.unit == "%")
+    return ["stage", "step", "mode", name, "low", "high", measure.counted, "compute", "time",
+            "player"]
+
+
 def point_rows(evaluation: Record) -> list[list[str]]:
     """Cells of every point, in the order of stage, mode and compute."""
+    measure = measure_of(evaluation)
     points = sorted(
         evaluation.get("points", []),
         key=lambda p: (
@@ -88,8 +105,8 @@ def point_rows(evaluation: Record) -> list[list[str]]:
         [
             NAMES[point["stage"]],
             str(point.get("step", "-")),
-            mode_text(point.get("sims", 0)),
-            *(number(point.get(key)) for key in ("elo", "low", "high", "games")),
+            measure.mode(point.get("sims", 0)),
+            *strength_cells(point, measure),
             amount_text(point.get("flops"), FLOPS),
             amount_text(point.get("seconds"), TIMES),
             str(point["player"]),
@@ -99,19 +116,26 @@ def point_rows(evaluation: Record) -> list[list[str]]:
 
 
 def baseline_rows(evaluation: Record) -> list[list[str]]:
-    """Cells of the baselines under the same head, strongest last; a note where there is no Elo."""
-    rows = []
-    for base in sorted(evaluation.get("baselines", []), key=strength):
-        note = "" if finite(base.get("elo")) else f" (not played: {base.get('note', 'no Elo')})"
-        cells = [number(base.get(key)) for key in ("elo", "low", "high", "games")]
+    """Cells of the baselines under the same head, strongest last; a note where not played."""
+    rows, measure = [], measure_of(evaluation)
+    for base in sorted(levels(evaluation), key=strength):
+        reason = base.get("note", f"no {measure.name}")
+        note = "" if finite(base["value"]) else f" (not played: {reason})"
+        cells = strength_cells(base, measure)
         kind = "expert" if base.get("expert") else "baseline"
         rows.append([kind, "", "", *cells, "", "", f"{base['player']}{note}"])
     return rows
 
 
 def strength(record: Record) -> float:
-    """The Elo to sort by; what was not measured comes first."""
-    return record["elo"] if finite(record.get("elo")) else -math.inf
+    """What to sort by; what was not measured comes first."""
+    return record["value"] if finite(record["value"]) else -math.inf
+
+
+def strength_cells(record: Record, measure: Measure) -> list[str]:
+    """Strength, its interval, and how much it rests on."""
+    values = [number(record.get(key), measure.form) for key in (measure.key, "low", "high")]
+    return [*values, number(record.get(measure.counted))]
 
 
 def match_rows(evaluation: Record) -> list[list[str]]:
@@ -128,8 +152,8 @@ def match_rows(evaluation: Record) -> list[list[str]]:
     ]
 
 
-def number(value: Any) -> str:
-    return f"{value:.0f}" if finite(value) else "-"
+def number(value: Any, form: str = ".0f") -> str:
+    return f"{value:{form}}" if finite(value) else "-"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: set[int]) -> str:
@@ -181,15 +205,18 @@ def page(evaluation: Record, picture: bytes) -> str:
     about = "".join(f'<p class="about">{escape(str(line))}</p>' for line in lines if line)
     items = "".join(f"<li>{escape(text)}</li>" for text in headlines(evaluation))
     players = point_rows(evaluation) + baseline_rows(evaluation)
+    measure = measure_of(evaluation)
     parts = [
-        f"<h1>Strength against training compute: {game}</h1>{about}",
+        f"<h1>{measure.title} against training compute: {game}</h1>{about}",
         f'<ul class="headlines">{items}</ul>',
-        f'<img alt="Elo against training compute, SFT and RL" src="data:image/png;base64,{image}">',
+        f'<img alt="{measure.name} against training compute, SFT and RL" '
+        f'src="data:image/png;base64,{image}">',
         "<h2>Every point</h2>",
         f"<p>{escape(how_rated(evaluation))}</p>",
-        html_table(POINT_HEAD, players, NUMERIC),
-        "<h2>Matches</h2>",
-        html_table(MATCH_HEAD, match_rows(evaluation), {2, 3, 4, 5, 6}),
+        html_table(point_head(measure), players, NUMERIC),
+        *(answer_parts(evaluation) if measure.key == "accuracy" else [
+            "<h2>Matches</h2>",
+            html_table(MATCH_HEAD, match_rows(evaluation), {2, 3, 4, 5, 6})]),
         "<h2>How to repeat it</h2>",
         "<p>From the folder it was started in; where the run's folder is there, its command "
         "continues it.</p>",
@@ -208,6 +235,16 @@ def page(evaluation: Record, picture: bytes) -> str:
 
 def how_rated(evaluation: Record) -> str:
     """What the numbers mean and what they do not."""
+    if measure_of(evaluation).key == "accuracy":
+        return (
+            "Accuracy is the share of held-out questions answered rightly, one answer drawn at the "
+            "run's temperature unless the mode says otherwise; low and high bound its 95% interval "
+            "over questions (Wilson). The questions are the same for all stages, so that their "
+            "differences are known better than the intervals say. Compute is an estimate: 2 "
+            "operations a parameter and token read, 6 a token learnt; compute and time cumulate "
+            "over the stages. A stage's best is the point of the highest lower end, hence a "
+            "little flattered by luck."
+        )
     return (
         f"Elo is anchored at {evaluation.get('anchor', 'random')} = 0; low and high bound the 95% "
         "interval of the difference to the mean of this run's nets, which says how they compare; "
@@ -217,6 +254,24 @@ def how_rated(evaluation: Record) -> str:
         "flattered by luck; the direct match is the one with most games, whoever won it. Its "
         "games count in the Elo as well, so the two looks are not independent."
     )
+
+
+SAMPLE_HEAD = ["stage", "answers drawn", "majority (%)", "low", "high", "pass@k (%)"]
+ANSWER_HEAD = ["stage", "question", "completion", "wanted"]
+ANSWER_KEYS = ("prompt", "completion", "wanted")
+
+
+def answer_parts(evaluation: Record) -> list[str]:
+    """What report.html has of language models: test-time compute, and answers to read."""
+    rows = sorted(evaluation.get("samples") or [],
+                  key=lambda row: (STAGES.index(row["stage"]), row["k"]))
+    samples = [[NAMES[row["stage"]], str(row["k"]),
+                *(number(row.get(key), ".1f") for key in ("majority", "low", "high", "pass"))]
+               for row in rows]
+    answers = [[NAMES[row["stage"]], *(str(row[key]) for key in ANSWER_KEYS)]
+               for row in evaluation.get("completions") or []]
+    return ["<h2>Test-time compute</h2>", html_table(SAMPLE_HEAD, samples, {1, 2, 3, 4, 5}),
+            "<h2>Some answers</h2>", html_table(ANSWER_HEAD, answers, set())]
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: set[int]) -> str:

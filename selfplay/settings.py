@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -87,6 +87,22 @@ def replace_key(config: C, key: str, value: Any, where: str = "") -> C:
 def to_dict(config: Settings) -> dict[str, Any]:
     """Plain JSON types, as ``config.json`` holds them."""
     return dataclasses.asdict(config)
+
+
+def assignments(
+    config: dict[str, Any], default: dict[str, Any], dials: Collection[str] = ()
+) -> list[str]:
+    """The words ``--set key=value`` that make ``default`` into ``config``, both of ``to_dict``;
+    dials: keys that are options of their own, left out."""
+    words: list[str] = []
+    for key, value in config.items():
+        pairs = {f"{key}.{k}": (v, default[key][k]) for k, v in value.items()} if isinstance(
+            value, dict) else {key: (value, default[key])}
+        for name, (now, before) in pairs.items():
+            if now != before and name not in dials:
+                text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
+                words += ["--set", f"{name}={text}"]
+    return words
 
 
 def read(

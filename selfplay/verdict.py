@@ -1,22 +1,20 @@
-"""The judgement: did RL pass the SFT ceiling, and the sentences that say so.
+"""The judgement: did RL pass the SFT ceiling.
 
-Pure functions of an evaluation, the plain dict that report.py describes. chart.py and report.py
-show what is decided here.
+Pure functions of an evaluation, the plain dict that report.py describes. sentences.py says what is
+decided here, chart.py and report.py show it. A record that has passed ``rated`` or ``levels`` has
+its strength under "value", whatever it is measured in.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from selfplay.compute import FLOPS, TIMES, Record, amount_text, finite
+from selfplay.compute import Record, finite
+from selfplay.measure import IMPROVERS, LEARNERS, Measure, measure_of
 
-STAGES = ("sft", "rl", "value")  # in the order of training
-NAMES = {"sft": "SFT", "rl": "RL", "value": "AlphaGo"}
-KEPT = ("player", "step", "flops", "seconds", "positions", "elo", "low", "high", "games")
-LEVEL = 150  # Elo: a wider interval of the difference says nothing about who is level
+KEPT = ("player", "step", "flops", "seconds", "positions", "low", "high")
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
 
 
@@ -32,28 +30,31 @@ class Ceiling(NamedTuple):
 def judge(evaluation: Record) -> list[Record]:
     """For each mode (raw policy, each number of simulations): did RL pass SFT's best?
 
-    What follows SFT is the stage `later`: RL, or in a mode that the search with the value net has,
-    that one; its figures stand under "rl" all the same. Both stages' best points are those of
-    ``best``. `passed` is "yes", "no" or "undecided" and rests on two looks: do the 95% Elo
+    SFT is the stage `first` (a base where nothing is taught), and what follows it the stage
+    `later`: RL, or in a mode that the search with the value net has, that one; their figures stand
+    under "sft" and "rl" all the same. Both stages' best points are those of
+    ``best``. `passed` is "yes", "no" or "undecided" and rests on two looks: do the 95%
     intervals overlap, and does the 95% interval of the direct match exclude 50%. One that is
     undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which.
     """
-    found = []
+    found, measure = [], measure_of(evaluation)
     for sims in modes(rated(evaluation)):
-        stage = later(evaluation, sims)
-        sft, rl = best(evaluation, "sft", sims), best(evaluation, stage, sims)
+        learner, stage = first(evaluation), later(evaluation, sims)
+        sft, rl = best(evaluation, learner, sims), best(evaluation, stage, sims)
         match = deciding_match(evaluation, sft, rl, sims) if sft and rl else None
         passed, decided_by = "undecided", "nothing to compare"
         if sft and rl:
-            passed, decided_by = combine(by_match(match), by_intervals(sft, rl))
+            passed, decided_by = combine(by_match(match), by_intervals(sft, rl),
+                                          f"{measure.name} intervals")
         ceiling = ceiling_of(evaluation, sims)
         found.append(
             {
-                "mode": f"search@{sims}" if sims else "raw",
+                "mode": measure.mode_key(sims),
                 "sims": sims,
+                "first": learner,
                 "stage": stage,
-                "sft": keep(sft),
-                "rl": keep(rl),
+                "sft": keep(sft, measure),
+                "rl": keep(rl, measure),
                 "sft_flat": ceiling.flat if ceiling else None,
                 "sft_flat_from_flops": ceiling.start.get("flops") if ceiling else None,
                 "passed": passed,
@@ -64,10 +65,16 @@ def judge(evaluation: Record) -> list[Record]:
     return found
 
 
+def first(evaluation: Record) -> str:
+    """The stage whose best is the ceiling: SFT, or a base that nobody has taught."""
+    found = {point["stage"] for point in rated(evaluation)}
+    return next((stage for stage in LEARNERS if stage in found), "sft")
+
+
 def later(evaluation: Record, sims: int) -> str:
-    """The stage whose points are to pass SFT's in this mode: the last that has any."""
+    """The stage whose points are to pass the ceiling in this mode: the last that has any."""
     found = {p["stage"] for p in rated(evaluation) if p.get("sims", 0) == sims}
-    return "value" if "value" in found else "rl"
+    return next((stage for stage in IMPROVERS if stage in found), "rl")
 
 
 def modes(points: Sequence[Record]) -> list[int]:
@@ -76,24 +83,32 @@ def modes(points: Sequence[Record]) -> list[int]:
 
 
 def rated(evaluation: Record) -> list[Record]:
-    """The points that have an Elo."""
-    return [point for point in evaluation.get("points", []) if finite(point.get("elo"))]
+    """The points that have been measured, with "value"."""
+    return [p for p in levels(evaluation, "points") if finite(p["value"])]
+
+
+def levels(evaluation: Record, kind: str = "baselines") -> list[Record]:
+    """Baselines or points with "value", what they are measured at (None: they are not)."""
+    key = measure_of(evaluation).key
+    return [{**record, "value": record.get(key)} for record in evaluation.get(kind, [])]
 
 
 def best(evaluation: Record, stage: str, sims: int) -> Record | None:
-    """The stage's point of this mode whose Elo is surely the highest: by the lower end of its
-    interval, as a point of few games is easily lucky; the earlier one of two equals."""
+    """The stage's point of this mode that is surely the highest: by the lower end of its
+    interval, as a point of few games is easily lucky; the earlier one of two equals. Looks in
+    passing count only where nothing else was measured: the highest of many is a lucky one."""
     points = [p for p in rated(evaluation) if p["stage"] == stage and p.get("sims", 0) == sims]
-    return max(points, key=lambda p: (p["low"] if finite(p.get("low")) else -math.inf, p["elo"]),
-               default=None)
+    return max([p for p in points if not p.get("look")] or points, default=None,
+               key=lambda p: (p["low"] if finite(p.get("low")) else -math.inf, p["value"]))
 
 
-def keep(point: Record | None) -> Record | None:
-    return {key: point.get(key) for key in KEPT} if point else None
+def keep(point: Record | None, measure: Measure) -> Record | None:
+    kept = (*KEPT, measure.key, measure.counted)
+    return {key: point.get(key) for key in kept} if point else None
 
 
 def by_intervals(sft: Record, rl: Record) -> str:
-    """ "yes" or "no" where the two Elo intervals do not overlap."""
+    """ "yes" or "no" where the two intervals do not overlap."""
     if finite(rl.get("low")) and finite(sft.get("high")) and rl["low"] > sft["high"]:
         return "yes"
     if finite(rl.get("high")) and finite(sft.get("low")) and rl["high"] < sft["low"]:
@@ -108,14 +123,13 @@ def by_match(match: Record | None) -> str:
     return "yes" if match["low"] > 0.5 else "no" if match["high"] < 0.5 else "undecided"
 
 
-def combine(match: str, intervals: str) -> tuple[str, str]:
-    """(passed, decided_by) of the two looks."""
+def combine(match: str, intervals: str, name: str) -> tuple[str, str]:
+    """(passed, decided_by) of the two looks; name: what the intervals are called."""
     if match == intervals:
-        both = "neither" if match == "undecided" else "direct match and Elo intervals"
-        return match, both
+        return match, "neither" if match == "undecided" else f"direct match and {name}"
     if "undecided" not in (match, intervals):
-        return "undecided", "direct match and Elo intervals contradict each other"
-    return (intervals, "Elo intervals") if match == "undecided" else (match, "direct match")
+        return "undecided", f"direct match and {name} contradict each other"
+    return (intervals, name) if match == "undecided" else (match, "direct match")
 
 
 def deciding_match(evaluation: Record, sft: Record, rl: Record, sims: int) -> Record | None:
@@ -127,8 +141,9 @@ def deciding_match(evaluation: Record, sft: Record, rl: Record, sims: int) -> Re
     """
     sides: dict[str, dict[str, Record]] = {"sft": {}, "rl": {}}
     for point in rated(evaluation):
-        side, top = ("sft", sft) if point["stage"] == "sft" else ("rl", rl)
-        mine = point.get("sims", 0) == sims and point["stage"] in ("sft", later(evaluation, sims))
+        side, top = ("sft", sft) if point["stage"] == first(evaluation) else ("rl", rl)
+        both = (first(evaluation), later(evaluation, sims))
+        mine = point.get("sims", 0) == sims and point["stage"] in both
         if mine and not significantly_below(point, top):
             sides[side][point["player"]] = point
     found = []
@@ -170,20 +185,21 @@ def ceilings(evaluation: Record) -> list[Ceiling]:
 def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
     """SFT's best, and whether the curve was flat: a ceiling, not just the last point measured.
 
-    Flat by Elo: a point at no more than half of SFT's compute is level with the best, so the second
-    half of the training brought nothing that could be measured. Flat by the held-out
-    curve: it stopped improving (see held_out_stop), and the points reach as far; or the stage has
-    ended by itself, as even its lowest learning rate gained no more.
+    Flat by strength: a point at no more than half of SFT's compute is level with the best, so the
+    second half of the training brought nothing that could be measured. Flat by the held-out curve:
+    it stopped improving (see held_out_stop), and the points reach as far; or the stage has ended by
+    itself, as even its lowest learning rate gained no more.
     """
-    top = best(evaluation, "sft", sims)
+    learner, measure = first(evaluation), measure_of(evaluation)
+    top = best(evaluation, learner, sims)
     if top is None:
         return None
-    series = [p for p in rated(evaluation) if p["stage"] == "sft" and p.get("sims", 0) == sims]
+    series = [p for p in rated(evaluation) if p["stage"] == learner and p.get("sims", 0) == sims]
     key = "flops" if all(finite(p.get("flops")) for p in series) else "step"
     series.sort(key=lambda p: p.get(key) or 0)
     half = (series[-1].get(key) or 0) / 2
     for point in (p for p in series if 0 < (p.get(key) or 0) <= half):
-        if well_known(point, top) and not significantly_below(point, top):
+        if well_known(point, top, measure) and not significantly_below(point, top):
             return Ceiling(sims, top, point, True)
     stop = held_out_stop(evaluation)
     reached = stop is not None and series[-1].get("step", 0) >= PATIENT * stop["step"]
@@ -203,174 +219,12 @@ def significantly_below(point: Record, top: Record) -> bool:
     """Is the gap wider than both half-widths in quadrature? False where one is unknown."""
     if not (finite(point.get("high")) and finite(top.get("low"))):
         return False
-    up, down = point["high"] - point["elo"], top["elo"] - top["low"]
-    return top["elo"] - point["elo"] > math.hypot(up, down)
+    up, down = point["high"] - point["value"], top["value"] - top["low"]
+    return top["value"] - point["value"] > math.hypot(up, down)
 
 
-def well_known(a: Record, b: Record) -> bool:
-    """Do both have games enough to be called level where no difference is seen? See LEVEL."""
+def well_known(a: Record, b: Record, measure: Measure) -> bool:
+    """Are both known well enough to be called level where no difference is seen?"""
     widths = [record["high"] - record["low"] for record in (a, b)
               if finite(record.get("high")) and finite(record.get("low"))]
-    return len(widths) == 2 and math.hypot(*widths) / 2 <= LEVEL
-
-
-# ----------------------------------------------------------------------------------------- words
-
-
-def headlines(evaluation: Record) -> list[str]:
-    """Sentences computed from the data: each mode's verdict, SFT's flat stretch, the expert."""
-    found = judge(evaluation)
-    sentences = [verdict_text(mode) for mode in found] or ["No checkpoint has been rated."]
-    sentences += value_texts(evaluation) + flat_texts(evaluation, found)
-    return sentences + expert_texts(evaluation, found)
-
-
-def verdict_text(mode: Record) -> str:
-    """One mode's sentence: both bests, the intervals, the direct match, the verdict."""
-    name = mode_text(mode["sims"])
-    name = name[0].upper() + name[1:]
-    sft, rl, who = mode["sft"], mode["rl"], NAMES[mode["stage"]]
-    if not (sft and rl):
-        stage, only = ("SFT", sft) if sft else (who, rl)
-        other = who if sft else "SFT"
-        return f"{name}: {stage}'s best {elo_text(only)} Elo; no {other} point to compare with."
-    verdict = {
-        "yes": f"{who} passed SFT's best",
-        "no": f"{who} stayed below SFT's best",
-        "undecided": f"undecided whether {who} passed SFT's best",
-    }[mode["passed"]]
-    overlap = "overlap" if by_intervals(sft, rl) == "undecided" else "do not overlap"
-    elos = f"{elo_text(rl)} against {elo_text(sft)} Elo"
-    return f"{name}: {verdict}: {elos} (intervals {overlap}){match_text(mode)}."
-
-
-def match_text(mode: Record) -> str:
-    match = mode["match"]
-    if match is None or not finite(match["score"]):
-        return ""
-    bests = (mode["rl"]["player"], mode["sft"]["player"])
-    whose = "" if (match["rl"], match["sft"]) == bests else " of checkpoints level with these"
-    return f"; direct match{whose} {score_text(match)} of {match['games']} games"
-
-
-def score_text(match: Record) -> str:
-    """`61.5% (54.6 to 68.0)`."""
-    if not finite(match.get("score")):
-        return "-"
-    text = f"{100 * match['score']:.1f}%"
-    if finite(match.get("low")) and finite(match.get("high")):
-        text += f" ({100 * match['low']:.1f} to {100 * match['high']:.1f})"
-    return text
-
-
-def value_texts(evaluation: Record) -> list[str]:
-    """How well the value net knows results, and how much of that is learnt by heart."""
-    rows = [r for r in evaluation.get("value_history") or [] if finite(r.get("value_mse"))]
-    if not rows:
-        return []
-    row = min(rows, key=lambda row: row["value_mse"])
-    return [f"Value net: mean squared error {row['value_mse']:.3f} on held-out positions, "
-            f"{row['train_mse']:.3f} on those learnt from (results in -1 to 1)."]
-
-
-def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
-    """Where SFT stopped gaining, by Elo for each mode and by its held-out curve."""
-    stop, sentences = held_out_stop(evaluation), []
-    for mode in (mode for mode in found if mode["sft"]):
-        since, name = mode["sft_flat_from_flops"], mode_text(mode["sims"])
-        if since != mode["sft"]["flops"]:
-            since = amount_text(since, FLOPS)
-            sentences.append(f"SFT, {name}: no measurable gain in Elo after {since}.")
-        elif not mode["sft_flat"]:
-            sentences.append(f"SFT, {name}: no flat stretch measured; its best may be no ceiling.")
-    if stop:
-        since = amount_text(stop.get("flops"), FLOPS)
-        sentences.append(f"SFT's held-out policy loss stopped improving at {since}.")
-    elif evaluation.get("sft_flat"):
-        sentences.append("SFT's held-out policy loss was flat at its lowest learning rate.")
-    return sentences
-
-
-def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
-    """Where each expert stands against the best of each stage and mode."""
-    sentences = []
-    for expert in (b for b in evaluation.get("baselines", []) if b.get("expert")):
-        if not finite(expert.get("elo")):
-            note = expert.get("note", "no Elo")
-            sentences.append(f"The expert {expert['player']} was not played: {note}.")
-            continue
-        relations = [
-            f"{NAMES[stage]} {mode_text(mode['sims'])} {relation(mode[key], expert)}"
-            for mode in found
-            for key, stage in (("sft", "sft"), ("rl", mode["stage"]))
-            if mode[key]
-        ]
-        text = f"The expert {expert['player']} stands at {elo_text(expert)} Elo"
-        sentences.append(f"{text}: {', '.join(relations)}." if relations else f"{text}.")
-    return sentences
-
-
-def relation(point: Record, expert: Record) -> str:
-    found = by_intervals(expert, point)
-    if found != "undecided":
-        return "is above it" if found == "yes" else "is below it"
-    if not well_known(expert, point):
-        return "cannot be told from it (too few games)"
-    return "is level with it (intervals overlap)"
-
-
-def header_lines(evaluation: Record) -> list[tuple[str, bool]]:
-    """(text, whether it is a verdict) lines of the chart: verdicts, rules, games, hardware."""
-    games = sum(match.get("games", 0) for match in evaluation.get("matches", []))
-    longest = max([p["seconds"] for p in rated(evaluation) if finite(p.get("seconds"))], default=0)
-    facts = [
-        f"{games:,} games" if games else "",
-        f"{amount_text(longest, TIMES)} of training" if longest else "",
-        f"Elo with 95% intervals, {evaluation.get('anchor', 'random')} = 0",
-        shorten(evaluation.get("hardware") or "", 90),
-    ]
-    plain = [f"Rules: {shorten(evaluation['rules'], 280)}" if evaluation.get("rules") else ""]
-    plain.append("  ·  ".join(fact for fact in facts if fact))
-    absent = [
-        f"{shorten(b['player'], 40)} not played ({shorten(b.get('note', 'no Elo'), 80)})"
-        for b in evaluation.get("baselines", [])
-        if not finite(b.get("elo"))
-    ]
-    plain += absent
-    wrapped = [line for text in plain if text for line in textwrap.wrap(text, 148)[:2]]
-    bold = [line for mode in judge(evaluation) for line in textwrap.wrap(verdict_text(mode), 148)]
-    return [(line, True) for line in bold] + [(line, False) for line in wrapped]
-
-
-# ------------------------------------------------------------------------------ names and numbers
-
-
-def elo_text(record: Record) -> str:
-    """`812 ± 40`; `812 (780 to 900)` where the interval is lopsided; `812` where it is unknown."""
-    elo, low, high = record.get("elo"), record.get("low"), record.get("high")
-    if not finite(elo):
-        return "not measured"
-    if not finite(low) and not finite(high):
-        return f"{elo:.0f}"
-    if not finite(low):
-        return f"{elo:.0f} (up to {high:.0f})"
-    if not finite(high):
-        return f"{elo:.0f} ({low:.0f} or more)"
-    down, up = elo - low, high - elo
-    if abs(up - down) > 0.1 * (up + down) + 1:
-        return f"{elo:.0f} ({low:.0f} to {high:.0f})"
-    return f"{elo:.0f} ± {(down + up) / 2:.0f}"
-
-
-def mode_text(sims: int) -> str:
-    """What a mode is called: the policy alone, or a search of so many simulations a move."""
-    return f"{sims} simulations" if sims else "raw policy"
-
-
-def shorten(text: str, width: int) -> str:
-    """One printable line of at most `width` characters, an ellipsis in its middle if cut."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    if len(line) <= width:
-        return line
-    head = (width - 1) * 2 // 3
-    return f"{line[:head]}…{line[len(line) - (width - 1 - head) :]}"
+    return len(widths) == 2 and math.hypot(*widths) / 2 <= measure.level

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfplay import chart, compute, report, verdict
+from selfplay import chart, compute, measure, palette, panels, report, sentences, verdict
 
 
 def point(stage: str, step: int, elo: float, sims: int = 0, half: float = 40, **more: Any) -> dict:
@@ -85,7 +85,7 @@ def test_intervals_apart_decide():
     mode = raw_mode()
     assert (mode["passed"], mode["decided_by"]) == ("yes", "Elo intervals")
     assert (mode["sft"]["elo"], mode["rl"]["elo"]) == (812, 1011)
-    sentence = verdict.headlines(evaluation())[0]
+    sentence = sentences.headlines(evaluation())[0]
     assert "1011 ± 45" in sentence and "812 ± 40" in sentence
     assert "do not overlap" in sentence
 
@@ -170,7 +170,8 @@ def test_few_games_show_no_ceiling():
     points = [point("sft", 40, 400, low=250, high=550), point("sft", 100, 590, low=440, high=740)]
     ceiling = verdict.ceiling_of(evaluation(points=points), 0)
     assert ceiling is not None and not ceiling.flat
-    assert any("may be no ceiling" in line for line in verdict.headlines(evaluation(points=points)))
+    told = sentences.headlines(evaluation(points=points))
+    assert any("may be no ceiling" in line for line in told)
 
 
 def test_ceiling_is_flat_where_the_stage_ended_by_itself():
@@ -178,18 +179,18 @@ def test_ceiling_is_flat_where_the_stage_ended_by_itself():
     ceiling = verdict.ceiling_of(evaluation(points=rising, sft_flat=True), 0)
     assert ceiling is not None and ceiling.flat
     assert any("flat at its lowest" in line
-               for line in verdict.headlines(evaluation(points=rising, sft_flat=True)))
+               for line in sentences.headlines(evaluation(points=rising, sft_flat=True)))
 
 
 def test_expert_sentences():
-    assert "RL raw policy is level with it" in verdict.headlines(evaluation())[-1]
+    assert "RL raw policy is level with it" in sentences.headlines(evaluation())[-1]
     wide = evaluation()
     for baseline in wide["baselines"]:
         if baseline.get("expert"):
             baseline.update(low=baseline["elo"] - 300, high=baseline["elo"] + 300)
-    assert "RL raw policy cannot be told from it" in verdict.headlines(wide)[-1]
+    assert "RL raw policy cannot be told from it" in sentences.headlines(wide)[-1]
     absent = {"player": "gtp:gnugo", "expert": True, "elo": None, "note": "gnugo not installed"}
-    assert "gnugo not installed" in verdict.headlines(evaluation(baselines=[absent]))[-1]
+    assert "gnugo not installed" in sentences.headlines(evaluation(baselines=[absent]))[-1]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,8 @@ def test_expert_sentences():
         (None, None, "812"),
     ],
 )
-def test_elo_text(low, high, text):
-    assert verdict.elo_text({"elo": 812.0, "low": low, "high": high}) == text
+def test_strength_text(low, high, text):
+    assert sentences.strength_text({"elo": 812.0, "low": low, "high": high}, measure.ELO) == text
 
 
 def test_amounts_use_the_unit_that_fits():
@@ -239,7 +240,7 @@ def test_divider_only_where_rl_follows_sft():
     st.floats(0.1, 20),
 )
 def test_spread_labels_keep_order_and_gap_within_the_panel(wanted, gap):
-    placed = np.array(chart.spread(wanted, gap, 0, 100))
+    placed = np.array(palette.spread(wanted, gap, 0, 100))
     fitting = min(gap, 100 / max(len(wanted) - 1, 1))
     assert placed.min() >= -1e-6 and placed.max() <= 100 + 1e-6
     assert (np.diff(placed) >= fitting - 1e-6).all()
@@ -248,6 +249,72 @@ def test_spread_labels_keep_order_and_gap_within_the_panel(wanted, gap):
 
 
 # ------------------------------------------------------------------------------------------ files
+
+
+def answered(stage: str, step: int, accuracy: float, sims: int = 0, half: float = 4, **more: Any):
+    known = {**point(stage, step, accuracy, sims, half), "accuracy": accuracy, "questions": 512}
+    return {**{key: known[key] for key in known if key not in ("elo", "games")}, **more}
+
+
+ANSWERS = {
+    "game": "chain_sum", "measure": "accuracy", "hardware": "2 cores", "run": "runs/x", "seed": 0,
+    "points": [
+        answered("sft", 10, 20, look=True), answered("sft", 40, 41, look=True),
+        answered("sft", 100, 40), answered("sft", 100, 43, sims=16),
+        answered("rl", 200, 97, look=True), answered("rl", 400, 92), answered("rl", 400, 93, 16)],
+    "baselines": [{"player": "teacher", "accuracy": 43.5, "low": 40.4, "high": 46.6,
+                   "questions": 1000, "expert": True}],
+    "sft_history": [{"step": s, "flops": s * 1e12, "seconds": s * 2.0, "policy_loss": 1 + 5 / s}
+                    for s in range(1, 101)],
+    "rl_history": [{"step": s, "flops": s * 1e12, "seconds": s * 2.0, "entropy": 0.1,
+                    "clip_fraction": 0.0, "length": 12.0} for s in range(110, 401, 10)],
+    "samples": [{"stage": stage, "k": k, "majority": low + k, "low": low, "high": low + 20,
+                 "pass": low + 2 * k} for stage, low in (("sft", 30), ("rl", 60)) for k in (1, 4)],
+    "completions": [{"stage": "rl", "prompt": "1+2", "completion": "<b>3</b>", "wanted": "3"}],
+}  # fmt: skip
+
+
+def test_accuracy_is_judged_by_what_was_measured_not_by_a_lucky_look():
+    modes = {mode["mode"]: mode for mode in verdict.judge(ANSWERS)}
+    assert list(modes) == ["raw", "majority@16"]
+    raw = modes["raw"]
+    assert (raw["passed"], raw["decided_by"]) == ("yes", "accuracy intervals")
+    assert (raw["sft"]["accuracy"], raw["rl"]["accuracy"]) == (40, 92)  # not 41, not 97
+    looks = {**ANSWERS, "points": [p for p in ANSWERS["points"] if p.get("look")]}
+    assert verdict.judge(looks)[0]["rl"]["accuracy"] == 97
+    told = sentences.headlines(ANSWERS)
+    assert told[0].startswith("One answer: RL passed SFT's best: 92.0 ± 4.0 against 40.0 ± 4.0%")
+    assert told[1].startswith("Majority of 16 answers: RL passed")
+    assert "The expert teacher stands at 43.5 ± 3.1%: SFT one answer is level with it" in told[-1]
+
+
+def test_the_report_of_answers_shows_samples_and_escapes_completions(tmp_path):
+    report.write_report(tmp_path, ANSWERS)
+    page = Collector()
+    page.feed((tmp_path / "report.html").read_text())
+    assert "b" not in page.tags and "<b>3</b>" in page.text
+    for word in ("Elo", "Matches", "games"):
+        assert word not in page.text
+    assert "majority of 16 answers" in page.text and "512" in page.text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["measure"] == "accuracy" and summary["questions"] == 512
+
+
+def test_samples_and_policy_gradients_get_their_panels():
+    labels = [p.label for p in panels.panels_of(
+        {"sft": ANSWERS["sft_history"], "rl": ANSWERS["rl_history"]})]
+    assert labels == ["held-out loss\n(nats a token)", "entropy\n(nats)", "clipped (%)",
+                      "tokens an\nanswer"]
+    known = evaluation()
+    labels = [p.label for p in panels.panels_of(
+        {"sft": known["sft_history"], "rl": known["rl_history"]})]
+    assert labels == ["held-out\ntop-1 (%)", "RL losses"]
+
+    def tall(case):
+        return image(chart.draw(case)).shape[0]
+
+    assert tall(ANSWERS) - tall({**ANSWERS, "samples": []}) == pytest.approx(
+        (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * palette.DPI, abs=2)
 
 
 HOSTILE = "$x^$ <script>alert('x')</script>\n\x07&amp;\"" + "y" * 200
@@ -267,6 +334,10 @@ CASES = {
     "open intervals": evaluation(points=[{**p, "low": float("-inf"), "high": None} for p in SFT]),
     "unrated point": evaluation(points=[*SFT, {**RL[0], "elo": None, "low": None, "high": None}]),
     "nothing": {"game": "connect4"},
+    "accuracy": ANSWERS,
+    "accuracy of a base, by time": {
+        **ANSWERS, "points": [{**p, "flops": None, "stage": "base" if p["stage"] == "sft" else "rl"}
+                              for p in ANSWERS["points"]]},
 }
 
 
@@ -277,7 +348,7 @@ def test_every_case_is_drawn_and_told(tmp_path, case):
     assert pixels.shape[1] == 2000
     assert 0.002 < (pixels.min(axis=2) < 200).mean() < 0.5
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert summary["headlines"] == verdict.headlines(case)
+    assert summary["headlines"] == sentences.headlines(case)
     assert summary["headlines"][0] in report.text_summary(case)
     assert "<table>" in (tmp_path / "report.html").read_text() or case == CASES["nothing"]
 
@@ -289,7 +360,7 @@ def test_stages_show_in_their_colours():
 
     pictures = {name: image(chart.draw(CASES[name])) for name in ("full", "no rl", "no sft")}
     seen = {
-        name: [share(pixels, chart.COLOURS[stage]) > 1e-4 for stage in ("sft", "rl")]
+        name: [share(pixels, palette.COLOURS[stage]) > 1e-4 for stage in ("sft", "rl")]
         for name, pixels in pictures.items()
     }
     assert seen == {"full": [True, True], "no rl": [True, False], "no sft": [False, True]}
@@ -300,7 +371,7 @@ def test_grey_keeps_the_stages_apart():
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         return 0.299 * red + 0.587 * green + 0.114 * blue
 
-    assert abs(luminance(chart.COLOURS["sft"]) - luminance(chart.COLOURS["rl"])) > 60
+    assert abs(luminance(palette.COLOURS["sft"]) - luminance(palette.COLOURS["rl"])) > 60
 
 
 def test_summary_json(tmp_path):

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from selfplay.chart import COLOURS, FAINT, GREY, INK
+from selfplay.palette import COLOURS, FAINT, GREY, INK
 
 Row = dict[str, Any]
 

@@ -3,7 +3,7 @@
 runs/NAME/
     config.json   what was asked for        progress.json   seconds spent, stages done
     sft/, rl/ ..  checkpoints, history      tb/             TensorBoard events
-    evaluation.json
+    evaluation.json   chart.png   report.html   summary.json
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
-from selfplay.llm import rlhf_stages, stages
+from selfplay.llm import rlhf_stages, stages, summary
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import end_tokens, load
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
+from selfplay.report import write_report
 from selfplay.runs import Clock, read_json, write_json
+from selfplay.sentences import headlines
 from selfplay.settings import read, to_dict
 
 #: Settings that say how long, where, or how it is judged: they may change within a run.
@@ -117,16 +119,24 @@ def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
 def measure(
     run: TextRun, ks: tuple[int, ...], device: str, every: bool = False
 ) -> dict[str, Any]:
-    """Evaluate a run's model, or ``every`` stage's, write ``evaluation.json``, say what came out.
+    """Evaluate a run's model, or ``every`` stage's, write ``evaluation.json`` and the report, say
+    what came out.
 
     The file has the newest model's figures, and all that were measured by stage.
     """
     newest = newest_model(run.folder)
-    found = [model_of(run.folder, stage.name) for stage in RECIPES[run.config.recipe]]
-    paths = [path for path in found if path] if every else [newest]
-    measured = {path.parent.name: _measured(run, path, ks, device) for path in paths}
+    models = {stage.name: path for stage in RECIPES[run.config.recipe]
+              if (path := model_of(run.folder, stage.name))}
+    asked = models if every else {newest.parent.name: newest}
+    measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
+    measured = summary.keep_measured(run.folder, measured, models)
     result = {**measured[newest.parent.name], "stages": measured}
     write_json(run.folder / "evaluation.json", result)
+    expert = summary.teacher(run)
+    shown = summary.evaluation(run, {**measured, "teacher": expert} if expert else measured, device)
+    write_report(run.folder, shown)
+    say("\n".join(["", *headlines(shown)]))
+    say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}")
     return result
 
 
