@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,9 +260,9 @@ def train_reward_model(
     """Train until the held-out loss has not gone down for ``patience`` epochs, or ``epochs`` are
     done, or ``left()`` seconds are used up; the checkpoint of the lowest held-out loss.
 
-    An epoch makes a row of ``history.jsonl`` (step is the epoch, train_loss, and ``judged`` of
-    the held-out pairs) and a checkpoint ``ckpt-EPOCH``; a later call in the same folder goes on
-    from the newest. The model is trained in place.
+    An epoch makes a row of ``history.jsonl`` (step is the epoch, seconds so far, train_loss, and
+    ``judged`` of the held-out pairs) and a checkpoint ``ckpt-EPOCH``; a later call in the same
+    folder goes on from the newest. The model is trained in place.
     """
     training, history = Training(model.eval(), config), []
     newest = checkpoint.newest(folder)
@@ -270,12 +271,15 @@ def train_reward_model(
         found = read_history(folder / "history.jsonl")
         history = [row for row in found if row["step"] <= training.epochs]
     sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held)
+    began = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     while not history or not (_over(history, config) or left() <= 0):
         loss = training.epoch(*sides, seed)
-        row = {"step": training.epochs, "train_loss": loss, **training.look(*looked_at)}
+        row = {"step": training.epochs, "seconds": time.monotonic() - began, "train_loss": loss,
+               **training.look(*looked_at)}
         history.append(row)
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        meta = {"kind": "reward model", "step": row["step"], "compute": {"pairs": len(pairs)},
+        meta = {"kind": "reward model", "step": row["step"],
+                "compute": {"pairs": len(pairs), "seconds": row["seconds"]},
                 "metrics": {key: row[key] for key in ("loss", "accuracy", "calibration_error")}}
         checkpoint.save(_path(folder, row["step"]), training, spec_of(model), meta)
         for step in range(1, row["step"]):

@@ -74,11 +74,10 @@ def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Reco
     found: dict[str, Record] = {}
     spent: Record = {"flops": 0.0, "seconds": 0.0}
     for name, rows in stages.items():
-        found[name] = spent = found["free"] if name == "rlhf" and "free" in found else spent
-        if name in ("free", "rlhf"):
-            judge = history(run.folder / "rm")
-            spent = found[name] = added(judge[-1], spent) if judge and name != "rlhf" else spent
-        spent = added(handed(run.folder / name, rows), spent)
+        judge = history(run.folder / "rm")[-1:] if name in ("free", "rlhf") else []
+        start = added(judge[0], spent) if judge else spent
+        found[name] = found["free"] if name == "rlhf" and "free" in found else start
+        spent = added(handed(run.folder / name, rows), found[name])
     return found
 
 
