@@ -197,7 +197,7 @@ def draw_strength(
                   for point in highest if point]
     name_levels(axes, names, MAIN_HEIGHT, measure.form)
     anchored = anchor_text(evaluation)
-    axes.set_ylabel(f"{measure.name} ({anchored or measure.unit})", color=INK)
+    axes.set_ylabel(f"{measure.name} ({anchored or measure.sign})", color=INK)
     if not points:
         axes.text(0.5, 0.5, "no checkpoint has been rated", transform=axes.transAxes,
                   ha="center", color=GREY)  # fmt: skip

@@ -27,7 +27,8 @@ class Measure:
     counted: str
     title: str  #: of the chart, before "against training compute"
     form: str  #: format of a number
-    unit: str  #: behind a number
+    sign: str  #: right behind a number
+    unit: str  #: behind a number and its interval
     least: float  #: what an axis spans at least
     level: float  #: a wider interval of a difference says nothing about who is level
     zero: bool  #: does the axis show 0, the anchor
@@ -49,13 +50,13 @@ class Measure:
 
 
 ELO = Measure(
-    key="elo", name="Elo", counted="games", title="Strength", form=".0f", unit=" Elo", least=100.0,
-    level=150.0, zero=True, raw="raw policy", raw_short="raw", more="{} simulations",
-    more_short="{} sims", more_key="search", improver="self-play RL")
+    key="elo", name="Elo", counted="games", title="Strength", form=".0f", sign="",
+    unit=" Elo", least=100.0, level=150.0, zero=True, raw="raw policy", raw_short="raw",
+    more="{} simulations", more_short="{} sims", more_key="search", improver="self-play RL")
 #: In percent; ``sims`` is the number of answers whose majority counts, 0 a single one.
 ACCURACY = Measure(
-    key="accuracy", name="accuracy", counted="questions", title="Accuracy", form=".1f", unit="%",
-    least=20.0, level=8.0, zero=False, raw="one answer", raw_short="one answer",
+    key="accuracy", name="accuracy", counted="questions", title="Accuracy", form=".1f", sign="%",
+    unit="", least=20.0, level=8.0, zero=False, raw="one answer", raw_short="one answer",
     more="majority of {} answers", more_short="majority of {}", more_key="majority",
     improver="RL")
 MEASURES = {measure.key: measure for measure in (ELO, ACCURACY)}

@@ -84,7 +84,7 @@ MATCH_HEAD = ["A", "B", "games", "A wins", "draws", "losses", "A's score (95%)",
 
 
 def point_head(measure: Measure) -> list[str]:
-    name = measure.name + measure.unit.strip() * (measure.unit == "%")
+    name = f"{measure.name} {measure.sign}".strip()
     return ["stage", "step", "mode", name, "low", "high", measure.counted, "compute", "time",
             "player"]
 

@@ -164,19 +164,19 @@ def anchor_text(evaluation: Record, before: str = "") -> str:
 def strength_text(record: Record, measure: Measure) -> str:
     """`812 ± 40`; `812 (780 to 900)` where the interval is lopsided; `812` where it is unknown."""
     value, low, high = record.get(measure.key), record.get("low"), record.get("high")
-    form = measure.form
+    form, shown = measure.form, f"{value:{measure.form}}{measure.sign}" if finite(value) else ""
     if not finite(value):
         return "not measured"
     if not finite(low) and not finite(high):
-        return f"{value:{form}}"
+        return shown
     if not finite(low):
-        return f"{value:{form}} (up to {high:{form}})"
+        return f"{shown} (up to {high:{form}})"
     if not finite(high):
-        return f"{value:{form}} ({low:{form}} or more)"
+        return f"{shown} ({low:{form}} or more)"
     down, up = value - low, high - value
     if abs(up - down) > 0.1 * (up + down) + 1:
-        return f"{value:{form}} ({low:{form}} to {high:{form}})"
-    return f"{value:{form}} ± {(down + up) / 2:{form}}"
+        return f"{shown} ({low:{form}} to {high:{form}})"
+    return f"{shown} ± {(down + up) / 2:{form}}"
 
 
 def shorten(text: str, width: int) -> str:

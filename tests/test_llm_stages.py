@@ -65,9 +65,32 @@ def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path
                 (tmp_path / name / "history.jsonl").read_text().splitlines()]
         assert [r["step"] for r in rows] == ([1, 2, 3] if name.startswith("rl") else [6, 12])
     assert runs.newest_model(tmp_path).parent.name == stages[-1]
+    shown = json.loads((tmp_path / "summary.json").read_bytes())
+    assert shown["measure"] == "accuracy" and list(shown["modes"]) == ["raw", "majority@2"]
+    assert {row["stage"] for row in shown["samples"]} == set(stages)
+    assert (tmp_path / "chart.png").read_bytes()[:4] == b"\x89PNG"
+    assert "Test-time compute" in (tmp_path / "report.html").read_text()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")}
     runs.train(opened(tmp_path, recipe), "cpu")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
+
+
+def test_what_a_later_stage_has_begun_from_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where RL's way and reference begin must not move when the run gets more minutes."""
+    seen: list[tuple[str, bool]] = []
+
+    def stage(name: str) -> runs.Stage:
+        return runs.Stage(name, lambda run, clock, _: seen.append((name, name in clock.done)), 0.5)
+
+    monkeypatch.setitem(runs.RECIPES, "grpo", (stage("sft"), stage("rl")))
+    (tmp_path / "sft/ckpt-000012").mkdir(parents=True)
+    run = runs.TextRun(tmp_path, TextConfig(TASK, recipe="grpo"), None)
+    runs.train(run, "cpu")
+    (tmp_path / "rl/ckpt-000001").mkdir(parents=True)
+    runs.train(run, "cpu")
+    assert seen == [("sft", False), ("rl", False), ("sft", True), ("rl", False)]
 
 
 def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:

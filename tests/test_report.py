@@ -283,9 +283,9 @@ def test_accuracy_is_judged_by_what_was_measured_not_by_a_lucky_look():
     looks = {**ANSWERS, "points": [p for p in ANSWERS["points"] if p.get("look")]}
     assert verdict.judge(looks)[0]["rl"]["accuracy"] == 97
     told = sentences.headlines(ANSWERS)
-    assert told[0].startswith("One answer: RL passed SFT's best: 92.0 ± 4.0 against 40.0 ± 4.0%")
+    assert told[0].startswith("One answer: RL passed SFT's best: 92.0% ± 4.0 against 40.0% ± 4.0")
     assert told[1].startswith("Majority of 16 answers: RL passed")
-    assert "The expert teacher stands at 43.5 ± 3.1%: SFT one answer is level with it" in told[-1]
+    assert "The expert teacher stands at 43.5% ± 3.1: SFT one answer is level with it" in told[-1]
 
 
 def test_the_report_of_answers_shows_samples_and_escapes_completions(tmp_path):

@@ -8,7 +8,7 @@ runs/NAME/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,16 @@ def train(run: TextRun, device: str) -> None:
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in stages})
-        for stage in stages:
+        for index, stage in enumerate(stages):
+            if begun(run.folder, stages[index + 1:]):
+                clock.finish(stage.name)  # what has been built upon stays as it was
             with clock.running(stage.name):
                 stage.run(run, clock, device)
+
+
+def begun(folder: Path, stages: Sequence[Stage]) -> bool:
+    """Has one of ``stages`` a checkpoint?"""
+    return any(any((folder / stage.name).glob("ckpt-*")) for stage in stages)
 
 
 def newest_model(folder: Path) -> Path:
