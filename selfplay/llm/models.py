@@ -33,6 +33,7 @@ class Lora:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
+    seed: int = 0  #: of the adapters' first weights
 
 
 class Net(nn.Module):
@@ -88,7 +89,9 @@ def _plain(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str
     if isinstance(module, BaseTunerLayer):
         merged = copy.deepcopy(module)
         merged.merge()
-        module = merged.get_base_layer()
+        for name, parameter in merged.get_base_layer().named_parameters():
+            yield prefix + name, parameter.detach()
+        return
     for name, parameter in module.named_parameters(recurse=False):
         if id(parameter) not in seen:
             seen.add(id(parameter))
@@ -176,9 +179,11 @@ def adapt(model: nn.Module, lora: Lora) -> nn.Module:
     """``model`` with LoRA adapters on all its linear layers but the head; only they learn."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
-        target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+                        target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lora.seed)
+        return get_peft_model(model, config)
 
 
 def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:

@@ -72,7 +72,7 @@ def start(run: TextRun) -> tuple[Any, Any]:
 
 
 def lora_of(config: TextConfig) -> Lora | None:
-    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
+    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.seed)
     return lora if lora.rank else None
 
 
