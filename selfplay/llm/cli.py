@@ -86,13 +86,18 @@ def train(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--samples", default=None, metavar="K,K,...", help="k of pass@k [1,2,4,8,16].")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
-def evaluate(folder: Path, samples: str | None, device: str) -> None:
+@click.option("--engine", type=click.Choice(("auto", "torch", "vllm")), default=None,
+              help="Who writes the answers [the run's sample.engine].")
+def evaluate(folder: Path, samples: str | None, device: str, engine: str | None) -> None:
     """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.llm.run import measure
+    from selfplay.settings import replace_key
 
     run = _stored(folder)
+    if engine is not None:
+        run = replace(run, config=replace_key(run.config, "sample.engine", engine))
     measure(run, run.config.eval.samples if samples is None else _ks(samples), device_of(device))
 
 
@@ -100,9 +105,11 @@ def evaluate(folder: Path, samples: str | None, device: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True,
               help="0 takes the best token.")
-def chat(folder: Path, temperature: float) -> None:
+@click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
+def chat(folder: Path, temperature: float, device: str) -> None:
     """Type a question, see how the model works it out."""
     _must_be_installed()
+    from selfplay.cli import device_of
     from selfplay.llm.evaluate import written_in
     from selfplay.llm.generate import TorchGenerator
     from selfplay.llm.models import end_tokens, load, render
@@ -111,7 +118,8 @@ def chat(folder: Path, temperature: float) -> None:
 
     run = _stored(folder)
     model, tokenizer = load(newest_model(folder))
-    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
+    generator = TorchGenerator(model.to(device_of(device)), end_tokens(model, tokenizer),
+                               tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
     click.echo(f"a question such as {example.prompt!r}; an empty line ends")

@@ -46,6 +46,11 @@ class SampleConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 64
+    engine: Literal["auto", "torch", "vllm"] = "auto"
+    #: who draws them at evaluations, in RL and of own answers: auto is vLLM where it is installed,
+    #: the run is on a GPU and the model was given with --model, else torch
+    memory: float = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
 
 
 @dataclass(frozen=True)
@@ -132,17 +137,19 @@ class TextConfig:
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
 
     LIMITS: ClassVar[Limits] = Limits("task", positive=frozenset((
-        "minutes", "data.held_out", "sample.max_new_tokens", "sample.top_p", "sft.batch_size",
-        "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every", "sft.patience",
-        "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples", "rl.prompts", "rl.group",
-        "rl.steps", "rl.draws", "rl.evaluate_every", "rl.evaluate_prompts", "rl.checkpoint_every",
-        "rl.keep", "pg.epochs", "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl",
+        "minutes", "data.held_out", "sample.max_new_tokens", "sample.top_p", "sample.memory",
+        "sft.batch_size", "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every",
+        "sft.patience", "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples",
+        "rl.prompts", "rl.group", "rl.steps", "rl.draws", "rl.evaluate_every",
+        "rl.evaluate_prompts", "rl.checkpoint_every", "rl.keep",
+        "pg.epochs", "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl",
         "own.questions", "own.samples",
         "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs", "rm.patience",
         "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs", "rlhf.minibatches",
         "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts", "rlhf.held_samples",
-    )), shares=frozenset(("data.wrong", "data.guessed", "sample.top_p", "lora.dropout", "sft.gain",
-                          "pg.gamma", "pg.lam", "pairs.noise", "pairs.held_out")))
+    )), shares=frozenset(("data.wrong", "data.guessed", "sample.top_p", "sample.memory",
+                          "lora.dropout", "sft.gain", "pg.gamma", "pg.lam", "pairs.noise",
+                          "pairs.held_out")))
 
 
 def of_algorithm(name: str) -> PGConfig:

@@ -43,14 +43,15 @@ def knows(model: nn.Module) -> bool:
 
     if type(model) not in (LlamaForCausalLM, Qwen2ForCausalLM):  # a subclass may differ
         return False
-    return usual(model.config)
+    return knows_backbone(model.model)
 
 
 def knows_backbone(backbone: nn.Module) -> bool:
     """The same of what is under a causal language model."""
     from transformers import LlamaModel, Qwen2Model
 
-    return type(backbone) in (LlamaModel, Qwen2Model) and usual(backbone.config)
+    return (type(backbone) in (LlamaModel, Qwen2Model) and usual(backbone.config)
+            and all(_is_bare(layer) for layer in backbone.layers))
 
 
 def usual(config: Any) -> bool:
@@ -60,6 +61,14 @@ def usual(config: Any) -> bool:
     return (config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
             and (config.rope_parameters or {}).get("rope_type", "default") == "default"
             and kinds == {"full_attention"})
+
+
+def _is_bare(layer: Any) -> bool:
+    """Whether nothing, such as an adapter, stands between a layer and its weights."""
+    attention, mlp = layer.self_attn, layer.mlp
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+             mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    return all(type(part) is nn.Linear for part in parts)
 
 
 class ForwardDecoder:

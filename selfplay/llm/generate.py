@@ -55,6 +55,10 @@ class Generator(Protocol):
         """Answer each of ``prompts`` (token lists, none empty) ``group`` times."""
         ...
 
+    def refresh(self, model: nn.Module) -> None:
+        """Answer with the weights that ``model``, of the same kind, has now."""
+        ...
+
 
 @dataclass(frozen=True)
 class TorchGenerator:
@@ -70,6 +74,9 @@ class TorchGenerator:
         tokens, mask = left_padded(prompts, self.pad)
         return generate(self.model, tokens, mask, group, sampling, seed, self.ends, self.pad)
 
+    def refresh(self, model: nn.Module) -> None:
+        """Nothing: its weights are the model's own."""
+
 
 @torch.no_grad()
 def generate(
@@ -84,7 +91,7 @@ def generate(
     """
     device = next(model.parameters()).device
     room, count = sampling.max_new_tokens, len(prompt) * group
-    _must_fit(model, prompt.shape[1] + room)
+    must_fit(model.config, prompt.shape[1] + room)
     prompt, prompt_mask = prompt.to(device), prompt_mask.to(device)
     action = torch.full((count, room), pad, dtype=torch.int64, device=device)
     logp = torch.zeros((count, room), device=device)
@@ -180,8 +187,9 @@ def _at(logp: Tensor, token: Tensor) -> Tensor:
     return logp.gather(-1, token[:, None])[:, 0]
 
 
-def _must_fit(model: Any, wanted: int) -> None:
-    most = getattr(model.config, "max_position_embeddings", None)
+def must_fit(config: Any, wanted: int) -> None:
+    """Raise UserError if a model of this configuration cannot see ``wanted`` tokens."""
+    most = getattr(config, "max_position_embeddings", None)
     if most is not None and wanted > most:
         raise UserError(f"prompts and completions of {wanted} tokens, but the model sees {most}; "
                         "lower --set sample.max_new_tokens, or take shorter prompts")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Lora:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
+    seed: int = 0  #: of the adapters' first weights
 
 
 class Net(nn.Module):
@@ -62,10 +63,41 @@ class ValueModel(nn.Module):
 
 
 def value_model(policy: nn.Module) -> ValueModel:
-    """A value model that begins from a copy of ``policy``'s backbone (without LoRA adapters)."""
+    """A value model that begins from a copy of ``policy``'s backbone; of a LoRA model it has
+    adapters of its own on the same frozen weights."""
     plain = policy.get_base_model() if _is_peft(policy) else policy
-    backbone = copy.deepcopy(plain.get_decoder()).requires_grad_(True)
-    return ValueModel(backbone, plain.config.hidden_size)
+    return ValueModel(copy_of(plain.get_decoder()), plain.config.hidden_size)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy that shares the weights that do not learn."""
+    frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, frozen)
+
+
+@torch.no_grad()
+def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, weight) of every weight under the name that a checkpoint of the model without adapters
+    has for it, tied ones once; adapters are merged into copies, a layer at a time."""
+    whole = model.get_base_model() if _is_peft(model) else model
+    yield from _plain(whole, "", set())
+
+
+def _plain(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(module, BaseTunerLayer):
+        merged = copy.deepcopy(module)
+        merged.merge()
+        for name, parameter in merged.get_base_layer().named_parameters():
+            yield prefix + name, parameter.detach()
+        return
+    for name, parameter in module.named_parameters(recurse=False):
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            yield prefix + name, parameter.detach()
+    for name, child in module.named_children():
+        yield from _plain(child, f"{prefix}{name}.", seen)
 
 
 def bare_backbone(config: dict[str, Any]) -> nn.Module:
@@ -119,28 +151,39 @@ def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
 def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """(causal language model, its tokenizer) from a folder or a hub id; on the CPU.
 
-    A folder with an adapter (``adapter_config.json``) brings the model under it along.
-    Raises UserError in one line if there is none, if it has no safetensors, or the network is
-    away.
+    A folder with an adapter (``adapter_config.json``) brings the model under it along, and an
+    adapter remembers its model's folder by its whole path. Raises UserError in one line if there
+    is none, if it has no safetensors, or the network is away.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    name = str(name)
+    name = str(Path(name).resolve() if Path(name).is_dir() else name)
     tokenizer = _load("tokenizer", name, _tokenizer)
-    if (Path(name) / "adapter_config.json").is_file():
+    if _is_adapter(name):
         return _load("adapter", name, _adapted, dtype), tokenizer
     model = _load("model", name, _causal, dtype)
     return (adapt(model, lora) if lora else model), tokenizer
+
+
+def base_of(name: str) -> str:
+    """The folder or hub id of the model under an adapter; of another model its own."""
+    from peft import PeftConfig
+
+    if not _is_adapter(name):
+        return name
+    return str(PeftConfig.from_pretrained(name).base_model_name_or_path)
 
 
 def adapt(model: nn.Module, lora: Lora) -> nn.Module:
     """``model`` with LoRA adapters on all its linear layers but the head; only they learn."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
-        target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+                        target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lora.seed)
+        return get_peft_model(model, config)
 
 
 def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:
@@ -191,6 +234,10 @@ def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
+def _is_adapter(name: str) -> bool:
+    return (Path(name) / "adapter_config.json").is_file()
+
+
 def _is_peft(model: nn.Module) -> bool:
     from peft import PeftModel
 
@@ -217,9 +264,12 @@ def _causal(name: str, dtype: str) -> nn.Module:
 
 
 def _adapted(name: str, dtype: str) -> nn.Module:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    under = PeftConfig.from_pretrained(name).base_model_name_or_path
+    under = base_of(name)
+    if Path(under).is_absolute() and not Path(under).is_dir():
+        raise UserError(f"{name}: its adapter is for the model in {under}, which is gone; put it, "
+                        "or a link to it, there, or its folder into adapter_config.json")
     if not (Path(name) / "adapter_model.safetensors").is_file():  # peft would take a pickle
         raise UserError(f"--model {name}: adapter_model.safetensors is not in it; save the adapter "
                         "as safetensors")

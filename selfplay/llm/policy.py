@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from selfplay.llm import forward
 from selfplay.llm.decode import knows
-from selfplay.llm.generate import Sampling, generate
+from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import Net, positions_of
 from selfplay.losses import entropy, gather_logp
 from selfplay.seam import Acted, Evaluated, Rollout
@@ -27,19 +27,32 @@ class Prompts(NamedTuple):
 
 @dataclass
 class TextPolicy:
-    """A language model as a policy; ``group`` completions a prompt."""
+    """A language model as a policy; ``group`` completions a prompt.
+
+    generator: who writes them, where it is not torch with the net's own weights; ``refresh`` then
+    hands these over, and what it says of log-probabilities is in its own arithmetic.
+    """
 
     net: Net
     ends: tuple[int, ...]  #: tokens that end a completion
     pad: int
     sampling: Sampling = field(default_factory=Sampling)
     group: int = 1
+    generator: Generator | None = None
 
     def act(self, batch: Prompts) -> Acted:
         """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
-        samples = generate(self.net.policy, batch.tokens, batch.mask, self.group, self.sampling,
-                           batch.seed, self.ends, self.pad)
-        return Acted(samples.action, samples.logp, samples.mask)
+        write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad)
+        prompts = [row[seen].tolist() for row, seen in zip(batch.tokens, batch.mask, strict=True)]
+        samples = write(prompts, self.group, self.sampling, batch.seed)
+        device = next(self.net.parameters()).device
+        return Acted(*(column.to(device) for column in
+                       (samples.action, samples.logp, samples.mask)))
+
+    def refresh(self) -> None:
+        """Let what is written next be written with the weights as they are now."""
+        if self.generator is not None:
+            self.generator.refresh(self.net.policy)
 
     def inputs(self, batch: Prompts) -> dict[str, Tensor]:
         """``Rollout.inputs`` of what ``act`` returns for ``batch``: each prompt ``group`` times."""

@@ -7,19 +7,19 @@ checkpoint as if it had not been.
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from selfplay import advantages, checkpoint
 from selfplay.algorithms import PGConfig
@@ -27,8 +27,8 @@ from selfplay.arena import wilson
 from selfplay.errors import UserError
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
-from selfplay.llm.generate import Sampling
-from selfplay.llm.models import Lora, Net, end_tokens, load, value_model
+from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.models import Lora, Net, copy_of, end_tokens, load, value_model
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.rollouts import Batch, Reward, verifier
 from selfplay.llm.tasks import Task
@@ -60,8 +60,10 @@ class TextLearner:
         self, job: Job, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
         dtype: str = "float32", first: int = FIRST,
+        engine: Callable[[nn.Module, Any], Generator | None] = lambda model, tokenizer: None,
     ) -> None:
-        """first: number of the first batch of prompts."""
+        """lora: adapters for a model that has none yet. first: number of the first batch of
+        prompts. engine: of (model, tokenizer), who writes completions if it is not torch."""
         _must_fit(config, pg)
         self.job, self.folder, self.config, self.seed = job, folder, config, seed
         self.first = first
@@ -73,13 +75,16 @@ class TextLearner:
                                  self.tokenizer.pad_token_id, sampling, config.group)
         self.reference = None  #: costs memory and a forward pass, so only where it is wanted
         if pg.kl_weight > 0:
-            same = copy.deepcopy(model) if newest is None else load(init, None, dtype)[0]
-            self.reference = same.to(device).eval().requires_grad_(False)
+            same = copy_of(model)
+            if newest is not None:
+                same.load_state_dict(load(init, lora, dtype)[0].state_dict())
+            self.reference = same.eval().requires_grad_(False)
         self.optimizer = PolicyOptimizer(self.policy, pg, device)
         self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.history: list[dict[str, Any]] = []
         if newest is not None:
             self._resume(newest)
+        self.policy.generator = engine(model, self.tokenizer)
         self.held = job.task.held_out(config.evaluate_prompts)
 
     def _resume(self, newest: Path) -> None:
@@ -112,9 +117,14 @@ class TextLearner:
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One update from a batch of trajectories."""
+        known: dict[str, float] = {}
+        if self.policy.generator is not None:
+            rollout, known = rollouts.reread(rollout, self.policy)
         fixed = rollouts.looked_at(rollout, self.policy, self.reference)
         rng = np.random.default_rng([self.seed, 0x52, self.step])
-        return self.optimizer(fixed, rng)
+        figures = self.optimizer(fixed, rng)
+        self.policy.refresh()
+        return {**figures, **known}
 
     def advance(self) -> dict[str, Any]:
         """One step; its row of the history. Raises UserError where learning breaks down."""
@@ -143,7 +153,8 @@ class TextLearner:
             return found
         read = float(batch.rollout.mask.sum()) + prompt_tokens(batch.rollout)
         passes = row["updates"] / self.optimizer.config.minibatches
-        before = whole - policy + (policy if self.reference is not None else 0)
+        again = (self.reference is not None) + (self.policy.generator is not None)
+        before = whole - policy + again * policy
         return found + read * (2.0 * before + 6.0 * whole * passes)
 
     def look(self) -> dict[str, float]:
@@ -153,8 +164,7 @@ class TextLearner:
 
     def _accuracy(self, temperature: float) -> dict[str, float]:
         most = self.policy.sampling.max_new_tokens
-        asker = TextPolicy(self.policy.net, self.policy.ends, self.policy.pad,
-                           Sampling(temperature, max_new_tokens=most))
+        asker = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
         batch = rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
                                 self.seed)
         right = float(batch.parts["accuracy"].mean())
@@ -165,9 +175,8 @@ class TextLearner:
     def samples(self) -> list[dict[str, Any]]:
         """A few held-out prompts and what is answered now."""
         some = rollouts.sample(
-            TextPolicy(self.policy.net, self.policy.ends, self.policy.pad, self.policy.sampling),
-            self.tokenizer, self.held[:self.config.shown], self.job.reward, self.job.weights,
-            self.seed + self.step)
+            replace(self.policy, group=1), self.tokenizer, self.held[:self.config.shown],
+            self.job.reward, self.job.weights, self.seed + self.step)
         return [{"step": self.step, "prompt": e.prompt, "completion": text, "wanted": e.answer,
                  **{key: float(part[i]) for key, part in some.parts.items()}}
                 for i, (e, text) in enumerate(zip(some.examples, some.completions.texts,

@@ -20,6 +20,7 @@ from selfplay.llm.models import Net, left_padded, render
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
+from selfplay.policy_gradient import kl_estimate
 from selfplay.seam import Acted, Rollout
 from selfplay.threads import Workers
 
@@ -142,6 +143,16 @@ def joined(batches: Sequence[Batch]) -> Batch:
                              [e for b in batches for e in b.completions.ended]),
                  {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts},
                  rollout)
+
+
+def reread(rollout: Rollout, policy: TextPolicy) -> tuple[Rollout, dict[str, float]]:
+    """``rollout``, which another arithmetic has drawn, with the log-probabilities of ``policy``'s
+    own, from which the ratio then starts at 1 exactly; act_kl, the divergence between both, of the
+    policy as it learns from the one that drew (k3, nats a token)."""
+    alone = replace(policy, net=Net(policy.net.policy))
+    now = _looked(rollout, lambda part: alone.evaluate(part).logp)
+    return replace(rollout, logp=now), {
+        "act_kl": float(kl_estimate(rollout.logp, now)[rollout.mask].mean())}
 
 
 @torch.no_grad()

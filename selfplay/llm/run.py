@@ -19,10 +19,10 @@ from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages, summary
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.generate import TorchGenerator
-from selfplay.llm.models import end_tokens, load
+from selfplay.llm.models import load
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
+from selfplay.llm.vllm import generator_of, must_be_there
 from selfplay.report import write_report
 from selfplay.runs import Clock, read_json, write_json
 from selfplay.sentences import headlines
@@ -30,6 +30,7 @@ from selfplay.settings import read, to_dict
 
 #: Settings that say how long, where, or how it is judged: they may change within a run.
 FREE = ("minutes", "device", "eval")
+FREE_OF_SAMPLE = ("engine", "memory", "dtype")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     stored = stored_config(folder)
     if stored is not None:
         new, old = to_dict(config), to_dict(stored)
+        new["sample"] |= {key: old["sample"][key] for key in FREE_OF_SAMPLE}
         for key in new:
             if key not in FREE and new[key] != old[key]:
                 raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
@@ -83,9 +85,11 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
 def train(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
-    Raises UserError before anything is made if another process works on the run.
+    Raises UserError before anything is made if another process works on the run, or vLLM was
+    asked for and is not there.
     """
     stages = RECIPES[run.config.recipe]
+    must_be_there(run.config.sample, run.config.model)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in stages})
@@ -131,6 +135,7 @@ def measure(
 
     The file has the newest model's figures, and all that were measured by stage.
     """
+    must_be_there(run.config.sample, run.config.model)
     newest = newest_model(run.folder)
     models = {stage.name: path for stage in RECIPES[run.config.recipe]
               if (path := model_of(run.folder, stage.name))}
@@ -149,8 +154,8 @@ def measure(
 
 def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
     model, tokenizer = load(path)
-    generator = TorchGenerator(model.to(device), end_tokens(model, tokenizer),
-                               tokenizer.pad_token_id)
+    given = "" if path.parent.name == "student" else run.config.model
+    generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
     result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
               **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,

@@ -25,13 +25,14 @@ from selfplay.files import write_atomic
 from selfplay.llm import store
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import answers
-from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import Lora, character_tokenizer, end_tokens, load, small_model
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import Lora, character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import FIRST, Job, TextLearner, train_rl
 from selfplay.llm.sft import best, train_sft
 from selfplay.llm.tasks import Task, make_task
 from selfplay.llm.traces import SHORT
+from selfplay.llm.vllm import engine_of, generator_of
 from selfplay.runs import Clock, read_history, read_json
 
 OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
@@ -61,14 +62,18 @@ def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
 
 def start(run: TextRun) -> tuple[Any, Any]:
     """(model, tokenizer) that the run begins with."""
-    config = run.config
-    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout)
+    config, lora = run.config, lora_of(run.config)
     if config.model:
-        return load(config.model, lora if lora.rank else None)
-    if lora.rank:
+        return load(config.model, lora)
+    if lora:
         raise UserError("lora.rank: adapters want a model that has learnt; give --model")
     tokenizer = character_tokenizer(run.task.texts())
     return small_model(config.net, tokenizer, config.seed), tokenizer
+
+
+def lora_of(config: TextConfig) -> Lora | None:
+    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.seed)
+    return lora if lora.rank else None
 
 
 def sampling_of(config: TextConfig) -> Sampling:
@@ -175,7 +180,9 @@ def _learn_rewards(
         return
     learner = TextLearner(
         job_of(run), _before(run, name, before), folder, config.rl, config.pg,
-        sampling=sampling_of(config), device=device, seed=config.seed, first=first)
+        sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
+        first=first, engine=lambda model, tokenizer: engine_of(
+            model, tokenizer, config.sample, config.model, device))
     writer, last = tensorboard(run.folder), {"text": "first look soon"}
 
     def log(row: dict[str, Any]) -> None:
@@ -235,8 +242,7 @@ def own_task(run: TextRun, policy: Path, device: str) -> Own:
              "held": run.task.held_out(config.data.held_out)}
     if not path.exists():
         model, tokenizer = load(policy)
-        generator = TorchGenerator(model.to(device), end_tokens(model, tokenizer),
-                                   tokenizer.pad_token_id)
+        generator = generator_of(model, tokenizer, config.sample, config.model, device)
         lines = []
         for kind, examples in asked.items():
             found = answers(generator, tokenizer, examples, config.own.samples,

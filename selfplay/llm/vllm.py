@@ -1,40 +1,74 @@
-"""vLLM behind the Generator seam, where it is installed (a GPU machine). Not tested here.
+"""vLLM behind the Generator seam, in this process and on the GPU that trains.
 
-Its weights are those it was started with: training has to hand new ones over by itself.
+Written after vLLM's documentation and source (0.11 and later) and tested against a stand-in for its
+few names; it has not been run on a GPU here.
+
+The engine runs inside this process (VLLM_ENABLE_V1_MULTIPROCESSING=0), so that new weights are
+handed over by reference: ``LLM.apply_model`` calls ``load_weights`` of the model inside with the
+names of a checkpoint, adapters merged. There is one engine a process, as vLLM does not give the
+memory of one back. Tokens go in and come out: no tokenizer is loaded, the ends are stop tokens.
+
+Its arithmetic is another than the trainer's. The log-probabilities that it returns are therefore
+not what learning compares with: ``rollouts.reread`` computes those of the trainer, and keeps the
+divergence between both as a figure. That the samples were drawn by the one and are taken as the
+other's is left uncorrected.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from selfplay.errors import UserError
-from selfplay.llm.generate import Samples, Sampling
-from selfplay.llm.models import left_padded
+from selfplay.llm.config import SampleConfig
+from selfplay.llm.generate import Generator, Samples, Sampling, TorchGenerator, keys, must_fit
+from selfplay.llm.models import base_of, end_tokens, left_padded, plain_weights
 
 
 @dataclass(frozen=True)
 class VllmGenerator:
-    """``engine`` is a ``vllm.LLM``."""
+    """engine: a ``vllm.LLM``; config: of the model in it, as Hugging Face has it."""
 
     engine: Any
     ends: tuple[int, ...]
     pad: int
+    config: Any
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
-        """As ``generate.TorchGenerator``; logp is of the engine's own arithmetic."""
+        """As ``generate.TorchGenerator``, on the CPU; logp is of the distribution drawn from, after
+        top_p, in the engine's arithmetic.
+
+        Each prompt has a seed of its own, and vLLM adds a completion's number to it. What is drawn
+        may still depend on the batch, by rounding.
+        """
         from vllm import SamplingParams
 
-        wanted = SamplingParams(
-            n=group, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed, logprobs=0,
-            max_tokens=sampling.max_new_tokens, stop_token_ids=list(self.ends), detokenize=False)
-        found = self.engine.generate([{"prompt_token_ids": list(p)} for p in prompts], wanted)
+        must_fit(self.config, max(map(len, prompts)) + sampling.max_new_tokens)
+        tokens, mask = left_padded(prompts, self.pad)
+        wanted = [SamplingParams(
+            n=group, temperature=sampling.temperature, top_p=sampling.top_p, seed=int(key) >> 2,
+            logprobs=0, max_tokens=sampling.max_new_tokens, stop_token_ids=list(self.ends),
+            detokenize=False) for key in keys(tokens, mask, 1, seed)]
+        found = self.engine.generate([{"prompt_token_ids": list(p)} for p in prompts], wanted,
+                                     use_tqdm=False)
         rows = [answer for request in found for answer in request.outputs]
+        return Samples(tokens, mask, *self._columns(rows))
+
+    def _columns(self, rows: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(action, mask, logp, ended) of vLLM's completions.
+
+        A completion has ended where its last token is an end: at the limit vLLM calls one that
+        has ended cut off.
+        """
         width = max(len(row.token_ids) for row in rows)
         action = torch.full((len(rows), width), self.pad, dtype=torch.int64)
         logp = torch.zeros((len(rows), width))
@@ -44,15 +78,61 @@ class VllmGenerator:
             action[i, :count], mask[i, :count] = torch.tensor(list(row.token_ids)), True
             logp[i, :count] = torch.tensor([step[token].logprob for step, token in
                                             zip(row.logprobs, row.token_ids, strict=True)])
-        ended = torch.tensor([row.finish_reason == "stop" for row in rows])
-        return Samples(*left_padded(prompts, self.pad), action, mask, logp, ended)
+        ended = torch.tensor([row.token_ids[-1] in self.ends for row in rows])
+        return action, mask, logp, ended
+
+    def refresh(self, model: nn.Module) -> None:
+        """Hand over all weights of ``model``; what was cached of prompts is of the old ones."""
+        self.engine.apply_model(lambda inside: inside.load_weights(plain_weights(model)))
+        self.engine.reset_prefix_cache()
 
 
-def start(name: str, ends: tuple[int, ...], pad: int, **options: Any) -> VllmGenerator:
-    """An engine of vLLM for a model's folder or hub id, whose log-probabilities are those of the
-    tempered distribution. Raises UserError where vLLM is not installed."""
+def must_be_there(sample: SampleConfig, given: str) -> None:
+    """Raise UserError where vLLM was asked for and cannot be had. given: see ``engine_of``."""
+    if sample.engine == "vllm" and find_spec("vllm") is None:
+        raise UserError("sample.engine=vllm: vLLM is not installed; pip install vllm on a GPU "
+                        "machine, or --set sample.engine=torch")
+    if sample.engine == "vllm" and not given:
+        raise UserError("sample.engine=vllm: for a model given with --model; the embedded one is "
+                        "written with --set sample.engine=torch")
+
+
+def engine_of(
+    model: nn.Module, tokenizer: Any, sample: SampleConfig, given: str, device: str
+) -> VllmGenerator | None:
+    """vLLM with the weights of ``model``, where ``sample`` and the device are for it; else None.
+
+    given: folder or hub id of the model that ``model`` was made of; empty for the embedded one,
+    which is torch's. Raises UserError where vLLM does not start.
+    """
+    auto = torch.device(device).type == "cuda" and find_spec("vllm") is not None
+    if not given or sample.engine == "torch" or (sample.engine == "auto" and not auto):
+        return None
+    generator = VllmGenerator(_engine(base_of(given), sample.memory, sample.dtype),
+                              end_tokens(model, tokenizer), tokenizer.pad_token_id, model.config)
+    generator.refresh(model)
+    return generator
+
+
+def generator_of(
+    model: nn.Module, tokenizer: Any, sample: SampleConfig, given: str, device: str
+) -> Generator:
+    """``engine_of``, or torch with ``model``, which is moved to ``device``."""
+    return engine_of(model, tokenizer, sample, given, device) or TorchGenerator(
+        model.to(device), end_tokens(model, tokenizer), tokenizer.pad_token_id)
+
+
+@lru_cache(maxsize=1)
+def _engine(name: str, memory: float, dtype: str) -> Any:
+    """The process's engine, started from safetensors. Raises UserError where it does not start."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when vLLM starts
+    from vllm import LLM
+
     try:
-        from vllm import LLM
-    except ImportError:
-        raise UserError("vLLM is not installed; pip install vllm (on a GPU machine)") from None
-    return VllmGenerator(LLM(model=name, logprobs_mode="processed_logprobs", **options), ends, pad)
+        return LLM(model=name, dtype=dtype, gpu_memory_utilization=memory,
+                   load_format="safetensors", skip_tokenizer_init=True,
+                   logprobs_mode="processed_logprobs")
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"vLLM does not start with {name} ({type(error).__name__}: {reason}); "
+                        "change --set sample.memory, or --set sample.engine=torch") from None
