@@ -44,13 +44,33 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     (["train", "--task", TASK, "--set", "task=gcd"], "--task"),
     (["train", "--task", TASK, "--set", "net=3x97"], "multiple of 32"),
     (["train", "--task", TASK, "--model", "/no/such/folder"], "no such folder"),
-    (["train", "--task", TASK, "--model", "no/such/folder", "--minutes", "1"], "no/such/folder"),
+    (["train", "--task", TASK, "--model", "no/such/folder"], "no/such/folder: no such folder"),
+    (["train", "--task", TASK, "--model", "no-such/hub-id"], "a hub id with the network there"),
+    (["train", "--task", TASK, "--model", "."], "config.json is missing"),
     (["eval", "nowhere"], "no language-model run"),
     (["chat", "nowhere"], "no language-model run"),
 ])
-def test_mistakes(run: Command, words: list[str], says: str, monkeypatch) -> None:
+def test_mistakes(
+    run: Command, words: list[str], says: str, monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run("llm", *words).mistake(says)
+    assert "--model" not in words or not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_half_a_model_is_refused_before_anything_is_made(
+    run: Command, tmp_path: Path, lost: str
+) -> None:
+    from selfplay.llm.models import character_tokenizer, save, small_model
+
+    tokenizer = character_tokenizer()
+    save(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)
+    (tmp_path / "model/train.safetensors").write_bytes(b"no model's")
+    (tmp_path / "model" / lost).unlink()
+    wanted = "tokenizer" if "tokenizer" in lost else lost.removeprefix("model.")
+    run("llm", "train", "--task", TASK, "--model", "model").mistake("--model model: no", wanted)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:

@@ -20,7 +20,7 @@ from selfplay.llm import rlhf_stages, stages
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import TorchGenerator
-from selfplay.llm.models import end_tokens, load
+from selfplay.llm.models import end_tokens, load, must_be_there
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
 from selfplay.runs import Clock, read_json, write_json
@@ -62,10 +62,6 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     """
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
-    path = Path(config.model)
-    if config.model and (path.is_absolute() or config.model.startswith(".")) and not path.is_dir():
-        raise UserError(f"--model {config.model}: no such folder; give one, or a hub id such as "
-                        "ORGANISATION/NAME")
     stored = stored_config(folder)
     if stored is not None:
         new, old = to_dict(config), to_dict(stored)
@@ -73,6 +69,8 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
             if key not in FREE and new[key] != old[key]:
                 raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
                                 "; give --run another name")
+    if config.model and stored is None:
+        must_be_there(config.model)
     if config.pairs.file and stored is None:  # a bad line is better heard of now than after SFT
         read_pairs(Path(config.pairs.file))
     return TextRun(folder, config, task_of(config))
