@@ -30,10 +30,22 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     assert found.code == 0 and "pass@k" in found.out
     import io
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n"))  # then the input ends
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n¿2+€2?\n"))  # then the input ends
     talk = run("llm", "chat", "runs/a")
-    assert talk.code == 0 and "answer:" in talk.out
+    assert talk.code == 0 and talk.out.count("answer:") == 1
+    assert "the only kind that the embedded model knows" in talk.out.splitlines()[0]
+    assert "never met '¿' '€'; ask" in talk.out
+    monkeypatch.setattr("builtins.input", lambda prompt: _interrupted())
+    assert run("llm", "chat", "runs/a")[::2] == (0, "")
+    monkeypatch.setattr("selfplay.llm.generate.TorchGenerator.__call__", _interrupted)
+    monkeypatch.setattr("builtins.input", lambda prompt: "1+1=")
+    ended = run("llm", "chat", "runs/a")
+    assert (ended.code, ended.err.strip()) == (130, "stopped")
     run("llm", "train", "--run", "runs/a", "--set", "net=2x32").mistake("net=1x32", "--run")
+
+
+def _interrupted(*words: object) -> str:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -105,7 +105,7 @@ def chat(folder: Path, temperature: float) -> None:
     _must_be_installed()
     from selfplay.llm.evaluate import written_in
     from selfplay.llm.generate import TorchGenerator
-    from selfplay.llm.models import end_tokens, load, render
+    from selfplay.llm.models import TEMPLATE, end_tokens, load, render, unknown_in
     from selfplay.llm.rewards import answer_of
     from selfplay.llm.run import newest_model, sampling_of
 
@@ -114,14 +114,19 @@ def chat(folder: Path, temperature: float) -> None:
     generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
-    click.echo(f"a question such as {example.prompt!r}; an empty line ends")
+    only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
+    click.echo(f"ask a question such as {example.prompt!r}{only}; an empty line ends")
     for seed in range(2**31):
         try:
             question = input("question: ")
-        except EOFError:
-            return
+        except (EOFError, KeyboardInterrupt):
+            return click.echo()
         if not question.strip():
             return
+        if unknown := unknown_in(tokenizer, question):
+            click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
+                       f"{example.prompt!r}")
+            continue
         samples = generator([render(tokenizer, question)], 1, sampling, seed)
         text = written_in(tokenizer, samples)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))

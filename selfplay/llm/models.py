@@ -178,6 +178,14 @@ def render(tokenizer: Any, question: str) -> list[int]:
     return list(tokenizer(question + "\n")["input_ids"])
 
 
+def unknown_in(tokenizer: Any, text: str) -> list[str]:
+    """The characters of ``text`` that the tokenizer has no token for."""
+    unknown = tokenizer.unk_token_id
+    return [] if unknown is None else [
+        char for char in dict.fromkeys(text)
+        if unknown in tokenizer(char, add_special_tokens=False)["input_ids"]]
+
+
 def complete(tokenizer: Any, text: str) -> list[int]:
     """Tokens of a completion, its end included."""
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
