@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from command import Command
+
+from selfplay.llm.cli import name_of
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
@@ -83,6 +86,21 @@ def test_half_a_model_is_refused_before_anything_is_made(
     wanted = "tokenizer" if "tokenizer" in lost else lost.removeprefix("model.")
     run("llm", "train", "--task", TASK, "--model", "model").mistake("--model model: no", wanted)
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_task_has_a_folder_with_a_short_name() -> None:
+    assert name_of("chain_sum") == "chain-sum"
+    assert name_of("chain_sum(min_terms=5,max_terms=5)") == "chain-sum-min-terms-5-max-terms-5"
+    assert name_of("data/sums.jsonl") == "data-sums-jsonl"
+    long = "chain_sum(min_terms={},max_terms={},min_digits=1,max_digits=1)"
+    assert name_of(long.format(5, 5)).startswith("chain-sum-minter5-maxter5")
+    far = [f"/data/{folder}/of/mine/that/has/a/rather/long/name/sums.jsonl" for folder in "ab"]
+    tasks = [long.format(a, b) for a in range(2, 5) for b in range(2, 12)] + far + [
+        "gcd(low=-1)", "gcd(low=1)", "a_data_set_whose_name_alone_is_longer_than_that(x=1)"]
+    names = [name_of(task) for task in tasks]
+    assert len(set(names)) == len(tasks)
+    for name in names:
+        assert len(name) <= 40 and re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name), name
 
 
 def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:
