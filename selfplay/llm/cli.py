@@ -55,10 +55,10 @@ def train(
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.console import say
-    from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+    from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
-    from selfplay.settings import override, replace_key
+    from selfplay.settings import replace_key
 
     if folder is None:
         if top["task"] is None:

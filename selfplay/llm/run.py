@@ -17,7 +17,7 @@ from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages
-from selfplay.llm.config import TextConfig
+from selfplay.llm.config import TextConfig, fixed
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import end_tokens, load, must_be_there
@@ -25,9 +25,6 @@ from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
 from selfplay.runs import Clock, read_json, write_json
 from selfplay.settings import read, to_dict
-
-#: Settings that say how long, where, or how it is judged: they may change within a run.
-FREE = ("minutes", "device", "eval")
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,9 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
     stored = stored_config(folder)
     if stored is not None:
-        new, old = to_dict(config), to_dict(stored)
+        new, old = to_dict(fixed(config)), to_dict(fixed(stored))
         for key in new:
-            if key not in FREE and new[key] != old[key]:
+            if new[key] != old[key]:
                 raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
                                 "; give --run another name")
     if config.model and stored is None:
