@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay import timing
+from selfplay.arguments import positive, seconds
 from selfplay.arithmetic import agree, random_positions
 from selfplay.checkpoint import load_net, newest
 from selfplay.data import load_shard
@@ -73,20 +74,6 @@ def main() -> None:
     for batch in options.batches:
         for line in speeds(subject, batch, options):
             print(line, flush=True)
-
-
-def positive(text: str) -> int:
-    """An argparse type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """An argparse type."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
-    return float(text)
 
 
 def load(run: Path, count: int) -> Subject:

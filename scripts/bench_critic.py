@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from selfplay.arguments import positive
+
 
 def side(args: argparse.Namespace) -> dict[str, Any]:
     """Learn by ``args.side``; what it has cost and brought."""
@@ -82,8 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run whose SFT both begin with")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--questions", type=int, default=512, help="held-out ones measured on")
+    parser.add_argument("--steps", type=positive, default=100)
+    parser.add_argument("--questions", type=positive, default=512,
+                        help="held-out ones measured on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--side", choices=("ppo", "grpo"), help=argparse.SUPPRESS)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from selfplay.arena import tally
+from selfplay.arguments import positive
 from selfplay.arithmetic import random_positions
 from selfplay.checkpoint import load_net
 from selfplay.console import Bar
@@ -27,13 +28,6 @@ from selfplay.inference import Evaluator
 from selfplay.play import play_games
 from selfplay.players import SearchPlayer, full_name
 from selfplay.search import SearchConfig
-
-
-def positive(text: str) -> int:
-    """An argparse type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
-    return int(text)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.arena import wilson
+from selfplay.arguments import positive, seconds
 from selfplay.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
@@ -111,20 +112,6 @@ def match(game: Game, first: Timed, second: Timed, games: int, seed: int) -> Non
               f"{player.moves} moves")
     print(f"{first.name} against {second.name}, {game.name}: {points:g} of {done}, "
           f"{points / done:.1%}, 95% interval {low:.1%} to {high:.1%}")
-
-
-def positive(text: str) -> int:
-    """An argparse type."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """An argparse type."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
-    return float(text)
 
 
 def main() -> None:

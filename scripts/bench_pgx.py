@@ -43,6 +43,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from selfplay.arguments import positive, seconds
+
 REMEDY = '.venv/bin/pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")
 MOST_TRIES = 3  #: times the pairs asked for, while the machine is not calm
@@ -250,18 +252,6 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calm", type=float, default=0.05, metavar="SHARE")
     parser.add_argument("--json", action="store_true", help="one row a line")
     return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 wanted")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 wanted")
-    return float(text)
 
 
 def sizes(text: str) -> list[int]:

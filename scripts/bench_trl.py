@@ -30,6 +30,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from selfplay.arguments import positive
+
 Sample = dict[str, float]  #: of some steps: wall and cpu seconds, tokens a step, peak megabytes
 RATE = 1e-7
 
@@ -178,11 +180,11 @@ def main() -> None:
     parser.add_argument("--model", help="a folder of save_pretrained; default: random weights")
     parser.add_argument("--net", default="3x96", help="size of the random model")
     parser.add_argument("--task", default="chain_sum(min_terms=5,max_terms=5,max_digits=1)")
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--group", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="in each half of a pair")
+    parser.add_argument("--prompts", type=positive, default=32)
+    parser.add_argument("--group", type=positive, default=16)
+    parser.add_argument("--tokens", type=positive, default=32)
+    parser.add_argument("--pairs", type=positive, default=5)
+    parser.add_argument("--steps", type=positive, default=3, help="in each half of a pair")
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)

@@ -94,6 +94,8 @@ class Acting:
             dtype = best.dtype
             self.said = (f"self-play in {dtype}, {best.rate / trials[0].rate:.1f} times "
                          f"float32's speed, {best.agreement}")
+        elif fresh and not noted and (advice := arithmetic.without_openvino(self.device)):
+            self.said = f"self-play in {dtype}; {advice}"
         write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in trials]})
         return dtype
 

@@ -123,11 +123,17 @@ def choose(found: list[Trial]) -> Trial:
 
 def must_have_int8() -> None:
     """Raises UserError where int8 cannot be had."""
-    if not openvino.available():
-        raise UserError(f"rl.dtype=int8: OpenVINO is not installed; {openvino.INSTALL}, or take "
-                        "--set rl.dtype=auto")
     if not openvino.has_fast_int8():
         raise UserError("rl.dtype=int8: this CPU has no VNNI; take --set rl.dtype=auto")
+    if not openvino.available():
+        raise UserError(f"rl.dtype=int8: {without_openvino('cpu')}, or take --set rl.dtype=auto")
+
+
+def without_openvino(device: str) -> str:
+    """What OpenVINO would bring here and how to get it; nothing where it is or is of no use."""
+    if device != "cpu" or openvino.available() or not openvino.has_fast_int8():
+        return ""
+    return f"OpenVINO is not installed ({openvino.GAIN}): {openvino.INSTALL}"
 
 
 def _rate(evaluator: Evaluator, obs: NDArray[Any]) -> float:

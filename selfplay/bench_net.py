@@ -274,7 +274,8 @@ def _first_move(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
     """From the start of a process to the first move of self-play, kernels compiled before."""
     def process(*command: str) -> Rate:
         def work() -> int:
-            subprocess.run([sys.executable, "-c", *command], check=True)
+            # away from the terminal, whose Ctrl-C is this process's alone: it ends the other
+            subprocess.run([sys.executable, "-c", *command], check=True, start_new_session=True)
             return 1
 
         return lambda: repeat(work)

@@ -353,6 +353,7 @@ def _open(
 
 
 def _stage(name: str, **options: Any) -> None:
+    from selfplay.loop import say_what_next
     from selfplay.loop import train as run_stages
 
     minutes = options.pop("minutes")
@@ -364,15 +365,21 @@ def _stage(name: str, **options: Any) -> None:
         run_stages(run, device, only="expert", minutes=minutes)
     spent = (time.monotonic() - began) / 60
     run_stages(run, device, only=name, minutes=max(minutes - spent, 0.0))
+    if name == "rl":
+        say_what_next(run)
 
 
 def _banner(run: Run, minutes: float) -> None:
     from selfplay.console import say
 
     config = run.config
+    how = f"recipe {config.recipe}"
+    if config.rl.algorithm in ALGORITHMS:
+        by = f"policy gradient by {config.rl.algorithm}"
+        how = f"{how}, {by}" if config.recipe == "alphago" else by
     say(f"{run.game.name}: {run.game.rules}")
     say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
-        f"recipe {config.recipe}, from {config.init}")
+        f"{how}, from {config.init}")
 
 
 def main() -> None:

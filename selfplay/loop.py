@@ -7,6 +7,7 @@ and hands the next one files, not objects: a run killed anywhere continues from 
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -265,6 +266,15 @@ def _start(run: Run) -> Path | None:
     if run.config.init == "random":
         return None
     return best(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
+
+
+def say_what_next(run: Run) -> None:
+    """Name the commands that judge the net which RL has made, if it has."""
+    if _newest_rl(run) is not None:
+        first, folder = _start(run), shlex.quote(str(run.folder))
+        other = shlex.quote(f"net:{first}" if first else "mcts:100")
+        say(f"next: selfplay compare {folder} --minutes 10   or   selfplay match "
+            f"{shlex.quote(f'net:{run.folder}')} {other} --game {shlex.quote(run.game.name)}")
 
 
 def _value_folder(run: Run) -> Path:

@@ -9,6 +9,9 @@ import click
 
 from selfplay.errors import UserError
 
+#: Commands that a second start does not go on with.
+ANEW = ("bench", "games", "llm chat", "llm eval")
+
 #: What a disk refuses: a matter of the user's folders, not of the program.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
            errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -26,7 +29,8 @@ def told(cli: click.Group) -> int:
         command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command continues", err=True)
+        anew = " ".join(sys.argv[1:3]).startswith(ANEW)
+        click.echo("stopped" if anew else "stopped; the same command continues", err=True)
         code = 130
     except UserError as error:
         code = _fail(str(error))

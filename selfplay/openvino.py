@@ -33,6 +33,8 @@ HEADROOM = 1.1
 LEVELS = 256  #: of an 8-bit activation
 WEIGHT_MAX = 127  #: of a signed 8-bit weight; -128 is left out, so that scales are symmetric
 INSTALL = '.venv/bin/pip install -c constraints.txt -e ".[openvino]"'
+#: What it buys, in RESULTS.md: 3.7 times torch's float32 where torch's bfloat16 has 1.8 times.
+GAIN = "in int8 a net is about twice as fast as in bfloat16"
 
 
 def available() -> bool:

@@ -105,11 +105,22 @@ def test_without_a_choice_nothing_is_measured(
 ) -> None:
     monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: False)
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: False)
     named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
     assert dtypes(named) == {"float32"} and not list(tmp_path.iterdir())
     chosen = acting_in(tmp_path)
     assert dtypes(chosen) == {PLAIN} and chosen.said == f"self-play in {PLAIN}"
     assert noted(tmp_path)["dtype"] == PLAIN
+
+
+def test_a_run_says_once_what_openvino_would_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "available", lambda: False)
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
+    said = acting_in(tmp_path).said
+    assert said.startswith(f"self-play in {PLAIN}; OpenVINO") and openvino.INSTALL in said
+    assert acting_in(tmp_path).said == f"self-play in {PLAIN}"
 
 
 def test_a_run_that_has_begun_does_not_change(
@@ -205,6 +216,12 @@ def test_int8_without_the_library_is_refused_before_anything_is_made(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino, "available", lambda: False)
-    said = run("train", "--game", "tictactoe", "--set", "rl.dtype=int8")
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
+    train = ("train", "--game", "tictactoe", "--set", "rl.dtype=int8")
+    said = run(*train)
     assert said.code == 1 and "OpenVINO is not installed" in said.err
+    assert openvino.GAIN in said.err and openvino.INSTALL in said.err
     assert len(said.err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+    monkeypatch.setattr(openvino, "has_fast_int8", lambda: False)  # of no use then
+    without = run(*train)
+    assert "no VNNI" in without.err and openvino.INSTALL not in without.err

@@ -107,6 +107,22 @@ def test_a_mistake_is_one_line(run: Command, words: tuple[str, ...], told: tuple
     run(*words).mistake(*told)
 
 
+@pytest.mark.parametrize(("words", "said"), [
+    (("bench", *T), "stopped"),
+    (("match", "random", "random", *T), "stopped; the same command continues"),
+])
+def test_ctrl_c_promises_what_is_so(
+    run: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    def interrupted(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for work in ("selfplay.bench.run_bench", "selfplay.arena.play_match"):
+        monkeypatch.setattr(work, interrupted)
+    ended = run(*words)
+    assert (ended.code, ended.err.strip()) == (130, said)
+
+
 def test_no_traceback_from_the_shell(tmp_path: Path) -> None:
     done = selfplay("train", "--game", "tictactow", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

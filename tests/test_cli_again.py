@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,26 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
     again = run(*train)
     assert again.code == 0, again.err
     assert "RL: 3 iterations" in again.out
+
+
+def test_rl_names_its_algorithm_and_what_comes_next(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "a net/ckpt-000001", "tictactoe")
+    rl = ("rl", *T, "--init", "a net", "--set", "rl.iterations=1", "--set", "rl.games=4",
+          "--set", "rl.positions=16", "--set", "rl.sims=2", "--set", "rl.cheap_sims=1",
+          "--set", "rl.batch_size=8", "--set", "rl.reuse=1", "--set", "pool.games=8")
+    for algo, how in (("ppo", "policy gradient by ppo"), ("gumbel", "recipe alphazero")):
+        said = run(*rl, "--run", f"by {algo}", "--algo", algo)
+        assert said.code == 0, said.err
+        assert f"minutes, {how}, from " in said.out
+        (line,) = [line for line in said.out.splitlines() if line.startswith("next: ")]
+        compare, match = line.removeprefix("next: ").split("   or   ")
+        assert shlex.split(compare)[:3] == ["selfplay", "compare", f"by {algo}"]
+        words = shlex.split(match)[1:]
+        assert words[1:3] == [f"net:by {algo}", "net:a net/ckpt-000001"]
+        assert run(*words, "--games", "2").code == 0
+    none = run(*rl, "--run", "none", "--minutes", "0.05", "--set", "rl.positions=100000000")
+    assert none.code == 0 and "ended before the first iteration" in none.out
+    assert "next:" not in none.out
 
 
 def test_rl_from_a_checkpoint_has_its_net(run: Command, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ CORE = ROOT / "selfplay"
 #: Lowest first; a module imports only from layers below its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
-     "compiling", "timing", "algorithms", "seam", "presets", "budget", "measure", "hardware"),
+     "compiling", "timing", "algorithms", "seam", "presets", "budget", "arguments", "measure",
+     "hardware"),
     ("settings",),
     ("curve", "files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
      "advantages"),

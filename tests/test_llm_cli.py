@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from command import Command
+
+from selfplay.llm.cli import name_of
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
@@ -30,10 +33,22 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     assert found.code == 0 and "pass@k" in found.out
     import io
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n"))  # then the input ends
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1=\n¿2+€2?\n"))  # then the input ends
     talk = run("llm", "chat", "runs/a")
-    assert talk.code == 0 and "answer:" in talk.out
+    assert talk.code == 0 and talk.out.count("answer:") == 1
+    assert "the only kind that the embedded model knows" in talk.out.splitlines()[0]
+    assert "never met '¿' '€'; ask" in talk.out
+    monkeypatch.setattr("builtins.input", lambda prompt: _interrupted())
+    assert run("llm", "chat", "runs/a")[::2] == (0, "")
+    monkeypatch.setattr("selfplay.llm.generate.TorchGenerator.__call__", _interrupted)
+    monkeypatch.setattr("builtins.input", lambda prompt: "1+1=")
+    ended = run("llm", "chat", "runs/a")
+    assert (ended.code, ended.err.strip()) == (130, "stopped")
     run("llm", "train", "--run", "runs/a", "--set", "net=2x32").mistake("net=1x32", "--run")
+
+
+def _interrupted(*words: object) -> str:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -44,13 +59,48 @@ def test_a_run_its_evaluation_and_a_chat(run: Command, tmp_path: Path, monkeypat
     (["train", "--task", TASK, "--set", "task=gcd"], "--task"),
     (["train", "--task", TASK, "--set", "net=3x97"], "multiple of 32"),
     (["train", "--task", TASK, "--model", "/no/such/folder"], "no such folder"),
-    (["train", "--task", TASK, "--model", "no/such/folder", "--minutes", "1"], "no/such/folder"),
+    (["train", "--task", TASK, "--model", "no/such/folder"], "no/such/folder: no such folder"),
+    (["train", "--task", TASK, "--model", "no-such/hub-id"], "a hub id with the network there"),
+    (["train", "--task", TASK, "--model", "."], "config.json is missing"),
     (["eval", "nowhere"], "no language-model run"),
     (["chat", "nowhere"], "no language-model run"),
 ])
-def test_mistakes(run: Command, words: list[str], says: str, monkeypatch) -> None:
+def test_mistakes(
+    run: Command, words: list[str], says: str, monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run("llm", *words).mistake(says)
+    assert "--model" not in words or not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_half_a_model_is_refused_before_anything_is_made(
+    run: Command, tmp_path: Path, lost: str
+) -> None:
+    from selfplay.llm.models import character_tokenizer, save, small_model
+
+    tokenizer = character_tokenizer()
+    save(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)
+    (tmp_path / "model/train.safetensors").write_bytes(b"no model's")
+    (tmp_path / "model" / lost).unlink()
+    wanted = "tokenizer" if "tokenizer" in lost else lost.removeprefix("model.")
+    run("llm", "train", "--task", TASK, "--model", "model").mistake("--model model: no", wanted)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_task_has_a_folder_with_a_short_name() -> None:
+    assert name_of("chain_sum") == "chain-sum"
+    assert name_of("chain_sum(min_terms=5,max_terms=5)") == "chain-sum-min-terms-5-max-terms-5"
+    assert name_of("data/sums.jsonl") == "data-sums-jsonl"
+    long = "chain_sum(min_terms={},max_terms={},min_digits=1,max_digits=1)"
+    assert name_of(long.format(5, 5)).startswith("chain-sum-minter5-maxter5")
+    far = [f"/data/{folder}/of/mine/that/has/a/rather/long/name/sums.jsonl" for folder in "ab"]
+    tasks = [long.format(a, b) for a in range(2, 5) for b in range(2, 12)] + far + [
+        "gcd(low=-1)", "gcd(low=1)", "a_data_set_whose_name_alone_is_longer_than_that(x=1)"]
+    names = [name_of(task) for task in tasks]
+    assert len(set(names)) == len(tasks)
+    for name in names:
+        assert len(name) <= 40 and re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name), name
 
 
 def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from selfplay.algorithms import ALGORITHMS
 from selfplay.errors import UserError
 from selfplay.llm import run as runs
 from selfplay.llm import store
-from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
 from selfplay.llm.models import load
 from selfplay.llm.rewards import answer_of, reward
 from selfplay.llm.stages import job_of, own_task, task_of
 from selfplay.llm.tasks import make_task
 from selfplay.llm.traces import chain_sum_forgetting
-from selfplay.settings import override
+from selfplay.runs import read_history
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
 TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4",
@@ -93,6 +94,29 @@ def test_what_a_later_stage_has_begun_from_stays_as_it_is(
     assert seen == [("sft", False), ("rl", False), ("sft", True), ("rl", False)]
 
 
+def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
+    def trained(name: str, recipe: str, *more: str) -> Path:
+        runs.train(opened(tmp_path / name, recipe, "minutes=600", *more), "cpu")
+        return tmp_path / name
+
+    def steps(stage: Path) -> list[int]:
+        return [row["step"] for row in read_history(stage / "history.jsonl")]
+
+    whole = trained("whole", "grpo", "rl.steps=5")
+    trained("cut", "grpo")
+    cut = trained("cut", "grpo", "rl.steps=5", "rl.keep=4", "sft.max_steps=18", "sft.keep=2")
+    assert steps(cut / "rl") == [1, 2, 3, 4, 5]
+    assert steps(cut / "sft") == [6, 12], "RL has begun with what it had learnt by then"
+    one, other = (load(folder / "rl/ckpt-000005")[0] for folder in (whole, cut))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach(), b.detach())
+    assert len(store.listing(cut / "rl")) == 4
+    trained("texts", "sft")
+    assert steps(trained("texts", "sft", "sft.max_steps=18") / "sft") == [6, 12, 18]
+    with pytest.raises(UserError, match=r"rl\.group=4, not 8"):
+        opened(tmp_path / "cut", "grpo", "rl.group=8")
+
+
 def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:
     """With a rate of nothing RL leaves the weights as SFT's best left them."""
     run = opened(tmp_path, "grpo", "pg.learning_rate=1e-30", "pg.weight_decay=0")
@@ -144,6 +168,10 @@ def test_the_algorithm_brings_its_settings() -> None:
         assert with_algorithm(config, name).rl.algorithm == name
     with pytest.raises(UserError, match="one of reinforce, rloo"):
         with_algorithm(config, "pppo")
+    chosen = override(config, ["pg.epochs=1", "rl.algorithm=ppo"])
+    assert chosen.pg == replace(with_algorithm(config, "ppo").pg, epochs=1)
+    assert override(chosen, ["rl.algorithm=ppo"]) == chosen
+    assert override(config, ["recipe=ppo"]) == ppo
 
 
 def test_what_is_rewarded(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -
     ("bench_backends", ("--run", "x", "--workers", "0"), "--workers: 0"),
     ("bench_fidelity", ("--run", "x", "--dtype", "int8", "--games", "0"), "--games: 0"),
     ("bench_pgx", ("--seconds", "0"), "--seconds: 0"),
+    ("bench_critic", ("x", "--steps", "0"), "--steps: 0"),
+    ("bench_trl", ("--group", "0"), "--group: 0"),
 ])
 def test_numbers_that_must_be_above_0(
     script: str, words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from selfplay.errors import UserError
 from selfplay.settings import MAX_SEED
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
+NAMED = 40  #: characters of a folder's name
 
 
 @click.group()
@@ -21,7 +23,7 @@ def llm() -> None:
     """Language models on the same core: SFT, RL on verifiable rewards, measured on held-out tasks.
 
     \b
-    selfplay llm train --task "chain_sum(min_terms=5,max_terms=5)" --recipe sft --minutes 5
+    selfplay llm train --task chain_sum --recipe sft --minutes 5
     selfplay llm eval runs/chain-sum      accuracy, pass@k, majority of k
     selfplay llm chat runs/chain-sum      ask it yourself
     """
@@ -53,15 +55,15 @@ def train(
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.console import say
-    from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+    from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
-    from selfplay.settings import override, replace_key
+    from selfplay.settings import replace_key
 
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", top["task"]).strip("-")[:100]
+        folder = Path("runs") / name_of(top["task"])
     config = stored_config(folder)
     if config is None:
         if top["task"] is None:
@@ -112,7 +114,7 @@ def chat(folder: Path, temperature: float, device: str) -> None:
     from selfplay.cli import device_of
     from selfplay.llm.evaluate import written_in
     from selfplay.llm.generate import TorchGenerator
-    from selfplay.llm.models import end_tokens, load, render
+    from selfplay.llm.models import TEMPLATE, end_tokens, load, render, unknown_in
     from selfplay.llm.rewards import answer_of
     from selfplay.llm.run import newest_model, sampling_of
 
@@ -122,18 +124,41 @@ def chat(folder: Path, temperature: float, device: str) -> None:
                                tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
-    click.echo(f"a question such as {example.prompt!r}; an empty line ends")
+    only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
+    click.echo(f"ask a question such as {example.prompt!r}{only}; an empty line ends")
     for seed in range(2**31):
         try:
             question = input("question: ")
-        except EOFError:
-            return
+        except (EOFError, KeyboardInterrupt):
+            return click.echo()
         if not question.strip():
             return
+        if unknown := unknown_in(tokenizer, question):
+            click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
+                       f"{example.prompt!r}")
+            continue
         samples = generator([render(tokenizer, question)], 1, sampling, seed)
         text = written_in(tokenizer, samples)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
+
+
+def name_of(task: str) -> str:
+    """Of the folder of a run of ``task``, at most NAMED characters: the task's words; where these
+    are too many, or a minus would be lost, fewer letters of them and a hash of the task."""
+    plain = _words(task)
+    if len(plain) <= NAMED and "-" not in task:
+        return plain
+    data, _, parameters = task.partition("(")
+    short = [re.sub(r"([A-Za-z]{1,3})[A-Za-z]*[^A-Za-z0-9]*", r"\1", part)
+             for part in parameters.split(",")]
+    digest = hashlib.blake2b(task.encode(), digest_size=3).hexdigest()
+    name = _words("-".join([Path(data).stem, *short]))
+    return f"{name[:NAMED - len(digest) - 1].strip('-')}-{digest}"
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 
 
 def _stored(folder: Path) -> Any:

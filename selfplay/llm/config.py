@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+from selfplay import settings
 from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
 from selfplay.llm.rlhf_config import GoldConfig, PairConfig, RewardConfig, RLHFConfig
-from selfplay.settings import Limits, override
+from selfplay.settings import Limits
 
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of PPO is many steps.
@@ -162,7 +164,7 @@ def with_algorithm(config: TextConfig, name: str) -> TextConfig:
     if name == config.rl.algorithm:
         return config
     config = replace(config, pg=of_algorithm(name) if name in ALGORITHMS else config.pg)
-    return override(config, [f"rl.algorithm={name}"])
+    return settings.override(config, [f"rl.algorithm={name}"])
 
 
 def with_recipe(config: TextConfig, name: str) -> TextConfig:
@@ -170,3 +172,22 @@ def with_recipe(config: TextConfig, name: str) -> TextConfig:
     if name == config.recipe:
         return config
     return with_algorithm(replace(config, recipe=name), "ppo" if name == "ppo" else "grpo")
+
+
+def override(config: TextConfig, assignments: Iterable[str]) -> TextConfig:
+    """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
+    their own."""
+    return settings.override(config, assignments,
+                             {"recipe": with_recipe, "rl.algorithm": with_algorithm})
+
+
+def fixed(config: TextConfig) -> TextConfig:
+    """``config`` without what may change between two starts of a run: how long, where and by whom
+    it is written, how many checkpoints are kept, how it is judged."""
+    plain = TextConfig(config.task)
+    sample = replace(config.sample, **{key: getattr(plain.sample, key)
+                                       for key in ("engine", "memory", "dtype")})
+    return replace(config, minutes=plain.minutes, device=plain.device, eval=plain.eval,
+                   sample=sample,
+                   sft=replace(config.sft, max_steps=1, keep=1),
+                   rl=replace(config.rl, steps=1, keep=1))

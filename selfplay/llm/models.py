@@ -19,6 +19,7 @@ from selfplay.errors import UserError
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model
+WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 POSITIONS = 1024  #: tokens that the embedded model can see
 #: One turn of a conversation for the embedded model: the question and a line's end.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
@@ -148,6 +149,22 @@ def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
         return LlamaForCausalLM(config)
 
 
+def must_be_there(name: str) -> None:
+    """Raises UserError, in one line, where ``name`` is no folder with a model in safetensors and no
+    hub id that can be reached; no weights are loaded."""
+    path = Path(name)
+    if path.is_dir():
+        described = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
+        if not described or not any(path.glob(WEIGHTS)):
+            lacks = "safetensors" if described else "config.json"
+            raise UserError(f"--model {name}: no model in this folder, {lacks} is missing; give a "
+                            "folder that save_pretrained wrote, such as RUN/sft/ckpt-000100")
+    elif path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"--model {name}: no such folder; give one, or a hub id such as "
+                        "ORGANISATION/NAME")
+    _load("tokenizer", name, _tokenizer)
+
+
 def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """(causal language model, its tokenizer) from a folder or a hub id; on the CPU.
 
@@ -202,6 +219,14 @@ def render(tokenizer: Any, question: str) -> list[int]:
                                              add_generation_prompt=True, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(question + "\n")["input_ids"])
+
+
+def unknown_in(tokenizer: Any, text: str) -> list[str]:
+    """The characters of ``text`` that the tokenizer has no token for."""
+    unknown = tokenizer.unk_token_id
+    return [] if unknown is None else [
+        char for char in dict.fromkeys(text)
+        if unknown in tokenizer(char, add_special_tokens=False)["input_ids"]]
 
 
 def complete(tokenizer: Any, text: str) -> list[int]:

@@ -16,21 +16,16 @@ from typing import Any
 from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
-from selfplay.llm import rlhf_stages, stages, summary
-from selfplay.llm.config import TextConfig
+from selfplay.llm import rlhf_stages, stages, summary, vllm
+from selfplay.llm.config import TextConfig, fixed
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.models import load
+from selfplay.llm.models import load, must_be_there
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
-from selfplay.llm.vllm import generator_of, must_be_there
 from selfplay.report import write_report
 from selfplay.runs import Clock, read_json, write_json
 from selfplay.sentences import headlines
 from selfplay.settings import read, to_dict
-
-#: Settings that say how long, where, or how it is judged: they may change within a run.
-FREE = ("minutes", "device", "eval")
-FREE_OF_SAMPLE = ("engine", "memory", "dtype")
 
 
 @dataclass(frozen=True)
@@ -65,18 +60,15 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     """
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
-    path = Path(config.model)
-    if config.model and (path.is_absolute() or config.model.startswith(".")) and not path.is_dir():
-        raise UserError(f"--model {config.model}: no such folder; give one, or a hub id such as "
-                        "ORGANISATION/NAME")
     stored = stored_config(folder)
     if stored is not None:
-        new, old = to_dict(config), to_dict(stored)
-        new["sample"] |= {key: old["sample"][key] for key in FREE_OF_SAMPLE}
+        new, old = to_dict(fixed(config)), to_dict(fixed(stored))
         for key in new:
-            if key not in FREE and new[key] != old[key]:
+            if new[key] != old[key]:
                 raise UserError(f"{folder}: was started with {_difference(key, old[key], new[key])}"
                                 "; give --run another name")
+    if config.model and stored is None:
+        must_be_there(config.model)
     if config.pairs.file and stored is None:  # a bad line is better heard of now than after SFT
         read_pairs(Path(config.pairs.file))
     return TextRun(folder, config, task_of(config))
@@ -89,7 +81,7 @@ def train(run: TextRun, device: str) -> None:
     asked for and is not there.
     """
     stages = RECIPES[run.config.recipe]
-    must_be_there(run.config.sample, run.config.model)
+    vllm.must_be_there(run.config.sample, run.config.model)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in stages})
@@ -135,7 +127,7 @@ def measure(
 
     The file has the newest model's figures, and all that were measured by stage.
     """
-    must_be_there(run.config.sample, run.config.model)
+    vllm.must_be_there(run.config.sample, run.config.model)
     newest = newest_model(run.folder)
     models = {stage.name: path for stage in RECIPES[run.config.recipe]
               if (path := model_of(run.folder, stage.name))}
@@ -155,7 +147,7 @@ def measure(
 def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
     model, tokenizer = load(path)
     given = "" if path.parent.name == "student" else run.config.model
-    generator = generator_of(model, tokenizer, run.config.sample, given, device)
+    generator = vllm.generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
     result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
               **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,

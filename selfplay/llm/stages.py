@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay.checkpoint import read_meta
 from selfplay.console import Bar, say
 from selfplay.errors import UserError
 from selfplay.files import write_atomic
@@ -35,6 +36,9 @@ from selfplay.llm.traces import SHORT
 from selfplay.llm.vllm import engine_of, generator_of
 from selfplay.runs import Clock, read_history, read_json
 
+#: Stages that go on from what a stage has made: once one of them has begun, that stays as it is.
+AFTER = {"sft": ("rl", "own", "rm", "free", "rlhf"), "base": ("rl",), "rl": ("own", "student"),
+         "own": ("rl2",), "rl2": ("student",)}
 OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
 
 
@@ -85,6 +89,11 @@ def model_of(folder: Path, name: str) -> Path | None:
     if (folder / name / "best.json").exists():
         return best(folder / name)
     return store.newest(folder / name)
+
+
+def built_on(folder: Path, name: str) -> bool:
+    """Whether a later stage of the run in ``folder`` has gone on from that of ``name``."""
+    return any(any(folder.glob(f"{later}/ckpt-*")) for later in AFTER.get(name, ()))
 
 
 def sft_stage(run: TextRun, clock: Clock, device: str) -> None:
@@ -147,7 +156,7 @@ def _learn_texts(
 ) -> None:
     """SFT of what ``begin`` gives, in folder ``name``, on ``task``."""
     folder, config = run.folder / name, run.config
-    if name in clock.done:
+    if name in clock.done or built_on(run.folder, name):
         say(f"{name}: finished, best checkpoint {best(folder).name}")
         return
     writer, last = tensorboard(run.folder), {"text": "first look soon"}
@@ -175,8 +184,10 @@ def _learn_rewards(
 ) -> None:
     """RL of an earlier stage's model, in folder ``name``, from batch ``first`` of prompts on."""
     folder, config = run.folder / name, run.config
-    if name in clock.done:
-        say(f"{name}: finished, checkpoint {store.newest(folder)}")
+    newest = store.newest(folder)
+    done = newest is not None and read_meta(newest)["step"] >= config.rl.steps
+    if (name in clock.done and done) or built_on(run.folder, name):
+        say(f"{name}: finished, checkpoint {newest}")
         return
     learner = TextLearner(
         job_of(run), _before(run, name, before), folder, config.rl, config.pg,

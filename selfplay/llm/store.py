@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from selfplay import checkpoint
 from selfplay.files import refused, sync_folder
+from selfplay.llm.models import WEIGHTS
 from selfplay.llm.models import save as save_pretrained
 
-WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 
 
