@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from selfplay.algorithms import algorithm
 from selfplay.errors import UserError
 from selfplay.llm import store
 from selfplay.llm.generate import Sampling
-from selfplay.llm.models import render, save, small_model
+from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     Job,
@@ -274,3 +275,37 @@ def test_flops_by_hand(init: Path, tmp_path: Path) -> None:
     assert row["updates"] == 6
     generated, looked, learnt = 2 * policy * tokens, 2 * critic * tokens, 6 * 2 * tokens
     assert row["total_flops"] == generated + looked + learnt * (policy + critic)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-12])
+def test_the_divergence_from_the_first_model_is_told_with_and_without_a_reference(
+    weight: float, init: Path, tmp_path: Path
+) -> None:
+    """Against log-probabilities that transformers computes of whole texts."""
+    run = learner(init, tmp_path, job=Job(JOB.task, ranked), kl_weight=weight, learning_rate=3e-3)
+    run.advance()
+    run.advance()
+    found = run._answered(1.0).rollout
+    first = load(init)[0]
+
+    def logp(model: Any) -> torch.Tensor:
+        texts = torch.cat([found.inputs["prompt"], found.action], 1)
+        seen = torch.cat([found.inputs["prompt_mask"], found.mask], 1)
+        logits = model(input_ids=texts, attention_mask=seen.long(),
+                       position_ids=(seen.cumsum(1) - 1).clamp(min=0)).logits
+        start = found.inputs["prompt"].shape[1] - 1
+        told = logits[:, start:-1].log_softmax(-1).gather(-1, found.action[..., None])[..., 0]
+        return told[found.mask]
+
+    with torch.no_grad():
+        away = logp(first) - logp(run.policy.net.policy)
+    wanted = float((away.exp() - 1 - away).mean())
+    assert wanted > 1e-4
+    look = run.look()
+    if weight:
+        assert "ref_kl" not in look and run.advance()["ref_kl"] > 1e-4
+    else:
+        assert look["ref_kl"] == pytest.approx(wanted, rel=1e-3)
+        unwatched = learner(init, tmp_path / "b", config=replace(SMALL, watch_kl=False))
+        unwatched.advance()
+        assert "ref_kl" not in unwatched.look()

@@ -91,6 +91,9 @@ class TextRLConfig:
     draws: int = 4  #: batches of prompts asked in a step at most, when resampling
     evaluate_every: int = 20  #: steps between two looks at the held-out prompts
     evaluate_prompts: int = 256  #: held-out prompts looked at
+    watch_kl: bool = True
+    #: at a look, measure the divergence from the first model, which is read from disk for that
+    #: (where a KL weight has it at hand, every step tells)
     checkpoint_every: int = 20
     keep: int = 3  #: checkpoints
     shown: int = 4  #: completions written down at a look

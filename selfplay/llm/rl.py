@@ -66,7 +66,7 @@ class TextLearner:
         prompts. engine: of (model, tokenizer), who writes completions if it is not torch."""
         _must_fit(config, pg)
         self.job, self.folder, self.config, self.seed = job, folder, config, seed
-        self.first = first
+        self.first, self.init, self.dtype = first, init, dtype
         newest = store.newest(folder)
         model, self.tokenizer = load(newest or init, None if newest else lora, dtype)
         critic = pg.estimator == "gae" or pg.value_weight > 0
@@ -158,19 +158,27 @@ class TextLearner:
         return found + read * (2.0 * before + 6.0 * whole * passes)
 
     def look(self) -> dict[str, float]:
-        """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals."""
-        return {f"{name}_{key}": value for name, temperature in (("sampled", 1.0), ("greedy", 0.0))
-                for key, value in self._accuracy(temperature).items()}
+        """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals;
+        ref_kl of what was drawn, where no reference tells it at every step."""
+        drawn, greedy = self._answered(1.0), self._answered(0.0)
+        found = {f"{name}_{key}": value for name, batch in (("sampled", drawn), ("greedy", greedy))
+                 for key, value in accuracy_of(batch).items()}
+        if self.config.watch_kl and self.step and self.reference is None:
+            found["ref_kl"] = self._drift(drawn.rollout)
+        return found
 
-    def _accuracy(self, temperature: float) -> dict[str, float]:
+    def _answered(self, temperature: float) -> Batch:
         most = self.policy.sampling.max_new_tokens
         asker = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
-        batch = rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
-                                self.seed)
-        right = float(batch.parts["accuracy"].mean())
-        low, high = wilson(right, len(self.held))
-        return {"accuracy": right, "low": low, "high": high, "n": len(self.held),
-                "length": float(batch.rollout.mask.sum(1).float().mean())}
+        return rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
+                               self.seed)
+
+    def _drift(self, rollout: Rollout) -> float:
+        """The divergence of what was drawn at temperature 1 from the first model, which is on disk
+        (k3, nats a token)."""
+        model = load(self.init, None, self.dtype)[0].to(rollout.action.device).eval()
+        first = replace(self.policy, net=Net(model), sampling=Sampling(), generator=None)
+        return rollouts.reread(rollout, first)[1]["act_kl"]
 
     def samples(self) -> list[dict[str, Any]]:
         """A few held-out prompts and what is answered now."""
@@ -224,6 +232,14 @@ def train_rl(
     if learner.history and not (folder / f"ckpt-{learner.step:06d}").exists():
         learner.save()
     return store.newest(folder)
+
+
+def accuracy_of(batch: Batch) -> dict[str, float]:
+    """The share of right answers with its 95% interval (Wilson), their number, mean tokens."""
+    right = float(batch.parts["accuracy"].mean())
+    low, high = wilson(right, len(batch.examples))
+    return {"accuracy": right, "low": low, "high": high, "n": len(batch.examples),
+            "length": float(batch.rollout.mask.sum(1).float().mean())}
 
 
 def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
