@@ -53,7 +53,7 @@ def train(
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.console import say
-    from selfplay.llm.config import TextConfig, with_algorithm, with_recipe
+    from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
     from selfplay.settings import override, replace_key
@@ -63,6 +63,7 @@ def train(
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
         folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", top["task"]).strip("-")[:100]
     config = stored_config(folder)
+    new = config is None
     if config is None:
         if top["task"] is None:
             raise UserError(f"{folder}: no run there; start one with --task NAME")
@@ -74,6 +75,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
+    if new and config.model:
+        config = with_model(config, override(config, assignments).lora.rank > 0)
     run = open_run(folder, override(config, assignments))
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
