@@ -15,7 +15,8 @@ import torch
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
 #: Settings for a run of a few seconds, in which every stage does all that it can do.
 SHORT = [word for setting in (
-    "sft.max_steps=2", "sft.evaluate_every=1", "sft.batch_size=8", "sft.looked_at=2",
+    "sft.learning_rate=2e-3", "pg.learning_rate=1e-3", "sft.max_steps=2",
+    "sft.evaluate_every=1", "sft.batch_size=8", "sft.looked_at=2",
     "data.held_out=4", "eval.samples=1,2", "sample.max_new_tokens=6", "rl.prompts=2",
     "rl.group=4", "rl.steps=3", "rl.evaluate_every=2", "rl.evaluate_prompts=2",
     "rl.checkpoint_every=1") for word in ("--set", setting)]

@@ -18,6 +18,7 @@ from given_llm import SHORT, TASK, model, odd, saved, tokenizer
 from safetensors.torch import load_file
 
 from selfplay.llm import rl
+from selfplay.llm.config import TextConfig, with_model
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import (
     Lora,
@@ -84,6 +85,9 @@ def test_qwen_with_adapters(run: Command, monkeypatch: pytest.MonkeyPatch) -> No
     assert whole.keys() == first.keys() and all("lora_" in name for name in whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert any(not torch.equal(whole[name], first[name]) for name in whole), "RL moves adapters"
+    rates = json.loads(Path("whole/config.json").read_bytes())
+    assert rates["sft"]["learning_rate"] == 2e-3, "as asked for"
+    assert rates["rlhf"]["learning_rate"] == pytest.approx(1e-5), "of adapters"
     found = rows("whole/rl/history.jsonl")
     assert found[0]["ref_kl"] == pytest.approx(0, abs=1e-6) and found[-1]["ref_kl"] > 0
     assert found[-1]["ref_kl"] == rows("cut/rl/history.jsonl")[-1]["ref_kl"]
@@ -138,6 +142,15 @@ def test_demonstrations_are_what_the_reward_wants(kind: str) -> None:
         asked = words.decode(render(words, example.prompt))
         assert example.prompt in asked
         assert asked.endswith("<|im_start|>assistant\n" if kind == "qwen2" else "\n")
+
+
+def test_rates_of_what_has_learnt_before() -> None:
+    """Those of the embedded model would undo it."""
+    whole, adapters = (with_model(TextConfig(TASK), flag) for flag in (False, True))
+    assert (whole.sft.learning_rate, whole.pg.learning_rate) == (1e-5, 1e-6)
+    assert adapters.pg.learning_rate == pytest.approx(1e-5)
+    assert adapters.rm.learning_rate == whole.rm.learning_rate == 1e-5
+    assert TextConfig(TASK).sft.learning_rate == 2e-3
 
 
 def adapted(kind: str) -> Any:

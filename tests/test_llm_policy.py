@@ -9,7 +9,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import EOS, MODELS, PAD, prompts
 
-from selfplay.llm.generate import Sampling
+from selfplay.llm.generate import Sampling, generate
 from selfplay.llm.models import Net, value_model
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.seam import Rollout
@@ -37,6 +37,16 @@ def test_evaluate_repeats_what_act_said(name: str) -> None:
     torch.testing.assert_close(found.logp, rollout.logp, atol=2e-4, rtol=1e-4)
     assert found.value is None
     assert (found.entropy[rollout.mask] > 0).all() and (found.entropy[~rollout.mask] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_act_is_generate_bit_by_bit(name: str) -> None:
+    """Whatever stands between the policy and torch's sampling, the draws are the same."""
+    policy, rollout = acted(name)
+    direct = generate(policy.net.policy, *prompts(), 4, policy.sampling, 5, ENDS, PAD)
+    assert torch.equal(direct.action, rollout.action) and torch.equal(direct.logp, rollout.logp)
+    assert torch.equal(direct.mask, rollout.mask)
+    policy.refresh()  # nothing to do
 
 
 def test_a_part_of_a_batch_is_evaluated_alike() -> None:

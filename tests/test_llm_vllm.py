@@ -27,7 +27,9 @@ from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
 from selfplay.llm.policy import Prompts, TextPolicy
+from selfplay.llm.preferences import Pair, to_lines
 from selfplay.llm.rl import Job, TextLearner
+from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
 from selfplay.seam import Rollout
 
@@ -191,6 +193,29 @@ def test_a_run_with_it(
     assert run("llm", "eval", "a", "--samples", "1").code == 0
     assert engines[0].calls == asked + 2, "greedy and sampled"
     assert run(*words, "--set", "sample.engine=torch").code == 0
+
+
+def test_preferences_with_it_and_adapters(
+    folder: str, engines: list[Any], run: Command
+) -> None:
+    """The climb asks it with the weights of each step, best-of-n asks the reference by torch; the
+    reward model is made of a policy whose adapters are merged."""
+    Path("mine.jsonl").write_bytes(
+        to_lines([Pair(f"{i} + 1 =", str(i + 1), str(i)) for i in range(20)]))
+    done = run("llm", "train", "--task", TASK, "--model", folder, "--run", "a", "--recipe", "rlhf",
+               *SHORT, *(word for setting in (
+                   "sample.engine=vllm", "sample.dtype=float32", "lora.rank=2",
+                   "pairs.file=mine.jsonl", "rm.epochs=1", "rlhf.prompts=2", "rlhf.group=2",
+                   "rlhf.steps=2", "rlhf.evaluate_every=1", "rlhf.held_prompts=2",
+                   "rlhf.held_samples=2", "rlhf.best_of=2")
+                   for word in ("--set", setting)))
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in Path("a/rlhf/history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+    inside = engines[0].inside
+    assert len(inside.loads) == 2 + 2 + 2, "of two stages, two steps and two evaluations"
+    assert has_the_weights_of(inside, load(newest_model(Path("a")))[0])
 
 
 def test_asking_for_what_is_not_there(run: Command, folder: str, engines: list[Any]) -> None:

@@ -55,7 +55,13 @@ def train(
     _must_be_installed()
     from selfplay.cli import device_of
     from selfplay.console import say
-    from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
+    from selfplay.llm.config import (
+        TextConfig,
+        override,
+        with_algorithm,
+        with_model,
+        with_recipe,
+    )
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
     from selfplay.settings import replace_key
@@ -65,6 +71,7 @@ def train(
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
         folder = Path("runs") / name_of(top["task"])
     config = stored_config(folder)
+    new = config is None
     if config is None:
         if top["task"] is None:
             raise UserError(f"{folder}: no run there; start one with --task NAME")
@@ -76,6 +83,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
+    if new and config.model:
+        config = with_model(config, override(config, assignments).lora.rank > 0)
     run = open_run(folder, override(config, assignments))
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "

@@ -9,11 +9,16 @@ from typing import Any, ClassVar, Literal
 from selfplay import settings
 from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
 from selfplay.llm.rlhf_config import GoldConfig, PairConfig, RewardConfig, RLHFConfig
-from selfplay.settings import Limits
+from selfplay.settings import Limits, replace_key
 
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of PPO is many steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
+
+#: Learning rates of all weights of a model that has learnt before, ...
+GIVEN = {"sft.learning_rate": 1e-5, "pg.learning_rate": 1e-6, "rlhf.learning_rate": 1e-6,
+         "rm.learning_rate": 1e-5}
+ADAPTERS = 10.0  #: ... and what adapters take of them (Schulman et al. 2025, LoRA Without Regret)
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,15 @@ def with_algorithm(config: TextConfig, name: str) -> TextConfig:
         return config
     config = replace(config, pg=of_algorithm(name) if name in ALGORITHMS else config.pg)
     return settings.override(config, [f"rl.algorithm={name}"])
+
+
+def with_model(config: TextConfig, adapters: bool) -> TextConfig:
+    """``config`` with learning rates for a model that was given, and trains ``adapters`` or all its
+    weights; a reward model always trains all."""
+    for key, rate in GIVEN.items():
+        more = ADAPTERS if adapters and key != "rm.learning_rate" else 1.0
+        config = replace_key(config, key, rate * more)
+    return config
 
 
 def with_recipe(config: TextConfig, name: str) -> TextConfig:

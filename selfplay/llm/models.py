@@ -76,6 +76,25 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, frozen)
 
 
+def reference_of(
+    model: nn.Module, init: str | Path, begun: bool, lora: Lora | None = None,
+    dtype: str = "float32",
+) -> nn.Module:
+    """What ``model``, made of ``init`` with ``lora``, was before it learnt, which it has where
+    ``begun``; on its device, and sharing what does not learn."""
+    same = copy_of(model)
+    if begun:
+        same.load_state_dict(load(init, lora, dtype)[0].state_dict())
+    return same.eval().requires_grad_(False)
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """The same model without adapters, which are in its weights; all of it may learn."""
+    if not _is_peft(model):
+        return model
+    return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
+
+
 @torch.no_grad()
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of every weight under the name that a checkpoint of the model without adapters

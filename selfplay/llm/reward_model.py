@@ -30,6 +30,7 @@ from selfplay.llm.models import (
     ValueModel,
     bare_backbone,
     complete,
+    merged,
     positions_of,
     render,
     small_model,
@@ -112,10 +113,10 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def reward_model(policy: nn.Module, config: RewardConfig, tokenizer: Any, seed: int) -> RewardModel:
-    """An untrained one: the policy's own backbone, or the small net ``config.net``; both with a
-    head that begins at 0."""
+    """An untrained one: the policy's own backbone, adapters merged, or the small net
+    ``config.net``; both with a head that begins at 0."""
     source = small_model(config.net, tokenizer, seed) if config.net else policy
-    return RewardModel(value_model(source))
+    return RewardModel(value_model(merged(source)))
 
 
 def right_padded(rows: Sequence[Sequence[int]], pad: int) -> Texts:

@@ -28,7 +28,7 @@ from selfplay.errors import UserError
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
-from selfplay.llm.models import Lora, Net, copy_of, end_tokens, load, value_model
+from selfplay.llm.models import Lora, Net, end_tokens, load, reference_of, value_model
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.rollouts import Batch, Reward, verifier
 from selfplay.llm.tasks import Task
@@ -75,10 +75,7 @@ class TextLearner:
                                  self.tokenizer.pad_token_id, sampling, config.group)
         self.reference = None  #: costs memory and a forward pass, so only where it is wanted
         if pg.kl_weight > 0:
-            same = copy_of(model)
-            if newest is not None:
-                same.load_state_dict(load(init, lora, dtype)[0].state_dict())
-            self.reference = same.eval().requires_grad_(False)
+            self.reference = reference_of(model, init, newest is not None, lora, dtype)
         self.optimizer = PolicyOptimizer(self.policy, pg, device)
         self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.history: list[dict[str, Any]] = []
@@ -116,15 +113,15 @@ class TextLearner:
         return rollouts.take(whole, most), figures
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        """One update from a batch of trajectories."""
-        known: dict[str, float] = {}
-        if self.policy.generator is not None:
-            rollout, known = rollouts.reread(rollout, self.policy)
+        """One update from a batch of trajectories. act_kl, where it is not torch that wrote them:
+        the divergence of the policy as it learns from the one that wrote (k3, nats a token)."""
         fixed = rollouts.looked_at(rollout, self.policy, self.reference)
         rng = np.random.default_rng([self.seed, 0x52, self.step])
         figures = self.optimizer(fixed, rng)
         self.policy.refresh()
-        return {**figures, **known}
+        if self.policy.generator is not None:
+            figures["act_kl"] = rollouts.divergence(rollout.logp, fixed.logp, fixed.mask)
+        return figures
 
     def advance(self) -> dict[str, Any]:
         """One step; its row of the history. Raises UserError where learning breaks down."""
@@ -177,8 +174,9 @@ class TextLearner:
         """The divergence of what was drawn at temperature 1 from the first model, which is on disk
         (k3, nats a token)."""
         model = load(self.init, None, self.dtype)[0].to(rollout.action.device).eval()
-        first = replace(self.policy, net=Net(model), sampling=Sampling(), generator=None)
-        return rollouts.reread(rollout, first)[1]["act_kl"]
+        mine = replace(self.policy, net=Net(self.policy.net.policy), sampling=Sampling())
+        seen = rollouts.looked_at(rollout, mine, model)
+        return rollouts.divergence(seen.logp, seen.ref_logp, seen.mask)
 
     def samples(self) -> list[dict[str, Any]]:
         """A few held-out prompts and what is answered now."""

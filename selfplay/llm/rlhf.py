@@ -9,7 +9,6 @@ nats a completion, and a budget of it ends the run.
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import time
@@ -19,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from selfplay import checkpoint
 from selfplay.llm import rollouts, store
-from selfplay.llm.generate import Sampling
-from selfplay.llm.models import Net, end_tokens, load, value_model
+from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
 from selfplay.llm.optimism import Looked, figures
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Judge
@@ -56,16 +56,19 @@ class Climber:
     """
 
     def __init__(self, aim: Aim, init: str | Path, folder: Path, config: RLHFConfig, *,
-                 sampling: Sampling, seed: int = 0, device: str = "cpu") -> None:
+                 sampling: Sampling, seed: int = 0, device: str = "cpu",
+                 engine: Callable[[nn.Module, Any], Generator | None] = lambda model, words: None,
+                 ) -> None:
+        """engine: of (model, tokenizer), who writes completions if it is not torch."""
         self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
         newest = store.newest(folder)
         model, self.tokenizer = load(newest or init)
-        same = copy.deepcopy(model) if newest is None else load(init)[0]
-        self.reference = same.to(device).eval().requires_grad_(False)
         critic = value_model(model) if config.algorithm == "ppo" else None
         net = Net(model, critic).to(device).eval()
+        self.reference = reference_of(model, init, newest is not None)
         self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
-                                 self.tokenizer.pad_token_id, sampling, config.group)
+                                 self.tokenizer.pad_token_id, sampling, config.group,
+                                 engine(model, self.tokenizer))
         self.weights = {**aim.weights, "cut": -config.cut_penalty}
         self.reward = proxy_reward(aim.proxy, self.tokenizer)
         self.held = aim.task.held_out(config.held_prompts)
@@ -81,6 +84,7 @@ class Climber:
                                          device)
         if newest is not None:
             self.optimizer.load_state(*checkpoint.load_training(newest))
+            self.policy.refresh()
         else:
             self.keep({"step": 0, "seconds": 0.0, **first})
 
@@ -92,6 +96,7 @@ class Climber:
                                 self.seed * 1_000_003 + self.step)
         rollout = rollouts.looked_at(batch.rollout, self.policy, self.reference)
         found = self.optimizer(rollout, np.random.default_rng([self.seed, 0x9D, self.step]))
+        self.policy.refresh()
         self.step += 1
         self.seconds += time.monotonic() - started
         return {**found, "reward": float(rollout.reward.sum(1).mean()),
@@ -99,7 +104,8 @@ class Climber:
 
     def look(self, samples: int, model: Any = None) -> Looked:
         """``samples`` completions of every held-out prompt by ``model`` (none: the policy)."""
-        policy = replace(self.policy, group=samples, net=Net(model or self.policy.net.policy))
+        policy = replace(self.policy, group=samples, net=Net(model or self.policy.net.policy),
+                         generator=None if model else self.policy.generator)
         batch = rollouts.sample(policy, self.tokenizer, self.held, self.reward, {"proxy": 1.0},
                                 HELD_SEED + self.seed)
         rollout = rollouts.looked_at(batch.rollout, policy, self.reference)

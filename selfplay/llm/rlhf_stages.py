@@ -30,6 +30,7 @@ from selfplay.llm.rlhf import Aim, Climber, train_rlhf
 from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.sft import best
 from selfplay.llm.stages import TextRun, log_row, sampling_of, tensorboard
+from selfplay.llm.vllm import engine_of
 from selfplay.runs import Clock, read_history, read_json, write_json
 
 
@@ -76,7 +77,9 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
     aim = Aim(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
     climber = Climber(aim, best(run.folder / "sft"), folder, config,
-                      sampling=sampling_of(run.config), seed=run.config.seed, device=device)
+                      sampling=sampling_of(run.config), seed=run.config.seed, device=device,
+                      engine=lambda model, tokenizer: engine_of(
+                          model, tokenizer, run.config.sample, run.config.model, device))
     _best_of(climber, run.folder / "rm" / "best_of_n.json", config.best_of)
     writer = tensorboard(run.folder)
     with Bar(stage, clock.budget(stage)) as bar:
@@ -132,8 +135,10 @@ def _best_of(climber: Climber, path: Path, samples: int) -> None:
 
 def _policy(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
     model, tokenizer = load(best(run.folder / "sft"))
+    engine = engine_of(model, tokenizer, run.config.sample, run.config.model, device)
     return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
-                      tokenizer.pad_token_id, sampling_of(run.config)), tokenizer
+                      tokenizer.pad_token_id, sampling_of(run.config),
+                      generator=engine), tokenizer
 
 
 def _judged(row: dict[str, Any]) -> str:

@@ -145,26 +145,29 @@ def joined(batches: Sequence[Batch]) -> Batch:
                  rollout)
 
 
-def reread(rollout: Rollout, policy: TextPolicy) -> tuple[Rollout, dict[str, float]]:
-    """``rollout``, which another arithmetic has drawn, with the log-probabilities of ``policy``'s
-    own, from which the ratio then starts at 1 exactly; act_kl, the divergence between both, of the
-    policy as it learns from the one that drew (k3, nats a token)."""
-    alone = replace(policy, net=Net(policy.net.policy))
-    now = _looked(rollout, lambda part: alone.evaluate(part).logp)
-    return replace(rollout, logp=now), {
-        "act_kl": float(kl_estimate(rollout.logp, now)[rollout.mask].mean())}
-
-
 @torch.no_grad()
 def looked_at(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Rollout:
     """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
-    log-probabilities of the model ``reference``, where there is one."""
+    log-probabilities of the model ``reference``, where there is one.
+
+    Where it is not torch that wrote the completions, the log-probabilities become those of
+    ``policy``'s own arithmetic, so that a ratio to them begins at 1 exactly.
+    """
+    if policy.generator is not None:
+        alone = replace(policy, net=Net(policy.net.policy))
+        rollout = replace(rollout, logp=_looked(rollout, lambda r: alone.evaluate(r).logp))
     if policy.net.value is not None:
         rollout = replace(rollout, value=_looked(rollout, policy.values))
     if reference is not None:
         other = replace(policy, net=Net(reference))
         rollout = replace(rollout, ref_logp=_looked(rollout, lambda r: other.evaluate(r).logp))
     return rollout
+
+
+def divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
+    """k3 estimate, nats a step, of the divergence of ``other`` from the policy of ``logp``, which
+    drew."""
+    return float(kl_estimate(logp, other)[mask].mean())
 
 
 def _looked(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
