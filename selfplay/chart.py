@@ -73,7 +73,8 @@ def draw(evaluation: Record) -> bytes:
     histories = {stage: evaluation.get(f"{stage}_history") or [] for stage in ("sft", "rl")}
     panels, samples = panels_of(histories), evaluation.get("samples") or []
     header = header_lines(evaluation)
-    top = 0.62 + LINE * len(header) + 0.4
+    handles = legend_handles(points, measure_of(evaluation))
+    top = 0.62 + LINE * (len(header) + legend_shape(handles)[0]) + 0.2
     under = top + MAIN_HEIGHT + len(panels) * (PANEL_HEIGHT + GAP)
     height = under + BOTTOM + bool(samples) * (SAMPLES_GAP + SAMPLES_HEIGHT)
     with matplotlib.rc_context(style):
@@ -96,7 +97,7 @@ def draw(evaluation: Record) -> bytes:
         finish_x(rows, axis, points, measure_of(evaluation).improver)
         if samples:
             draw_samples(place(under + SAMPLES_GAP, SAMPLES_HEIGHT), samples)
-        series_legend(figure, points, measure_of(evaluation), (height - top + 0.15) / height)
+        series_legend(figure, handles, (height - top + 0.15) / height)
         target = io.BytesIO()
         figure.savefig(target, format="png", dpi=DPI, metadata={"Software": None})
     return target.getvalue()
@@ -148,7 +149,7 @@ def finish_x(
 def title(figure: Any, evaluation: Record, header: list[tuple[str, bool]], height: float) -> None:
     """Title and the lines under it, at the left edge of the figure."""
     what = measure_of(evaluation).title
-    words = f"{what} against training compute: {shorten(evaluation.get('game', ''), 46)}"
+    words = f"{what} against training compute: {shorten(evaluation.get('game', ''), 40)}"
     figure.text(0.16 / WIDTH, 1 - 0.34 / height, words, fontsize=14.5, weight="bold", color=INK)
     for index, (line, verdict) in enumerate(header):
         y = 1 - (0.60 + LINE * index) / height
@@ -279,20 +280,31 @@ def draw_best(
     return Level(point["value"], f"{name}, {mode}", WORDS[stage], "bold")
 
 
-def series_legend(figure: Any, points: Sequence[Record], measure: Measure, y: float) -> None:
-    """One row over the plot: which line is which."""
+def legend_handles(points: Sequence[Record], measure: Measure) -> list[Any]:
+    """Which line is which."""
     from matplotlib.lines import Line2D
 
     searched = [sims for sims in modes(points) if sims]
     present = sorted(
         {(p["stage"], p.get("sims", 0)) for p in points}, key=lambda k: (STAGES.index(k[0]), k[1])
     )
-    handles = [
+    return [
         Line2D([], [], **line_style(stage, sims, searched),
                label=f"{NAMES[stage]}, {measure.mode(sims)}")
         for stage, sims in present
     ]
+
+
+def legend_shape(handles: Sequence[Any]) -> tuple[int, int]:
+    """(rows, columns): as many columns as the longest name lets into the figure."""
+    longest = max([len(handle.get_label()) for handle in handles], default=1)
+    columns = max(1, min(len(handles), int(WIDTH / (0.55 + 0.075 * longest))))
+    return -(-len(handles) // columns), columns
+
+
+def series_legend(figure: Any, handles: Sequence[Any], y: float) -> None:
+    """The rows over the plot."""
     if handles:
         figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.1 / WIDTH, y),
-                      frameon=False, ncol=min(len(handles), 4), handlelength=3.2,
+                      frameon=False, ncol=legend_shape(handles)[1], handlelength=3.2,
                       columnspacing=1.6, fontsize=9.2)  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any
 
 #: The stages of all recipes, in the order of training.
 STAGES = ("base", "sft", "rl", "own", "rl2", "free", "rlhf", "student", "value")
-NAMES = {"base": "Base", "sft": "SFT", "rl": "RL", "own": "SFT on own answers", "rl2": "Second RL",
-         "free": "RL without a budget", "rlhf": "RLHF", "student": "Student", "value": "AlphaGo"}
+NAMES = {"base": "Base", "sft": "SFT", "rl": "RL", "own": "Own answers", "rl2": "Second RL",
+         "free": "RL, no budget", "rlhf": "RLHF", "student": "Student", "value": "AlphaGo"}
 LEARNERS = ("sft", "base")  #: learn what others have made: the ceiling to pass, the first that is
 IMPROVERS = ("value", "rlhf", "rl2", "rl")  #: are to pass it, the first that is there
 
@@ -38,6 +38,7 @@ class Measure:
     more_short: str
     more_key: str
     improver: str  #: what follows SFT on the axis
+    about: str  #: what an evaluation's "rules" are
 
     def mode(self, sims: int) -> str:
         return self.more.format(sims) if sims else self.raw
@@ -52,13 +53,14 @@ class Measure:
 ELO = Measure(
     key="elo", name="Elo", counted="games", title="Strength", form=".0f", sign="",
     unit=" Elo", least=100.0, level=150.0, zero=True, raw="raw policy", raw_short="raw",
-    more="{} simulations", more_short="{} sims", more_key="search", improver="self-play RL")
+    more="{} simulations", more_short="{} sims", more_key="search", improver="self-play RL",
+    about="Rules")
 #: In percent; ``sims`` is the number of answers whose majority counts, 0 a single one.
 ACCURACY = Measure(
     key="accuracy", name="accuracy", counted="questions", title="Accuracy", form=".1f", sign="%",
     unit="", least=20.0, level=8.0, zero=False, raw="one answer", raw_short="one answer",
     more="majority of {} answers", more_short="majority of {}", more_key="majority",
-    improver="RL")
+    improver="RL", about="Task")
 MEASURES = {measure.key: measure for measure in (ELO, ACCURACY)}
 
 

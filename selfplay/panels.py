@@ -13,6 +13,7 @@ from selfplay.measure import NAMES, STAGES
 from selfplay.palette import COLOURS, GREY, INK, MARKERS, RAW_DASHES, WORDS, Level, name_levels
 
 PANEL_HEIGHT = 0.95  # inches
+ZERO = 1e-7
 SAMPLES_HEIGHT, SAMPLES_GAP = 2.6, 0.78
 
 
@@ -63,9 +64,15 @@ def panels_of(histories: dict[str, list[Record]]) -> list[Panel]:
         wanted += [HELD_OUT]
     wanted += [*GRADIENT] if gradient else [LOSSES]
     wanted += [*TEXTS] if texts else []
-    return [panel for panel in wanted
-            if any(finite(row.get(column.key)) for column in panel.columns
-                   for row in histories[column.stage])]
+    found = [panel._replace(columns=tuple(c for c in panel.columns if tells(c, histories)))
+             for panel in wanted]
+    return [panel for panel in found if panel.columns]
+
+
+def tells(column: Column, histories: dict[str, list[Record]]) -> bool:
+    """Is there more than zeros? With one update a batch nothing is clipped, nor far away."""
+    values = [row[column.key] for row in histories[column.stage] if finite(row.get(column.key))]
+    return any(abs(value) > ZERO for value in values)
 
 
 def draw_panel(axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis) -> None:

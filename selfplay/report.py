@@ -17,6 +17,7 @@ evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
     value_history   step, flops, seconds, value_mse, train_mse, value_accuracy
     samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn
     completions  optional: stage, prompt, completion, wanted: some answers to read
+    pictures     optional: title, file of a PNG to show as well
     config       optional: anything JSON, shown as it is
 
 Lists may be missing or empty. Intervals are 95%; Elo is anchored at `anchor` = 0.
@@ -211,6 +212,7 @@ def page(evaluation: Record, picture: bytes) -> str:
         f'<ul class="headlines">{items}</ul>',
         f'<img alt="{measure.name} against training compute, SFT and RL" '
         f'src="data:image/png;base64,{image}">',
+        *(image_of(picture) for picture in evaluation.get("pictures") or []),
         "<h2>Every point</h2>",
         f"<p>{escape(how_rated(evaluation))}</p>",
         html_table(point_head(measure), players, NUMERIC),
@@ -231,6 +233,12 @@ def page(evaluation: Record, picture: bytes) -> str:
         f"<title>selfplay: {game}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def image_of(picture: Record) -> str:
+    data = base64.b64encode(Path(picture["file"]).read_bytes()).decode()
+    title = escape(str(picture["title"]))
+    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
 
 
 def how_rated(evaluation: Record) -> str:

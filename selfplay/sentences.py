@@ -130,7 +130,8 @@ def header_lines(evaluation: Record) -> list[tuple[str, bool]]:
         f"{measure.name} with 95% intervals{anchor_text(evaluation, ', ')}",
         shorten(evaluation.get("hardware") or "", 90),
     ]
-    plain = [f"Rules: {shorten(evaluation['rules'], 280)}" if evaluation.get("rules") else ""]
+    rules = evaluation.get("rules")
+    plain = [f"{measure.about}: {shorten(rules, 280)}" if rules else ""]
     plain.append("  ·  ".join(fact for fact in facts if fact))
     absent = [
         f"{shorten(b['player'], 40)} not played "

@@ -48,7 +48,8 @@ LLM_LAYERS: tuple[tuple[str, ...], ...] = (
     ("rl", "preferences", "optimism"),
     ("stages", "reward_model"),
     ("rlhf",),
-    ("rlhf_stages", "summary"),
+    ("rlhf_stages",),
+    ("summary",),
     ("run",),
     ("cli",),
 )

@@ -303,8 +303,10 @@ def test_the_report_of_answers_shows_samples_and_escapes_completions(tmp_path):
 def test_samples_and_policy_gradients_get_their_panels():
     labels = [p.label for p in panels.panels_of(
         {"sft": ANSWERS["sft_history"], "rl": ANSWERS["rl_history"]})]
-    assert labels == ["held-out loss\n(nats a token)", "entropy\n(nats)", "clipped (%)",
-                      "tokens an\nanswer"]
+    assert labels == ["held-out loss\n(nats a token)", "entropy\n(nats)", "tokens an\nanswer"]
+    clipping = [{**row, "clip_fraction": 0.03} for row in ANSWERS["rl_history"]]
+    labels = [p.label for p in panels.panels_of({"sft": [], "rl": clipping})]
+    assert labels == ["entropy\n(nats)", "clipped (%)", "tokens an\nanswer"]
     known = evaluation()
     labels = [p.label for p in panels.panels_of(
         {"sft": known["sft_history"], "rl": known["rl_history"]})]

@@ -33,6 +33,8 @@ from selfplay.llm.stages import TextRun, log_row, sampling_of, tensorboard
 from selfplay.llm.vllm import engine_of
 from selfplay.runs import Clock, read_history, read_json, write_json
 
+PICTURE = "overoptimisation.png"
+
 
 def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
     """Pairs, and a reward model that learns them, until its held-out loss goes up again."""
@@ -97,14 +99,14 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
 
 
 def picture(folder: Path, config: RLHFConfig, title: str) -> None:
-    """Draw ``overoptimisation.png`` of what there is in a run's ``folder``."""
+    """Draw ``PICTURE`` of what there is in a run's ``folder``."""
     held = f"{config.algorithm}, KL weight {config.kl_weight:g}"
     names = {"free": f"{config.algorithm}, not held back",
              "rlhf": held + (f", {config.kl_budget:g} nats at most" if config.kl_budget else "")}
     climbs = {text: rows for name, text in names.items()
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / "overoptimisation.png", draw(
+    write_atomic(folder / PICTURE, draw(
         climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 

@@ -14,6 +14,7 @@ from typing import Any
 from selfplay.arena import wilson
 from selfplay.compute import Record, finite
 from selfplay.hardware import hardware
+from selfplay.llm import rlhf_stages
 from selfplay.llm.config import TextConfig, with_recipe
 from selfplay.llm.rewards import reward
 from selfplay.llm.stages import TextRun, task_of
@@ -22,7 +23,7 @@ from selfplay.runs import read_history, read_json
 from selfplay.settings import assignments, to_dict
 
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
-LOOKS = 40  #: of a stage on the chart, at most
+LOOKS = 16  #: of a stage on the chart, at most
 SHOWN = 6  #: answers to read, a stage
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
@@ -38,7 +39,8 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
     return {
-        "game": run.config.task, "measure": ACCURACY.key, "hardware": hardware(device),
+        "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
+        "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
         "commands": [train_command(run.folder, run.config), join(
             ["selfplay", "llm", "eval", str(run.folder), "--samples",
@@ -55,6 +57,8 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
         "rl_history": [{key: row[key] for key in COLUMNS if key in row} | added(row, before[name])
                        | {"step": row["step"]}
                        for name in ("rl", "rl2") for row in stages.get(name, [])],
+        "pictures": [{"title": "Proxy against true reward", "file": str(path)} for path in
+                     [run.folder / rlhf_stages.PICTURE] if path.exists()],
         "config": to_dict(run.config),
     }
 
