@@ -144,6 +144,16 @@ def character_tokenizer(texts: Iterable[str] = ()) -> Any:
         clean_up_tokenization_spaces=False)
 
 
+def shape_of(dial: str, name: str = "net") -> tuple[int, int]:
+    """(layers, width) of the setting ``name``, such as "3x96". Raises UserError for another dial."""
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
+    layers, width = (int(part) for part in found.groups()) if found else (0, 0)
+    if not layers or not width or width % HEAD:
+        raise UserError(f"{name}={dial}: LAYERSxWIDTH wanted, the width a multiple of {HEAD}, "
+                        "for example 3x96")
+    return layers, width
+
+
 def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
     """The embedded Llama of ``dial`` "LAYERSxWIDTH", such as "3x96", with random weights.
 
@@ -151,11 +161,7 @@ def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
-    layers, width = (int(part) for part in found.groups()) if found else (0, 0)
-    if not layers or not width or width % HEAD:
-        raise UserError(f"net={dial}: LAYERSxWIDTH wanted, the width a multiple of {HEAD}, "
-                        "for example 3x96")
+    layers, width = shape_of(dial)
     heads = width // HEAD
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,

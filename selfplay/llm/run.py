@@ -19,7 +19,7 @@ from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages, summary, vllm
 from selfplay.llm.config import TextConfig, fixed
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.models import load, must_be_there
+from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
 from selfplay.report import write_report
@@ -60,6 +60,8 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     """
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
+    shape_of(config.net)
+    shape_of(config.own.net, "own.net")  # better heard of now than after RL
     stored = stored_config(folder)
     if stored is not None:
         new, old = to_dict(fixed(config)), to_dict(fixed(stored))
