@@ -145,7 +145,7 @@ def character_tokenizer(texts: Iterable[str] = ()) -> Any:
 
 
 def shape_of(dial: str, name: str = "net") -> tuple[int, int]:
-    """(layers, width) of the setting ``name``, such as "3x96". Raises UserError for another dial."""
+    """(layers, width) of the setting ``name``, such as "3x96"; UserError for what is none."""
     found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
     layers, width = (int(part) for part in found.groups()) if found else (0, 0)
     if not layers or not width or width % HEAD:
