@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -118,9 +119,12 @@ def open_run(folder: Path, config: RunConfig) -> Run:
 
 
 def freeze(run: Run) -> None:
-    """Write down the settings of ``run``, whose folder the caller has locked."""
-    path = run.folder / "config.json"
-    if not path.exists() or run.config != stored_config(run.folder):
+    """Write down the settings of ``run``, whose folder the caller has locked; what an RL that made
+    nothing has left of other ones (its first policy, the choice of a dtype) goes."""
+    path, stored = run.folder / "config.json", stored_config(run.folder)
+    if stored is not None and _of_rl(run.config) != _of_rl(stored) and not _rl_begun(run.folder):
+        shutil.rmtree(run.folder / "rl", ignore_errors=True)
+    if run.config != stored:
         write_json(path, to_dict(run.config))
 
 
@@ -178,15 +182,31 @@ def _meant(typed: str, known: str) -> bool:
 
 def _begun(folder: Path) -> bool:
     """Whether games or weights are there that other settings would not have made."""
-    return any(any(folder.glob(f"{stage}/*")) for stage in ("expert", "sft", "rl", "value"))
+    return _rl_begun(folder) or any(any(folder.glob(f"{stage}/*"))
+                                    for stage in ("expert", "sft", "value"))
+
+
+def _rl_begun(folder: Path) -> bool:
+    """Whether RL has made a checkpoint or a game; its pool begins with the policy it was given."""
+    made = (path for what in ("ckpt-*", "pool/ckpt-*", "records/**/*.npz", "history.jsonl")
+            for path in folder.glob(f"rl/{what}"))
+    return any(path != folder / "rl/pool/ckpt-000000" for path in made)
+
+
+def _of_rl(config: RunConfig) -> tuple[Any, ...]:
+    """The settings that RL begins with."""
+    return config.seed, config.init, config.net, config.rl, config.pg, config.pool
 
 
 def _essence(config: RunConfig, folder: Path) -> RunConfig:
     """``config`` without what may change between two starts of the run in ``folder``: once RL has
-    begun, its settings may not, and so with the value net's."""
+    begun, its settings may not, and so with the value net's; nor what learning starts from, once
+    anything has been learnt."""
     plain = RunConfig(game=config.game)
-    if not any(folder.glob("rl/*")):
+    if not _rl_begun(folder):
         config = replace(config, rl=plain.rl, pg=plain.pg, pool=plain.pool)
+        if not any(folder.glob("sft/*")):
+            config = replace(config, init=plain.init, net=plain.net)
     if not any(folder.glob("value/*")):
         config = replace(config, value=plain.value)
     value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,50 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
     again = run(*train)
     assert again.code == 0, again.err
     assert "RL: 3 iterations" in again.out
+
+
+@pytest.mark.parametrize(("algo", "play", "other", "left"), [
+    ("gumbel", "rl.Learner.gather", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
+    ("ppo", "rl_pg.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
+])
+def test_an_rl_that_made_nothing_binds_nobody(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    algo: str, play: str, other: tuple[str, ...], left: str,
+) -> None:
+    """Its time was over before a game was: the same folder then does as an empty one would."""
+    for name in ("one", "two"):
+        save_net(tmp_path / name / "ckpt-000001", "tictactoe")
+    rl = ("rl", *T, "--algo", algo, *(word for setting in (
+        "rl.iterations=2", "rl.dtype=float32", "rl.positions=16", "rl.games=4", "rl.sims=2",
+        "rl.cheap_sims=1", "rl.batch_size=8", "rl.reuse=1", "pool.games=8",
+    ) for word in ("--set", setting)))
+    others = [word for setting in other for word in ("--set", setting)]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"selfplay.{play}", lambda *words: None)
+        first = run(*rl, "--run", "here", "--init", "one", *others)
+    assert first.code == 0 and "ended before the first iteration" in first.out, first
+    assert (tmp_path / "here" / left).exists()
+    for folder in ("here", "there"):
+        done = run(*rl, "--run", folder, "--init", "two", "--seed", "3")
+        assert done.code == 0, done.err
+    here, there = ((tmp_path / folder / "rl/ckpt-000002/weights.safetensors").read_bytes()
+                   for folder in ("here", "there"))
+    assert here == there
+    run(*rl, "--run", "here", "--init", "one", "--seed", "3").mistake("init=", "--run")
+    run(*rl, "--run", "here", "--init", "two", "--seed", "3", *others).mistake("--run")
+
+
+def test_a_game_of_rl_binds_its_settings(run: Command, tmp_path: Path) -> None:
+    rl = ("rl", *T, "--run", "here", "--init", "random", "--set", "net=1x8", "--set", "rl.sims=2",
+          "--set", "rl.cheap_sims=1", "--set", "rl.positions=16", "--set", "rl.games=4",
+          "--set", "rl.iterations=1")
+    assert run(*rl).code == 0
+    shutil.rmtree(tmp_path / "here/rl/ckpt-000001")  # as a kill between games and learning does
+    (tmp_path / "here/rl/history.jsonl").unlink()
+    run(*rl, "--set", "rl.sims=4").mistake("rl.sims=2, not 4", "--run")
+    save_net(tmp_path / "net/ckpt-000001", "tictactoe")
+    run(*rl, "--init", "net").mistake("init=random", "--run")
+    assert run(*rl).code == 0
 
 
 def test_rl_names_its_algorithm_and_what_comes_next(run: Command, tmp_path: Path) -> None:
