@@ -125,7 +125,9 @@ def chat(folder: Path, temperature: float, device: str) -> None:
                                tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
-    click.echo(f"a question such as {example.prompt!r}; an empty line ends")
+    ending = example.format.instruction  # every question of the task ends with it
+    click.echo(f"a question such as {example.prompt.removesuffix(ending).strip()!r}; an empty line "
+               "ends")
     for seed in range(2**31):
         try:
             question = input("question: ")
@@ -133,7 +135,8 @@ def chat(folder: Path, temperature: float, device: str) -> None:
             return
         if not question.strip():
             return
-        samples = generator([render(tokenizer, question)], 1, sampling, seed)
+        asked = render(tokenizer, f"{question}\n{ending}" if ending else question)
+        samples = generator([asked], 1, sampling, seed)
         text = written_in(tokenizer, samples)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")

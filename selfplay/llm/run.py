@@ -19,6 +19,7 @@ from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages
 from selfplay.llm.config import TextConfig
 from selfplay.llm.evaluate import evaluate, table
+from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
@@ -141,6 +142,7 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
     result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
+              "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm",
               **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,
                          run.config.seed)}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
