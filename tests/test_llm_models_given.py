@@ -32,7 +32,7 @@ from selfplay.llm.models import (
     value_model,
 )
 from selfplay.llm.policy import Prompts, TextPolicy
-from selfplay.llm.rewards import reward
+from selfplay.llm.rewards import FORMATS, reward
 from selfplay.llm.tasks import make_task
 from selfplay.seam import Rollout
 
@@ -126,7 +126,12 @@ def test_gpt2_without_padding_and_template(run: Command, monkeypatch: pytest.Mon
               if name.startswith("net.value.")]
     assert critic and all("lora_" in name or ".head." in name for name in critic)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 1 + 1?\n"))
-    assert "answer:" in run("llm", "chat", "cut").out
+    asked: list[str] = []
+    monkeypatch.setattr("selfplay.llm.models.render",
+                        lambda words, text: asked.append(text) or render(words, text))
+    talk = run("llm", "chat", "cut")
+    assert "answer:" in talk.out and "Think step" not in talk.out
+    assert asked == [f"What is 1 + 1?\n{FORMATS['answer'].instruction}"], "as in training"
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2"])

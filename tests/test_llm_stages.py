@@ -76,24 +76,6 @@ def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
 
 
-def test_what_a_later_stage_has_begun_from_stays_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where RL's way and reference begin must not move when the run gets more minutes."""
-    seen: list[tuple[str, bool]] = []
-
-    def stage(name: str) -> runs.Stage:
-        return runs.Stage(name, lambda run, clock, _: seen.append((name, name in clock.done)), 0.5)
-
-    monkeypatch.setitem(runs.RECIPES, "grpo", (stage("sft"), stage("rl")))
-    (tmp_path / "sft/ckpt-000012").mkdir(parents=True)
-    run = runs.TextRun(tmp_path, TextConfig(TASK, recipe="grpo"), None)
-    runs.train(run, "cpu")
-    (tmp_path / "rl/ckpt-000001").mkdir(parents=True)
-    runs.train(run, "cpu")
-    assert seen == [("sft", False), ("rl", False), ("sft", True), ("rl", False)]
-
-
 def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     def trained(name: str, recipe: str, *more: str) -> Path:
         runs.train(opened(tmp_path / name, recipe, "minutes=600", *more), "cpu")

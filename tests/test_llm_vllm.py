@@ -190,8 +190,10 @@ def test_a_run_with_it(
     assert rows[0]["act_kl"] > 0
     assert run("llm", "eval", "a", "--samples", "1", "--engine", "torch").code == 0
     assert engines[0].calls == asked
+    assert json.loads(Path("a/evaluation.json").read_bytes())["engine"] == "torch"
     assert run("llm", "eval", "a", "--samples", "1").code == 0
     assert engines[0].calls == asked + 2, "greedy and sampled"
+    assert json.loads(Path("a/evaluation.json").read_bytes())["engine"] == "vllm"
     assert run(*words, "--set", "sample.engine=torch").code == 0
 
 

@@ -133,8 +133,10 @@ def chat(folder: Path, temperature: float, device: str) -> None:
                                tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
+    ending = example.format.instruction  # every question of the task ends with it
+    shown = example.prompt.removesuffix(ending).strip()
     only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
-    click.echo(f"ask a question such as {example.prompt!r}{only}; an empty line ends")
+    click.echo(f"ask a question such as {shown!r}{only}; an empty line ends")
     for seed in range(2**31):
         try:
             question = input("question: ")
@@ -144,9 +146,10 @@ def chat(folder: Path, temperature: float, device: str) -> None:
             return
         if unknown := unknown_in(tokenizer, question):
             click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
-                       f"{example.prompt!r}")
+                       f"{shown!r}")
             continue
-        samples = generator([render(tokenizer, question)], 1, sampling, seed)
+        asked = render(tokenizer, f"{question}\n{ending}" if ending else question)
+        samples = generator([asked], 1, sampling, seed)
         text = written_in(tokenizer, samples)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")

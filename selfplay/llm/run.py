@@ -8,7 +8,7 @@ runs/NAME/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages, summary, vllm
 from selfplay.llm.config import TextConfig, fixed
 from selfplay.llm.evaluate import evaluate, table
+from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
@@ -87,16 +88,9 @@ def train(run: TextRun, device: str) -> None:
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in stages})
-        for index, stage in enumerate(stages):
-            if begun(run.folder, stages[index + 1:]):
-                clock.finish(stage.name)  # what has been built upon stays as it was
+        for stage in stages:
             with clock.running(stage.name):
                 stage.run(run, clock, device)
-
-
-def begun(folder: Path, stages: Sequence[Stage]) -> bool:
-    """Has one of ``stages`` a checkpoint?"""
-    return any(any((folder / stage.name).glob("ckpt-*")) for stage in stages)
 
 
 def newest_model(folder: Path) -> Path:
@@ -152,6 +146,7 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     generator = vllm.generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
     result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
+              "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm",
               **evaluate(generator, tokenizer, examples, sampling_of(run.config), ks,
                          run.config.seed)}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
