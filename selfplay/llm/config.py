@@ -75,7 +75,7 @@ class TextSFTConfig:
     patience: int = 4  #: ... within so many looks, or the rate drops
     drops: int = 2  #: rate drops before the curve counts as flat
     max_steps: int = 100_000
-    looked_at: int = 128  #: held-out questions answered at a look
+    looked_at: int = 256  #: held-out questions answered at a look
     keep: int = 8  #: checkpoints kept
 
 
