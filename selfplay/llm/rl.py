@@ -142,7 +142,8 @@ class TextLearner:
 
     def _flops(self, row: Mapping[str, float], batch: Batch | None) -> float:
         """Of a step, prompts counted once a group: 2 a parameter and token that is read, 4 more
-        where it is learnt (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1)."""
+        where it is learnt (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more where a frozen
+        one only passes the gradient on."""
         net = self.policy.net
         policy, whole = (sum(p.numel() for p in part.parameters()) for part in (net.policy, net))
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
@@ -152,7 +153,8 @@ class TextLearner:
         passes = row["updates"] / self.optimizer.config.minibatches
         again = (self.reference is not None) + (self.policy.generator is not None)
         before = whole - policy + again * policy
-        return found + read * (2.0 * before + 6.0 * whole * passes)
+        learnt = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in net.parameters())
+        return found + read * (2.0 * before + learnt * passes)
 
     def look(self) -> dict[str, float]:
         """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals;
