@@ -225,6 +225,9 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> Non
     assert len(read_history(tmp_path / "parts" / "history.jsonl")) == 2
     parts = run(tmp_path / "parts", 99)
     histories = [read_history(path.parent / "history.jsonl") for path in (whole, parts)]
+    for history in histories:
+        seconds = [row.pop("seconds") for row in history]
+        assert seconds == sorted(seconds) and seconds[0] > 0  # over both starts
     assert histories[0] == histories[1]
     assert len(histories[0]) == 4
     a, b = (load_reward_model(path)[0].state_dict() for path in (whole, parts))
