@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from selfplay.errors import UserError
 
+#: What a config.json is, by what its run is named by.
+OTHERS = {"task": "this run is one of texts, for selfplay llm eval and chat",
+          "game": "this run is one of a game, for selfplay compare and match"}
 #: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
 MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
 
@@ -114,7 +117,10 @@ def read(
     """
     named = kind.LIMITS.named
     if not isinstance(data, dict) or not isinstance(data.get(named), str):
-        raise UserError(f"{where}: no {named} in it; it is not a run's config.json")
+        known = OTHERS if isinstance(data, dict) else {}
+        what = next((kind for key, kind in known.items() if key != named and key in data),
+                    "it is not a run's config.json")
+        raise UserError(f"{where}: no {named} in it; {what}")
     config = start(data[named]) if start else kind(**{named: data[named]})
     for key, value in _flat(data).items():
         wanted = _types(config).get(key)

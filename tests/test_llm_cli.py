@@ -107,3 +107,11 @@ def test_every_task_has_a_folder_with_a_short_name() -> None:
 def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:
     monkeypatch.setattr("selfplay.llm.cli.find_spec", lambda name: None)
     run("llm", "train", "--task", TASK).mistake('pip install -e ".[llm]"')
+
+
+def test_runs_of_games_and_of_texts_are_told_apart(run: Command, tmp_path: Path) -> None:
+    for name, config in (("texts", {"task": TASK}), ("game", {"game": "tictactoe"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    run("compare", "texts").mistake("one of texts, for selfplay llm eval")
+    run("llm", "eval", "game").mistake("one of a game, for selfplay compare")
