@@ -96,7 +96,9 @@ def main() -> None:
         return
     for name in ("ppo", "grpo"):
         words = [sys.executable, __file__, *sys.argv[1:], "--side", name]
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+        if done.returncode:  # it has said why
+            sys.exit(done.returncode)
         found = json.loads(done.stdout.splitlines()[-1])
         if name == "ppo":
             start = found["start"]

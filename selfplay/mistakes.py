@@ -12,6 +12,11 @@ from selfplay.errors import UserError
 #: Commands that a second start does not go on with.
 ANEW = ("bench", "games", "llm chat", "llm eval")
 
+#: What to make smaller where the memory is full.
+GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
+         "--set eval.slots=16")
+TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_tokens=64, "
+         "--set lora.rank=16")
 #: What a disk refuses: a matter of the user's folders, not of the program.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
            errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -47,13 +52,13 @@ def told(cli: click.Group) -> int:
         code = _fail(str(error))
     except MemoryError as error:
         code = _fail(f"{str(error) or 'the memory is full'}; make something smaller: "
-                     "--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
-                     "--set eval.slots=16, or the net")
+                     f"{TEXTS if sys.argv[1:2] == ['llm'] else GAMES}, or the net")
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        code = _fail("the GPU's memory is full; take a smaller net, or fewer games at once with "
-                     "--set rl.games=64 and --set eval.slots=16, or --device cpu")
+        smaller = TEXTS if sys.argv[1:2] == ["llm"] else "--set rl.games=64, --set eval.slots=16"
+        code = _fail(f"the GPU's memory is full; make something smaller: {smaller}, or the net; "
+                     "or take --device cpu")
     return code or 0
 
 

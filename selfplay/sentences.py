@@ -175,7 +175,7 @@ def strength_text(record: Record, measure: Measure) -> str:
     if not finite(high):
         return f"{shown} ({low:{form}} or more)"
     down, up = value - low, high - value
-    if abs(up - down) > 0.1 * (up + down) + 1:
+    if abs(up - down) > 0.1 * (up + down) + 10.0 ** -int(form[1]):  # more than rounding
         return f"{shown} ({low:{form}} to {high:{form}})"
     return f"{shown} ± {(down + up) / 2:{form}}"
 

@@ -24,6 +24,7 @@ from selfplay.console import Bar, say
 from selfplay.elo import fit
 from selfplay.errors import UserError
 from selfplay.files import held, locked, make_folder, write_atomic
+from selfplay.measure import measure_of
 from selfplay.players import missing_engine
 from selfplay.runs import Run, write_json
 
@@ -158,9 +159,9 @@ def _matches(run: Run, folder: Path) -> list[tuple[str, str, MatchResult]]:
 
 def table(result: dict[str, Any]) -> str:
     """Elo and 95% interval of every checkpoint, then the runs' matches against each other."""
-    from selfplay.report import POINT_HEAD, aligned, baseline_rows, point_rows
+    from selfplay.report import aligned, baseline_rows, point_head, point_rows
 
-    rows = [["run", *POINT_HEAD]]
+    rows = [["run", *point_head(measure_of(result))]]
     for run in result["runs"]:
         rows += [[run["label"], *cells] for cells in point_rows(run)]
     rows += [["", *cells] for cells in baseline_rows(result)]

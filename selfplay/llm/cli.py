@@ -57,9 +57,9 @@ def train(
     from selfplay.console import say
     from selfplay.llm.config import (
         TextConfig,
+        asked,
         override,
         with_algorithm,
-        with_model,
         with_recipe,
     )
     from selfplay.llm.run import open_run, stored_config
@@ -83,9 +83,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
-    if new and config.model:
-        config = with_model(config, override(config, assignments).lora.rank > 0)
-    run = open_run(folder, override(config, assignments))
+    config = asked(config, assignments) if new else override(config, assignments)
+    run = open_run(folder, config)
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
@@ -103,13 +102,16 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
     """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
     _must_be_installed()
     from selfplay.cli import device_of
+    from selfplay.files import locked
     from selfplay.llm.run import measure
     from selfplay.settings import replace_key
 
     run = _stored(folder)
     if engine is not None:
         run = replace(run, config=replace_key(run.config, "sample.engine", engine))
-    measure(run, run.config.eval.samples if samples is None else _ks(samples), device_of(device))
+    with locked(run.folder):
+        measure(run, run.config.eval.samples if samples is None else _ks(samples),
+                device_of(device))
 
 
 @llm.command()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from selfplay import settings
 from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
+from selfplay.errors import UserError
 from selfplay.llm.rlhf_config import GoldConfig, PairConfig, RewardConfig, RLHFConfig
 from selfplay.settings import Limits, replace_key
 
+AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of PPO is many steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
@@ -151,12 +154,12 @@ class TextConfig:
         "sft.batch_size", "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every",
         "sft.patience", "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples",
         "rl.prompts", "rl.group", "rl.steps", "rl.draws", "rl.evaluate_every",
-        "rl.evaluate_prompts", "rl.checkpoint_every", "rl.keep",
-        "pg.epochs", "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl",
-        "own.questions", "own.samples",
-        "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs", "rm.patience",
-        "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs", "rlhf.minibatches",
-        "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts", "rlhf.held_samples",
+        "rl.evaluate_prompts", "rl.checkpoint_every", "rl.keep", "pg.epochs", "pg.kl_horizon",
+        "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "own.questions",
+        "own.samples", "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs",
+        "rm.patience", "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs",
+        "rlhf.minibatches", "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts",
+        "rlhf.held_samples",
     )), shares=frozenset(("data.wrong", "data.guessed", "sample.top_p", "sample.memory",
                           "lora.dropout", "sft.gain", "pg.gamma", "pg.lam", "pairs.noise",
                           "pairs.held_out")))
@@ -169,26 +172,68 @@ def of_algorithm(name: str) -> PGConfig:
 
 def with_algorithm(config: TextConfig, name: str) -> TextConfig:
     """``config`` learning by ``name``, where that changes with the settings it has by default."""
+    if config.recipe in AGAINST_A_MODEL:
+        return settings.override(config, [f"rlhf.algorithm={name}"])
     if name == config.rl.algorithm:
         return config
-    config = replace(config, pg=of_algorithm(name) if name in ALGORITHMS else config.pg)
+    if name in ALGORITHMS:
+        config = replace(config, pg=of_algorithm(name))
+        if config.model:
+            config = with_rate(config, "pg.learning_rate", config.lora.rank > 0)
     return settings.override(config, [f"rl.algorithm={name}"])
 
 
 def with_model(config: TextConfig, adapters: bool) -> TextConfig:
     """``config`` with learning rates for a model that was given, and trains ``adapters`` or all its
     weights; a reward model always trains all."""
-    for key, rate in GIVEN.items():
-        more = ADAPTERS if adapters and key != "rm.learning_rate" else 1.0
-        config = replace_key(config, key, rate * more)
+    for key in GIVEN:
+        config = with_rate(config, key, adapters)
     return config
+
+
+def with_rate(config: TextConfig, key: str, adapters: bool) -> TextConfig:
+    """``config`` with the learning rate ``key`` for a model that was given."""
+    more = ADAPTERS if adapters and key != "rm.learning_rate" else 1.0
+    return replace_key(config, key, GIVEN[key] * more)
 
 
 def with_recipe(config: TextConfig, name: str) -> TextConfig:
     """``config`` by the recipe ``name``, with its algorithm where that changes."""
     if name == config.recipe:
         return config
-    return with_algorithm(replace(config, recipe=name), "ppo" if name == "ppo" else "grpo")
+    config = replace(config, recipe=name)
+    if name in AGAINST_A_MODEL:
+        return config
+    return with_algorithm(config, "ppo" if name == "ppo" else "grpo")
+
+
+def asked(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
+    """A new run's settings: ``override``, on top of what its algorithm and its model bring."""
+    whole = override(config, assignments)
+    if whole.model:
+        config = with_recipe(config, whole.recipe)
+        if config.recipe not in AGAINST_A_MODEL:
+            config = with_algorithm(config, whole.rl.algorithm)
+        config = with_model(config, whole.lora.rank > 0)
+    return override(config, assignments)
+
+
+def must_fit(config: TextConfig) -> None:
+    """Raises UserError for settings that contradict each other or would do nothing."""
+    if config.recipe == "ppo" and config.rl.algorithm != "ppo":
+        raise UserError(f"--recipe ppo: it learns by ppo, not by {config.rl.algorithm}; take "
+                        "--recipe grpo")
+    if config.recipe != "sft" and config.sample.temperature == 0:
+        raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
+    climb = config.rlhf
+    if climb.adapt and not (climb.kl_budget > 0 and climb.kl_weight > 0):
+        raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "
+                        "above 0")
+    if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
+        raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
+    if Path(config.task).suffix == ".jsonl" and (config.data.wrong or config.data.slips != "any"):
+        raise UserError(f"{config.task}: data.wrong and data.slips are of tasks whose "
+                        "demonstrations are made here; a file's are its own")
 
 
 def override(config: TextConfig, assignments: Iterable[str]) -> TextConfig:

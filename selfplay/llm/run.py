@@ -17,7 +17,7 @@ from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages, summary, vllm
-from selfplay.llm.config import TextConfig, fixed
+from selfplay.llm.config import TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
@@ -61,6 +61,7 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     """
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
+    must_fit(config)
     shape_of(config.net)
     shape_of(config.own.net, "own.net")  # better heard of now than after RL
     stored = stored_config(folder)

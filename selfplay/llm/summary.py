@@ -15,7 +15,7 @@ from selfplay.arena import wilson
 from selfplay.compute import Record, finite
 from selfplay.hardware import hardware
 from selfplay.llm import rlhf_stages
-from selfplay.llm.config import TextConfig, with_recipe
+from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.rewards import reward
 from selfplay.llm.stages import TextRun, task_of
 from selfplay.measure import ACCURACY, LEARNERS, STAGES
@@ -211,7 +211,11 @@ def step_of(checkpoint: str) -> int:
 def train_command(folder: Path, config: TextConfig) -> str:
     """The command that makes a run again."""
     start = with_recipe(TextConfig(config.task), config.recipe)
-    now, default = to_dict(config), to_dict(start)
+    known = with_algorithm(start, config.rl.algorithm)
+    known = with_model(known, config.lora.rank > 0) if config.model else known
+    now, default = to_dict(config), to_dict(known)
+    default["rl"]["algorithm"] = start.rl.algorithm
+    default["recipe"] = TextConfig.recipe
     dials = ("task", "recipe", "model", "minutes", "seed", "device")
     words = ["selfplay", "llm", "train", "--run", str(folder)]
     for key in dials:
