@@ -259,7 +259,8 @@ def draw_baseline(axes: Any, baseline: Record) -> Level:
                  zorder=1)  # fmt: skip
     # "--mode gtp" is what every GTP engine is started with: it tells nothing here
     name = shorten(baseline["player"], 60).replace(" --mode gtp", "")
-    return Level(baseline["value"], f"{name} (expert)" if expert else name, colour, "normal")
+    name += " (expert)" * (expert and "elo" in baseline)  # a teacher of texts is called one
+    return Level(baseline["value"], name, colour, "normal")
 
 
 def draw_ceiling(axes: Any, ceiling: Ceiling, axis: Axis, measure: Measure, who: str) -> Level:

@@ -20,7 +20,7 @@ def announce() -> None:
             if not self.said:
                 self.said = True
                 Console(stderr=True, soft_wrap=True).print(
-                    "compiling (once per installation and game; half a minute of a free core)")
+                    "compiling (kept for the next time; half a minute of a free core)")
 
         def on_end(self, event: Any) -> None:
             pass

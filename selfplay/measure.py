@@ -39,6 +39,7 @@ class Measure:
     more_key: str
     improver: str  #: what follows SFT on the axis
     about: str  #: what an evaluation's "rules" are
+    expert: str  #: how a sentence names the expert
 
     def mode(self, sims: int) -> str:
         return self.more.format(sims) if sims else self.raw
@@ -54,13 +55,13 @@ ELO = Measure(
     key="elo", name="Elo", counted="games", title="Strength", form=".0f", sign="",
     unit=" Elo", least=100.0, level=150.0, zero=True, raw="raw policy", raw_short="raw",
     more="{} simulations", more_short="{} sims", more_key="search", improver="self-play RL",
-    about="Rules")
+    about="Rules", expert="The expert {}")
 #: In percent; ``sims`` is the number of answers whose majority counts, 0 a single one.
 ACCURACY = Measure(
     key="accuracy", name="accuracy", counted="questions", title="Accuracy", form=".1f", sign="%",
     unit="", least=20.0, level=8.0, zero=False, raw="one answer", raw_short="one answer",
     more="majority of {} answers", more_short="majority of {}", more_key="majority",
-    improver="RL", about="Task")
+    improver="RL", about="Task", expert="{}")
 MEASURES = {measure.key: measure for measure in (ELO, ACCURACY)}
 
 

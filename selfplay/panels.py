@@ -99,9 +99,9 @@ def draw_curve(
     alone = {"marker": MARKERS[column.stage]} if len(rows) == 1 else {}
     axes.plot(xs, ys, color=COLOURS[column.stage], linewidth=1.6, linestyle=column.dashes, **alone)
     if column.stage == "sft":
-        falls = ys[-1] < ys[0]  # hence room above
+        above = ys[-1] <= (min(ys) + max(ys)) / 2  # where there is room
         axes.annotate(f"{ys[-1]:{form}}  {column.name}", (xs[-1], ys[-1]),
-                      xytext=(-3, 6 if falls else -6), va="bottom" if falls else "top", ha="right",
+                      xytext=(-3, 6 if above else -6), va="bottom" if above else "top", ha="right",
                       textcoords="offset points", fontsize=8.6, color=WORDS[column.stage],
                       weight="bold", annotation_clip=False)  # fmt: skip
         return None

@@ -95,9 +95,11 @@ def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
     """Where each expert stands against the best of each stage and mode."""
     sentences, measure = [], measure_of(evaluation)
     for expert in (b for b in levels(evaluation) if b.get("expert")):
+        who = measure.expert.format(expert["player"])
+        who = who[0].upper() + who[1:]
         if not finite(expert["value"]):
             note = expert.get("note", f"no {measure.name}")
-            sentences.append(f"The expert {expert['player']} was not played: {note}.")
+            sentences.append(f"{who} was not played: {note}.")
             continue
         relations = [
             f"{NAMES[stage]} {measure.mode(mode['sims'])} {relation(mode[key], expert, measure)}"
@@ -106,7 +108,7 @@ def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
             if mode[key]
         ]
         stands = f"stands at {strength_text(expert, measure)}{measure.unit}"
-        text = f"The expert {expert['player']} {stands}"
+        text = f"{who} {stands}"
         sentences.append(f"{text}: {', '.join(relations)}." if relations else f"{text}.")
     return sentences
 

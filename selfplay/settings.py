@@ -155,7 +155,8 @@ def _types(config: Settings) -> dict[str, Any]:
 
 def _unknown(config: Settings, key: str) -> str:
     names = list(_types(config))
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+    meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
+    near = difflib.get_close_matches(meant, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else f"; keys are {', '.join(names)}"
     return f"no setting {key!r}{hint}"
 

@@ -20,7 +20,7 @@ from selfplay.llm import store
 from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
 from selfplay.llm.models import load
 from selfplay.llm.rewards import answer_of, reward
-from selfplay.llm.stages import job_of, own_task, task_of
+from selfplay.llm.stages import NotYet, job_of, own_task, task_of
 from selfplay.llm.tasks import make_task
 from selfplay.llm.traces import chain_sum_forgetting
 from selfplay.runs import read_history
@@ -97,6 +97,19 @@ def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     assert steps(trained("texts", "sft", "sft.max_steps=18") / "sft") == [6, 12, 18]
     with pytest.raises(UserError, match=r"rl\.group=4, not 8"):
         opened(tmp_path / "cut", "grpo", "rl.group=8")
+
+
+def test_a_stage_without_what_it_builds_on_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def early(*_: Any) -> None:
+        raise NotYet("stage own has no model")
+
+    seen: list[str] = []
+    monkeypatch.setitem(runs.RECIPES, "r1", (
+        runs.Stage("own", early, 0.5), runs.Stage("eval", lambda *_: seen.append("eval"), 0.5)))
+    runs.train(runs.TextRun(tmp_path, TextConfig(TASK, recipe="r1"), None), "cpu")
+    assert seen == ["eval"] and "stage own has no model" in capsys.readouterr().out
 
 
 def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_teacher_is_as_right_as_its_slips_allow(tmp_path: Path) -> None:
     assert erring is not None and 0.2 < erring["accuracy"] < 0.35
     assert erring["low"] < erring["accuracy"] < erring["high"]
     guessed = summary.teacher(run_in(tmp_path, "r1-zero", guessed=0.9))
-    assert guessed is not None and guessed["player"] == "texts read before"
+    assert guessed is not None and guessed["player"] == "what the base read"
     assert guessed["accuracy"] < 0.3
 
 
@@ -141,5 +141,8 @@ def test_figures_of_a_checkpoint_that_no_longer_speaks_are_dropped(tmp_path: Pat
         "sft": measured("sft/ckpt-000001"), "rl": measured("rl/ckpt-000001")}})
     models = {"sft": tmp_path / "sft/ckpt-000001", "rl": tmp_path / "rl/ckpt-000002"}
     found = summary.keep_measured(tmp_path, {"rl": measured("rl/ckpt-000002")}, models)
+    fewer = {**measured("sft/ckpt-000001"), "pass": {"1": 0.6}, "majority": {"1": 0.6}}
+    again = summary.keep_measured(tmp_path, {"sft": fewer}, models)["sft"]
+    assert again["pass"] == {"1": 0.6, "4": 0.9} and again["majority"] == {"1": 0.6, "4": 0.7}
     assert {name: row["checkpoint"] for name, row in found.items()} == {
         "sft": "sft/ckpt-000001", "rl": "rl/ckpt-000002"}

@@ -262,7 +262,7 @@ ANSWERS = {
         answered("sft", 10, 20, look=True), answered("sft", 40, 41, look=True),
         answered("sft", 100, 40), answered("sft", 100, 43, sims=16),
         answered("rl", 200, 97, look=True), answered("rl", 400, 92), answered("rl", 400, 93, 16)],
-    "baselines": [{"player": "teacher", "accuracy": 43.5, "low": 40.4, "high": 46.6,
+    "baselines": [{"player": "the teacher", "accuracy": 43.5, "low": 40.4, "high": 46.6,
                    "questions": 1000, "expert": True}],
     "sft_history": [{"step": s, "flops": s * 1e12, "seconds": s * 2.0, "policy_loss": 1 + 5 / s}
                     for s in range(1, 101)],
@@ -285,7 +285,7 @@ def test_accuracy_is_judged_by_what_was_measured_not_by_a_lucky_look():
     told = sentences.headlines(ANSWERS)
     assert told[0].startswith("One answer: RL passed SFT's best: 92.0% ± 4.0 against 40.0% ± 4.0")
     assert told[1].startswith("Majority of 16 answers: RL passed")
-    assert "The expert teacher stands at 43.5% ± 3.1: SFT one answer is level with it" in told[-1]
+    assert "The teacher stands at 43.5% ± 3.1: SFT one answer is level with it" in told[-1]
 
 
 def test_the_report_of_answers_shows_samples_and_escapes_completions(tmp_path):

@@ -223,6 +223,8 @@ def must_fit(config: TextConfig) -> None:
     if config.recipe == "ppo" and config.rl.algorithm != "ppo":
         raise UserError(f"--recipe ppo: it learns by ppo, not by {config.rl.algorithm}; take "
                         "--recipe grpo")
+    if config.lora.rank and not config.model:
+        raise UserError("lora.rank: adapters want a model that has learnt; give --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
     climb = config.rlhf

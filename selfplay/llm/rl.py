@@ -64,7 +64,7 @@ class TextLearner:
     ) -> None:
         """lora: adapters for a model that has none yet. first: number of the first batch of
         prompts. engine: of (model, tokenizer), who writes completions if it is not torch."""
-        _must_fit(config, pg)
+        groups_must_fit(config, pg)
         self.job, self.folder, self.config, self.seed = job, folder, config, seed
         self.first, self.init, self.dtype = first, init, dtype
         newest = store.newest(folder)
@@ -305,7 +305,8 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def _must_fit(config: TextRLConfig, pg: PGConfig) -> None:
+def groups_must_fit(config: TextRLConfig, pg: PGConfig) -> None:
+    """Raises UserError where single answers are to be compared with each other."""
     alone = pg.estimator in ("group", "leave_one_out") or config.no_signal != "keep"
     if alone and config.group < 2:
         raise UserError(f"rl.group={config.group}: groups of 2 or more are compared with "

@@ -120,6 +120,7 @@ def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
         pairs = read_pairs(Path(config.file))
         say(f"pairs: {len(pairs):,} of {config.file}")
     else:
+        say(f"pairs: answers of the SFT policy are drawn until {config.count:,} pairs differ")
         made = synthesise(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,
                           run.config.seed)
         pairs = made.pairs

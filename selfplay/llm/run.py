@@ -17,12 +17,13 @@ from selfplay.console import say
 from selfplay.errors import UserError
 from selfplay.files import locked
 from selfplay.llm import rlhf_stages, stages, summary, vllm
-from selfplay.llm.config import TextConfig, fixed, must_fit
+from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
-from selfplay.llm.stages import TextRun, model_of, sampling_of, task_of
+from selfplay.llm.rl import groups_must_fit
+from selfplay.llm.stages import NotYet, TextRun, model_of, sampling_of, task_of
 from selfplay.report import write_report
 from selfplay.runs import Clock, read_json, write_json
 from selfplay.sentences import headlines
@@ -62,6 +63,8 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     if config.recipe not in RECIPES:
         raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
     must_fit(config)
+    if config.recipe not in ("sft", *AGAINST_A_MODEL):
+        groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
     shape_of(config.own.net, "own.net")  # better heard of now than after RL
     stored = stored_config(folder)
@@ -91,7 +94,10 @@ def train(run: TextRun, device: str) -> None:
         clock = Clock(run, {stage.name: stage.share for stage in stages})
         for stage in stages:
             with clock.running(stage.name):
-                stage.run(run, clock, device)
+                try:
+                    stage.run(run, clock, device)
+                except NotYet as error:  # what there is can be measured all the same
+                    say(str(error))
 
 
 def newest_model(folder: Path) -> Path:

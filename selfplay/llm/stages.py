@@ -42,6 +42,10 @@ AFTER = {"sft": ("rl", "own", "rm", "free", "rlhf"), "base": ("rl",), "rl": ("ow
 OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
 
 
+class NotYet(UserError):
+    """A stage whose turn has come before there is what it builds on."""
+
+
 @dataclass(frozen=True)
 class TextRun:
     """An opened run folder."""
@@ -146,8 +150,7 @@ def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
             return found
     if run.config.model and "base" in stages:
         return Path(run.config.model)
-    raise UserError(f"{run.folder}: stage {name} has no model to go on from; give it more "
-                    "--minutes")
+    raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
 
 
 def _learn_texts(
@@ -159,7 +162,7 @@ def _learn_texts(
     if name in clock.done or built_on(run.folder, name):
         say(f"{name}: finished, best checkpoint {best(folder).name}")
         return
-    writer, last = tensorboard(run.folder), {"text": "first look soon"}
+    writer, last = tensorboard(run.folder), {"text": "no look yet"}
 
     def log(row: dict[str, Any]) -> None:
         log_row(writer, name, row)
@@ -194,7 +197,7 @@ def _learn_rewards(
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first=first, engine=lambda model, tokenizer: engine_of(
             model, tokenizer, config.sample, config.model, device))
-    writer, last = tensorboard(run.folder), {"text": "first look soon"}
+    writer, last = tensorboard(run.folder), {"text": "no look yet"}
 
     def log(row: dict[str, Any]) -> None:
         log_row(writer, name, row)
@@ -214,6 +217,9 @@ def _learn_rewards(
     if learner.step >= config.rl.steps:
         clock.finish(name)
     say(f"{name}: {learner.step:,} steps, {last['text']}")
+    if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
+        say(f"{name}: in every group all answers were worth the same: nothing to learn from; give "
+            "SFT more time, or raise --set rl.group")
 
 
 def job_of(run: TextRun) -> Job:

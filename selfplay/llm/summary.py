@@ -195,7 +195,7 @@ def teacher(run: TextRun) -> Record | None:
     right = [reward(e.demonstration or "", e)["accuracy"] >= 1 for e in examples]
     rate = sum(right) / len(right)
     low, high = wilson(rate, len(right))
-    return {"player": "texts read before" if base else "teacher", "accuracy": rate, "low": low,
+    return {"player": "what the base read" if base else "the teacher", "accuracy": rate, "low": low,
             "high": high, "questions": len(right)}
 
 
@@ -231,4 +231,9 @@ def keep_measured(folder: Path, found: dict[str, Any], models: dict[str, Path]) 
     old = read_json(path).get("stages", {}) if path.exists() else {}
     kept = {name: row for name, row in old.items()
             if name in models and row["checkpoint"] == str(models[name].relative_to(folder))}
+    for name, row in found.items():  # fewer samples do not replace more
+        for key in ("majority", "pass"):
+            known = kept.get(name, {}).get(key, {})
+            more = {k: rate for k, rate in known.items() if int(k) > max(map(int, row[key]))}
+            row[key] = {**row[key], **more}
     return {**kept, **found}
