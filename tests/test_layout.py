@@ -39,7 +39,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 #: The same for selfplay/llm, which knows the core up to its ``sft``; the core knows its cli alone.
 LLM_LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "rewards", "traces", "rlhf_config", "models", "chart"),
+    ("__init__", "rewards", "formulas", "traces", "rlhf_config", "models", "chart"),
+    ("scorers",),
     ("tasks", "cache", "store", "config"),
     ("decode",),
     ("generate", "forward"),

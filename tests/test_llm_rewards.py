@@ -53,7 +53,7 @@ ALL = [SUM, R1, GSM, THREE]
     ("#10/0", 0, 1),
     ("#" + "0" * 60 + "10", 1, 1),
     ("#" + "0" * 70 + "10", 0, 1),  # longer than a number is looked at
-    ("#1" + "0" * 5000, 0, 0),
+    ("#1" + "0" * 20_000, 0, 0),
     ("#1,0", 0, 1),
     ("#10\n#", 0, 0),
     ("#--10", 0, 1),
@@ -117,9 +117,9 @@ def test_countdown_that_does() -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.text() | st.text(alphabet="#0123456789-+/. <>answerthinkNa()*,\n١")
        | st.lists(st.sampled_from(["#", "10", "<answer>", "</answer>", "<think>", "</think>",
-                                   "#### ", "5 or 6", "9" * 3000, " ", "-", "/0"])).map("".join),
+                                   "#### ", "5 or 6", "9" * 20_000, " ", "-", "/0"])).map("".join),
        st.sampled_from(ALL), st.booleans())
-@case("#" + "9" * 5000, SUM, True)
+@case("#" + "9" * 20_000, SUM, True)
 def test_every_completion_has_a_reward(text: str, example: Example, ended: bool) -> None:
     found = reward(text, example, ended)
     assert all(math.isfinite(value) for value in found.values())

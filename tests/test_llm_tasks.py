@@ -110,6 +110,12 @@ def test_a_file_of_questions(tmp_path: Path) -> None:
     ('{"prompt": "a", "answer": 1, "checker": "fuzzy"}', "exact, number"),
     ('{"prompt": "a", "answer": 1, "checker": "countdown"}', "numbers and target"),
     ('{"prompt": "a", "answer": 1, "checker": "reasoning-gym", "task": "chain_sun"}', "chain_sum"),
+    ('{"prompt": "a", "answer": null}', "bad.jsonl, line 2: answer null; a text or a number"),
+    ('{"prompt": "a", "answer": [1], "checker": "number"}', r"line 2: answer \[1\]; a text"),
+    ('{"prompt": "a", "answer": {"b": 1}}', "line 2: answer .*; a text or a number wanted"),
+    ('{"prompt": "a", "answer": "five", "checker": "number"}', 'line 2: answer "five" is no num'),
+    ('{"prompt": "a", "answer": "$6", "checker": "number"}', "line 2.*; write one, or use check"),
+    ('{"prompt": "a", "answer": 1, "metadata": [1, 2]}', "line 2: metadata .*an object wanted"),
 ])
 def test_a_file_that_cannot_be_used(tmp_path: Path, line: str, says: str) -> None:
     file = tmp_path / "bad.jsonl"

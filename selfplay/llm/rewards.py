@@ -1,8 +1,10 @@
 """What a completion is worth: pure functions of (completion, example), exact and never raising.
 
 The answer of a completion is defined by its ``Format``: what stands behind the one marker. Where
-there is no marker, more than one, nothing behind it, or the completion was cut off before its end,
-there is no answer, and none is right: neither luck nor hedging ("5 or 6") is rewarded.
+there is no marker, more than one, or nothing behind it, there is no answer, and none is right:
+neither luck nor hedging ("5 or 6") is rewarded. A completion that the limit of tokens cut off has
+an answer only where the format closes it (</answer>) and the closing mark was reached; where the
+answer goes on to the completion's end it may be half an answer, and is none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-LONGEST = 2000  #: characters of an answer that is looked at
+LONGEST = 10_000  #: characters of an answer that is looked at
 LONGEST_NUMBER = 64  #: characters of a number or of an arithmetic expression's answer
 
 

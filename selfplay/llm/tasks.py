@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,27 +19,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from selfplay.errors import UserError
-from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format
+from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number
+from selfplay.llm.scorers import refuse, scorer
 from selfplay.llm.traces import FORGETTING, GUESS, SHORT, TRACES
 
 HELD_OUT = 0.1  #: share of the questions that is held out
 SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
 TRIES = 20  #: draws in vain, per question wanted, before a data set counts as used up
 
-#: Data sets of reasoning-gym whose answers are checked here: numbers exactly, and expressions
-#: without running them.
+#: Data sets of reasoning-gym whose answers are numbers, checked exactly.
 NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "leg_counting",
                      "gsm_symbolic", "decimal_chain_sum", "decimal_arithmetic"))
-#: Data sets whose own score runs the answer as Python, and the answers that are let through.
-_LITERAL = r"""[\w\s,'"\[\]{}:-]{1,2000}"""
-_FORMULA = (r"(?!.*\*\*\s*(?:\d{3}|\())(?!.*\*\*[\d\s.]*\*\*)"  # no powers of powers
-            r"(?:\b[a-zA-Z]\b|\b(?:exp|sin|cos|tan|log|sqrt)\b|[0-9+\-*/() .]){1,300}")
-RUN_BY_PYTHON = {
-    **dict.fromkeys(("string_insertion", "spiral_matrix", "binary_matrix", "n_queens"), _LITERAL),
-    **dict.fromkeys(("simple_integration", "intermediate_integration",
-                     "polynomial_multiplication"), _FORMULA),
-    "puzzle24": r"(?!.*(?:\*\*|//))[0-9+\-*/() ]{1,100}",
-}
 
 
 class Source(Protocol):
@@ -145,8 +134,8 @@ class Gym:
         example = Example(
             prompt=self._question(entry), answer=str(entry["answer"]),
             checker=self._checker(), metadata=entry["metadata"], format=self.format,
-            score=None if self._checker() != "reasoning-gym" else _scorer(self.name, self.data,
-                                                                          entry))
+            score=(scorer(self.name, self.data, entry)
+                   if self._checker() == "reasoning-gym" else None))
         trace = (TRACES if self.slips == "any" else FORGETTING).get(self.name)
         if trace is None:
             return example
@@ -189,17 +178,6 @@ def demonstration(chain: str, answer: str, form: Format) -> str:
     return f"{opened}{chain}{closed}{gap}{form.open}{answer}{form.close}"
 
 
-def _scorer(name: str, data: Any, entry: dict[str, Any]) -> Callable[[str], float]:
-    allowed = RUN_BY_PYTHON.get(name)
-
-    def score(answer: str) -> float:
-        if allowed is not None and not re.fullmatch(allowed, answer, re.ASCII | re.DOTALL):
-            return 0.0
-        return float(data.score_answer(answer, entry))
-
-    return score
-
-
 def _gym(
     spec: str, form: Format, seed: int, wrong: float, slips: str = "any", guessed: float = 0.0
 ) -> Gym:
@@ -213,6 +191,7 @@ def _gym(
         near = difflib.get_close_matches(name.lower(), registry, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "see reasoning-gym's list of data sets"
         raise UserError(f"unknown task {name!r}: {hint}")
+    refuse(name)
     arguments = _arguments(name, text, list(inspect.signature(registry[name][1]).parameters))
     known = TRACES if slips == "any" else FORGETTING
     if (wrong or slips != "any") and name not in known:
@@ -273,21 +252,39 @@ def _file(path: Path, form: Format) -> Lines:
 def _line(line: str, where: str, form: Format) -> Example:
     try:
         data = dict(json.loads(line))
-        prompt, answer = str(data["prompt"]), str(data["answer"])
+        prompt, answer = str(data["prompt"]), data["answer"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(f'{where}: {{"prompt": ..., "answer": ...}} wanted') from None
-    checker = str(data.get("checker", "exact"))
-    metadata, score = dict(data.get("metadata") or {}), None
+    if not isinstance(answer, str | int | float):
+        raise UserError(f"{where}: answer {_brief(answer)}; a text or a number wanted")
+    answer, checker = str(answer), str(data.get("checker", "exact"))
     if checker not in (*CHECKERS, "reasoning-gym"):
         raise UserError(f"{where}: checker {checker!r}; one of {', '.join(CHECKERS)}, "
                         "reasoning-gym wanted")
+    if checker == "number" and parsed_number(answer) is None:
+        raise UserError(f"{where}: answer {_brief(answer)} is no number that checker number reads "
+                        '(such as "-1,234.5" or "3/4"); write one, or use checker exact')
+    metadata, score = _metadata(data, where), None
     if checker == "countdown" and not {"numbers", "target"} <= set(metadata):
         raise UserError(f"{where}: metadata with numbers and target wanted")
     if checker == "reasoning-gym":
         gym = _gym(str(data.get("task") or metadata.get("source_dataset") or ""), form, 0, 0.0)
         entry = {"question": prompt, "answer": answer, "metadata": metadata}
-        score = _scorer(gym.name, gym.data, entry)
+        score = scorer(gym.name, gym.data, entry)
     shown = data.get("demonstration")
     asked = f"{prompt}\n{form.instruction}".strip()
     return Example(asked, answer, checker, metadata, None if shown is None else str(shown), form,
                    score)
+
+
+def _metadata(data: dict[str, Any], where: str) -> dict[str, Any]:
+    found = data.get("metadata") or {}
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: metadata {_brief(found)}; an object wanted")
+    return found
+
+
+def _brief(value: Any) -> str:
+    """A value as JSON has it, cut to be read in a line."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
