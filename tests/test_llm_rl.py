@@ -216,6 +216,14 @@ def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
         run.advance()
 
 
+@pytest.mark.parametrize(("set_to", "used"), [(0, 9), (5, 5)])
+def test_dr_grpo_divides_by_the_tokens_that_there_may_be(
+    set_to: int, used: int, init: Path, tmp_path: Path
+) -> None:
+    run = learner(init, tmp_path, "dr_grpo", tokens=9, constant_length=set_to)
+    assert run.optimizer.config.constant_length == used
+
+
 def test_a_group_of_one_is_refused(init: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raise --set rl"):
         learner(init, tmp_path, config=TextRLConfig(group=1))

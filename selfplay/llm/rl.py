@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from selfplay import advantages, checkpoint
-from selfplay.algorithms import PGConfig
+from selfplay.algorithms import PGConfig, sized
 from selfplay.arena import wilson
 from selfplay.errors import UserError
 from selfplay.llm import rollouts, store
@@ -76,7 +76,7 @@ class TextLearner:
         self.reference = None  #: costs memory and a forward pass, so only where it is wanted
         if pg.kl_weight > 0:
             self.reference = reference_of(model, init, newest is not None, lora, dtype)
-        self.optimizer = PolicyOptimizer(self.policy, pg, device)
+        self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
         self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.history: list[dict[str, Any]] = []
         if newest is not None:

@@ -21,6 +21,7 @@ import numpy as np
 from torch import nn
 
 from selfplay import checkpoint
+from selfplay.algorithms import sized
 from selfplay.llm import rollouts, store
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
@@ -80,8 +81,8 @@ class Climber:
             self.history = [row for row in found if row["step"] <= self.step]
             self.seconds = float(self.history[-1]["seconds"])
         first = self.history[0] if self.history else self.figures()
-        self.optimizer = PolicyOptimizer(self.policy, config.objective(first["length"]),
-                                         device)
+        objective = sized(config.objective(first["length"]), sampling.max_new_tokens)
+        self.optimizer = PolicyOptimizer(self.policy, objective, device)
         if newest is not None:
             self.optimizer.load_state(*checkpoint.load_training(newest))
             self.policy.refresh()
