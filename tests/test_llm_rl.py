@@ -261,6 +261,23 @@ def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
         learner(init, tmp_path, config=config)
 
 
+def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, evaluate_every=1)
+    train_rl(learner(init, tmp_path / "whole", config=config))
+    cut = tmp_path / "cut"
+    train_rl(learner(init, cut, config=config))
+    shutil.rmtree(cut / "ckpt-000004")
+    train_rl(learner(init, cut, config=config))
+    assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
+    for path in store.listing(cut):  # killed before there was a checkpoint
+        shutil.rmtree(path)
+    train_rl(learner(init, cut, config=config))
+    for name in ("samples.jsonl", "history.jsonl"):
+        steps = [json.loads(line)["step"] for line in (cut / name).read_text().splitlines()]
+        assert sorted(set(steps)) == [1, 2, 3, 4] and steps == sorted(steps)
+    assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
+
+
 def test_history_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')

@@ -206,12 +206,9 @@ def _learn_rewards(
         bar.at(clock.spent(name), f"step {row['step']:,}  reward {row['reward']:.3f}, "
                                   f"{row['length']:.1f} tokens  {last['text']}")
 
-    def show(samples: list[dict[str, Any]]) -> None:
-        log_row(writer, name, {"step": samples[0]["step"],
-                               "shown": [[s["prompt"], s["completion"]] for s in samples]})
-
     with Bar(f"{name} by {config.rl.algorithm}", clock.budget(name)) as bar:
-        train_rl(learner, left=lambda: clock.left(name), log=log, show=show)
+        train_rl(learner, left=lambda: clock.left(name), log=log,
+                 show=lambda samples: log_samples(writer, name, samples))
     writer.close()
     if learner.step >= config.rl.steps:
         clock.finish(name)
@@ -309,3 +306,9 @@ def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = Non
             lines = [f"    {prompt}\n    {text}" for prompt, text in value]
             writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
     writer.flush()
+
+
+def log_samples(writer: Any, stage: str, samples: list[dict[str, Any]]) -> None:
+    """Completions of a step (``rl.shown``) as text."""
+    log_row(writer, stage, {"step": samples[0]["step"],
+                            "shown": [[s["prompt"], s["completion"]] for s in samples]})
