@@ -82,8 +82,7 @@ def signal(score: Tensor, group: Tensor) -> Tensor:
     """bool [groups]: whether the trajectories of a group fared differently, so that there is
     something to learn from it; groups in order of their numbers."""
     place, count, _ = _by_group(score, group)
-    low = torch.full_like(count, torch.inf).scatter_reduce_(0, place, score, "amin")
-    high = torch.full_like(count, -torch.inf).scatter_reduce_(0, place, score, "amax")
+    low, high = _range(score, place, count)
     return high > low
 
 
@@ -97,11 +96,22 @@ def whiten(advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def _by_group(score: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(place int64 [N] of each score's group, size float [groups], mean [N] of its group)"""
+    """(place int64 [N] of each score's group, size float [groups], mean [N] of its group).
+
+    Where all fare alike the mean is what they have exactly, not up to rounding.
+    """
     if score.shape != group.shape:
         raise ValueError(f"score {list(score.shape)} and group {list(group.shape)} differ in shape")
     found, place = torch.unique(group, return_inverse=True)
     empty = torch.zeros(len(found), dtype=score.dtype, device=score.device)
     count = empty.index_add(0, place, torch.ones_like(score))
     mean = empty.index_add(0, place, score) / count
+    mean = mean.clamp(*_range(score, place, count))
     return place, count, mean[place]
+
+
+def _range(score: Tensor, place: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """(lowest, highest) [groups] score of each group."""
+    low = torch.full_like(count, torch.inf).scatter_reduce_(0, place, score, "amin")
+    high = torch.full_like(count, -torch.inf).scatter_reduce_(0, place, score, "amax")
+    return low, high

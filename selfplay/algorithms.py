@@ -6,7 +6,7 @@ field may be changed by itself. What the fields do is in ``advantages`` and ``po
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 INFINITE = 1e9  #: a clip so wide clips nothing
@@ -31,7 +31,7 @@ class PGConfig:
     average: Literal["token", "sequence", "constant"] = "token"
     #: over all steps alike (PPO, DAPO), each trajectory's mean alike (GRPO), or over
     #: ``constant_length`` steps a trajectory, however many it has (Dr. GRPO)
-    constant_length: int = 0  #: steps; 0 is as many as the batch has room for
+    constant_length: int = 0  #: steps; 0 is as many as the run has room for: ``sized``
     kl_weight: float = 0.0  #: of the KL divergence to the reference policy; 0 needs no reference
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  #: Schulman 2020, joschu.net/blog/kl-approx.html
     kl_in: Literal["loss", "reward"] = "loss"  #: reward: taken off each step's reward (RLHF's PPO)
@@ -69,3 +69,12 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 def algorithm(name: str, **changes: Any) -> PGConfig:
     """The settings of a named algorithm. Raises KeyError for a name that is not in ALGORITHMS."""
     return PGConfig(**{**ALGORITHMS[name], **changes})
+
+
+def sized(config: PGConfig, longest: int) -> PGConfig:
+    """``config`` for trajectories of at most ``longest`` steps (sample.max_new_tokens of texts,
+    max_moves of games), which constant_length is where it was left open. Were it the longest of a
+    minibatch, what a step counts would vary with the lengths beside it (2503.20783, sec. 3.1)."""
+    if config.average == "constant" and not config.constant_length:
+        return replace(config, constant_length=longest)
+    return config

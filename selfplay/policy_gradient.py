@@ -64,14 +64,18 @@ def step_weights(mask: Tensor, average: str, constant_length: int = 0) -> Tensor
     """float32 [N, T]: what each step counts in the loss, 0 where it is not real.
 
     token: 1 / real steps of the batch (DAPO, eq. 8). sequence: 1 / (N x real steps of its
-    trajectory) (GRPO, eq. 3). constant: 1 / (N x constant_length), T where that is 0 (Dr. GRPO).
+    trajectory) (GRPO, eq. 3). constant: 1 / (N x constant_length) (Dr. GRPO).
+    Raises ValueError for a constant_length of 0 where one is wanted (``algorithms.sized``).
     """
     real = mask.float()
     if average == "token":
         return real / real.sum().clamp(min=1)
     if average == "sequence":
         return real / (len(mask) * real.sum(1, keepdim=True).clamp(min=1))
-    return real / (len(mask) * (constant_length or mask.shape[1]))
+    if constant_length < 1:
+        raise ValueError(f"constant_length {constant_length}: as many steps as a trajectory has "
+                         "at most wanted")
+    return real / (len(mask) * constant_length)
 
 
 def importance_ratio(logp: Tensor, logp_old: Tensor, mask: Tensor, level: str = "token") -> Tensor:

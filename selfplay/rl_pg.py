@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from selfplay import advantages, checkpoint, policy_gradient
 from selfplay import rng as generators
+from selfplay.algorithms import sized
 from selfplay.board_policy import BoardPolicy, freeze_unused
 from selfplay.bouts import Bout, Played, deal_groups, harvest
 from selfplay.config import RunConfig
@@ -59,7 +60,7 @@ class PolicyLearner:
             net.to(device, memory_format=torch.channels_last).eval(), game.obs_shape,
             game.num_actions, device)
         freeze_unused(self.policy, critic=config.pg.value_weight > 0)
-        self.optimizer = PolicyOptimizer(self.policy, config.pg, device)
+        self.optimizer = PolicyOptimizer(self.policy, sized(config.pg, game.max_moves), device)
         self.pool = Pool(folder / "pool", self.policy, game.name, config.pool)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
         self.workers = Workers(threads)

@@ -99,6 +99,19 @@ def test_leave_one_out_is_the_score_less_the_others_mean() -> None:
                                torch.tensor([1 - 2, 4 - 0.5, 0 - 2.5, 0]))
 
 
+@pytest.mark.parametrize("value", [0.05, 0.1, 1 / 3, -0.7])
+@pytest.mark.parametrize("size", [3, 7, 11])
+def test_a_group_in_which_all_fare_alike_gets_nothing(value: float, size: int) -> None:
+    """To the last bit: the mean of seven times 0.05 is not 0.05 in float32."""
+    score = torch.tensor([value] * size + [1.0, 2.0, 4.0])
+    group = torch.tensor([4] * size + [2] * 3)
+    for found in (advantages.group_relative(score, group),
+                  advantages.group_relative(score, group, normalise_std=False),
+                  advantages.leave_one_out(score, group)):
+        assert found[:size].tolist() == [0.0] * size
+        assert (found[size:] != 0).all()
+
+
 def test_groups_and_scores_must_match() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         advantages.group_relative(torch.zeros(3), torch.zeros(3, 1))

@@ -216,6 +216,14 @@ def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
         run.advance()
 
 
+@pytest.mark.parametrize(("set_to", "used"), [(0, 9), (5, 5)])
+def test_dr_grpo_divides_by_the_tokens_that_there_may_be(
+    set_to: int, used: int, init: Path, tmp_path: Path
+) -> None:
+    run = learner(init, tmp_path, "dr_grpo", tokens=9, constant_length=set_to)
+    assert run.optimizer.config.constant_length == used
+
+
 def test_a_group_of_one_is_refused(init: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raise --set rl"):
         learner(init, tmp_path, config=TextRLConfig(group=1))
@@ -251,6 +259,23 @@ def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / names[1])
     with pytest.raises(UserError, match="holds weights only"):
         learner(init, tmp_path, config=config)
+
+
+def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, evaluate_every=1)
+    train_rl(learner(init, tmp_path / "whole", config=config))
+    cut = tmp_path / "cut"
+    train_rl(learner(init, cut, config=config))
+    shutil.rmtree(cut / "ckpt-000004")
+    train_rl(learner(init, cut, config=config))
+    assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
+    for path in store.listing(cut):  # killed before there was a checkpoint
+        shutil.rmtree(path)
+    train_rl(learner(init, cut, config=config))
+    for name in ("samples.jsonl", "history.jsonl"):
+        steps = [json.loads(line)["step"] for line in (cut / name).read_text().splitlines()]
+        assert sorted(set(steps)) == [1, 2, 3, 4] and steps == sorted(steps)
+    assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
 
 
 def test_history_after_a_kill(tmp_path: Path) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
-from tiny_llm import TOKENIZER, llama, lora
+from tiny_llm import TOKENIZER, gpt2, llama, lora
 
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
-from selfplay.llm.models import load, small_model
+from selfplay.llm.models import Lora, load, save, small_model
 from selfplay.llm.sft import TextTrainer, best, text_loss, texts_of, train_sft
 from selfplay.llm.tasks import make_task
 
@@ -61,6 +62,40 @@ def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
             (tmp_path / "parts" / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6]
     assert rows[1]["loss"] < rows[0]["loss"]
+
+
+def dropping(folder: Path) -> Any:
+    """Adapters that drop out half of what they read."""
+    save(folder / "base", small_model("1x32", TOKENIZER, 0), TOKENIZER)
+    return load(folder / "base", Lora(rank=4, dropout=0.5))[0]
+
+
+@pytest.mark.parametrize("make", [lambda folder: gpt2(), dropping], ids=["gpt2", "lora"])
+def test_dropout_follows_from_the_seed_and_the_step(make: Any, tmp_path: Path) -> None:
+    def weights(path: Path) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in load(path)[0].parameters()])
+
+    torch.manual_seed(0)
+    whole = weights(fit(tmp_path / "whole", 4, make(tmp_path)))
+    fit(tmp_path / "parts", 2, make(tmp_path))
+    torch.manual_seed(1)  # as in a process of its own
+    assert torch.equal(whole, weights(fit(tmp_path / "parts", 4, make(tmp_path))))
+    steps = [texts_of(TASK.batch(k, 8), TOKENIZER) for k in range(2)]
+    losses = []
+    for seed in (0, 0, 1):  # on the same texts
+        trainer = TextTrainer(make(tmp_path), CONFIG, seed)
+        losses.append([trainer.step(texts)["grad_norm"] for texts in steps])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_a_step_leaves_torchs_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    trainer = TextTrainer(gpt2(), CONFIG)
+    torch.manual_seed(5)
+    trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from selfplay.llm import store
 from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
 from selfplay.llm.models import load
 from selfplay.llm.rewards import answer_of, reward
+from selfplay.llm.sft import train_sft
 from selfplay.llm.stages import NotYet, job_of, own_task, task_of
 from selfplay.llm.tasks import make_task
 from selfplay.llm.traces import chain_sum_forgetting
@@ -150,6 +151,34 @@ def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> Non
     assert [e.prompt for e in own.held_out(8)] == [e.prompt for e in run.task.held_out(8)]
     again = own_task(run, store.newest(tmp_path / "rl"), "cpu")
     assert again.examples == own.examples and again.batch(3, 5) == own.batch(3, 5)
+
+
+def test_own_answers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    run = opened(tmp_path, "grpo", "rl.checkpoint_every=1", "rl.keep=3", "pg.learning_rate=0.05",
+                 "pg.max_kl=1e9")
+    runs.train(run, "cpu")
+    old, new = store.listing(tmp_path / "rl")[-2:]
+    (tmp_path / "rl-own.jsonl").write_text("of no known policy")
+    (tmp_path / "rl2-ckpt-000009-own.jsonl").write_text("another stage's")
+    before = own_task(run, old, "cpu").examples
+    after = own_task(run, new, "cpu").examples
+    assert before != after
+    files = {path.name for path in tmp_path.glob("*own.jsonl")}
+    assert files == {f"rl-{new.name}-own.jsonl", "rl2-ckpt-000009-own.jsonl"}
+    assert own_task(run, new, "cpu").examples == after
+
+
+def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def noted(*given: Any, **more: Any) -> Path:
+        seen[given[4].name] = given[3].on
+        return train_sft(*given, **more)
+
+    monkeypatch.setattr("selfplay.llm.stages.train_sft", noted)
+    for recipe in ("r1-zero", "sft"):
+        runs.train(opened(tmp_path / recipe, recipe, "rl.steps=1"), "cpu")
+    assert seen == {"base": "text", "sft": "completion"}
 
 
 def test_the_algorithm_brings_its_settings() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfplay import policy_gradient as pg
-from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
+from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.seam import Evaluated, Rollout
 
 T, F = True, False
@@ -94,10 +94,27 @@ def test_step_weights_by_hand() -> None:
     assert pg.step_weights(mask, "token")[mask].tolist() == [0.25] * 4
     torch.testing.assert_close(pg.step_weights(mask, "sequence")[mask],
                                torch.tensor([1 / 6, 1 / 6, 1 / 6, 1 / 2]))
-    assert pg.step_weights(mask, "constant")[mask].tolist() == [1 / 8] * 4
     assert pg.step_weights(mask, "constant", 10)[mask].tolist() == [pytest.approx(1 / 20)] * 4
     for how in ("token", "sequence", "constant"):
-        assert not pg.step_weights(mask, how)[~mask].any()
+        assert not pg.step_weights(mask, how, 10)[~mask].any()
+    with pytest.raises(ValueError, match="constant_length 0"):
+        pg.step_weights(mask, "constant")
+
+
+def test_a_step_of_dr_grpo_counts_the_same_beside_any_length() -> None:
+    whole, config = rollout(n=6, steps=9), sized(algorithm("dr_grpo"), 12)
+    lengths = whole.mask.sum(1)
+    assert len(set(lengths.tolist())) > 2
+    found = []
+    for rows in torch.argsort(lengths).split(3):  # a minibatch of short ones, one of long ones
+        part = whole.rows(rows)
+        columns = pg.columns(whole, config, 0.0).rows(rows, part.mask.shape[1])
+        found.append(pg.weighted(columns, config).weight)
+    assert found[0].shape[1] < found[1].shape[1]
+    for weight in found:
+        torch.testing.assert_close(weight[weight > 0].unique(), torch.tensor([1 / (3 * 12)]))
+    assert sized(algorithm("dr_grpo", constant_length=7), 12).constant_length == 7
+    assert sized(algorithm("grpo"), 12) == algorithm("grpo")
 
 
 def test_sequence_ratio_is_the_geometric_mean() -> None:
@@ -165,7 +182,7 @@ def test_loss_and_gradient_are_trls(
 def test_parts_of_a_minibatch_add_up() -> None:
     r = rollout()
     for name in ALGORITHMS:
-        config = algorithm(name, kl_weight=0.1, entropy_weight=0.01)
+        config = sized(algorithm(name, kl_weight=0.1, entropy_weight=0.01), 5)
         batch = pg.weighted(pg.columns(r, config, 0.1), config)
         now = evaluated(r)
         whole, figures = pg.objective(batch, now, config, 0.1)
@@ -227,7 +244,7 @@ def test_steps_that_are_not_real_change_nothing() -> None:
     dirty = replace(r, **{name: getattr(r, name).masked_fill(~r.mask, math.nan)
                           for name in ("logp", "reward", "value", "ref_logp")})
     for name in ALGORITHMS:
-        config = algorithm(name, kl_weight=0.1)
+        config = sized(algorithm(name, kl_weight=0.1), 5)
         now = evaluated(r)
         worse = Evaluated(*(f.detach().masked_fill(~r.mask, math.nan) for f in now))
         worse = worse._replace(logp=worse.logp.requires_grad_())

@@ -235,6 +235,12 @@ def test_a_critic_is_noted_down(tmp_path: Path) -> None:
     assert {"value_loss", "explained_variance"} <= made.history[0].keys()
 
 
+def test_dr_grpo_divides_by_the_moves_that_there_may_be(tmp_path: Path) -> None:
+    assert learner(tmp_path / "a", config("dr_grpo")).optimizer.config.constant_length == 9
+    set_to = config("dr_grpo", "pg.constant_length=4")
+    assert learner(tmp_path / "b", set_to).optimizer.config.constant_length == 4
+
+
 def test_the_past_does_not_change(tmp_path: Path) -> None:
     """Opponents are the policies of their time, not the one that learns."""
     train_pg(made := learner(tmp_path, config("ppo", "rl.iterations=5")))

@@ -188,6 +188,52 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path)
     assert [row["step"] for row in rows[0]] == [0, 2, 4]
 
 
+def test_completions_are_written_down_and_figures_of_every_step(
+    init: Path, tmp_path: Path
+) -> None:
+    told: list[list[dict[str, Any]]] = []
+    made = Climber(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    asked: list[rollouts.Batch] = []
+    with pytest.MonkeyPatch.context() as patch:
+        def noted(*given: Any) -> rollouts.Batch:
+            found = sample(*given)
+            asked.extend([found] if given[0].group == 4 and len(given[2]) == 8 else [])
+            return found
+
+        sample = rollouts.sample
+        patch.setattr(rollouts, "sample", noted)
+        train_rlhf(made, show=told.append)
+    rows = read_history(tmp_path / "samples.jsonl")
+    assert rows == [row for some in told for row in some]
+    assert [some[0]["step"] for some in told] == [0, 2, 4]
+    held = {e.prompt: e.answer for e in made.held}
+    for row in rows:
+        assert held[row["prompt"]] == row["wanted"]
+        count = row["completion"].count("a")
+        assert (row["proxy"], row["gold"]) == (count, 2 - abs(count - 2))
+    first = asked[:2]
+    train = made.history[1]["train"]
+    texts = [[t.count("a") for t in b.completions.texts] for b in first]
+    assert train["reward_proxy"] == pytest.approx(np.mean(texts))
+    assert train["length"] == pytest.approx(
+        np.mean([float(b.rollout.mask.sum()) / 32 for b in first]))
+    alike = np.array(texts).reshape(2, 8, 4)
+    assert train["no_signal"] == pytest.approx(np.mean(alike.min(2) == alike.max(2)), abs=1e-6)
+    words = [t.lower().split() for b in first for t in b.completions.texts]
+    assert train["markers"] >= sum(w.count("a") + w.count("b") for w in words) / 64
+
+
+def test_completions_of_a_killed_run_come_once(init: Path, tmp_path: Path) -> None:
+    train_rlhf(climber(init, tmp_path / "whole"))
+    parts = tmp_path / "parts"
+    train_rlhf(climber(init, parts, steps=2))
+    with (parts / "samples.jsonl").open("a") as file:  # of a step whose checkpoint never came
+        file.write(json.dumps({"step": 4, "prompt": "p", "completion": "", "wanted": ""}) + "\n{")
+    train_rlhf(climber(init, parts))
+    names = [folder / "samples.jsonl" for folder in (tmp_path / "whole", parts)]
+    assert names[0].read_text() == names[1].read_text()
+
+
 def test_what_was_cut_off_costs_the_penalty(init: Path, tmp_path: Path) -> None:
     made = climber(init, tmp_path, cut_penalty=7.0, sampling=Sampling(max_new_tokens=60))
     batch = rollouts.sample(made.policy, TOKENIZER, made.held, made.reward, made.weights, 0)

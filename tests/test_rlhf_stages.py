@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from selfplay.llm.preferences import Pair, read_pairs, to_lines
 from selfplay.llm.run import newest_model
+from selfplay.llm.tasks import make_task
 from selfplay.runs import read_history, read_json
 
 #: The shorter the better, so that any sampler that ends has something to prefer.
@@ -45,6 +46,10 @@ def test_the_recipe_leaves_what_it_promises_and_starts_twice(run: Command) -> No
     events = EventAccumulator(str(made / "tb")).Reload()
     assert [e.step for e in events.Scalars("rlhf/gold")] == [0, 1, 2]
     assert {"rm/accuracy", "free/proxy", "rlhf/kl"} <= set(events.Tags()["scalars"])
+    assert {"rlhf/train/reward_proxy", "rlhf/train/length", "rlhf/train/no_signal",
+            "rlhf/train/markers"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Tensors("rlhf/completions/text_summary")] == [0, 1, 2]
+    assert {row["step"] for row in read_history(made / "rlhf" / "samples.jsonl")} == {0, 1, 2}
     assert newest_model(made).parent.name == "rlhf"
     before = (made / "rlhf" / "history.jsonl").read_bytes()
     said = train(run, "overoptimise", "rlhf.kl_budget=50")
@@ -53,11 +58,15 @@ def test_the_recipe_leaves_what_it_promises_and_starts_twice(run: Command) -> No
 
 
 def test_a_users_own_pairs(run: Command) -> None:
+    task = make_task("chain_sum(min_terms=2,max_terms=2,max_digits=1)", style="short")
+    held = [e.prompt for e in task.held_out(3)]
+    learnt = list(dict.fromkeys(e.prompt for e in task.batch(0, 300)))[:30]
     Path("mine.jsonl").write_bytes(
-        to_lines([Pair(f"{i}+1=", f"#{i + 1}", f"#{i}") for i in range(30)]))
+        to_lines([Pair(prompt, "#1", "#23") for prompt in (*held, *learnt)]))
     said = train(run, "rlhf", "pairs.file=mine.jsonl")
     assert said.code == 0, said.err
-    assert "pairs: 30 of mine.jsonl" in said.out + said.err
+    assert "pairs: 30 of mine.jsonl, 3 left out" in said.out + said.err
+    assert [pair.prompt for pair in read_pairs(Path("made/rm/pairs.jsonl"))] == learnt
     assert read_history(Path("made/rm/history.jsonl"))[0]["pairs"] == 6
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm
+from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.errors import UserError
 from selfplay.losses import entropy, gather_logp
 from selfplay.seam import Acted, Evaluated, Rollout
@@ -67,7 +67,7 @@ def accuracy(policy: Chooser) -> float:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_learns(name: str) -> None:
     before = accuracy(chooser())
-    policy, _ = trained(algorithm(name, learning_rate=2e-2), 60)
+    policy, _ = trained(sized(algorithm(name, learning_rate=2e-2), T), 60)
     assert accuracy(policy) > before + 0.25
 
 

@@ -64,6 +64,19 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def not_held_out(pairs: Sequence[Pair], task: Task, path: Path) -> tuple[list[Pair], int]:
+    """(the pairs of ``path`` whose prompt ``task`` does not hold out, how many were left out).
+
+    A reward model that has learnt the answers to what a policy is measured on would tell it them.
+    Raises UserError where fewer than 2 different prompts are left.
+    """
+    kept = [pair for pair in pairs if not task.is_held_out(pair.prompt)]
+    if len({pair.prompt for pair in kept}) < 2:
+        raise UserError(f"{path}: {len(pairs) - len(kept)} of {len(pairs)} pairs are of held-out "
+                        "questions, and pairs of 2 other prompts at least are needed; add some")
+    return kept, len(pairs) - len(kept)
+
+
 def _pair(line: str, where: str) -> Pair:
     try:
         data = json.loads(line)

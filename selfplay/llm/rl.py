@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from selfplay import advantages, checkpoint
-from selfplay.algorithms import PGConfig
+from selfplay.algorithms import PGConfig, sized
 from selfplay.arena import wilson
 from selfplay.errors import UserError
 from selfplay.llm import rollouts, store
@@ -76,7 +76,7 @@ class TextLearner:
         self.reference = None  #: costs memory and a forward pass, so only where it is wanted
         if pg.kl_weight > 0:
             self.reference = reference_of(model, init, newest is not None, lora, dtype)
-        self.optimizer = PolicyOptimizer(self.policy, pg, device)
+        self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
         self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.history: list[dict[str, Any]] = []
         if newest is not None:
@@ -185,10 +185,7 @@ class TextLearner:
         some = rollouts.sample(
             replace(self.policy, group=1), self.tokenizer, self.held[:self.config.shown],
             self.job.reward, self.job.weights, self.seed + self.step)
-        return [{"step": self.step, "prompt": e.prompt, "completion": text, "wanted": e.answer,
-                 **{key: float(part[i]) for key, part in some.parts.items()}}
-                for i, (e, text) in enumerate(zip(some.examples, some.completions.texts,
-                                                  strict=True))]
+        return shown(some, self.step)
 
     def save(self) -> Path:
         """Write a checkpoint, then drop the oldest."""
@@ -215,6 +212,8 @@ def train_rl(
     """
     config, folder = learner.config, learner.folder
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("history.jsonl", "samples.jsonl"):  # also of a run killed before a checkpoint
+        resumed_history(folder / name, learner.step)
     while learner.step < config.steps and left() > 0:
         first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
         row = {**learner.advance(), **first}
@@ -222,10 +221,10 @@ def train_rl(
         if learner.step % config.evaluate_every == 0 or ended:
             row |= learner.look()
             samples = learner.samples()
-            _append(folder / "samples.jsonl", samples)
+            append(folder / "samples.jsonl", samples)
             show(samples)
         learner.history.append(row)
-        _append(folder / "history.jsonl", [row])
+        append(folder / "history.jsonl", [row])
         if learner.step % config.checkpoint_every == 0 or ended:
             learner.save()
         log(row)
@@ -260,6 +259,15 @@ def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
             "prompt_tokens": prompt_tokens(rollout)}
 
 
+def shown(batch: Batch, step: int) -> list[dict[str, Any]]:
+    """Completions to read, rows of samples.jsonl: step, prompt, completion, wanted, and the parts
+    of the reward."""
+    texts = zip(batch.examples, batch.completions.texts, strict=True)
+    return [{"step": step, "prompt": example.prompt, "completion": text, "wanted": example.answer,
+             **{key: float(part[i]) for key, part in batch.parts.items()}}
+            for i, (example, text) in enumerate(texts)]
+
+
 def prompt_tokens(rollout: Rollout) -> float:
     """Tokens of the prompts of a rollout, each prompt once."""
     share = len(torch.unique(rollout.group)) / len(rollout)
@@ -292,15 +300,16 @@ def measured(device: torch.device) -> Iterator[dict[str, float]]:
 
 def resumed_history(path: Path, step: int) -> list[dict[str, Any]]:
     """The rows up to ``step``; what a kill has left behind them is dropped from the file."""
-    if path.exists():
-        whole, newline, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-        path.write_text(whole + newline, encoding="utf-8")
+    if not path.exists():
+        return []
+    whole, newline, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    path.write_text(whole + newline, encoding="utf-8")
     rows = [row for row in read_history(path) if row["step"] <= step]
     write_history(path, rows)
     return rows
 
 
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 

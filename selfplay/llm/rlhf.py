@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from selfplay import checkpoint
+from selfplay.algorithms import sized
 from selfplay.llm import rollouts, store
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
@@ -28,13 +29,17 @@ from selfplay.llm.optimism import Looked, figures
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
+from selfplay.llm.rewards import Example
+from selfplay.llm.rl import append, figures_of, resumed_history, shown
 from selfplay.llm.rlhf_config import RLHFConfig
+from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, write_history, write_json
 from selfplay.seam import Rollout
 from selfplay.update import PolicyOptimizer
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
+SHOWN = 8  #: held-out prompts whose completions are written down at a look
 HELD_SEED = 1 << 40  #: of the samples that are measured, the same ones at every look
 
 
@@ -57,9 +62,12 @@ class Climber:
 
     def __init__(self, aim: Aim, init: str | Path, folder: Path, config: RLHFConfig, *,
                  sampling: Sampling, seed: int = 0, device: str = "cpu",
+                 markers: Sequence[str] = (),
                  engine: Callable[[nn.Module, Any], Generator | None] = lambda model, words: None,
                  ) -> None:
-        """engine: of (model, tokenizer), who writes completions if it is not torch."""
+        """engine: of (model, tokenizer), who writes completions if it is not torch. markers: words
+        that are counted in completions."""
+        self.markers = markers
         self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
         newest = store.newest(folder)
         model, self.tokenizer = load(newest or init)
@@ -80,8 +88,8 @@ class Climber:
             self.history = [row for row in found if row["step"] <= self.step]
             self.seconds = float(self.history[-1]["seconds"])
         first = self.history[0] if self.history else self.figures()
-        self.optimizer = PolicyOptimizer(self.policy, config.objective(first["length"]),
-                                         device)
+        objective = sized(config.objective(first["length"]), sampling.max_new_tokens)
+        self.optimizer = PolicyOptimizer(self.policy, objective, device)
         if newest is not None:
             self.optimizer.load_state(*checkpoint.load_training(newest))
             self.policy.refresh()
@@ -89,7 +97,8 @@ class Climber:
             self.keep({"step": 0, "seconds": 0.0, **first})
 
     def advance(self) -> dict[str, float]:
-        """One step of learning; its figures."""
+        """One step of learning: the learner's figures, ``rl.figures_of`` what it learnt from, and
+        kl (nats a completion)."""
         started = time.monotonic()
         examples = self.aim.task.batch(FIRST + self.step, self.config.prompts)
         batch = rollouts.sample(self.policy, self.tokenizer, examples, self.reward, self.weights,
@@ -99,7 +108,7 @@ class Climber:
         self.policy.refresh()
         self.step += 1
         self.seconds += time.monotonic() - started
-        return {**found, "reward": float(rollout.reward.sum(1).mean()),
+        return {**found, **figures_of(batch, self.markers),
                 "kl": float(divergence(rollout).mean())}
 
     def look(self, samples: int, model: Any = None) -> Looked:
@@ -118,6 +127,16 @@ class Climber:
     def figures(self) -> dict[str, float]:
         """What the policy is worth now, on the held-out prompts."""
         return figures(self.look(self.config.held_samples))
+
+    def samples(self) -> list[dict[str, Any]]:
+        """A few held-out prompts and what is answered now, with proxy and gold."""
+        def judge(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
+            return {**self.reward(completions, examples),
+                    "gold": self.aim.gold(completions, examples)}
+
+        some = rollouts.sample(replace(self.policy, group=1), self.tokenizer, self.held[:SHOWN],
+                               judge, self.weights, self.seed + self.step)
+        return shown(some, self.step)
 
     def keep(self, row: dict[str, Any]) -> None:
         """Take a row into the history and save a checkpoint; of the older ones the best stays."""
@@ -145,17 +164,27 @@ class Climber:
 def train_rlhf(
     climber: Climber, *, left: Callable[[], float] = lambda: math.inf,
     log: Callable[[dict[str, Any]], None] = lambda row: None,
+    show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
 ) -> Path:
     """Climb until the divergence from the reference is above the budget, all steps are done or
     ``left()`` seconds are used up; the checkpoint of the best gold reward within the budget.
 
     Before the first step and every ``evaluate_every`` a row of ``history.jsonl``
-    (``optimism.figures`` of the held-out prompts; train: means of the learner's figures) and a
-    checkpoint. Step k depends on the weights and (seed, k) alone. ``best.json`` names the best
-    checkpoint, and why the run ended.
+    (``optimism.figures`` of the held-out prompts; train: means of ``Climber.advance``), some
+    completions (``samples.jsonl``) and a checkpoint. Step k depends on the weights and (seed, k)
+    alone. ``best.json`` names the best checkpoint, and why the run ended.
     """
-    if climber.step == 0:
+    path, first = climber.folder / "samples.jsonl", climber.step == 0
+    resumed_history(path, -1 if first else climber.step)
+
+    def read() -> None:
+        samples = climber.samples()
+        append(path, samples)
+        show(samples)
+
+    if first:
         log(climber.history[0])
+        read()
     while not (why := climber.ended(left)):
         taken = [climber.advance()]
         while climber.step % climber.config.evaluate_every and climber.step < climber.config.steps:
@@ -163,6 +192,7 @@ def train_rlhf(
         means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
         row = {"step": climber.step, "seconds": climber.seconds, **climber.figures(),
                "train": means}
+        read()  # before the checkpoint: what has none is dropped later
         climber.keep(row)
         log(row)
     best = best_row(climber.history, climber.config.kl_budget)

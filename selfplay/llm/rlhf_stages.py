@@ -19,7 +19,15 @@ from selfplay.llm.chart import draw
 from selfplay.llm.models import Net, end_tokens, load
 from selfplay.llm.optimism import best_of_n, turn
 from selfplay.llm.policy import TextPolicy
-from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
+from selfplay.llm.preferences import (
+    Pair,
+    gold_of,
+    not_held_out,
+    read_pairs,
+    split,
+    synthesise,
+    to_lines,
+)
 from selfplay.llm.reward_model import (
     best_checkpoint,
     load_reward_model,
@@ -29,7 +37,7 @@ from selfplay.llm.reward_model import (
 from selfplay.llm.rlhf import Aim, Climber, train_rlhf
 from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.sft import best
-from selfplay.llm.stages import TextRun, log_row, sampling_of, tensorboard
+from selfplay.llm.stages import TextRun, log_row, log_samples, sampling_of, tensorboard
 from selfplay.llm.vllm import engine_of
 from selfplay.runs import Clock, read_history, read_json, write_json
 
@@ -80,6 +88,7 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
     aim = Aim(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
     climber = Climber(aim, best(run.folder / "sft"), folder, config,
                       sampling=sampling_of(run.config), seed=run.config.seed, device=device,
+                      markers=run.config.rl.markers,
                       engine=lambda model, tokenizer: engine_of(
                           model, tokenizer, run.config.sample, run.config.model, device))
     _best_of(climber, run.folder / "rm" / "best_of_n.json", config.best_of)
@@ -90,7 +99,8 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
             bar.at(clock.spent(stage), f"step {row['step']}  proxy {row['proxy']:.2f}, "
                                        f"true {row['gold']:.3f}, {row['kl']:.2f} nats")
 
-        train_rlhf(climber, left=lambda: clock.left(stage), log=look)
+        train_rlhf(climber, left=lambda: clock.left(stage), log=look,
+                   show=lambda samples: log_samples(writer, stage, samples))
     writer.close()
     if read_json(folder / "best.json")["ended"] != "time":
         clock.finish(stage)
@@ -117,8 +127,9 @@ def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
     if path.exists():
         return read_pairs(path)
     if config.file:
-        pairs = read_pairs(Path(config.file))
-        say(f"pairs: {len(pairs):,} of {config.file}")
+        pairs, dropped = not_held_out(read_pairs(Path(config.file)), run.task, Path(config.file))
+        say(f"pairs: {len(pairs):,} of {config.file}, {dropped:,} left out as their prompts are "
+            "held-out questions")
     else:
         say(f"pairs: answers of the SFT policy are drawn until {config.count:,} pairs differ")
         made = synthesise(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,

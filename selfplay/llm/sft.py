@@ -1,8 +1,8 @@
 """Supervised learning of texts: next-token cross-entropy until the held-out curve is flat.
 
 On demonstrations it learns the completions; with ``on="text"`` questions as well, which is what
-pretraining is. Batch k depends on (seed, k) alone, so that a run that was killed goes on as if it
-had not been.
+pretraining is. Step k depends on (seed, k) and the weights alone, so that a run that was killed
+goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,8 +47,9 @@ class Texts(NamedTuple):
 class TextTrainer:
     """A model in training and its optimizer (AdamW); only what wants a gradient learns."""
 
-    def __init__(self, model: nn.Module, config: TextSFTConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: nn.Module, config: TextSFTConfig, seed: int = 0) -> None:
+        """seed: of what steps draw, which is dropout."""
+        self.model, self.config, self.seed = model, config, seed
         self.steps, self.learning_rate = 0, config.learning_rate
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         parameters = list(self.named.values())
@@ -63,8 +66,9 @@ class TextTrainer:
         """
         self.model.train()
         self.model.zero_grad(set_to_none=True)
-        loss = text_loss(self.model, texts)
-        loss.backward()
+        with _drawing(next(self.model.parameters()).device, self.seed, self.steps):
+            loss = text_loss(self.model, texts)
+            loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.named.values(), self.config.grad_clip))
         found = {"loss": float(loss.detach()), "grad_norm": norm}
         for name, value in found.items():
@@ -103,6 +107,19 @@ class TextTrainer:
         except (KeyError, RuntimeError):
             raise UserError("the training state is of another model; give --run another name"
                             ) from None
+
+
+@contextmanager
+def _drawing(device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """What torch draws in the block follows from (seed, step) and leaves its generators alone."""
+    number = int(np.random.SeedSequence([seed, 0xD0, step]).generate_state(1)[0])
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(number)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
 
 
 def texts_of(examples: Iterable[Example], tokenizer: Any, on: str = "completion") -> Texts:
@@ -164,7 +181,7 @@ def train_sft(
     newest, history = store.newest(folder), []
     if newest is not None:
         model, tokenizer = load(newest)
-    trainer = TextTrainer(model.to(device), config)
+    trainer = TextTrainer(model.to(device), config, seed)
     curve, spent = Curve(), 0.0
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))

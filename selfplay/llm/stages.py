@@ -111,7 +111,7 @@ def base_stage(run: TextRun, clock: Clock, device: str) -> None:
         say(f"base: {run.config.model}")
         return
     _learn_texts(run, clock, device, "base", lambda: start(run),
-                 lambda: task_of(run.config, guessed=run.config.data.guessed))
+                 lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
 
 
 def own_stage(run: TextRun, clock: Clock, device: str) -> None:
@@ -155,10 +155,12 @@ def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
 
 def _learn_texts(
     run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
-    task: Callable[[], Any],
+    task: Callable[[], Any], on: str = "",
 ) -> None:
-    """SFT of what ``begin`` gives, in folder ``name``, on ``task``."""
+    """SFT of what ``begin`` gives, in folder ``name``, on ``task``; on: what of it, if not what
+    the settings say."""
     folder, config = run.folder / name, run.config
+    sft = replace(config.sft, on=on or config.sft.on)
     if name in clock.done or built_on(run.folder, name):
         say(f"{name}: finished, best checkpoint {best(folder).name}")
         return
@@ -170,7 +172,7 @@ def _learn_texts(
 
     with Bar(name, clock.budget(name)) as bar:
         found = train_sft(
-            *begin(), task(), config.sft, folder, held_out=config.data.held_out,
+            *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device,
             left=lambda: clock.left(name), log=log,
             progress=lambda step, _: bar.at(clock.spent(name), f"step {step:,}  {last['text']}"))
@@ -207,12 +209,9 @@ def _learn_rewards(
         bar.at(clock.spent(name), f"step {row['step']:,}  reward {row['reward']:.3f}, "
                                   f"{row['length']:.1f} tokens  {last['text']}")
 
-    def show(samples: list[dict[str, Any]]) -> None:
-        log_row(writer, name, {"step": samples[0]["step"],
-                               "shown": [[s["prompt"], s["completion"]] for s in samples]})
-
     with Bar(f"{name} by {config.rl.algorithm}", clock.budget(name)) as bar:
-        train_rl(learner, left=lambda: clock.left(name), log=log, show=show)
+        train_rl(learner, left=lambda: clock.left(name), log=log,
+                 show=lambda samples: log_samples(writer, name, samples))
     writer.close()
     if learner.step >= config.rl.steps:
         clock.finish(name)
@@ -251,10 +250,15 @@ def own_task(run: TextRun, policy: Path, device: str) -> Own:
     """What ``policy`` answers rightly of ``own.questions`` training questions, drawn
     ``own.samples`` times each, different answers only; of held-out ones its first right answer.
 
-    The answers are kept beside the stage's checkpoints, in own.jsonl. Raises UserError where
-    none is right.
+    The answers are kept in the run's folder, in STAGE-ckpt-NNNNNN-own.jsonl, named after the
+    policy; those of the stage's other checkpoints are dropped. Raises UserError where none is
+    right.
     """
-    config, path = run.config, run.folder / f"{policy.parent.name}-own.jsonl"
+    config, stage = run.config, policy.parent.name
+    path = run.folder / f"{stage}-{policy.name}-own.jsonl"
+    for outdated in list(run.folder.glob(f"{stage}-*own.jsonl")):
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
     asked = {"train": run.task.batch(OWN, config.own.questions),
              "held": run.task.held_out(config.data.held_out)}
     if not path.exists():
@@ -308,3 +312,9 @@ def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = Non
             lines = [f"    {prompt}\n    {text}" for prompt, text in value]
             writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
     writer.flush()
+
+
+def log_samples(writer: Any, stage: str, samples: list[dict[str, Any]]) -> None:
+    """Completions of a step (``rl.shown``) as text."""
+    log_row(writer, stage, {"step": samples[0]["step"],
+                            "shown": [[s["prompt"], s["completion"]] for s in samples]})
