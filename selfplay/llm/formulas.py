@@ -101,10 +101,8 @@ def _sizes(node: ast.AST, names: frozenset[str], left: int) -> tuple[Fraction, F
     """(degree, bits) that bound a tree without working it out. ValueError: not a formula."""
     if left == 0:
         raise ValueError("too deep")
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        if isinstance(node.value, float):
-            return Fraction(0), Fraction(_float_bits(node.value))
-        return Fraction(0), Fraction(node.value.bit_length())
+    if isinstance(node, ast.Constant):
+        return Fraction(0), Fraction(_bits(node.value))
     if isinstance(node, ast.Name) and node.id in names:
         return Fraction(1), Fraction(1)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
@@ -128,9 +126,11 @@ def _sizes(node: ast.AST, names: frozenset[str], left: int) -> tuple[Fraction, F
     raise ValueError("not a formula")
 
 
-def _float_bits(value: float) -> int:
-    if not math.isfinite(value):
-        raise ValueError("not finite")
+def _bits(value: object) -> int:
+    if type(value) is int:
+        return value.bit_length()
+    if type(value) is not float or not math.isfinite(value):
+        raise ValueError("no number")
     top, bottom = value.as_integer_ratio()
     return top.bit_length() + bottom.bit_length()
 
