@@ -26,6 +26,7 @@ from selfplay.board_policy import BoardPolicy, freeze_unused
 from selfplay.bouts import Bout, Played, deal_groups, harvest
 from selfplay.config import RunConfig
 from selfplay.data import Columns
+from selfplay.errors import going_on
 from selfplay.games.base import Game
 from selfplay.memory import rss_mb
 from selfplay.models import NetSpec, build, flops, seeded
@@ -211,7 +212,9 @@ def train_pg(
     """
     config = learner.config
     while learner.iteration < config.rl.iterations and left() > 0:
-        row = _iteration(learner, left, progress)
+        with going_on(lambda: checkpoint.newest(learner.folder), "--init", "pg.learning_rate",
+                      config.pg.learning_rate):
+            row = _iteration(learner, left, progress)
         if row is None:
             break
         if held is not None and learner.pool.joins(learner.iteration):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfplay import policy_gradient as pg
 from selfplay.algorithms import PGConfig
-from selfplay.errors import UserError
+from selfplay.errors import Breakdown, UserError
 from selfplay.seam import Policy, Rollout
 from selfplay.threads import Workers, replica, torch_alone
 
@@ -49,7 +49,7 @@ class PolicyOptimizer:
         Returns the means over minibatches of ``policy_gradient.objective``'s figures, grad_norm,
         kl_weight, updates (optimizer steps made: fewer than asked for after ``stop_kl``),
         explained_variance (of returns, by the critic that played, where there is one).
-        Raises UserError if the loss or its gradient is not finite or a divergence is above
+        Raises Breakdown if the loss or its gradient is not finite or a divergence is above
         ``max_kl``; the weights are then those of the last good step.
         """
         fixed = pg.columns(rollout, self.config, self.kl_weight)
@@ -127,11 +127,11 @@ class PolicyOptimizer:
             if key in figures and not figures[key] <= self.config.max_kl:  # NaN is not, either
                 raise self._broken(f"divergence {key}", figures[key])
 
-    def _broken(self, what: str, value: float) -> UserError:
-        return UserError(
-            f"policy update {self.steps + 1}: the {what} is {value:.3g}; the last good checkpoint "
-            f"is kept, go on from it with a lower learning rate (it is "
-            f"{self.config.learning_rate:g}) or a larger KL weight (it is {self.kl_weight:g})")
+    def _broken(self, what: str, value: float) -> Breakdown:
+        return Breakdown(
+            f"policy update {self.steps + 1}: the {what} is {value:.3g}, which asks for a lower "
+            f"learning rate (it is {self.config.learning_rate:g}) or a larger KL weight (it is "
+            f"{self.kl_weight:g})")
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON types): what training depends on beside its rollouts, parameters

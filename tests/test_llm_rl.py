@@ -144,7 +144,9 @@ def test_the_last_good_checkpoint_is_kept(broken: str, init: Path, tmp_path: Pat
 
     run = learner(init, tmp_path, config=config, job=Job(JOB.task, worth), **changes)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")}
-    with pytest.raises(UserError, match="last good checkpoint is kept"):
+    with pytest.raises(UserError, match=(
+            "last good checkpoint is kept, go on from it with --model .*/ckpt-000004 --run NEW "
+            r"--set pg\.learning_rate=[0-9.e-]+$")):
         train_rl(run)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")} == before
     assert learner(init, tmp_path).step == 4

@@ -14,6 +14,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER, gpt2, llama, lora
 
+from selfplay.errors import UserError
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
@@ -96,6 +97,15 @@ def test_a_step_leaves_torchs_generator_alone() -> None:
     torch.manual_seed(5)
     trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_breakdown_says_what_goes_on(tmp_path: Path) -> None:
+    broken = small_model("1x32", TOKENIZER, 0)
+    with torch.no_grad():
+        next(iter(broken.parameters())).fill_(torch.nan)
+    with pytest.raises(UserError, match=r"SFT step 1: the loss is nan.*begin again with --run NEW "
+                                        r"--set sft\.learning_rate=[0-9.e-]+$"):
+        fit(tmp_path, 2, broken)
 
 
 def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:

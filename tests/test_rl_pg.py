@@ -264,8 +264,15 @@ def test_a_breakdown_leaves_the_last_checkpoint(
     train_pg(learner(tmp_path, settings))
     before = weights(tmp_path, 1)
     worse = config("ppo", "rl.iterations=9", *changes)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as error:
         train_pg(learner(tmp_path, worse))
+    rate = worse.pg.learning_rate / 3
+    assert str(error.value).endswith(f"go on from it with --init {tmp_path}/ckpt-000001 --run NEW "
+                                     f"--set pg.learning_rate={rate:.2g}")
+    assert "\n" not in str(error.value)
+    if rate > 1:
+        with pytest.raises(UserError, match="no checkpoint yet, begin again with --run NEW --set"):
+            train_pg(learner(tmp_path / "new", worse))
     assert weights(tmp_path, 1) == before
     checkpoint.load_training(checkpoint.newest(tmp_path))
 

@@ -18,6 +18,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER, llama
 
+from selfplay.errors import UserError
 from selfplay.llm import rollouts
 from selfplay.llm.chart import draw
 from selfplay.llm.generate import Sampling
@@ -221,6 +222,16 @@ def test_completions_are_written_down_and_figures_of_every_step(
     assert train["no_signal"] == pytest.approx(np.mean(alike.min(2) == alike.max(2)), abs=1e-6)
     words = [t.lower().split() for b in first for t in b.completions.texts]
     assert train["markers"] >= sum(w.count("a") + w.count("b") for w in words) / 64
+
+
+def test_a_breakdown_says_what_goes_on(init: Path, tmp_path: Path) -> None:
+    made = climber(init, tmp_path)
+    with torch.no_grad():
+        next(iter(made.reference.parameters())).fill_(torch.nan)
+    made.optimizer.config = replace(made.optimizer.config, kl_weight=0.1)
+    with pytest.raises(UserError, match=r"go on from it with --model .*/ckpt-000000 --run NEW "
+                                        r"--set rlhf\.learning_rate=0\.00033$"):
+        train_rlhf(made)
 
 
 def test_completions_of_a_killed_run_come_once(init: Path, tmp_path: Path) -> None:

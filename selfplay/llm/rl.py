@@ -24,7 +24,7 @@ from torch import nn
 from selfplay import advantages, checkpoint
 from selfplay.algorithms import PGConfig, sized
 from selfplay.arena import wilson
-from selfplay.errors import UserError
+from selfplay.errors import UserError, going_on
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
@@ -216,7 +216,9 @@ def train_rl(
         resumed_history(folder / name, learner.step)
     while learner.step < config.steps and left() > 0:
         first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
-        row = {**learner.advance(), **first}
+        with going_on(lambda: store.newest(folder), "--model", "pg.learning_rate",
+                      learner.optimizer.config.learning_rate):
+            row = {**learner.advance(), **first}
         ended = learner.step == config.steps
         if learner.step % config.evaluate_every == 0 or ended:
             row |= learner.look()

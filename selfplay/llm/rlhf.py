@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from selfplay import checkpoint
 from selfplay.algorithms import sized
+from selfplay.errors import going_on
 from selfplay.llm import rollouts, store
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
@@ -186,9 +187,9 @@ def train_rlhf(
         log(climber.history[0])
         read()
     while not (why := climber.ended(left)):
-        taken = [climber.advance()]
+        taken = [_advance(climber)]
         while climber.step % climber.config.evaluate_every and climber.step < climber.config.steps:
-            taken.append(climber.advance())
+            taken.append(_advance(climber))
         means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
         row = {"step": climber.step, "seconds": climber.seconds, **climber.figures(),
                "train": means}
@@ -200,6 +201,12 @@ def train_rlhf(
         "checkpoint": name_of(best), "ended": why,
         **{key: best[key] for key in ("step", "gold", "gold_low", "gold_high", "proxy", "kl")}})
     return climber.folder / name_of(best)
+
+
+def _advance(climber: Climber) -> dict[str, float]:
+    with going_on(lambda: store.newest(climber.folder), "--model", "rlhf.learning_rate",
+                  climber.config.learning_rate):
+        return climber.advance()
 
 
 def divergence(rollout: Rollout) -> Any:

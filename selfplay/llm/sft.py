@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from selfplay import checkpoint
 from selfplay.curve import DROP, LATEST, Curve
-from selfplay.errors import UserError
+from selfplay.errors import Breakdown, UserError, going_on
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers
@@ -62,7 +62,7 @@ class TextTrainer:
     def step(self, texts: Texts) -> dict[str, float]:
         """Train on one batch: loss (nats a token) and grad_norm.
 
-        Raises UserError where one of them is not finite; the weights are then as they were.
+        Raises Breakdown where one of them is not finite; the weights are then as they were.
         """
         self.model.train()
         self.model.zero_grad(set_to_none=True)
@@ -73,8 +73,8 @@ class TextTrainer:
         found = {"loss": float(loss.detach()), "grad_norm": norm}
         for name, value in found.items():
             if not math.isfinite(value):
-                raise UserError(f"SFT step {self.steps + 1}: the {name} is {value}; go on with a "
-                                f"lower sft.learning_rate (it is {self.learning_rate:g})")
+                raise Breakdown(f"SFT step {self.steps + 1}: the {name} is {value}, which asks for "
+                                f"a lower learning rate (it is {self.learning_rate:g})")
         rate = self.learning_rate * min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -203,7 +203,9 @@ def train_sft(
             curve.drop()
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
         texts = texts_of(task.batch(trainer.steps, config.batch_size), tokenizer, config.on)
-        metrics = trainer.step(texts)
+        with going_on(lambda: store.newest(folder), "--model", "sft.learning_rate",
+                      trainer.learning_rate):
+            metrics = trainer.step(texts)
         tokens += int((texts.tokens != tokenizer.pad_token_id).sum())
         progress(trainer.steps, metrics)
         remaining = left()
