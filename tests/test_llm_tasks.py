@@ -105,6 +105,25 @@ def test_a_file_of_questions(tmp_path: Path) -> None:
     assert (held | set(learnt)) == {row["prompt"] for row in rows}
 
 
+@pytest.mark.parametrize("style", ["short", "answer", "marked"])
+def test_a_demonstration_of_ones_own_gets_the_form_that_is_asked_for(
+    style: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    formed = {"short": "by heart#7", "marked": "by heart\n#### 7",
+              "answer": "<think>by heart</think>\n<answer>7</answer>"}[style]
+    rows = [{"prompt": f"{k}{i} 3+4", "answer": "7", "demonstration": shown}
+            for i in range(40) for k, shown in enumerate(("3 and 4 make 7", formed))]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    found = {e.demonstration for e in make_task(str(file), style=style).batch(0, 400)}
+    assert formed in found and len(found) == 2
+    other, = found - {formed}
+    assert "3 and 4 make 7" in other
+    for example in make_task(str(file), style=style).batch(0, 40):
+        parts = reward(example.demonstration, example)
+        assert parts["accuracy"] == parts["format"] == 1
+
+
 @pytest.mark.parametrize(("line", "says"), [
     ("{}", "line 2"), ("no json", "line 2"), ("[]", "line 2"),
     ('{"prompt": "a", "answer": 1, "checker": "fuzzy"}', "exact, number"),

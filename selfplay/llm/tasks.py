@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from selfplay.errors import UserError
-from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number
+from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number, reward
 from selfplay.llm.scorers import refuse, scorer
 from selfplay.llm.traces import FORGETTING, GUESS, SHORT, TRACES
 
@@ -273,8 +273,11 @@ def _line(line: str, where: str, form: Format) -> Example:
         score = scorer(gym.name, gym.data, entry)
     shown = data.get("demonstration")
     asked = f"{prompt}\n{form.instruction}".strip()
-    return Example(asked, answer, checker, metadata, None if shown is None else str(shown), form,
-                   score)
+    example = Example(asked, answer, checker, metadata, None if shown is None else str(shown), form,
+                      score)
+    if example.demonstration is None or reward(example.demonstration, example)["format"] >= 1:
+        return example
+    return replace(example, demonstration=demonstration(example.demonstration, answer, form))
 
 
 def _metadata(data: dict[str, Any], where: str) -> dict[str, Any]:
