@@ -27,6 +27,7 @@ from selfplay.hardware import hardware
 from selfplay.players import missing_engine
 from selfplay.records import read_settings
 from selfplay.runs import Run, read_history, read_json, write_json
+from selfplay.settings import assignments, to_dict
 from selfplay.value_net import best_value
 
 RANDOM = "random"
@@ -227,7 +228,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "points": rated_points(run, ratings, games),
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
-        "recipe": run.config.recipe,
+        "recipe": run.config.recipe, "config": to_dict(run.config),
         "sft_flat": is_flat(run.folder / "sft"),
         "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
         "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
@@ -285,7 +286,6 @@ def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) ->
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
     from selfplay.config import preset, with_algorithm, with_recipe
-    from selfplay.settings import assignments, to_dict
 
     start = with_recipe(preset(run.config.game), run.config.recipe)
     name = run.config.rl.algorithm

@@ -150,7 +150,8 @@ class Trainer:
     def _must_be_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise UserError(f"training step {self.steps + 1}: the {what} is {value}; go on "
-                            "from the last checkpoint with a lower learning rate "
+                            "from the last checkpoint in another run (--init CHECKPOINT --run NEW) "
+                            "with a lower learning rate "
                             f"(it is {self.learning_rate:g})")
 
 
