@@ -13,6 +13,7 @@ from typing import Any
 
 from selfplay.arena import wilson
 from selfplay.compute import Record, finite
+from selfplay.flat import is_flat
 from selfplay.hardware import hardware
 from selfplay.llm import rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
@@ -197,11 +198,6 @@ def teacher(run: TextRun) -> Record | None:
     low, high = wilson(rate, len(right))
     return {"player": "what the base read" if base else "the teacher", "accuracy": rate, "low": low,
             "high": high, "questions": len(right)}
-
-
-def is_flat(folder: Path) -> bool:
-    note = folder / "best.json"
-    return note.exists() and bool(read_json(note).get("flat"))
 
 
 def step_of(checkpoint: str) -> int:
