@@ -92,7 +92,8 @@ def test_connect4_counts_moves_and_go_knows_the_large_board() -> None:
     rows = {row["name"]: row for row in bench.run_bench(
         make("connect4"), net="1x8", pairs=1)}
     steps = rows["random_play"]["reference_value"] / rows["playouts"]["reference_value"]
-    assert rows["random_play"]["unit"] == "steps/s" and 4 < steps < 100
+    assert rows["random_play"]["unit"] == "steps/s"
+    assert steps > 4  # were both of one kind, it were 1; how much above is a matter of two timings
     row = bench_search._playouts_19x19(make("go5x5"), None, "cpu", 1)  # type: ignore[arg-type]
     assert row is not None and row["name"] == "playouts_go19x19"
     assert bench_search._playouts_19x19(make("go19x19"), None, "cpu", 1) is None  # type: ignore
