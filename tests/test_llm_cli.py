@@ -80,7 +80,7 @@ def _interrupted(*words: object) -> str:
 def test_mistakes(
     run: Command, words: list[str], says: str, monkeypatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at its import
     run("llm", *words).mistake(says)
     assert "--model" not in words or not (tmp_path / "runs").exists()
 
