@@ -82,8 +82,8 @@ class Task:
         return list(found.values())
 
     def is_held_out(self, prompt: str) -> bool:
-        words = f"{self.seed} {prompt}".encode()
-        digest = hashlib.blake2b(words, digest_size=4).digest()
+        """Whatever the seed: a run may begin with the model of another."""
+        digest = hashlib.blake2b(f"0 {prompt}".encode(), digest_size=4).digest()
         return int.from_bytes(digest, "little") < HELD_OUT * 2**32
 
     def texts(self, count: int = 200) -> list[str]:
