@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from selfplay.console import say
 from selfplay.elo import Rating, fit
 from selfplay.errors import DiskError, UserError
 from selfplay.flat import is_flat
+from selfplay.games.base import Game
 from selfplay.hardware import hardware
 from selfplay.players import missing_engine
 from selfplay.records import read_settings
@@ -255,19 +256,25 @@ def rated_points(
             for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
 
 
-def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
-    """Every match on disk, those of earlier starts with other points on the chart included."""
-    played, parent = [], run.folder / "matches"
+def read_matches(parent: Path, game: Game) -> Iterator[tuple[Path, MatchResult]]:
+    """The matches in the folders of ``parent`` that have games; damaged ones are told of."""
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         try:
-            result = read_match(folder, run.game)
+            result = read_match(folder, game)
         except UserError as error:
             say(f"match left out: {error}")
             continue
         if result is not None and result.games:
-            a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
-                    for name in (result.a, result.b))
-            played.append((Pairing(a, b, result.games), result, folder))
+            yield folder, result
+
+
+def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
+    """Every match on disk, those of earlier starts with other points on the chart included."""
+    played = []
+    for folder, result in read_matches(run.folder / "matches", run.game):
+        a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
+                for name in (result.a, result.b))
+        played.append((Pairing(a, b, result.games), result, folder))
     order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 DROP = 0.3  #: factor of one rate drop
 LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
@@ -33,3 +35,23 @@ class Curve:
 
     def drop(self) -> None:
         self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
+
+    def note(self, drops: int) -> dict[str, Any]:
+        """best.json: the checkpoint of the lowest loss, and whether the curve is flat, having gone
+        through ``drops`` drops and found no more."""
+        return {"checkpoint": f"ckpt-{self.best_step:06d}", "flat": self.drops > drops}
+
+
+def replayed(
+    history: Iterable[Mapping[str, Any]], metric: str, rate: float, gain: float, patience: int
+) -> Curve:
+    """The curve after the looks in ``history``, whose rows have step, learning_rate and ``metric``;
+    rate: the learning rate before any drop."""
+    curve = Curve()
+    for row in history:
+        drops = round(math.log(row["learning_rate"] / rate, DROP))
+        if drops != curve.drops:  # the time had asked for it, or the settings have changed
+            curve.drop()
+            curve.drops = drops
+        curve.look(row["step"], row[metric], gain, patience)
+    return curve

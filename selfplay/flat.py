@@ -20,7 +20,7 @@ from torch import nn
 
 from selfplay import checkpoint
 from selfplay.config import FlatConfig
-from selfplay.curve import DROP, LATEST, Curve
+from selfplay.curve import DROP, LATEST, Curve, replayed
 from selfplay.data import Batch, Columns, batch
 from selfplay.games.base import Game
 from selfplay.models import NetSpec, flops
@@ -81,10 +81,11 @@ def train_flat(
         step = trainer.steps
         found = read_history(folder / "history.jsonl")
         history = [row for row in found if row["step"] <= step]
-        curve = _replay([row for row in history if row.get("rows", count) == count], lesson, config)
+        curve = replayed([row for row in history if row.get("rows", count) == count],
+                         lesson.metric, config.learning_rate, config.gain, config.patience)
         spent = max(history[-1]["seconds"] - start["seconds"], 0.0) if history else 0.0
-        if curve.best_step:
-            _note_best(folder, curve, config)  # a kill may have come just before it
+        if curve.best_step:  # a kill may have come just before it was noted
+            write_json(folder / "best.json", curve.note(config.drops))
     started = time.monotonic()
     batches = ahead(_batches(game, rows, config.batch_size, [seed, lesson.salt], step))
     per_step = 3 * flops(spec) * config.batch_size
@@ -113,7 +114,7 @@ def train_flat(
         for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
             checkpoint.drop_training(path)
         curve.look(step, row[lesson.metric], config.gain, config.patience)
-        _note_best(folder, curve, config)
+        write_json(folder / "best.json", curve.note(config.drops))
         log(row)
     best = noted_best(folder) or checkpoint.lowest_loss(folder, lesson.metric)
     assert best is not None, "there has been a look"
@@ -128,22 +129,6 @@ def _batches(
     for k in itertools.count(step):
         rng = np.random.default_rng([*seeds, k])
         yield batch(rows, rng.integers(0, len(rows.value), size), game, symmetries, rng)
-
-
-def _replay(history: list[dict[str, Any]], lesson: Lesson, config: FlatConfig) -> Curve:
-    curve = Curve()
-    for row in history:
-        drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
-        if drops != curve.drops:  # the time had asked for it, or the settings have changed
-            curve.drop()
-            curve.drops = drops
-        curve.look(row["step"], row[lesson.metric], config.gain, config.patience)
-    return curve
-
-
-def _note_best(folder: Path, curve: Curve, config: FlatConfig) -> None:
-    write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
-                                      "flat": curve.drops > config.drops})
 
 
 def noted_best(folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfplay import compare
-from selfplay.arena import MatchResult, plain, play_match, read_match, shortened
+from selfplay.arena import plain, play_match, shortened
 from selfplay.compare import RANDOM, ROUNDS, Pairing, Point
 from selfplay.console import Bar, say
 from selfplay.elo import fit
@@ -121,7 +121,8 @@ def play(
 
 def rate(found: Sequence[Entry], folder: Path) -> dict[str, Any]:
     """Ratings of all checkpoints from all matches on disk, as ``write`` and ``table`` read them."""
-    direct = _matches(found[0].run, folder)
+    direct = [(match.a, match.b, match)
+              for _, match in compare.read_matches(folder, found[0].run.game)]
     played = direct + [(p.a, p.b, r) for entry in found for p, r, _ in compare.matches(entry.run)]
     games: dict[str, int] = {}
     for a, b, result in played:
@@ -142,19 +143,6 @@ def rate(found: Sequence[Entry], folder: Path) -> dict[str, Any]:
         "matches": [{"a": a, "b": b, "games": r.games, "score": r.score, "low": r.low,
                      "high": r.high} for a, b, r in direct],
     }
-
-
-def _matches(run: Run, folder: Path) -> list[tuple[str, str, MatchResult]]:
-    found = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        try:
-            result = read_match(path, run.game)
-        except UserError as error:
-            say(f"match left out: {error}")
-            continue
-        if result is not None and result.games:
-            found.append((result.a, result.b, result))
-    return found
 
 
 def table(result: dict[str, Any]) -> str:

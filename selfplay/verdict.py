@@ -140,9 +140,9 @@ def deciding_match(evaluation: Record, sft: Record, rl: Record, sims: int) -> Re
     at who won: picking the best by Elo would pick the luckiest, and its own match with it.
     """
     sides: dict[str, dict[str, Record]] = {"sft": {}, "rl": {}}
+    both = (first(evaluation), later(evaluation, sims))
     for point in rated(evaluation):
-        side, top = ("sft", sft) if point["stage"] == first(evaluation) else ("rl", rl)
-        both = (first(evaluation), later(evaluation, sims))
+        side, top = ("sft", sft) if point["stage"] == both[0] else ("rl", rl)
         mine = point.get("sims", 0) == sims and point["stage"] in both
         if mine and not significantly_below(point, top):
             sides[side][point["player"]] = point

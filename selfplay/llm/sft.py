@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from selfplay import checkpoint
-from selfplay.curve import DROP, LATEST, Curve
+from selfplay.curve import DROP, LATEST, Curve, replayed
 from selfplay.errors import Breakdown, UserError, going_on
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
@@ -187,9 +187,9 @@ def train_sft(
         trainer.load_state(*checkpoint.load_training(newest))
         found = read_history(folder / "history.jsonl")
         history = [row for row in found if row["step"] <= trainer.steps]
-        curve = _replay(history, config)
+        curve = replayed(history, "loss", config.learning_rate, config.gain, config.patience)
         spent = history[-1]["seconds"] if history else 0.0
-        _note_best(folder, curve, config)
+        write_json(folder / "best.json", curve.note(config.drops))
     tokens = history[-1]["tokens"] if history else 0
     examples = task.held_out(held_out)
     held = [texts_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
@@ -221,7 +221,7 @@ def train_sft(
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
         _save(folder, model, tokenizer, trainer, row)
         curve.look(row["step"], row["loss"], config.gain, config.patience)
-        _note_best(folder, curve, config)
+        write_json(folder / "best.json", curve.note(config.drops))
         _thin(folder, config.keep)
         log(row)
     return best(folder)
@@ -266,19 +266,3 @@ def _thin(folder: Path, keep: int) -> None:
     for path in found[:-max(keep, store.LAST)]:
         if path != kept:
             shutil.rmtree(path)
-
-
-def _replay(history: list[dict[str, Any]], config: TextSFTConfig) -> Curve:
-    curve = Curve()
-    for row in history:
-        drops = round(math.log(row["learning_rate"] / config.learning_rate, DROP))
-        if drops != curve.drops:  # the time had asked for it, or the settings have changed
-            curve.drop()
-            curve.drops = drops
-        curve.look(row["step"], row["loss"], config.gain, config.patience)
-    return curve
-
-
-def _note_best(folder: Path, curve: Curve, config: TextSFTConfig) -> None:
-    write_json(folder / "best.json", {"checkpoint": f"ckpt-{curve.best_step:06d}",
-                                      "flat": curve.drops > config.drops})

@@ -67,10 +67,9 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
 def history(folder: Path) -> list[Record]:
     """The rows of a stage, each with its cumulative cost in the stage: flops (None where it is not
     known) and seconds."""
-    path = folder / "history.jsonl"
     return [{**row, "flops": row.get("total_flops", row.get("flops")),
              "seconds": row.get("total_seconds", row.get("seconds"))}
-            for row in (read_history(path) if path.exists() else [])]
+            for row in read_history(folder / "history.jsonl")]
 
 
 def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Record]:
