@@ -61,11 +61,11 @@ def model(policy=None, seed: int = 0) -> RewardModel:
 
 
 def planted(count: int, seed: int) -> list[Pair]:
-    """The text with more x in it is the better one; all else is chance."""
+    """The text with at least two more x in it is the better one; all else is chance."""
     rng, pairs = np.random.default_rng(seed), []
     while len(pairs) < count:
-        a, b = ("".join(rng.choice(list("xyz"), rng.integers(3, 8))) for _ in range(2))
-        if a.count("x") > b.count("x"):
+        a, b = ("".join(rng.choice(list("xyz"), 5)) for _ in range(2))
+        if a.count("x") > b.count("x") + 1:
             pairs.append(Pair(f"{len(pairs)}?", a, b))
     return pairs
 
