@@ -43,7 +43,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from selfplay.arguments import positive, seconds
+from selfplay.bench.arguments import positive, seconds
 
 REMEDY = '.venv/bin/pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfplay import checkpoint
+from selfplay.board.trainer import TrainConfig, Trainer
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from selfplay import rng
-from selfplay.board_policy import BoardPolicy
-from selfplay.bouts import Bout, deal_groups, harvest
-from selfplay.config import PoolConfig
-from selfplay.data import unpack
-from selfplay.errors import UserError
+from selfplay.board.config import PoolConfig
+from selfplay.board.data import unpack
+from selfplay.board.league_games import Bout, Pool, deal_groups, harvest
+from selfplay.board.policy import BoardPolicy
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import side, take
+from selfplay.games.openings import deal
+from selfplay.learn.rollout import Acted
 from selfplay.models import NetSpec, build, seeded
-from selfplay.play import deal
-from selfplay.pool import Pool
-from selfplay.seam import Acted
-from selfplay.train import TrainConfig, Trainer
+from selfplay.search import random as rng
 
 
 class Scripted:

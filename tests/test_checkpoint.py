@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfplay import checkpoint
-from selfplay.data import Batch
-from selfplay.errors import UserError
+from selfplay.board.data import Batch
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.errors import UserError
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer
 
 SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
 META = {"game": "tictactoe", "kind": "rl", "step": 3,

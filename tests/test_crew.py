@@ -10,12 +10,12 @@ import pytest
 import torch
 from harvesting import played
 
-from selfplay import crew
-from selfplay.actor import Actor, Harvest, join
-from selfplay.config import RLConfig
-from selfplay.crew import Crew, group_sizes
+from selfplay.board import selfplay
+from selfplay.board.config import RLConfig
+from selfplay.board.selfplay import Actor, Crew, Harvest, join
 from selfplay.games import make
-from selfplay.inference import Evaluator
+from selfplay.inference import evaluator
+from selfplay.inference.evaluator import Evaluator, group_sizes
 from selfplay.models import NetSpec, build, seeded
 
 GAME = make("tictactoe")
@@ -24,7 +24,7 @@ SMALL = RLConfig(sims=4, cheap_sims=2, games=24, opening=(0, 2), temperature_pli
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "GROUP_GAMES", {"cpu": 8})
+    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cpu": 8})
 
 
 def evaluators(count: int = 3) -> list[Evaluator]:
@@ -50,7 +50,7 @@ def test_groups_are_few_and_even() -> None:
 
 
 def test_a_gpu_has_another_group_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "GROUP_GAMES", {"cuda": 8})
+    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cuda": 8})
     assert group_sizes(8, "cuda:0") == [4, 4]
     assert group_sizes(20, "cuda") == [7, 7, 6]
     assert group_sizes(1, "cuda") == [1]
@@ -81,7 +81,7 @@ def test_each_group_plays_as_an_actor_of_its_own() -> None:
     rounds: list[Harvest] = []
     while not rounds:
         for actor in actors:
-            rounds += [h for h in (actor.wave() for _ in range(crew.WAVES)) if h is not None]
+            rounds += [h for h in (actor.wave() for _ in range(selfplay.WAVES)) if h is not None]
     assert equal(harvest, join(rounds))
     games = [set(map(bytes, np.split(h.actions, h.ends[:-1]))) for h in
              (played(actor, 40) for actor in actors)]
@@ -110,7 +110,7 @@ def test_torch_keeps_to_one_thread_in_each_and_gets_its_own_back(
         for threads in (1, 2):
             asked = iter([False, True])
             crew_of(threads).play(1, stop=lambda asked=asked: next(asked))
-        assert seen == [1] * (2 * 3 * crew.WAVES)
+        assert seen == [1] * (2 * 3 * selfplay.WAVES)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -134,6 +134,6 @@ def test_large_nets_meet_more_often() -> None:
     def waves(work: float) -> int:
         return Crew(GAME, evaluators(), SMALL, seed=5, threads=1, work=work).waves
 
-    assert waves(0.0) == waves(1.0) == crew.WAVES
-    assert waves(crew.WORK / 8 / 3.5) == 3  # 8 games a group
-    assert waves(crew.WORK) == 1
+    assert waves(0.0) == waves(1.0) == selfplay.WAVES
+    assert waves(selfplay.WORK / 8 / 3.5) == 3  # 8 games a group
+    assert waves(selfplay.WORK) == 1

@@ -17,15 +17,15 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay import checkpoint
-from selfplay.config import RLConfig, SFTConfig
-from selfplay.data import Columns, load_shard
+from selfplay.board.alphazero import Learner, thin, train_rl
+from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.data import Columns, load_shard
+from selfplay.board.supervised import best, train_sft
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.files import read_history
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.rl import Learner, thin, train_rl
-from selfplay.runs import read_history
-from selfplay.sft import best, train_sft
-from selfplay.train import TrainConfig, Trainer
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 GAME = make("tictactoe")
@@ -213,7 +213,7 @@ def random_columns(rows: int, seed: int) -> Columns:
 
 
 def random_batch(seed: int) -> Any:
-    from selfplay.data import batch
+    from selfplay.board.data import batch
 
     rows = np.arange(8)
     return batch(random_columns(8, seed), rows, GAME, GAME.symmetries(), None)

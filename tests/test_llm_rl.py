@@ -16,21 +16,14 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER
 
-from selfplay import checkpoint
-from selfplay.algorithms import algorithm
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.learn import checkpoint
+from selfplay.learn.config import algorithm
 from selfplay.llm import store
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import (
-    Job,
-    TextLearner,
-    TextRLConfig,
-    count_markers,
-    resumed_history,
-    train_rl,
-)
+from selfplay.llm.rl import Job, TextLearner, TextRLConfig, count_markers, resumed_history, train_rl
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 

@@ -20,8 +20,9 @@ import fake_vllm
 import torch
 from given_llm import SHORT, TASK, odd, saved
 
-from selfplay.algorithms import algorithm
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.learn.config import algorithm
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.generate import Sampling, TorchGenerator
@@ -31,7 +32,6 @@ from selfplay.llm.preferences import Pair, to_lines
 from selfplay.llm.rl import Job, TextLearner
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
-from selfplay.seam import Rollout
 
 EXACT = SampleConfig(engine="vllm", dtype="float32")
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7], [30]]

@@ -15,17 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import checkpoint, rl
-from selfplay.config import RLConfig
-from selfplay.data import load_shard, pack
-from selfplay.errors import UserError
+from selfplay.arena.play import play_games
+from selfplay.arena.players import RandomPlayer, RawPlayer
+from selfplay.board import alphazero
+from selfplay.board.alphazero import Learner, gate, thin, train_rl
+from selfplay.board.config import RLConfig
+from selfplay.board.data import load_shard, pack
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
 from selfplay.games import make
-from selfplay.inference import Evaluator
+from selfplay.inference.evaluator import Evaluator
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, flops
-from selfplay.play import play_games
-from selfplay.players import RandomPlayer, RawPlayer
-from selfplay.rl import Learner, gate, thin, train_rl
-from selfplay.runs import read_history
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -186,7 +187,7 @@ def test_thinning_keeps_the_ends_and_the_spacing(keep: int, iterations: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "listing", lambda folder: list(kept))
         patch.setattr(checkpoint, "drop_training", dropped.append)
-        patch.setattr(rl.shutil, "rmtree", lambda path: kept.remove(path))
+        patch.setattr(alphazero.shutil, "rmtree", lambda path: kept.remove(path))
         for step in range(1, iterations + 1):
             kept.append(Path(f"ckpt-{step:06d}"))
             thin(Path(), keep)
@@ -226,7 +227,7 @@ def test_a_damaged_newest_checkpoint_costs_its_iteration_only(tmp_path: Path) ->
 def test_gating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, let_through: bool
 ) -> None:
-    monkeypatch.setattr(rl, "gate", lambda learner: score)
+    monkeypatch.setattr(alphazero, "gate", lambda learner: score)
     gated = learner(tmp_path, replace(SMALL, iterations=1, gating=True))
     before = outputs(gated.players.evaluators[0])
     train_rl(gated)
@@ -252,15 +253,15 @@ def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:
 def test_the_gate_scores_the_new_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quits: str, score: float
 ) -> None:
-    import selfplay.players
+    import selfplay.arena.players
 
     class Quitter(RawPlayer):
         def act(self, states: Any, slots: Any) -> Any:
             if self.name == quits:
-                return np.full(len(slots), selfplay.players.RESIGN)
+                return np.full(len(slots), selfplay.arena.players.RESIGN)
             return super().act(states, slots)
 
-    monkeypatch.setattr(selfplay.players, "RawPlayer", Quitter)
+    monkeypatch.setattr(selfplay.arena.players, "RawPlayer", Quitter)
     assert gate(learner(tmp_path, replace(SMALL, gating_games=8))) == score
 
 
@@ -291,8 +292,8 @@ def test_self_play_learns(tmp_path: Path) -> None:
 def test_threads_change_neither_games_nor_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.crew.GROUP_GAMES", {"cpu": 3})
-    monkeypatch.setattr("selfplay.gradient.SHARD_ROWS", {"cpu": 5})
+    monkeypatch.setattr("selfplay.inference.evaluator.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.board.trainer.SHARD_ROWS", {"cpu": 5})
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         train_rl(learner(tmp_path / str(threads)))

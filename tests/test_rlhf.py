@@ -18,19 +18,19 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER, llama
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, read_json
 from selfplay.llm import rollouts
-from selfplay.llm.chart import draw
+from selfplay.llm.config import RewardConfig, RLHFConfig
+from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save
-from selfplay.llm.optimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
-from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
 from selfplay.llm.tasks import Task
-from selfplay.runs import read_history, read_json
+from selfplay.report.panels import draw_curves
 
 A = TOKENIZER("a")["input_ids"][0]
 
@@ -302,8 +302,8 @@ def test_the_turn_of_a_curve() -> None:
 
 def test_the_picture_is_a_png_with_every_curve() -> None:
     row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
-    plain = draw({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
-    full = draw({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
+    plain = draw_curves({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
+    full = draw_curves({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
     for data in (plain, full):
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(data) > 10_000

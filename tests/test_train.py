@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay.data import Batch, Columns, pack
-from selfplay.errors import UserError
-from selfplay.gradient import loss_parts, to_tensors
+from selfplay.board.data import Batch, Columns, pack
+from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns, loss_parts, to_tensors
+from selfplay.common.errors import UserError
 from selfplay.models import NetOutput, NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
 

@@ -21,10 +21,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfplay import advantages, checkpoint
-from selfplay.algorithms import PGConfig, sized
-from selfplay.arena import wilson
-from selfplay.errors import UserError, going_on
+from selfplay.common.errors import UserError, going_on
+from selfplay.common.files import read_history, write_history
+from selfplay.common.machine import peak_mb, reset_peak
+from selfplay.common.stats import wilson
+from selfplay.learn import advantages, checkpoint
+from selfplay.learn.config import PGConfig, sized
+from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
@@ -32,10 +36,6 @@ from selfplay.llm.models import Lora, Net, end_tokens, load, reference_of, value
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.rollouts import Batch, Reward, verifier
 from selfplay.llm.tasks import Task
-from selfplay.memory import peak_mb, reset_peak
-from selfplay.runs import read_history, write_history
-from selfplay.seam import Rollout
-from selfplay.update import PolicyOptimizer
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
 

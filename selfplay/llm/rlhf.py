@@ -20,24 +20,24 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from selfplay import checkpoint
-from selfplay.algorithms import sized
-from selfplay.errors import going_on
+from selfplay.common.errors import going_on
+from selfplay.common.files import read_history, write_history, write_json
+from selfplay.learn import checkpoint
+from selfplay.learn.config import sized
+from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
+from selfplay.llm.config import RLHFConfig
+from selfplay.llm.evaluate import Looked, figures
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.optimism import Looked, figures
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import append, figures_of, resumed_history, shown
-from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
-from selfplay.runs import read_history, write_history, write_json
-from selfplay.seam import Rollout
-from selfplay.update import PolicyOptimizer
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
 SHOWN = 8  #: held-out prompts whose completions are written down at a look

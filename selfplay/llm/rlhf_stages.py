@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.console import Bar, say
-from selfplay.files import write_atomic
-from selfplay.llm.chart import draw
+from selfplay.common.console import Bar, say
+from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.llm.config import RLHFConfig
+from selfplay.llm.evaluate import best_of_n, turn
+from selfplay.llm.folder import PICTURE, TextRun, sampling_of
 from selfplay.llm.models import Net, end_tokens, load
-from selfplay.llm.optimism import best_of_n, turn
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import (
     Pair,
@@ -28,6 +29,7 @@ from selfplay.llm.preferences import (
     synthesise,
     to_lines,
 )
+from selfplay.llm.recipes import log_row, log_samples, tensorboard
 from selfplay.llm.reward_model import (
     best_checkpoint,
     load_reward_model,
@@ -35,13 +37,10 @@ from selfplay.llm.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rlhf import Aim, Climber, train_rlhf
-from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.sft import best
-from selfplay.llm.stages import TextRun, log_row, log_samples, sampling_of, tensorboard
 from selfplay.llm.vllm import engine_of
-from selfplay.runs import Clock, read_history, read_json, write_json
-
-PICTURE = "overoptimisation.png"
+from selfplay.report.panels import draw_curves
+from selfplay.run.folder import Clock
 
 
 def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
@@ -116,7 +115,7 @@ def picture(folder: Path, config: RLHFConfig, title: str) -> None:
     climbs = {text: rows for name, text in names.items()
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / PICTURE, draw(
+    write_atomic(folder / PICTURE, draw_curves(
         climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfplay import advantages
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
+from selfplay.learn import advantages
+from selfplay.learn.policy_gradient import kl_estimate
+from selfplay.learn.rollout import Acted, Rollout
 from selfplay.llm.models import Net, left_padded, render
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
-from selfplay.policy_gradient import kl_estimate
-from selfplay.seam import Acted, Rollout
-from selfplay.threads import Workers
 
 LOOK_STEPS = 8192  #: tokens, padding included, that are evaluated without a gradient at once
 

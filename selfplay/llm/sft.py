@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay import checkpoint
-from selfplay.curve import DROP, LATEST, Curve, replayed
-from selfplay.errors import Breakdown, UserError, going_on
+from selfplay.common.errors import Breakdown, UserError, going_on
+from selfplay.common.files import read_history, read_json, write_history, write_json
+from selfplay.learn import checkpoint
+from selfplay.learn.losses import gather_logp, masked_mean
+from selfplay.learn.plateau import DROP, LATEST, Curve, replayed
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers
@@ -29,8 +31,6 @@ from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import complete, end_tokens, load, render
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks import Task, demonstration
-from selfplay.losses import gather_logp, masked_mean
-from selfplay.runs import read_history, read_json, write_history, write_json
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 SHOWN = 4  #: completions written down at a look

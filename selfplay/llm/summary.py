@@ -11,17 +11,17 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
-from selfplay.arena import wilson
-from selfplay.compute import Record, finite
-from selfplay.flat import is_flat
-from selfplay.hardware import hardware
-from selfplay.llm import rlhf_stages
+from selfplay.common.files import read_history, read_json
+from selfplay.common.machine import hardware
+from selfplay.common.settings import assignments, to_dict
+from selfplay.common.stats import wilson
+from selfplay.learn.plateau import is_flat
+from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
+from selfplay.llm.folder import TextRun, task_of
 from selfplay.llm.rewards import reward
-from selfplay.llm.stages import TextRun, task_of
-from selfplay.measure import ACCURACY, LEARNERS, STAGES
-from selfplay.runs import read_history, read_json
-from selfplay.settings import assignments, to_dict
+from selfplay.report.axis import Record, finite
+from selfplay.report.verdict import ACCURACY, LEARNERS, STAGES
 
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.config import SampleConfig
 from selfplay.llm.generate import Generator, Samples, Sampling, TorchGenerator, keys, must_fit
 from selfplay.llm.models import base_of, end_tokens, left_padded, plain_weights
