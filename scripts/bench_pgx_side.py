@@ -116,14 +116,14 @@ def our_selfplay(game: Any, net: str, dtype: str, simulations: int, games: int) 
 
     import torch
 
-    from selfplay.board.selfplay import Crew
+    from selfplay.board.selfplay import SelfPlay
     from selfplay.inference.evaluator import group_sizes
     from selfplay.run.config import preset
 
     config = replace(preset(game.name).rl, sims=simulations, full_share=1.0, cache_mb=0,
                      games=games)
     evaluators = our_evaluators(game, net, dtype, len(group_sizes(games, "cpu")))
-    return Crew(game, evaluators, config, seed=0, threads=torch.get_num_threads())
+    return SelfPlay(game, evaluators, config, seed=0, threads=torch.get_num_threads())
 
 
 def our_moves(crew: Any, seconds: float) -> int:

@@ -76,10 +76,10 @@ class Clock:
 def our_side(args: argparse.Namespace) -> None:
     from selfplay.learn.config import algorithm
     from selfplay.llm.generate import Sampling
-    from selfplay.llm.rl import Job, TextLearner, TextRLConfig
+    from selfplay.llm.rl import RewardedTask, TextLearner, TextRLConfig
     from selfplay.llm.tasks import make_task
 
-    job = Job(make_task(args.task, style="short"))
+    job = RewardedTask(make_task(args.task, style="short"))
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
     with tempfile.TemporaryDirectory() as folder:
         learner = TextLearner(job, args.model, Path(folder), config,

@@ -18,7 +18,7 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.inference import openvino, precision
 from selfplay.inference.precision import (
-    Acting,
+    ActorNets,
     Agreement,
     Trial,
     agree,
@@ -90,12 +90,12 @@ def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(t.rate > 0 for t in found.values())
 
 
-def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> Acting:
-    return Acting(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
+def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> ActorNets:
+    return ActorNets(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
                   lambda: random_positions(GAME, seed=1, count=64), **options)
 
 
-def dtypes(found: Acting) -> set[str]:
+def dtypes(found: ActorNets) -> set[str]:
     assert len(found.evaluators) == 2  # 200 games: two groups
     return {e.dtype_name for e in found.evaluators}
 

@@ -151,7 +151,7 @@ def test_on_a_gpu_one_thread_feeds_the_net_alone_and_all_play(
     game, crews, works = make("tictactoe"), list[int](), list[Any]()
     monkeypatch.setattr(bench_net, "Evaluator", lambda net, game, device, *rest: Evaluator(
         net, game, "cpu", *rest))
-    monkeypatch.setattr(bench_net, "Crew", lambda *_, threads, **__: crews.append(threads))
+    monkeypatch.setattr(bench_net, "SelfPlay", lambda *_, threads, **__: crews.append(threads))
     monkeypatch.setattr(bench_net, "_best", works.extend)
     torch.set_num_threads(3)
     for device in ("cuda", "cpu"):

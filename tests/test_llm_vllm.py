@@ -29,7 +29,7 @@ from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.preferences import Pair, to_lines
-from selfplay.llm.rl import Job, TextLearner
+from selfplay.llm.rl import RewardedTask, TextLearner
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
 
@@ -102,7 +102,7 @@ def learner(
     config = TextRLConfig(prompts=2, group=4, steps=3, evaluate_every=2, evaluate_prompts=2,
                           checkpoint_every=1)
     return TextLearner(
-        Job(make_task(TASK, style="answer")), folder, path, config,
+        RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,
         engine=lambda model, words: vllm.engine_of(model, words, sample, folder, "cpu"))

@@ -236,7 +236,7 @@ class Untrained:
 
         self.net = build(spec)
 
-    def acting(self) -> Any:
+    def inference_net(self) -> Any:
         return self.net
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:

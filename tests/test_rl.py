@@ -233,7 +233,7 @@ def test_gating(
     train_rl(gated)
     assert gated.history[-1]["gate"] == score
     assert np.array_equal(outputs(gated.players.evaluators[0]), before) != let_through
-    newest = Evaluator(gated.trainer.acting(), GAME, dtype="float32")
+    newest = Evaluator(gated.trainer.inference_net(), GAME, dtype="float32")
     assert same(gated.players.evaluators[0], newest) == let_through
     # who plays is who the checkpoint holds and who a restart lets play; training goes on anyway
     again = learner(tmp_path, replace(SMALL, gating=True))
@@ -241,7 +241,7 @@ def test_gating(
     held, _ = checkpoint.load_net(tmp_path / "ckpt-000001")
     assert same(Evaluator(held, GAME, dtype="float32"), gated.players.evaluators[0])
     restarted = learner(tmp_path, replace(SMALL, gating=True))
-    assert same(Evaluator(restarted.trainer.acting(), GAME, dtype="float32"), newest)
+    assert same(Evaluator(restarted.trainer.inference_net(), GAME, dtype="float32"), newest)
 
 
 def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:
@@ -280,9 +280,9 @@ def test_self_play_learns(tmp_path: Path) -> None:
                       window_min=2000, window_max=4000, batch_size=64, learning_rate=5e-3,
                       ema_decay=0.98, temperature_plies=4, opening=(0, 3), iterations=6)
     run = learner(tmp_path, config, replace(SPEC, size="2x16"))
-    before = score_against_random(run.trainer.acting())
+    before = score_against_random(run.trainer.inference_net())
     train_rl(run)
-    after = score_against_random(run.trainer.acting())
+    after = score_against_random(run.trainer.inference_net())
     assert after > before + 0.1  # four standard errors of 400 games
     assert after > 0.8
     losses = [row["value_loss"] for row in run.history]

@@ -28,7 +28,7 @@ from selfplay.llm.models import render, save
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, divergence, train_rlhf
 from selfplay.llm.tasks import Task
 from selfplay.report.panels import draw_curves
 
@@ -59,7 +59,7 @@ def counting() -> Counting:
 #: The truth: two of them are best, each further one does harm.
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
     [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
-AIM = Aim(Task("letters", Letters()), counting(), GOLD)
+AIM = RLHFObjective(Task("letters", Letters()), counting(), GOLD)
 SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
                    held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
                    learning_rate=1e-3)
@@ -73,9 +73,9 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def climber(init: Path, folder: Path, aim: Aim = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> Climber:
-    return Climber(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
+            **changes: Any) -> RLHFLearner:
+    return RLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -193,7 +193,7 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = Climber(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    made = RLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
     asked: list[rollouts.Batch] = []
     with pytest.MonkeyPatch.context() as patch:
         def noted(*given: Any) -> rollouts.Batch:

@@ -24,7 +24,7 @@ from selfplay.arena.players import parse_player
 from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
 from selfplay.arena.sgf import ExpertGame, Skipped
 from selfplay.common.errors import UserError
-from selfplay.common.files import held, write_atomic
+from selfplay.common.files import in_use, write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 
@@ -75,7 +75,7 @@ def generate(
     with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
         head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
         out.parent.mkdir(parents=True, exist_ok=True)
-        with held(out, "--out"):
+        with in_use(out, "--out"):
             _check_name(out, game)  # who held it until now may have finished it
             records = resume(settings, head, partial)
             progress(len(records))

@@ -22,7 +22,7 @@ from selfplay.arena.players import parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
 from selfplay.common.errors import UserError
-from selfplay.common.files import held, make_folder
+from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
 from selfplay.games.go import Go
@@ -180,7 +180,7 @@ def _kept(
         yield []
         return
     make_folder(folder)
-    with held(folder, "--out"):
+    with in_use(folder, "--out"):
         records = resume(folder / "match.json", settings, folder / "games.jsonl")
         try:
             yield records

@@ -23,7 +23,7 @@ from selfplay.bench.search import GIVEN, free_net, free_search
 from selfplay.bench.timing import Rate, repeat, row
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch, pack
-from selfplay.board.selfplay import Actor, Crew, search_config
+from selfplay.board.selfplay import Actor, SelfPlay, search_config
 from selfplay.board.trainer import TrainConfig, Trainer, loss_parts, to_tensors
 from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game
@@ -127,7 +127,7 @@ class _Nets:
         """Evaluations/s of self-play; games go on between calls."""
         if ("selfplay", dtype) not in self._rates:
             evaluators = self._evaluators(dtype, len(group_sizes(self.config.games, self.device)))
-            crew = Crew(self.game, evaluators, self.config, seed=0,
+            crew = SelfPlay(self.game, evaluators, self.config, seed=0,
                         threads=torch.get_num_threads())
 
             def done() -> int:
@@ -254,7 +254,7 @@ def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
 FIRST_MOVE = """
 import sys
 from selfplay.config import preset
-from selfplay.crew import Crew, group_sizes
+from selfplay.crew import SelfPlay, group_sizes
 from selfplay.games import make
 from selfplay.inference import Evaluator
 from selfplay.models import NetSpec, build, seeded
@@ -262,7 +262,7 @@ game, size, device = make(sys.argv[1]), *sys.argv[2:]
 config = preset(game.name).rl
 net = seeded(0, lambda: build(NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)))
 evaluators = [Evaluator(net, game, device) for _ in group_sizes(config.games, device)]
-actor = Crew(game, evaluators, config, seed=0, threads=1).actors[0]
+actor = SelfPlay(game, evaluators, config, seed=0, threads=1).actors[0]
 start = actor.states.ply.sum()
 while actor.states.ply.sum() == start:
     actor.wave()

@@ -31,7 +31,7 @@ from selfplay.board.data import (
     save_shard,
     unpack,
 )
-from selfplay.board.selfplay import Crew, Harvest, join
+from selfplay.board.selfplay import Harvest, SelfPlay, join
 from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json, write_history, write_json
@@ -40,7 +40,7 @@ from selfplay.common.threads import ahead
 from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.evaluator import spread
-from selfplay.inference.precision import Acting
+from selfplay.inference.precision import ActorNets
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, flops, seeded
 
@@ -76,9 +76,9 @@ class Learner:
         self.played: dict[str, float] = {}  #: what there is to say of the newest shard
         self._resume()
         self.known = known
-        self.players = Acting(game, self.actors_net, config, folder / "dtype.json", device,
+        self.players = ActorNets(game, self.actors_net, config, folder / "dtype.json", device,
                               self.positions, fresh=not self.iteration)
-        self.crew: Crew | None = None
+        self.selfplay: SelfPlay | None = None
         self.symmetries = game.symmetries()
 
     def _resume(self) -> None:
@@ -96,7 +96,7 @@ class Learner:
 
     def accept(self) -> None:
         """Let the newest weights play."""
-        self.actors_net.load_state_dict(self.trainer.acting().state_dict())
+        self.actors_net.load_state_dict(self.trainer.inference_net().state_dict())
         self.players.load(self.actors_net)
 
     def positions(self) -> NDArray[Any]:
@@ -107,7 +107,7 @@ class Learner:
         source = self.window.newest() if len(self.window) else self.known
         return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
 
-    def acting(self) -> nn.Module:
+    def inference_net(self) -> nn.Module:
         """What a checkpoint gives to those who play."""
         return self.actors_net
 
@@ -143,14 +143,14 @@ class Learner:
         cost = _cost(note)
         have = sum(len(part.columns.value) for part in parts)
         progress(have)
-        if self.crew is None:  # a fresh stream of games after every start
+        if self.selfplay is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * len(parts)
-            self.crew = Crew(self.game, self.players.evaluators, self.config, seed=seed,
+            self.selfplay = SelfPlay(self.game, self.players.evaluators, self.config, seed=seed,
                              threads=torch.get_num_threads(), work=flops(self.spec))
         while have < wanted and not stop():
             began, before = time.monotonic(), self._evaluated()
             pause = began + PART_SECONDS
-            harvest = self.crew.play(
+            harvest = self.selfplay.play(
                 wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress)
             for key, count in self._evaluated().items():
                 cost[key] += count - before[key]
@@ -284,7 +284,7 @@ def train_rl(
         last = now
         if held is not None:
             sample = Columns(*(c[:HELD_ROWS] for c in held))
-            seen = evaluate_columns(learner.trainer.acting(), learner.game, sample, device)
+            seen = evaluate_columns(learner.trainer.inference_net(), learner.game, sample, device)
             row.update({f"expert_{k}": v for k, v in seen.items()})
         if config.gating:
             row["gate"] = gate(learner)
@@ -300,13 +300,13 @@ def train_rl(
 
 
 def gate(learner: Learner) -> float:
-    """Score of the new weights against the acting ones: raw policies, varied openings."""
+    """Score of the new weights against those that play: raw policies, varied openings."""
     from selfplay.arena.play import play_games
     from selfplay.arena.players import RawPlayer
 
     config = learner.config
     device = learner.trainer.device
-    new = RawPlayer("new", spread(learner.trainer.acting(), learner.game, device))
+    new = RawPlayer("new", spread(learner.trainer.inference_net(), learner.game, device))
     old = RawPlayer("old", spread(learner.actors_net, learner.game, device))
     games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
                        seed=learner.seed + learner.iteration, slots=config.gating_games)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from selfplay.learn.config import FlatConfig, PGConfig
+from selfplay.learn.config import PGConfig, PlateauConfig
 
 
 @dataclass(frozen=True)
-class SFTConfig(FlatConfig):
+class SFTConfig(PlateauConfig):
     """Supervised learning on the expert's moves."""
 
     value_weight: float = 0.5
@@ -69,7 +69,7 @@ class PoolConfig:
 
 
 @dataclass(frozen=True)
-class ValueConfig(FlatConfig):
+class ValueConfig(PlateauConfig):
     """AlphaGo's value net and its games (Silver et al. 2016, "Reinforcement learning of value
     networks"); of the recipe alphago only."""
 

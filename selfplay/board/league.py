@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from selfplay.board.alphazero import HELD_ROWS, thin
 from selfplay.board.config import LeagueSettings
 from selfplay.board.data import Columns
-from selfplay.board.league_games import Bout, Played, Pool, deal_groups, harvest
+from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.board.trainer import evaluate_columns
-from selfplay.common.errors import going_on
+from selfplay.common.errors import advise_on_breakdown
 from selfplay.common.files import read_history, write_history
 from selfplay.common.machine import rss_mb
 from selfplay.common.threads import Workers
@@ -37,7 +37,7 @@ from selfplay.learn.rollout import Evaluated, Rollout
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.search import random as generators
 
-ROUNDS = 4  #: of a bout between two meetings of the threads
+ROUNDS = 4  #: of the games between two meetings of the threads
 PARTS = 8  #: of a rollout that is looked at once more, a thread's work each
 WATCHED = 8  #: where the reference is only watched: every so many games
 
@@ -80,7 +80,7 @@ class PolicyLearner:
         """Of this iteration's checkpoint."""
         return self.folder / f"ckpt-{self.iteration:06d}"
 
-    def acting(self) -> nn.Module:
+    def inference_net(self) -> nn.Module:
         """What a checkpoint gives to those who play."""
         return self.policy.net
 
@@ -93,28 +93,28 @@ class PolicyLearner:
         progress: Callable[[int], None] = lambda n: None,
     ) -> Played | None:
         """The games of the next iteration; None where ``stop()`` came first."""
-        bouts = self._bouts()
-        while live := [bout for bout in bouts if bout.live.any()]:
+        games = self._games()
+        while live := [played for played in games if played.live.any()]:
             if stop():
                 return None
-            progress(sum(self.workers.map(lambda bout: bout.rounds(ROUNDS), live)))
-        self.compute["flops"] += sum(bout.evaluations for bout in bouts) * flops(self.spec)
-        return harvest(bouts)
+            progress(sum(self.workers.map(lambda played: played.rounds(ROUNDS), live)))
+        self.compute["flops"] += sum(played.evaluations for played in games) * flops(self.spec)
+        return harvest(games)
 
-    def _bouts(self) -> list[Bout]:
+    def _games(self) -> list[LeagueGames]:
         """One an opponent, with as many groups each as there are to share."""
         config, number = self.config.pool, self.iteration + 1
         seed = int(generators.streams(self.seed, np.array([number]))[0] >> np.uint64(1))
         opponents = self.pool.draw(number, np.random.default_rng([seed, 0]))
         groups = max(config.games // config.group, 1)
         edges = [groups * k // len(opponents) for k in range(len(opponents) + 1)]
-        learner, bouts = self.policy.frozen(), []
+        learner, games = self.policy.frozen(), []
         for step, (first, last) in zip(opponents, pairwise(edges), strict=True):
             deals = deal_groups(self.game, range(first, last), config.group, config.opening, seed)
             ids = np.arange(first * config.group, last * config.group)
-            bouts.append(Bout(self.game, learner, self.pool.member(step), deals,
-                              generators.streams(seed, ids)))
-        return [bout for bout in bouts if len(bout.live)]
+            games.append(LeagueGames(self.game, learner, self.pool.member(step), deals,
+                                     generators.streams(seed, ids)))
+        return [played for played in games if len(played.live)]
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy by ``rollout``; ``update.PolicyOptimizer``'s figures, and two
@@ -211,14 +211,15 @@ def train_pg(
     """
     config = learner.config
     while learner.iteration < config.rl.iterations and left() > 0:
-        with going_on(lambda: checkpoint.newest(learner.folder), "--init", "pg.learning_rate",
-                      config.pg.learning_rate):
+        with advise_on_breakdown(lambda: checkpoint.newest(learner.folder), "--init",
+                                 "pg.learning_rate", config.pg.learning_rate):
             row = _iteration(learner, left, progress)
         if row is None:
             break
         if held is not None and learner.pool.joins(learner.iteration):
             sample = Columns(*(c[:HELD_ROWS] for c in held))
-            seen = evaluate_columns(learner.acting(), learner.game, sample, learner.policy.device)
+            seen = evaluate_columns(
+                learner.inference_net(), learner.game, sample, learner.policy.device)
             row.update({f"expert_{k}": v for k, v in seen.items()})
         learner.history.append(row)
         learner.save(row)

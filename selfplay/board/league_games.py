@@ -1,8 +1,8 @@
 """Games between two raw policies, as trajectories of one of them, the learner.
 
-A bout is some games against one opponent, in step: a round is a move of the learner in all of
-them, then one of the opponent. Every game draws from its own stream and bouts know nothing of
-each other, so what is played does not depend on how many threads share them.
+``LeagueGames`` are games against one opponent, in step: a round is a move of the learner in all of
+them, then one of the opponent. Every game draws from its own stream and knows nothing of
+the others, so what is played does not depend on how many threads share them.
 
 Past selves to play against (AlphaGo: Silver et al. 2016): checkpoints of weights in a folder.
 """
@@ -65,7 +65,7 @@ class _Moves(NamedTuple):
     logp: NDArray[np.float32]
 
 
-class Bout:
+class LeagueGames:
     """n games under way between the learner and one opponent.
 
     streams: uint64 [n], a generator (``rng``) a game, advanced in place.
@@ -118,11 +118,11 @@ class Bout:
 
 
 class Played(NamedTuple):
-    """Finished games of bouts, in the order of the bouts.
+    """Finished games, in the order of the opponents.
 
     rollout: of the learner's moves, the result as the reward of its last one; games that ended
     without any are not in it. score, length (plies, the opening's included), side: [games];
-    opponent: int64 [games], the number of the bout.
+    opponent: int64 [games], the number of its ``LeagueGames``.
     """
 
     rollout: Rollout
@@ -132,42 +132,42 @@ class Played(NamedTuple):
     opponent: NDArray[np.int64]
 
 
-def harvest(bouts: list[Bout]) -> Played:
+def harvest(groups: list[LeagueGames]) -> Played:
     """What the games have come to; all must have ended."""
-    parts = [_rollout(bout) for bout in bouts]
+    parts = [_rollout(played) for played in groups]
     steps = max(part.mask.shape[1] for part in parts)
     rollout = _joined([_padded(part, steps) for part in parts])
-    score = np.concatenate([bout.scores() for bout in bouts])
+    score = np.concatenate([played.scores() for played in groups])
     some = rollout.mask.any(1)
     return Played(
         rollout=rollout.rows(some) if bool(some.any()) else rollout, score=score,
-        length=np.concatenate([bout.states.ply for bout in bouts]),
-        side=np.concatenate([bout.deals.side for bout in bouts]),
-        opponent=np.repeat(np.arange(len(bouts)), [len(bout.live) for bout in bouts]))
+        length=np.concatenate([played.states.ply for played in groups]),
+        side=np.concatenate([played.deals.side for played in groups]),
+        opponent=np.repeat(np.arange(len(groups)), [len(played.live) for played in groups]))
 
 
-def _rollout(bout: Bout) -> Rollout:
-    """The games of one bout, row by row."""
-    games, counts = len(bout.live), np.zeros(len(bout.live), np.int64)
-    for moves in bout.moves:
+def _rollout(played: LeagueGames) -> Rollout:
+    """The games against one opponent, row by row."""
+    games, counts = len(played.live), np.zeros(len(played.live), np.int64)
+    for moves in played.moves:
         counts[moves.rows] += 1
     room = (games, max(int(counts.max()), 1))
-    sample = inputs_of(bout.game, bout.game.observe(take(bout.states, slice(0, 1))),
-                       np.zeros((1, bout.game.num_actions), np.bool_))
+    sample = inputs_of(played.game, played.game.observe(take(played.states, slice(0, 1))),
+                       np.zeros((1, played.game.num_actions), np.bool_))
     obs, legal = (np.zeros((*room, part.shape[1]), part.dtype) for part in sample)
     action, logp = np.zeros(room, np.int64), np.zeros(room, np.float32)
     step = np.zeros(games, np.int64)
-    for moves in bout.moves:
+    for moves in played.moves:
         at = (moves.rows, step[moves.rows])
         obs[at], legal[at], action[at], logp[at] = moves[1:]
         step[moves.rows] += 1
     mask = np.arange(room[1]) < counts[:, None]
-    reward = np.where(np.arange(room[1]) == counts[:, None] - 1, bout.scores()[:, None], 0)
+    reward = np.where(np.arange(room[1]) == counts[:, None] - 1, played.scores()[:, None], 0)
     return Rollout(
         inputs={"obs": torch.from_numpy(obs), "legal": torch.from_numpy(legal)},
         action=torch.from_numpy(action), mask=torch.from_numpy(mask),
         logp=torch.from_numpy(logp), reward=torch.from_numpy(reward.astype(np.float32)),
-        group=torch.from_numpy(bout.deals.group))
+        group=torch.from_numpy(played.deals.group))
 
 
 def _padded(rollout: Rollout, steps: int) -> Rollout:

@@ -1,4 +1,4 @@
-"""A board game's policy as policy-gradient learning wants it (``seam.Policy``): a net, no search.
+"""A board game's policy as policy gradient wants it (``rollout.Policy``): a net, no search.
 
 The net is in eval mode throughout, in training too: its BatchNorms use their running statistics.
 With those of the batch, a move's probability would depend on which other moves share its

@@ -243,7 +243,7 @@ def join(parts: list[Harvest]) -> Harvest:
 WORK, WAVES = 2e10, 8
 
 
-class Crew:
+class SelfPlay:
     """Many games against oneself, kept in flight between calls of ``play``.
 
     evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most

@@ -18,7 +18,7 @@ from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, take
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_flat
+from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
 from selfplay.models import NetSpec, build, flops, seeded
 
 
@@ -101,8 +101,8 @@ def train_sft(
     seed: int,
     **hooks: Any,
 ) -> Path:
-    """Learn the experts' moves and results; see ``plateau.train_flat``, which takes the hooks left,
-    log and progress.
+    """Learn the experts' moves and results; see ``plateau.train_to_plateau``, which takes the hooks
+    left, log and progress.
 
     Rows of the history have top1, top5, policy_loss and value_mse. Returns the best checkpoint by
     held-out policy loss.
@@ -117,7 +117,7 @@ def train_sft(
         step_flops=3 * flops(spec) * config.batch_size,
         kind="sft", metric="policy_loss", kept=("top1", "top5", "policy_loss", "value_mse"),
         look=lambda net: evaluate_columns(net, game, held, device), about={"game": game.name})
-    return train_flat(trainer, lesson, config, folder, **hooks)
+    return train_to_plateau(trainer, lesson, config, folder, **hooks)
 
 
 def best(folder: Path) -> Path:

@@ -74,7 +74,7 @@ class Trainer:
                        "ownership": config.ownership_weight, "score": config.score_weight},
             device, choose_dtype(config.dtype, device))
 
-    def acting(self) -> nn.Module:
+    def inference_net(self) -> nn.Module:
         """The net that acts: averaged weights, in eval mode. Not a copy: the next step moves it."""
         return self._average
 
@@ -179,14 +179,14 @@ def evaluate_columns(
     if not count:
         raise UserError("no held-out rows to look at; give more expert games")
     kind = choose_dtype(dtype, device)
-    acting = folded(net).to(device, kind, memory_format=torch.channels_last)
+    fast = folded(net).to(device, kind, memory_format=torch.channels_last)
     symmetries = game.symmetries()
 
     def look(start: int) -> dict[str, float]:
         rows = np.arange(start, min(start + EVALUATED_AT_ONCE, count))
         tensors = to_tensors(batch(columns, rows, game, symmetries, None), device)
         with torch.inference_mode():
-            out = acting(tensors.obs.to(kind))
+            out = fast(tensors.obs.to(kind))
             return {key: float(value) for key, value in _seen(out, tensors).items()}
 
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1

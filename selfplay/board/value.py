@@ -45,7 +45,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, side, take
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_flat
+from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.search import random as rng
 from selfplay.search.random import fingerprint
@@ -96,7 +96,7 @@ def train_value(
 
     policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
     random. about: what checkpoints tell beside. before: compute spent so far. See
-    ``plateau.train_flat`` for the hooks left, log and progress, and for how it goes on.
+    ``plateau.train_to_plateau`` for the hooks left, log and progress, and for how it goes on.
     Rows of the history have value_mse and value_accuracy of held-out positions, train_mse of as
     many that were learnt from.
     """
@@ -119,7 +119,7 @@ def train_value(
         kind="value", metric=VALUE_METRIC, kept=(VALUE_METRIC, "value_accuracy", "train_mse"),
         look=_look(game, evenly(train, len(held.value)), held, device),
         about={"game": game.name, **about}, before=before)
-    return train_flat(trainer, lesson, config, folder, **hooks)
+    return train_to_plateau(trainer, lesson, config, folder, **hooks)
 
 
 def _look(

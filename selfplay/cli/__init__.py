@@ -342,6 +342,6 @@ def _banner(run: Run, minutes: float) -> None:
 
 def main() -> None:
     """Entry point: every mistake of the user ends in one line and a non-zero exit."""
-    from selfplay.cli.mistakes import told
+    from selfplay.cli.mistakes import run_command
 
-    sys.exit(told(cli))
+    sys.exit(run_command(cli))

@@ -1,4 +1,4 @@
-"""What a person at the terminal is told when a command fails: one line, and what to do next."""
+"""What the terminal says when a command fails: one line, and what to do next."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, e
            errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-def told(cli: click.Group) -> int:
-    """Run ``cli``; the exit code. A mistake of the user's is told in one line on stderr."""
+def run_command(cli: click.Group) -> int:
+    """Run ``cli``; the exit code. A mistake of the user's is run_command in one line on stderr."""
     try:
         code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -20,7 +20,7 @@ class Breakdown(UserError):
 
 
 @contextmanager
-def going_on(newest: Callable[[], Path | None], option: str, setting: str, rate: float
+def advise_on_breakdown(newest: Callable[[], Path | None], option: str, setting: str, rate: float
              ) -> Iterator[None]:
     """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
     run keeps its settings. option: what gives it a checkpoint to start from. setting: name of the

@@ -70,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
     make_folder(folder)
-    with held(folder, "--run"):
+    with in_use(folder, "--run"):
         for left in folder.rglob(".*.tmp"):
             left.unlink(missing_ok=True)
         yield
@@ -85,7 +85,7 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path, option: str) -> Iterator[None]:
+def in_use(path: Path, option: str) -> Iterator[None]:
     """``locked`` for a folder in which nothing is deleted, or for a file that is yet to be made.
 
     A file is held by ``FILE.lock`` beside it, which goes with the block. option: where the user

@@ -144,12 +144,12 @@ def load_all(
 ) -> None:
     """Let evaluators of one game, dtype and device act on the weights of ``net``."""
     first, training = evaluators[0], net.training
-    acting = folded(net.eval())
+    fast = folded(net.eval())
     net.train(training)
     if first.dtype_name == "int8":
-        runs: Sequence[Run] = _int8_runs(acting, first, len(evaluators), calibration)
+        runs: Sequence[Run] = _int8_runs(fast, first, len(evaluators), calibration)
     else:
-        runs = [_torch_run(acting, first.device, DTYPES[first.dtype_name])] * len(evaluators)
+        runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
         evaluator.use(run)
 

@@ -3,7 +3,7 @@
 The choice is made by measuring, so it is written down beside the run's checkpoints: a run goes on
 in what it began in. A config that names a dtype is not measured at all.
 
-The weights that play: an evaluator for every group of a crew, in the arithmetic chosen.
+The weights that play: an evaluator for every group of games, in the arithmetic chosen.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class ActorSettings(Protocol):
     def cache_mb(self) -> int: ...
 
 
-class Acting:
+class ActorNets:
     """One evaluator a group; new weights are loaded into all of them at once.
 
     note: the file that keeps the dtype that the run evaluates in. fresh: nothing has been played

@@ -39,7 +39,7 @@ _TEMPORARY = ".tmp-"
 class Training(Protocol):
     """What is saved: ``train.Trainer``, or anything like it."""
 
-    def acting(self) -> nn.Module: ...
+    def inference_net(self) -> nn.Module: ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
@@ -52,7 +52,7 @@ def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) 
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
     with replacing(path) as temporary:
-        write_atomic(temporary / WEIGHTS, _bytes(trainer.acting().state_dict()))
+        write_atomic(temporary / WEIGHTS, _bytes(trainer.inference_net().state_dict()))
         write_training(temporary, *trainer.state())
         write_meta(temporary, {**meta, "net": dataclasses.asdict(spec)})
 

@@ -81,7 +81,7 @@ def sized(config: PGConfig, longest: int) -> PGConfig:
 
 
 @dataclass(frozen=True)
-class FlatConfig:
+class PlateauConfig:
     """Learning from rows until their held-out curve is flat."""
 
     batch_size: int = 256

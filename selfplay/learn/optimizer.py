@@ -73,7 +73,7 @@ class PolicyOptimizer:
             parts += [torch.from_numpy(piece) for piece in pieces]
         return parts
 
-    def _step(self, part: Rollout, fixed: pg.Columns, rows: Tensor) -> dict[str, float]:
+    def _step(self, part: Rollout, fixed: pg.LossColumns, rows: Tensor) -> dict[str, float]:
         batch = pg.weighted(fixed.rows(rows, part.mask.shape[1]), self.config)
         figures = self._gradient(part, batch)
         self._must_be_sound(figures)
@@ -85,7 +85,7 @@ class PolicyOptimizer:
         self.steps += 1
         return {**figures, "grad_norm": norm}
 
-    def _gradient(self, part: Rollout, batch: pg.Columns) -> dict[str, float]:
+    def _gradient(self, part: Rollout, batch: pg.LossColumns) -> dict[str, float]:
         """Leave the gradient of a minibatch in the net's parameters."""
         shards = _shards(part.mask, SHARDS[self.kind], SHARD_STEPS[self.kind])
         self._prepare(len(shards))
@@ -183,7 +183,7 @@ def _shards(mask: Tensor, fewest: int, most: int) -> list[Tensor]:
     return [order[a:b] for a, b in pairwise(edges)]
 
 
-def _explained(fixed: pg.Columns) -> dict[str, float]:
+def _explained(fixed: pg.LossColumns) -> dict[str, float]:
     """How much of the variance of the returns the critic has foreseen."""
     if fixed.value_old is None or fixed.returns is None:
         return {}

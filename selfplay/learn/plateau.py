@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from selfplay.common.files import read_history, read_json, write_history, write_json
 from selfplay.common.threads import ahead
 from selfplay.learn import checkpoint
-from selfplay.learn.config import FlatConfig
+from selfplay.learn.config import PlateauConfig
 from selfplay.models import NetSpec
 
 COMPUTE = ("seconds", "flops", "positions")
@@ -37,7 +37,7 @@ class Trainer(Protocol):
 
     def step(self, rows: Any) -> dict[str, float]: ...
 
-    def acting(self) -> nn.Module: ...
+    def inference_net(self) -> nn.Module: ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
@@ -67,10 +67,10 @@ class Lesson:
     before: Mapping[str, float] = field(default_factory=dict)
 
 
-def train_flat(
+def train_to_plateau(
     trainer: Trainer,
     lesson: Lesson,
-    config: FlatConfig,
+    config: PlateauConfig,
     folder: Path,
     *,
     left: Callable[[], float] = lambda: math.inf,
@@ -87,7 +87,7 @@ def train_flat(
     """
     history: list[dict[str, Any]] = []
     start = {key: float(lesson.before.get(key, 0.0)) for key in COMPUTE}
-    curve, step, spent, count = Curve(), 0, 0.0, lesson.rows
+    curve, step, spent, count = HeldOutCurve(), 0, 0.0, lesson.rows
     newest = checkpoint.newest(folder)
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))
@@ -119,7 +119,7 @@ def train_flat(
                "flops": start["flops"] + step * lesson.step_flops,
                "positions": start["positions"] + step * config.batch_size,
                "learning_rate": trainer.learning_rate, "rows": count, "train": metrics,
-               **lesson.look(trainer.acting())}
+               **lesson.look(trainer.inference_net())}
         history.append(row)
         write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
         _save(folder, trainer, lesson, row)
@@ -139,7 +139,7 @@ def noted_best(folder: Path) -> Path | None:
     return folder / str(read_json(note)["checkpoint"]) if note.exists() else None
 
 
-def is_flat(folder: Path) -> bool:
+def reached_plateau(folder: Path) -> bool:
     """Whether learning ended because no more was learnt, not because the time was up."""
     note = folder / "best.json"
     return bool(read_json(note).get("flat")) if note.exists() else False
@@ -157,7 +157,7 @@ LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the 
 
 
 @dataclass
-class Curve:
+class HeldOutCurve:
     """The held-out curve and the learning-rate drops that it has caused."""
 
     best: float = math.inf
@@ -189,10 +189,10 @@ class Curve:
 
 def replayed(
     history: Iterable[Mapping[str, Any]], metric: str, rate: float, gain: float, patience: int
-) -> Curve:
+) -> HeldOutCurve:
     """The curve after the looks in ``history``, whose rows have step, learning_rate and ``metric``;
     rate: the learning rate before any drop."""
-    curve = Curve()
+    curve = HeldOutCurve()
     for row in history:
         drops = round(math.log(row["learning_rate"] / rate, DROP))
         if drops != curve.drops:  # the time had asked for it, or the settings have changed

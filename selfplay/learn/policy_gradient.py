@@ -20,7 +20,7 @@ from selfplay.learn.losses import masked_mean
 from selfplay.learn.rollout import Evaluated, Rollout
 
 
-class Columns(NamedTuple):
+class LossColumns(NamedTuple):
     """What the objective needs to know of steps that were made; tensors [N, T].
 
     mask bool; logp_old, advantage; value_old, returns, ref_logp: None where config wants none.
@@ -37,9 +37,9 @@ class Columns(NamedTuple):
     weight: Tensor
     share: Tensor
 
-    def rows(self, index: Tensor | slice, steps: int) -> Columns:
+    def rows(self, index: Tensor | slice, steps: int) -> LossColumns:
         """Some trajectories, cut after ``steps``."""
-        return Columns(*(None if f is None else f[index][:, :steps] for f in self))
+        return LossColumns(*(None if f is None else f[index][:, :steps] for f in self))
 
 
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
@@ -112,7 +112,7 @@ def value_loss(value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 
     return loss / 2
 
 
-def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> Columns:
+def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> LossColumns:
     """Advantages and all else that stays fixed while a rollout is learnt from.
 
     Raises ValueError where ``config`` wants a critic or a reference and the rollout has none.
@@ -129,7 +129,7 @@ def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> Columns:
         else advantages.returns(reward, mask, config.gamma))
     if config.whiten:
         advantage = advantages.whiten(advantage, mask)
-    return Columns(mask, rollout.logp, advantage, value, returns, ref,
+    return LossColumns(mask, rollout.logp, advantage, value, returns, ref,
                    torch.zeros_like(reward), torch.zeros_like(reward))
 
 
@@ -157,7 +157,7 @@ def _advantage(
     return alike[:, None] * mask
 
 
-def weighted(batch: Columns, config: PGConfig) -> Columns:
+def weighted(batch: LossColumns, config: PGConfig) -> LossColumns:
     """``batch``, a whole minibatch, with the weights of its steps."""
     return batch._replace(
         weight=step_weights(batch.mask, config.average, config.constant_length),
@@ -165,7 +165,7 @@ def weighted(batch: Columns, config: PGConfig) -> Columns:
 
 
 def objective(
-    batch: Columns, now: Evaluated, config: PGConfig, kl_weight: float
+    batch: LossColumns, now: Evaluated, config: PGConfig, kl_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss to descend, its parts and what to watch), scalars of a part of a minibatch: those of
     all its parts add up.
@@ -200,7 +200,7 @@ def objective(
     return loss, {"loss": loss.detach(), **{key: part.detach() for key, part in parts.items()}}
 
 
-def _total(values: Tensor, batch: Columns) -> Tensor:
+def _total(values: Tensor, batch: LossColumns) -> Tensor:
     return (torch.where(batch.mask, values, 0.0) * batch.share).sum()
 
 

@@ -1,4 +1,4 @@
-"""Text behind the seam: a token is an action, a completion is a game, a prompt its opening."""
+"""Text as a policy-gradient policy: tokens are actions, completions games."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from selfplay.llm.evaluate import answers
 from selfplay.llm.folder import NotYet, TextRun, lora_of, model_of, sampling_of, task_of
 from selfplay.llm.models import character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import FIRST, Job, TextLearner, train_rl
+from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, train_rl
 from selfplay.llm.sft import best, train_sft
 from selfplay.llm.vllm import engine_of, generator_of
 from selfplay.run.folder import Clock
@@ -176,17 +176,17 @@ def _learn_rewards(
             "SFT more time, or raise --set rl.group")
 
 
-def job_of(run: TextRun) -> Job:
+def job_of(run: TextRun) -> RewardedTask:
     """What RL is rewarded for: the verifier's parts, weighed."""
     rl = run.config.rl
     weights = {"accuracy": 1.0, "format": rl.format_weight}
     if rl.partial_weight:  # of what is right it is 1 as well
         weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
-    return Job(run.task, weights={key: value for key, value in weights.items() if value})
+    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnAnswers:
     """Questions with a policy's own right answers as demonstrations; held out as in the task."""
 
     examples: list[Example]
@@ -201,7 +201,7 @@ class Own:
         return self.held[:count]
 
 
-def own_task(run: TextRun, policy: Path, device: str) -> Own:
+def own_task(run: TextRun, policy: Path, device: str) -> OwnAnswers:
     """What ``policy`` answers rightly of ``own.questions`` training questions, drawn
     ``own.samples`` times each, different answers only; of held-out ones its first right answer.
 
@@ -240,7 +240,7 @@ def own_task(run: TextRun, policy: Path, device: str) -> Own:
         raise UserError(f"{policy}: answers none of {config.own.questions} questions rightly; "
                         "give it more --minutes, or --set own.questions more")
     say(f"{len(chosen):,} right answers of {policy.parent.name} to learn")
-    return Own(chosen, [held.get(i, e) for i, e in enumerate(asked["held"])], config.seed)
+    return OwnAnswers(chosen, [held.get(i, e) for i, e in enumerate(asked["held"])], config.seed)
 
 
 def look_text(row: dict[str, Any]) -> str:

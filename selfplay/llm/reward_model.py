@@ -226,7 +226,7 @@ class Training:
         self.scored = torch.cat(sides)
         return judged(*sides)
 
-    def acting(self) -> RewardModel:
+    def inference_net(self) -> RewardModel:
         """As it is used: normalised over the held-out texts."""
         return self.model.normalised(self.scored)
 

@@ -15,7 +15,7 @@ from selfplay.common.files import read_history, read_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
-from selfplay.learn.plateau import is_flat
+from selfplay.learn.plateau import reached_plateau
 from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.folder import TextRun, task_of
@@ -52,7 +52,7 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
         "samples": [row for name in stages if name in measured
                     for row in samples(name, measured[name])],
         "completions": [row for name in stages for row in shown(run, name)],
-        "sft_flat": is_flat(run.folder / learner),
+        "sft_flat": reached_plateau(run.folder / learner),
         "sft_history": [{"step": row["step"], "policy_loss": row["loss"],
                          **added(row, before[learner])} for row in stages.get(learner, [])],
         "rl_history": [{key: row[key] for key in COLUMNS if key in row} | added(row, before[name])

@@ -1,4 +1,4 @@
-"""vLLM behind the Generator seam, in this process and on the GPU that trains.
+"""vLLM behind the Generator interface, in this process and on the GPU that trains.
 
 Written after vLLM's documentation and source (0.11 and later) and tested against a stand-in for its
 few names; it has not been run on a GPU here.

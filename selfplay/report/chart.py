@@ -41,13 +41,13 @@ from selfplay.report.verdict import (
     NAMES,
     STAGES,
     Ceiling,
-    Measure,
+    Metric,
     best,
     ceilings,
     first,
     later,
     levels,
-    measure_of,
+    metric_of,
     modes,
     rated,
 )
@@ -76,7 +76,7 @@ def draw(evaluation: Record) -> bytes:
     histories = {stage: evaluation.get(f"{stage}_history") or [] for stage in ("sft", "rl")}
     panels, samples = panels_of(histories), evaluation.get("samples") or []
     header = header_lines(evaluation)
-    handles = legend_handles(points, measure_of(evaluation))
+    handles = legend_handles(points, metric_of(evaluation))
     top = 0.62 + LINE * (len(header) + legend_shape(handles)[0]) + 0.2
     under = top + MAIN_HEIGHT + len(panels) * (PANEL_HEIGHT + GAP)
     height = under + BOTTOM + bool(samples) * (SAMPLES_GAP + SAMPLES_HEIGHT)
@@ -97,7 +97,7 @@ def draw(evaluation: Record) -> bytes:
             row = place(top + MAIN_HEIGHT + GAP + index * (PANEL_HEIGHT + GAP), PANEL_HEIGHT)
             draw_panel(row, panel, histories, axis)
             rows.append(row)
-        finish_x(rows, axis, points, measure_of(evaluation).improver)
+        finish_x(rows, axis, points, metric_of(evaluation).improver)
         if samples:
             draw_samples(place(under + SAMPLES_GAP, SAMPLES_HEIGHT), samples)
         series_legend(figure, handles, (height - top + 0.15) / height)
@@ -151,7 +151,7 @@ def finish_x(
 
 def title(figure: Any, evaluation: Record, header: list[tuple[str, bool]], height: float) -> None:
     """Title and the lines under it, at the left edge of the figure."""
-    what = measure_of(evaluation).title
+    what = metric_of(evaluation).title
     words = f"{what} against training compute: {shorten(evaluation.get('game', ''), 40)}"
     figure.text(0.16 / WIDTH, 1 - 0.34 / height, words, fontsize=14.5, weight="bold", color=INK)
     for index, (line, verdict) in enumerate(header):
@@ -179,7 +179,7 @@ def draw_strength(
     axes: Any, points: Sequence[Record], tops: Sequence[Ceiling], evaluation: Record, axis: Axis
 ) -> None:
     """The main panel: curves with bands, dotted baselines, SFT's ceilings."""
-    measure = measure_of(evaluation)
+    measure = metric_of(evaluation)
     known = [b for b in levels(evaluation) if finite(b["value"])]
     low, high = y_limits([*points, *({"value": b["value"]} for b in known)], measure)
     axes.set_ylim(low, high)
@@ -220,7 +220,7 @@ def draw_mode(
             axes.plot(xs, ys, **{**styles["rl"], "marker": None})
 
 
-def y_limits(records: Sequence[Record], measure: Measure) -> tuple[float, float]:
+def y_limits(records: Sequence[Record], measure: Metric) -> tuple[float, float]:
     """Room for every value, up to a point for every interval, and for an anchor's zero."""
     values = [record["value"] for record in records] + [0.0] * measure.zero or [0.0]
     span = max(max(values) - min(values), measure.least)
@@ -266,7 +266,7 @@ def draw_baseline(axes: Any, baseline: Record) -> Level:
     return Level(baseline["value"], name, colour, "normal")
 
 
-def draw_ceiling(axes: Any, ceiling: Ceiling, axis: Axis, measure: Measure, who: str) -> Level:
+def draw_ceiling(axes: Any, ceiling: Ceiling, axis: Axis, measure: Metric, who: str) -> Level:
     """A thin line at SFT's best, from where its curve goes flat to the right edge."""
     name = f"{who} ceiling" if ceiling.flat else f"{who}'s best"
     start = {**ceiling.start, "value": ceiling.best["value"]}
@@ -274,7 +274,7 @@ def draw_ceiling(axes: Any, ceiling: Ceiling, axis: Axis, measure: Measure, who:
 
 
 def draw_best(
-    axes: Any, point: Record, axis: Axis, stage: str, name: str, measure: Measure
+    axes: Any, point: Record, axis: Axis, stage: str, name: str, measure: Metric
 ) -> Level:
     """A thin line from a point to the right edge."""
     left = point[axis.key] / axis.unit if finite(point.get(axis.key)) else 0.0
@@ -284,7 +284,7 @@ def draw_best(
     return Level(point["value"], f"{name}, {mode}", WORDS[stage], "bold")
 
 
-def legend_handles(points: Sequence[Record], measure: Measure) -> list[Any]:
+def legend_handles(points: Sequence[Record], measure: Metric) -> list[Any]:
     """Which line is which."""
     from matplotlib.lines import Line2D
 

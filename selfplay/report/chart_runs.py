@@ -1,6 +1,6 @@
 """The chart of several runs: Elo against what their training took, a colour a run.
 
-The parts are those of ``chart``; the ratings come from ``together``.
+The parts are those of ``chart``; the ratings come from ``compare_runs``.
 """
 
 from __future__ import annotations

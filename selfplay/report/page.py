@@ -37,7 +37,7 @@ from selfplay.common.files import write_atomic
 from selfplay.report import chart
 from selfplay.report.axis import FLOPS, TIMES, Record, amount_text, finite
 from selfplay.report.text import counted, headlines, score_text
-from selfplay.report.verdict import NAMES, STAGES, Measure, judge, levels, measure_of
+from selfplay.report.verdict import NAMES, STAGES, Metric, judge, levels, metric_of
 
 
 def write_report(folder: Path, evaluation: Record) -> None:
@@ -57,7 +57,7 @@ def write_report(folder: Path, evaluation: Record) -> None:
 def summarise(evaluation: Record) -> Record:
     """The headline numbers, as summary.json holds them."""
     about = ("game", "rules", "anchor", "hardware", "run", "seed")
-    measure = measure_of(evaluation)
+    measure = metric_of(evaluation)
     return {
         **{key: evaluation.get(key) for key in about},
         "measure": measure.key,
@@ -73,7 +73,7 @@ def text_summary(evaluation: Record) -> str:
     """The report for a terminal: headlines, then one aligned row a player."""
     title = "  ".join(str(evaluation[key]) for key in ("game", "rules") if evaluation.get(key))
     body = point_rows(evaluation) + baseline_rows(evaluation)
-    table = aligned([point_head(measure_of(evaluation)), *body], NUMERIC)
+    table = aligned([point_head(metric_of(evaluation)), *body], NUMERIC)
     return "\n".join([title, "", *headlines(evaluation), "", table])
 
 
@@ -83,7 +83,7 @@ NUMERIC = {1, 3, 4, 5, 6, 7, 8}
 MATCH_HEAD = ["A", "B", "games", "A wins", "draws", "losses", "A's score (95%)", "command"]
 
 
-def point_head(measure: Measure) -> list[str]:
+def point_head(measure: Metric) -> list[str]:
     name = f"{measure.name} {measure.sign}".strip()
     return ["stage", "step", "mode", name, "low", "high", measure.counted, "compute", "time",
             "player"]
@@ -91,7 +91,7 @@ def point_head(measure: Measure) -> list[str]:
 
 def point_rows(evaluation: Record) -> list[list[str]]:
     """Cells of every point, in the order of stage, mode and compute."""
-    measure = measure_of(evaluation)
+    measure = metric_of(evaluation)
     points = sorted(
         evaluation.get("points", []),
         key=lambda p: (
@@ -117,7 +117,7 @@ def point_rows(evaluation: Record) -> list[list[str]]:
 
 def baseline_rows(evaluation: Record) -> list[list[str]]:
     """Cells of the baselines under the same head, strongest last; a note where not played."""
-    rows, measure = [], measure_of(evaluation)
+    rows, measure = [], metric_of(evaluation)
     for base in sorted(levels(evaluation), key=strength):
         reason = base.get("note", f"no {measure.name}")
         note = "" if finite(base["value"]) else f" (not played: {reason})"
@@ -132,7 +132,7 @@ def strength(record: Record) -> float:
     return record["value"] if finite(record["value"]) else -math.inf
 
 
-def strength_cells(record: Record, measure: Measure) -> list[str]:
+def strength_cells(record: Record, measure: Metric) -> list[str]:
     """Strength, its interval, and how much it rests on."""
     values = [number(record.get(key), measure.form) for key in (measure.key, "low", "high")]
     return [*values, number(record.get(measure.counted))]
@@ -205,7 +205,7 @@ def page(evaluation: Record, picture: bytes) -> str:
     about = "".join(f'<p class="about">{escape(str(line))}</p>' for line in lines if line)
     items = "".join(f"<li>{escape(text)}</li>" for text in headlines(evaluation))
     players = point_rows(evaluation) + baseline_rows(evaluation)
-    measure = measure_of(evaluation)
+    measure = metric_of(evaluation)
     parts = [
         f"<h1>{measure.title} against training compute: {game}</h1>{about}",
         f'<ul class="headlines">{items}</ul>',
@@ -242,7 +242,7 @@ def image_of(picture: Record) -> str:
 
 def how_rated(evaluation: Record) -> str:
     """What the numbers mean and what they do not."""
-    if measure_of(evaluation).key == "accuracy":
+    if metric_of(evaluation).key == "accuracy":
         return (
             "Accuracy is the share of held-out questions answered rightly, one answer drawn at the "
             "run's temperature unless the mode says otherwise; low and high bound its 95% interval "

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from selfplay.report.axis import FLOPS, TIMES, Record, amount_text, finite, shorten
 from selfplay.report.verdict import (
     NAMES,
-    Measure,
+    Metric,
     by_intervals,
     held_out_stop,
     judge,
     levels,
-    measure_of,
+    metric_of,
     rated,
     well_known,
 )
@@ -24,14 +24,14 @@ from selfplay.report.verdict import (
 
 def headlines(evaluation: Record) -> list[str]:
     """Sentences computed from the data: each mode's verdict, SFT's flat stretch, the expert."""
-    found, measure = judge(evaluation), measure_of(evaluation)
+    found, measure = judge(evaluation), metric_of(evaluation)
     sentences = [verdict_text(mode, measure) for mode in found]
     sentences = sentences or ["No checkpoint has been rated."]
     sentences += value_texts(evaluation) + flat_texts(evaluation, found)
     return sentences + expert_texts(evaluation, found)
 
 
-def verdict_text(mode: Record, measure: Measure) -> str:
+def verdict_text(mode: Record, measure: Metric) -> str:
     """One mode's sentence: both bests, the intervals, the direct match, the verdict."""
     name = measure.mode(mode["sims"])
     name = name[0].upper() + name[1:]
@@ -82,7 +82,7 @@ def value_texts(evaluation: Record) -> list[str]:
 
 def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
     """Where SFT stopped gaining, by strength for each mode and by its held-out curve."""
-    stop, sentences, measure = held_out_stop(evaluation), [], measure_of(evaluation)
+    stop, sentences, measure = held_out_stop(evaluation), [], metric_of(evaluation)
     who = NAMES[found[0]["first"]] if found else "SFT"
     for mode in (mode for mode in found if mode["sft"]):
         since, name = mode["sft_flat_from_flops"], measure.mode(mode["sims"])
@@ -102,7 +102,7 @@ def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
 
 def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
     """Where each expert stands against the best of each stage and mode."""
-    sentences, measure = [], measure_of(evaluation)
+    sentences, measure = [], metric_of(evaluation)
     for expert in (b for b in levels(evaluation) if b.get("expert")):
         who = measure.expert.format(expert["player"])
         who = who[0].upper() + who[1:]
@@ -122,7 +122,7 @@ def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
     return sentences
 
 
-def relation(point: Record, expert: Record, measure: Measure) -> str:
+def relation(point: Record, expert: Record, measure: Metric) -> str:
     found = by_intervals(expert, point)
     if found != "undecided":
         return "is above it" if found == "yes" else "is below it"
@@ -133,7 +133,7 @@ def relation(point: Record, expert: Record, measure: Measure) -> str:
 
 def header_lines(evaluation: Record) -> list[tuple[str, bool]]:
     """(text, whether it is a verdict) lines of the chart: verdicts, rules, games, hardware."""
-    measure, count = measure_of(evaluation), counted(evaluation)
+    measure, count = metric_of(evaluation), counted(evaluation)
     longest = max([p["seconds"] for p in rated(evaluation) if finite(p.get("seconds"))], default=0)
     facts = [
         f"{count:,} {measure.counted}" if count else "",
@@ -162,18 +162,18 @@ def header_lines(evaluation: Record) -> list[tuple[str, bool]]:
 
 def counted(evaluation: Record) -> int:
     """What all of it rests on: games, or the questions that all were asked."""
-    if measure_of(evaluation).counted == "games":
+    if metric_of(evaluation).counted == "games":
         return sum(match.get("games", 0) for match in evaluation.get("matches", []))
     return max([p.get("questions") or 0 for p in rated(evaluation)], default=0)
 
 
 def anchor_text(evaluation: Record, before: str = "") -> str:
     """`random = 0`, behind ``before``; empty where nothing is anchored."""
-    anchored = measure_of(evaluation).zero
+    anchored = metric_of(evaluation).zero
     return f"{before}{evaluation.get('anchor', 'random')} = 0" if anchored else ""
 
 
-def strength_text(record: Record, measure: Measure) -> str:
+def strength_text(record: Record, measure: Metric) -> str:
     """`812 ± 40`; `812 (780 to 900)` where the interval is lopsided; `812` where it is unknown."""
     value, low, high = record.get(measure.key), record.get("low"), record.get("high")
     form, shown = measure.form, f"{value:{measure.form}}{measure.sign}" if finite(value) else ""

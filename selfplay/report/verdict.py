@@ -42,7 +42,7 @@ def judge(evaluation: Record) -> list[Record]:
     intervals overlap, and does the 95% interval of the direct match exclude 50%. One that is
     undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which.
     """
-    found, measure = [], measure_of(evaluation)
+    found, measure = [], metric_of(evaluation)
     for sims in modes(rated(evaluation)):
         learner, stage = first(evaluation), later(evaluation, sims)
         sft, rl = best(evaluation, learner, sims), best(evaluation, stage, sims)
@@ -94,7 +94,7 @@ def rated(evaluation: Record) -> list[Record]:
 
 def levels(evaluation: Record, kind: str = "baselines") -> list[Record]:
     """Baselines or points with "value", what they are measured at (None: they are not)."""
-    key = measure_of(evaluation).key
+    key = metric_of(evaluation).key
     return [{**record, "value": record.get(key)} for record in evaluation.get(kind, [])]
 
 
@@ -107,7 +107,7 @@ def best(evaluation: Record, stage: str, sims: int) -> Record | None:
                key=lambda p: (p["low"] if finite(p.get("low")) else -math.inf, p["value"]))
 
 
-def keep(point: Record | None, measure: Measure) -> Record | None:
+def keep(point: Record | None, measure: Metric) -> Record | None:
     kept = (*KEPT, measure.key, measure.counted)
     return {key: point.get(key) for key in kept} if point else None
 
@@ -195,7 +195,7 @@ def ceiling_of(evaluation: Record, sims: int) -> Ceiling | None:
     it stopped improving (see held_out_stop), and the points reach as far; or the stage has ended by
     itself, as even its lowest learning rate gained no more.
     """
-    learner, measure = first(evaluation), measure_of(evaluation)
+    learner, measure = first(evaluation), metric_of(evaluation)
     top = best(evaluation, learner, sims)
     if top is None:
         return None
@@ -228,7 +228,7 @@ def significantly_below(point: Record, top: Record) -> bool:
     return top["value"] - point["value"] > math.hypot(up, down)
 
 
-def well_known(a: Record, b: Record, measure: Measure) -> bool:
+def well_known(a: Record, b: Record, measure: Metric) -> bool:
     """Are both known well enough to be called level where no difference is seen?"""
     widths = [record["high"] - record["low"] for record in (a, b)
               if finite(record.get("high")) and finite(record.get("low"))]
@@ -244,7 +244,7 @@ IMPROVERS = ("value", "rlhf", "rl2", "rl")  #: are to pass it, the first that is
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A unit of strength. Records have it under ``key``, with its 95% interval low and high, and
     under ``counted`` the number of games or questions it rests on."""
 
@@ -277,20 +277,20 @@ class Measure:
         return f"{self.more_key}@{sims}" if sims else "raw"
 
 
-ELO = Measure(
+ELO = Metric(
     key="elo", name="Elo", counted="games", title="Strength", form=".0f", sign="",
     unit=" Elo", least=100.0, level=150.0, zero=True, raw="raw policy", raw_short="raw",
     more="{} simulations", more_short="{} sims", more_key="search", improver="self-play RL",
     about="Rules", expert="The expert {}")
 #: In percent; ``sims`` is the number of answers whose majority counts, 0 a single one.
-ACCURACY = Measure(
+ACCURACY = Metric(
     key="accuracy", name="accuracy", counted="questions", title="Accuracy", form=".1f", sign="%",
     unit="", least=20.0, level=8.0, zero=False, raw="one answer", raw_short="one answer",
     more="majority of {} answers", more_short="majority of {}", more_key="majority",
     improver="RL", about="Task", expert="{}")
-MEASURES = {measure.key: measure for measure in (ELO, ACCURACY)}
+METRICS = {measure.key: measure for measure in (ELO, ACCURACY)}
 
 
-def measure_of(evaluation: dict[str, Any]) -> Measure:
+def metric_of(evaluation: dict[str, Any]) -> Metric:
     """The measure that an evaluation names, Elo where it names none."""
-    return MEASURES[evaluation.get("measure", "elo")]
+    return METRICS[evaluation.get("measure", "elo")]

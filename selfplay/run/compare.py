@@ -28,7 +28,7 @@ from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import is_flat
+from selfplay.learn.plateau import reached_plateau
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 
@@ -231,7 +231,7 @@ def evaluation(run: Run, device: str) -> dict[str, Any]:
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
         "recipe": run.config.recipe, "config": to_dict(run.config),
-        "sft_flat": is_flat(run.folder / "sft"),
+        "sft_flat": reached_plateau(run.folder / "sft"),
         "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
         "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
         "value_history": read_history(run.folder / "value" / "history.jsonl"),

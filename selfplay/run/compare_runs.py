@@ -22,8 +22,8 @@ from selfplay.arena.match import plain, play_match, shortened
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
-from selfplay.common.files import held, locked, make_folder, write_atomic, write_json
-from selfplay.report.verdict import measure_of
+from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
+from selfplay.report.verdict import metric_of
 from selfplay.run import compare
 from selfplay.run.compare import RANDOM, ROUNDS, Pairing, Point
 from selfplay.run.folder import Run
@@ -106,7 +106,7 @@ def play(
     ``folder``, in which no other process may play."""
     run = found[0].run
     make_folder(folder)
-    with held(folder, "--out"):
+    with in_use(folder, "--out"):
         for share, pairing in ((share, p) for share in ROUNDS for p in pairings(found)):
             if left() <= 0:
                 return
@@ -149,7 +149,7 @@ def table(result: dict[str, Any]) -> str:
     """Elo and 95% interval of every checkpoint, then the runs' matches against each other."""
     from selfplay.report.page import aligned, baseline_rows, point_head, point_rows
 
-    rows = [["run", *point_head(measure_of(result))]]
+    rows = [["run", *point_head(metric_of(result))]]
     for run in result["runs"]:
         rows += [[run["label"], *cells] for cells in point_rows(run)]
     rows += [["", *cells] for cells in baseline_rows(result)]

@@ -28,7 +28,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
-from selfplay.learn.plateau import is_flat
+from selfplay.learn.plateau import reached_plateau
 from selfplay.models import flops
 from selfplay.run import compare
 from selfplay.run.config import preset
@@ -166,7 +166,7 @@ def sft_stage(run: Run, clock: Clock, device: str) -> None:
             progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
         )
     writer.close()
-    flat = is_flat(folder)
+    flat = reached_plateau(folder)
     if flat:
         clock.finish("sft")
     say(f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}")
@@ -318,7 +318,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> None:
             left=lambda: clock.left("value"), log=log,
             progress=lambda step, _: bar.at(clock.spent("value"), f"step {step:,}  {last['text']}"))
     writer.close()
-    if is_flat(folder) and made >= config.games:
+    if reached_plateau(folder) and made >= config.games:
         clock.finish("value")
     say(f"value net: {_best_value_look(folder)}")
 

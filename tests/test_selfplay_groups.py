@@ -12,7 +12,7 @@ from harvesting import played
 
 from selfplay.board import selfplay
 from selfplay.board.config import RLConfig
-from selfplay.board.selfplay import Actor, Crew, Harvest, join
+from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join
 from selfplay.games import make
 from selfplay.inference import evaluator
 from selfplay.inference.evaluator import Evaluator, group_sizes
@@ -33,8 +33,8 @@ def evaluators(count: int = 3) -> list[Evaluator]:
     return [Evaluator(net, GAME, cache_mb=0.1) for _ in range(count)]
 
 
-def crew_of(threads: int, config: RLConfig = SMALL) -> Crew:
-    return Crew(GAME, evaluators(), config, seed=5, threads=threads)
+def crew_of(threads: int, config: RLConfig = SMALL) -> SelfPlay:
+    return SelfPlay(GAME, evaluators(), config, seed=5, threads=threads)
 
 
 def equal(a: Harvest, b: Harvest) -> bool:
@@ -127,12 +127,12 @@ def test_a_failure_in_a_thread_is_heard(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_group_wants_its_evaluator() -> None:
     with pytest.raises(ValueError, match="2 evaluators for 3 groups"):
-        Crew(GAME, evaluators(2), SMALL, seed=5, threads=1)
+        SelfPlay(GAME, evaluators(2), SMALL, seed=5, threads=1)
 
 
 def test_large_nets_meet_more_often() -> None:
     def waves(work: float) -> int:
-        return Crew(GAME, evaluators(), SMALL, seed=5, threads=1, work=work).waves
+        return SelfPlay(GAME, evaluators(), SMALL, seed=5, threads=1, work=work).waves
 
     assert waves(0.0) == waves(1.0) == selfplay.WAVES
     assert waves(selfplay.WORK / 8 / 3.5) == 3  # 8 games a group

@@ -11,7 +11,7 @@ import torch
 
 from selfplay.board.config import PoolConfig
 from selfplay.board.data import unpack
-from selfplay.board.league_games import Bout, Pool, deal_groups, harvest
+from selfplay.board.league_games import LeagueGames, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.trainer import TrainConfig, Trainer
 from selfplay.common.errors import UserError
@@ -38,14 +38,16 @@ class Scripted:
         return Acted(column, torch.full(column.shape, -0.5), torch.ones_like(column).bool())
 
 
-def bout(game: Any, groups: int, size: int, opening: tuple[int, int]) -> tuple[Bout, Any, Any]:
+def against_one(
+    game: Any, groups: int, size: int, opening: tuple[int, int]
+) -> tuple[LeagueGames, Any, Any]:
     deals = deal_groups(game, range(groups), size, opening, seed=4)
     learner, opponent = Scripted(False), Scripted(True)
-    made = Bout(game, learner, opponent, deals, rng.streams(0, np.arange(groups * size)))  # type: ignore[arg-type]
+    made = LeagueGames(game, learner, opponent, deals, rng.streams(0, np.arange(groups * size)))  # type: ignore[arg-type]
     return made, learner, opponent
 
 
-def finish(made: Bout) -> int:
+def finish(made: LeagueGames) -> int:
     ended = 0
     while made.live.any():
         ended += made.rounds(2)
@@ -56,7 +58,7 @@ def finish(made: Bout) -> int:
 def test_the_trajectories_are_the_learners_moves_and_results(name: str) -> None:
     """Every game replayed move by move: the learner's moves in order, its result at the end."""
     game = make(name)
-    made, learner, opponent = bout(game, 10, 1, (0, 5))
+    made, learner, opponent = against_one(game, 10, 1, (0, 5))
     over = int((~made.live).sum())
     assert finish(made) == 10 - over
     found = harvest([made])
@@ -105,7 +107,7 @@ def test_a_game_without_a_move_of_the_learner_teaches_nothing() -> None:
         game.step(states, np.array(column))
     deals = deal_groups(game, range(2), 1, (0, 0), seed=0)._replace(
         states=states, side=np.array([1, 1], np.int8), group=np.array([8, 9]))
-    made = Bout(game, Scripted(False), Scripted(True), deals, rng.streams(0, np.arange(2)))  # type: ignore[arg-type]
+    made = LeagueGames(game, Scripted(False), Scripted(True), deals, rng.streams(0, np.arange(2)))  # type: ignore[arg-type]
     finish(made)
     found = harvest([made])
     assert found.score.tolist()[0] == -1
@@ -166,7 +168,7 @@ def test_members_are_checkpoints_of_weights(tmp_path: Path) -> None:
     states = GAME.new(1)
     obs = torch.from_numpy(GAME.observe(states))
     with torch.no_grad():
-        expected = trainer.acting()(obs.float()).policy
+        expected = trainer.inference_net()(obs.float()).policy
         found = made.member(5).net(obs.to(next(made.member(5).net.parameters()).dtype)).policy
     assert torch.allclose(found.float(), expected, atol=0.02)
     with pytest.raises(UserError, match=r"pool.*ckpt-000010"):
