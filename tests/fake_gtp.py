@@ -2,8 +2,8 @@
 
 Behaviours: good, die, nonsense, vertex, illegal, slow, refuse, cleanup, resign, noisy, badid,
 child, daemon (a child in a session of its own), flood (an answer without end), oneline (answers
-end in a single newline). Keys: moves (on the board before it passes or dies), games (played before it dies),
-seconds, log (a file that gets every command).
+end in a single newline). Keys: moves (on the board before it passes or dies), games (played before
+it dies), seconds, log (a file that gets every command).
 It plays on every second line only, so that no stone is ever captured.
 """
 
