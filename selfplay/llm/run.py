@@ -89,6 +89,8 @@ def train(run: TextRun, device: str) -> None:
     """
     planned = RECIPES[run.config.recipe]
     vllm.must_be_there(run.config.sample, run.config.model)
+    if run.task.note:
+        say(run.task.note)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in planned})
