@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,16 @@ LLM_LEVEL = {name: level for level, names in enumerate(LLM_LAYERS) for name in n
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> list[str]:
     """Dotted names imported anywhere in a file, in functions as well."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -150,7 +157,7 @@ def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
 def test_kernels_call_only_kernels_of_their_own_file() -> None:
     """Numba's cache does not notice edits in another file: the caller would run stale code."""
     files = every_module()
-    trees = {path: ast.parse(path.read_text()) for path in files}
+    trees = {path: parsed(path) for path in files}
     total = 0
     for path, tree in trees.items():
         brought = {alias.asname or alias.name for node in ast.walk(tree)
