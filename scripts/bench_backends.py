@@ -24,17 +24,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from selfplay import timing
-from selfplay.arguments import positive, seconds
-from selfplay.arithmetic import agree, random_positions
-from selfplay.checkpoint import load_net, newest
-from selfplay.data import load_shard
-from selfplay.errors import UserError
+from selfplay.bench import timing
+from selfplay.bench.arguments import positive, seconds
+from selfplay.board.data import load_shard
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError, take
-from selfplay.inference import Evaluator
+from selfplay.inference.evaluator import Evaluator
+from selfplay.inference.openvino import INSTALL, available, compile_net, find_ranges
+from selfplay.inference.precision import agree, random_positions
+from selfplay.learn.checkpoint import load_net, newest
 from selfplay.models import folded, has_fast_bfloat16
-from selfplay.openvino import INSTALL, available, compile_net, find_ranges
 
 #: planes [n, C, H, W] -> (policy logits [n, A], value [n])
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]

@@ -24,19 +24,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from selfplay.arguments import positive
+from selfplay.bench.arguments import positive
 
 
 def side(args: argparse.Namespace) -> dict[str, Any]:
     """Learn by ``args.side``; what it has cost and brought."""
     from dataclasses import replace
 
+    from selfplay.common.machine import rss_mb
+    from selfplay.common.settings import override
     from selfplay.llm.config import with_algorithm
+    from selfplay.llm.folder import model_of, sampling_of
+    from selfplay.llm.recipes import job_of
     from selfplay.llm.rl import TextLearner
     from selfplay.llm.run import open_run, stored_config
-    from selfplay.llm.stages import job_of, model_of, sampling_of
-    from selfplay.memory import rss_mb
-    from selfplay.settings import override
 
     stored, taught = stored_config(args.run), model_of(args.run, "sft")
     if stored is None or taught is None:

@@ -16,18 +16,19 @@ from pathlib import Path
 
 import torch
 
-from selfplay.arena import tally
-from selfplay.arguments import positive
-from selfplay.arithmetic import random_positions
-from selfplay.checkpoint import load_net
-from selfplay.console import Bar
-from selfplay.errors import UserError
+from selfplay.arena.match import tally
+from selfplay.arena.play import play_games
+from selfplay.arena.players import SearchPlayer
+from selfplay.arena.spec import full_name
+from selfplay.bench.arguments import positive
+from selfplay.common.console import Bar
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import GameError
-from selfplay.inference import Evaluator
-from selfplay.play import play_games
-from selfplay.players import SearchPlayer, full_name
-from selfplay.search import SearchConfig
+from selfplay.inference.evaluator import Evaluator
+from selfplay.inference.precision import random_positions
+from selfplay.learn.checkpoint import load_net
+from selfplay.search.search import SearchConfig
 
 
 def main() -> None:

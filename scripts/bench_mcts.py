@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.arena import wilson
-from selfplay.arguments import positive, seconds
-from selfplay.errors import UserError
+from selfplay.arena.play import play_games
+from selfplay.arena.players import parse_player
+from selfplay.bench.arguments import positive, seconds
+from selfplay.common.errors import UserError
+from selfplay.common.stats import wilson
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
-from selfplay.play import play_games
-from selfplay.players import parse_player
 
 SIMS, SECONDS, PAIRS = 1000, 1.0, 5
 PILOT, PILOT_SEED = 6, 1 << 20  #: games that set the numbers of simulations; no part of the score

@@ -5,7 +5,7 @@
     taskset -c 0 python scripts/bench_pgx.py        # one core
     python scripts/bench_pgx.py --jax-python /other/venv/bin/python    # jax installed elsewhere
 
-Ours: ``selfplay.crew.Crew`` with a full search for every move and no evaluation cache. Theirs:
+Ours: ``selfplay.crew.SelfPlay`` with a full search for every move and no evaluation cache. Theirs:
 pgx's go_9x9 and its own AZNet (v2 blocks) under ``mctx.gumbel_muzero_policy`` with auto-reset, as
 in pgx's AlphaZero example; one compiled step that gives its state back to XLA. Before the pairs
 each side finds the batch, theirs also the number format and the number of XLA host devices, at
@@ -43,7 +43,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from selfplay.arguments import positive, seconds
+from selfplay.bench.arguments import positive, seconds
 
 REMEDY = '.venv/bin/pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")

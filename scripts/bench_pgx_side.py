@@ -100,8 +100,8 @@ def serve(side: Any) -> None:
 
 
 def our_evaluators(game: Any, net: str, dtype: str, count: int) -> list[Any]:
-    from selfplay.arithmetic import random_positions
-    from selfplay.inference import Evaluator, load_all
+    from selfplay.inference.evaluator import Evaluator, load_all
+    from selfplay.inference.precision import random_positions
     from selfplay.models import NetSpec, build, seeded
 
     spec = NetSpec(net, game.obs_shape, game.num_actions, game.has_ownership)
@@ -116,13 +116,14 @@ def our_selfplay(game: Any, net: str, dtype: str, simulations: int, games: int) 
 
     import torch
 
-    from selfplay.config import preset
-    from selfplay.crew import Crew, group_sizes
+    from selfplay.board.selfplay import SelfPlay
+    from selfplay.inference.evaluator import group_sizes
+    from selfplay.run.config import preset
 
     config = replace(preset(game.name).rl, sims=simulations, full_share=1.0, cache_mb=0,
                      games=games)
     evaluators = our_evaluators(game, net, dtype, len(group_sizes(games, "cpu")))
-    return Crew(game, evaluators, config, seed=0, threads=torch.get_num_threads())
+    return SelfPlay(game, evaluators, config, seed=0, threads=torch.get_num_threads())
 
 
 def our_moves(crew: Any, seconds: float) -> int:
@@ -184,7 +185,7 @@ class Ours:
         import numpy as np
         import torch
 
-        from selfplay.threads import Workers
+        from selfplay.common.threads import Workers
 
         self.alone = our_evaluators(self.game, self.net, self.dtype, torch.get_num_threads())
         self.workers = Workers(len(self.alone))

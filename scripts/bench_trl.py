@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from selfplay.arguments import positive
+from selfplay.bench.arguments import positive
 
 Sample = dict[str, float]  #: of some steps: wall and cpu seconds, tokens a step, peak megabytes
 RATE = 1e-7
@@ -52,7 +52,7 @@ class Clock:
 
     def step(self, tokens: float) -> bool:
         """Count a step that has ended; False where no more are wanted."""
-        from selfplay.memory import peak_mb
+        from selfplay.common.machine import peak_mb
 
         self.done += 1
         self.tokens += tokens
@@ -74,12 +74,12 @@ class Clock:
 
 
 def our_side(args: argparse.Namespace) -> None:
-    from selfplay.algorithms import algorithm
+    from selfplay.learn.config import algorithm
     from selfplay.llm.generate import Sampling
-    from selfplay.llm.rl import Job, TextLearner, TextRLConfig
+    from selfplay.llm.rl import RewardedTask, TextLearner, TextRLConfig
     from selfplay.llm.tasks import make_task
 
-    job = Job(make_task(args.task, style="short"))
+    job = RewardedTask(make_task(args.task, style="short"))
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
     with tempfile.TemporaryDirectory() as folder:
         learner = TextLearner(job, args.model, Path(folder), config,

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from forked import POSSIBLE, Forked
 
-from selfplay import checkpoint
+from selfplay.board.trainer import TrainConfig, Trainer
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.games import go
-from selfplay.games.go import Go
+from selfplay.games.go import Go, go
 
 FIVE, NINE = Go(5), Go(9)
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay import rng
 from selfplay.games import make
 from selfplay.games.base import Game, put, take
-from selfplay.search import Search, SearchConfig
+from selfplay.search import random as rng
+from selfplay.search.search import Search, SearchConfig
 
 FILE = Path(__file__).with_suffix(".json")
 GAMES = {"go9x9": 60, "go7x7(komi=0.5,suicide=True)": 90, "connect4": 28}  #: -> deepest position

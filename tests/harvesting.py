@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfplay.actor import Actor, Harvest, join
+from selfplay.board.selfplay import Actor, Harvest, join
 
 
 def played(actor: Actor, positions: int) -> Harvest:

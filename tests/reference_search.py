@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.games.base import Game, take
-from selfplay.search import Evaluate, SearchConfig
+from selfplay.search.search import Evaluate, SearchConfig
 
 
 class Node:

@@ -11,12 +11,12 @@ import pytest
 from harvesting import played
 from numpy.typing import NDArray
 
-from selfplay.actor import Actor, Harvest
-from selfplay.config import RLConfig
-from selfplay.data import pack
+from selfplay.board.config import RLConfig
+from selfplay.board.data import pack
+from selfplay.board.selfplay import Actor, Harvest
 from selfplay.games import make
 from selfplay.games.base import Game, side
-from selfplay.search import rollout_evaluate
+from selfplay.search.search import rollout_evaluate
 
 SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
                  temperature_plies=3)
@@ -168,7 +168,7 @@ def test_resignation() -> None:
 def test_room_for_long_games_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     game = make("connect4")
     wide = play(game, SMALL)
-    monkeypatch.setattr("selfplay.actor.FIRST_PLIES", 4)
+    monkeypatch.setattr("selfplay.board.selfplay.FIRST_PLIES", 4)
     grown = play(game, SMALL)
     for a, b in zip((*wide.columns, *wide[1:]), (*grown.columns, *grown[1:]), strict=True):
         np.testing.assert_array_equal(a, b)

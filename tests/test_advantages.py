@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import advantages
+from selfplay.learn import advantages
 
 T, F = True, False
 

@@ -12,15 +12,18 @@ from command import save_net
 from numpy.typing import NDArray
 from tiny_games import pile, pile_value
 
-from selfplay import alphago, checkpoint
-from selfplay.errors import UserError
+from selfplay.arena import players
+from selfplay.arena import spec as alphago
+from selfplay.arena.players import parse_player
+from selfplay.arena.spec import full_name
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_json
 from selfplay.games import make
 from selfplay.games.base import take
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.players import full_name, parse_player
-from selfplay.runs import write_json
-from selfplay.search import Search, SearchConfig, rollout_evaluate
-from selfplay.train import TrainConfig, Trainer
+from selfplay.search.search import Search, SearchConfig, rollout_evaluate
 
 TTT = make("tictactoe")
 
@@ -57,7 +60,7 @@ def test_at_its_ends_lambda_leaves_one_of_the_two(weight: float, alone: Any) -> 
     states = take(game.new(1), np.zeros(5, np.int64))
     states.left[:] = [12, 11, 9, 7, 6]
     found = [Search(game, SearchConfig(rule="puct"), 5, 40, seed=1).run(states, 40, evaluate)
-             for evaluate in (alphago.Mixed(uneven, perfect, wrong, weight), both(uneven, alone))]
+             for evaluate in (players.Mixed(uneven, perfect, wrong, weight), both(uneven, alone))]
     for mixed, plain in zip(*found, strict=True):
         np.testing.assert_array_equal(mixed, plain)
 
@@ -68,9 +71,9 @@ def test_what_has_no_weight_is_not_evaluated() -> None:
 
     states = pile(7).new(2)
     legal = pile(7).legal(states)
-    assert alphago.Mixed(uneven, perfect, never, 0.0)(states, legal)[1].tolist() == [
+    assert players.Mixed(uneven, perfect, never, 0.0)(states, legal)[1].tolist() == [
         pile_value(7)] * 2
-    assert alphago.Mixed(uneven, never, wrong, 1.0)(states, legal)[1].tolist() == [
+    assert players.Mixed(uneven, never, wrong, 1.0)(states, legal)[1].tolist() == [
         -pile_value(7)] * 2
 
 
@@ -81,7 +84,7 @@ def test_a_leaf_is_worth_the_mixture() -> None:
         return None, np.array([0.5], np.float32)
 
     for weight in (0.25, 0.5, 0.9):
-        logits, value = alphago.Mixed(uneven, perfect, rollouts, weight)(states, legal)
+        logits, value = players.Mixed(uneven, perfect, rollouts, weight)(states, legal)
         assert value[0] == pytest.approx((1 - weight) * pile_value(7) + weight * 0.5, abs=1e-6)
         assert value.dtype == np.float32 and logits.tolist() == [[0, 1, 2]]
 
@@ -94,7 +97,7 @@ def test_true_values_win_though_rollouts_are_wrong() -> None:
         states.left[:] = stones
         if pile_value(stones) < 0:
             continue
-        evaluate = alphago.Mixed(flat, perfect, wrong, 0.25)
+        evaluate = players.Mixed(flat, perfect, wrong, 0.25)
         result = Search(game, SearchConfig(rule="puct"), 1, 200, seed=0).run(states, 200, evaluate)
         game.step(states, result.action)
         mine = states.to_play[0] == 0
@@ -119,7 +122,7 @@ def test_rollouts_speak_for_the_side_to_move(moves: list[int]) -> None:
     for move in moves:
         TTT.step(states, np.array([move]))
     legal = TTT.legal(states)
-    values = [alphago.Mixed(uneven, uneven, rollout_evaluate(TTT, seed), 1.0)(states, legal)[1][0]
+    values = [players.Mixed(uneven, uneven, rollout_evaluate(TTT, seed), 1.0)(states, legal)[1][0]
               for seed in range(3000)]
     player = int(states.to_play[0])
     own, other = (int(states.boards[0, side]) for side in (player, 1 - player))
@@ -137,7 +140,7 @@ def test_terminal_leaves_are_exact() -> None:
         return np.zeros(legal.shape, np.float32), np.full(len(legal), 0.9, np.float32)
 
     result = Search(TTT, SearchConfig(rule="puct"), 1, 60, seed=0).run(
-        states, 60, alphago.Mixed(losing, losing, losing, 0.5))
+        states, 60, players.Mixed(losing, losing, losing, 0.5))
     assert result.action[0] == 5
 
 
@@ -171,8 +174,8 @@ def test_names_say_which_nets(folder: Path) -> None:
 def test_priors_are_those_of_the_policy_that_is_named(
     folder: Path, prior: str, path: str
 ) -> None:
-    words = alphago.parse(f"{folder}@4,prior={prior}")
-    policy, value = alphago.load(words, "tictactoe", "cpu")
+    words = alphago.parse_alphago(f"{folder}@4,prior={prior}")
+    policy, value = players.load_alphago(words, "tictactoe", "cpu")
     for net, expected in ((policy, path), (value, "value/ckpt-000010")):
         other, _ = checkpoint.load_net(folder / expected)
         for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sgfmill import sgf as sgfmill_sgf
 
-from selfplay.arena import MatchResult, Tally, play_match, read_match, tally, wilson
-from selfplay.errors import UserError
+from selfplay.arena.match import MatchResult, Tally, play_match, read_match, tally
+from selfplay.arena.records import GameRecord, read_records
+from selfplay.common.errors import UserError
+from selfplay.common.stats import wilson
 from selfplay.games import make
-from selfplay.records import GameRecord, read_records
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 TTT, GO = make("tictactoe"), make("go5x5")

@@ -13,12 +13,19 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay import acting, arithmetic, openvino
-from selfplay.acting import Acting
-from selfplay.arithmetic import Agreement, Trial, agree, choose, random_positions, trials
-from selfplay.config import RLConfig
-from selfplay.errors import UserError
+from selfplay.board.config import RLConfig
+from selfplay.common.errors import UserError
 from selfplay.games import make
+from selfplay.inference import openvino, precision
+from selfplay.inference.precision import (
+    ActorNets,
+    Agreement,
+    Trial,
+    agree,
+    choose,
+    random_positions,
+    trials,
+)
 from selfplay.models import NetSpec, build, seeded
 
 GAME = make("go5x5")
@@ -74,7 +81,7 @@ def test_random_positions_are_of_games_and_differ() -> None:
 
 
 def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "SECONDS", 0.01)
+    monkeypatch.setattr(precision, "SECONDS", 0.01)
     obs = random_positions(GAME, seed=1)
     found = {t.dtype: t for t in trials(net_of(), GAME, obs, ["bfloat16"], 32)}
     assert found["float32"].agreement == Agreement(1.0, 0.0, 0.0)
@@ -83,17 +90,17 @@ def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(t.rate > 0 for t in found.values())
 
 
-def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> Acting:
-    return Acting(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
+def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> ActorNets:
+    return ActorNets(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
                   lambda: random_positions(GAME, seed=1, count=64), **options)
 
 
-def dtypes(found: Acting) -> set[str]:
+def dtypes(found: ActorNets) -> set[str]:
     assert len(found.evaluators) == 2  # 200 games: two groups
     return {e.dtype_name for e in found.evaluators}
 
 
-PLAIN = acting._plain("cpu")
+PLAIN = precision._plain("cpu")
 
 
 def noted(folder: Path) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def noted(folder: Path) -> dict[str, Any]:
 def test_without_a_choice_nothing_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: False)
     monkeypatch.setattr(openvino, "has_fast_int8", lambda: False)
     named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
@@ -127,7 +134,7 @@ def test_a_run_that_has_begun_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenVINO was installed after it began, with a note of its dtype and without one."""
-    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: True)
     monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     assert dtypes(acting_in(tmp_path, fresh=False)) == {PLAIN}
@@ -148,12 +155,12 @@ def test_a_dtype_that_is_gone_is_replaced_and_that_is_said(
 def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     best = [trial("float32", 1.0), trial("int8", 3.0, 0.97, 1e-3)]
-    monkeypatch.setattr(arithmetic, "trials", lambda *a: best)
+    monkeypatch.setattr(precision, "trials", lambda *a: best)
     first = acting_in(tmp_path)
     assert "self-play in int8, 3.0 times float32's speed" in first.said
     assert dtypes(first) == {"int8"} and noted(tmp_path)["dtype"] == "int8"
     assert {"int8_same", "int8_kl", "int8_value"} == set(first.figures())
-    monkeypatch.setattr(arithmetic, "trials", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured again"))
     again = acting_in(tmp_path, fresh=False)
     assert dtypes(again) == {"int8"} and again.said == "self-play in int8"
 
@@ -175,17 +182,17 @@ def test_int8_is_left_for_good_where_it_says_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any
 ) -> None:
     monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
-    monkeypatch.setattr(arithmetic, "trials",
+    monkeypatch.setattr(precision, "trials",
                         lambda *a: [trial("float32", 1.0), trial("int8", 3.0)])
     config = replace(CONFIG, dtype=named)
     found = acting_in(tmp_path, config)
     with monkeypatch.context() as patch:
-        patch.setattr(arithmetic, "agree", lambda a, b: Agreement(0.5, 1.0, 0.1))
+        patch.setattr(precision, "agree", lambda a, b: Agreement(0.5, 1.0, 0.1))
         found.load(net_of(1))
     assert "int8 has only" in found.said and found.figures() == {}
     assert dtypes(found) == {PLAIN}
     obs = random_positions(GAME, seed=4)
-    want = acting.Evaluator(net_of(1), GAME).forward(obs)[0]
+    want = precision.Evaluator(net_of(1), GAME).forward(obs)[0]
     assert all(np.array_equal(e.forward(obs)[0], want) for e in found.evaluators)
     assert dtypes(acting_in(tmp_path, config, fresh=False)) == {PLAIN}
 
@@ -194,7 +201,7 @@ def test_what_the_library_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*arguments: Any, **options: Any) -> None:
         raise UserError("OpenVINO cannot compile this net")
 
-    monkeypatch.setattr(arithmetic, "SECONDS", 0.01)
+    monkeypatch.setattr(precision, "SECONDS", 0.01)
     monkeypatch.setattr(openvino, "find_ranges", refuse)
     found = trials(net_of(), GAME, random_positions(GAME), ["int8"], 32)
     assert [t.dtype for t in found] == ["float32"]

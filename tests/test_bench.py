@@ -14,16 +14,20 @@ import pytest
 import torch
 from command import Command
 
-from selfplay import arithmetic, bench, bench_net, bench_search, timing
-from selfplay.actor import Actor
-from selfplay.config import RLConfig
+from selfplay import bench
+from selfplay.bench import net as bench_net
+from selfplay.bench import search as bench_search
+from selfplay.bench import timing
+from selfplay.board.config import RLConfig
+from selfplay.board.selfplay import Actor
 from selfplay.games import make
 from selfplay.games.base import take
-from selfplay.inference import Evaluator
+from selfplay.inference import precision
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build
-from selfplay.search import Search, SearchConfig
+from selfplay.search.search import Search, SearchConfig
 
-INT8 = ["selfplay_int8_over_raw", "selfplay_int8"] * ("int8" in arithmetic.candidates("cpu"))
+INT8 = ["selfplay_int8_over_raw", "selfplay_int8"] * ("int8" in precision.candidates("cpu"))
 NET = ["selfplay_us_free_net", "selfplay_over_raw", "selfplay_over_usual", "selfplay_evals",
        *INT8, "learner", "first_move", "tree_memory"]
 KEYS = {"name", "unit", "value", "reference", "reference_value", "ratio", "spread"}
@@ -147,7 +151,7 @@ def test_on_a_gpu_one_thread_feeds_the_net_alone_and_all_play(
     game, crews, works = make("tictactoe"), list[int](), list[Any]()
     monkeypatch.setattr(bench_net, "Evaluator", lambda net, game, device, *rest: Evaluator(
         net, game, "cpu", *rest))
-    monkeypatch.setattr(bench_net, "Crew", lambda *_, threads, **__: crews.append(threads))
+    monkeypatch.setattr(bench_net, "SelfPlay", lambda *_, threads, **__: crews.append(threads))
     monkeypatch.setattr(bench_net, "_best", works.extend)
     torch.set_num_threads(3)
     for device in ("cuda", "cpu"):

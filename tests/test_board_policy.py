@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from selfplay import losses, rng
-from selfplay.board_policy import BoardPolicy, Turn, freeze_unused, inputs_of
+from selfplay.board.policy import BoardPolicy, Turn, freeze_unused, inputs_of
 from selfplay.games import make
+from selfplay.learn import losses
+from selfplay.learn.rollout import Rollout
 from selfplay.models import NetSpec, build, seeded
-from selfplay.seam import Rollout
+from selfplay.search import random as rng
 
 GAME = make("tictactoe")
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from selfplay import cache
-from selfplay.actor import Actor
-from selfplay.cache import EvaluationCache
-from selfplay.config import RLConfig
+from selfplay.board.config import RLConfig
+from selfplay.board.selfplay import Actor
 from selfplay.games import make
-from selfplay.inference import Evaluator
+from selfplay.inference import cache
+from selfplay.inference.cache import EvaluationCache
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, seeded
 
 ACTIONS = 3

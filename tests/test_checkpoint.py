@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfplay import checkpoint
-from selfplay.data import Batch
-from selfplay.errors import UserError
+from selfplay.board.data import Batch
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.errors import UserError
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer
 
 SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
 META = {"game": "tictactoe", "kind": "rl", "step": 3,
@@ -90,7 +90,7 @@ def test_resuming_is_exact(tmp_path: Path, settings: dict[str, Any], before: int
 
     (tensors, numbers), (expected, expected_numbers) = second.state(), straight.state()
     assert same(tensors, expected) and numbers == expected_numbers
-    assert same(second.acting().state_dict(), straight.acting().state_dict())
+    assert same(second.inference_net().state_dict(), straight.inference_net().state_dict())
     if before:
         assert not same(first.state()[0], expected)
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_holds_what_acts(saved: Path) -> None:
     some.step(rows(0))
     net, meta = checkpoint.load_net(saved, "tictactoe")
     assert not net.training
-    assert same(net.state_dict(), some.acting().state_dict())
+    assert same(net.state_dict(), some.inference_net().state_dict())
     assert {key: meta[key] for key in META} == META
     assert checkpoint.spec_of(meta) == SPEC
     assert checkpoint.load_net(saved)[1] == checkpoint.read_meta(saved) == meta
@@ -142,7 +142,8 @@ def test_what_a_killed_process_left_is_ignored_and_swept(saved: Path) -> None:
 def test_saving_again_replaces(saved: Path) -> None:
     checkpoint.save(saved, trainer(seed=8), SPEC, {**META, "step": 4})
     assert checkpoint.read_meta(saved)["step"] == 4
-    assert same(checkpoint.load_net(saved)[0].state_dict(), trainer(seed=8).acting().state_dict())
+    expected = trainer(seed=8).inference_net().state_dict()
+    assert same(checkpoint.load_net(saved)[0].state_dict(), expected)
     assert os.listdir(saved.parent) == ["ckpt-000003"]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from command import TINY, Command, Said, save_net, selfplay
 
-from selfplay import checkpoint
 from selfplay.cli import cli
-from selfplay.runs import read_history
+from selfplay.common.files import read_history
+from selfplay.learn import checkpoint
 
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"
 
@@ -117,7 +117,7 @@ def test_ctrl_c_promises_what_is_so(
     def interrupted(*words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    for work in ("selfplay.bench.run_bench", "selfplay.arena.play_match"):
+    for work in ("selfplay.bench.run_bench", "selfplay.arena.match.play_match"):
         monkeypatch.setattr(work, interrupted)
     ended = run(*words)
     assert (ended.code, ended.err.strip()) == (130, said)

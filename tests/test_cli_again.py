@@ -14,9 +14,10 @@ import pytest
 from command import TINY, Command, save_net, selfplay
 from rich.console import Console
 
-from selfplay import cli, console
-from selfplay.errors import UserError
-from selfplay.files import held, locked
+from selfplay.cli import options
+from selfplay.common import console
+from selfplay.common.errors import UserError
+from selfplay.common.files import held, locked
 
 T = ("--game", "tictactoe")
 GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
@@ -296,5 +297,5 @@ def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.Monkey
     def full(*words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(cli, "device_of", full)
+    monkeypatch.setattr(options, "device_of", full)
     run("match", "net:.", "net:.", *T).mistake("memory is full", "rl.games")

@@ -15,18 +15,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import checkpoint, compare, runs
+from selfplay.arena.elo import fit
+from selfplay.arena.play import GameRecord
+from selfplay.arena.records import append_records
+from selfplay.board.trainer import TrainConfig, Trainer
 from selfplay.cli import _open, cli
-from selfplay.compare import Pairing, Point, evaluation, match_folder, plan, points, train_command
-from selfplay.config import RunConfig, override, preset
-from selfplay.elo import fit
-from selfplay.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError
+from selfplay.common.files import write_json
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.play import GameRecord
-from selfplay.records import append_records
-from selfplay.runs import Run, open_run, write_json
-from selfplay.train import TrainConfig, Trainer
+from selfplay.run import compare
+from selfplay.run import folder as runs
+from selfplay.run.compare import (
+    Pairing,
+    Point,
+    evaluation,
+    match_folder,
+    plan,
+    points,
+    train_command,
+)
+from selfplay.run.config import RunConfig, override, preset
+from selfplay.run.folder import Run, open_run
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.config import PRESETS, RunConfig, from_dict, override, preset
-from selfplay.errors import UserError
-from selfplay.settings import to_dict
+from selfplay.common.errors import UserError
+from selfplay.common.settings import to_dict
+from selfplay.run.config import PRESETS, RunConfig, from_dict, override, preset
 
 
 @settings(deadline=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfplay.console import say
+from selfplay.common.console import say
 
 
 @pytest.mark.parametrize("text", ["net:a against mcts:100: 50.0% of 20 games", "[bold]x[/bold] 3"])

@@ -15,18 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.data import (
-    Columns,
-    Window,
-    batch,
-    concat,
-    load_shard,
-    pack,
-    save_shard,
-    unpack,
-)
-from selfplay.errors import UserError
-from selfplay.files import write_atomic
+from selfplay.board.data import Columns, Window, batch, concat, load_shard, pack, save_shard, unpack
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Symmetries
 

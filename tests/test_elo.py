@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from selfplay.elo import PRIOR, fit
-from selfplay.errors import UserError
+from selfplay.arena.elo import PRIOR, fit
+from selfplay.common.errors import UserError
 
 
 def test_two_players_closed_form() -> None:

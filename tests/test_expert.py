@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.errors import UserError
-from selfplay.expert import Generated, generate, read_expert, write_games
+from selfplay.arena.expert import Generated, generate, read_expert, write_games
+from selfplay.arena.play import play_games
+from selfplay.arena.players import parse_player
+from selfplay.arena.records import GameRecord
+from selfplay.common.errors import UserError
 from selfplay.games import make
-from selfplay.play import play_games
-from selfplay.players import parse_player
-from selfplay.records import GameRecord
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 TTT, GO = make("tictactoe"), make("go5x5")
@@ -106,7 +106,7 @@ def test_a_file_finished_while_its_player_was_made_is_kept(
         make_games(tmp_path / "g.jsonl.gz")
         return parse_player(*words, **options)
 
-    monkeypatch.setattr("selfplay.expert.parse_player", slow)
+    monkeypatch.setattr("selfplay.arena.expert.parse_player", slow)
     with pytest.raises(UserError, match="exists already"):
         make_games(tmp_path / "g.jsonl.gz", games=3)
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]

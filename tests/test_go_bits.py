@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from go_boards import FIVE, NINE, Reference, random_games
 
-from selfplay.games import go_bits
 from selfplay.games.base import take
-from selfplay.games.go import Go
+from selfplay.games.go import Go, playouts
 
 
 def an_eye(reference: Reference, cell: int) -> bool:
@@ -35,7 +34,7 @@ def test_every_move_is_a_sensible_one(size: int, games: int) -> None:
     game, rng = Go(size), np.arange(games, dtype=np.uint64)
     states, leads = game.new(games), np.zeros(games, np.int32)
     made = np.empty((games, 2 * size**2), np.int16)
-    go_bits.playouts(states, size, *go_bits.tables(size), rng, leads, made)
+    playouts.playouts(states, size, *playouts.tables(size), rng, leads, made)
     assert len({tuple(row) for row in made}) == games
     captures = 0
     for row, lead in zip(made, leads, strict=True):
@@ -56,7 +55,7 @@ def test_all_points_are_as_likely() -> None:
     games, made = 26_000, np.empty((26_000, 50), np.int16)
     states = FIVE.new(games)
     FIVE.step(states, np.full(games, 12))
-    go_bits.playouts(states, 5, *go_bits.tables(5), np.arange(games, dtype=np.uint64),
+    playouts.playouts(states, 5, *playouts.tables(5), np.arange(games, dtype=np.uint64),
                      np.zeros(games, np.int32), made)
     for ply in (0, 1):
         counts = np.bincount(made[:, ply], minlength=25)
@@ -71,7 +70,7 @@ def test_words_and_chains_play_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.repeat(np.arange(60), 200)
     many = take(states, rows)
     ours = NINE.rollout(many, np.arange(12_000, dtype=np.uint64)).reshape(60, 200)
-    monkeypatch.setattr(go_bits, "LARGEST", 0)
+    monkeypatch.setattr(playouts, "LARGEST", 0)
     other = NINE.rollout(many, np.arange(12_000, 24_000, dtype=np.uint64)).reshape(60, 200)
     gaps, error = ours.mean(1) - other.mean(1), np.sqrt((ours.var(1) + other.var(1)) / 200)
     assert np.abs(gaps / np.maximum(error, 0.02)).max() < 4.5

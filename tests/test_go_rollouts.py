@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from go_boards import FIVE, NINE, drawn, go_on, random_games, same
 
-from selfplay.games import go_bits
 from selfplay.games.base import take
-from selfplay.games.go import Go
+from selfplay.games.go import Go, playouts
 
 
 @pytest.fixture(params=["words", "chains"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Whose playouts are asked for; without it, words up to 9x9 and chains above."""
     if request.param == "chains":
-        monkeypatch.setattr(go_bits, "LARGEST", 0)
+        monkeypatch.setattr(playouts, "LARGEST", 0)
     yield request.param
 
 

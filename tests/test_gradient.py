@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay import gradient
-from selfplay.data import Batch
-from selfplay.gradient import Gradient, loss_parts, to_tensors
+from selfplay.board import trainer as gradient
+from selfplay.board.data import Batch
+from selfplay.board.trainer import Gradient, TrainConfig, Trainer, loss_parts, to_tensors
 from selfplay.models import NetSpec, build, folded, seeded
-from selfplay.train import TrainConfig, Trainer
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
 WEIGHTS = {"policy": 1.0, "value": 0.5, "ownership": 1.5, "score": 0.1}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfplay.errors import UserError
-from selfplay.gtp import GtpEngine, Reply, find_executable, parse_reply
+from selfplay.arena.gtp import GtpEngine, Reply, find_executable, parse_reply
+from selfplay.common.errors import UserError
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay import openvino
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
-from selfplay.inference import Evaluator, spread
+from selfplay.inference import openvino
+from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.models import NetSpec, build, has_fast_bfloat16, seeded
 
 GAMES = ["tictactoe", "connect4", "go5x5"]

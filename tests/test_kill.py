@@ -17,15 +17,15 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay import checkpoint
-from selfplay.config import RLConfig, SFTConfig
-from selfplay.data import Columns, load_shard
+from selfplay.board.alphazero import Learner, thin, train_rl
+from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.data import Columns, load_shard
+from selfplay.board.supervised import best, train_sft
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.common.files import read_history
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.rl import Learner, thin, train_rl
-from selfplay.runs import read_history
-from selfplay.sft import best, train_sft
-from selfplay.train import TrainConfig, Trainer
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 GAME = make("tictactoe")
@@ -213,7 +213,7 @@ def random_columns(rows: int, seed: int) -> Columns:
 
 
 def random_batch(seed: int) -> Any:
-    from selfplay.data import batch
+    from selfplay.board.data import batch
 
     rows = np.arange(8)
     return batch(random_columns(8, seed), rows, GAME, GAME.symmetries(), None)
@@ -242,15 +242,15 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, replaced: bool) -> N
     def check(folder: Path) -> None:
         found = checkpoint.listing(folder)
         assert found[0].name == "ckpt-000001"
-        assert same(weights(found[0]), old.acting().state_dict())
+        assert same(weights(found[0]), old.inference_net().state_dict())
         checkpoint.load_training(found[-1])
         for path in found[1:]:
             second = weights(path)
-            assert same(second, new.acting().state_dict()) or (
-                replaced and same(second, old.acting().state_dict()))
+            assert same(second, new.inference_net().state_dict()) or (
+                replaced and same(second, old.inference_net().state_dict()))
         checkpoint.save(folder / "ckpt-000002", new, SPEC, meta(2))
         assert {p.name for p in folder.iterdir()} == {"ckpt-000001", "ckpt-000002"}
-        assert same(weights(folder / "ckpt-000002"), new.acting().state_dict())
+        assert same(weights(folder / "ckpt-000002"), new.inference_net().state_dict())
 
     deaths = every_death(
         tmp_path, before,
@@ -284,10 +284,10 @@ def test_an_exception_in_the_middle_leaves_no_half_checkpoint(
                     break
                 except Killed:
                     pass
-            assert same(weights(tmp_path / "ckpt-000001"), old.acting().state_dict())
+            assert same(weights(tmp_path / "ckpt-000001"), old.inference_net().state_dict())
             assert {p.name for p in tmp_path.iterdir()} <= {"ckpt-000001", "ckpt-000002"}
             if (tmp_path / "ckpt-000002").exists():
-                assert same(weights(tmp_path / "ckpt-000002"), new.acting().state_dict())
+                assert same(weights(tmp_path / "ckpt-000002"), new.inference_net().state_dict())
         assert call >= 1
         shutil.rmtree(tmp_path / "ckpt-000002")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from selfplay.arena import play_match
+from selfplay.arena.elo import standings
+from selfplay.arena.match import play_match
 from selfplay.games import make
-from selfplay.ladder import standings
 
 
 @pytest.fixture(scope="module")

@@ -13,50 +13,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "selfplay"
 
-#: Lowest first; a module imports only from layers below its own.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "console", "rng", "compute", "threads", "memory",
-     "compiling", "timing", "algorithms", "seam", "presets", "budget", "arguments", "measure",
-     "hardware"),
-    ("settings",),
-    ("curve", "files", "config", "cache", "openvino", "mcts", "tree", "losses", "elo", "verdict",
-     "advantages"),
-    ("data", "records", "checkpoint", "gumbel", "sentences", "gtp", "policy_gradient"),
-    ("palette", "inference", "search", "gradient", "engines", "update",
-     "board_policy"),
-    ("arithmetic", "pool", "alphago", "value_games", "panels"),
-    ("players", "sgf", "train", "chart"),
-    ("play", "bench_search", "chart_runs"),
-    ("arena", "expert", "actor", "bouts"),
-    ("report", "runs", "ladder"),
-    ("flat", "crew"),
-    ("acting", "sft", "value_net"),
-    ("rl", "compare"),
-    ("rl_pg", "together"),
-    ("loop", "bench_net"),
-    ("bench", "mistakes"),
-    ("llm",),
-    ("cli",),
-)
-#: The same for selfplay/llm, which knows the core up to its ``sft``; the core knows its cli alone.
-LLM_LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "rewards", "formulas", "traces", "rlhf_config", "models", "chart"),
-    ("scorers",),
-    ("tasks", "cache", "store", "config"),
-    ("decode",),
-    ("generate", "forward"),
-    ("policy", "evaluate", "vllm"),
-    ("sft", "rollouts"),
-    ("rl", "preferences", "optimism"),
-    ("stages", "reward_model"),
-    ("rlhf",),
-    ("rlhf_stages",),
-    ("summary",),
+#: Lowest first: a file imports from its own folder, without a circle, or from a lower row.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("games", "models"),
+    ("common",),
+    ("search",),
+    ("learn",),
+    ("report",),
+    ("inference",),
+    ("arena",),
+    ("board",),
     ("run",),
+    ("llm",),
+    ("bench",),
     ("cli",),
 )
-LLM_LEVEL = {name: level for level, names in enumerate(LLM_LAYERS) for name in names}
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}
+#: What a folder may not know, though it lies lower.
+APART = {"llm": {"board"}, "learn": {"games"}, "models": {"games"}, "games": {"models"}}
+MOST_FILES = 27  #: of one folder
 
 
 @cache
@@ -66,87 +41,119 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def imports(path: Path) -> list[str]:
-    """Dotted names imported anywhere in a file, in functions as well."""
+    """Dotted names imported anywhere in a file, in functions as well; relative ones in full."""
     found: list[str] = []
+    package = module_of(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            found += [f"{base}.{alias.name}" for alias in node.names]
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            found += [f"{module}.{alias.name}" for alias in node.names]
     return found
 
 
-def core_modules() -> list[Path]:
-    return sorted(CORE.glob("*.py"))
-
-
-@pytest.mark.parametrize("path", core_modules(), ids=lambda p: p.stem)
-def test_core_imports_point_one_way(path: Path) -> None:
-    assert path.stem in LEVEL, f"{path.name} has no layer; add it to LAYERS"
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "selfplay" or len(parts) < 2 or parts[1] in ("games", "models"):
-            continue
-        assert parts[1] in LEVEL, f"{path.name} imports {name}, which has no layer"
-        assert LEVEL[parts[1]] < LEVEL[path.stem], f"{path.name} imports {parts[1]} upward"
-
-
-def llm_modules() -> list[Path]:
-    return sorted((CORE / "llm").glob("*.py"))
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package; games and models lie beside it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "selfplay" else ("selfplay", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def every_module() -> list[Path]:
-    return [*core_modules(), *llm_modules(), *(ROOT / "games").glob("*.py"),
-            *(ROOT / "models").glob("*.py")]
+    return sorted([*(p for p in CORE.rglob("*.py")
+                     if not p.is_relative_to(CORE / "games") and
+                     not p.is_relative_to(CORE / "models")),
+                   *(ROOT / "games").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
 
 
-@pytest.mark.parametrize("path", llm_modules(), ids=lambda p: p.stem)
-def test_llm_imports_point_one_way(path: Path) -> None:
-    assert path.stem in LLM_LEVEL, f"llm/{path.name} has no layer; add it to LLM_LAYERS"
+MODULES = {module_of(path): path for path in every_module()}
+
+
+def known(name: str) -> str | None:
+    """The module of the package that an imported name is, or lies in."""
+    while name.startswith("selfplay"):
+        if name in MODULES:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+def brought(path: Path) -> set[str]:
+    """The package's modules that a file imports, without itself and the package's own door."""
+    return {found for name in imports(path) if (found := known(name))} - {
+        module_of(path), "selfplay"}
+
+
+def test_every_folder_has_a_floor_and_none_is_crowded() -> None:
+    folders = {name.split(".")[1] for name in MODULES if "." in name}
+    assert folders == set(FLOOR)
+    for folder in folders:
+        files = [path for name, path in MODULES.items() if name.split(".")[1:2] == [folder]]
+        assert len(files) <= MOST_FILES, f"{folder}/ has {len(files)} files"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_one_way(name: str) -> None:
+    own = name.split(".")[1] if "." in name else ""
+    for other in brought(MODULES[name]):
+        folder = other.split(".")[1]
+        level = FLOOR.get(own, len(FLOORS))
+        assert folder == own or FLOOR[folder] < level, f"{name} imports {other}, upward"
+        assert folder not in APART.get(own, ()), f"{name} imports {other}"
+
+
+def test_no_circle() -> None:
+    left = {name: brought(path) for name, path in MODULES.items()}
+    while left:
+        free = [name for name, others in left.items() if not others & left.keys()]
+        assert free, f"these import each other: {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda p: p.stem)
+def test_scripts_stand_on_top(path: Path) -> None:
+    """They use any floor, by names that exist and are no file's own."""
     for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "selfplay":
-            continue
-        assert parts[1] not in ("games", "models"), f"llm/{path.name} imports {name}"
-        if parts[1] == "llm":
-            assert LLM_LEVEL[parts[2]] < LLM_LEVEL[path.stem], f"llm/{path.name}: {name} upward"
-        elif not (path.stem == "cli" and name == "selfplay.cli.device_of"):
-            assert LEVEL[parts[1]] < LEVEL["loop"], f"llm/{path.name} imports {name}"
-
-
-def test_the_core_knows_the_command_line_of_llm_alone() -> None:
-    for path in core_modules():
-        for name in imports(path):
-            if name.startswith("selfplay.llm"):
-                assert path.stem == "cli" and name.startswith("selfplay.llm.cli"), path
+        module = known(name)
+        if module is None:
+            assert not name.startswith("selfplay"), f"{path.name} imports {name}: not there"
+        else:
+            rest = name.removeprefix(module).lstrip(".")
+            assert not rest.startswith("_"), f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("folder", ["games", "models"])
 def test_games_and_models_stand_alone(folder: str) -> None:
-    for path in (ROOT / folder).glob("*.py"):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert "selfplay" not in path.read_text().replace("selfplay games", ""), path
         for name in imports(path):
-            assert not name.startswith(("selfplay", "games", "models")), f"{path}: {name}"
             assert not (folder == "games" and name.split(".")[0] == "torch"), f"{path}: {name}"
 
 
 @pytest.mark.parametrize(("package", "allowed"), [
-    ("click", {"cli", "mistakes", "players"}),
-    ("pyspiel", {"openspiel", "engines", "bench_search", "__init__"}),
-    ("matplotlib", {"chart", "chart_runs", "panels"}),
-    ("rich", {"console", "compiling"}),
-    ("openvino", {"openvino"}),
-    ("transformers", {"models", "decode"}),
-    ("tokenizers", {"models"}),
-    ("peft", {"models"}),
-    ("reasoning_gym", {"tasks"}),
+    ("click", {"cli", "arena.players"}),
+    ("pyspiel", {"games.openspiel", "games", "arena.engines", "bench.search"}),
+    ("matplotlib", {"report"}),
+    ("rich", {"common.console"}),
+    ("openvino", {"inference.openvino"}),
+    ("transformers", {"llm.models", "llm.decode"}),
+    ("tokenizers", {"llm.models"}),
+    ("peft", {"llm.models"}),
+    ("reasoning_gym", {"llm.tasks"}),
     ("trl", set()),
-    ("vllm", {"vllm"}),
+    ("vllm", {"llm.vllm"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
-    for path in every_module():
+    """allowed: modules, or whole folders."""
+    for module, path in MODULES.items():
         if any(name.split(".")[0] == package for name in imports(path)):
-            assert path.stem in allowed, f"{path} imports {package}"
+            name = module.removeprefix("selfplay.")
+            assert {name, name.split(".")[0]} & allowed, f"{module} imports {package}"
 
 
 def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
@@ -156,11 +163,10 @@ def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
 
 def test_kernels_call_only_kernels_of_their_own_file() -> None:
     """Numba's cache does not notice edits in another file: the caller would run stale code."""
-    files = every_module()
-    trees = {path: parsed(path) for path in files}
+    trees = {path: parsed(path) for path in every_module()}
     total = 0
     for path, tree in trees.items():
-        brought = {alias.asname or alias.name for node in ast.walk(tree)
+        elsewhere = {alias.asname or alias.name for node in ast.walk(tree)
                    if isinstance(node, ast.ImportFrom)
                    and (node.level or (node.module or "").startswith("selfplay"))
                    for alias in node.names}
@@ -168,7 +174,8 @@ def test_kernels_call_only_kernels_of_their_own_file() -> None:
             total += 1
             for call in ast.walk(kernel):
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-                    assert call.func.id not in brought, f"{path.name}: {kernel.name} {call.func.id}"
+                    called = f"{path.name}: {kernel.name} {call.func.id}"
+                    assert call.func.id not in elsewhere, called
     assert total >= 10
 
 

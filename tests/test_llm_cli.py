@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import Command
 
-from selfplay.llm.cli import name_of
+from selfplay.cli.llm import name_of
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
@@ -116,7 +116,7 @@ def test_every_task_has_a_folder_with_a_short_name() -> None:
 
 
 def test_without_the_extra_one_line_says_what_to_install(run: Command, monkeypatch) -> None:
-    monkeypatch.setattr("selfplay.llm.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("selfplay.cli.llm.find_spec", lambda name: None)
     run("llm", "train", "--task", TASK).mistake('pip install -e ".[llm]"')
 
 

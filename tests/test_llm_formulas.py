@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mpmath", reason='pip install -e ".[llm]"')
 
-from selfplay.llm.formulas import (
-    DEGREE,
-    FUNCTIONS,
-    formula,
-    is_antiderivative,
-    polynomial,
-)
+from selfplay.llm.formulas import DEGREE, FUNCTIONS, formula, is_antiderivative, polynomial
 
 ENDLESS = ["((((9**99)**99)**99)**99)", "9**9**9**9", "((x+1)**99)**99", "(x+1)**99",
            "((((x+1)**9)**9)**9)**9", "sin(" * 90 + "x" + ")" * 90 + "**99", "x**x", "9**(9**9)",

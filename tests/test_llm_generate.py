@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_llm import EOS, MODELS, PAD, QUESTIONS, TOKENIZER, llama, prompts
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm import decode
 from selfplay.llm.cache import HostCache, TensorCache
 from selfplay.llm.decode import ForwardDecoder, LlamaDecoder

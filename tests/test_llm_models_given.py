@@ -17,6 +17,7 @@ import torch
 from given_llm import SHORT, TASK, model, odd, saved, tokenizer
 from safetensors.torch import load_file
 
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import rl
 from selfplay.llm.config import TextConfig, with_model
 from selfplay.llm.generate import Sampling
@@ -34,7 +35,6 @@ from selfplay.llm.models import (
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.rewards import FORMATS, reward
 from selfplay.llm.tasks import make_task
-from selfplay.seam import Rollout
 
 
 @pytest.fixture(autouse=True)

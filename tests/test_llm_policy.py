@@ -9,10 +9,10 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import EOS, MODELS, PAD, prompts
 
+from selfplay.learn.rollout import Rollout
 from selfplay.llm.generate import Sampling, generate
 from selfplay.llm.models import Net, value_model
 from selfplay.llm.policy import Prompts, TextPolicy
-from selfplay.seam import Rollout
 
 ENDS = (EOS, *range(20, 40))
 

@@ -16,15 +16,15 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER
 
-from selfplay import checkpoint
-from selfplay.algorithms import algorithm
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.learn import checkpoint
+from selfplay.learn.config import algorithm
 from selfplay.llm import store
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
-    Job,
+    RewardedTask,
     TextLearner,
     TextRLConfig,
     count_markers,
@@ -58,7 +58,7 @@ def ranked(completions: Completions, examples: Sequence[Example]) -> dict[str, t
     return {"accuracy": torch.arange(float(len(examples)))}
 
 
-JOB = Job(Task("bandit", Bandit()), pulled, {"accuracy": 1.0, "digit": 0.2})
+JOB = RewardedTask(Task("bandit", Bandit()), pulled, {"accuracy": 1.0, "digit": 0.2})
 SMALL = TextRLConfig(prompts=6, group=4, steps=4, evaluate_every=2, evaluate_prompts=8,
                      checkpoint_every=2)
 
@@ -72,7 +72,7 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learner(
     init: Path, folder: Path, name: str = "grpo", config: TextRLConfig = SMALL, tokens: int = 3,
-    job: Job = JOB, **changes: Any,
+    job: RewardedTask = JOB, **changes: Any,
 ) -> TextLearner:
     return TextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
                        sampling=Sampling(max_new_tokens=tokens))
@@ -94,7 +94,7 @@ def test_a_bandit_is_learnt(name: str, init: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
-    job = Job(JOB.task, ranked)
+    job = RewardedTask(JOB.task, ranked)
     for name in ("grpo", "ppo"):
         whole = learner(init, tmp_path / f"{name}-whole", name, kl_weight=0.1, job=job)
         train_rl(whole)
@@ -142,7 +142,7 @@ def test_the_last_good_checkpoint_is_kept(broken: str, init: Path, tmp_path: Pat
         found = ranked(completions, examples)["accuracy"]
         return {"accuracy": found * torch.nan if broken == "nan" else found}
 
-    run = learner(init, tmp_path, config=config, job=Job(JOB.task, worth), **changes)
+    run = learner(init, tmp_path, config=config, job=RewardedTask(JOB.task, worth), **changes)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")}
     with pytest.raises(UserError, match=(
             "last good checkpoint is kept, go on from it with --model .*/ckpt-000004 --run NEW "
@@ -157,7 +157,7 @@ def test_grpo_has_no_critic_and_without_kl_no_reference(init: Path, tmp_path: Pa
     assert plain.reference is None and plain.policy.net.value is None
     policy = plain.policy.net.policy
     assert set(weights(plain)) == {f"policy.{n}" for n, _ in policy.named_parameters()}
-    near = learner(init, tmp_path / "b", kl_weight=0.1, job=Job(JOB.task, ranked))
+    near = learner(init, tmp_path / "b", kl_weight=0.1, job=RewardedTask(JOB.task, ranked))
     assert near.reference is not None and near.policy.net.value is None
     row = near.advance()
     assert abs(row["ref_kl"]) < 1e-6, "the reference is where learning began"
@@ -166,7 +166,7 @@ def test_grpo_has_no_critic_and_without_kl_no_reference(init: Path, tmp_path: Pa
 
 
 def test_ppo_trains_its_critic(init: Path, tmp_path: Path) -> None:
-    run = learner(init, tmp_path, "ppo", job=Job(JOB.task, ranked))
+    run = learner(init, tmp_path, "ppo", job=RewardedTask(JOB.task, ranked))
     before = weights(run)
     assert float(before["value.head.weight"].abs().sum()) == 0
     run.advance()
@@ -186,7 +186,7 @@ def test_groups_without_signal(init: Path, tmp_path: Path) -> None:
             hash(text) % 1000 / 1000 if e.prompt[0] in "def" else 0.5
             for text, e in zip(completions.texts, examples, strict=True)])}
 
-    job, found = Job(JOB.task, some, {"accuracy": 1.0}), {}
+    job, found = RewardedTask(JOB.task, some, {"accuracy": 1.0}), {}
     for kind in ("keep", "drop", "resample"):
         config = TextRLConfig(prompts=12, group=4, no_signal=kind, draws=6)
         batch, row = learner(init, tmp_path / kind, config=config, job=job).gather()
@@ -207,14 +207,14 @@ def test_nothing_to_learn_from_changes_nothing(init: Path, tmp_path: Path) -> No
         return {"accuracy": torch.ones(len(examples))}
 
     config = TextRLConfig(prompts=4, group=4, no_signal="drop")
-    run = learner(init, tmp_path, config=config, job=Job(JOB.task, same))
+    run = learner(init, tmp_path, config=config, job=RewardedTask(JOB.task, same))
     before = weights(run)
     assert run.advance()["no_signal"] == 1
     assert all(torch.equal(before[key], value) for key, value in weights(run).items())
 
 
 def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
-    run = learner(init, tmp_path, job=Job(JOB.task, pulled, {"acuracy": 1.0}))
+    run = learner(init, tmp_path, job=RewardedTask(JOB.task, pulled, {"acuracy": 1.0}))
     with pytest.raises(UserError, match="no part 'acuracy'; there are acc"):
         run.advance()
 
@@ -310,7 +310,8 @@ def test_the_divergence_from_the_first_model_is_told_with_and_without_a_referenc
     weight: float, init: Path, tmp_path: Path
 ) -> None:
     """Against log-probabilities that transformers computes of whole texts."""
-    run = learner(init, tmp_path, job=Job(JOB.task, ranked), kl_weight=weight, learning_rate=3e-3)
+    run = learner(init, tmp_path, job=RewardedTask(JOB.task, ranked), kl_weight=weight,
+                  learning_rate=3e-3)
     run.advance()
     run.advance()
     found = run._answered(1.0).rollout

@@ -12,7 +12,7 @@ pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from reasoning_gym.factory import DATASETS
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.rewards import FORMATS, Example, reward
 from selfplay.llm.scorers import REFUSED, VERIFIED, decimal, parsed_complex, same, scorer
 from selfplay.llm.tasks import make_task

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER, gpt2, llama, lora
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling

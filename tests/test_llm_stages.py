@@ -13,18 +13,18 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
-from selfplay.algorithms import ALGORITHMS
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
+from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import run as runs
 from selfplay.llm import store
 from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
+from selfplay.llm.folder import NotYet, task_of
 from selfplay.llm.models import load
+from selfplay.llm.recipes import job_of, own_task
 from selfplay.llm.rewards import answer_of, reward
 from selfplay.llm.sft import train_sft
-from selfplay.llm.stages import NotYet, job_of, own_task, task_of
-from selfplay.llm.tasks import make_task
-from selfplay.llm.traces import chain_sum_forgetting
-from selfplay.runs import read_history
+from selfplay.llm.tasks import chain_sum_forgetting, make_task
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
 TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4",
@@ -130,7 +130,7 @@ def test_a_model_of_ones_own_needs_no_pretraining(tmp_path: Path) -> None:
     runs.train(opened(tmp_path / "b", "r1-zero", f"model={model}", "data.style=short"), "cpu")
     assert not (tmp_path / "b/base").exists() and store.newest(tmp_path / "b/rl")
     with pytest.raises(UserError, match="no model to go on from"):
-        from selfplay.llm.stages import own_stage
+        from selfplay.llm.recipes import own_stage
 
         own_stage(opened(tmp_path / "c", "r1"), _NoClock(), "cpu")
 
@@ -175,7 +175,7 @@ def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.Monke
         seen[given[4].name] = given[3].on
         return train_sft(*given, **more)
 
-    monkeypatch.setattr("selfplay.llm.stages.train_sft", noted)
+    monkeypatch.setattr("selfplay.llm.recipes.train_sft", noted)
     for recipe in ("r1-zero", "sft"):
         runs.train(opened(tmp_path / recipe, recipe, "rl.steps=1"), "cpu")
     assert seen == {"base": "text", "sft": "completion"}

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
+from selfplay.common.files import write_json
 from selfplay.llm import summary
 from selfplay.llm.config import TaskConfig, TextConfig
-from selfplay.llm.stages import TextRun, task_of
-from selfplay.runs import write_json
+from selfplay.llm.folder import TextRun, task_of
 
 TASK = "chain_sum(min_terms=3,max_terms=3,min_digits=1,max_digits=1)"
 

@@ -11,10 +11,9 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.rewards import reward
-from selfplay.llm.tasks import make_task
-from selfplay.llm.traces import chain_sum
+from selfplay.llm.tasks import chain_sum, make_task
 
 SMALL = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"  # 200 questions
 FIVE = "chain_sum(min_terms=5, max_terms=5, min_digits=1, max_digits=1)"
@@ -98,7 +97,7 @@ def test_a_file_of_questions(tmp_path: Path) -> None:
     rows[0]["demonstration"] = "nought#0"
     file.write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
     task = make_task(str(file), style="short")
-    held = {e.prompt for e in task.held_out(100)}
+    held = {e.prompt for e in task.held_out(1000)}
     learnt = {e.prompt: e for k in range(30) for e in task.batch(k, 64)}
     assert held and not held & set(learnt) and len(held) + len(learnt) == 100
     twelve = next(e for e in learnt.values() if e.answer == "12")

@@ -20,18 +20,18 @@ import fake_vllm
 import torch
 from given_llm import SHORT, TASK, odd, saved
 
-from selfplay.algorithms import algorithm
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.learn.config import algorithm
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.preferences import Pair, to_lines
-from selfplay.llm.rl import Job, TextLearner
+from selfplay.llm.rl import RewardedTask, TextLearner
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
-from selfplay.seam import Rollout
 
 EXACT = SampleConfig(engine="vllm", dtype="float32")
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7], [30]]
@@ -102,7 +102,7 @@ def learner(
     config = TextRLConfig(prompts=2, group=4, steps=3, evaluate_every=2, evaluate_prompts=2,
                           checkpoint_every=1)
     return TextLearner(
-        Job(make_task(TASK, style="answer")), folder, path, config,
+        RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,
         engine=lambda model, words: vllm.engine_of(model, words, sample, folder, "cpu"))

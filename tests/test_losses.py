@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from selfplay import losses
+from selfplay.learn import losses
 
 
 def test_policy_loss_by_hand() -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay import openvino
-from selfplay.arithmetic import agree
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
+from selfplay.inference import openvino
+from selfplay.inference.precision import agree
 from selfplay.models import NetSpec, build, folded, has_fast_bfloat16, seeded
 from selfplay.models.resnet import ConvNorm
 

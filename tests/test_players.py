@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.errors import UserError
-from selfplay.games import make
-from selfplay.games.base import Game, take
-from selfplay.play import deal, play_games
-from selfplay.players import (
+from selfplay.arena.play import play_games
+from selfplay.arena.players import (
     FORMS,
     PLAYERS,
     RESIGN,
     RawPlayer,
     SamplingPlayer,
-    net_parts,
     parse_player,
     pyspiel_name,
 )
+from selfplay.arena.spec import net_parts
+from selfplay.common.errors import UserError
+from selfplay.games import make
+from selfplay.games.base import Game, take
+from selfplay.games.openings import deal
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 GO = make("go5x5")
@@ -215,7 +216,8 @@ def test_search_games_depend_on_the_seed_not_on_the_slots(monkeypatch: pytest.Mo
 
     expected = games(1)
     assert games(8) == expected and games(8, seed=1) != expected
-    monkeypatch.setattr("selfplay.players.TREE_BYTES", 8 * 7 * 31 * 3)  # three trees take turns
+    # three trees take turns
+    monkeypatch.setattr("selfplay.arena.players.TREE_BYTES", 8 * 7 * 31 * 3)
     assert games(8) == expected
 
 
@@ -234,7 +236,7 @@ class Untrained:
 
         self.net = build(spec)
 
-    def acting(self) -> Any:
+    def inference_net(self) -> Any:
         return self.net
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -242,7 +244,7 @@ class Untrained:
 
 
 def test_net_players_find_their_checkpoint(tmp_path: Path) -> None:
-    from selfplay import checkpoint
+    from selfplay.learn import checkpoint
     from selfplay.models import NetSpec
 
     spec = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)

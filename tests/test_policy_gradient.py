@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfplay import policy_gradient as pg
-from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm, sized
-from selfplay.seam import Evaluated, Rollout
+from selfplay.learn import policy_gradient as pg
+from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
+from selfplay.learn.rollout import Evaluated, Rollout
 
 T, F = True, False
 

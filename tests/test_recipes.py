@@ -10,13 +10,15 @@ import pytest
 from command import TINY, Command, selfplay
 from PIL import Image
 
-from selfplay import checkpoint, together
-from selfplay.compare import Pairing
-from selfplay.config import RunConfig, from_dict, override, preset, with_recipe
-from selfplay.errors import UserError
-from selfplay.runs import Clock, open_run, read_history, stages
-from selfplay.settings import to_dict
-from selfplay.value_games import SHARD_GAMES, read_games
+from selfplay.board.value import SHARD_GAMES, read_games
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
+from selfplay.common.settings import to_dict
+from selfplay.learn import checkpoint
+from selfplay.run import compare_runs
+from selfplay.run.compare import Pairing
+from selfplay.run.config import RunConfig, from_dict, override, preset, with_recipe
+from selfplay.run.folder import Clock, open_run, stages
 
 T = ("--game", "tictactoe")
 SMALL = [*TINY, *(word for setting in (
@@ -178,12 +180,12 @@ def test_runs_on_one_chart(
 def test_each_pair_of_runs_meets_and_nobody_meets_himself(folder: Path) -> None:
     runs = [open_run(folder / name, from_dict(json.loads((folder / name / "config.json")
                                                          .read_text()), "")) for name in "az"]
-    found = together.pairings(together.entries(runs))
+    found = compare_runs.pairings(compare_runs.entries(runs))
     assert found[0] == Pairing(f"net:{folder}/z/rl/ckpt-000003@4", f"{_final(folder)}@4", 6)
     keys = [frozenset((p.a, p.b)) for p in found]
     assert len(set(keys)) == len(keys) and all(len(key) == 2 for key in keys)
     with pytest.raises(UserError, match="different names"):
-        together.entries([runs[0], runs[0]])
+        compare_runs.entries([runs[0], runs[0]])
 
 
 def _final(folder: Path) -> str:

@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfplay import chart, compute, measure, palette, panels, report, sentences, verdict
+from selfplay.report import axis as compute
+from selfplay.report import chart, panels, style, verdict
+from selfplay.report import page as report
+from selfplay.report import text as sentences
 
 
 def point(stage: str, step: int, elo: float, sims: int = 0, half: float = 40, **more: Any) -> dict:
@@ -204,7 +207,7 @@ def test_expert_sentences():
     ],
 )
 def test_strength_text(low, high, text):
-    assert sentences.strength_text({"elo": 812.0, "low": low, "high": high}, measure.ELO) == text
+    assert sentences.strength_text({"elo": 812.0, "low": low, "high": high}, verdict.ELO) == text
 
 
 def test_amounts_use_the_unit_that_fits():
@@ -240,7 +243,7 @@ def test_divider_only_where_rl_follows_sft():
     st.floats(0.1, 20),
 )
 def test_spread_labels_keep_order_and_gap_within_the_panel(wanted, gap):
-    placed = np.array(palette.spread(wanted, gap, 0, 100))
+    placed = np.array(style.spread(wanted, gap, 0, 100))
     fitting = min(gap, 100 / max(len(wanted) - 1, 1))
     assert placed.min() >= -1e-6 and placed.max() <= 100 + 1e-6
     assert (np.diff(placed) >= fitting - 1e-6).all()
@@ -316,7 +319,7 @@ def test_samples_and_policy_gradients_get_their_panels():
         return image(chart.draw(case)).shape[0]
 
     assert tall(ANSWERS) - tall({**ANSWERS, "samples": []}) == pytest.approx(
-        (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * palette.DPI, abs=2)
+        (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * style.DPI, abs=2)
 
 
 HOSTILE = "$x^$ <script>alert('x')</script>\n\x07&amp;\"" + "y" * 200
@@ -362,7 +365,7 @@ def test_stages_show_in_their_colours():
 
     pictures = {name: image(chart.draw(CASES[name])) for name in ("full", "no rl", "no sft")}
     seen = {
-        name: [share(pixels, palette.COLOURS[stage]) > 1e-4 for stage in ("sft", "rl")]
+        name: [share(pixels, style.COLOURS[stage]) > 1e-4 for stage in ("sft", "rl")]
         for name, pixels in pictures.items()
     }
     assert seen == {"full": [True, True], "no rl": [True, False], "no sft": [False, True]}
@@ -373,7 +376,7 @@ def test_grey_keeps_the_stages_apart():
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         return 0.299 * red + 0.587 * green + 0.114 * blue
 
-    assert abs(luminance(palette.COLOURS["sft"]) - luminance(palette.COLOURS["rl"])) > 60
+    assert abs(luminance(style.COLOURS["sft"]) - luminance(style.COLOURS["rl"])) > 60
 
 
 def test_summary_json(tmp_path):

@@ -14,19 +14,14 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import EOS, TOKENIZER, gpt2, llama
 
-from selfplay import checkpoint
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
+from selfplay.learn import checkpoint
+from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Net
 from selfplay.llm.policy import TextPolicy
-from selfplay.llm.preferences import (
-    Pair,
-    gold_of,
-    read_pairs,
-    split,
-    synthesise,
-    to_lines,
-)
+from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
 from selfplay.llm.reward_model import (
     RewardModel,
     Texts,
@@ -42,10 +37,8 @@ from selfplay.llm.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf_config import PairConfig, RewardConfig
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
-from selfplay.runs import read_history
 
 PAD = TOKENIZER.pad_token_id
 

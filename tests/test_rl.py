@@ -15,17 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import checkpoint, rl
-from selfplay.config import RLConfig
-from selfplay.data import load_shard, pack
-from selfplay.errors import UserError
+from selfplay.arena.play import play_games
+from selfplay.arena.players import RandomPlayer, RawPlayer
+from selfplay.board import alphazero
+from selfplay.board.alphazero import Learner, gate, thin, train_rl
+from selfplay.board.config import RLConfig
+from selfplay.board.data import load_shard, pack
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
 from selfplay.games import make
-from selfplay.inference import Evaluator
+from selfplay.inference.evaluator import Evaluator
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, flops
-from selfplay.play import play_games
-from selfplay.players import RandomPlayer, RawPlayer
-from selfplay.rl import Learner, gate, thin, train_rl
-from selfplay.runs import read_history
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -186,7 +187,7 @@ def test_thinning_keeps_the_ends_and_the_spacing(keep: int, iterations: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "listing", lambda folder: list(kept))
         patch.setattr(checkpoint, "drop_training", dropped.append)
-        patch.setattr(rl.shutil, "rmtree", lambda path: kept.remove(path))
+        patch.setattr(alphazero.shutil, "rmtree", lambda path: kept.remove(path))
         for step in range(1, iterations + 1):
             kept.append(Path(f"ckpt-{step:06d}"))
             thin(Path(), keep)
@@ -226,13 +227,13 @@ def test_a_damaged_newest_checkpoint_costs_its_iteration_only(tmp_path: Path) ->
 def test_gating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, let_through: bool
 ) -> None:
-    monkeypatch.setattr(rl, "gate", lambda learner: score)
+    monkeypatch.setattr(alphazero, "gate", lambda learner: score)
     gated = learner(tmp_path, replace(SMALL, iterations=1, gating=True))
     before = outputs(gated.players.evaluators[0])
     train_rl(gated)
     assert gated.history[-1]["gate"] == score
     assert np.array_equal(outputs(gated.players.evaluators[0]), before) != let_through
-    newest = Evaluator(gated.trainer.acting(), GAME, dtype="float32")
+    newest = Evaluator(gated.trainer.inference_net(), GAME, dtype="float32")
     assert same(gated.players.evaluators[0], newest) == let_through
     # who plays is who the checkpoint holds and who a restart lets play; training goes on anyway
     again = learner(tmp_path, replace(SMALL, gating=True))
@@ -240,7 +241,7 @@ def test_gating(
     held, _ = checkpoint.load_net(tmp_path / "ckpt-000001")
     assert same(Evaluator(held, GAME, dtype="float32"), gated.players.evaluators[0])
     restarted = learner(tmp_path, replace(SMALL, gating=True))
-    assert same(Evaluator(restarted.trainer.acting(), GAME, dtype="float32"), newest)
+    assert same(Evaluator(restarted.trainer.inference_net(), GAME, dtype="float32"), newest)
 
 
 def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:
@@ -252,15 +253,15 @@ def test_the_gates_match_is_even_between_equals(tmp_path: Path) -> None:
 def test_the_gate_scores_the_new_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quits: str, score: float
 ) -> None:
-    import selfplay.players
+    import selfplay.arena.players
 
     class Quitter(RawPlayer):
         def act(self, states: Any, slots: Any) -> Any:
             if self.name == quits:
-                return np.full(len(slots), selfplay.players.RESIGN)
+                return np.full(len(slots), selfplay.arena.players.RESIGN)
             return super().act(states, slots)
 
-    monkeypatch.setattr(selfplay.players, "RawPlayer", Quitter)
+    monkeypatch.setattr(selfplay.arena.players, "RawPlayer", Quitter)
     assert gate(learner(tmp_path, replace(SMALL, gating_games=8))) == score
 
 
@@ -279,9 +280,9 @@ def test_self_play_learns(tmp_path: Path) -> None:
                       window_min=2000, window_max=4000, batch_size=64, learning_rate=5e-3,
                       ema_decay=0.98, temperature_plies=4, opening=(0, 3), iterations=6)
     run = learner(tmp_path, config, replace(SPEC, size="2x16"))
-    before = score_against_random(run.trainer.acting())
+    before = score_against_random(run.trainer.inference_net())
     train_rl(run)
-    after = score_against_random(run.trainer.acting())
+    after = score_against_random(run.trainer.inference_net())
     assert after > before + 0.1  # four standard errors of 400 games
     assert after > 0.8
     losses = [row["value_loss"] for row in run.history]
@@ -291,8 +292,8 @@ def test_self_play_learns(tmp_path: Path) -> None:
 def test_threads_change_neither_games_nor_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.crew.GROUP_GAMES", {"cpu": 3})
-    monkeypatch.setattr("selfplay.gradient.SHARD_ROWS", {"cpu": 5})
+    monkeypatch.setattr("selfplay.inference.evaluator.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.board.trainer.SHARD_ROWS", {"cpu": 5})
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         train_rl(learner(tmp_path / str(threads)))

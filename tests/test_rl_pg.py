@@ -14,16 +14,17 @@ import pytest
 import torch
 from command import Command, selfplay, start
 
-from selfplay import checkpoint, rl_pg
-from selfplay.algorithms import ALGORITHMS
-from selfplay.board_policy import BoardPolicy
-from selfplay.config import RunConfig, override, preset, with_algorithm
-from selfplay.errors import UserError
+from selfplay.board import league
+from selfplay.board.league import PolicyLearner, train_pg
+from selfplay.board.policy import BoardPolicy
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.games.base import take
+from selfplay.learn import checkpoint
+from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, flops, seeded
-from selfplay.rl_pg import PolicyLearner, train_pg
-from selfplay.runs import read_history
+from selfplay.run.config import RunConfig, override, preset, with_algorithm
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -280,8 +281,9 @@ def test_a_breakdown_leaves_the_last_checkpoint(
 def test_nan_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = learner(tmp_path)
     train_pg(made, left=chain([1.0] * 6, repeat(0.0)).__next__)
-    monkeypatch.setattr(rl_pg.PolicyLearner, "_seen", lambda self, policy, rollout: rl_pg.Evaluated(
-        rollout.logp * torch.nan, rollout.logp, rollout.logp))
+    monkeypatch.setattr(
+        league.PolicyLearner, "_seen", lambda self, policy, rollout: league.Evaluated(
+            rollout.logp * torch.nan, rollout.logp, rollout.logp))
     with pytest.raises(UserError, match=r"the loss is nan.*last good checkpoint"):
         train_pg(learner(tmp_path))
 

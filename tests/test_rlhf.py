@@ -18,19 +18,19 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import TOKENIZER, llama
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, read_json
 from selfplay.llm import rollouts
-from selfplay.llm.chart import draw
+from selfplay.llm.config import RewardConfig, RLHFConfig
+from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save
-from selfplay.llm.optimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import Aim, Climber, best_row, divergence, train_rlhf
-from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
+from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, divergence, train_rlhf
 from selfplay.llm.tasks import Task
-from selfplay.runs import read_history, read_json
+from selfplay.report.panels import draw_curves
 
 A = TOKENIZER("a")["input_ids"][0]
 
@@ -59,7 +59,7 @@ def counting() -> Counting:
 #: The truth: two of them are best, each further one does harm.
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
     [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
-AIM = Aim(Task("letters", Letters()), counting(), GOLD)
+AIM = RLHFObjective(Task("letters", Letters()), counting(), GOLD)
 SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
                    held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
                    learning_rate=1e-3)
@@ -73,9 +73,9 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def climber(init: Path, folder: Path, aim: Aim = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> Climber:
-    return Climber(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
+            **changes: Any) -> RLHFLearner:
+    return RLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -193,7 +193,7 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = Climber(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    made = RLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
     asked: list[rollouts.Batch] = []
     with pytest.MonkeyPatch.context() as patch:
         def noted(*given: Any) -> rollouts.Batch:
@@ -302,8 +302,8 @@ def test_the_turn_of_a_curve() -> None:
 
 def test_the_picture_is_a_png_with_every_curve() -> None:
     row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
-    plain = draw({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
-    full = draw({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
+    plain = draw_curves({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
+    full = draw_curves({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
     for data in (plain, full):
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(data) > 10_000

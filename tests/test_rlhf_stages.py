@@ -11,10 +11,10 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 from command import Command, Said
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from selfplay.common.files import read_history, read_json
 from selfplay.llm.preferences import Pair, read_pairs, to_lines
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
-from selfplay.runs import read_history, read_json
 
 #: The shorter the better, so that any sampler that ends has something to prefer.
 SETTINGS = ("net=1x32", "sft.max_steps=80", "sft.evaluate_every=80", "sft.looked_at=4",

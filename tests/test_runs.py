@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from selfplay import runs
-from selfplay.config import RunConfig
 from selfplay.games import make
-from selfplay.runs import Clock, Run, stages
+from selfplay.run import folder
+from selfplay.run.config import RunConfig
+from selfplay.run.folder import Clock, Run, stages
 
 SHARES = (0.1, 0.2, 0.5, 0.2)
 
@@ -28,7 +28,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(runs, "time", clock)
+    monkeypatch.setattr(folder, "time", clock)
     return clock
 
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from script import SCRIPTS, load, start
 
-from selfplay import openvino
-from selfplay.config import RLConfig, SFTConfig
-from selfplay.errors import UserError
+from selfplay.arena.sgf import ExpertGame
+from selfplay.board.alphazero import Learner, train_rl
+from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.supervised import best, split, to_columns, train_sft
+from selfplay.common.errors import UserError
 from selfplay.games import make
+from selfplay.inference import openvino
 from selfplay.models import NetSpec
-from selfplay.rl import Learner, train_rl
-from selfplay.sft import best, split, to_columns, train_sft
-from selfplay.sgf import ExpertGame
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from reference_search import Reference
 from tiny_games import pile, pile_value
 
-from selfplay import gumbel, mcts, rng, tree
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, put, take
-from selfplay.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search import gumbel, select, tree
+from selfplay.search import random as rng
+from selfplay.search.search import Search, SearchConfig, rollout_evaluate
 
 PUCT = SearchConfig(rule="puct")
 GUMBEL = SearchConfig(rule="gumbel", gumbel_actions=6)
@@ -370,8 +371,8 @@ def test_considered_visits(m: int, n: int, wanted: str) -> None:
 def test_mixed_value_by_hand() -> None:
     q, visits, share = np.array([0.5, -0.25]), np.array([3, 1]), np.array([0.2, 0.6])
     # mean by prior: (0.2 * 0.5 - 0.6 * 0.25) / 0.8 = -0.0625; v_mix = (0.1 - 4 * 0.0625) / 5
-    assert mcts.mixed_value(q, visits, share, 0.1, 2) == pytest.approx(-0.03)
-    assert mcts.mixed_value(q, visits, share, 0.1, 0) == 0.1
+    assert select.mixed_value(q, visits, share, 0.1, 2) == pytest.approx(-0.03)
+    assert select.mixed_value(q, visits, share, 0.1, 0) == 0.1
 
 
 def test_improved_policy_by_hand() -> None:

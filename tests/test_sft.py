@@ -14,16 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay import checkpoint
-from selfplay.config import SFTConfig
-from selfplay.data import Columns, unpack
-from selfplay.errors import UserError
+from selfplay.arena.sgf import ExpertGame
+from selfplay.arena.spec import full_name
+from selfplay.board.config import SFTConfig
+from selfplay.board.data import Columns, unpack
+from selfplay.board.supervised import best, split, to_columns, train_sft
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, read_json, write_json
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec
-from selfplay.players import full_name
-from selfplay.runs import read_history, read_json, write_json
-from selfplay.sft import best, split, to_columns, train_sft
-from selfplay.sgf import ExpertGame
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)

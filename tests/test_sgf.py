@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgfmill import sgf as sgfmill_sgf
 
-from selfplay.errors import UserError
-from selfplay.games import make
-from selfplay.records import GameRecord
-from selfplay.sgf import (
+from selfplay.arena.records import GameRecord
+from selfplay.arena.sgf import (
     ExpertGame,
     Properties,
     RefusedError,
@@ -25,6 +23,8 @@ from selfplay.sgf import (
     to_sgf,
     write_collection,
 )
+from selfplay.common.errors import UserError
+from selfplay.games import make
 
 GAME = make("go5x5")
 MOVES = ";B[bb];W[cc];B[dd]"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from selfplay.threads import Workers, ahead, torch_alone
+from selfplay.common.threads import Workers, ahead, torch_alone
 
 
 @pytest.fixture(autouse=True)

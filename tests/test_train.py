@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from selfplay.data import Batch, Columns, pack
-from selfplay.errors import UserError
-from selfplay.gradient import loss_parts, to_tensors
+from selfplay.board.data import Batch, Columns, pack
+from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns, loss_parts, to_tensors
+from selfplay.common.errors import UserError
 from selfplay.models import NetOutput, NetSpec, build, seeded
-from selfplay.train import TrainConfig, Trainer, evaluate_columns
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
 
@@ -78,18 +77,19 @@ def test_the_average_by_hand() -> None:
                 expected[key] = decay * expected[key] + (1 - decay) * value
             else:
                 expected[key] = value.clone()
-    for key, value in some.acting().state_dict().items():
+    for key, value in some.inference_net().state_dict().items():
         assert torch.allclose(value.double(), expected[key].double(), atol=1e-6), key
-    assert int(some.acting().state_dict()["stem.norm.num_batches_tracked"]) == 3
+    assert int(some.inference_net().state_dict()["stem.norm.num_batches_tracked"]) == 3
 
 
 def test_without_averaging_the_weights_themselves_act() -> None:
     some = trainer(ema_decay=0.0)
     some.step(rows())
     raw = some.net.state_dict()
-    assert all(torch.equal(value, raw[key]) for key, value in some.acting().state_dict().items())
-    assert not some.acting().training and not any(p.requires_grad
-                                                  for p in some.acting().parameters())
+    averaged = some.inference_net().state_dict()
+    assert all(torch.equal(value, raw[key]) for key, value in averaged.items())
+    assert not some.inference_net().training and not any(p.requires_grad
+                                                  for p in some.inference_net().parameters())
 
 
 def test_one_step_of_adamw_by_hand() -> None:
@@ -268,8 +268,9 @@ def test_evaluate_columns_sees_what_training_learns() -> None:
     game: Any = SimpleNamespace(obs_shape=(2, 4, 4), symmetries=lambda: SimpleNamespace(
         cells=np.arange(16)[None], actions=np.arange(17)[None]))
     with torch.no_grad():
-        expected = loss_parts(some.acting()(to_tensors(data, "cpu").obs), to_tensors(data, "cpu"))
-    seen = evaluate_columns(some.acting(), game, columns, dtype="float32")
+        tensors = to_tensors(data, "cpu")
+        expected = loss_parts(some.inference_net()(tensors.obs), tensors)
+    seen = evaluate_columns(some.inference_net(), game, columns, dtype="float32")
     assert seen["policy_loss"] == pytest.approx(float(expected["policy"]), abs=2e-3)
 
 
@@ -285,7 +286,7 @@ def test_looks_on_several_threads_see_the_same() -> None:
                       data.value, data.ownership.astype(np.int8), data.score, data.aux_weight)
     game: Any = SimpleNamespace(obs_shape=(2, 4, 4), symmetries=lambda: SimpleNamespace(
         cells=np.arange(16)[None], actions=np.arange(17)[None]))
-    net = trainer().acting()
+    net = trainer().inference_net()
     seen = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfplay.algorithms import ALGORITHMS, PGConfig, algorithm, sized
-from selfplay.errors import UserError
-from selfplay.losses import entropy, gather_logp
-from selfplay.seam import Acted, Evaluated, Rollout
-from selfplay.update import SHARDS, PolicyOptimizer, _shards
+from selfplay.common.errors import UserError
+from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
+from selfplay.learn.losses import entropy, gather_logp
+from selfplay.learn.optimizer import SHARDS, PolicyOptimizer, _shards
+from selfplay.learn.rollout import Acted, Evaluated, Rollout
 
 N, T = 64, 5
 
@@ -89,7 +89,7 @@ def test_weights_do_not_depend_on_the_number_of_threads(name: str) -> None:
 
 def test_shards_give_the_gradient_of_the_whole() -> None:
     """Against one plain backward of the whole minibatch."""
-    from selfplay import policy_gradient as pg
+    from selfplay.learn import policy_gradient as pg
 
     config = algorithm("grpo", kl_weight=0.1)
     policy = chooser()

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from selfplay import value_games
-from selfplay.board_policy import BoardPolicy, Turn
-from selfplay.data import load_shard, unpack
-from selfplay.errors import UserError
-from selfplay.games import make
-from selfplay.models import NetSpec, build, seeded
-from selfplay.seam import Acted
-from selfplay.threads import Workers
-from selfplay.value_games import (
+from selfplay.board import value
+from selfplay.board.data import load_shard, unpack
+from selfplay.board.policy import BoardPolicy, Turn
+from selfplay.board.value import (
     GROUP_GAMES,
     SHARD_GAMES,
     Policies,
@@ -28,6 +23,11 @@ from selfplay.value_games import (
     read_games,
     turns,
 )
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
+from selfplay.games import make
+from selfplay.learn.rollout import Acted
+from selfplay.models import NetSpec, build, seeded
 
 TTT, C4 = make("tictactoe"), make("connect4")
 
@@ -119,8 +119,8 @@ def test_turns_and_random_moves_are_uniform() -> None:
 def test_the_same_games_on_any_number_of_threads(
     game: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(value_games, "GROUP_GAMES", 32)
-    monkeypatch.setattr(value_games, "SHARD_GAMES", 96)
+    monkeypatch.setattr(value, "GROUP_GAMES", 32)
+    monkeypatch.setattr(value, "SHARD_GAMES", 96)
     policies = nets(game)
     threads = torch.get_num_threads()
     shards = [play_shard(game, policies, 1, game.max_moves, 5, Workers(n)) for n in (1, 3)]

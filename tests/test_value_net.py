@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from selfplay import checkpoint
-from selfplay.config import ValueConfig
-from selfplay.data import Columns, pack
-from selfplay.errors import UserError
+from selfplay.board.config import ValueConfig
+from selfplay.board.data import Columns, pack
+from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.value import best_value, split_rows, train_value
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history
 from selfplay.games import make
+from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.runs import read_history
-from selfplay.train import TrainConfig, Trainer
-from selfplay.value_net import best_value, split_rows, train_value
 
 TTT = make("tictactoe")
 SPEC = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)

@@ -1,14 +1,25 @@
-"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k."""
+"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k.
+
+Over-optimisation: what the proxy promises and what the truth holds, against the divergence.
+
+Goodhart's law as Gao, Schulman and Hilton (2023, arXiv:2210.10760) measure it: a proxy reward is
+climbed, and beyond some divergence from the reference the gold reward turns down while the proxy
+goes on rising. Axes: n held-out prompts, m completions of each.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any
+from typing import Any, NamedTuple
 
-from selfplay.arena import wilson
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.common.stats import wilson
 from selfplay.llm.generate import Generator, Samples, Sampling
 from selfplay.llm.models import render
 from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
@@ -134,3 +145,74 @@ def table(result: dict[str, Any]) -> str:
 def _name(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)
+
+
+Z95 = 1.959964
+
+
+class Looked(NamedTuple):
+    """float64 [n, m]: completions and what they are worth."""
+
+    proxy: NDArray[np.float64]
+    gold: NDArray[np.float64]
+    kl: NDArray[np.float64]  #: log p - log reference of the completion, nats
+    length: NDArray[np.float64]  #: tokens
+    ended: NDArray[np.float64]  #: 0 where the limit cut it off
+
+
+def figures(looked: Looked) -> dict[str, float]:
+    """Means, and for proxy and gold their 95% intervals over prompts; kl in nats a completion."""
+    row: dict[str, float] = {}
+    for name in ("proxy", "gold"):
+        row |= _with_interval(name, getattr(looked, name))
+    kl = float(looked.kl.mean())
+    return {**row, "kl": kl, "kl_root": math.sqrt(max(kl, 0.0)),
+            "length": float(looked.length.mean()), "ended": float(looked.ended.mean()),
+            "held_prompts": looked.gold.shape[0], "held_samples": looked.gold.shape[1]}
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """(mean, low, high) of values [n, m]: normal 95% interval of the mean over prompts, whose
+    completions are not independent of each other."""
+    means = values.mean(1)
+    half = Z95 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+    return float(means.mean()), float(means.mean()) - half, float(means.mean()) + half
+
+
+def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval(values), strict=True))
+
+
+def best_of_n(looked: Looked) -> list[dict[str, float]]:
+    """Proxy and gold of the best by proxy of k samples, for k = 1, 2, 4, ... up to m.
+
+    Unbiased from m samples: the one of rank r from below is the best of k drawn without
+    replacement with probability C(r - 1, k - 1) / C(m, k) (Nakano et al. 2021, arXiv:2112.09332).
+    kl: log k - (k - 1) / k nats (Stiennon et al. 2020, arXiv:2009.01325), an upper bound.
+    """
+    order = np.argsort(looked.proxy, 1, kind="stable")
+    ranked = {name: np.take_along_axis(getattr(looked, name), order, 1)
+              for name in ("proxy", "gold")}
+    count, rows = order.shape[1], []
+    for k in (2**i for i in range(count.bit_length())):
+        chance = np.array([math.comb(r, k - 1) / math.comb(count, k) for r in range(count)])
+        kl = math.log(k) - (k - 1) / k
+        row: dict[str, float] = {"n": k, "kl": kl, "kl_root": math.sqrt(kl)}
+        for name, values in ranked.items():
+            row |= _with_interval(name, (values @ chance)[:, None])
+        rows.append(row)
+    return rows
+
+
+def turn(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Where the gold reward is best and what is left of it at the end of ``rows`` (by step).
+
+    gain: best - first; loss: best - last, both of gold; loss_low, loss_high: its 95% interval,
+    taking the two looks for independent; proxy_rise: last - proxy at the best; kl: of the best.
+    """
+    best, last = max(rows, key=lambda row: row["gold"]), rows[-1]
+    half = math.hypot(best["gold_high"] - best["gold"], last["gold_high"] - last["gold"])
+    loss = best["gold"] - last["gold"]
+    return {"step": best["step"], "kl": best["kl"], "gold": best["gold"],
+            "gain": best["gold"] - rows[0]["gold"], "loss": loss, "loss_low": loss - half,
+            "loss_high": loss + half, "proxy_rise": last["proxy"] - best["proxy"]}

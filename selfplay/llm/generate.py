@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.decode import decoder_of
 from selfplay.llm.models import left_padded
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model

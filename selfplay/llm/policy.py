@@ -1,4 +1,4 @@
-"""Text behind the seam: a token is an action, a completion is a game, a prompt its opening."""
+"""Text as a policy-gradient policy: tokens are actions, completions games."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfplay.learn.losses import entropy, gather_logp
+from selfplay.learn.rollout import Acted, Evaluated, Rollout
 from selfplay.llm import forward
 from selfplay.llm.decode import knows
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import Net, positions_of
-from selfplay.losses import entropy, gather_logp
-from selfplay.seam import Acted, Evaluated, Rollout
 
 
 class Prompts(NamedTuple):

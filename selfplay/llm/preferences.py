@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.llm.config import PairConfig
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf_config import PairConfig
 from selfplay.llm.rollouts import Completions, Reward, sample, verifier, weighed
 from selfplay.llm.tasks import Task
 

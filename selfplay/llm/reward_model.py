@@ -23,9 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfplay import checkpoint
-from selfplay.arena import wilson
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, write_history
+from selfplay.common.stats import wilson
+from selfplay.learn import checkpoint
+from selfplay.llm.config import RewardConfig
 from selfplay.llm.models import (
     ValueModel,
     bare_backbone,
@@ -38,9 +40,7 @@ from selfplay.llm.models import (
 )
 from selfplay.llm.preferences import Pair
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf_config import RewardConfig
 from selfplay.llm.rollouts import Completions, Reward
-from selfplay.runs import read_history, write_history
 
 BINS = 10  #: of the calibration
 TEXTS = 256  #: read at once where nothing is learnt
@@ -226,7 +226,7 @@ class Training:
         self.scored = torch.cat(sides)
         return judged(*sides)
 
-    def acting(self) -> RewardModel:
+    def inference_net(self) -> RewardModel:
         """As it is used: normalised over the held-out texts."""
         return self.model.normalised(self.scored)
 

@@ -21,27 +21,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfplay import advantages, checkpoint
-from selfplay.algorithms import PGConfig, sized
-from selfplay.arena import wilson
-from selfplay.errors import UserError, going_on
+from selfplay.common.errors import UserError, advise_on_breakdown
+from selfplay.common.files import read_history, write_history
+from selfplay.common.machine import peak_mb, reset_peak
+from selfplay.common.stats import wilson
+from selfplay.learn import advantages, checkpoint
+from selfplay.learn.config import PGConfig, sized
+from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Lora, Net, end_tokens, load, reference_of, value_model
 from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rollouts import Batch, Reward, verifier
+from selfplay.llm.rollouts import Reward, SampledBatch, verifier
 from selfplay.llm.tasks import Task
-from selfplay.memory import peak_mb, reset_peak
-from selfplay.runs import read_history, write_history
-from selfplay.seam import Rollout
-from selfplay.update import PolicyOptimizer
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
 
 
 @dataclass(frozen=True)
-class Job:
+class RewardedTask:
     """What is learnt: questions, and what their answers are worth."""
 
     task: Task
@@ -57,7 +57,8 @@ class TextLearner:
     """
 
     def __init__(
-        self, job: Job, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
+        self, job: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig,
+        pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
         dtype: str = "float32", first: int = FIRST,
         engine: Callable[[nn.Module, Any], Generator | None] = lambda model, tokenizer: None,
@@ -91,9 +92,9 @@ class TextLearner:
         self.compute |= meta["compute"]
         self.history = resumed_history(self.folder / "history.jsonl", self.step)
 
-    def gather(self) -> tuple[Batch | None, dict[str, float]]:
+    def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
         """(what this step learns from, figures of all that was asked for it)."""
-        config, asked, useful = self.config, list[Batch](), list[Batch]()
+        config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
         for draw in range(config.draws if config.no_signal == "resample" else 1):
             number = self.first + self.step * config.draws + draw
             examples = self.job.task.batch(number, config.prompts)
@@ -140,7 +141,7 @@ class TextLearner:
                 **{f"generate_{key}": value for key, value in generated.items()},
                 **{f"update_{key}": value for key, value in updated.items()}}
 
-    def _flops(self, row: Mapping[str, float], batch: Batch | None) -> float:
+    def _flops(self, row: Mapping[str, float], batch: SampledBatch | None) -> float:
         """Of a step, prompts counted once a group: 2 a parameter and token that is read, 4 more
         where it is learnt (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more where a frozen
         one only passes the gradient on."""
@@ -166,7 +167,7 @@ class TextLearner:
             found["ref_kl"] = self._drift(drawn.rollout)
         return found
 
-    def _answered(self, temperature: float) -> Batch:
+    def _answered(self, temperature: float) -> SampledBatch:
         most = self.policy.sampling.max_new_tokens
         asker = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
         return rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
@@ -216,8 +217,8 @@ def train_rl(
         resumed_history(folder / name, learner.step)
     while learner.step < config.steps and left() > 0:
         first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
-        with going_on(lambda: store.newest(folder), "--model", "pg.learning_rate",
-                      learner.optimizer.config.learning_rate):
+        with advise_on_breakdown(lambda: store.newest(folder), "--model", "pg.learning_rate",
+                                  learner.optimizer.config.learning_rate):
             row = {**learner.advance(), **first}
         ended = learner.step == config.steps
         if learner.step % config.evaluate_every == 0 or ended:
@@ -235,7 +236,7 @@ def train_rl(
     return store.newest(folder)
 
 
-def accuracy_of(batch: Batch) -> dict[str, float]:
+def accuracy_of(batch: SampledBatch) -> dict[str, float]:
     """The share of right answers with its 95% interval (Wilson), their number, mean tokens."""
     right = float(batch.parts["accuracy"].mean())
     low, high = wilson(right, len(batch.examples))
@@ -243,7 +244,7 @@ def accuracy_of(batch: Batch) -> dict[str, float]:
             "length": float(batch.rollout.mask.sum(1).float().mean())}
 
 
-def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
+def figures_of(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often
     one of these words stands in a completion); no_signal, the share of groups in which all fare
     alike; completions, tokens (of completions) and prompt_tokens, their numbers."""
@@ -261,7 +262,7 @@ def figures_of(batch: Batch, markers: Sequence[str]) -> dict[str, float]:
             "prompt_tokens": prompt_tokens(rollout)}
 
 
-def shown(batch: Batch, step: int) -> list[dict[str, Any]]:
+def shown(batch: SampledBatch, step: int) -> list[dict[str, Any]]:
     """Completions to read, rows of samples.jsonl: step, prompt, completion, wanted, and the parts
     of the reward."""
     texts = zip(batch.examples, batch.completions.texts, strict=True)

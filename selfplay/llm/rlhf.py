@@ -20,24 +20,24 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from selfplay import checkpoint
-from selfplay.algorithms import sized
-from selfplay.errors import going_on
+from selfplay.common.errors import advise_on_breakdown
+from selfplay.common.files import read_history, write_history, write_json
+from selfplay.learn import checkpoint
+from selfplay.learn.config import sized
+from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
+from selfplay.llm.config import RLHFConfig
+from selfplay.llm.evaluate import Looked, figures
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.optimism import Looked, figures
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import append, figures_of, resumed_history, shown
-from selfplay.llm.rlhf_config import RLHFConfig
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
-from selfplay.runs import read_history, write_history, write_json
-from selfplay.seam import Rollout
-from selfplay.update import PolicyOptimizer
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
 SHOWN = 8  #: held-out prompts whose completions are written down at a look
@@ -45,7 +45,7 @@ HELD_SEED = 1 << 40  #: of the samples that are measured, the same ones at every
 
 
 @dataclass(frozen=True)
-class Aim:
+class RLHFObjective:
     """What is asked, what is climbed, and what is meant by it."""
 
     task: Task
@@ -54,14 +54,14 @@ class Aim:
     weights: Mapping[str, float] = field(default_factory=lambda: {"proxy": 1.0})
 
 
-class Climber:
+class RLHFLearner:
     """The state of a run between two steps.
 
     init: folder of the policy to begin with, which is the reference as well. A run whose
     ``folder`` has checkpoints goes on from the newest.
     """
 
-    def __init__(self, aim: Aim, init: str | Path, folder: Path, config: RLHFConfig, *,
+    def __init__(self, aim: RLHFObjective, init: str | Path, folder: Path, config: RLHFConfig, *,
                  sampling: Sampling, seed: int = 0, device: str = "cpu",
                  markers: Sequence[str] = (),
                  engine: Callable[[nn.Module, Any], Generator | None] = lambda model, words: None,
@@ -163,7 +163,7 @@ class Climber:
 
 
 def train_rlhf(
-    climber: Climber, *, left: Callable[[], float] = lambda: math.inf,
+    learner: RLHFLearner, *, left: Callable[[], float] = lambda: math.inf,
     log: Callable[[dict[str, Any]], None] = lambda row: None,
     show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
 ) -> Path:
@@ -171,42 +171,42 @@ def train_rlhf(
     ``left()`` seconds are used up; the checkpoint of the best gold reward within the budget.
 
     Before the first step and every ``evaluate_every`` a row of ``history.jsonl``
-    (``optimism.figures`` of the held-out prompts; train: means of ``Climber.advance``), some
+    (``optimism.figures`` of the held-out prompts; train: means of ``RLHFLearner.advance``), some
     completions (``samples.jsonl``) and a checkpoint. Step k depends on the weights and (seed, k)
     alone. ``best.json`` names the best checkpoint, and why the run ended.
     """
-    path, first = climber.folder / "samples.jsonl", climber.step == 0
-    resumed_history(path, -1 if first else climber.step)
+    path, first = learner.folder / "samples.jsonl", learner.step == 0
+    resumed_history(path, -1 if first else learner.step)
 
     def read() -> None:
-        samples = climber.samples()
+        samples = learner.samples()
         append(path, samples)
         show(samples)
 
     if first:
-        log(climber.history[0])
+        log(learner.history[0])
         read()
-    while not (why := climber.ended(left)):
-        taken = [_advance(climber)]
-        while climber.step % climber.config.evaluate_every and climber.step < climber.config.steps:
-            taken.append(_advance(climber))
+    while not (why := learner.ended(left)):
+        taken = [_advance(learner)]
+        while learner.step % learner.config.evaluate_every and learner.step < learner.config.steps:
+            taken.append(_advance(learner))
         means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
-        row = {"step": climber.step, "seconds": climber.seconds, **climber.figures(),
+        row = {"step": learner.step, "seconds": learner.seconds, **learner.figures(),
                "train": means}
         read()  # before the checkpoint: what has none is dropped later
-        climber.keep(row)
+        learner.keep(row)
         log(row)
-    best = best_row(climber.history, climber.config.kl_budget)
-    write_json(climber.folder / "best.json", {
+    best = best_row(learner.history, learner.config.kl_budget)
+    write_json(learner.folder / "best.json", {
         "checkpoint": name_of(best), "ended": why,
         **{key: best[key] for key in ("step", "gold", "gold_low", "gold_high", "proxy", "kl")}})
-    return climber.folder / name_of(best)
+    return learner.folder / name_of(best)
 
 
-def _advance(climber: Climber) -> dict[str, float]:
-    with going_on(lambda: store.newest(climber.folder), "--model", "rlhf.learning_rate",
-                  climber.config.learning_rate):
-        return climber.advance()
+def _advance(learner: RLHFLearner) -> dict[str, float]:
+    with advise_on_breakdown(lambda: store.newest(learner.folder), "--model", "rlhf.learning_rate",
+                              learner.config.learning_rate):
+        return learner.advance()
 
 
 def divergence(rollout: Rollout) -> Any:

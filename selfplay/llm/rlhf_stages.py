@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.console import Bar, say
-from selfplay.files import write_atomic
-from selfplay.llm.chart import draw
+from selfplay.common.console import Bar, say
+from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.llm.config import RLHFConfig
+from selfplay.llm.evaluate import best_of_n, turn
+from selfplay.llm.folder import PICTURE, TextRun, sampling_of
 from selfplay.llm.models import Net, end_tokens, load
-from selfplay.llm.optimism import best_of_n, turn
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import (
     Pair,
@@ -28,20 +29,18 @@ from selfplay.llm.preferences import (
     synthesise,
     to_lines,
 )
+from selfplay.llm.recipes import log_row, log_samples, tensorboard
 from selfplay.llm.reward_model import (
     best_checkpoint,
     load_reward_model,
     reward_model,
     train_reward_model,
 )
-from selfplay.llm.rlhf import Aim, Climber, train_rlhf
-from selfplay.llm.rlhf_config import RLHFConfig
+from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, train_rlhf
 from selfplay.llm.sft import best
-from selfplay.llm.stages import TextRun, log_row, log_samples, sampling_of, tensorboard
 from selfplay.llm.vllm import engine_of
-from selfplay.runs import Clock, read_history, read_json, write_json
-
-PICTURE = "overoptimisation.png"
+from selfplay.report.panels import draw_curves
+from selfplay.run.folder import Clock
 
 
 def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
@@ -85,13 +84,13 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
         say(f"{stage}: finished, {_best_text(folder)}")
         return
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
-    aim = Aim(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
-    climber = Climber(aim, best(run.folder / "sft"), folder, config,
+    aim = RLHFObjective(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
+    learner = RLHFLearner(aim, best(run.folder / "sft"), folder, config,
                       sampling=sampling_of(run.config), seed=run.config.seed, device=device,
                       markers=run.config.rl.markers,
                       engine=lambda model, tokenizer: engine_of(
                           model, tokenizer, run.config.sample, run.config.model, device))
-    _best_of(climber, run.folder / "rm" / "best_of_n.json", config.best_of)
+    _best_of(learner, run.folder / "rm" / "best_of_n.json", config.best_of)
     writer = tensorboard(run.folder)
     with Bar(stage, clock.budget(stage)) as bar:
         def look(row: dict[str, Any]) -> None:
@@ -99,13 +98,13 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
             bar.at(clock.spent(stage), f"step {row['step']}  proxy {row['proxy']:.2f}, "
                                        f"true {row['gold']:.3f}, {row['kl']:.2f} nats")
 
-        train_rlhf(climber, left=lambda: clock.left(stage), log=look,
+        train_rlhf(learner, left=lambda: clock.left(stage), log=look,
                    show=lambda samples: log_samples(writer, stage, samples))
     writer.close()
     if read_json(folder / "best.json")["ended"] != "time":
         clock.finish(stage)
     picture(run.folder, run.config.rlhf, run.config.task)
-    say(f"{stage}: {_best_text(folder)}\n{_turn_text(climber.history)}")
+    say(f"{stage}: {_best_text(folder)}\n{_turn_text(learner.history)}")
 
 
 def picture(folder: Path, config: RLHFConfig, title: str) -> None:
@@ -116,7 +115,7 @@ def picture(folder: Path, config: RLHFConfig, title: str) -> None:
     climbs = {text: rows for name, text in names.items()
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / PICTURE, draw(
+    write_atomic(folder / PICTURE, draw_curves(
         climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 
@@ -141,10 +140,10 @@ def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
     return pairs
 
 
-def _best_of(climber: Climber, path: Path, samples: int) -> None:
+def _best_of(learner: RLHFLearner, path: Path, samples: int) -> None:
     """Best-of-n by the proxy, which needs no learning: what RLHF has to beat."""
     if samples and not path.exists():
-        write_json(path, best_of_n(climber.look(samples, climber.reference)))
+        write_json(path, best_of_n(learner.look(samples, learner.reference)))
 
 
 def _policy(run: TextRun, device: str) -> tuple[TextPolicy, Any]:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfplay import advantages
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
+from selfplay.learn import advantages
+from selfplay.learn.policy_gradient import kl_estimate
+from selfplay.learn.rollout import Acted, Rollout
 from selfplay.llm.models import Net, left_padded, render
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
-from selfplay.policy_gradient import kl_estimate
-from selfplay.seam import Acted, Rollout
-from selfplay.threads import Workers
 
 LOOK_STEPS = 8192  #: tokens, padding included, that are evaluated without a gradient at once
 
@@ -40,7 +40,7 @@ Reward = Callable[[Completions, Sequence[Example]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class SampledBatch:
     """N completions of whole groups, in the order of their groups, ready to be learnt from."""
 
     examples: list[Example]
@@ -59,7 +59,7 @@ def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str,
 def sample(
     policy: TextPolicy, tokenizer: Any, examples: Sequence[Example], reward: Reward,
     weights: Mapping[str, float], seed: int,
-) -> Batch:
+) -> SampledBatch:
     """Answer each of ``examples`` ``policy.group`` times and judge the answers.
 
     The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
@@ -74,7 +74,7 @@ def sample(
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
     rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
                       on_last_step(score, acted.mask), group)
-    return Batch(answered, completions, parts, rollout)
+    return SampledBatch(answered, completions, parts, rollout)
 
 
 def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -101,7 +101,7 @@ def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
     return (steps == last[:, None]) * score.float()[:, None]
 
 
-def with_signal(batch: Batch) -> Batch | None:
+def with_signal(batch: SampledBatch) -> SampledBatch | None:
     """The groups whose completions fared differently; None if there are none."""
     rollout = batch.rollout
     useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
@@ -110,17 +110,17 @@ def with_signal(batch: Batch) -> Batch | None:
     return take(batch, kept) if len(kept) else None
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
+def take(batch: SampledBatch, rows: Tensor) -> SampledBatch:
     """Some of the completions."""
     index = rows.tolist()
     texts, ended = batch.completions
-    return Batch([batch.examples[i] for i in index],
+    return SampledBatch([batch.examples[i] for i in index],
                  Completions([texts[i] for i in index], [ended[i] for i in index]),
                  {key: part[rows.to(part.device)] for key, part in batch.parts.items()},
                  batch.rollout.rows(rows))
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[SampledBatch]) -> SampledBatch:
     """One batch of several; their groups are numbered anew."""
     if len(batches) == 1:
         return batches[0]
@@ -138,7 +138,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         inputs={key: torch.cat([r.inputs[key] for r in found]) for key in found[0].inputs},
         **{name: torch.cat([getattr(r, name) for r in found])
            for name in ("action", "mask", "logp", "reward", "group")})
-    return Batch([e for b in batches for e in b.examples],
+    return SampledBatch([e for b in batches for e in b.examples],
                  Completions([t for b in batches for t in b.completions.texts],
                              [e for b in batches for e in b.completions.ended]),
                  {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts},

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.console import say
-from selfplay.errors import UserError
-from selfplay.files import locked
-from selfplay.llm import rlhf_stages, stages, summary, vllm
+from selfplay.common.console import say
+from selfplay.common.errors import UserError
+from selfplay.common.files import locked, read_json, write_json
+from selfplay.common.settings import read, to_dict
+from selfplay.llm import recipes, rlhf_stages, summary, vllm
 from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
+from selfplay.llm.folder import NotYet, TextRun, model_of, sampling_of, task_of
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.rl import groups_must_fit
-from selfplay.llm.stages import NotYet, TextRun, model_of, sampling_of, task_of
-from selfplay.report import write_report
-from selfplay.runs import Clock, read_json, write_json
-from selfplay.sentences import headlines
-from selfplay.settings import read, to_dict
+from selfplay.report.page import write_report
+from selfplay.report.text import headlines
+from selfplay.run.folder import Clock
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def train(run: TextRun, device: str) -> None:
     Raises UserError before anything is made if another process works on the run, or vLLM was
     asked for and is not there.
     """
-    stages = RECIPES[run.config.recipe]
+    planned = RECIPES[run.config.recipe]
     vllm.must_be_there(run.config.sample, run.config.model)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
-        clock = Clock(run, {stage.name: stage.share for stage in stages})
-        for stage in stages:
+        clock = Clock(run, {stage.name: stage.share for stage in planned})
+        for stage in planned:
             with clock.running(stage.name):
                 try:
                     stage.run(run, clock, device)
@@ -163,21 +163,21 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
 
 #: recipe -> its stages in order; their folders have their names.
 RECIPES: dict[str, tuple[Stage, ...]] = {
-    "sft": (Stage("sft", stages.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
-    "grpo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+    "sft": (Stage("sft", recipes.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
+    "grpo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
              Stage("eval", eval_stage, 0.05)),
-    "ppo": (Stage("sft", stages.sft_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+    "ppo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
             Stage("eval", eval_stage, 0.05)),
-    "r1-zero": (Stage("base", stages.base_stage, 0.35), Stage("rl", stages.rl_stage, 0.6),
+    "r1-zero": (Stage("base", recipes.base_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
                 Stage("eval", eval_stage, 0.05)),
-    "r1": (Stage("sft", stages.sft_stage, 0.2), Stage("rl", stages.rl_stage, 0.3),
-           Stage("own", stages.own_stage, 0.15), Stage("rl2", stages.rl2_stage, 0.3),
+    "r1": (Stage("sft", recipes.sft_stage, 0.2), Stage("rl", recipes.rl_stage, 0.3),
+           Stage("own", recipes.own_stage, 0.15), Stage("rl2", recipes.rl2_stage, 0.3),
            Stage("eval", eval_stage, 0.05)),
-    "distill": (Stage("sft", stages.sft_stage, 0.25), Stage("rl", stages.rl_stage, 0.4),
-                Stage("student", stages.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
-    "rlhf": (Stage("sft", stages.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
+    "distill": (Stage("sft", recipes.sft_stage, 0.25), Stage("rl", recipes.rl_stage, 0.4),
+                Stage("student", recipes.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
+    "rlhf": (Stage("sft", recipes.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
              Stage("rlhf", rlhf_stages.rlhf_stage, 0.4), Stage("eval", eval_stage, 0.05)),
-    "overoptimise": (Stage("sft", stages.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
+    "overoptimise": (Stage("sft", recipes.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
                      Stage("free", rlhf_stages.free_stage, 0.25),
                      Stage("rlhf", rlhf_stages.rlhf_stage, 0.2),
                      Stage("eval", eval_stage, 0.05)),

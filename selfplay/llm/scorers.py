@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.formulas import is_antiderivative, polynomial
 from selfplay.llm.rewards import arithmetic, parsed_number
 

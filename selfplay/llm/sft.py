@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay import checkpoint
-from selfplay.curve import DROP, LATEST, Curve, replayed
-from selfplay.errors import Breakdown, UserError, going_on
+from selfplay.common.errors import Breakdown, UserError, advise_on_breakdown
+from selfplay.common.files import read_history, read_json, write_history, write_json
+from selfplay.learn import checkpoint
+from selfplay.learn.losses import gather_logp, masked_mean
+from selfplay.learn.plateau import DROP, LATEST, HeldOutCurve, replayed
 from selfplay.llm import store
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers
@@ -29,15 +31,13 @@ from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import complete, end_tokens, load, render
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks import Task, demonstration
-from selfplay.losses import gather_logp, masked_mean
-from selfplay.runs import read_history, read_json, write_history, write_json
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 SHOWN = 4  #: completions written down at a look
 HELD_AT_ONCE = 64  #: held-out texts of one forward pass
 
 
-class Texts(NamedTuple):
+class Sequences(NamedTuple):
     """B texts, padded on the right."""
 
     tokens: Tensor  #: int64 [B, L]
@@ -59,7 +59,7 @@ class TextTrainer:
              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
             lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
-    def step(self, texts: Texts) -> dict[str, float]:
+    def step(self, texts: Sequences) -> dict[str, float]:
         """Train on one batch: loss (nats a token) and grad_norm.
 
         Raises Breakdown where one of them is not finite; the weights are then as they were.
@@ -122,7 +122,7 @@ def _drawing(device: torch.device, seed: int, step: int) -> Iterator[None]:
         yield
 
 
-def texts_of(examples: Iterable[Example], tokenizer: Any, on: str = "completion") -> Texts:
+def texts_of(examples: Iterable[Example], tokenizer: Any, on: str = "completion") -> Sequences:
     """What to learn from examples: their demonstrations, or their bare answers where they have
     none, behind their prompts. on: "completion" or "text", see ``TextSFTConfig``."""
     rows = [(render(tokenizer, e.prompt), complete(tokenizer, shown(e))) for e in examples]
@@ -133,7 +133,7 @@ def texts_of(examples: Iterable[Example], tokenizer: Any, on: str = "completion"
         end = len(prompt) + len(completion)
         tokens[i, :end] = torch.tensor(prompt + completion)
         learnt[i, (1 if on == "text" else len(prompt)):end] = True
-    return Texts(tokens, learnt)
+    return Sequences(tokens, learnt)
 
 
 def shown(example: Example) -> str:
@@ -143,7 +143,7 @@ def shown(example: Example) -> str:
     return demonstration("", example.answer, example.format)
 
 
-def text_loss(model: nn.Module, texts: Texts) -> Tensor:
+def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     """Scalar: mean cross-entropy of the learnt tokens, nats a token.
 
     Padding stands on the right, where a causal model sees it from nowhere that counts: no mask.
@@ -155,7 +155,7 @@ def text_loss(model: nn.Module, texts: Texts) -> Tensor:
 
 
 @torch.no_grad()
-def held_loss(model: nn.Module, held: Sequence[Texts]) -> float:
+def held_loss(model: nn.Module, held: Sequence[Sequences]) -> float:
     """``text_loss`` over all held-out texts, token by token alike."""
     model.eval()
     counts = [float(t.learnt[:, 1:].sum()) for t in held]
@@ -182,7 +182,7 @@ def train_sft(
     if newest is not None:
         model, tokenizer = load(newest)
     trainer = TextTrainer(model.to(device), config, seed)
-    curve, spent = Curve(), 0.0
+    curve, spent = HeldOutCurve(), 0.0
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))
         found = read_history(folder / "history.jsonl")
@@ -203,8 +203,8 @@ def train_sft(
             curve.drop()
         trainer.learning_rate = config.learning_rate * DROP**curve.drops
         texts = texts_of(task.batch(trainer.steps, config.batch_size), tokenizer, config.on)
-        with going_on(lambda: store.newest(folder), "--model", "sft.learning_rate",
-                      trainer.learning_rate):
+        with advise_on_breakdown(lambda: store.newest(folder), "--model", "sft.learning_rate",
+                                  trainer.learning_rate):
             metrics = trainer.step(texts)
         tokens += int((texts.tokens != tokenizer.pad_token_id).sum())
         progress(trainer.steps, metrics)

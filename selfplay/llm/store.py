@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from selfplay import checkpoint
-from selfplay.files import refused, sync_folder
+from selfplay.common.files import refused, sync_folder
+from selfplay.learn import checkpoint
 from selfplay.llm.models import WEIGHTS
 from selfplay.llm.models import save as save_pretrained
 

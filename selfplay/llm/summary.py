@@ -11,17 +11,17 @@ from pathlib import Path
 from shlex import join
 from typing import Any
 
-from selfplay.arena import wilson
-from selfplay.compute import Record, finite
-from selfplay.flat import is_flat
-from selfplay.hardware import hardware
-from selfplay.llm import rlhf_stages
+from selfplay.common.files import read_history, read_json
+from selfplay.common.machine import hardware
+from selfplay.common.settings import assignments, to_dict
+from selfplay.common.stats import wilson
+from selfplay.learn.plateau import reached_plateau
+from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
+from selfplay.llm.folder import TextRun, task_of
 from selfplay.llm.rewards import reward
-from selfplay.llm.stages import TextRun, task_of
-from selfplay.measure import ACCURACY, LEARNERS, STAGES
-from selfplay.runs import read_history, read_json
-from selfplay.settings import assignments, to_dict
+from selfplay.report.axis import Record, finite
+from selfplay.report.verdict import ACCURACY, LEARNERS, STAGES
 
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
@@ -52,7 +52,7 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
         "samples": [row for name in stages if name in measured
                     for row in samples(name, measured[name])],
         "completions": [row for name in stages for row in shown(run, name)],
-        "sft_flat": is_flat(run.folder / learner),
+        "sft_flat": reached_plateau(run.folder / learner),
         "sft_history": [{"step": row["step"], "policy_loss": row["loss"],
                          **added(row, before[learner])} for row in stages.get(learner, [])],
         "rl_history": [{key: row[key] for key in COLUMNS if key in row} | added(row, before[name])

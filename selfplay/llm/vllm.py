@@ -1,4 +1,4 @@
-"""vLLM behind the Generator seam, in this process and on the GPU that trains.
+"""vLLM behind the Generator interface, in this process and on the GPU that trains.
 
 Written after vLLM's documentation and source (0.11 and later) and tested against a stand-in for its
 few names; it has not been run on a GPU here.
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfplay.errors import UserError
+from selfplay.common.errors import UserError
 from selfplay.llm.config import SampleConfig
 from selfplay.llm.generate import Generator, Samples, Sampling, TorchGenerator, keys, must_fit
 from selfplay.llm.models import base_of, end_tokens, left_padded, plain_weights

@@ -1,0 +1,269 @@
+"""Go, 5x5 to 19x19: positional superko, area scoring. The rules themselves are in ``small`` up to
+9x9 and in ``large`` above."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base import GameError, Symmetries
+from . import large, planes, playouts, small
+from .planes import PLANES
+from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
+
+SMALLEST, LARGEST = 5, 19
+COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
+ZOBRIST_SEED = 20160127
+States = GoStates | BitStates  #: up to 9x9 the latter
+KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
+
+
+class Go:
+    """Tromp-Taylor Go (https://tromp.github.io/go.html) as a batched ``Game``.
+
+    Actions are ``row * N + col`` with row 0 the line that GTP calls 1, then the pass, N * N.
+    Black is player 0. A board may not repeat any earlier board of the game, the empty one
+    included (positional superko); passes are exempt. Two passes in a row end a game, and so does
+    move 2 * N * N; either way every stone on the board counts as alive.
+
+    Observation planes (C = 16), for the side to move: 0 own stones, 1 enemy stones, 2 ones;
+    3-5 own chains with 1, 2, 3 or more liberties; 6-8 enemy chains likewise; 9-12 the last,
+    second, third and fourth last move (empty for a pass); 13 points that the superko rule alone
+    forbids; 14 all ones where white is to move; 15 all ones after a pass.
+    """
+
+    obs_binary = True
+    has_ownership = True
+
+    def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
+        """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
+        check_parameters(board_size, komi, suicide)
+        size = self.size = board_size
+        self.komi = float(komi)
+        self.suicide = suicide
+        self.num_actions = size * size + 1
+        self.pass_action = size * size
+        self.board_shape = (size, size)
+        self.obs_shape = (PLANES, size, size)
+        self.max_moves = 2 * size * size
+        options = [f"komi={self.komi:g}"] * (self.komi != 7.0) + ["suicide=True"] * suicide
+        self.name = f"go{size}x{size}" + (f"({','.join(options)})" if options else "")
+        self.rules = (
+            "Tromp-Taylor area scoring, positional superko, "
+            f"suicide {'allowed' if suicide else 'forbidden'}, komi {self.komi:g}"
+        )
+        points = (size + 2) * (size + 1) + 1
+        #: uint64 [2, P]: the key of a black and of a white stone on each point of the padded board
+        self.zobrist = np.random.default_rng(ZOBRIST_SEED).integers(
+            2**64, size=(2, points), dtype=np.uint64
+        )
+        cells = np.arange(size * size)
+        #: int64 [N * N]: the point of the padded board where each cell lies
+        self.points = (cells // size + 1) * (size + 1) + cells % size + 1
+        self._in_sets = size <= playouts.LARGEST
+        self._bits = playouts.tables(min(size, playouts.LARGEST))
+        bits = self.points - 1
+        self._cells = (bits % 64).astype(np.uint64), int((bits < 64).sum())
+        self._start = self._empty_board()
+        self._opening_points = np.ones(self.num_actions, np.bool_)
+        self._opening_points[-1] = False
+        if size >= 7:
+            rows, cols = cells // size, cells % size
+            self._opening_points[:-1] = (np.minimum(rows, cols) > 0) & (
+                np.maximum(rows, cols) < size - 1
+            )
+
+    def _empty_board(self) -> States:
+        """One initial state."""
+        # 4 bits a move, rounded up to a power of two: at most a quarter of them get set
+        words = 1 << max(0, (4 * self.max_moves - 1).bit_length() - 6)
+        seen = np.zeros((1, words), np.uint64)
+        seen[0, 0] = 1  # the empty board, whose hash is 0
+        common = {
+            "to_play": np.zeros(1, np.int8),
+            "ply": np.zeros(1, np.int32),
+            "done": np.zeros(1, np.bool_),
+            "ko": np.zeros(1, np.int16),
+            "recent": np.full((1, 4), -1, np.int16),
+            "history": np.zeros((1, self.max_moves + 1), np.uint64),
+            "seen": seen,
+        }
+        if self._in_sets:
+            sets = np.zeros((1, SETS, 2), np.uint64)
+            sets[0, MOVES] = self._bits[-1]
+            return BitStates(**common, sets=sets)
+        points = self.zobrist.shape[1]
+        stones = np.full(points, EDGE, np.int8)
+        stones[self.points] = EMPTY
+        alone = np.arange(points, dtype=np.uint16)
+        liberties = np.zeros(points, np.int64)
+        packed = np.array([large.liberty(p) for p in self.points], np.int64)
+        for step in (-self.size - 1, -1, 1, self.size + 1):
+            np.add.at(liberties, self.points + step, packed)
+        return GoStates(**common, stones=stones[None], chain=alone[None], following=alone[None],
+                        liberties=liberties[None], lost=np.zeros((1, points), np.int8))
+
+    def new(self, batch: int) -> States:
+        return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
+
+    def step(self, states: States, actions: NDArray[np.int64]) -> None:
+        self.replay(states, np.asarray(actions, np.int64)[:, None])
+
+    def replay(self, states: States, actions: NDArray[np.int64]) -> None:
+        moves = np.ascontiguousarray(actions, np.int64)
+        if self._in_sets:
+            small.play(states, moves, self.size, self.suicide, self.max_moves, *self._bits,
+                         self.zobrist)
+        else:
+            large.play(states, self.zobrist, moves, self.size, self.max_moves,
+                          *self._scratch()[:1])
+
+    def branch(
+        self, roots: States, rows: NDArray[np.int64], moves: NDArray[np.int64], out: States
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        place = np.empty(len(rows), np.int64)
+        legal = np.empty((len(rows), self.num_actions), np.bool_)
+        moves = np.ascontiguousarray(moves)  # else kernels are compiled for both layouts
+        if self._in_sets:
+            live = small.branch(roots, rows, moves, self.size, self.suicide, self.max_moves,
+                                  *self._bits, self.zobrist, *self._cells, out, place, legal)
+        else:
+            live = large.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
+                                   self.max_moves, *self._scratch(), out, place, legal)
+        return place, legal[:live]
+
+    def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """What kernels note down about one board at a time, an entry a point."""
+        points = self.zobrist.shape[1]
+        return np.empty(points, np.int16), np.empty(points, np.uint8)
+
+    def _legality(self, states: GoStates) -> NDArray[np.uint8]:
+        out = np.zeros((len(states.ply), self.num_actions), np.uint8)
+        large.legality(states, self.zobrist, self.size, self.suicide, self._scratch()[1], out)
+        return out
+
+    def legal(self, states: States) -> NDArray[np.bool_]:
+        if not self._in_sets:
+            return self._legality(states) == LEGAL
+        out = np.empty((len(states.ply), self.num_actions), np.bool_)
+        small.moves(states, *self._cells, out)
+        return out
+
+    def observe(self, states: States) -> NDArray[np.uint8]:
+        out = np.empty((len(states.ply), PLANES, self.size * self.size), np.uint8)
+        codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
+        if self._in_sets:
+            planes.observe_sets(states, *self._cells, codes[0], out)
+        else:
+            planes.observe(states, self._legality(states), self.size, codes, out)
+        return out.reshape(-1, *self.obs_shape)
+
+    def _leads(self, states: States, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """Black's, of the games that are ``wanted``; else 0."""
+        leads = np.zeros(len(wanted), np.int32)
+        if self._in_sets:
+            playouts.leads_of(states, wanted, self.size, self._bits[-1], leads)
+        else:
+            planes.areas(states.stones, wanted, self.size, np.empty((0, 0), np.int8), leads)
+        return leads
+
+    def result(self, states: States) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        done = states.done.copy()
+        lead = self._leads(states, done) - self.komi
+        return done, (np.sign(lead) * done).astype(np.float32)
+
+    def ownership(self, states: States) -> NDArray[np.int8]:
+        batch = len(states.ply)
+        out = np.zeros((batch, self.size * self.size), np.int8)
+        leads = np.zeros(batch, np.int32)
+        planes.areas(states.stones, np.ones(batch, np.bool_), self.size, out, leads)
+        return out
+
+    def score(self, states: States) -> NDArray[np.float32]:
+        wanted = np.ones(len(states.ply), np.bool_)
+        return (self._leads(states, wanted) - self.komi).astype(np.float32)
+
+    def keys(self, states: States) -> NDArray[np.uint64]:
+        """Of a past, the last four moves count."""
+        board = states.history[np.arange(len(states.ply)), states.ply]
+        moves = states.recent.view(np.uint64)[:, 0]
+        return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
+
+    def rollout(self, states: States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Random playouts that leave own one-point eyes alone and know simple ko, not superko.
+
+        They end with two passes or 2 * N * N moves of their own, whatever the game's ply: a
+        board cut off in the middle of a fight says little.
+        """
+        leads = np.zeros(len(states.ply), np.int32)
+        if self.size <= playouts.LARGEST:
+            playouts.playouts(states, self.size, *self._bits, rng, leads,
+                              np.empty((0, 0), np.int16))
+        else:
+            finals = states.stones.copy()
+            large.rollout(states.to_play, states.done, states.recent, states.ko, self.size, rng,
+                             finals)
+            planes.areas(finals, np.ones(len(finals), np.bool_), self.size,
+                           np.empty((0, 0), np.int8), leads)
+        return np.sign(leads - self.komi).astype(np.float32)
+
+    def opening_moves(self, states: States) -> NDArray[np.bool_]:
+        """Legal points off the first line (any legal point below 7x7); none on a full board."""
+        return self.legal(states) & self._opening_points
+
+    def symmetries(self) -> Symmetries:
+        grid = np.arange(self.size * self.size).reshape(self.board_shape)
+        turns = [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
+        cells = np.stack([turn.ravel() for turn in turns])
+        passes = np.full((len(turns), 1), self.pass_action)
+        return Symmetries(cells, np.concatenate([cells, passes], axis=1))
+
+    def action_to_text(self, states: States, row: int, action: int) -> str:
+        if action == self.pass_action:
+            return "pass"
+        return f"{COLUMNS[action % self.size]}{action // self.size + 1}"
+
+    def text_to_action(self, states: States, row: int, text: str) -> int:
+        word = text.strip().upper()
+        if word == "PASS":
+            return self.pass_action
+        columns = COLUMNS[: self.size]
+        vertex = re.fullmatch(rf"([{columns}])(0?[1-9]|1[0-9])", word, re.ASCII)
+        if vertex is None or int(vertex[2]) > self.size:
+            last = f"{columns[-1]}{self.size}"
+            raise GameError(f"{text!r} is no vertex of {self.name}; play A1 to {last} or pass")
+        return (int(vertex[2]) - 1) * self.size + columns.index(vertex[1])
+
+    def render(self, states: States, row: int) -> str:
+        """Black X, white O, the last move in brackets; row N on top."""
+        signs = {EMPTY: ".", BLACK: "X", WHITE: "O"}
+        cells = [signs[int(stone)] for stone in states.stones[row, self.points]]
+        last = int(states.recent[row, 0])
+        letters = "   " + "".join(f" {c} " for c in COLUMNS[: self.size])
+        lines = [letters]
+        for r in reversed(range(self.size)):
+            spots = range(r * self.size, (r + 1) * self.size)
+            text = "".join(f"({cells[k]})" if k == last else f" {cells[k]} " for k in spots)
+            lines.append(f"{r + 1:2} {text} {r + 1}")
+        colour = "black" if states.to_play[row] == 0 else "white"
+        said = " after a pass" if last == self.pass_action else ""
+        over = "over" if states.done[row] else f"{colour} to move{said}"
+        return "\n".join([*lines, letters, f"move {int(states.ply[row])}, {over}"])
+
+
+def check_parameters(board_size: Any, komi: Any, suicide: Any) -> None:
+    """Raises GameError with the remedy where a parameter of ``Go`` makes no sense."""
+    if type(board_size) is not int or not SMALLEST <= board_size <= LARGEST:
+        raise GameError(
+            f"go: board_size={board_size!r} is not a whole number from {SMALLEST} to {LARGEST}"
+        )
+    fine = type(komi) in (int, float) and math.isfinite(komi) and 2 * komi == round(2 * komi)
+    if not fine or abs(komi) > board_size**2:
+        limit = board_size**2
+        raise GameError(f"go: komi={komi!r} is not a whole or half number within +-{limit}")
+    if type(suicide) is not bool:
+        raise GameError(f"go: suicide={suicide!r} is neither True nor False")

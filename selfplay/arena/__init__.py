@@ -1,0 +1,1 @@
+"""Who plays whom: players, engines, matches, ratings."""

@@ -1,0 +1,169 @@
+"""Other people's programs as players: GTP engines, and OpenSpiel's bot.
+
+``players`` says what a player is; these two are told of every move, because they keep a board of
+their own for each slot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.arena import gtp
+from selfplay.games.base import Game, GameError
+from selfplay.games.go import Go
+
+RESIGN = -1  #: what ``act`` returns to give the game up
+
+Ints = NDArray[np.int64]
+
+
+class GtpPlayer:
+    """An outside engine, one process a slot; those of a batch think at the same time.
+
+    When the engine passes and knows ``kgs-genmove_cleanup``, its pass is taken back and that is
+    asked instead, so that dead stones get captured and the board can be counted as it lies.
+    """
+
+    def __init__(self, name: str, command: str, game: Go, timeout: float = gtp.TIMEOUT) -> None:
+        self.name, self.command, self.game, self.timeout = name, command, game, timeout
+        self._engines: dict[int, gtp.GtpEngine] = {}
+        self._untold: dict[int, list[tuple[int, int]]] = {}  # slot -> (ply, action) to be played
+        self._plies: dict[int, int] = {}
+        self._own: dict[int, int] = {}  # slot -> ply of the engine's own move, which it knows
+        self._seeds: dict[int, int | None] = {}
+        self._known: frozenset[str] | None = None
+
+    def start(self, slots: Ints, seeds: Ints) -> None:
+        setup = (f"boardsize {self.game.size}", "clear_board", f"komi {self.game.komi:g}")
+        for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
+            if slot not in self._engines:
+                self._engines[slot] = gtp.GtpEngine(self.command, self.timeout)
+            for command in setup:
+                self._engines[slot].send(command)
+            self._untold[slot], self._plies[slot], self._own[slot] = [], 0, -1
+            self._seeds[slot] = seed
+        for slot in slots.tolist():
+            for _ in setup:
+                self._engines[slot].expect()
+        if self._known is None and len(slots):
+            listing = self._engines[int(slots[0])].ask("list_commands")
+            self._known = frozenset(listing.text.split()) if listing.ok else frozenset()
+
+    def moved(self, slots: Ints, actions: Ints) -> None:
+        for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
+            if self._own[slot] != self._plies[slot]:
+                self._untold[slot].append((self._plies[slot], action))
+            self._plies[slot] += 1
+
+    def act(self, states: Any, slots: Ints) -> Ints:
+        assert self._known is not None
+        sent = [(slot, self._ask_move(states, row, slot))
+                for row, slot in enumerate(slots.tolist())]
+        texts = [self._answer(slot, count) for slot, count in sent]
+        if "kgs-genmove_cleanup" in self._known:
+            self._clean_up(states, slots, texts)
+        actions = np.array([self._action(states, row, slot, text) for row, (slot, text)
+                            in enumerate(zip(slots.tolist(), texts, strict=True))], np.int64)
+        for slot in slots.tolist():
+            self._own[slot] = self._plies[slot]
+        return actions
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    def _ask_move(self, states: Any, row: int, slot: int) -> int:
+        """Tell the slot's engine what it has missed and ask for a move; how many answers come."""
+        engine, untold = self._engines[slot], self._untold[slot]
+        for ply, action in untold:
+            engine.send(f"play {'bw'[ply % 2]} {self.game.action_to_text(states, row, action)}")
+        count = len(untold) + 1
+        untold.clear()
+        # after the opening: the seed is for what the engine itself decides
+        if self._seeds[slot] is not None and "set_random_seed" in (self._known or ()):
+            engine.send(f"set_random_seed {self._seeds[slot]}")
+            count += 1
+        self._seeds[slot] = None
+        engine.send(f"genmove {self._colour(states, row)}")
+        return count
+
+    def _answer(self, slot: int, count: int) -> str:
+        return [self._engines[slot].expect() for _ in range(count)][-1].lower()
+
+    def _clean_up(self, states: Any, slots: Ints, texts: list[str]) -> None:
+        passed = [(row, slot) for row, slot in enumerate(slots.tolist()) if texts[row] == "pass"]
+        for row, slot in passed:
+            self._engines[slot].send("undo")
+            self._engines[slot].send(f"kgs-genmove_cleanup {self._colour(states, row)}")
+        for row, slot in passed:
+            texts[row] = self._answer(slot, 2)
+
+    def _colour(self, states: Any, row: int) -> str:
+        return "bw"[int(states.to_play[row])]
+
+    def _action(self, states: Any, row: int, slot: int, text: str) -> int:
+        if text == "resign":
+            return RESIGN
+        try:
+            return self.game.text_to_action(states, row, text)
+        except GameError:
+            raise self._engines[slot].failure(f"{text[:40]!r} is no move") from None
+
+
+class OpenSpielPlayer:
+    """OpenSpiel's own MCTS bot with random rollouts, on an OpenSpiel state beside ours."""
+
+    def __init__(self, name: str, game: Game, spiel_name: str, sims: int) -> None:
+        import pyspiel
+
+        self.name, self.game, self.sims = name, game, sims
+        self._pyspiel = pyspiel
+        self._spiel = pyspiel.load_game(spiel_name)
+        self._states: dict[int, Any] = {}
+        self._bots: dict[int, Any] = {}
+
+    def start(self, slots: Ints, seeds: Ints) -> None:
+        for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
+            rollouts = self._pyspiel.RandomRolloutEvaluator(1, seed)
+            self._states[slot] = self._spiel.new_initial_state()
+            self._bots[slot] = self._pyspiel.MCTSBot(
+                self._spiel, rollouts, 2.0, self.sims, 1000, True, seed, False
+            )
+
+    def moved(self, slots: Ints, actions: Ints) -> None:
+        for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
+            self._states[slot].apply_action(action)
+
+    def act(self, states: Any, slots: Ints) -> Ints:
+        legal = self.game.legal(states)
+        return np.array([self._choose(slot, legal[row])
+                         for row, slot in enumerate(slots.tolist())], np.int64)
+
+    def close(self) -> None:
+        self._states.clear()
+        self._bots.clear()
+
+    def _choose(self, slot: int, legal: NDArray[np.bool_]) -> int:
+        root = self._bots[slot].mcts_search(self._states[slot])
+        best = int(root.best_child().action)
+        if legal[best]:
+            return best
+        # OpenSpiel's Go allows a repeated board (and calls it a draw); ours does not.
+        visits = {int(c.action): int(c.explore_count) for c in root.children if legal[c.action]}
+        return max(visits, key=lambda action: visits[action])
+
+
+def pyspiel_name(game: Game) -> str | None:
+    """OpenSpiel's name of the same game with the same action numbers, or None.
+
+    OpenSpiel's Go forbids suicide and ends a game in a draw where a board is repeated.
+    """
+    if game.name.startswith("openspiel:"):
+        return game.name.removeprefix("openspiel:")
+    if isinstance(game, Go) and not game.suicide:
+        return f"go(board_size={game.size},komi={game.komi})"
+    return {"tictactoe": "tic_tac_toe", "connect4": "connect_four"}.get(game.name)

@@ -1,0 +1,198 @@
+"""Expert games: made by one player against itself, and read from any file of ours or of others.
+
+Game i begins with opening i of the seed (see ``play``) and is played on by the expert on both
+sides, so a file depends on the game, the player, the seed and the openings, and on nothing else.
+Finished games wait in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are
+there; then FILE is written at once and those two go. ``FILE.lock`` keeps other processes off.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.arena import sgf
+from selfplay.arena.play import play_games
+from selfplay.arena.players import parse_player
+from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
+from selfplay.arena.sgf import ExpertGame, Skipped
+from selfplay.common.errors import UserError
+from selfplay.common.files import in_use, write_atomic
+from selfplay.games.base import Game
+from selfplay.games.go import Go
+
+JSONL = ".jsonl.gz"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What ``generate`` has written."""
+
+    path: Path
+    games: int  #: in the file
+    duplicates: int  #: left out: the same moves as an earlier game
+    unfinished: int  #: left out: cut off by the cap on moves, or forfeited
+
+
+def generate(
+    game: Game,
+    player: str,
+    games: int,
+    out: Path,
+    *,
+    seed: int = 0,
+    opening: tuple[int, int] = (2, 8),
+    slots: int = 64,
+    device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+    drop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Generated:
+    """Let ``player`` play ``games`` games against itself into ``out``.
+
+    out: FILE.sgf.gz (or .sgf) for Go, FILE.jsonl.gz for any game. opening: fewest and most
+    random plies before the player takes over. slots: games at once; of an outside engine, which
+    is a process a slot, no more than there are cores.
+    stop: once True no game is begun and the file is written with the games that are there.
+    drop: once True games in flight are dropped.
+
+    Raises UserError for a name that fits no format, a file that exists or that another process
+    is making, a player that fails (finished games are kept, and the same call goes on), or when
+    no game was finished.
+    """
+    _check_name(out, game)
+    if player.startswith("gtp:"):
+        slots = min(slots, os.cpu_count() or 1)
+    partial = out.with_name(out.name + ".partial.jsonl")
+    settings = out.with_name(out.name + ".partial.json")
+    with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
+        head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with in_use(out, "--out"):
+            _check_name(out, game)  # who held it until now may have finished it
+            records = resume(settings, head, partial)
+            progress(len(records))
+            for record in play_games(
+                game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
+                paired=False, skip={record.index for record in records}, stop=stop, drop=drop,
+            ):
+                records.append(record)
+                append_records(partial, [record])
+                progress(len(records))
+            written = write_games(game, [r for r in records if r.index < games], out)
+            partial.unlink(missing_ok=True)
+            settings.unlink()
+    return written
+
+
+def _check_name(out: Path, game: Game) -> None:
+    if out.exists():
+        raise UserError(f"{out}: exists already; delete it or give another name")
+    kinds = (JSONL, ".sgf.gz", ".sgf") if isinstance(game, Go) else (JSONL,)
+    if not out.name.endswith(kinds):
+        raise UserError(f"{out}: games of {game.name} go into a file ending in "
+                        f"{' or '.join(kinds)}")
+
+
+def write_games(game: Game, records: Iterable[GameRecord], out: Path) -> Generated:
+    """Write expert games in the order of their index: atomic, and the same bytes every time.
+
+    Left out and counted: games with the same moves as an earlier one, and games that were cut
+    off by the cap on moves or forfeited. Raises UserError when none is left.
+    """
+    records = sorted(records, key=lambda record: record.index)
+    ended = [record for record in records if record.natural]
+    unique: list[GameRecord] = []
+    seen: set[tuple[int, ...]] = set()
+    for record in ended:
+        if record.actions not in seen:
+            seen.add(record.actions)
+            unique.append(record)
+    if not unique:
+        raise UserError(f"{out}: no game was finished; give it more time or more games")
+    if out.name.endswith(JSONL):
+        lines = "".join(_line(game, record) for record in unique)
+        write_atomic(out, gzip.compress(lines.encode(), compresslevel=9, mtime=0))
+    else:
+        sgf.write_collection(out, (sgf.to_sgf(game, record) for record in unique))
+    return Generated(out, len(unique), len(ended) - len(unique), len(records) - len(ended))
+
+
+def _line(game: Game, record: GameRecord) -> str:
+    return json.dumps({
+        "game": game.name,
+        "players": record.players,
+        "actions": record.actions,
+        "value": record.value,
+        "opening": record.opening,
+    }, separators=(",", ":")) + "\n"
+
+
+def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], list[Skipped]]:
+    """Expert games from files and folders: .jsonl.gz of ours for any game, SGF too for Go.
+
+    See ``sgf.read_games`` for what is read and what is left out. Raises UserError when a path
+    does not exist or nothing is left.
+    """
+    paths = [Path(path) for path in paths]
+    games: list[ExpertGame] = []
+    skipped: list[Skipped] = []
+    for file in sgf.walk(paths, (JSONL,)):
+        found = _read_jsonl(file, game, skipped)
+        games += _legal_only(game, found, skipped)
+    if isinstance(game, Go):
+        games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
+    if not games:
+        kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+        raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
+    return games, skipped
+
+
+def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGame]:
+    try:
+        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        skipped.append(Skipped(str(file), sgf.unreadable(error)))
+        return []
+    found = []
+    for number, line in enumerate(lines, 1):
+        source = f"{file}, line {number}"
+        try:
+            found.append(_expert_game(json.loads(line), game, source))
+        except DAMAGE as error:
+            skipped.append(Skipped(source, f"damaged: {error}"))
+        except sgf.RefusedError as refusal:
+            skipped.append(Skipped(source, str(refusal)))
+    return found
+
+
+def _expert_game(data: Any, game: Game, source: str) -> ExpertGame:
+    if data["game"] != game.name:
+        raise sgf.RefusedError(f"game {data['game']}")
+    actions = tuple(int(action) for action in data["actions"])
+    if not actions or not all(0 <= action < game.num_actions for action in actions):
+        raise sgf.RefusedError("moves that do not exist" if actions else "no moves")
+    first, second = data.get("players", ("", ""))
+    value, opening = float(data["value"]), int(data["opening"])
+    if not -1 <= value <= 1 or opening < 0:
+        raise ValueError(f"value {value}, opening {opening}")
+    komi = game.komi if isinstance(game, Go) else None
+    return ExpertGame(actions, value, komi, (str(first), str(second)), source,
+                      min(opening, len(actions)))
+
+
+def _legal_only(
+    game: Game, found: Sequence[ExpertGame], skipped: list[Skipped]
+) -> list[ExpertGame]:
+    plies = sgf.first_illegal(game, found)
+    for g, ply in zip(found, plies, strict=True):
+        if ply >= 0:
+            skipped.append(Skipped(g.source, f"illegal move {ply + 1}"))
+    return [g for g, ply in zip(found, plies, strict=True) if ply < 0]

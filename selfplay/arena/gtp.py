@@ -1,0 +1,206 @@
+"""GTP 2 client: one outside engine in a process of its own.
+
+``send`` and ``receive`` are separate, so that many engines can think at the same time: send to
+all of them, then read all of them. Anything that goes wrong with an engine is a ``UserError``
+that names its command line, the last command sent and the last line it wrote to stderr.
+
+Source: Farneback, "Specification of the Go Text Protocol, version 2, draft 2" (2002).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from typing import NamedTuple
+
+from selfplay.common.errors import UserError
+
+TIMEOUT = 600.0  #: seconds an engine may take for one answer
+_REPLY = re.compile(r"([=?])(\d*)[ \t]*(.*)", re.DOTALL)
+_EXTRA_FOLDERS = ("/usr/games", "/usr/local/games")  # where Debian puts gnugo, off many a PATH
+
+
+class Reply(NamedTuple):
+    """One answer: ``ok`` for ``=``, else ``?``; ``text`` without the status and the id."""
+
+    ok: bool
+    text: str
+
+
+def parse_reply(text: str, number: int) -> Reply | None:
+    """One reply, its lines joined; None unless it is an answer to command ``number``."""
+    match = _REPLY.fullmatch(text)
+    if match is None or match[2] not in ("", str(number)):
+        return None
+    return Reply(match[1] == "=", match[3].strip())
+
+
+def find_executable(command: str) -> list[str]:
+    """The argument list of a command line, its program looked up as a full path.
+
+    Raises UserError when the line cannot be read or the program does not exist.
+    """
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"engine command {command!r}: {error}; check its quotes") from None
+    if not arguments:
+        raise UserError("engine command is empty: write it after gtp:, e.g. gtp:gnugo --mode gtp")
+    program = arguments[0]
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_EXTRA_FOLDERS])
+    found = shutil.which(program, path=search)
+    if found is None:
+        named = os.path.basename(program) == program
+        hint = "install it, or give its path" if named else "check the path"
+        if program == "gnugo":
+            hint = "apt install gnugo, or give its path"
+        raise UserError(f"{program} not found: {hint}")
+    if os.path.basename(program) == "gnugo" and not any("gtp" in word for word in arguments[1:]):
+        raise UserError(f"{command!r}: GNU Go speaks GTP with --mode gtp only; add that")
+    return [found, *arguments[1:]]
+
+
+class GtpEngine:
+    """A running engine. Commands queue up in the engine; answers come in the order of sending."""
+
+    def __init__(self, command: str, timeout: float = TIMEOUT) -> None:
+        """command: a shell-like line; timeout: seconds to wait for any one answer.
+
+        Raises UserError when the program is not found or does not start.
+        """
+        self.command, self.timeout = command, timeout
+        self._last = "(nothing yet)"
+        self._pending: deque[tuple[int, str]] = deque()
+        self._id = 0
+        self._buffer = b""
+        self._answered = False
+        self._errors: deque[str] = deque(maxlen=20)
+        try:
+            self._process = subprocess.Popen(
+                find_executable(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that Ctrl-C reaches us alone, and close() the children
+                bufsize=0,
+            )
+        except OSError as error:
+            raise UserError(f"{command}: cannot be started ({error.strerror})") from None
+        # Without a reader, a talkative engine would fill the pipe and hang.
+        self._drain = threading.Thread(target=self._read_errors, daemon=True)
+        self._drain.start()
+
+    def send(self, command: str) -> None:
+        """Hand one command to the engine without waiting for the answer."""
+        assert self._process.stdin is not None
+        self._id += 1
+        self._pending.append((self._id, command))
+        self._last = command
+        try:
+            self._process.stdin.write(f"{self._id} {command}\n".encode())
+        except OSError:
+            raise self._failure("the engine has quit") from None
+
+    def receive(self) -> Reply:
+        """The answer to the oldest unanswered command. Raises UserError (see the module)."""
+        number, self._last = self._pending.popleft()
+        text = self._read_reply()
+        reply = parse_reply(text, number)
+        if reply is None:
+            raise self._failure(f"answer {text[:60]!r} is not GTP")
+        self._answered = True
+        return reply
+
+    def ask(self, command: str) -> Reply:
+        """``send`` and ``receive``."""
+        self.send(command)
+        return self.receive()
+
+    def expect(self) -> str:
+        """``receive`` where a refusal is a failure: the text of a ``=`` answer.
+
+        Raises UserError with the engine's words if it refuses.
+        """
+        reply = self.receive()
+        if not reply.ok:
+            raise self._failure(f"the engine refuses: {reply.text or 'no reason given'}")
+        return reply.text
+
+    def failure(self, what: str) -> UserError:
+        """The error that says ``what`` about the last command answered."""
+        return self._failure(what)
+
+    def close(self) -> None:
+        """Ask the engine to quit, and end its process group if it does not within two seconds."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(b"quit\n")
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._drain.join(1.0)
+        self._process.stdout.close()
+
+    def __enter__(self) -> GtpEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_reply(self) -> str:
+        """One reply: the lines up to an empty one, control characters and blank lines dropped."""
+        deadline = time.monotonic() + self.timeout
+        lines: list[str] = []
+        while True:
+            line = self._read_line(deadline)
+            if line.strip():
+                lines.append(line)
+            elif lines:
+                return "\n".join(lines)
+
+    def _read_line(self, deadline: float) -> str:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN | select.POLLHUP)
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise self._failure(f"no answer within {self.timeout:g} s{self._hint()}")
+            chunk = os.read(pipe, 65536)
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(1.0)  # it closes its output a moment before it is gone
+                raise self._failure(f"the engine has quit{self._hint()}")
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        text = line.decode("utf-8", "replace").replace("\t", " ")
+        return "".join(c for c in text if c >= " ").rstrip()
+
+    def _hint(self) -> str:
+        return "" if self._answered else "; does its command start GTP?"
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as pipe:
+            for line in pipe:
+                if text := line.decode("utf-8", "replace").strip():
+                    self._errors.append(text)
+
+    def _failure(self, what: str) -> UserError:
+        if self._process.poll() is not None:
+            self._drain.join(1.0)  # let the last words come in
+        words = f"; its last line: {self._errors[-1][:200]}" if self._errors else ""
+        return UserError(f"engine {self.command!r}: {what} (after {self._last!r}{words})")

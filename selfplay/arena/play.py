@@ -1,0 +1,179 @@
+"""Many games at once between any two players.
+
+Games sit in slots; each round, every player is asked once for all slots where it is to move, so a
+net gets its whole batch and outside engines think side by side. A slot whose game has ended is
+dealt the next one.
+
+Openings. Game pairs share an opening, colours swapped, so that neither side owes its score to the
+openings. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
+stream then gives the players' seeds. So game i is the same whatever the number of slots, and
+after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.arena.players import RESIGN, Player
+from selfplay.arena.records import GameRecord
+from selfplay.games.base import Game, put, take
+from selfplay.games.openings import Deal, deal
+
+__all__ = ["Deal", "GameRecord", "deal", "play_games"]
+
+
+@dataclass
+class _Table:
+    """A game in flight."""
+
+    index: int
+    deal: Deal
+    seats: tuple[Player, Player]  #: who plays side 0, side 1
+    actions: list[int]
+
+
+def play_games(
+    game: Game,
+    first: Player,
+    second: Player,
+    *,
+    games: int,
+    seed: int,
+    opening: tuple[int, int],
+    slots: int,
+    paired: bool = True,
+    skip: Collection[int] = (),
+    stop: Callable[[], bool] = lambda: False,
+    drop: Callable[[], bool] = lambda: False,
+) -> Iterator[GameRecord]:
+    """Play games 0 to ``games`` - 1 (but those in ``skip``), yielding each as it ends.
+
+    paired: ``first`` has side 0 in even games and side 1 in odd ones, and games 2j and 2j + 1
+    share opening j. Not paired: ``first`` always has side 0, and game i has opening i. ``first``
+    may be ``second``: one player for both sides, told of every start and every move once.
+    stop: asked before each deal; once True no game is begun, but those in flight are played out
+    (dropping them would favour short games).
+    drop: asked after each round of moves; once True the games in flight are dropped.
+
+    An illegal move loses the game at once; the record's ``end`` says whose it was.
+    Errors of the players (UserError) pass through; what was yielded before stands.
+    """
+    done = set(skip)
+    waiting = [index for index in range(games - 1, -1, -1) if index not in done]
+    hall = _Hall(game, (first, second), max(1, min(slots, len(waiting))))
+    while True:
+        for slot in hall.free():
+            if not waiting or stop():
+                waiting.clear()
+                break
+            index = waiting.pop()
+            swap = paired and index % 2 == 1
+            dealt = deal(game, seed, index // 2 if paired else index, opening, swap)
+            seats = (second, first) if swap else (first, second)
+            hall.begin(slot, _Table(index, dealt, seats, []))
+        if not hall.busy() or drop():
+            return
+        for player in hall.players:
+            yield from hall.round(player)
+
+
+class _Hall:
+    """The slots: a state and perhaps a table each."""
+
+    def __init__(self, game: Game, players: tuple[Player, Player], slots: int) -> None:
+        self.game = game
+        self.players = players[:1] if players[0] is players[1] else players
+        self.states: Any = game.new(slots)
+        self.tables: list[_Table | None] = [None] * slots
+
+    def free(self) -> list[int]:
+        return [slot for slot, table in enumerate(self.tables) if table is None]
+
+    def busy(self) -> bool:
+        return any(table is not None for table in self.tables)
+
+    def begin(self, slot: int, table: _Table) -> None:
+        """Seat the players and play the opening."""
+        self.tables[slot] = table
+        slots = np.array([slot])
+        put(self.states, slots, self.game.new(1))
+        for player in self.players:
+            seat = 0 if player is table.seats[0] else 1
+            player.start(slots, np.array([table.deal.seeds[seat]]))
+        for action in table.deal.actions:
+            self._move(slots, np.array([action]))
+
+    def round(self, player: Player) -> Iterator[GameRecord]:
+        """One move in every slot where ``player`` is to move; the games that end by it."""
+        slots = np.array([
+            slot for slot, table in enumerate(self.tables)
+            if table is not None and table.seats[self.states.to_play[slot]] is player
+        ], np.int64)
+        if not len(slots):
+            return
+        states = take(self.states, slots)
+        actions = player.act(states, slots)
+        legal = self.game.legal(states)
+        known = (actions >= 0) & (actions < self.game.num_actions)
+        fine = known & legal[np.arange(len(slots)), np.where(known, actions, 0)]
+        self._move(slots[fine], actions[fine])
+        for row in np.flatnonzero(~fine):
+            yield self._forfeit(int(slots[row]), player, states, int(row), int(actions[row]))
+        done, value = self.game.result(take(self.states, slots[fine]))
+        for slot, result in zip(slots[fine][done], value[done], strict=True):
+            yield self._finish(int(slot), float(result))
+
+    def _move(self, slots: NDArray[np.int64], actions: NDArray[np.int64]) -> None:
+        everywhere = np.full(len(self.tables), -1, np.int64)
+        everywhere[slots] = actions
+        self.game.step(self.states, everywhere)
+        for slot, action in zip(slots, actions, strict=True):
+            table = self.tables[slot]
+            assert table is not None
+            table.actions.append(int(action))
+        for player in self.players:
+            player.moved(slots, actions)
+
+    def _finish(self, slot: int, value: float) -> GameRecord:
+        table, game = self.tables[slot], self.game
+        assert table is not None
+        passes = [action == game.pass_action for action in table.actions[-2:]]
+        if game.pass_action >= 0 and passes == [True, True]:
+            end = "two passes"
+        elif game.has_ownership:
+            end = "max moves"
+        else:
+            end = "win" if value else "draw"
+        score = None
+        if game.has_ownership:
+            score = float(game.score(take(self.states, np.array([slot])))[0])
+        return self._record(slot, value, score, end)
+
+    def _forfeit(self, slot: int, player: Player, states: Any, row: int, action: int) -> GameRecord:
+        """``player`` has resigned or made an illegal move."""
+        loses = -1.0 if states.to_play[row] == 0 else 1.0
+        if action == RESIGN:
+            return self._record(slot, loses, None, "resignation")
+        known = 0 <= action < self.game.num_actions
+        text = self.game.action_to_text(states, row, action) if known else str(action)
+        return self._record(slot, loses, None, f"illegal move by {player.name} ({text})")
+
+    def _record(self, slot: int, value: float, score: float | None, end: str) -> GameRecord:
+        table = self.tables[slot]
+        assert table is not None
+        self.tables[slot] = None
+        return GameRecord(
+            index=table.index,
+            seed=table.deal.seeds[0],
+            players=(table.seats[0].name, table.seats[1].name),
+            actions=tuple(table.actions),
+            opening=len(table.deal.actions),
+            value=value,
+            score=score,
+            end=end,
+        )

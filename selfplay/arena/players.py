@@ -1,0 +1,391 @@
+"""Everybody who can play a match, behind one protocol.
+
+A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
+``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games
+at once, one a slot; ``play`` tells it of every start and every move, and asks it for moves in
+batches. torch and pyspiel are imported only where a player needs them.
+
+``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
+is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
+many games fills its batches without. It is a different search, so that it is for the spec to say,
+not for the number of games in flight.
+
+AlphaGo's player: a policy net for the priors, a value net and rollouts for the leaves.
+
+    alphago:RUN@64                        alphago:RUN@64x8,lambda=0.25,prior=rl
+
+A leaf s is worth (1 - lambda) v(s) + lambda z (Silver et al. 2016, "Searching with policy and
+value networks"): v the value net's, z the result of one of the game's fast random playouts, which
+stands where AlphaGo's had a linear policy of its own. Every node is evaluated once, so that the
+mean of these is the mixture of the two means that AlphaGo keeps apart. A finished game counts as
+it ended.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.arena import gtp
+from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
+from selfplay.arena.spec import (
+    LEAVES,
+    Budget,
+    Words,
+    budget,
+    checkpoint_of,
+    full_name,
+    net_parts,
+    parse_alphago,
+)
+from selfplay.common.errors import UserError
+from selfplay.games.base import Game, GameError, take
+from selfplay.games.go import Go
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selfplay.search.search import SearchConfig
+
+
+TREE_BYTES = 2**30  #: of memory for the trees of one player; with more games they take turns
+
+__all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "missing_engine", "parse_player",
+           "pyspiel_name"]
+
+Slots = NDArray[np.int64]
+Actions = NDArray[np.int64]
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+Evaluate = Callable[[Any, NDArray[np.bool_]], Outputs]
+
+
+class Player(Protocol):
+    """Plays any number of games side by side; a slot is a game's seat number."""
+
+    name: str
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        """New games in ``slots`` int64 [n]; all randomness in them comes from ``seeds`` [n]."""
+
+    def moved(self, slots: Slots, actions: Actions) -> None:
+        """Told of every move made in its slots: openings', opponents' and its own."""
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class NetEvaluator(Protocol):
+    """``inference.Evaluator``, or anything like it."""
+
+    game: Game
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+class Setup(NamedTuple):
+    """What a constructor of PLAYERS gets beside the text after the colon."""
+
+    spec: str
+    game: Game
+    seed: int
+    device: str
+    slots: int
+
+
+class _Silent:
+    """A player that needs to be told nothing."""
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
+
+    def moved(self, slots: Slots, actions: Actions) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RandomPlayer(_Silent):
+    """Uniform over the legal moves."""
+
+    def __init__(self, name: str, game: Game) -> None:
+        self.name, self.game = name, game
+        self._rngs: dict[int, np.random.Generator] = {}
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
+            self._rngs[slot] = np.random.default_rng(seed)
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.game.legal(states)
+        return np.array([self._rngs[slot].choice(np.flatnonzero(row))
+                         for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
+
+
+class RawPlayer(_Silent):
+    """A net without search: its most probable legal move."""
+
+    def __init__(self, name: str, evaluator: NetEvaluator) -> None:
+        self.name, self.evaluator = name, evaluator
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.evaluator.game.legal(states)
+        logits, _ = self.evaluator(states, legal)
+        return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
+
+
+class SamplingPlayer(_Silent):
+    """A net without search that draws its moves from its policy, as AlphaGo's policy networks did
+    when they were compared (Silver et al. 2016). A draw depends on the game's seed and the ply."""
+
+    def __init__(self, name: str, evaluator: NetEvaluator, slots: int) -> None:
+        self.name, self.evaluator = name, evaluator
+        self._seeds = np.zeros(slots, np.int64)
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        self._seeds[slots] = seeds
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        legal = self.evaluator.game.legal(states)
+        logits, _ = self.evaluator(states, legal)
+        noise = np.stack([np.random.default_rng([seed, ply]).gumbel(size=legal.shape[1])
+                          for seed, ply in zip(self._seeds[slots], states.ply, strict=True)])
+        return np.where(legal, logits + noise, -np.inf).argmax(1).astype(np.int64)
+
+
+class SearchPlayer(_Silent):
+    """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
+
+    A move depends on the game's seed, the position and the evaluations, not on the other games.
+    """
+
+    def __init__(self, name: str, game: Game, config: SearchConfig, evaluate: Evaluate,
+                 sims: int, slots: int) -> None:
+        from selfplay.search.search import Search
+        from selfplay.search.tree import node_bytes
+
+        self.name, self.evaluate, self.sims = name, evaluate, sims
+        self._trees = max(1, min(slots, TREE_BYTES // (node_bytes(game.num_actions) * (sims + 1))))
+        self._search = Search(game, config, self._trees, sims, seed=0)
+        self._seeds = np.zeros(slots, np.int64)
+
+    def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
+        self._seeds[slots] = seeds
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        parts = [np.arange(start, min(start + self._trees, len(slots)))
+                 for start in range(0, len(slots), self._trees)]
+        return np.concatenate([self._think(take(states, part), slots[part]) for part in parts])
+
+    def _think(self, states: Any, slots: Slots) -> Actions:
+        rows, left = np.arange(len(slots)), len(slots)
+        self._search.seed(rows, self._seeds[slots] * 2**20 + states.ply)
+        self._search.begin(rows, states, self.sims, False)
+        while left:
+            left -= len(self._search.wave(self.evaluate))
+        return self._search.result(rows).action
+
+
+class HumanPlayer(_Silent):
+    """Somebody at the terminal."""
+
+    def __init__(self, name: str, game: Game) -> None:
+        self.name, self.game = name, game
+
+    def act(self, states: Any, slots: Slots) -> Actions:
+        return np.array([self._ask(take(states, [row])) for row in range(len(slots))], np.int64)
+
+    def _ask(self, states: Any) -> int:
+        legal = self.game.legal(states)[0]
+        example = self.game.action_to_text(states, 0, int(np.flatnonzero(legal)[0]))
+        print(self.game.render(states, 0))
+        while True:
+            try:
+                text = input(f"your move (such as {example}, or resign): ").strip()
+            except EOFError:
+                raise UserError("the input ended in the middle of a game; it is not kept") from None
+            if text.lower() == "resign":
+                return RESIGN
+            try:
+                action = self.game.text_to_action(states, 0, text)
+            except GameError as error:
+                print(error)
+                continue
+            if legal[action]:
+                return action
+            print(f"{text} is illegal here")
+
+
+def _count(text: str, setup: Setup) -> Budget:
+    found = budget(text)
+    if found is None:
+        name = setup.spec.split(":")[0]
+        raise UserError(f"player {setup.spec!r}: a number of simulations from 1 is needed, e.g. "
+                        f"{name}:1000, or {name}:1000x8 with 1 to {LEAVES} leaves at once")
+    return found
+
+
+def _nothing(text: str, setup: Setup) -> None:
+    if text:
+        raise UserError(f"player {setup.spec!r}: nothing goes after the colon; write "
+                        f"{setup.spec.split(':')[0]}")
+
+
+def _random(text: str, setup: Setup) -> Player:
+    _nothing(text, setup)
+    return RandomPlayer(setup.spec, setup.game)
+
+
+def _human(text: str, setup: Setup) -> Player:
+    _nothing(text, setup)
+    return HumanPlayer(setup.spec, setup.game)
+
+
+def _mcts(text: str, setup: Setup) -> Player:
+    sims, leaves = _count(text, setup)
+    from selfplay.search.search import SearchConfig, rollout_evaluate
+
+    return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct", leaves=leaves),
+                        rollout_evaluate(setup.game, setup.seed), sims, setup.slots)
+
+
+def _gtp(text: str, setup: Setup) -> Player:
+    if not isinstance(setup.game, Go):
+        raise UserError(f"player {setup.spec!r}: GTP engines play Go, not {setup.game.name}")
+    gtp.find_executable(text)  # complain now rather than at the first game
+    return GtpPlayer(setup.spec, text, setup.game)
+
+
+def _openspiel_mcts(text: str, setup: Setup) -> Player:
+    (sims, leaves), name = _count(text, setup), pyspiel_name(setup.game)
+    if leaves > 1:
+        raise UserError(f"player {setup.spec!r}: OpenSpiel's bot takes one leaf at a time; write "
+                        f"openspiel-mcts:{sims}")
+    if name is None:
+        raise UserError(f"player {setup.spec!r}: OpenSpiel has no game like {setup.game.name}; "
+                        "take mcts:N")
+    return OpenSpielPlayer(setup.spec, setup.game, name, sims)
+
+
+def _net(text: str, setup: Setup) -> Player:
+    from selfplay.inference.evaluator import spread
+    from selfplay.learn.checkpoint import load_net
+    from selfplay.search.search import SearchConfig
+
+    folder, thought = checkpoint_of(text, setup.spec)
+    net, _ = load_net(folder, setup.game.name, setup.device)
+    evaluate, name = spread(net, setup.game, setup.device), full_name(setup.spec)
+    if thought is None:
+        return RawPlayer(name, evaluate)
+    config = SearchConfig(rule="puct", leaves=thought.leaves)
+    return SearchPlayer(name, setup.game, config, evaluate, thought.sims, setup.slots)
+
+
+def _policy(text: str, setup: Setup) -> Player:
+    from selfplay.inference.evaluator import spread
+    from selfplay.learn.checkpoint import load_net
+
+    folder, thought = checkpoint_of(text, setup.spec)
+    if thought is not None:
+        raise UserError(f"player {setup.spec!r}: draws from the raw policy, without search; write "
+                        f"policy:{net_parts(text)[0]}, or net:{text}")
+    net, _ = load_net(folder, setup.game.name, setup.device)
+    return SamplingPlayer(full_name(setup.spec), spread(net, setup.game, setup.device),
+                          setup.slots)
+
+
+def _alphago(text: str, setup: Setup) -> Player:
+    from selfplay.inference.evaluator import spread
+    from selfplay.search.search import SearchConfig, rollout_evaluate
+
+    words = parse_alphago(text)
+    prior, value = load_alphago(words, setup.game.name, setup.device)
+    evaluate = Mixed(
+        spread(prior, setup.game, setup.device), spread(value, setup.game, setup.device),
+        rollout_evaluate(setup.game, setup.seed), words.weight)
+    return SearchPlayer(f"alphago:{words}", setup.game,
+                        SearchConfig(rule="puct", leaves=words.budget.leaves), evaluate,
+                        words.budget.sims, setup.slots)
+
+
+#: prefix -> constructor, given the text after the colon
+PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
+    "random": _random,
+    "mcts": _mcts,
+    "net": _net,
+    "policy": _policy,
+    "alphago": _alphago,
+    "gtp": _gtp,
+    "openspiel-mcts": _openspiel_mcts,
+    "human": _human,
+}
+
+FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
+         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human")
+
+
+def parse_player(
+    spec: str, game: Game, *, seed: int = 0, device: str = "cpu", slots: int = 1
+) -> Player:
+    """The player of a spec (see the module), for games in ``slots`` slots.
+
+    seed: of whatever a player draws outside the games' own seeds. Raises UserError.
+    """
+    prefix, _, text = spec.strip().partition(":")
+    if prefix not in PLAYERS:
+        near = difflib.get_close_matches(prefix, PLAYERS, n=1)
+        hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
+        raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
+    return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
+
+
+def missing_engine(spec: str) -> str | None:
+    """Why a ``gtp:`` player cannot be started here, or None if it can."""
+    if not spec.startswith("gtp:"):
+        return None
+    try:
+        gtp.find_executable(spec.removeprefix("gtp:"))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+class Mixed:
+    """An ``Evaluate``: logits of ``prior``, and (1 - weight) * value + weight * rollout.
+
+    All three speak for the side to move. What has no weight is not evaluated.
+    """
+
+    def __init__(
+        self, prior: Evaluate, value: Evaluate, rollout: Evaluate, weight: float
+    ) -> None:
+        self.prior, self.weight = prior, weight
+        self.parts = [(part, share) for part, share in ((value, 1 - weight), (rollout, weight))
+                      if share > 0]
+
+    def __call__(self, states: Any, legal: NDArray[np.bool_]) -> Outputs:
+        logits, _ = self.prior(states, legal)
+        values = [np.float32(share) * part(states, legal)[1] for part, share in self.parts]
+        return logits, np.sum(values, axis=0, dtype=np.float32)
+
+
+def load_alphago(words: Words, game: str, device: str) -> tuple[nn.Module, nn.Module]:
+    """(policy net, value net) in eval mode.
+
+    Raises UserError for a checkpoint that is missing, damaged, of another game, or no value net.
+    """
+    from selfplay.learn.checkpoint import load_net
+
+    value, meta = load_net(words.path, game, device)
+    policies = meta.get("policies")
+    if not isinstance(policies, dict) or words.prior not in policies:
+        raise UserError(f"player 'alphago:{words}': {words.path} is no value net; give a run of "
+                        "selfplay train --recipe alphago")
+    run = words.path.parent.parent
+    return load_net(run / str(policies[words.prior]), game, device)[0], value

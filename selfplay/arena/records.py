@@ -1,0 +1,133 @@
+"""A finished game as a record, and files of such records (one JSON object a line).
+
+``play`` makes records, ``arena`` and ``expert`` keep them on disk as games finish, so that a
+killed match goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfplay.common.errors import UserError
+from selfplay.common.files import refused, write_atomic
+
+#: What a line that is no record raises: deep nesting RecursionError, infinity OverflowError.
+DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class GameRecord:
+    """One finished game between two players."""
+
+    index: int  #: number of the game in its match
+    seed: int  #: seed that player 0 was started with
+    players: tuple[str, str]  #: names of player 0 and player 1
+    actions: tuple[int, ...]  #: every move, those of the opening included
+    opening: int  #: how many of them were drawn at random before the players took over
+    value: float  #: result for player 0, in [-1, 1]
+    score: float | None  #: player 0's lead in points, where the game was counted
+    end: str  #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by ..."
+
+    @property
+    def natural(self) -> bool:
+        """The rules or a resignation ended it: not the cap on moves, not a forfeit."""
+        return self.end in ("two passes", "win", "draw", "resignation")
+
+    @property
+    def result(self) -> str:
+        """The result as SGF's RE has it: "B+3.5", "W+R" (resignation), "W+F" (forfeit), "0"."""
+        if self.value == 0:
+            return "0"
+        if self.score is None:
+            how = {"resignation": "R", "win": ""}.get(self.end, "F")
+        else:
+            how = f"{abs(self.score):g}"
+        return f"{'B' if self.value > 0 else 'W'}+{how}"
+
+
+def to_line(record: GameRecord) -> str:
+    return json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
+
+
+def from_line(line: str) -> GameRecord:
+    """Raises one of ``DAMAGE`` for a line that is no record."""
+    data: dict[str, Any] = json.loads(line)
+    data["players"] = tuple(map(str, data["players"]))
+    data["actions"] = tuple(map(int, data["actions"]))
+    data |= {key: int(data[key]) for key in ("index", "seed", "opening")}
+    if not -1 <= data["value"] <= 1:
+        raise ValueError(f"value {data['value']}")
+    return GameRecord(**data)
+
+
+def read_records(path: Path) -> list[GameRecord]:
+    """The records of a file, ``[]`` where there is none; of each index the first.
+
+    A last line torn by a kill is cut off the file, so that the next one can be appended.
+    Raises UserError naming the first damaged line before it.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole, _, torn = data.rpartition(b"\n")
+    if torn:
+        write_atomic(path, whole + b"\n" if whole else b"")
+    records: dict[int, GameRecord] = {}
+    for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), 1):
+        try:
+            record = from_line(line)
+        except DAMAGE:
+            raise UserError(
+                f"{path}, line {number}: damaged; delete that line and run the same command again"
+            ) from None
+        records.setdefault(record.index, record)  # two processes may have played the same game
+    return list(records.values())
+
+
+def append_records(path: Path, records: Iterable[GameRecord]) -> None:
+    """Add records at the end of a file and see them to the disk.
+
+    Raises UserError naming the file if it cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(map(to_line, records)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise refused(path, error) from None
+
+
+def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list[GameRecord]:
+    """The records already made under ``settings``, which are written where there are none yet.
+
+    Raises UserError where the files were made under other settings, or are damaged.
+    """
+    if not settings_file.exists():
+        write_atomic(settings_file, (json.dumps(settings, indent=1) + "\n").encode())
+        return read_records(records)
+    stored = read_settings(settings_file)
+    for key, value in settings.items():
+        if stored.get(key) != value:
+            raise UserError(
+                f"{settings_file}: has games with {key} {stored.get(key)}, not {value}; "
+                "give another place (--out), or delete those"
+            )
+    return read_records(records)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Raises UserError naming a damaged file."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: damaged; delete it and the games beside it, and start again")
+    return stored

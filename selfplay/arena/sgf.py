@@ -1,0 +1,405 @@
+"""Go games in SGF: read from anywhere, and written.
+
+Reading keeps what can be kept: every game that is left out is named with its reason. The moves
+are checked against our own rules, all games at once. Writing is deterministic, byte for byte.
+
+Coordinates: SGF's second letter counts rows from the top, our row 0 is the bottom one.
+
+Source: SGF FF[4], https://www.red-bean.com/sgf/ ; the grammar is sgfmill's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import lzma
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sgfmill import boards, sgf_grammar
+
+from selfplay.arena.records import GameRecord
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_atomic
+from selfplay.games.base import Game
+from selfplay.games.go import Go
+
+SUFFIXES = (".sgf", ".sgf.gz", ".zip")
+CHUNK = 2048  # games replayed side by side
+
+_ROOT = re.compile(rb"\(\s*;\s*(?:FF|GM|CA|AP|SZ|EV|PB|PW|GN|DT|RU|KM|US|SO|PC|RO)\s*\[")
+_CHARSET = re.compile(rb"CA\s*\[([^\]]*)\]")
+_WIN = re.compile(r"(b|w|black|white)\s*(?:\+|wins?\b|won\b)\s*(.*)", re.DOTALL)
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+               NotImplementedError)  # ValueError: a zip's names, offsets
+_NUMBER = re.compile(r"[-+]?\d*\.?\d+")
+_OPENING = re.compile(r"random opening, (\d{1,4}) pl(?:y|ies)")
+_DRAWS = ("0", "draw", "jigo", "tie")
+
+
+@dataclass(frozen=True)
+class ExpertGame:
+    """A game to learn from."""
+
+    actions: tuple[int, ...]  #: all moves, player 0 first
+    value: float  #: result on record for player 0: 1, 0 or -1; never a recount
+    komi: float | None  #: on record; None where there is none
+    names: tuple[str, str]  #: player 0, player 1
+    source: str  #: file, with the member of a zip and the number in a collection
+    opening: int = 0  #: leading moves that no expert chose
+    margin: float | None = None  #: player 0's lead on record; None for a resignation and the like
+
+
+class Skipped(NamedTuple):
+    """A game, or a whole file, that was left out."""
+
+    file: str
+    reason: str
+
+
+class RefusedError(Exception):
+    """The reason why one game is left out."""
+
+
+def read_games(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], list[Skipped]]:
+    """Read every game of ``game``'s board size from files and folders (searched all through).
+
+    Files: .sgf, .sgf.gz, .zip of those; each may hold several games. Left out, with the reason:
+    files that cannot be read, other sizes, handicap and other set-up stones, no result, two moves
+    of one colour in a row, moves that are illegal. A game that repeats a board, or goes on after
+    its end by our rules, is cut there and keeps its recorded result. Other komi is kept.
+
+    Raises UserError when a path does not exist, or nothing is left.
+    """
+    if not isinstance(game, Go):
+        raise UserError(f"{game.name}: SGF is read for Go only")
+    paths = [Path(path) for path in paths]
+    skipped: list[Skipped] = []
+    games = read_files(walk(paths, SUFFIXES), game, skipped)
+    if not games:
+        raise UserError(nothing_left(game, paths, skipped, SUFFIXES))
+    return games, skipped
+
+
+def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[ExpertGame]:
+    """The games of SGF files; what is left out is added to ``skipped``."""
+    found: list[ExpertGame] = []
+    for source, data in _contents(files, skipped):
+        for name, nodes in _trees(source, data, skipped):
+            try:
+                found.append(_game(nodes, name, game.size))
+            except RefusedError as refusal:
+                skipped.append(Skipped(name, str(refusal)))
+    return _check(game, found, skipped)
+
+
+def nothing_left(game: Game, paths: Iterable[Path], skipped: Sequence[Skipped],
+                 suffixes: Sequence[str]) -> str:
+    """The message for paths that hold no game, with the most frequent reasons."""
+    where = ", ".join(str(path) for path in paths)
+    if not skipped:
+        return f"{where}: no file there that ends in {', '.join(suffixes)}"
+    reasons = Counter(item.reason for item in skipped).most_common(6)
+    example = {item.reason: item.file for item in reversed(skipped)}
+    text = "; ".join(f"{reason} ({count:,}: {Path(example[reason]).name}{' …' * (count > 1)})"
+                     for reason, count in reasons)
+    return f"{where}: no game for {game.name} among {len(skipped):,}: {text}"
+
+
+def walk(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files with these suffixes at and under the paths, in a fixed order.
+
+    Raises UserError for a path that does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (p for p in inside if p.name.lower().endswith(suffixes) and p.is_file())
+
+
+def _contents(files: Iterable[Path], skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
+    """(name, SGF bytes) of every SGF file, those inside zips included."""
+    for file in files:
+        try:
+            if file.name.lower().endswith(".zip"):
+                yield from _members(file, skipped)
+            else:
+                yield str(file), _unpack(file.name, file.read_bytes())
+        except _UNREADABLE as error:
+            skipped.append(Skipped(str(file), unreadable(error)))
+
+
+def unreadable(error: Exception) -> str:
+    """The reason in words; gzip's shows bytes."""
+    return "unreadable: " + re.sub(r" \(b['\"].*", "", str(error))
+
+
+def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        for member in sorted(archive.namelist()):
+            if not member.lower().endswith((".sgf", ".sgf.gz")):
+                continue
+            name = f"{file}:{member}"
+            try:
+                data = _unpack(member, archive.read(member))
+            except (*_UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
+                skipped.append(Skipped(name, unreadable(error)))
+                continue
+            yield name, data
+
+
+def _unpack(name: str, data: bytes) -> bytes:
+    """SGF in an encoding whose brackets and backslashes are what they seem."""
+    if name.lower().endswith(".gz"):
+        data = gzip.decompress(data)
+    stated = _CHARSET.search(data)
+    charset = stated[1].decode("latin-1").strip() if stated else ""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        charset = "utf-16"
+    # Shift-JIS, Big5 and GBK have letters whose second byte is that of "\\" or "]".
+    try:
+        return data.decode(charset).encode() if charset else data
+    except (LookupError, ValueError):
+        return data
+
+
+Properties = list[dict[str, list[bytes]]]  # the main line, one dict a node
+
+
+def _trees(source: str, data: bytes, skipped: list[Skipped]) -> Iterator[tuple[str, Properties]]:
+    """(name, main line) of every game in one file; a broken game spoils only itself."""
+    try:
+        trees = sgf_grammar.parse_sgf_collection(data)
+    except ValueError:
+        starts = [match.start() for match in _ROOT.finditer(data)] or [0]
+        pieces = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
+        for number, piece in enumerate(pieces, 1):
+            name = source if len(pieces) == 1 else f"{source}, game {number}"
+            try:
+                tree = sgf_grammar.parse_sgf_game(piece)
+            except ValueError as error:
+                skipped.append(Skipped(name, f"not SGF: {error}"))
+                continue
+            yield name, list(sgf_grammar.main_sequence_iter(tree))
+        return
+    for number, tree in enumerate(trees, 1):
+        name = source if len(trees) == 1 else f"{source}, game {number}"
+        yield name, list(sgf_grammar.main_sequence_iter(tree))
+
+
+def _game(nodes: Properties, source: str, size: int) -> ExpertGame:
+    """One main line as a game, its moves not checked yet. Raises RefusedError."""
+    root = nodes[0]
+    kind = _text(root, "GM")
+    if kind not in ("", "1"):
+        raise RefusedError(f"not Go (GM[{kind}])")
+    stated = _text(root, "SZ")
+    if stated and stated not in (str(size), f"{size}:{size}"):
+        raise RefusedError(f"board size {stated}")
+    if any(name in node for node in nodes for name in ("AB", "AW", "AE")):
+        raise RefusedError("handicap or other set-up stones")
+    if _text(root, "HA") not in ("", "0", "1"):
+        raise RefusedError(f"handicap (HA[{_text(root, 'HA')}])")
+    text = _text(root, "RE")
+    value = parse_result(text)
+    if value is None:
+        raise RefusedError(f"no result (RE[{text[:20]}])" if text else "no result (RE missing)")
+    actions = _moves(nodes, size, bool(stated))
+    if not actions:
+        raise RefusedError("no moves")
+    opening = _OPENING.search(_text(root, "ON"))
+    return ExpertGame(
+        actions=tuple(actions),
+        value=value,
+        komi=_number(_text(root, "KM")),
+        names=(_text(root, "PB"), _text(root, "PW")),
+        source=source,
+        opening=min(int(opening[1]), len(actions)) if opening else 0,
+        margin=parse_margin(text, value),
+    )
+
+
+def _moves(nodes: Properties, size: int, size_stated: bool) -> list[int]:
+    """Actions of the main line, black's first. Raises RefusedError."""
+    actions: list[int] = []
+    for node in nodes:
+        for colour in ("B", "W"):
+            if colour not in node:
+                continue
+            if colour != "BW"[len(actions) % 2]:
+                raise RefusedError("white moves first" if not actions else
+                               f"two moves in a row by {'black' if colour == 'B' else 'white'}")
+            point = node[colour][0].strip()
+            action = _action(point, size)
+            if action is None:
+                if not size_stated:
+                    raise RefusedError("no board size (SZ missing; 19 then)")
+                raise RefusedError(f"move off the board ({_decode(point)[:10]})")
+            actions.append(action)
+    # Without SZ a board is 19x19; a game that stays in one corner of it all the time is not.
+    if not size_stated and size != 19 and len(actions) < size:
+        raise RefusedError("no board size (SZ missing; 19 then)")
+    return actions
+
+
+def _action(point: bytes, size: int) -> int | None:
+    """The action of an SGF point, or None where there is no such point."""
+    if not point or (point == b"tt" and size <= 19):
+        return size * size
+    if len(point) != 2:
+        return None
+    column, row = point[0] - ord("a"), size - 1 - (point[1] - ord("a"))
+    return row * size + column if 0 <= column < size and 0 <= row < size else None
+
+
+def parse_result(text: str) -> float | None:
+    """RE as a result for black: 1, -1, 0 for a draw; None where it tells no winner.
+
+    Taken in: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "0", "Draw",
+    "Jigo", "B+0" (a draw). Not told: "", "?", "Void" and anything else.
+    """
+    plain = text.strip().lower()
+    if plain in _DRAWS or plain.startswith(("draw", "jigo")):
+        return 0.0
+    match = _WIN.match(plain)
+    if match is None or "?" in plain:
+        return None
+    if _number(match[2]) == 0:
+        return 0.0
+    return 1.0 if match[1].startswith("b") else -1.0
+
+
+def parse_margin(text: str, value: float) -> float | None:
+    """The points in an RE whose result is ``value``, from black's side; None where none are."""
+    if value == 0:
+        return 0.0
+    match = _WIN.match(text.strip().lower())
+    points = _number(match[2]) if match else None
+    return None if points is None else value * points
+
+
+def _number(text: str) -> float | None:
+    match = _NUMBER.match(text.strip().replace(",", "."))
+    return float(match[0]) if match else None
+
+
+def _text(node: dict[str, list[bytes]], name: str) -> str:
+    values = node.get(name)
+    return _decode(sgf_grammar.simpletext_value(values[0])).strip() if values else ""
+
+
+def _decode(raw: bytes) -> str:
+    """UTF-8 where it fits, else Latin-1, which always does: a wrong name is better than none."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _check(game: Go, found: Sequence[ExpertGame], skipped: list[Skipped]) -> list[ExpertGame]:
+    """Replay the games; those with illegal moves go to ``skipped``, or are cut."""
+    kept = []
+    for g, ply in zip(found, first_illegal(game, found), strict=True):
+        if ply < 0:
+            kept.append(g)
+            continue
+        reason = _why_illegal(g.actions, ply, game.size)
+        if reason is not None:
+            skipped.append(Skipped(g.source, f"illegal move {ply + 1}: {reason}"))
+        elif ply:
+            kept.append(replace(g, actions=g.actions[:ply], opening=min(g.opening, ply)))
+    return kept
+
+
+def first_illegal(game: Game, games: Sequence[ExpertGame]) -> list[int]:
+    """The first ply of each game that is illegal, or -1; many games are replayed side by side.
+
+    A move after the end of a game is illegal.
+    """
+    plies: list[int] = []
+    for start in range(0, len(games), CHUNK):
+        part = games[start : start + CHUNK]
+        table = np.full((len(part), max(len(g.actions) for g in part)), -1, np.int64)
+        for row, g in enumerate(part):
+            table[row, : len(g.actions)] = g.actions
+        plies += _replay(game, table).tolist()
+    return plies
+
+
+def _replay(game: Game, table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [G]: the first ply of ``table`` int64 [G, T] (-1 pads) that is illegal, else -1."""
+    rows = np.arange(len(table))
+    first = np.full(len(table), -1, np.int64)
+    states = game.new(len(table))
+    for ply in range(table.shape[1]):
+        wanted = np.where(first < 0, table[:, ply], -1)
+        bad = (wanted >= 0) & ~game.legal(states)[rows, wanted]
+        first[bad] = ply
+        game.step(states, np.where(bad, -1, wanted))
+    return first
+
+
+def _why_illegal(actions: Sequence[int], ply: int, size: int) -> str | None:
+    """Why ``actions[ply]`` is illegal, or None where all is well but for a repeated board or for
+    a move after the game's end."""
+    board = boards.Board(size)
+    for number, action in enumerate(actions[: ply + 1]):
+        if action == size * size:
+            continue
+        row, column = divmod(action, size)
+        if board.get(row, column) is not None:
+            return "the point is taken" if number == ply else None
+        board.play(row, column, "bw"[number % 2])
+    row, column = divmod(actions[ply], size)
+    if actions[ply] < size * size and board.get(row, column) is None:
+        return "suicide"
+    return None
+
+
+def to_sgf(game: Game, record: GameRecord, date: str | None = None) -> str:
+    """One finished game of Go as SGF text on one line; ``date`` as "2024-05-01", if wanted.
+
+    Raises UserError for other games.
+    """
+    if not isinstance(game, Go):
+        raise UserError(f"{game.name}: SGF is written for Go only")
+    size = game.size
+    properties = {
+        "GM": "1", "FF": "4", "CA": "UTF-8", "SZ": str(size), "KM": f"{game.komi:g}",
+        "RU": game.rules, "PB": record.players[0], "PW": record.players[1],
+        "RE": record.result,
+        "ON": f"random opening, {record.opening} plies" if record.opening else "",
+        "DT": date or "",
+    }
+    root = "".join(f"{key}[{_escape(value)}]" for key, value in properties.items() if value)
+    moves = "".join(f";{'BW'[ply % 2]}[{_point(action, size)}]"
+                    for ply, action in enumerate(record.actions))
+    return f"(;{root}{moves})\n"
+
+
+def _point(action: int, size: int) -> str:
+    if action == size * size:
+        return ""
+    row, column = divmod(action, size)
+    return chr(ord("a") + column) + chr(ord("a") + size - 1 - row)
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "\\\\").replace("]", "\\]")
+
+
+def write_collection(path: Path, texts: Iterable[str]) -> None:
+    """Many games in one file, gzipped where it ends in .gz: atomic, the same bytes every time."""
+    data = "".join(texts).encode()
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data, compresslevel=9, mtime=0)
+    write_atomic(path, data)

@@ -1,0 +1,157 @@
+"""The words for players: which checkpoint they name, and how much it may search.
+
+A budget is ``64`` simulations, or ``64x8`` with eight leaves of a tree under way.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from selfplay.arena.records import read_settings
+from selfplay.common.errors import UserError
+
+LEAVES = 1024  #: of one tree at once, at most
+
+
+class Budget(NamedTuple):
+    """Simulations of a move, and leaves of its tree under way at once."""
+
+    sims: int
+    leaves: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.sims}x{self.leaves}" if self.leaves > 1 else str(self.sims)
+
+
+def budget(text: str) -> Budget | None:
+    """Of ``1000`` or ``1000x8``; None for other text."""
+    found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,4}))?", text)
+    if found is None or int(found[1]) < 1 or not 1 <= int(found[2] or 1) <= LEAVES:
+        return None
+    return Budget(int(found[1]), int(found[2] or 1))
+
+
+LAMBDA = 0.5  #: AlphaGo's, the strongest of those that it tried
+PRIORS = ("sft", "rl")  #: AlphaGo took the SFT policy's, which were better in search
+VALUE_METRIC = "value_mse"
+
+
+class Words(NamedTuple):
+    """What ``alphago:`` is followed by: the value net's checkpoint, and how to search."""
+
+    path: Path
+    budget: Budget
+    weight: float = LAMBDA  #: of the rollouts
+    prior: str = PRIORS[0]
+
+    def __str__(self) -> str:
+        text = f"{self.path}@{self.budget}"
+        if self.weight != LAMBDA:
+            text += f",lambda={self.weight:g}"
+        return text + (f",prior={self.prior}" if self.prior != PRIORS[0] else "")
+
+
+def parse_alphago(text: str) -> Words:
+    """Of PATH@SIMULATIONS with options; PATH is a run, its folder ``value``, or a checkpoint there.
+
+    Raises UserError.
+    """
+    path, _, how = text.rpartition("@")
+    number, *options = how.split(",")
+    found = budget(number)
+    if not path or found is None:
+        raise UserError(f"player 'alphago:{text}': simulations are needed, as alphago:RUN@64 or "
+                        f"@64x8 with 1 to {LEAVES} leaves at once; without search it is net:RUN")
+    words = Words(_value_checkpoint(Path(path), text), found)
+    for option in options:
+        key, _, value = option.partition("=")
+        if key == "lambda":
+            words = words._replace(weight=_weight(value, text))
+        elif key == "prior" and value in PRIORS:
+            words = words._replace(prior=value)
+        else:
+            raise UserError(f"player 'alphago:{text}': {option!r} is no option; there are "
+                            "lambda=0.5, from 0 to 1, and prior=sft or rl")
+    return words
+
+
+def _weight(value: str, text: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight <= 1:
+        raise UserError(f"player 'alphago:{text}': lambda={value}: the rollouts' weight from 0 to "
+                        "1 wanted")
+    return weight
+
+
+def _value_checkpoint(path: Path, text: str) -> Path:
+    """The value net's best checkpoint of a run, or ``path`` where it is one itself."""
+    from selfplay.learn.checkpoint import META, lowest_loss
+
+    if not path.is_dir():
+        raise UserError(f"player 'alphago:{text}': {path} is no folder of a run")
+    if (path / META).is_file():
+        return path
+    folder = path if path.name == "value" else path / "value"
+    note = folder / "best.json"
+    if note.exists():
+        return folder / str(read_settings(note).get("checkpoint"))
+    found = lowest_loss(folder, VALUE_METRIC)
+    if found is None:
+        raise UserError(f"player 'alphago:{text}': no value net in {folder}; make one with "
+                        f"selfplay value --run {folder.parent}")
+    return found
+
+
+def full_name(spec: str) -> str:
+    """``spec`` with the checkpoint that it means now in place of a run or a stage.
+
+    Raises UserError for a folder that is not there.
+    """
+    prefix, _, text = spec.partition(":")
+    if prefix == "alphago":
+        return f"alphago:{parse_alphago(text.strip())}"
+    if prefix not in ("net", "policy"):
+        return spec
+    folder, thought = checkpoint_of(text.strip(), spec)
+    return f"{prefix}:{folder}@{thought}" if thought else f"{prefix}:{folder}"
+
+
+def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
+    """(checkpoint, budget) of PATH or PATH@SIMULATIONS: a run's newest RL checkpoint, else
+    its SFT net; a stage's newest; or a checkpoint itself."""
+    path, thought = net_parts(text)
+    number = text.rpartition("@")[2]
+    if not path.is_dir() and thought is None and re.fullmatch(r"[0-9]+x?[0-9]*", number):
+        raise UserError(f"player {spec!r}: @{number} is no budget; write simulations from 1, as "
+                        f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
+    if not path.is_dir():
+        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
+    from selfplay.learn.checkpoint import newest
+
+    found = newest(path / "rl") or _best_sft(path / "sft") or newest(path)
+    return found or path, thought
+
+
+def net_parts(text: str) -> tuple[Path, Budget | None]:
+    """(folder, budget) of what follows ``net:``; no budget is the raw policy."""
+    path, _, number = text.rpartition("@")
+    thought = budget(number)
+    if path and thought is not None:
+        return Path(path), thought
+    return Path(path if path and number == "0" else text), None
+
+
+def _best_sft(folder: Path) -> Path | None:
+    """The SFT net of the lowest held-out loss, as the stage has noted it down."""
+    from selfplay.learn.checkpoint import lowest_loss
+
+    note = folder / "best.json"
+    if not note.exists():
+        return lowest_loss(folder)
+    return folder / str(read_settings(note).get("checkpoint"))

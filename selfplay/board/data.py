@@ -1,0 +1,206 @@
+"""Training rows as columns, shards of them on disk, the window that is sampled, and batches.
+
+``expert games -> sft`` and ``actor -> rl`` both end here; ``batch`` is what ``train`` steps on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_atomic
+from selfplay.games.base import Game, Symmetries
+
+
+class Columns(NamedTuple):
+    """N positions, one a row. Everything speaks for the side to move."""
+
+    obs: NDArray[Any]
+    #: uint8 [N, P], packed bits (``pack``), or float16 [N, C*H*W] where planes are not binary
+    policy: NDArray[np.float16]  #: [N, A], rows sum to 1
+    policy_weight: NDArray[np.float32]  #: [N], 0 where the move teaches nothing
+    value: NDArray[np.float32]  #: [N] in [-1, 1], the game's result
+    ownership: NDArray[np.int8]  #: [N, H*W] in -1, 0, 1
+    score: NDArray[np.float32]  #: [N] points
+    aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
+
+
+class Batch(NamedTuple):
+    """Rows as a net and the losses want them; the fields of Columns, unpacked."""
+
+    obs: NDArray[Any]  #: uint8 or float32 [B, C, H, W]
+    policy: NDArray[np.float32]  #: [B, A]
+    policy_weight: NDArray[np.float32]  #: [B]
+    value: NDArray[np.float32]  #: [B]
+    ownership: NDArray[np.float32]  #: [B, H*W]
+    score: NDArray[np.float32]  #: [B]
+    aux_weight: NDArray[np.float32]  #: [B]
+
+
+class Shard(NamedTuple):
+    """A file of rows and the games they come from.
+
+    Game g is ``actions[ends[g-1]:ends[g]]`` and ended with ``values[g]`` for player 0.
+    """
+
+    columns: Columns
+    actions: NDArray[np.int16]  #: [moves of all games]
+    ends: NDArray[np.int64]  #: [games]
+    values: NDArray[np.float32]  #: [games]
+
+
+def pack(obs: NDArray[Any], binary: bool) -> NDArray[Any]:
+    """[N, C, H, W] -> uint8 [N, ceil(C*H*W / 8)] of bits if ``binary``, else float16 [N, C*H*W]."""
+    flat = obs.reshape(len(obs), int(np.prod(obs.shape[1:])))
+    return np.packbits(flat.astype(np.bool_), axis=1) if binary else flat.astype(np.float16)
+
+
+def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Inverse of ``pack``: uint8 (bits) or float32 [N, C, H, W]."""
+    if packed.dtype == np.uint8:
+        flat = np.unpackbits(packed, axis=1, count=int(np.prod(obs_shape)))
+    else:
+        flat = packed.astype(np.float32)
+    return flat.reshape(len(packed), *obs_shape)
+
+
+def concat(parts: list[Columns]) -> Columns:
+    """The rows of all parts (at least one), in order."""
+    return Columns(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def batch(
+    columns: Columns,
+    rows: NDArray[np.int64],
+    game: Game,
+    symmetries: Symmetries,
+    rng: np.random.Generator | None,
+) -> Batch:
+    """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
+    picked = Columns(*(column[rows] for column in columns))
+    obs = unpack(picked.obs, game.obs_shape)
+    policy, ownership = picked.policy.astype(np.float32), picked.ownership.astype(np.float32)
+    if rng is not None:
+        which = rng.integers(0, len(symmetries.cells), len(rows))
+        planes = obs.reshape(len(rows), game.obs_shape[0], -1)
+        for s in np.unique(which[which > 0]):
+            some, cells = which == s, symmetries.cells[s]
+            planes[some] = planes[some][:, :, cells]
+            policy[some] = policy[some][:, symmetries.actions[s]]
+            ownership[some] = ownership[some][:, cells]
+        obs = planes.reshape(obs.shape)
+    return Batch(obs, policy, picked.policy_weight, picked.value, ownership, picked.score,
+                 picked.aux_weight)
+
+
+def endless_batches(
+    game: Game, rows: Columns, size: int, seeds: list[int], step: int
+) -> Iterator[Batch]:
+    """Batches from number ``step`` on, without end. Batch k depends on (seeds, k) alone, so that an
+    interrupted run and an uninterrupted one see the same batches."""
+    symmetries = game.symmetries()
+    for k in itertools.count(step):
+        rng = np.random.default_rng([*seeds, k])
+        yield batch(rows, rng.integers(0, len(rows.value), size), game, symmetries, rng)
+
+
+def evenly(columns: Columns, count: int) -> Columns:
+    """``count`` rows at most, spread evenly."""
+    rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
+    return Columns(*(column[rows] for column in columns))
+
+
+class Window:
+    """The newest rows of a growing replay buffer.
+
+    Of T rows added in all, the newest ``minimum + growth * (T - minimum)`` are sampled, at least
+    all of the first ``minimum``, at most ``maximum``: early, poor games drop out sooner than in a
+    buffer of fixed size (the idea is KataGo's, Wu 2019, arXiv:1902.10565; its power law is
+    replaced by a line). Rows that can no longer be sampled are let go.
+    """
+
+    def __init__(self, minimum: int, growth: float, maximum: int) -> None:
+        if not (0 < minimum <= maximum and 0 <= growth <= 1):
+            raise UserError(f"window: minimum {minimum}, growth {growth}, maximum {maximum}: "
+                            "0 < minimum <= maximum and 0 <= growth <= 1 wanted")
+        self.minimum, self.growth, self.maximum = minimum, growth, maximum
+        self.total = 0  #: rows ever added
+        self._shards: list[Columns] = []
+
+    def __len__(self) -> int:
+        """Rows that are sampled from now."""
+        grown = self.minimum + self.growth * max(self.total - self.minimum, 0)
+        return min(int(grown), self.maximum, self.total)
+
+    def add(self, columns: Columns) -> None:
+        """Take in new rows, the newest of all."""
+        self._shards.append(columns)
+        self.total += len(columns.value)
+        stored = sum(len(shard.value) for shard in self._shards)
+        while stored - len(self._shards[0].value) >= len(self) and len(self._shards) > 1:
+            stored -= len(self._shards.pop(0).value)
+
+    def newest(self) -> Columns:
+        """The rows that were added last."""
+        return self._shards[-1]
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[Columns, NDArray[np.int64]]:
+        """(columns, rows) for ``batch``: ``count`` rows drawn uniformly, with replacement.
+
+        Raises UserError while the window is empty.
+        """
+        if not len(self):
+            raise UserError("the replay window is empty: no self-play position has been added")
+        ends = np.cumsum([len(shard.value) for shard in self._shards])
+        index = rng.integers(ends[-1] - len(self), ends[-1], count)
+        index.sort()  # rows of one shard side by side; the order within a batch means nothing
+        cuts = np.searchsorted(index, ends)
+        starts = np.concatenate([[0], ends[:-1]])
+        parts = []
+        for shard, low, high, start in zip(self._shards, [0, *cuts[:-1]], cuts, starts,
+                                           strict=True):
+            parts.append(Columns(*(column[index[low:high] - start] for column in shard)))
+        return concat(parts), np.arange(count)
+
+
+def save_shard(
+    path: Path,
+    columns: Columns,
+    actions: NDArray[np.int16],
+    ends: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> None:
+    """Write rows and the games behind them (see Shard) as a compressed .npz, atomically.
+
+    Raises UserError where the disk refuses.
+    """
+    arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values}
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def load_shard(path: Path) -> Shard:
+    """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = Columns(*(file[name] for name in Columns._fields))
+            shard = Shard(columns, file["actions"], file["ends"], file["values"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, str(error)) from None
+    lengths = {len(column) for column in shard.columns}
+    if len(lengths) != 1 or len(shard.ends) != len(shard.values):
+        raise _damaged(path, "its columns differ in length")
+    return shard
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: damaged shard ({why}); delete it and run the same command again")

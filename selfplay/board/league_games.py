@@ -1,0 +1,241 @@
+"""Games between two raw policies, as trajectories of one of them, the learner.
+
+``LeagueGames`` are games against one opponent, in step: a round is a move of the learner in all of
+them, then one of the opponent. Every game draws from its own stream and knows nothing of
+the others, so what is played does not depend on how many threads share them.
+
+Past selves to play against (AlphaGo: Silver et al. 2016): checkpoints of weights in a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from selfplay.board.config import PoolConfig
+from selfplay.board.policy import BoardPolicy, Turn, inputs_of
+from selfplay.common.errors import UserError
+from selfplay.games.base import Game, put, take
+from selfplay.games.openings import deal
+from selfplay.learn import checkpoint
+from selfplay.learn.rollout import Rollout
+from selfplay.models import NetSpec
+
+
+class Deals(NamedTuple):
+    """How n games begin. A group of them shares opening, colour and opponent.
+
+    states: after the openings; side: int8 [n], the learner's; group: int64 [n].
+    """
+
+    states: Any
+    side: NDArray[np.int8]
+    group: NDArray[np.int64]
+
+
+def deal_groups(
+    game: Game, numbers: range, size: int, opening: tuple[int, int], seed: int
+) -> Deals:
+    """Groups ``numbers`` of ``size`` games each. Opening g of ``seed`` is ``play.deal``'s; the
+    learner is player 0 in even groups and player 1 in odd ones."""
+    states = game.new(len(numbers) * size)
+    for place, number in enumerate(numbers):
+        dealt = deal(game, seed, number, opening, False)
+        one = game.new(1)
+        for action in dealt.actions:
+            game.step(one, np.array([action]))
+        put(states, slice(place * size, (place + 1) * size), take(one, np.zeros(size, np.int64)))
+    group = np.repeat(np.arange(numbers.start, numbers.stop), size)
+    return Deals(states, (group % 2).astype(np.int8), group)
+
+
+class _Moves(NamedTuple):
+    """The learner's moves of one round; the first axis is the games that it moved in."""
+
+    rows: NDArray[np.int64]
+    obs: NDArray[Any]
+    legal: NDArray[np.uint8]
+    action: NDArray[np.int64]
+    logp: NDArray[np.float32]
+
+
+class LeagueGames:
+    """n games under way between the learner and one opponent.
+
+    streams: uint64 [n], a generator (``rng``) a game, advanced in place.
+    """
+
+    def __init__(
+        self, game: Game, learner: BoardPolicy, opponent: BoardPolicy, deals: Deals,
+        streams: NDArray[np.uint64],
+    ) -> None:
+        self.game, self.deals, self.streams = game, deals, streams
+        self.policies = (learner, opponent)
+        self.states = take(deals.states, np.arange(len(deals.side)))
+        self.moves: list[_Moves] = []
+        self.live = ~game.result(self.states)[0]
+        self.evaluations = 0
+
+    def rounds(self, count: int) -> int:
+        """Play on for at most so many rounds; how many games have ended by it."""
+        before = int(self.live.sum())
+        for _ in range(count):
+            for mine in (True, False):
+                self._half(mine)
+            if not self.live.any():
+                break
+        return before - int(self.live.sum())
+
+    def _half(self, mine: bool) -> None:
+        """One move of the learner, or of the opponent, wherever it is to move."""
+        turn = (self.states.to_play == self.deals.side) == mine
+        rows = np.flatnonzero(self.live & turn)
+        if not len(rows):
+            return
+        game, now = self.game, take(self.states, rows)
+        obs, legal = game.observe(now), game.legal(now)
+        acted = self.policies[0 if mine else 1].act(Turn(obs, legal, self.streams, rows))
+        action = acted.action[:, 0].numpy()
+        if mine:
+            self.moves.append(_Moves(rows, *inputs_of(game, obs, legal), action,
+                                     acted.logp[:, 0].numpy()))
+        everywhere = np.full(len(self.live), -1, np.int64)
+        everywhere[rows] = action
+        game.step(self.states, everywhere)
+        self.live = ~game.result(self.states)[0]
+        self.evaluations += len(rows)
+
+    def scores(self) -> NDArray[np.float32]:
+        """float32 [n]: each game's result for the learner, +1 a win."""
+        value = self.game.result(self.states)[1]
+        return np.where(self.deals.side == 0, value, -value).astype(np.float32)
+
+
+class Played(NamedTuple):
+    """Finished games, in the order of the opponents.
+
+    rollout: of the learner's moves, the result as the reward of its last one; games that ended
+    without any are not in it. score, length (plies, the opening's included), side: [games];
+    opponent: int64 [games], the number of its ``LeagueGames``.
+    """
+
+    rollout: Rollout
+    score: NDArray[np.float32]
+    length: NDArray[np.int32]
+    side: NDArray[np.int8]
+    opponent: NDArray[np.int64]
+
+
+def harvest(groups: list[LeagueGames]) -> Played:
+    """What the games have come to; all must have ended."""
+    parts = [_rollout(played) for played in groups]
+    steps = max(part.mask.shape[1] for part in parts)
+    rollout = _joined([_padded(part, steps) for part in parts])
+    score = np.concatenate([played.scores() for played in groups])
+    some = rollout.mask.any(1)
+    return Played(
+        rollout=rollout.rows(some) if bool(some.any()) else rollout, score=score,
+        length=np.concatenate([played.states.ply for played in groups]),
+        side=np.concatenate([played.deals.side for played in groups]),
+        opponent=np.repeat(np.arange(len(groups)), [len(played.live) for played in groups]))
+
+
+def _rollout(played: LeagueGames) -> Rollout:
+    """The games against one opponent, row by row."""
+    games, counts = len(played.live), np.zeros(len(played.live), np.int64)
+    for moves in played.moves:
+        counts[moves.rows] += 1
+    room = (games, max(int(counts.max()), 1))
+    sample = inputs_of(played.game, played.game.observe(take(played.states, slice(0, 1))),
+                       np.zeros((1, played.game.num_actions), np.bool_))
+    obs, legal = (np.zeros((*room, part.shape[1]), part.dtype) for part in sample)
+    action, logp = np.zeros(room, np.int64), np.zeros(room, np.float32)
+    step = np.zeros(games, np.int64)
+    for moves in played.moves:
+        at = (moves.rows, step[moves.rows])
+        obs[at], legal[at], action[at], logp[at] = moves[1:]
+        step[moves.rows] += 1
+    mask = np.arange(room[1]) < counts[:, None]
+    reward = np.where(np.arange(room[1]) == counts[:, None] - 1, played.scores()[:, None], 0)
+    return Rollout(
+        inputs={"obs": torch.from_numpy(obs), "legal": torch.from_numpy(legal)},
+        action=torch.from_numpy(action), mask=torch.from_numpy(mask),
+        logp=torch.from_numpy(logp), reward=torch.from_numpy(reward.astype(np.float32)),
+        group=torch.from_numpy(played.deals.group))
+
+
+def _padded(rollout: Rollout, steps: int) -> Rollout:
+    def wider(tensor: torch.Tensor) -> torch.Tensor:
+        out = tensor.new_zeros((len(tensor), steps, *tensor.shape[2:]))
+        out[:, : tensor.shape[1]] = tensor
+        return out
+
+    return replace(rollout, inputs={k: wider(v) for k, v in rollout.inputs.items()}, **{
+        key: wider(getattr(rollout, key)) for key in ("action", "mask", "logp", "reward")})
+
+
+def _joined(parts: list[Rollout]) -> Rollout:
+    def all_of(key: str) -> torch.Tensor:
+        return torch.cat([getattr(part, key) for part in parts])
+
+    return Rollout(
+        inputs={k: torch.cat([part.inputs[k] for part in parts]) for k in parts[0].inputs},
+        **{key: all_of(key) for key in ("action", "mask", "logp", "reward", "group")})
+
+
+LOADED = 16  #: policies kept in memory
+
+
+class Pool:
+    """The first policy and those after every ``config.every`` iterations.
+
+    Which there are at an iteration follows from its number; what lies in the folder beside them,
+    of iterations that a kill has undone, is overwritten when they come again.
+    """
+
+    def __init__(self, folder: Path, like: BoardPolicy, game: str, config: PoolConfig) -> None:
+        self.folder, self.like, self.game, self.config = folder, like, game, config
+        self._loaded: dict[int, BoardPolicy] = {}
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"ckpt-{step:06d}"
+
+    def joins(self, iteration: int) -> bool:
+        """Whether the policy after so many iterations becomes a member."""
+        return iteration % self.config.every == 0
+
+    def add(self, policy: checkpoint.Training, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+        path = self.path(int(meta["step"]))
+        checkpoint.save(path, policy, spec, meta)
+        checkpoint.drop_training(path)
+
+    def steps(self, iteration: int) -> list[int]:
+        """The members while iteration ``iteration`` (from 1) is played, oldest first."""
+        return list(range(0, iteration, self.config.every))[-self.config.size :]
+
+    def draw(self, iteration: int, rng: np.random.Generator) -> list[int]:
+        """Opponents for one iteration, uniformly; different ones while there are enough."""
+        steps, wanted = self.steps(iteration), self.config.opponents
+        repeats = -(-wanted // len(steps))
+        order = np.concatenate([rng.permutation(steps) for _ in range(repeats)])
+        return sorted(order[:wanted].tolist())
+
+    def member(self, step: int) -> BoardPolicy:
+        """Raises UserError where its checkpoint is gone or damaged."""
+        if step not in self._loaded:
+            try:
+                net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
+            except UserError as error:
+                raise UserError(f"opponent of the pool: {error}") from None
+            while len(self._loaded) >= LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[step] = BoardPolicy(
+                net, self.like.obs_shape, self.like.num_actions, self.like.device,
+                self.like.dtype).frozen()
+        return self._loaded[step]

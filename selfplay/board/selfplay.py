@@ -1,0 +1,289 @@
+"""Self-play: many games at once against oneself, turned into training rows.
+
+Here a position enters the learning cycle: the actor holds B games, the search asks the net about
+one leaf of each per wave, and every finished search becomes a move and, if it was a full one, a
+row of ``data.Columns``. Games are never in step: each has its own budget, so every wave fills the
+net's batch.
+
+Self-play on every core: the games in groups, one thread at work on a group at a time.
+
+A thread searches its group and evaluates the leaves itself (see ``threads``). Groups meet after
+some waves. What they play depends on how many there are, so that is fixed by the config; it does
+not depend on how many threads share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.board.config import RLConfig
+from selfplay.board.data import Columns, concat, pack
+from selfplay.common.threads import Workers
+from selfplay.games.base import Game, put, take
+from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.search import random as rng
+from selfplay.search.search import Search, SearchConfig, SearchResult
+
+FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
+
+
+class Harvest(NamedTuple):
+    """Finished games.
+
+    columns: one row per trained-on position.
+    actions: int16 [moves of all games], in order; game g is actions[ends[g-1]:ends[g]].
+    ends: int64 [games].
+    values: float32 [games], results for player 0.
+    """
+
+    columns: Columns
+    actions: NDArray[np.int16]
+    ends: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+class _Book(NamedTuple):
+    """What is remembered of each game in flight; axes B (games) and T (moves)."""
+
+    action: NDArray[np.int16]  # [B, T]
+    slot: NDArray[np.int32]  # [B, T] ply of the k-th trained-on position
+    rows: NDArray[np.int32]  # [B] how many there are
+    obs: NDArray[Any]  # [B, T, P]
+    policy: NDArray[np.float16]  # [B, T, A]
+    sign: NDArray[np.int8]  # [B, T] +1 where player 0 was to move
+    opening: NDArray[np.int32]  # [B] random plies to play before the search takes over
+    no_resign: NDArray[np.bool_]  # [B] this game is played out whatever the value
+
+
+def search_config(config: RLConfig) -> SearchConfig:
+    """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
+    return SearchConfig(rule=config.algorithm, reuse=config.algorithm == "puct")
+
+
+class Actor:
+    """B games against oneself, kept in flight between calls of ``play``.
+
+    The games depend on ``seed``, ``group`` (one of several with this seed), the config and the
+    weights, not on the number of threads.
+    """
+
+    def __init__(
+        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int,
+        group: int = 0,
+    ) -> None:
+        batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
+        self.game, self.evaluate, self.config = game, evaluate, config
+        self.rng = np.random.default_rng([seed, 0xAC, group])
+        most = max(config.sims, config.cheap_sims)
+        stream = int(rng.streams(seed, np.array([group]))[0])
+        self.search = Search(game, search_config(config), batch, most, stream)
+        self.states = game.new(batch)
+        sample = pack(game.observe(take(self.states, slice(0, 1))), game.obs_binary)
+        self.book = _Book(
+            action=np.zeros((batch, plies), np.int16),
+            slot=np.zeros((batch, plies), np.int32),
+            rows=np.zeros(batch, np.int32),
+            obs=np.zeros((batch, plies, sample.shape[1]), sample.dtype),
+            policy=np.zeros((batch, plies, game.num_actions), np.float16),
+            sign=np.zeros((batch, plies), np.int8),
+            opening=np.zeros(batch, np.int32),
+            no_resign=np.zeros(batch, np.bool_),
+        )
+        self.full = np.zeros(batch, np.bool_)
+        self._deal(np.arange(batch))
+        self._think(np.arange(batch))
+
+    def wave(self) -> Harvest | None:
+        """One wave of the search, and what follows from it; the games that have ended, if any."""
+        ready = self.search.wave(self.evaluate)
+        if not len(ready):
+            return None
+        self._move(ready)
+        harvest = self._collect(ready)
+        self._think(ready)
+        return harvest
+
+    def _deal(self, rows: NDArray[np.int64]) -> None:
+        """New games in ``rows``, their random opening plies played."""
+        low, high = self.config.opening
+        fresh = self.game.new(len(rows))
+        plies = self.rng.integers(low, high + 1, len(rows))
+        self.book.rows[rows] = 0
+        self.book.no_resign[rows] = self.rng.random(len(rows)) < self.config.resign_checked
+        for ply in range(min(high, self.book.action.shape[1])):
+            mask = self.game.opening_moves(fresh) & (plies > ply)[:, None]
+            weights = mask * self.rng.random(mask.shape)
+            moves = np.where(mask.any(1), weights.argmax(1), -1)
+            self.book.action[rows, ply] = moves
+            self.game.step(fresh, moves)
+        over = self.game.result(fresh)[0]
+        if over.any():  # an opening that ended the game teaches nothing
+            put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
+        self.book.opening[rows] = fresh.ply
+        put(self.states, rows, fresh)
+
+    def _think(self, rows: NDArray[np.int64]) -> None:
+        """Start the next search of ``rows``: a full one for some, a cheap one for the others."""
+        full = self.rng.random(len(rows)) < self.config.full_share
+        self.full[rows] = full
+        sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
+        self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
+
+    def _move(self, rows: NDArray[np.int64]) -> None:
+        """Write down what the finished searches of ``rows`` found, and play it."""
+        states = take(self.states, rows)
+        result = self.search.result(rows)
+        actions = self._choose(states, result)
+        ply = states.ply
+        if ply.max() >= self.book.action.shape[1]:
+            self.book = _roomier(self.book)
+        book = self.book
+        book.action[rows, ply] = actions
+        keep = self.full[rows]
+        kept, at = rows[keep], self.book.rows[rows[keep]]
+        book.slot[kept, at] = ply[keep]
+        packed = pack(self.game.observe(take(states, keep)), self.game.obs_binary)
+        book.obs[kept, at] = packed
+        book.policy[kept, at] = result.policy[keep]
+        book.sign[kept, at] = 1 - 2 * states.to_play[keep]
+        book.rows[kept] += 1
+        self.resigned = self._resigns(rows, states, result)
+        moves = np.full(self.config.games, -1, np.int64)
+        moves[rows] = actions
+        self.game.step(self.states, moves)
+        self.search.advance(rows, actions)
+
+    def _choose(self, states: Any, result: SearchResult) -> NDArray[np.int64]:
+        """The search's choice; in the first plies a sample of policy ** (1 / temperature)."""
+        early = states.ply < self.config.temperature_plies
+        with np.errstate(divide="ignore"):
+            logits = np.log(result.policy) / max(self.config.temperature, 1e-3)
+        noise = self.rng.gumbel(size=logits.shape)
+        sampled = (logits + noise).argmax(1)
+        return np.where(early, sampled, result.action)
+
+    def _resigns(
+        self, rows: NDArray[np.int64], states: Any, result: SearchResult
+    ) -> NDArray[np.float32]:
+        """float32 [n]: the result for player 0 where the side to move resigns, else 0."""
+        if self.config.resign <= 0:
+            return np.zeros(len(rows), np.float32)
+        gives_up = (result.value < -self.config.resign) & ~self.book.no_resign[rows]
+        return np.where(gives_up, np.where(states.to_play == 0, -1.0, 1.0), 0.0).astype(np.float32)
+
+    def _collect(self, rows: NDArray[np.int64]) -> Harvest | None:
+        """Rows of the games that have just ended, and new games in their place."""
+        states = take(self.states, rows)
+        done, value = self.game.result(states)
+        value = np.where(done, value, self.resigned)
+        over = done | (self.resigned != 0)
+        if not over.any():
+            return None
+        ended, finals = rows[over], take(states, over)
+        known = done[over]  # a resigned board has no final ownership
+        if self.game.has_ownership:
+            owner, score = self.game.ownership(finals), self.game.score(finals)
+        else:
+            cells = self.game.board_shape[0] * self.game.board_shape[1]
+            owner = np.zeros((len(ended), cells), np.int8)
+            score, known = np.zeros(len(ended), np.float32), np.zeros(len(ended), np.bool_)
+        parts, actions = [], []
+        for g, row in enumerate(ended):
+            parts.append(self._columns(row, value[over][g], owner[g], score[g], known[g]))
+            actions.append(self.book.action[row, : finals.ply[g]].copy())
+        harvest = Harvest(
+            columns=concat(parts),
+            actions=np.concatenate(actions),
+            ends=np.cumsum(finals.ply, dtype=np.int64),
+            values=value[over].astype(np.float32),
+        )
+        self.search.forget(ended)
+        self._deal(ended)
+        return harvest
+
+    def _columns(self, row: int, value: float, owner: Any, score: float, known: bool) -> Columns:
+        book, n = self.book, int(self.book.rows[row])
+        sign = book.sign[row, :n]
+        return Columns(
+            obs=book.obs[row, :n].copy(),
+            policy=book.policy[row, :n].copy(),
+            policy_weight=np.ones(n, np.float32),
+            value=(value * sign).astype(np.float32),
+            ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
+            score=(score * sign).astype(np.float32),
+            aux_weight=np.full(n, known, np.float32),
+        )
+
+
+def _roomier(book: _Book) -> _Book:
+    """The same with twice the room along the axis of moves."""
+    return book._replace(**{
+        name: np.concatenate([field, np.zeros_like(field)], axis=1)
+        for name, field in book._asdict().items() if field.ndim > 1
+    })
+
+
+def join(parts: list[Harvest]) -> Harvest:
+    moves = np.cumsum([0] + [len(p.actions) for p in parts])[:-1]
+    return Harvest(
+        columns=concat([p.columns for p in parts]),
+        actions=np.concatenate([p.actions for p in parts]),
+        ends=np.concatenate([p.ends + m for p, m in zip(parts, moves, strict=True)]),
+        values=np.concatenate([p.values for p in parts]),
+    )
+
+
+#: Waves between two meetings: as many as come to so many floating-point operations of the net in
+#: a group (a tenth of a second of a core), so that a stop is soon heard, but no more than these.
+WORK, WAVES = 2e10, 8
+
+
+class SelfPlay:
+    """Many games against oneself, kept in flight between calls of ``play``.
+
+    evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most
+    so many groups at once; the games and their order do not depend on it. work: floating-point
+    operations of an evaluation (see ``models.flops``).
+    """
+
+    def __init__(
+        self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
+        threads: int, work: float = 0.0,
+    ) -> None:
+        sizes = group_sizes(config.games, evaluators[0].device.type)
+        if len(sizes) != len(evaluators):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(sizes)} groups")
+        self.actors = [
+            Actor(game, evaluate, replace(config, games=size), seed=seed, group=group)
+            for group, (size, evaluate) in enumerate(zip(sizes, evaluators, strict=True))]
+        self.waves = max(1, min(WAVES, int(WORK / max(work * sizes[0], 1.0))))
+        self.workers = Workers(min(threads, len(sizes)))
+
+    def play(
+        self,
+        positions: int,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda n: None,
+    ) -> Harvest | None:
+        """Play until finished games have yielded at least ``positions`` training rows; those in
+        flight go on in the next call. ``stop`` is asked, and finished games are counted, when
+        the groups meet."""
+        done: list[Harvest] = []
+        have = 0
+        while have < positions and not stop():
+            found = [h for h in self.workers.map(self._some_waves, self.actors) if h is not None]
+            rows = sum(len(h.columns.value) for h in found)
+            done += found
+            have += rows
+            if rows:
+                progress(rows)
+        return join(done) if done else None
+
+    def _some_waves(self, actor: Actor) -> Harvest | None:
+        done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]
+        return join(done) if done else None

@@ -1,0 +1,129 @@
+"""Supervised learning: expert games to rows, rows to a net, until its held-out curve is flat
+(``flat``): that is the SFT ceiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.arena.sgf import ExpertGame
+from selfplay.board.config import SFTConfig
+from selfplay.board.data import Columns, endless_batches, pack
+from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.common.errors import UserError
+from selfplay.games.base import Game, take
+from selfplay.learn import checkpoint
+from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
+from selfplay.models import NetSpec, build, flops, seeded
+
+
+def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
+    """One row per move of the experts.
+
+    Moves of a random opening keep their value target but are no policy target. The value is the
+    result on record. Ownership and score count only where both players passed and the board as
+    it lies gives the recorded result: on servers that take dead stones off it does not.
+    """
+    states = game.new(len(games))
+    lengths = np.array([len(g.actions) for g in games])
+    table = np.full((len(games), lengths.max(initial=0)), -1, np.int64)
+    for row, g in enumerate(games):
+        table[row, : len(g.actions)] = g.actions
+    opening = np.array([g.opening for g in games])
+    parts: list[tuple[Any, ...]] = []
+    for ply in range(table.shape[1]):
+        live = np.flatnonzero(lengths > ply)
+        now = take(states, live)
+        parts.append((live, pack(game.observe(now), game.obs_binary), 1 - 2 * now.to_play,
+                      table[live, ply], opening[live] <= ply))
+        game.step(states, table[:, ply])
+    rows = np.concatenate([p[0] for p in parts])
+    sign = np.concatenate([p[2] for p in parts])
+    moves = np.concatenate([p[3] for p in parts])
+    policy = np.zeros((len(rows), game.num_actions), np.float16)
+    policy[np.arange(len(rows)), moves] = 1
+    owner, score, known = _final(game, states, games)
+    order = np.argsort(rows, kind="stable")  # whole games side by side
+    return Columns(*(column[order] for column in Columns(
+        obs=np.concatenate([p[1] for p in parts]),
+        policy=policy,
+        policy_weight=np.concatenate([p[4] for p in parts]).astype(np.float32),
+        value=(np.array([g.value for g in games])[rows] * sign).astype(np.float32),
+        ownership=(owner[rows] * sign[:, None]).astype(np.int8),
+        score=(score[rows] * sign).astype(np.float32),
+        aux_weight=known[rows],
+    )))
+
+
+def _final(
+    game: Game, states: Any, games: Sequence[ExpertGame]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """(ownership, score, weight) of the games' last boards, for player 0."""
+    cells = game.board_shape[0] * game.board_shape[1]
+    if not game.has_ownership:
+        none = np.zeros(len(games), np.float32)
+        return np.zeros((len(games), cells), np.int8), none, none
+    score = game.score(states)
+    margin = np.array([np.nan if g.margin is None else g.margin for g in games])
+    agrees = score == margin  # servers that take dead stones off count another board
+    return game.ownership(states), score, (game.result(states)[0] & agrees).astype(np.float32)
+
+
+def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list, list]:
+    """(training games, held-out games): whole games, drawn by ``seed``; at least one of each.
+
+    Games of the same moves, as collections often have them, stay on one side.
+    Raises UserError with fewer than two different games.
+    """
+    distinct = list(dict.fromkeys(g.actions for g in games))
+    if len(distinct) < 2:
+        raise UserError(f"{len(distinct)} expert game: at least 2 are needed, one of them held out")
+    order = np.random.default_rng([seed, 0x5F7]).permutation(len(distinct))
+    count = min(max(1, round(len(distinct) * held_out)), len(distinct) - 1)
+    held = {distinct[i] for i in order[:count]}
+    return [g for g in games if g.actions not in held], [g for g in games if g.actions in held]
+
+
+def train_sft(
+    game: Game,
+    spec: NetSpec,
+    train: Columns,
+    held: Columns,
+    config: SFTConfig,
+    folder: Path,
+    *,
+    device: str,
+    seed: int,
+    **hooks: Any,
+) -> Path:
+    """Learn the experts' moves and results; see ``plateau.train_to_plateau``, which takes the hooks
+    left, log and progress.
+
+    Rows of the history have top1, top5, policy_loss and value_mse. Returns the best checkpoint by
+    held-out policy loss.
+    """
+    trainer = Trainer(seeded(seed, lambda: build(spec)), TrainConfig(
+        batch_size=config.batch_size, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
+    ), device)
+    lesson = Lesson(
+        spec=spec, rows=len(train.value),
+        batches=lambda step: endless_batches(game, train, config.batch_size, [seed, 0x5F], step),
+        step_flops=3 * flops(spec) * config.batch_size,
+        kind="sft", metric="policy_loss", kept=("top1", "top5", "policy_loss", "value_mse"),
+        look=lambda net: evaluate_columns(net, game, held, device), about={"game": game.name})
+    return train_to_plateau(trainer, lesson, config, folder, **hooks)
+
+
+def best(folder: Path) -> Path:
+    """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
+    found = noted_best(folder) or checkpoint.lowest_loss(folder)  # a damaged note was deleted
+    if found is None:
+        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
+                        "self-play from nothing with --init random")
+    return found

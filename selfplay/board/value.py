@@ -1,0 +1,296 @@
+"""AlphaGo's value net: what the RL policy's games against itself come to, learnt from one position
+of each (``value_games``) and judged by the positions of other games.
+
+A net that has learnt the games by heart shows it in the difference of two errors: mean (v - z)^2
+over positions that it has learnt from, and over those held out (Silver et al. 2016 report both).
+v and z are in [-1, 1]; a quarter of it is the error of a probability to win.
+
+Games for the value net: one position of each, as AlphaGo made them.
+
+Silver et al. 2016, "Reinforcement learning of value networks": a turn U is drawn uniformly; the
+moves before it are the SFT policy's, move U is any legal one, drawn uniformly, and from there on
+the RL policy plays against itself. The position after move U and the game's result are a row, the
+only one of that game, as positions of one game are too alike.
+
+Game g draws from its own streams, of (seed, g), and policies from no others: what is played
+depends neither on the number of threads nor on which games are played with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from selfplay.arena.spec import VALUE_METRIC
+from selfplay.board.config import ValueConfig
+from selfplay.board.data import (
+    Columns,
+    concat,
+    endless_batches,
+    evenly,
+    load_shard,
+    pack,
+    save_shard,
+    unpack,
+)
+from selfplay.board.policy import BoardPolicy, Turn
+from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
+from selfplay.games.base import Game, side, take
+from selfplay.learn import checkpoint
+from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
+from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.search import random as rng
+from selfplay.search.random import fingerprint
+
+ROW_SALT = 0x5A2  #: tells positions held out, and batches, from others of the seed
+
+
+def positions(game: Game, columns: Columns) -> NDArray[np.uint64]:
+    """uint64 [n]: equal for equal positions and for those that a symmetry of the board turns into
+    each other, else different but by accident."""
+    planes = unpack(columns.obs, game.obs_shape).reshape(len(columns.obs), game.obs_shape[0], -1)
+    found = [fingerprint((np.ascontiguousarray(planes[:, :, cells]),), ROW_SALT)
+             for cells in game.symmetries().cells]
+    return np.min(found, axis=0)
+
+
+def split_rows(
+    game: Game, columns: Columns, held_out: float, seed: int
+) -> tuple[Columns, Columns]:
+    """(to learn from, held out), by position: one that is held out is not learnt from in any game.
+
+    Which side a position is on does not depend on what other games there are.
+    Raises UserError where either side would be empty.
+    """
+    key = fingerprint((positions(game, columns),), seed)
+    held = (key >> np.uint64(11)).astype(np.float64) * 2.0**-53 < held_out
+    if held.all() or not held.any():
+        raise UserError(f"value net: {len(held)} positions, {int(held.sum())} of them held out; "
+                        "give it more games (value.games) and some to be held out (value.held_out)")
+    return Columns(*(c[~held] for c in columns)), Columns(*(c[held] for c in columns))
+
+
+def train_value(
+    game: Game,
+    spec: NetSpec,
+    policy: Path,
+    columns: Columns,
+    config: ValueConfig,
+    folder: Path,
+    *,
+    device: str,
+    seed: int,
+    about: Mapping[str, Any],
+    before: Mapping[str, float],
+    **hooks: Any,
+) -> Path:
+    """Learn the results of ``columns``; the best checkpoint by the held-out error.
+
+    policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
+    random. about: what checkpoints tell beside. before: compute spent so far. See
+    ``plateau.train_to_plateau`` for the hooks left, log and progress, and for how it goes on.
+    Rows of the history have value_mse and value_accuracy of held-out positions, train_mse of as
+    many that were learnt from.
+    """
+    train, held = split_rows(game, columns, config.held_out, seed)
+    if config.init == "rl":
+        net, meta = checkpoint.load_net(policy, game.name, device)
+        spec = checkpoint.spec_of(meta)
+    else:
+        net = seeded(seed, lambda: build(spec))
+    trainer = Trainer(net.train(), TrainConfig(
+        batch_size=config.batch_size, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,
+        ownership_weight=0.0, score_weight=0.0,
+    ), device)
+    lesson = Lesson(
+        spec=spec, rows=len(train.value),
+        batches=lambda step: endless_batches(
+            game, train, config.batch_size, [seed, ROW_SALT], step),
+        step_flops=3 * flops(spec) * config.batch_size,
+        kind="value", metric=VALUE_METRIC, kept=(VALUE_METRIC, "value_accuracy", "train_mse"),
+        look=_look(game, evenly(train, len(held.value)), held, device),
+        about={"game": game.name, **about}, before=before)
+    return train_to_plateau(trainer, lesson, config, folder, **hooks)
+
+
+def _look(
+    game: Game, learnt: Columns, held: Columns, device: str
+) -> Callable[[nn.Module], dict[str, float]]:
+    def look(net: nn.Module) -> dict[str, float]:
+        seen = evaluate_columns(net, game, held, device)
+        return {VALUE_METRIC: seen[VALUE_METRIC], "value_accuracy": seen["value_accuracy"],
+                "train_mse": evaluate_columns(net, game, learnt, device)[VALUE_METRIC]}
+
+    return look
+
+
+def best_value(folder: Path) -> Path | None:
+    """The checkpoint of the lowest held-out error; None if there is none yet."""
+    return noted_best(folder) or checkpoint.lowest_loss(folder, VALUE_METRIC)
+
+
+GROUP_GAMES = 128  #: in step with each other, the work of one thread
+SHARD_GAMES = 512  #: of one file; a kill loses those of the file under way
+SALT = 0x5A1  #: tells the draws of turns and random moves from others of the seed
+
+
+class Policies(NamedTuple):
+    """Who plays before the random move, and after it; both frozen (``BoardPolicy.frozen``)."""
+
+    before: BoardPolicy
+    after: BoardPolicy
+
+
+class Games(NamedTuple):
+    """What n games came to; m of them lasted beyond their random move.
+
+    columns: m rows, of policy weight 0; actions, ends, values: these m games as ``data.Shard`` has
+    them; evaluations: of the policies.
+    """
+
+    columns: Columns
+    actions: NDArray[np.int16]
+    ends: NDArray[np.int64]
+    values: NDArray[np.float32]
+    evaluations: int
+
+
+def turns(seed: int, numbers: range, latest: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(U int64 [n], from 1 to ``latest``; a draw in [0, 1) for the random move, float64 [n])."""
+    draws = [np.random.default_rng([seed, SALT, number]) for number in numbers]
+    return (np.array([d.integers(1, latest + 1) for d in draws], np.int64),
+            np.array([d.random() for d in draws]))
+
+
+def play_group(
+    game: Game, policies: Policies, numbers: range, latest: int, seed: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Games | None:
+    """Games ``numbers``, in step with each other; None where ``stop()`` came first."""
+    count = len(numbers)
+    turn, draw = turns(seed, numbers, latest)
+    streams = rng.streams(seed, np.arange(numbers.start, numbers.stop))
+    states, table = game.new(count), np.full((count, game.max_moves), -1, np.int16)
+    live = ~game.result(states)[0]
+    obs = np.empty((count, *pack(game.observe(states), game.obs_binary).shape[1:]),
+                   pack(game.observe(states), game.obs_binary).dtype)
+    sign, evaluations = np.zeros(count, np.float32), 0  # 0: there is no position of that game
+    while live.any():
+        if stop():
+            return None
+        rows = np.flatnonzero(live)
+        ply = states.ply[rows]
+        actions = np.full(count, -1, np.int64)
+        for policy, mine in ((policies.before, rows[ply + 1 < turn[rows]]),
+                             (policies.after, rows[ply + 1 > turn[rows]])):
+            if len(mine):
+                actions[mine] = _sampled(game, policy, take(states, mine), streams, mine)
+                evaluations += len(mine)
+        chance = rows[ply + 1 == turn[rows]]
+        legal = game.legal(take(states, chance))
+        actions[chance] = _uniform(legal, draw[chance])
+        table[rows, ply] = actions[rows]
+        game.step(states, actions)
+        live = ~game.result(states)[0]
+        born = chance[live[chance]]
+        if len(born):
+            now = take(states, born)
+            obs[born], sign[born] = pack(game.observe(now), game.obs_binary), side(now)
+    return _games(game, states, table, obs, sign, evaluations)
+
+
+def _sampled(
+    game: Game, policy: BoardPolicy, states: Any, streams: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """A move of each of ``states`` by the policy's probabilities, from the streams of ``rows``."""
+    turn = Turn(game.observe(states), game.legal(states), streams, rows)
+    return policy.act(turn).action[:, 0].numpy()
+
+
+def _uniform(legal: NDArray[np.bool_], draw: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of each row's legal moves the one that ``draw`` in [0, 1) falls on, int64 [n]."""
+    wanted = (draw * legal.sum(1)).astype(np.int64) + 1
+    return (legal.cumsum(1) == wanted[:, None]).argmax(1)
+
+
+def _games(
+    game: Game, states: Any, table: NDArray[np.int16], obs: NDArray[Any],
+    sign: NDArray[np.float32], evaluations: int,
+) -> Games:
+    found = sign != 0
+    value, cells = game.result(states)[1], game.board_shape[0] * game.board_shape[1]
+    count, played = int(found.sum()), table[found]
+    none = np.zeros(count, np.float32)
+    columns = Columns(
+        obs=obs[found], policy=np.zeros((count, game.num_actions), np.float16), policy_weight=none,
+        value=(value * sign)[found], ownership=np.zeros((count, cells), np.int8), score=none,
+        aux_weight=none)
+    return Games(columns, played[played >= 0], (played >= 0).sum(1).cumsum(), value[found],
+                 evaluations)
+
+
+def play_shard(
+    game: Game, policies: Policies, number: int, latest: int, seed: int, workers: Workers,
+    stop: Callable[[], bool] = lambda: False,
+) -> Games | None:
+    """Shard ``number``: its groups in order, each a thread's work; None where ``stop()`` came."""
+    first = number * SHARD_GAMES
+    groups = [range(start, start + GROUP_GAMES)
+              for start in range(first, first + SHARD_GAMES, GROUP_GAMES)]
+    done = workers.map(
+        lambda group: play_group(game, policies, group, latest, seed, stop), groups)
+    parts = [part for part in done if part is not None]
+    if len(parts) < len(groups):
+        return None
+    starts = np.cumsum([0, *(len(part.actions) for part in parts[:-1])])
+    return Games(
+        concat([part.columns for part in parts]),
+        np.concatenate([part.actions for part in parts]),
+        np.concatenate([part.ends + s for part, s in zip(parts, starts, strict=True)]),
+        np.concatenate([part.values for part in parts]), sum(part.evaluations for part in parts))
+
+
+def make_games(
+    game: Game, policies: Policies, folder: Path, games: int, latest: int, *, seed: int,
+    threads: int, stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda played: None,
+    spent: Callable[[int], None] = lambda evaluations: None,
+) -> int:
+    """Play what is missing of ``games`` games (rounded up to whole shards) and keep them in
+    ``folder``, one .npz a shard; the first shard even if ``stop()`` says otherwise.
+
+    latest: the last turn that the random move may come at; 0 is any of the game's. progress: told
+    the games played so far; spent: told the evaluations of a shard. Returns the games on disk.
+    """
+    workers, latest = Workers(threads), latest or game.max_moves
+    wanted, played = math.ceil(games / SHARD_GAMES), 0
+    for number in range(wanted):
+        path = folder / f"{number:06d}.npz"
+        if not path.exists():
+            done = play_shard(game, policies, number, latest, seed, workers,
+                              stop if number else lambda: False)
+            if done is None:
+                break
+            spent(done.evaluations)
+            save_shard(path, done.columns, done.actions, done.ends, done.values)
+        played += SHARD_GAMES
+        progress(played)
+    return played
+
+
+def read_games(folder: Path) -> Columns:
+    """The rows of all shards in order. Raises UserError for a damaged one, or for none at all."""
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise UserError(f"{folder}: no games for the value net yet; make them with selfplay value")
+    return concat([load_shard(path).columns for path in paths])

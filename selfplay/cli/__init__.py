@@ -1,0 +1,347 @@
+"""The command line. Heavy imports live inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfplay.cli.llm import llm
+from selfplay.cli.options import (
+    NETS,
+    algo_option,
+    device_of,
+    device_option,
+    finite,
+    game_option,
+    init_option,
+    minutes_option,
+    opening_of,
+    recipe_option,
+    run_option,
+    seed_option,
+    set_option,
+)
+from selfplay.common.errors import UserError
+from selfplay.learn.config import ALGORITHMS
+
+if TYPE_CHECKING:
+    from selfplay.run.folder import Run
+
+
+NAME_MAX = 255  #: characters that a file system takes as one name
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(package_name="selfplay-lab", prog_name="selfplay")
+def cli() -> None:
+    """The AlphaGo recipe: expert games, supervised learning, self-play RL, and the chart.
+
+    \b
+    selfplay train --game go9x9           the whole job; the same command continues it
+    selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
+    selfplay games                        what can be played
+    selfplay llm train --task chain_sum   the same for language models
+
+    Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
+    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    """
+
+
+cli.add_command(llm)
+
+
+@cli.command()
+@game_option()
+@recipe_option
+@minutes_option
+@run_option
+@init_option
+@algo_option
+@device_option
+@seed_option
+@set_option
+def train(**options: Any) -> None:
+    """Expert games, SFT, self-play RL, matches, the chart: the whole job, resumable."""
+    from selfplay.run.pipeline import train as run_all
+
+    run = _open(**options)
+    _banner(run, run.config.minutes)
+    run_all(run, device_of(run.config.device))
+
+
+@cli.command()
+@game_option(required=False)
+@click.option("--games", "files", multiple=True, metavar="FILE|FOLDER",
+              help="Expert games: .sgf, .sgf.gz, .zip, .jsonl.gz or a folder (repeatable).")
+@minutes_option
+@run_option
+@device_option
+@seed_option
+@set_option
+def sft(files: tuple[str, ...], **options: Any) -> None:
+    """Learn an expert's moves until the held-out curve is flat."""
+    if files:
+        options["expert.games"] = files
+    _stage("sft", **options)
+
+
+@cli.command()
+@game_option(required=False)
+@minutes_option
+@run_option
+@init_option
+@algo_option
+@device_option
+@seed_option
+@set_option
+def rl(**options: Any) -> None:
+    """Improve a net by self-play with search, or its raw policy by policy gradient."""
+    _stage("rl", **options)
+
+
+@cli.command()
+@minutes_option
+@run_option
+@device_option
+@set_option
+def value(**options: Any) -> None:
+    """AlphaGo's value net, from games of the policy that rl --algo has made."""
+    _stage("value", recipe="alphago", **options)
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, metavar="RUN...",
+                type=click.Path(path_type=Path))
+@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              callback=finite,
+              help="Time for matches that the chart still wants; 0 draws what is on disk.")
+@click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
+@click.option("--time", "by_time", is_flag=True,
+              help="Several runs over training time, not compute.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
+              show_default=True, help="Folder for the matches and the chart of several runs.")
+@device_option
+@set_option
+def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
+            out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+    """The chart of a run, again, from what is on disk; or of several runs, rated together."""
+    from selfplay.run.pipeline import draw
+    from selfplay.run.pipeline import train as run_stages
+
+    runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
+    run, where = runs[0], device_of(runs[0].config.device)
+    if len(runs) > 1:
+        from selfplay.run.compare_runs import show
+
+        return show(runs, labels.split(",") if labels else [], minutes, out, where,
+                    "seconds" if by_time else "flops")
+    if minutes > 0:
+        run_stages(run, where, only="eval", minutes=minutes)
+    else:
+        draw(run, where)
+
+
+@cli.command()
+@click.argument("players", nargs=2, metavar="PLAYER PLAYER")
+@game_option()
+@click.option("--games", "count", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--opening", default=None, metavar="LOW-HIGH",
+              help="Random plies before the players take over; each opening is played twice.")
+@click.option("--slots", type=click.IntRange(min=1), default=None,
+              help="Games at once [64; 4 with an outside engine; 1 with a human].")
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Folder for the games; an interrupted match there is continued "
+                   "[runs/matches/…].")
+@device_option
+@seed_option
+def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
+          out: Path | None, device: str | None, seed: int | None) -> None:
+    """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
+    from selfplay.arena.elo import standings
+    from selfplay.arena.match import plain, play_match, shortened
+    from selfplay.arena.spec import full_name
+    from selfplay.common.console import Bar, say
+    from selfplay.run.config import preset
+
+    players = (full_name(players[0].strip()), full_name(players[1].strip()))
+    played = _make(game)
+    config = preset(played.name).eval
+    low_high = opening_of(opening) if opening else config.opening
+    seed = seed or 0
+    words = f"{game}-{players[0]}-{players[1]}-{seed}"
+    place = plain(words)
+    folder = out or Path("runs/matches",
+                         place if len(place) <= NAME_MAX else shortened(place, words))
+    kinds = {name.split(":")[0] for name in players}
+    if slots is None:
+        slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
+    where = device_of(device or "auto") if kinds & NETS else "cpu"
+    counts: list[int] = []
+
+    def progress(done: int) -> None:
+        counts.append(done)
+        bar.at(done)
+
+    with Bar(f"{players[0]} - {players[1]}", count, "games", live="human" not in kinds) as bar:
+        result = play_match(played, *players, games=count, seed=seed, opening=low_high,
+                            slots=slots, folder=folder, device=where, progress=progress)
+    say(result.summary())
+    table = standings(folder.parent, played, (result.a, result.b))
+    if table:
+        say(table)
+    say(f"games: {folder}" + " (all played before)" * (counts[0] == result.games))
+
+
+@cli.command()
+@game_option()
+@click.option("--player", required=True, help="The teacher: any player, for example "
+              "\"gtp:gnugo --mode gtp --level 10\".")
+@click.option("--games", "count", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True,
+              help="FILE.sgf.gz (Go) or FILE.jsonl.gz (any game).")
+@click.option("--opening", default="2-8", show_default=True, metavar="LOW-HIGH",
+              help="Random plies before the teacher takes over.")
+@click.option("--slots", type=click.IntRange(min=1), default=None,
+              help="Games at once [2 with an outside engine, else 64].")
+@device_option
+@seed_option
+def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
+           device: str | None, seed: int | None) -> None:
+    """Make expert games: a player against itself from varied openings. Continues if interrupted."""
+    from selfplay.arena.expert import generate
+    from selfplay.common.console import Bar, say
+
+    made = _make(game)
+    slots = slots or (2 if player.startswith("gtp:") else 64)
+    where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
+    live = player.split(":")[0] != "human"
+    with Bar(f"expert games of {player}", count, "games", live=live) as bar:
+        written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
+                           slots=slots, device=where, progress=bar.at)
+    say(f"{out}: {written.games} games, {made.rules}")
+    if written.duplicates or written.unfinished:
+        say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
+
+
+@cli.command()
+def games() -> None:
+    """What can be played: native games, and OpenSpiel's through the adapter."""
+    from selfplay.common.console import say
+    from selfplay.games import describe
+
+    say(describe())
+
+
+@cli.command()
+@click.option("--game", default="go9x9", show_default=True, metavar="NAME")
+@click.option("--json", "as_json", is_flag=True, help="One row a line as JSON, no table.")
+@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Pairs of runs (ours, reference) behind each ratio.")
+@click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
+@device_option
+def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
+    """Speed, each figure as a ratio to a reference measured in the same run."""
+    import json
+
+    from selfplay.bench import run_bench, table
+    from selfplay.common.console import say
+
+    def tell(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(row))
+        else:
+            say(f"  {row['name']}: {row['ratio']:.2f} x {row['reference']}")
+
+    rows = run_bench(_make(game), net=net, pairs=pairs, device=device_of(device or "auto"),
+                     each=tell)
+    if not as_json:
+        click.echo(table(rows))
+
+
+def _make(name: str) -> Any:
+    """The game; from here on compilation is announced."""
+    from selfplay.common.console import announce
+    from selfplay.games import make
+
+    announce()
+    return make(name)
+
+
+def _open(
+    folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
+    algo: str | None = None, recipe: str | None = None, **top: Any,
+) -> Run:
+    """The run that the options speak of: a new one, or the one on disk with what may change."""
+    from selfplay.common.console import announce
+    from selfplay.common.settings import replace_key
+    from selfplay.games import make
+    from selfplay.run.config import override, preset, with_algorithm, with_recipe
+    from selfplay.run.folder import open_run, stored_config
+
+    announce()
+    if folder is None:
+        if game is None:
+            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
+        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", game).strip("-")
+    config = stored_config(folder)
+    if config is None:
+        if game is None:
+            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
+                            f"--run {folder}")
+        config = preset(make(game).name)
+    elif game is not None and make(game).name != config.game:
+        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
+    if recipe is not None:
+        config = with_recipe(config, recipe)
+    for key, value in top.items():
+        if value is not None:
+            config = replace_key(config, key, value)
+    if algo is not None:
+        config = with_algorithm(config, algo)
+    config = override(config, assignments)
+    device_of(config.device)
+    return open_run(folder, config)
+
+
+def _stage(name: str, **options: Any) -> None:
+    from selfplay.run.pipeline import say_what_next
+    from selfplay.run.pipeline import train as run_stages
+
+    minutes = options.pop("minutes")
+    run = _open(**options)
+    minutes = minutes or run.config.minutes
+    _banner(run, minutes)
+    device, began = device_of(run.config.device), time.monotonic()
+    if name == "sft":
+        run_stages(run, device, only="expert", minutes=minutes)
+    spent = (time.monotonic() - began) / 60
+    run_stages(run, device, only=name, minutes=max(minutes - spent, 0.0))
+    if name == "rl":
+        say_what_next(run)
+
+
+def _banner(run: Run, minutes: float) -> None:
+    from selfplay.common.console import say
+
+    config = run.config
+    how = f"recipe {config.recipe}"
+    if config.rl.algorithm in ALGORITHMS:
+        by = f"policy gradient by {config.rl.algorithm}"
+        how = f"{how}, {by}" if config.recipe == "alphago" else by
+    say(f"{run.game.name}: {run.game.rules}")
+    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
+        f"{how}, from {config.init}")
+
+
+def main() -> None:
+    """Entry point: every mistake of the user ends in one line and a non-zero exit."""
+    from selfplay.cli.mistakes import run_command
+
+    sys.exit(run_command(cli))

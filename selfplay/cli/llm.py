@@ -1,0 +1,192 @@
+"""selfplay llm: language models at the command line. Imports nothing heavy until it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfplay.common.errors import UserError
+from selfplay.common.settings import MAX_SEED
+
+NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
+NAMED = 40  #: characters of a folder's name
+
+
+@click.group()
+def llm() -> None:
+    """Language models on the same core: SFT, RL on verifiable rewards, measured on held-out tasks.
+
+    \b
+    selfplay llm train --task chain_sum --recipe sft --minutes 5
+    selfplay llm eval runs/chain-sum      accuracy, pass@k, majority of k
+    selfplay llm chat runs/chain-sum      ask it yourself
+    """
+
+
+@llm.command()
+@click.option("--task", default=None, metavar="NAME|FILE.jsonl",
+              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
+@click.option("--recipe", default=None, metavar="NAME",
+              help="sft, grpo, ppo, r1-zero, r1, distill, rlhf, overoptimise [sft].")
+@click.option("--algo", default=None, metavar="NAME",
+              help="How RL learns: reinforce, rloo, ppo, grpo, dr_grpo, dapo, gspo [by recipe].")
+@click.option("--model", default=None, metavar="PATH|HUB-ID",
+              help="What to start from [the embedded model, from nothing].")
+@click.option("--minutes", type=click.FloatRange(min=0.05, max=1e6), default=None,
+              help="Time to spend [30].")
+@click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
+              help="The run's folder [runs/TASK].")
+@click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None,
+              help="Seed of everything drawn [0].")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Any setting, such as sft.batch_size=32 (repeatable).")
+def train(
+    folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
+    **top: Any,
+) -> None:
+    """Train by a recipe; the same command continues it."""
+    _must_be_installed()
+    from selfplay.cli.options import device_of
+    from selfplay.common.console import say
+    from selfplay.common.settings import replace_key
+    from selfplay.llm.config import TextConfig, asked, override, with_algorithm, with_recipe
+    from selfplay.llm.run import open_run, stored_config
+    from selfplay.llm.run import train as run_stages
+
+    if folder is None:
+        if top["task"] is None:
+            raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
+        folder = Path("runs") / name_of(top["task"])
+    config = stored_config(folder)
+    new = config is None
+    if config is None:
+        if top["task"] is None:
+            raise UserError(f"{folder}: no run there; start one with --task NAME")
+        config = TextConfig(top["task"])
+    for key, value in top.items():
+        if value is not None:
+            config = replace_key(config, key, value)
+    if recipe is not None:
+        config = with_recipe(config, recipe)
+    if algo is not None:
+        config = with_algorithm(config, algo)
+    config = asked(config, assignments) if new else override(config, assignments)
+    run = open_run(folder, config)
+    device = device_of(run.config.device)
+    say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
+        f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
+        f"{run.config.minutes:g} minutes")
+    run_stages(run, device)
+
+
+@llm.command(name="eval")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--samples", default=None, metavar="K,K,...", help="k of pass@k [1,2,4,8,16].")
+@click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
+@click.option("--engine", type=click.Choice(("auto", "torch", "vllm")), default=None,
+              help="Who writes the answers [the run's sample.engine].")
+def evaluate(folder: Path, samples: str | None, device: str, engine: str | None) -> None:
+    """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
+    _must_be_installed()
+    from selfplay.cli.options import device_of
+    from selfplay.common.files import locked
+    from selfplay.common.settings import replace_key
+    from selfplay.llm.run import measure
+
+    run = _stored(folder)
+    if engine is not None:
+        run = replace(run, config=replace_key(run.config, "sample.engine", engine))
+    with locked(run.folder):
+        measure(run, run.config.eval.samples if samples is None else _ks(samples),
+                device_of(device))
+
+
+@llm.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True,
+              help="0 takes the best token.")
+@click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
+def chat(folder: Path, temperature: float, device: str) -> None:
+    """Type a question, see how the model works it out."""
+    _must_be_installed()
+    from selfplay.cli.options import device_of
+    from selfplay.llm.evaluate import written_in
+    from selfplay.llm.generate import TorchGenerator
+    from selfplay.llm.models import TEMPLATE, end_tokens, load, render, unknown_in
+    from selfplay.llm.rewards import answer_of
+    from selfplay.llm.run import newest_model, sampling_of
+
+    run = _stored(folder)
+    model, tokenizer = load(newest_model(folder))
+    generator = TorchGenerator(model.to(device_of(device)), end_tokens(model, tokenizer),
+                               tokenizer.pad_token_id)
+    sampling = replace(sampling_of(run.config), temperature=temperature)
+    example = run.task.batch(0, 1)[0]
+    ending = example.format.instruction  # every question of the task ends with it
+    shown = example.prompt.removesuffix(ending).strip()
+    only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
+    click.echo(f"ask a question such as {shown!r}{only}; an empty line ends")
+    for seed in range(2**31):
+        try:
+            question = input("question: ")
+        except (EOFError, KeyboardInterrupt):
+            return click.echo()
+        if not question.strip():
+            return
+        if unknown := unknown_in(tokenizer, question):
+            click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
+                       f"{shown!r}")
+            continue
+        asked = render(tokenizer, f"{question}\n{ending}" if ending else question)
+        samples = generator([asked], 1, sampling, seed)
+        text = written_in(tokenizer, samples)[0]
+        answer = answer_of(text, example.format, bool(samples.ended[0]))
+        click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
+
+
+def name_of(task: str) -> str:
+    """Of the folder of a run of ``task``, at most NAMED characters: the task's words; where these
+    are too many, or a minus would be lost, fewer letters of them and a hash of the task."""
+    plain = _words(task)
+    if len(plain) <= NAMED and "-" not in task:
+        return plain
+    data, _, parameters = task.partition("(")
+    short = [re.sub(r"([A-Za-z]{1,3})[A-Za-z]*[^A-Za-z0-9]*", r"\1", part)
+             for part in parameters.split(",")]
+    digest = hashlib.blake2b(task.encode(), digest_size=3).hexdigest()
+    name = _words("-".join([Path(data).stem, *short]))
+    return f"{name[:NAMED - len(digest) - 1].strip('-')}-{digest}"
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
+
+
+def _stored(folder: Path) -> Any:
+    from selfplay.llm.run import open_run, stored_config
+
+    config = stored_config(folder) if folder.is_dir() else None
+    if config is None:
+        raise UserError(f"{folder}: no language-model run; train one with selfplay llm train "
+                        f"--task NAME --run {folder}")
+    return open_run(folder, config)
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(r"[1-9][0-9]{0,3}", part) for part in parts):
+        raise UserError(f"--samples {text}: counts such as 1,2,4,8,16 wanted")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _must_be_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(f'language models need {", ".join(missing)}; pip install -e ".[llm]"')

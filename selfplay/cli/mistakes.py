@@ -1,0 +1,76 @@
+"""What the terminal says when a command fails: one line, and what to do next."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import click
+
+from selfplay.common.errors import UserError
+
+#: Commands that a second start does not go on with.
+ANEW = ("bench", "games", "llm chat", "llm eval")
+
+#: What to make smaller where the memory is full.
+GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
+         "--set eval.slots=16")
+TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_tokens=64, "
+         "--set lora.rank=16")
+#: What a disk refuses: a matter of the user's folders, not of the program.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+           errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+def run_command(cli: click.Group) -> int:
+    """Run ``cli``; the exit code. A mistake of the user's is run_command in one line on stderr."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.UsageError as error:
+        name = sys.argv[1] if sys.argv[1:2] and sys.argv[1] in cli.commands else ""
+        command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
+        code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        anew = " ".join(sys.argv[1:3]).startswith(ANEW)
+        click.echo("stopped" if anew else "stopped; the same command continues", err=True)
+        code = 130
+    except UserError as error:
+        code = _fail(str(error))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        code = _fail(f"{error.filename or 'disk'}: {error.strerror}; nothing finished was lost, "
+                     "make room or choose another folder and run the same command again")
+    except ValueError as error:
+        if not _users(error):
+            raise
+        code = _fail(str(error))
+    except FloatingPointError as error:
+        code = _fail(str(error))
+    except MemoryError as error:
+        code = _fail(f"{str(error) or 'the memory is full'}; make something smaller: "
+                     f"{TEXTS if sys.argv[1:2] == ['llm'] else GAMES}, or the net")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        smaller = TEXTS if sys.argv[1:2] == ["llm"] else "--set rl.games=64, --set eval.slots=16"
+        code = _fail(f"the GPU's memory is full; make something smaller: {smaller}, or the net; "
+                     "or take --device cpu")
+    return code or 0
+
+
+def _users(error: ValueError) -> bool:
+    """Whether the words are meant for the user: games and models stand alone, with errors of
+    their own."""
+    from selfplay.games.base import GameError
+    from selfplay.models import NetError
+
+    return isinstance(error, (GameError, NetError))
+
+
+def _fail(message: str, code: int = 1) -> int:
+    click.echo(f"selfplay: {' '.join(message.split())}", err=True)
+    return code

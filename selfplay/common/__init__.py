@@ -1,0 +1,1 @@
+"""What knows neither games nor nets."""

@@ -1,0 +1,121 @@
+"""What a person at the terminal sees: plain lines, and one progress bar at a time.
+
+On a terminal the bar is live; in a log file a line is printed twice a minute instead. A first
+start, while Numba compiles, says so: it is not a hang.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_console = Console(highlight=False, soft_wrap=True, emoji=False)
+LOG_SECONDS = 30.0
+
+
+def say(text: str) -> None:
+    """One or more lines for the user, above any live bar."""
+    _console.print(text, markup=False)
+
+
+def clock_text(seconds: float) -> str:
+    """90 -> '1:30', 3700 -> '1:01:40'."""
+    minutes, secs = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+class Bar:
+    """Progress of a stage against its total (a time budget in seconds, or a count of games).
+
+    live: whether it may redraw itself on a terminal; where somebody types there, it may not.
+    """
+
+    def __init__(
+        self, title: str, total: float, unit: str = "seconds", live: bool = True
+    ) -> None:
+        self.title, self.total, self.unit = title, max(total, 1e-9), unit
+        self.redraws = live and _console.is_terminal
+        self.started = self.logged = time.monotonic()
+        self.first: float | None = None
+        self.latest = ""  #: the line that a log has not had yet
+        self.live: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Bar:
+        if self.redraws:
+            self.live = Progress(
+                TextColumn("[bold]{task.fields[title]}"), BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+                TextColumn("ETA {task.fields[eta]}  {task.fields[note]}", markup=False),
+                console=_console, refresh_per_second=4,
+            )
+            self.live.start()
+            self.task = self.live.add_task("", total=self.total, title=self.title, note="",
+                                           eta="-")
+        else:
+            limit = f" (at most {clock_text(self.total)})" if self.unit == "seconds" else ""
+            say(f"{self.title}{limit}")
+        return self
+
+    def at(self, done: float, note: str = "") -> None:
+        """``done`` of the total; ``note`` is the latest figure worth reading."""
+        now = time.monotonic()
+        eta = self._eta(done, now)
+        if self.live and self.task is not None:
+            self.live.update(self.task, completed=done, note=note, eta=eta)
+            return
+        self.latest = (f"{self.title} {min(done / self.total, 1):4.0%}  "
+                       f"{clock_text(now - self.started)} ETA {eta}  {note}")
+        if now - self.logged >= LOG_SECONDS:
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        if self.latest:
+            say(self.latest)
+        self.logged, self.latest = now, ""
+
+    def _eta(self, done: float, now: float) -> str:
+        if self.unit == "seconds":
+            return clock_text(self.total - done)
+        if self.first is None:
+            self.first = done
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        return clock_text((self.total - done) / rate) if rate > 0 else "-"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+        else:
+            self._log(time.monotonic())
+
+
+_heard: list[Any] = []
+
+
+def announce() -> None:
+    """Say so, once and on stderr, if this process has to compile; what is cached says nothing."""
+    from numba.core import event
+
+    class Listener(event.Listener):
+        said = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.said:
+                self.said = True
+                Console(stderr=True, soft_wrap=True).print(
+                    "compiling (kept for the next time; half a minute of a free core)")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    if not _heard:
+        _heard.append(Listener())
+        event.register("numba:compile", _heard[0])

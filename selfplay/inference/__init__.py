@@ -1,0 +1,1 @@
+"""Nets on devices."""

@@ -1,0 +1,221 @@
+"""Leaves in, priors and values out: the net as search and players call it.
+
+The net is copied, its BatchNorms are folded into the convolutions, and on hardware that
+multiplies bfloat16 it runs in bfloat16 with channels last (on a Zen 4 core two to three times as
+fast as float32 as the net stands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers, keep_freed_memory
+from selfplay.games.base import Game
+from selfplay.inference.cache import EvaluationCache
+from selfplay.models import DTYPES, choose_dtype, folded
+
+Dtype = Literal["auto", "float32", "bfloat16", "int8"]
+
+#: Rows of one forward pass: on a CPU twice as many gain some 5%, and halve the groups for its
+#: cores; a GPU wants many.
+MAX_BATCH = {"cpu": 128, "cuda": 4096}
+#: Rows of one pass in int8; a net is compiled for so many, and the time is theirs however many
+#: are used: the large one where nearly all are, else the small one as often as it takes.
+INT8_ROWS, INT8_FEW = 64, 16
+#: Rows of a thread's part of a call that is spread over threads.
+SPREAD_ROWS = 32
+#: On a CPU an odd batch is filled up to a multiple of this: oneDNN compiles a kernel per shape.
+CPU_MULTIPLE = 16
+
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
+Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
+
+
+class Evaluator:
+    """A copy of a net, ready for use as an ``Evaluate``. For one thread at a time.
+
+    net: any net of ``models``; its weights are copied, later training does not change them. None:
+        nothing to evaluate by until ``load``.
+    dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16", or "int8"
+        (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], positions to take
+        its ranges from.
+    cache_mb: megabytes for outputs that calls (not ``forward``) remember until the next ``load``.
+    workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
+        as many of torch's as it is set to use. Not for int8.
+    Raises UserError for another dtype, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | None,
+        game: Game,
+        device: str = "cpu",
+        dtype: Dtype = "auto",
+        max_batch: int | None = None,
+        cache_mb: float = 0,
+        workers: Workers | None = None,
+        calibration: NDArray[Any] | None = None,
+    ) -> None:
+        kind = torch.device(device).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}: no CUDA device here; use --device cpu")
+        if dtype not in get_args(Dtype):
+            raise UserError(f"dtype {dtype!r}: {', '.join(get_args(Dtype))} wanted")
+        if dtype == "int8" and kind != "cpu":
+            raise UserError("dtype int8: on a CPU only; take auto")
+        self.game, self.device, self._most = game, torch.device(device), max_batch
+        self.evaluations = 0  #: positions evaluated so far
+        self.workers = workers
+        self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
+        if dtype == "int8" and workers is not None:
+            raise ValueError("int8: its buffers are for one thread; no workers")
+        keep_freed_memory()
+        self._run: Run = _nothing_loaded
+        self.change(dtype)
+        if net is not None:
+            self.load(net, calibration)
+
+    def change(self, dtype: Dtype) -> None:
+        """Evaluate in another dtype from the next ``load`` on."""
+        plain = "int8" if dtype == "int8" else choose_dtype(dtype, str(self.device))
+        self.dtype_name = str(plain).removeprefix("torch.")
+        kind = self.device.type
+        self.max_batch = self._most or (INT8_ROWS if dtype == "int8" else
+                                        MAX_BATCH.get(kind, MAX_BATCH["cuda"]))
+
+    def load(self, net: nn.Module, calibration: NDArray[Any] | None = None) -> None:
+        """Act on new weights, those of a net like the one before."""
+        load_all([self], net, calibration)
+
+    def use(self, run: Run) -> None:
+        """Evaluate by ``run`` from now on."""
+        if self.cache is not None:
+            self.cache.clear()
+        self._run = run
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(logits float32 [n, A], value float32 [n] for the side to move).
+
+        Logits are of all actions, illegal ones included. states: n rows, n may be 0.
+        legal: bool [n, A], not needed by a net.
+        """
+        obs = self.game.observe(states)
+        return self.forward(obs) if self.cache is None else self.cache(obs, self.forward)
+
+    def forward(self, obs: NDArray[Any]) -> Outputs:
+        """As a call, of observations [n, C, H, W] (any number type)."""
+        self.evaluations += len(obs)
+        return self.run(obs)
+
+    def run(self, obs: NDArray[Any]) -> Outputs:
+        """``forward``, not counted."""
+        logits = np.empty((len(obs), self.game.num_actions), np.float32)
+        value = np.empty(len(obs), np.float32)
+
+        def some(start: int) -> None:
+            part = slice(start, start + self.max_batch)
+            logits[part], value[part] = self._run(obs[part])
+
+        starts = range(0, len(obs), self.max_batch)
+        if self.workers is None:
+            list(map(some, starts))
+        else:
+            self.workers.map(some, starts)
+        return logits, value
+
+
+def _nothing_loaded(obs: NDArray[Any]) -> Outputs:
+    raise ValueError("an Evaluator without a net: call load first")
+
+
+def load_all(
+    evaluators: Sequence[Evaluator], net: nn.Module, calibration: NDArray[Any] | None = None
+) -> None:
+    """Let evaluators of one game, dtype and device act on the weights of ``net``."""
+    first, training = evaluators[0], net.training
+    fast = folded(net.eval())
+    net.train(training)
+    if first.dtype_name == "int8":
+        runs: Sequence[Run] = _int8_runs(fast, first, len(evaluators), calibration)
+    else:
+        runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
+    for evaluator, run in zip(evaluators, runs, strict=True):
+        evaluator.use(run)
+
+
+def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
+    """Several threads may call it at once."""
+    net = net.to(device, dtype, memory_format=torch.channels_last)
+    multiple = CPU_MULTIPLE if device.type == "cpu" else 1
+
+    @torch.inference_mode()
+    def run(obs: NDArray[Any]) -> Outputs:
+        rows = len(obs)
+        size = -(-rows // multiple) * multiple
+        planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
+        planes[:rows] = torch.from_numpy(obs).to(device)
+        out = net(planes.contiguous(memory_format=torch.channels_last))
+        return (out.policy[:rows].float().cpu().numpy(),
+                out.value[:rows].float().tanh().cpu().numpy())
+
+    return run
+
+
+def _int8_runs(
+    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
+) -> list[Run]:
+    from selfplay.inference.openvino import compile_net, find_ranges
+
+    ranges = find_ranges(net, like.game.obs_shape, calibration)
+    sizes = []
+    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
+        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
+                            binary=like.game.obs_binary, streams=count)
+        sizes.append([first, *(first.another() for _ in range(count - 1))])
+    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
+
+
+def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
+    if len(obs) > many.rows - few.rows:
+        logits, value = many(obs)
+    else:
+        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
+        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+    return logits, np.tanh(value)
+
+
+def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
+    """An Evaluator for many games at once: of every call each SPREAD_ROWS rows are one thread's
+    work, on as many threads as torch is set to use."""
+    if torch.device(device).type != "cpu":
+        return Evaluator(net, game, device)
+    return Evaluator(net, game, device, max_batch=SPREAD_ROWS,
+                     workers=Workers(torch.get_num_threads()))
+
+
+#: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
+#: several cores; to use all of more, there must be more games. On a CPU 64 rows at a time take 5
+#: to 10% longer a row than 128 (6x64 on 9x9, bfloat16).
+GROUP_GAMES = {"cpu": 128, "cuda": 1024}
+
+
+#: Groups at least: on a GPU one is searched while the leaves of another are evaluated.
+FEWEST = {"cpu": 1, "cuda": 2}
+
+
+def group_sizes(games: int, device: str) -> list[int]:
+    """``games`` in as few groups as possible, of nearly the same size."""
+    kind = torch.device(device).type
+    count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
+    return [games // count + (g < games % count) for g in range(count)]

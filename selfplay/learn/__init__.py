@@ -1,0 +1,1 @@
+"""Gradients: nothing here knows a game or a token."""

@@ -1,0 +1,236 @@
+"""Checkpoints: a folder of weights (safetensors) and plain facts (JSON). No pickle.
+
+ckpt-000123/
+    weights.safetensors   the net that acts (averaged weights)
+    meta.json             game, net, step, kind, compute, metrics
+    train.safetensors     what training goes on from: raw weights, average, optimizer
+    train.json            its numbers
+
+A folder is written under another name and renamed when it is complete, so there is never half a
+checkpoint under a checkpoint's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from selfplay.common.errors import UserError
+from selfplay.common.files import refused, sync_folder, write_atomic
+from selfplay.models import NetError, NetSpec, build
+
+WEIGHTS, META = "weights.safetensors", "meta.json"
+TRAIN, TRAIN_META = "train.safetensors", "train.json"
+_TEMPORARY = ".tmp-"
+
+
+class Training(Protocol):
+    """What is saved: ``train.Trainer``, or anything like it."""
+
+    def inference_net(self) -> nn.Module: ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+
+def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+    """Write a whole checkpoint as ``path``, replacing one that is there.
+
+    meta: JSON types; at least "game" (a game's name), "step" and "compute" belong in it.
+    One process writes to a folder: what an earlier, killed one left unfinished is swept away.
+    Raises UserError where the disk refuses; ``path`` is then what it was.
+    """
+    with replacing(path) as temporary:
+        write_atomic(temporary / WEIGHTS, _bytes(trainer.inference_net().state_dict()))
+        write_training(temporary, *trainer.state())
+        write_meta(temporary, {**meta, "net": dataclasses.asdict(spec)})
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A folder to write into that takes the name ``path`` when the block ends without an error.
+
+    Raises UserError where the disk refuses; ``path`` is then what it was.
+    """
+    _sweep(path.parent)
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    try:
+        yield temporary
+        _rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_training(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """What ``load_training`` reads."""
+    write_atomic(path / TRAIN, _bytes(tensors))
+    write_atomic(path / TRAIN_META, _json(numbers))
+
+
+def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
+    """What ``read_meta`` reads."""
+    write_atomic(path / META, _json(meta))
+
+
+def listing(folder: Path, weights: str = WEIGHTS) -> list[Path]:
+    """The valid checkpoints in ``folder``, oldest first, by the step in their names (NAME-STEP).
+
+    weights: the name of the file with what acts, as a pattern. Folders that are unfinished or
+    damaged are left out.
+    """
+    if not folder.is_dir():
+        return []
+    named = []
+    for path in folder.iterdir():
+        step = path.name.rpartition("-")[2]
+        if step.isdigit() and not path.name.startswith(".") and _valid(path, weights):
+            named.append((int(step), path))
+    return [path for _, path in sorted(named)]
+
+
+def newest(folder: Path) -> Path | None:
+    """The valid checkpoint of the highest step in ``folder``, or None."""
+    found = listing(folder)
+    return found[-1] if found else None
+
+
+def lowest_loss(folder: Path, metric: str = "policy_loss") -> Path | None:
+    """The valid checkpoint of the lowest held-out loss in its meta; of equals the newest."""
+    def loss(path: Path) -> float:
+        return float(dict(read_meta(path).get("metrics") or {}).get(metric, math.inf))
+
+    return min(reversed(listing(folder)), key=loss, default=None)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """``meta.json`` of a checkpoint; UserError naming the file if it is missing or damaged."""
+    if not (path / META).is_file():
+        raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
+                        "runs/NAME/rl/ckpt-000010")
+    meta = _read_json(path / META)
+    compute, kinds = meta.get("compute"), {"step": int, "net": dict, "compute": dict}
+    if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
+            and all(isinstance(value, (int, float)) for value in compute.values())):
+        raise _damaged(path / META, "no step, no net or no compute in it")
+    return meta
+
+
+def load_net(
+    path: Path, game: str | None = None, device: str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(the net that acts, in eval mode, on ``device``; its meta).
+
+    game: the name that the checkpoint's game must have; None takes any.
+    Raises UserError for another game's checkpoint and for one that is missing or damaged.
+    """
+    meta = read_meta(path)
+    if game is not None and meta.get("game") != game:
+        raise UserError(f"{path}: a net for {meta.get('game')}, not for {game}; "
+                        f"give a checkpoint of {game}, or --game {meta.get('game')}")
+    tensors = _read_tensors(path / WEIGHTS)
+    try:
+        net = build(spec_of(meta))
+        net.load_state_dict(tensors)
+    except (KeyError, TypeError, NetError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
+    return net.to(device).eval(), meta
+
+
+def spec_of(meta: Mapping[str, Any]) -> NetSpec:
+    """The net that a checkpoint's meta describes."""
+    return NetSpec(**meta["net"])
+
+
+def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, numbers) for ``Trainer.load_state``.
+
+    Raises UserError if the checkpoint kept its weights only (``drop_training``) or is damaged.
+    """
+    for name in (TRAIN, TRAIN_META):
+        if not (path / name).is_file():
+            raise UserError(f"{path}: holds weights only, training cannot go on from it; start a "
+                            f"new run from it with --init {path}, or delete the newer files of "
+                            "the run to go on from an older checkpoint")
+    numbers = _read_json(path / TRAIN_META)
+    if not all(isinstance(numbers.get(key), (int, float)) for key in ("steps", "learning_rate")):
+        raise _damaged(path / TRAIN_META, "no steps or no learning_rate in it")
+    return _read_tensors(path / TRAIN), numbers
+
+
+def drop_training(path: Path) -> None:
+    """Keep what acts, delete what training would go on from (two thirds of the size and more)."""
+    for name in (TRAIN_META, TRAIN):
+        (path / name).unlink(missing_ok=True)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    old = path.with_name(f"{_TEMPORARY}old-{path.name}")
+    try:
+        if path.exists():
+            os.rename(path, old)  # a folder that is not empty cannot be renamed over
+        os.rename(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:  # Ctrl-C included
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        if isinstance(error, OSError):
+            raise refused(path, error) from error
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _valid(path: Path, weights: str) -> bool:
+    """Whether meta and the weights' headers can be read (which finds truncated files as well)."""
+    files = sorted(path.glob(weights))
+    try:
+        json.loads((path / META).read_bytes())
+        for file in files:
+            with safe_open(file, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return bool(files)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return to_bytes({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    folder = path if path.suffix == "" else path.parent
+    return UserError(f"{path}: damaged ({why}); delete {folder}, then an older checkpoint is used")

@@ -1,0 +1,94 @@
+"""The policy-gradient algorithms, as settings of one objective.
+
+An algorithm is a point in this space, not a class: ``ALGORITHMS`` has those with a name, and every
+field may be changed by itself. What the fields do is in ``advantages`` and ``policy_gradient``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+INFINITE = 1e9  #: a clip so wide clips nothing
+
+
+@dataclass(frozen=True)
+class PGConfig:
+    """One policy-gradient objective, and how often a batch of trajectories is used for it."""
+
+    estimator: Literal["return", "mean", "gae", "group", "leave_one_out"] = "gae"
+    #: return: the discounted return (REINFORCE: Williams 1992); mean: less its batch mean;
+    #: gae: Schulman et al. 2016, arXiv:1506.02438, the only one with a critic (lam=1: the return
+    #: less the critic's value); group: GRPO (Shao et al. 2024, arXiv:2402.03300); leave_one_out:
+    #: RLOO (Ahmadian et al. 2024, arXiv:2402.14740)
+    gamma: float = 1.0  #: discount a step
+    lam: float = 0.95  #: GAE's lambda
+    normalise_std: bool = True  #: divide by the group's std (GRPO); False: Dr. GRPO, 2503.20783
+    whiten: bool = False  #: advantages to mean 0 and deviation 1 over the batch's steps (PPO)
+    clip_low: float = 0.2  #: the ratio counts down to 1 - clip_low (PPO: arXiv:1707.06347, eq. 7)
+    clip_high: float = 0.2  #: ... and up to 1 + clip_high; DAPO: 0.28 (Yu et al. 2025, 2503.14476)
+    ratio: Literal["token", "sequence"] = "token"  #: sequence: GSPO (Zheng et al. 2025, 2507.18071)
+    average: Literal["token", "sequence", "constant"] = "token"
+    #: over all steps alike (PPO, DAPO), each trajectory's mean alike (GRPO), or over
+    #: ``constant_length`` steps a trajectory, however many it has (Dr. GRPO)
+    constant_length: int = 0  #: steps; 0 is as many as the run has room for: ``sized``
+    kl_weight: float = 0.0  #: of the KL divergence to the reference policy; 0 needs no reference
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  #: Schulman 2020, joschu.net/blog/kl-approx.html
+    kl_in: Literal["loss", "reward"] = "loss"  #: reward: taken off each step's reward (RLHF's PPO)
+    kl_target: float = 0.0  #: nats a step that kl_weight is adapted to (arXiv:1909.08593); 0: fixed
+    kl_horizon: float = 10_000.0  #: trajectories over which it adapts
+    value_weight: float = 0.0  #: of the critic's loss; 0 needs no critic
+    value_clip: float = 0.2  #: its change per update, as the ratio's; 0 is free
+    entropy_weight: float = 0.0  #: of the entropy bonus
+    epochs: int = 1  #: times that a batch is gone through
+    minibatches: int = 1  #: parts of it, an optimizer step each
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  #: largest norm of the gradient
+    stop_kl: float = 0.0  #: nats a step from the sampling policy that end a batch's use; 0: never
+    max_kl: float = 5.0  #: nats a step from sampling or reference policy that end the run
+
+
+_PPO = dict[str, Any](estimator="gae", whiten=True, value_weight=0.5, epochs=3, minibatches=4,
+                      stop_kl=0.05)
+_GRPO = dict[str, Any](estimator="group", average="sequence")
+_REINFORCE = dict[str, Any](clip_low=INFINITE, clip_high=INFINITE)
+
+#: What differs from the defaults above, by name.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "reinforce": {**_REINFORCE, "estimator": "mean"},
+    "rloo": {**_REINFORCE, "estimator": "leave_one_out"},
+    "ppo": _PPO,
+    "grpo": _GRPO,
+    "dr_grpo": {**_GRPO, "normalise_std": False, "average": "constant"},
+    "dapo": {**_GRPO, "average": "token", "clip_high": 0.28},
+    "gspo": {**_GRPO, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+}
+
+
+def algorithm(name: str, **changes: Any) -> PGConfig:
+    """The settings of a named algorithm. Raises KeyError for a name that is not in ALGORITHMS."""
+    return PGConfig(**{**ALGORITHMS[name], **changes})
+
+
+def sized(config: PGConfig, longest: int) -> PGConfig:
+    """``config`` for trajectories of at most ``longest`` steps (sample.max_new_tokens of texts,
+    max_moves of games), which constant_length is where it was left open. Were it the longest of a
+    minibatch, what a step counts would vary with the lengths beside it (2503.20783, sec. 3.1)."""
+    if config.average == "constant" and not config.constant_length:
+        return replace(config, constant_length=longest)
+    return config
+
+
+@dataclass(frozen=True)
+class PlateauConfig:
+    """Learning from rows until their held-out curve is flat."""
+
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    evaluate_every: int = 200  #: steps between two looks at the held-out games
+    gain: float = 0.005  #: share of the held-out loss that must go ...
+    patience: int = 4  #: ... within so many looks, or the rate drops
+    drops: int = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
+    max_steps: int = 100_000

@@ -1,0 +1,213 @@
+"""The policy-gradient objective: one, over log-probabilities, advantages and masks.
+
+REINFORCE, RLOO, PPO, GRPO and their kin differ in settings (``algorithms``), not in code, and
+nothing here knows what a step is: a move on a board and a token of a text are columns alike.
+Axes: N trajectories, T steps; a bool mask [N, T] marks the real ones, and what stands at the
+others, NaN included, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from selfplay.learn import advantages
+from selfplay.learn.config import PGConfig
+from selfplay.learn.losses import masked_mean
+from selfplay.learn.rollout import Evaluated, Rollout
+
+
+class LossColumns(NamedTuple):
+    """What the objective needs to know of steps that were made; tensors [N, T].
+
+    mask bool; logp_old, advantage; value_old, returns, ref_logp: None where config wants none.
+    weight: of a step in the policy's loss (``step_weights``); share: in means over real steps.
+    The weights are of a whole minibatch, so that losses of its parts add up to its loss.
+    """
+
+    mask: Tensor
+    logp_old: Tensor
+    advantage: Tensor
+    value_old: Tensor | None
+    returns: Tensor | None
+    ref_logp: Tensor | None
+    weight: Tensor
+    share: Tensor
+
+    def rows(self, index: Tensor | slice, steps: int) -> LossColumns:
+        """Some trajectories, cut after ``steps``."""
+        return LossColumns(*(None if f is None else f[index][:, :steps] for f in self))
+
+
+def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
+    """[...]: estimates of KL(p || ref) from samples of p (Schulman 2020,
+    http://joschu.net/blog/kl-approx.html), with r = ref_logp - logp.
+
+    k1: -r, unbiased, may be negative. k2: r^2 / 2. k3: e^r - 1 - r, unbiased and not negative.
+    As losses: the gradient of k2 is that of the KL (of k3 that of KL(ref || p)); k1's is 0 in the
+    mean, so that it is good for a reward only.
+    """
+    return _KL[kind](ref_logp - logp)
+
+
+_KL: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda r: -r,
+    "k2": lambda r: r.square() / 2,
+    "k3": lambda r: torch.expm1(r) - r,
+}
+
+
+def step_weights(mask: Tensor, average: str, constant_length: int = 0) -> Tensor:
+    """float32 [N, T]: what each step counts in the loss, 0 where it is not real.
+
+    token: 1 / real steps of the batch (DAPO, eq. 8). sequence: 1 / (N x real steps of its
+    trajectory) (GRPO, eq. 3). constant: 1 / (N x constant_length) (Dr. GRPO).
+    Raises ValueError for a constant_length of 0 where one is wanted (``algorithms.sized``).
+    """
+    real = mask.float()
+    if average == "token":
+        return real / real.sum().clamp(min=1)
+    if average == "sequence":
+        return real / (len(mask) * real.sum(1, keepdim=True).clamp(min=1))
+    if constant_length < 1:
+        raise ValueError(f"constant_length {constant_length}: as many steps as a trajectory has "
+                         "at most wanted")
+    return real / (len(mask) * constant_length)
+
+
+def importance_ratio(logp: Tensor, logp_old: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+    """[N, T]: p / p_old of each step; 1 where it is not real.
+
+    sequence: the geometric mean over the trajectory's real steps, at each of them (GSPO, eq. 7).
+    """
+    change = torch.where(mask, logp - logp_old, 0.0)
+    if level == "sequence":
+        change = (change.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)) * mask
+    return change.exp()
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """(loss [...], bool [...] where the clip cuts off the gradient).
+
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (PPO, eq. 7). Two clips: DAPO, eq. 10.
+    """
+    bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = -torch.minimum(ratio * advantage, bounded * advantage)
+    cut = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
+    return loss, cut
+
+
+def value_loss(value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 0.0) -> Tensor:
+    """[...]: (V - R)^2 / 2; with ``clip`` the larger of that and of the same after V has been held
+    within ``clip`` of its old value (Schulman's PPO code; Engstrom et al. 2020, 2005.12729)."""
+    loss = (value - returns).square()
+    if clip > 0:
+        held = value_old + (value - value_old).clamp(-clip, clip)
+        loss = torch.maximum(loss, (held - returns).square())
+    return loss / 2
+
+
+def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> LossColumns:
+    """Advantages and all else that stays fixed while a rollout is learnt from.
+
+    Raises ValueError where ``config`` wants a critic or a reference and the rollout has none.
+    """
+    mask, reward = rollout.mask, rollout.reward.masked_fill(~rollout.mask, 0.0)
+    ref = _wanted(rollout.ref_logp, config.kl_weight > 0, "ref_logp")
+    value = _wanted(rollout.value, config.estimator == "gae" or config.value_weight > 0, "value")
+    if ref is not None and config.kl_in == "reward":
+        reward = reward - kl_weight * torch.where(
+            mask, kl_estimate(rollout.logp, ref, config.kl_estimator), 0.0)
+    advantage = _advantage(reward, value, rollout, config)
+    returns = None if value is None else (
+        advantage + value if config.estimator == "gae"
+        else advantages.returns(reward, mask, config.gamma))
+    if config.whiten:
+        advantage = advantages.whiten(advantage, mask)
+    return LossColumns(mask, rollout.logp, advantage, value, returns, ref,
+                   torch.zeros_like(reward), torch.zeros_like(reward))
+
+
+def _wanted(column: Tensor | None, wanted: bool, name: str) -> Tensor | None:
+    if wanted and column is None:
+        raise ValueError(f"these settings want {name} in the rollout")
+    return column if wanted else None
+
+
+def _advantage(
+    reward: Tensor, value: Tensor | None, rollout: Rollout, config: PGConfig
+) -> Tensor:
+    mask = rollout.mask
+    if config.estimator == "gae":
+        assert value is not None
+        return advantages.gae(reward, value, mask, config.gamma, config.lam)
+    if config.estimator in ("return", "mean"):
+        found = advantages.returns(reward, mask, config.gamma)
+        if config.estimator == "mean":
+            found = found - masked_mean(found, mask.float())
+        return found.masked_fill(~mask, 0.0)
+    score = advantages.scores(reward, mask)
+    alike = (advantages.leave_one_out(score, rollout.group) if config.estimator == "leave_one_out"
+             else advantages.group_relative(score, rollout.group, config.normalise_std))
+    return alike[:, None] * mask
+
+
+def weighted(batch: LossColumns, config: PGConfig) -> LossColumns:
+    """``batch``, a whole minibatch, with the weights of its steps."""
+    return batch._replace(
+        weight=step_weights(batch.mask, config.average, config.constant_length),
+        share=step_weights(batch.mask, "token"))
+
+
+def objective(
+    batch: LossColumns, now: Evaluated, config: PGConfig, kl_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss to descend, its parts and what to watch), scalars of a part of a minibatch: those of
+    all its parts add up.
+
+    policy_loss; value_loss; entropy (nats a step); clip_fraction (share of steps whose gradient
+    the clip has cut off); sample_kl (k3 estimate of the divergence from the sampling policy, nats a
+    step); ref_kl (k3, from the reference); value_error (mean squared, of real steps).
+    """
+    mask = batch.mask
+    ratio = importance_ratio(now.logp, batch.logp_old, mask, config.ratio)
+    steps, cut = clipped_surrogate(ratio, batch.advantage, config.clip_low, config.clip_high)
+    parts = {"policy_loss": (steps * batch.weight).sum(),
+             "entropy": _total(now.entropy, batch)}
+    loss = parts["policy_loss"]
+    if config.entropy_weight:  # its gradient costs something
+        loss = loss - config.entropy_weight * parts["entropy"]
+    if batch.ref_logp is not None:
+        if config.kl_in == "loss":
+            penalty = torch.where(
+                mask, kl_estimate(now.logp, batch.ref_logp, config.kl_estimator), 0.0)
+            loss = loss + kl_weight * (penalty * batch.weight).sum()
+        parts["ref_kl"] = _total(kl_estimate(now.logp.detach(), batch.ref_logp), batch)
+    if config.value_weight > 0:
+        if now.value is None or batch.value_old is None or batch.returns is None:
+            raise ValueError("these settings want a critic, and the policy has none")
+        error = value_loss(now.value, batch.value_old, batch.returns, config.value_clip)
+        parts["value_loss"] = _total(error, batch)
+        parts["value_error"] = _total((now.value.detach() - batch.returns).square(), batch)
+        loss = loss + config.value_weight * parts["value_loss"]
+    parts["clip_fraction"] = _total(cut.float(), batch)
+    parts["sample_kl"] = _total(kl_estimate(batch.logp_old, now.logp.detach(), "k3"), batch)
+    return loss, {"loss": loss.detach(), **{key: part.detach() for key, part in parts.items()}}
+
+
+def _total(values: Tensor, batch: LossColumns) -> Tensor:
+    return (torch.where(batch.mask, values, 0.0) * batch.share).sum()
+
+
+def adapted(kl_weight: float, kl: float, config: PGConfig, trajectories: int) -> float:
+    """The weight of the KL penalty after a batch whose divergence from the reference was ``kl``
+    nats a step: raised above the target, lowered below it (Ziegler et al. 2019, sec. 2.2)."""
+    if config.kl_target <= 0:
+        return kl_weight
+    error = min(max(kl / config.kl_target - 1, -0.2), 0.2)
+    return kl_weight * (1 + error * trajectories / config.kl_horizon)

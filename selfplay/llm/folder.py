@@ -1,0 +1,59 @@
+"""A language-model run as it lies on disk: its folder, its task, its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfplay.common.errors import UserError
+from selfplay.llm import store
+from selfplay.llm.config import TextConfig
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import Lora
+from selfplay.llm.sft import best
+from selfplay.llm.tasks import SHORT, Task, make_task
+
+
+class NotYet(UserError):
+    """A stage whose turn has come before there is what it builds on."""
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """An opened run folder."""
+
+    folder: Path
+    config: TextConfig
+    task: Task
+
+
+def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
+    """The task of a run's settings; guessed: see ``make_task``, whose demonstrations are then
+    right where they do not guess."""
+    style = config.data.style
+    if style == "auto":
+        terse = not config.model and config.task.split("(")[0].strip() in SHORT
+        style = "short" if terse else "answer"
+    if guessed:
+        return make_task(config.task, style=style, seed=config.seed, guessed=guessed)
+    return make_task(config.task, style=style, seed=config.seed, wrong=config.data.wrong,
+                     slips=config.data.slips)
+
+
+def lora_of(config: TextConfig) -> Lora | None:
+    lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.seed)
+    return lora if lora.rank else None
+
+
+def sampling_of(config: TextConfig) -> Sampling:
+    return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
+
+
+def model_of(folder: Path, name: str) -> Path | None:
+    """The checkpoint that a stage has left: SFT's best, RL's newest; None if there is none."""
+    if (folder / name / "best.json").exists():
+        return best(folder / name)
+    return store.newest(folder / name)
+
+
+PICTURE = "overoptimisation.png"

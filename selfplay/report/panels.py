@@ -1,0 +1,212 @@
+"""The small panels under a chart: what learning looked like, and accuracy against samples.
+
+Called by chart.py. A panel is drawn where a history has one of its columns.
+
+The picture of over-optimisation: proxy and gold reward against the divergence.
+
+matplotlib is imported where something is drawn; no pyplot, hence no global state and no display.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from selfplay.report.axis import Axis, Record, finite
+from selfplay.report.style import (
+    COLOURS,
+    FAINT,
+    GREY,
+    INK,
+    MARKERS,
+    RAW_DASHES,
+    WORDS,
+    Level,
+    name_levels,
+)
+from selfplay.report.verdict import NAMES, STAGES
+
+PANEL_HEIGHT = 0.95  # inches
+ZERO = 1e-7
+SAMPLES_HEIGHT, SAMPLES_GAP = 2.6, 0.78
+
+
+class Column(NamedTuple):
+    """A column of a stage's history as a curve."""
+
+    stage: str
+    key: str
+    name: str
+    factor: float = 1.0
+    dashes: Any = "-"
+
+
+class Panel(NamedTuple):
+    label: str
+    columns: tuple[Column, ...]
+    form: str = ".3g"  #: of the last values, in the margin
+
+
+IMITATION = Panel("held-out\ntop-1 (%)", (
+    Column("sft", "top1", "SFT", 100.0), Column("rl", "expert_top1", "RL", 100.0)), ".1f")
+LOSSES = Panel("RL losses", (
+    Column("rl", "policy_loss", "policy loss"),
+    Column("rl", "value_loss", "value loss", 1.0, RAW_DASHES)))
+#: Of policy gradients, whose loss tells nothing.
+GRADIENT = (
+    Panel("score vs\npool (%)", (Column("rl", "score", "past selves", 100.0),), ".1f"),
+    Panel("entropy\n(nats)", (Column("rl", "entropy", "entropy"),)),
+    Panel("KL (nats)", (
+        Column("rl", "ref_kl", "from the first"),
+        Column("rl", "sample_kl", "in an update", 1.0, RAW_DASHES))),
+    Panel("clipped (%)", (Column("rl", "clip_fraction", "clip fraction", 100.0),)),
+)
+#: Of texts.
+HELD_OUT = Panel("held-out loss\n(nats a token)", (Column("sft", "policy_loss", "SFT"),), ".3g")
+TEXTS = (
+    Panel("tokens an\nanswer", (Column("rl", "length", "mean length"),), ".1f"),
+    Panel("no signal\n(% groups)", (Column("rl", "no_signal", "of groups", 100.0),), ".1f"),
+)
+
+
+def panels_of(histories: dict[str, list[Record]]) -> list[Panel]:
+    """The panels that have something to show, from above."""
+    gradient = any("clip_fraction" in row for row in histories["rl"])
+    texts = any("length" in row for row in histories["rl"])
+    wanted = [IMITATION]
+    if not any("top1" in row for row in histories["sft"]):
+        wanted += [HELD_OUT]
+    wanted += [*GRADIENT] if gradient else [LOSSES]
+    wanted += [*TEXTS] if texts else []
+    found = [panel._replace(columns=tuple(c for c in panel.columns if tells(c, histories)))
+             for panel in wanted]
+    return [panel for panel in found if panel.columns]
+
+
+def tells(column: Column, histories: dict[str, list[Record]]) -> bool:
+    """Is there more than zeros? With one update a batch nothing is clipped, nor far away."""
+    values = [row[column.key] for row in histories[column.stage] if finite(row.get(column.key))]
+    return any(abs(value) > ZERO for value in values)
+
+
+def draw_panel(axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis) -> None:
+    """All curves of a panel over the shared x axis, RL's named in the margin."""
+    levels = [draw_curve(axes, histories[c.stage], axis, c, panel.form) for c in panel.columns]
+    axes.margins(y=0.15)
+    name_levels(axes, [level for level in levels if level], PANEL_HEIGHT, panel.form)
+    axes.set_ylabel(panel.label, fontsize=8.5, color=INK)
+
+
+def draw_curve(
+    axes: Any, history: Sequence[Record], axis: Axis, column: Column, form: str
+) -> Level | None:
+    """One column of a history against the shared x axis. Returns its last value for the margin,
+    None if there is none.
+
+    SFT ends in the middle of the axis, hence is named there and not in the margin.
+    """
+    rows = [row for row in history if finite(row.get(column.key)) and finite(row.get(axis.key))]
+    rows = sorted(rows, key=lambda row: row[axis.key])
+    if not rows:
+        return None
+    xs, ys = [r[axis.key] / axis.unit for r in rows], [r[column.key] * column.factor for r in rows]
+    alone = {"marker": MARKERS[column.stage]} if len(rows) == 1 else {}
+    axes.plot(xs, ys, color=COLOURS[column.stage], linewidth=1.6, linestyle=column.dashes, **alone)
+    if column.stage == "sft":
+        above = ys[-1] <= (min(ys) + max(ys)) / 2  # where there is room
+        axes.annotate(f"{ys[-1]:{form}}  {column.name}", (xs[-1], ys[-1]),
+                      xytext=(-3, 6 if above else -6), va="bottom" if above else "top", ha="right",
+                      textcoords="offset points", fontsize=8.6, color=WORDS[column.stage],
+                      weight="bold", annotation_clip=False)  # fmt: skip
+        return None
+    return Level(ys[-1], column.name, WORDS[column.stage], "bold")
+
+
+def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
+    """Test-time compute: accuracy against the number of answers drawn, by majority (solid, with
+    its 95% band) and where one right answer is enough (pass@k, dashed).
+
+    rows: stage, k, majority, low, high, pass, all in percent but k.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    levels = []
+    for stage in (s for s in STAGES if any(row["stage"] == s for row in rows)):
+        mine = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["k"])
+        ks, colour = [row["k"] for row in mine], COLOURS[stage]
+        axes.fill_between(ks, [r["low"] for r in mine], [r["high"] for r in mine], color=colour,
+                          alpha=0.2, linewidth=0)
+        for key, dashes, name in (("majority", "-", "majority of k"),
+                                  ("pass", RAW_DASHES, "pass@k")):
+            ys = [row[key] for row in mine]
+            axes.plot(ks, ys, color=colour, linestyle=dashes, marker=MARKERS[stage], markersize=4.5,
+                      markerfacecolor=colour if key == "majority" else "white", linewidth=1.8)
+            levels.append(Level(ys[-1], f"{NAMES[stage]}, {name}", WORDS[stage], "bold"))
+    every = sorted({row["k"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(every))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.margins(y=0.08)
+    name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
+    axes.set_ylabel("accuracy (%)", color=INK)
+    axes.set_xlabel("Answers drawn to a question: test-time compute (log scale)", color=INK)
+    axes.grid(axis="y", color="#d9d9d9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=GREY, labelcolor=INK)
+
+
+Row = dict[str, Any]
+
+CURVES = (COLOURS["rl"], COLOURS["sft"], "#2e7d5b")
+
+
+def draw_curves(
+    climbs: dict[str, Sequence[Row]], title: str, *, budget: float = 0.0,
+    best_of: Sequence[Row] = (),
+) -> bytes:
+    """PNG bytes: gold and proxy reward against the root of the divergence (nats a completion).
+
+    climbs: rows of ``history.jsonl`` by what the curve is called, three at most; budget: nats at
+    which a line stands (0: none); best_of: rows of ``optimism.best_of_n``. Bars are 95% intervals
+    over prompts.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False,
+                                "axes.edgecolor": GREY}):
+        figure = Figure(figsize=(8, 6.4), dpi=150, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        above, below = figure.subplots(2, 1, sharex=True)
+        figure.suptitle(title, x=0.02, ha="left", weight="bold", color=INK)
+        for axes, part in ((above, "gold"), (below, "proxy")):
+            for (label, rows), colour, marker in zip(climbs.items(), CURVES, "os^", strict=False):
+                _curve(axes, rows, part, colour, label, marker)
+            if best_of:
+                _curve(axes, best_of, part, GREY, "best of n samples", "d")
+            if budget > 0:
+                axes.axvline(budget**0.5, color=GREY, linestyle=(0, (4, 2)), linewidth=1)
+            axes.set_ylabel(f"{'true (gold)' if part == 'gold' else 'proxy'} reward")
+            axes.grid(axis="y", color=FAINT, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        above.legend(frameon=False, fontsize=8.5)
+        below.set_xlabel("root of the KL divergence from the reference (nats a completion)")
+        target = io.BytesIO()
+        figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def _curve(axes: Any, rows: Sequence[Row], name: str, colour: str, label: str, marker: str) -> None:
+    """One climb; its label tells the best gold reward."""
+    best = max(row["gold"] for row in rows)
+    label = f"{label}: best {best:.3f}, last {rows[-1]['gold']:.3f}"
+    x = [row["kl_root"] for row in rows]
+    axes.plot(x, [row[name] for row in rows], marker=marker, markersize=3, linewidth=1.4,
+              color=colour, label=label)
+    axes.errorbar(x, [row[name] for row in rows],
+                  [[row[name] - row[f"{name}_low"] for row in rows],
+                   [row[f"{name}_high"] - row[name] for row in rows]],
+                  fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5)

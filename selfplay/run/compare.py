@@ -1,0 +1,317 @@
+"""The comparison: which matches the chart needs, playing them, and the ratings they give.
+
+Matches are kept in the run's ``matches/`` folder and continue where they stopped, so the chart
+can be drawn again, or sharpened, at any time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from shlex import join, quote
+from typing import Any, NamedTuple
+
+from selfplay.arena.elo import Rating, fit
+from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
+from selfplay.arena.players import missing_engine
+from selfplay.arena.records import read_settings
+from selfplay.board.value import best_value
+from selfplay.common.console import say
+from selfplay.common.errors import DiskError, UserError
+from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.machine import hardware
+from selfplay.common.settings import assignments, to_dict
+from selfplay.games.base import Game
+from selfplay.learn import checkpoint
+from selfplay.learn.plateau import reached_plateau
+from selfplay.run.config import RunConfig
+from selfplay.run.folder import Run
+
+RANDOM = "random"
+OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
+_OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
+ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
+
+
+class Point(NamedTuple):
+    """A checkpoint on the chart."""
+
+    stage: str
+    path: Path
+    step: int
+    compute: dict[str, float]
+
+    def player(self, sims: int) -> str:
+        """Its name; a value net plays as AlphaGo, which always searches."""
+        kind = "alphago" if self.stage == "value" else "net"
+        return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A match that the chart wants."""
+
+    a: str
+    b: str
+    games: int
+
+
+def points(run: Run) -> list[Point]:
+    """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
+    value net's best."""
+    sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
+    best_file = run.folder / "sft" / "best.json"
+    if sft and best_file.exists():
+        best = str(read_json(best_file)["checkpoint"])
+        upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
+        if not upto:
+            raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
+                            f"bring it back, or delete {best_file.parent} and train again")
+        sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
+    rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
+    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    return (sft + _spread(rl, run.config.eval.rl_points, log=False)
+            + ([_point("value", value)] if value else []))
+
+
+def modes_of(run: Run, stage: str) -> tuple[int, ...]:
+    """The simulations that a stage's checkpoints play with; 0 is the raw policy.
+
+    A value net is for search only, and where there is one the policy before it is judged raw.
+    """
+    sims = run.config.eval.sims
+    if run.config.recipe == "alphago":
+        return {"sft": (0, sims), "rl": (0,), "value": (sims,)}[stage]
+    return (0, sims)
+
+
+def _point(stage: str, path: Path) -> Point:
+    meta = checkpoint.read_meta(path)
+    return Point(stage, path, int(meta["step"]), dict(meta["compute"]))
+
+
+def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
+    """At most ``count`` of them, the last always, evenly by (log) index."""
+    if len(found) <= count:
+        return found
+    n = len(found)
+    steps = [k / (count - 1) for k in range(count)] if count > 1 else [1.0]
+    at = {round(n**s) - 1 if log else round((n - 1) * s) for s in steps}
+    return [found[i] for i in sorted(at)]
+
+
+def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
+    """The matches to play, the most telling first: RL against SFT, what ties them to ``random``,
+    the raw curves, the baselines and the expert, the curves with search. In each mode those
+    checkpoints play that have it (``modes_of``)."""
+    config = run.config.eval
+    modes = (0, config.sims)
+    stages = {stage: [p for p in chosen if p.stage == stage] for stage in ("sft", "rl", "value")}
+
+    def groups(sims: int) -> list[list[Point]]:
+        return [found for stage, found in stages.items() if found and sims in modes_of(run, stage)]
+
+    ladder = [RANDOM, *config.baselines, run.config.expert.player]
+    outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
+
+    def finals(sims: int) -> list[Point]:
+        return [group[-1] for group in reversed(groups(sims))]
+
+    def decisive(sims: int) -> list[Pairing]:
+        return [Pairing(a.player(sims), b.player(sims), config.decisive_games)
+                for a, b in pairwise(finals(sims))]
+
+    def against(names: list[str], who: list[Point], sims: int, games: int) -> list[Pairing]:
+        return [Pairing(p.player(sims), name, games) for name in names for p in who]
+
+    def curve(sims: int) -> list[Pairing]:
+        steps = [Pairing(b.player(sims), a.player(sims), config.games)
+                 for group in groups(sims) for a, b in pairwise(group)]
+        first, *later = groups(sims) or [[]]
+        return steps + [Pairing(p.player(sims), first[-1].player(sims), config.games)
+                        for group in later for p in group[:-1]]
+
+    wanted = decisive(0)
+    wanted += against(outside[:2], finals(0), 0, config.baseline_games)
+    wanted += [Pairing(b, a, config.games) for a, b in pairwise(outside)]
+    wanted += decisive(config.sims)
+    wanted += curve(0)
+    for name in reversed(outside[1:]):
+        for s in reversed(modes):
+            wanted += against([name], finals(s), s, config.baseline_games)
+    wanted += [Pairing(p.player(config.sims), raw.player(0), config.games)
+               for p, raw in zip(finals(config.sims), finals(0), strict=False)]
+    wanted += curve(config.sims)
+    for s in modes:
+        wanted += against(outside[:3], [group[0] for group in groups(s)], s, config.games)
+    unique: dict[tuple[str, str], Pairing] = {}
+    for pairing in wanted:
+        unique.setdefault((pairing.a, pairing.b), pairing)
+    return list(unique.values())
+
+
+def local(run: Run, name: str) -> str:
+    """A player's name as seen from the run's folder, so that the folder can be moved."""
+    return without_home(name, run.folder)
+
+
+def match_folder(run: Run, pairing: Pairing) -> Path:
+    """matches/A--B, readable and unique."""
+    names = [local(run, name) for name in (pairing.a, pairing.b)]
+    key = f"{names[0]}|{names[1]}|{run.config.eval.opening}"
+    return run.folder / "matches" / shortened("--".join(map(plain, names)), key)
+
+
+def play(
+    run: Run,
+    pairings: list[Pairing],
+    *,
+    device: str,
+    left: Callable[[], float] = lambda: math.inf,
+    progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
+) -> None:
+    """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept.
+
+    In ROUNDS, so that a short time gives every pairing some games before it gives any all.
+    """
+    config = run.config.eval
+    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
+        if left() <= 0:
+            return
+        outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
+        games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
+        try:
+            play_match(
+                run.game, pairing.a, pairing.b, games=games, seed=match_seed(run, pairing),
+                opening=config.opening, slots=config.engine_slots if outside else config.slots,
+                folder=match_folder(run, pairing), home=run.folder, device=device,
+                stop=lambda: left() <= 0,
+                drop=lambda: left() <= -OVERTIME * run.config.minutes * 60,
+                progress=lambda done, i=index, p=pairing: progress(
+                    i, len(ROUNDS) * len(pairings), p, done),
+            )
+        except DiskError:
+            raise
+        except UserError as error:  # an engine that fails costs its match, not the chart
+            say(f"match left out: {error}")
+
+
+def match_seed(run: Run, pairing: Pairing) -> int:
+    """The same openings for a pairing in every repetition of the run, others for each pairing."""
+    name = f"{local(run, pairing.a)}|{local(run, pairing.b)}"
+    return (run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)) % 2**63
+
+
+def evaluation(run: Run, device: str) -> dict[str, Any]:
+    """Ratings and tables from the matches on disk, as report.write_report reads them."""
+    played = matches(run)
+    games: dict[str, int] = {}
+    for p, r, _ in played:
+        for name in (p.a, p.b):
+            games[name] = games.get(name, 0) + r.games
+    nets = [name for name in games if name != local(run, name)]
+    ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
+                  centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
+    expert = run.config.expert.player
+    baselines = [{**rated(name, ratings, games), "expert": name == expert}
+                 for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
+    for row in baselines:
+        if row["elo"] is None:
+            row["note"] = missing_engine(row["player"]) or "no time was left for its matches"
+    return {
+        "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
+        "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
+        "commands": [train_command(run)],
+        "points": rated_points(run, ratings, games),
+        "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
+        "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
+        "recipe": run.config.recipe, "config": to_dict(run.config),
+        "sft_flat": reached_plateau(run.folder / "sft"),
+        "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
+        "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
+        "value_history": read_history(run.folder / "value" / "history.jsonl"),
+    }
+
+
+def rated(
+    name: str, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> dict[str, Any]:
+    """A player's row of an evaluation; its Elo None where it has none."""
+    elo, low, high = ratings.get(name) or (None, None, None)
+    return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
+
+
+def rated_points(
+    run: Run, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The rows of all the run's checkpoints that are in ``ratings``, in each of their modes."""
+    chosen = [_point(stage, path) for stage in ("sft", "rl", "value")
+              for path in checkpoint.listing(run.folder / stage)]
+    return [{**rated(p.player(s), ratings, games), "stage": p.stage, "sims": s, "step": p.step,
+             **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
+            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
+
+
+def read_matches(parent: Path, game: Game) -> Iterator[tuple[Path, MatchResult]]:
+    """The matches in the folders of ``parent`` that have games; damaged ones are told of."""
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+        try:
+            result = read_match(folder, game)
+        except UserError as error:
+            say(f"match left out: {error}")
+            continue
+        if result is not None and result.games:
+            yield folder, result
+
+
+def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
+    """Every match on disk, those of earlier starts with other points on the chart included."""
+    played = []
+    for folder, result in read_matches(run.folder / "matches", run.game):
+        a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
+                for name in (result.a, result.b))
+        played.append((Pairing(a, b, result.games), result, folder))
+    order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
+    return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
+
+
+def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
+    settings = read_settings(folder / "match.json")
+    low, high = settings["opening"]
+    command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
+               f"--game {quote(run.game.name)} --games {pairing.games} "
+               f"--seed {settings['seed']} --opening {low}-{high}")
+    return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
+            "draws": result.draws, "losses": result.losses, "score": result.score,
+            "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
+
+
+def train_command(run: Run) -> str:
+    """The command that makes this run again."""
+    from selfplay.run.config import preset, with_algorithm, with_recipe
+
+    start = with_recipe(preset(run.config.game), run.config.recipe)
+    name = run.config.rl.algorithm
+    config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
+    default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
+    dials = ("game", "recipe", "minutes", "seed", "init", "device")
+    words = ["selfplay", "train", "--run", str(run.folder)]
+    for key in dials:
+        if key == "game" or config[key] != default[key]:
+            words += [f"--{key}", str(config[key])]
+    return join([*words, *assignments(config, default, dials)])
+
+
+def compare(run: Run, device: str) -> dict[str, Any]:
+    """Rate what is on disk and write evaluation.json, report.html, chart.png, summary.json."""
+    from selfplay.report.page import write_report
+
+    result = evaluation(run, device)
+    write_json(run.path("evaluation.json"), result)
+    write_report(run.folder, result)
+    return result

@@ -1,0 +1,248 @@
+"""The settings of a run: each stage's together, a game's preset, and how a user changes them.
+
+``--minutes`` and ``net`` are the two dials; a game's preset sets the rest, and
+``--set stage.key=value`` overrides any single one. Presets hold what differs from the defaults,
+per game and per policy-gradient algorithm, under dotted keys as ``--set`` takes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
+from selfplay.common import settings
+from selfplay.common.errors import UserError
+from selfplay.common.settings import Limits, checked, replace_key
+from selfplay.learn.config import ALGORITHMS, PGConfig
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """Where the teacher's games come from, and who the teacher is."""
+
+    games: tuple[str, ...] = ()  #: files or folders; empty: the embedded games, else made here
+    player: str = "mcts:1000"  #: the teacher as a player: the dotted line of the chart
+    count: int = 400  #: games to make where none are given or embedded
+    opening: tuple[int, int] = (2, 8)  #: random plies before the teacher takes over, low and high
+    held_out: float = 0.1  #: share of the games (whole games) kept for measuring
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The matches behind the chart."""
+
+    sims: int = 32  #: simulations of the "with search" curves
+    sft_points: int = 5
+    rl_points: int = 6
+    games: int = 60  #: per pairing along a curve
+    decisive_games: int = 200  #: SFT's best against RL's last, raw and with search
+    baseline_games: int = 100
+    baselines: tuple[str, ...] = ("mcts:100", "mcts:1000")
+    opening: tuple[int, int] = (2, 6)
+    slots: int = 64  #: games at once where no outside engine plays
+    engine_slots: int = 4  #: games at once where one does
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run; frozen into ``config.json`` of its folder."""
+
+    game: str
+    recipe: Literal["alphago", "alphazero", "zero"] = "alphazero"
+    #: alphago: policy gradient from SFT, a value net, search with both and with rollouts (Silver
+    #: et al. 2016); alphazero, zero: self-play with search, from SFT or from nothing (2017)
+    seed: int = 0
+    minutes: float = 30.0
+    init: str = "sft"  #: what self-play starts from: sft, random, or a checkpoint's folder
+    net: str = "4x32"
+    device: str = "auto"
+    shares: tuple[float, float, float, float] = (0.1, 0.2, 0.5, 0.2)
+    #: of the minutes: making expert games, SFT, RL, evaluation; what a stage leaves goes on
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    pg: PGConfig = field(default_factory=PGConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    LIMITS: ClassVar[Limits] = Limits("game", positive=frozenset((
+        "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
+        "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
+        "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
+        "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
+        "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
+        "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
+        "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games",
+        "pool.group", "pool.opponents", "pool.every", "value.batch_size", "value.learning_rate",
+        "value.evaluate_every", "value.patience", "value.max_steps", "value.games", "value.share",
+    )), shares=frozenset((
+        "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
+        "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam", "value.gain",
+        "value.held_out", "value.play", "value.share",
+    )))
+
+ALGORITHM, ALGORITHM_KEY = typing.get_type_hints(RLConfig)["algorithm"], "rl.algorithm"
+RECIPE, RECIPE_KEY = typing.get_type_hints(RunConfig)["recipe"], "recipe"
+RECIPES = typing.get_args(RECIPE)
+
+
+def preset(game: str, **top: Any) -> RunConfig:
+    """The default run of a game; ``top`` sets fields of RunConfig itself."""
+    base = RunConfig(game=game, **top)
+    return _replaced(base, PRESETS.get(_plain(game), {}))
+
+
+def with_algorithm(config: RunConfig, name: str) -> RunConfig:
+    """``config`` learning by ``name``: where that changes, with the settings that it has by default
+    in this game. Raises UserError for a name that is none."""
+    if name == config.rl.algorithm:
+        return config
+    config = replace_key(config, "rl.algorithm", checked("rl.algorithm", name, ALGORITHM))
+    config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
+    if name not in ALGORITHMS:
+        return config
+    for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}), BY_GAME.get(_plain(config.game), {})):
+        config = _replaced(config, changes)
+    return config
+
+
+def with_recipe(config: RunConfig, name: str) -> RunConfig:
+    """``config`` by the recipe ``name``: where that changes, with the start and the algorithm that
+    it has by default. Raises UserError for a name that is none."""
+    if name == config.recipe:
+        return config
+    config = replace_key(config, RECIPE_KEY, checked(RECIPE_KEY, name, RECIPE))
+    if name == "zero" or config.init == "random":
+        config = replace_key(config, "init", "random" if name == "zero" else "sft")
+    if (config.rl.algorithm in ALGORITHMS) != (name == "alphago"):
+        config = with_algorithm(config, ALPHAGO if name == "alphago" else RLConfig.algorithm)
+    return config
+
+
+def must_be_of_recipe(config: RunConfig) -> None:
+    """Raises UserError where start or algorithm are not the recipe's."""
+    if config.recipe == "alphago" and config.rl.algorithm not in ALGORITHMS:
+        raise UserError(f"recipe alphago: its policy learns without search, not by rl.algorithm="
+                        f"{config.rl.algorithm}; take --algo {ALPHAGO} or reinforce")
+    if config.recipe == "alphago" and config.init == "random":
+        raise UserError("recipe alphago: starts from a policy that was taught; take --init sft or "
+                        "a checkpoint, or --recipe zero")
+    if config.recipe == "zero" and config.init != "random":
+        raise UserError(f"recipe zero: starts from nothing, not from {config.init}; take --recipe "
+                        "alphazero")
+
+
+def _plain(game: str) -> str:
+    return game.split("(")[0]
+
+
+def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    for key, value in changes.items():
+        config = replace_key(config, key, value)
+    return config
+
+
+def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
+    """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
+    their own."""
+    return settings.override(config, assignments,
+                             {RECIPE_KEY: with_recipe, ALGORITHM_KEY: with_algorithm})
+
+
+def from_dict(data: dict[str, Any], where: str) -> RunConfig:
+    """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
+    return settings.read(RunConfig, data, where, _as_before_recipes)
+
+
+def _as_before_recipes(game: str) -> RunConfig:
+    """What a config.json that does not say all was made with."""
+    return dataclasses.replace(RunConfig(game), value=preset(game).value)
+
+
+def must_fit(config: RunConfig) -> None:
+    """Raises UserError for settings of a policy gradient that make no sense together."""
+    if config.rl.algorithm not in ALGORITHMS:
+        return
+    pool, estimator = config.pool, config.pg.estimator
+    if estimator in ("group", "leave_one_out") and pool.group < 2:
+        raise UserError(f"pool.group={pool.group}: pg.estimator={estimator} compares the games of "
+                        "a group; at least 2 wanted")
+    if pool.group > pool.games:
+        raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
+
+
+GNUGO = "gtp:gnugo --mode gtp --level {}"
+
+#: What differs from the defaults above, per game; a game not here gets the defaults.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tictactoe": {
+        "net": "2x16",
+        "expert.player": "mcts:100",
+        "expert.count": 300,
+        "expert.opening": (0, 3),
+        "sft.evaluate_every": 50,
+        "sft.patience": 3,
+        "rl.games": 64,
+        "rl.positions": 1024,
+        "rl.window_min": 8_000,
+        "rl.window_max": 40_000,
+        "rl.temperature_plies": 4,
+        "rl.opening": (0, 3),
+        "eval.sims": 32,
+        "eval.opening": (0, 1),  # one random mark never decides the game; two can
+        "eval.baseline_games": 200,
+        "eval.sft_points": 3,
+        "eval.rl_points": 4,
+        "value.games": 4_096,
+        "shares": (0.1, 0.1, 0.45, 0.35),
+    },
+    "connect4": {
+        "net": "4x32",
+        "expert.player": "mcts:1000",
+        "expert.count": 600,
+        "rl.temperature_plies": 10,
+        "rl.opening": (0, 4),
+        "eval.sims": 64,
+        "eval.opening": (1, 4),
+        "value.latest": 30,  # half of such games are over by then
+        "shares": (0.1, 0.1, 0.68, 0.12),
+    },
+    "go9x9": {
+        "net": "6x64",
+        "expert.player": GNUGO.format(10),
+        "eval.baselines": ("mcts:100", "mcts:1000", GNUGO.format(1)),
+        "eval.sims": 64,
+        "rl.temperature_plies": 16,
+        "value.latest": 80,  # most games are over by then
+        "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded: 0.33, 0.4, 0.27 of the time
+    },
+}
+
+ALPHAGO = "ppo"  #: the algorithm of recipe alphago, where none is named
+
+#: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm.
+#: With three changes together, 512 games an iteration (BY_GAME) and the two weights here, the best
+#: moves in Connect Four gained; they have not been told apart (RESULTS.md, "Policy gradient on
+#: boards") ...
+ON_BOARDS: dict[str, Any] = {
+    "pg.learning_rate": 3e-4,
+    "pg.value_clip": 0.0,
+    "pg.minibatches": 4,
+    "pg.entropy_weight": 0.01,
+    "pg.kl_weight": 0.02,
+}
+#: ... then by its name (groups are of use to some only) ...
+BY_ALGORITHM: dict[str, dict[str, Any]] = {
+    "ppo": {"pg.epochs": 2},
+    **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "dapo", "gspo")},
+}
+#: ... and then by the game.
+BY_GAME: dict[str, dict[str, Any]] = {
+    "tictactoe": {"pool.opening": (0, 3)},
+    "connect4": {"pool.games": 512},
+}

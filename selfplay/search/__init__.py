@@ -1,0 +1,1 @@
+"""Trees: no rules, no net."""

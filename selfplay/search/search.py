@@ -1,0 +1,317 @@
+"""Tree search over many games at once: where games, trees and the net meet, once a wave.
+
+A wave walks down every tree by a rule of ``mcts``, lets the game put the leaves' states into a
+scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
+and grows the trees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from selfplay.common.errors import UserError
+from selfplay.games.base import Game, put, side
+from selfplay.search import gumbel, select, tree
+from selfplay.search import random as rng
+
+#: (states, legal bool [n, A]) -> (logits float32 [n, A], value float32 [n] for the side to move)
+Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+Rule = Literal["puct", "gumbel", "uct"]
+
+HEADS = 1024  #: views of the scratch states that are kept
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search. Raises UserError for an unknown rule and for gumbel with reuse.
+
+    puct: AlphaZero's (Silver et al. 2017), first-play urgency, Dirichlet noise and root
+    temperature as in KataGo (Wu 2019); noise and root temperature only where ``begin`` asks for
+    noise. gumbel: Danihelka et al. 2022. uct: UCB1, for values from rollouts.
+    """
+
+    rule: Rule = "puct"
+    c_puct: float = 1.1
+    fpu_reduction: float = 0.2
+    root_fpu_reduction: float = 0.0
+    dirichlet_weight: float = 0.25
+    dirichlet_total: float = 10.83  #: alpha = this / number of legal moves
+    root_temperature: float = 1.1
+    gumbel_actions: int = 16  #: moves considered at the root
+    c_visit: float = 50.0
+    c_scale: float = 1.0
+    uct_c: float = 0.7
+    reuse: bool = False  #: ``Search.advance`` keeps the subtree of the move made
+    leaves: int = 1  #: walks of one tree in one wave, at most; more make few games faster
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise UserError(f"search rule {self.rule!r}: one of {', '.join(get_args(Rule))} wanted")
+        if self.rule == "gumbel" and self.reuse:
+            raise UserError("search: sequential halving needs a fresh tree; set reuse=False or "
+                            "take rule puct")
+        if self.leaves < 1:
+            raise UserError(f"search: leaves={self.leaves}; at least 1 is needed")
+
+
+class SearchResult(NamedTuple):
+    """What searches found; rows as asked for.
+
+    visits: int32 [n, A], of the root's moves
+    policy: float32 [n, A], the improved policy: shares of the visits, or for gumbel
+        softmax(logits + sigma(completed Q))
+    value: float32 [n], mean value of the root for its side to move
+    action: int64 [n], gumbel's winner; otherwise the most visited, of several the one of the
+        highest mean value, of several of these the lowest
+    prior: float32 [n, A], the evaluation's own policy, without noise or temperature
+    """
+
+    visits: NDArray[np.int32]
+    policy: NDArray[np.float32]
+    value: NDArray[np.float32]
+    action: NDArray[np.int64]
+    prior: NDArray[np.float32]
+
+
+class Search:
+    """Trees for ``batch`` games, which need not be in step with each other.
+
+    A row's search depends on (seed, row), what was asked of this row, and the evaluations;
+    not on the other rows. ``max_sims``: the largest budget of one search. Where trees are reused
+    there is room for as many kept nodes; a kept tree that leaves too little room is dropped.
+    """
+
+    def __init__(
+        self, game: Game, config: SearchConfig, batch: int, max_sims: int, seed: int
+    ) -> None:
+        self.game, self.config, self.max_sims = game, config, max_sims
+        self.capacity = max_sims + 1 + (max_sims if config.reuse else 0)
+        streams = rng.streams(seed, np.arange(batch))
+        self.tree = tree.new_tree(batch, self.capacity, game.num_actions, streams)
+        room = batch * min(config.leaves, max_sims)
+        self._walk = tree.new_walk(room, min(self.capacity, game.max_moves))
+        self._schedule = np.zeros((batch, max_sims if config.rule == "gumbel" else 0), np.int32)
+        self._roots, self._scratch = game.new(batch), game.new(room)
+        self._rule = _rule(config)
+        self._scores = (np.empty(game.num_actions), np.empty(game.num_actions),
+                        np.empty(game.num_actions, np.int32))
+        self._left = np.zeros(batch, np.int32)  # simulations to do; a row is active while > 0
+        self._sims = np.zeros(batch, np.int32)
+        self._noise = np.zeros(batch, np.bool_)
+        self._heads = dict[tuple[int, int], Any]()
+
+    def seed(self, rows: ArrayLike, seeds: ArrayLike) -> None:
+        """Let all later randomness of ``rows`` come from ``seeds`` int [n], one a row."""
+        self.tree.rng[np.asarray(rows, np.int64)] = rng.streams(0, np.asarray(seeds, np.int64))
+
+    def begin(
+        self, rows: ArrayLike, states: Any, sims: ArrayLike, noise: ArrayLike, fresh: bool = True
+    ) -> None:
+        """Start a search of ``sims`` simulations in each of ``rows`` int [n].
+
+        states: n rows, the positions to search; none may be over. sims: int [n] or one for all,
+        1 to ``max_sims``. noise: bool [n] or one for all, noise at the root (Dirichlet and root
+        temperature, or Gumbel draws). fresh=False keeps what ``advance`` has kept, which must
+        belong to ``states``; kept visits do not count towards ``sims``.
+        The evaluation of a new root takes a wave, but none of its simulations.
+        Raises ValueError for a budget out of range and for a position that is over.
+        """
+        rows = np.asarray(rows, np.int64)
+        budget = np.broadcast_to(np.asarray(sims, np.int32), rows.shape)
+        if len(rows) and not 1 <= budget.min() <= budget.max() <= self.max_sims:
+            raise ValueError(f"sims must be from 1 to max_sims={self.max_sims}: {budget}")
+        over = self.game.result(states)[0]
+        if over.any():
+            raise ValueError(f"search: the game is over in rows {rows[over]}")
+        put(self._roots, rows, states)
+        size = self.tree.size[rows]
+        kept = (size > 0) & (size + budget <= self.capacity) & (not fresh)
+        self.tree.size[rows[~kept]] = 0
+        self._left[rows] = self._sims[rows] = budget
+        self._noise[rows] = noise
+        if kept.any():
+            self._prepare(rows[kept])
+
+    def advance(self, rows: ArrayLike, actions: ArrayLike) -> None:
+        """The games in ``rows`` int [n] have moved by ``actions`` int [n] (-1: not moved).
+
+        Keeps the subtree where the config says reuse and there is one, else forgets the tree.
+        Running searches of these rows end. Follow with ``begin(..., fresh=False)``.
+        """
+        rows, moves = np.asarray(rows, np.int64), np.asarray(actions, np.int64)
+        self._left[rows] = 0
+        if self.config.reuse:
+            tree.reroot(self.tree, rows, moves)
+        else:
+            self.tree.size[rows[moves >= 0]] = 0
+
+    def forget(self, rows: ArrayLike) -> None:
+        """Empty the trees of ``rows`` int [n]; their running searches end."""
+        rows = np.asarray(rows, np.int64)
+        self._left[rows] = 0
+        self.tree.size[rows] = 0
+
+    def wave(self, evaluate: Evaluate) -> NDArray[np.int64]:
+        """One simulation, or up to ``leaves``, or the evaluation of a new root, in each active row.
+
+        At most one call of ``evaluate``, none where all leaves are terminal. Returns the rows
+        int64 [k] whose budget is now spent; they rest until the next ``begin``.
+        Raises FloatingPointError if values or logits are not finite. After any exception the
+        searches under way begin again.
+        """
+        rows = self._left.nonzero()[0]
+        if not len(rows):
+            return rows
+        try:
+            new = self.tree.size[rows] == 0
+            count, deepest = self._select(rows)
+            walk = self._walk
+            slot, outcome, to_play, live, legal = self._leaves(count, deepest)
+            prior, values = self._evaluate(live, legal, evaluate)
+            tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play, slot, outcome, prior,
+                      values)
+            if self.config.leaves == 1:
+                self._left[rows] -= ~new
+            else:
+                self._left -= np.bincount(walk.row[:count], minlength=len(self._left))
+                self._left[rows[new]] += 1
+            if new.any():
+                self._prepare(rows[new])
+        except BaseException:  # Ctrl-C included: walks are out that will not come home
+            self.tree.size[rows] = 0
+            self._left[rows] = self._sims[rows]
+            raise
+        return rows[self._left[rows] == 0]
+
+    def run(
+        self, states: Any, sims: ArrayLike, evaluate: Evaluate, noise: ArrayLike = False
+    ) -> SearchResult:
+        """Fresh searches of all rows from ``states`` (``batch`` rows), to their end."""
+        rows = np.arange(len(self._left))
+        self.begin(rows, states, sims, noise)
+        while self._left.any():
+            self.wave(evaluate)
+        return self.result(rows)
+
+    def result(self, rows: ArrayLike) -> SearchResult:
+        """What the trees of ``rows`` int [n] hold now; raises ValueError where one is empty."""
+        rows, trees = np.asarray(rows, np.int64), self.tree
+        if (trees.size[rows] == 0).any():
+            raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
+        visits = np.empty((len(rows), self.game.num_actions), np.int32)
+        q = np.empty(visits.shape)
+        tree.root_moves(trees, rows, visits, q)
+        sign = 1.0 - 2.0 * trees.to_play[rows, 0]
+        value = (sign * trees.total[rows, 0] / trees.visits[rows, 0]).astype(np.float32)
+        prior = np.abs(trees.prior[rows, 0])
+        if self.config.rule == "gumbel":
+            policy, action = np.empty_like(prior), np.empty(len(rows), np.int64)
+            select.conclude(trees, rows, self.config.c_visit, self.config.c_scale, policy, action)
+        else:
+            policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
+            most = (visits == visits.max(1, keepdims=True)) & (prior > 0)
+            action = np.where(most, q, -np.inf).argmax(1)
+        return SearchResult(visits, policy, value, action, prior)
+
+    def _select(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        """Walks in each tree by the rule: (how many, the depth of the deepest)."""
+        rule, parameters = self._rule
+        limits = np.minimum(self._left[rows], self.config.leaves)
+        return select.select(self.tree, rows, limits, rule, parameters, self._schedule, self._walk,
+                           *self._scores)
+
+    def _leaves(self, count: int, deepest: int) -> tuple[NDArray[Any], ...]:
+        """Of the states at the ends of the walks: (slot int64 [n] as ``tree.grow`` takes it,
+        outcome float32 [n], to_play int8 [n], the m live states, their legal moves [m, A])."""
+        walk = self._walk
+        leaves = self._head(count)
+        place, legal = self.game.branch(
+            self._roots, walk.row[:count], walk.path[:count, :deepest], leaves)
+        outcome, slot, live = np.zeros(count, np.float32), place, len(legal)
+        if live < count:
+            over = np.flatnonzero(place >= live)
+            outcome[over] = self.game.result(self._head(count, live))[1][place[over] - live]
+            slot = np.where(place < live, place, -1)
+        return slot, outcome, leaves.to_play[place], self._head(live), legal
+
+    def _head(self, end: int, start: int = 0) -> Any:
+        """Views of some rows of the scratch states, kept: to a lone game they are a tenth of a
+        wave."""
+        if (end, start) not in self._heads:
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[end, start] = type(self._scratch)(*(f[start:end] for f in self._scratch))
+        return self._heads[end, start]
+
+    def _evaluate(
+        self, leaves: Any, legal: NDArray[np.bool_], evaluate: Evaluate
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(priors [m, A], values [m]) of m leaves, none of them terminal."""
+        if not len(legal):
+            return np.empty(legal.shape, np.float32), np.empty(0, np.float32)
+        logits, values = evaluate(leaves, legal)
+        prior = tree.priors(logits, legal)
+        if not math.isfinite(values.sum() + prior.sum()):  # one NaN spoils a sum
+            raise FloatingPointError("search: the net's values or logits are not finite; it has "
+                                     "diverged, take an earlier checkpoint")
+        return prior, np.ascontiguousarray(values, np.float32)
+
+    def _prepare(self, rows: NDArray[np.int64]) -> None:
+        """Make evaluated roots ready for their first simulation of this search."""
+        config, trees = self.config, self.tree
+        if config.rule == "uct":
+            return
+        prior = np.abs(trees.prior[rows, 0]).astype(np.float64)
+        noisy = np.flatnonzero(self._noise[rows])
+        legal = prior[noisy] > 0
+        if config.rule == "gumbel":
+            with np.errstate(divide="ignore"):
+                score = np.log(prior)
+            score[noisy] += rng.gumbel(trees.rng, rows[noisy], legal)
+            gumbel.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+        else:
+            score, weight = prior, config.dirichlet_weight
+            warm = prior[noisy] ** (1.0 / config.root_temperature)
+            warm /= warm.sum(1, keepdims=True)
+            draws = rng.dirichlet(trees.rng, rows[noisy], legal, config.dirichlet_total)
+            score[noisy] = (1.0 - weight) * warm + weight * draws
+        select.set_root(trees, rows, score)
+
+
+def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
+    """(rule, parameters) as ``mcts.select`` takes them."""
+    if config.rule == "puct":
+        return select.PUCT, (config.c_puct, config.fpu_reduction, config.root_fpu_reduction)
+    if config.rule == "uct":
+        return select.UCT, (config.uct_c, 0.0, 0.0)
+    return select.GUMBEL, (config.c_visit, config.c_scale, 0.0)
+
+
+class _Rollouts:
+    """``rollout_evaluate``; an object, so that it can be told apart in messages and profiles."""
+
+    def __init__(self, game: Game, seed: int) -> None:
+        self.game, self.seed = game, seed
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        streams = rng.fingerprint((self.game.keys(states),), self.seed)
+        values = self.game.rollout(states, streams) * side(states)
+        return np.zeros(legal.shape, np.float32), values
+
+
+def rollout_evaluate(game: Game, seed: int) -> Evaluate:
+    """Uniform priors, and the result of one random rollout as value: pure Monte Carlo search.
+
+    The rollout depends on ``seed`` and the position alone, not on the batch it comes in; so a
+    position that is met twice gives the same result twice.
+    """
+    return _Rollouts(game, seed)
