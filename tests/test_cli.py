@@ -124,7 +124,7 @@ def test_ctrl_c_promises_what_is_so(
 
 
 def test_no_traceback_from_the_shell(tmp_path: Path) -> None:
-    done = selfplay("train", "--game", "tictactow", cwd=tmp_path)
+    done = selfplay("train", "--game", "tictactow", cwd=tmp_path, fresh=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("selfplay: ") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())

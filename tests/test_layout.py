@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,19 @@ APART = {"llm": {"board"}, "learn": {"games"}, "models": {"games"}, "games": {"m
 MOST_FILES = 27  #: of one folder
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> list[str]:
     """Dotted names imported anywhere in a file, in functions as well; relative ones in full."""
     found: list[str] = []
     package = module_of(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -156,7 +163,7 @@ def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
 
 def test_kernels_call_only_kernels_of_their_own_file() -> None:
     """Numba's cache does not notice edits in another file: the caller would run stale code."""
-    trees = {path: ast.parse(path.read_text()) for path in every_module()}
+    trees = {path: parsed(path) for path in every_module()}
     total = 0
     for path, tree in trees.items():
         elsewhere = {alias.asname or alias.name for node in ast.walk(tree)

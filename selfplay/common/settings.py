@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -142,7 +143,12 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
 
 def _types(config: Settings) -> dict[str, Any]:
     """Every dotted key and its type."""
-    hints = typing.get_type_hints(type(config))
+    return _types_of(type(config))
+
+
+@cache
+def _types_of(config: type[Settings]) -> dict[str, Any]:
+    hints = typing.get_type_hints(config)
     found: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[f.name]):
