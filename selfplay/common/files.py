@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfplay.common.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
@@ -56,8 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> DiskError:
     """The user's error for a write that the system refused."""
-    return DiskError(f"{path}: cannot be written ({error.strerror or error}); "
-                     "free disk space or mend the permissions, then run the same command again")
+    return DiskError(f"{path}: cannot be written: {disk_remedy(error)}")
 
 
 @contextlib.contextmanager
@@ -128,10 +127,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same command again"
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:  # thousands of brackets or digits too
+        raise UserError(f"{path}: damaged ({clip(str(error), 200)}); delete it and run the same "
+                        "command again") from None
 
 
 def write_json(path: Path, data: Any) -> None:
