@@ -198,10 +198,12 @@ def plain(kind: Any) -> Any:
 def _unknown(kind: type[Settings], key: str) -> str:
     names = list(keys(kind))
     meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
-    inside = [name for name in names if name.startswith(f"{key}.")]
+    inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
+    if inside:
+        return f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}"
     stages = dict.fromkeys(name.partition(".")[0] for name in names)
-    near = None if inside else nearest(meant, names, cutoff=0.4)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(inside or stages)}"
+    near = nearest(meant, names, cutoff=0.4)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(stages)}"
     return f"no setting {clip(key, SHOWN)!r}; {hint}"
 
 
