@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfplay.cli.llm import llm
+from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
     NETS,
     Commands,
@@ -56,7 +56,7 @@ def cli() -> None:
     """
 
 
-cli.add_command(llm)
+cli.add_command(texts)
 
 
 @cli.command()
