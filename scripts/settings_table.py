@@ -12,7 +12,7 @@ import inspect
 import io
 import tokenize
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple
 
 from selfplay.common.settings import (
@@ -42,23 +42,21 @@ class Row(NamedTuple):
 def table(config: type[Settings]) -> list[Row]:
     """A row for every setting of ``config``, in order; its defaults, before any preset."""
     default = dict(flat(to_dict(config(**{name_of(config): ""}))))
-    said = {}
-    for field in fields(config):
-        inner = typing.get_type_hints(config)[field.name]
-        if is_dataclass(inner):
-            said |= {f"{field.name}.{name}": text for name, text in meanings(inner).items()}
-    said |= meanings(config)
+    said = meanings(config)
+    for stage, kind in typing.get_type_hints(config).items():
+        if is_dataclass(kind):
+            said |= {f"{stage}.{name}": meaning for name, meaning in meanings(kind).items()}
     return [Row(key, words(kind), text(default[key]), ", ".join(limits(kind)), said[key])
             for key, kind in keys(config).items()]
 
 
-def meanings(kind: type) -> dict[str, str]:
+def meanings(kind: Any) -> dict[str, str]:
     """The ``#:`` comments of a dataclass' fields, inherited ones included, by their names; a
     field's own line and the lines below it."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         source = inspect.getsource(owner)
-        starts = {node.lineno: node.target.id for node in ast.parse(source).body[0].body
+        starts = {node.lineno: node.target.id for node in ast.walk(ast.parse(source))
                   if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
         found |= dict.fromkeys(starts.values(), "")
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -71,9 +69,9 @@ def meanings(kind: type) -> dict[str, str]:
 def words(kind: Any) -> str:
     """A type: "int", "text", "ppo, grpo or rloo", "2 of int", "any number of text"."""
     kind = plain(kind)
-    *some, last = typing.get_args(kind) or [None]
+    *some, last = typing.get_args(kind) or (None,)
     if typing.get_origin(kind) is Literal:
-        return f"{', '.join(some)} or {last}"
+        return f"{', '.join(map(str, some))} or {last}"
     if typing.get_origin(kind) is tuple:
         many = "any number" if last is Ellipsis else str(len(some) + 1)
         return f"{many} of {words(some[0])}"
