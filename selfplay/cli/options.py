@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from selfplay.common.errors import UserError, clip, nearest
+from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.settings import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
@@ -52,9 +52,7 @@ class OneOf(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         if value in self.choices:
             return str(value)
-        near = nearest(value, self.choices)
-        raise _mistaken(param, ctx, value, f"one of {', '.join(self.choices)} wanted"
-                                           + (f"; did you mean {near}?" if near else ""))
+        raise _mistaken(param, ctx, value, one_of(self.choices, value))
 
 
 def _range(kind: Any) -> str:

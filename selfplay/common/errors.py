@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,12 @@ def nearest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     lower = {name.lower(): name for name in names}
     found = difflib.get_close_matches(word[:99].lower(), lower, n=1, cutoff=cutoff)
     return lower[found[0]] if found else None
+
+
+def one_of(names: Sequence[str], word: object) -> str:
+    """What is wanted in place of ``word``, in words."""
+    near = nearest(str(word), names)
+    return f"one of {', '.join(names)} wanted" + (f"; did you mean {near}?" if near else "")
 
 
 def command(*words: object) -> str:

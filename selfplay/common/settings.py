@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-from selfplay.common.errors import UserError, clip, nearest
+from selfplay.common.errors import UserError, clip, nearest, one_of
 
 #: What a config.json is, by what its run is named by.
 OTHERS = {"task": "this run is one of texts, for selfplay llm eval and chat",
@@ -81,7 +81,7 @@ def override(
     bringing: what sets keys that bring settings of their own; these come first, in its order.
     Raises UserError naming the nearest key, or the type that was wanted.
     """
-    order, known, named = list(bringing), keys(type(config)), name_of(type(config))
+    order, named = list(bringing), name_of(type(config))
 
     def rank(text: str) -> int:
         key = text.partition("=")[0].strip()
@@ -93,14 +93,8 @@ def override(
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
         if key == named:  # the settings so far are another's
             raise UserError(f"--set {text}: choose the {named} with --{named}")
-        if key not in known:
-            raise UserError(_unknown(type(config), key))
-        if key in bringing:
-            config = bringing[key](config, value)
-            continue
-        listed = typing.get_origin(plain(known[key])) is tuple
-        found = [part.strip() for part in value.split(",") if part] if listed else value
-        config = replace_key(config, key, checked(key, found, known[key], text=True))
+        config = bringing[key](config, value) if key in bringing else set_key(
+            config, key, value, text=True)
     return config
 
 
@@ -113,9 +107,24 @@ def replace_key(config: C, key: str, value: Any) -> C:
     return dataclasses.replace(config, **{stage: inner})
 
 
-def set_key(config: C, key: str, value: Any) -> C:
-    """``replace_key`` with a value from outside; UserError where no run could work with it."""
-    return replace_key(config, key, checked(key, value, keys(type(config))[key]))
+def set_key(config: C, key: str, value: Any, text: bool = False) -> C:
+    """``replace_key`` with a value from outside (of lists, tuples are made).
+
+    text: it is words of the command line, and no value of JSON. Raises UserError for a key that is
+    none, and for a value that no run could work with.
+    """
+    kind = _type_of(type(config), key)
+    if text and typing.get_origin(plain(kind)) is tuple:
+        value = [part.strip() for part in value.split(",") if part]
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        return replace_key(config, key, _validator(kind)(value, strict=not text))
+    except ValueError as error:  # of several the last, which is that of missing values
+        first = typing.cast(Any, error).errors(include_url=False)[-1]
+    value = first["input"]
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else (
+        value if text else repr(value))
+    raise UserError(f"{key}={clip(shown, SHOWN)}: {_wanted(first, plain(kind))}")
 
 
 def to_dict(config: Settings) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def read(
 
     Raises UserError naming ``where`` for anything that does not fit.
     """
-    named, known, data = name_of(kind), keys(kind), data if isinstance(data, dict) else {}
+    named, data = name_of(kind), data if isinstance(data, dict) else {}
     name = data.get(named)
     if not isinstance(name, str):
         what = next((OTHERS[key] for key in OTHERS if key != named and key in data),
@@ -161,8 +170,6 @@ def read(
         raise UserError(f"{where}: no {named} in it; {what}")
     config = start(name) if start else kind(**{named: name})
     for key, value in flat(data):
-        if key not in known:
-            raise UserError(f"{where}: {_unknown(kind, key)} ({MEND})")
         try:
             config = set_key(config, key, value)
         except UserError as error:
@@ -195,16 +202,19 @@ def plain(kind: Any) -> Any:
     return kind.__origin__ if typing.get_origin(kind) is Annotated else kind
 
 
-def _unknown(kind: type[Settings], key: str) -> str:
+def _type_of(kind: type[Settings], key: str) -> Any:
+    """Raises UserError naming the nearest key, or what there is, for a key that is none."""
     names = list(keys(kind))
-    meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
+    if key in names:
+        return keys(kind)[key]
     inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
     if inside:
-        return f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}"
-    stages = dict.fromkeys(name.partition(".")[0] for name in names)
+        raise UserError(f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}")
+    meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
     near = nearest(meant, names, cutoff=0.4)
+    stages = dict.fromkeys(name.partition(".")[0] for name in names)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(stages)}"
-    return f"no setting {clip(key, SHOWN)!r}; {hint}"
+    raise UserError(f"no setting {clip(key, SHOWN)!r}; {hint}")
 
 
 @functools.cache
@@ -214,30 +224,13 @@ def _validator(kind: Any) -> Callable[..., Any]:
     return pydantic.TypeAdapter(kind).validate_python
 
 
-def checked(key: str, value: Any, kind: Any, text: bool = False) -> Any:
-    """``value`` as a field of type ``kind`` holds it (lists become tuples), or UserError.
-
-    text: it is words of the command line, or a list of them, and no value of JSON.
-    """
-    value = tuple(value) if isinstance(value, list) else value
-    try:
-        return _validator(kind)(value, strict=not text)
-    except ValueError as error:  # of several the last, which is that of missing values
-        first = typing.cast(Any, error).errors(include_url=False)[-1]
-    value = first["input"]
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) else (
-        value if text else repr(value))
-    raise UserError(f"{key}={clip(shown, SHOWN)}: {_wanted(first, plain(kind))}")
-
-
 def _wanted(error: Mapping[str, Any], kind: Any) -> str:
     """What one of pydantic's errors about a value of ``kind`` means for a user."""
     said, value, args = error["type"], error["input"], typing.get_args(kind)
     if said == "value_error":
         return f"{error['ctx']['error']} wanted"
     if typing.get_origin(kind) is Literal:
-        near = nearest(str(value), args)
-        return f"one of {', '.join(args)} wanted" + (f"; did you mean {near}?" if near else "")
+        return one_of(args, value)
     if said in ("missing", "too_long", "tuple_type"):
         many = "" if Ellipsis in args else f"{len(args)} "
         return f"{many}values wanted, separated by commas"
