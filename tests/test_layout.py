@@ -147,6 +147,8 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("reasoning_gym", {"llm.tasks"}),
     ("trl", set()),
     ("vllm", {"llm.vllm"}),
+    ("pydantic", {"common.settings"}),
+    ("pydantic_core", {"common.settings"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     """allowed: modules, or whole folders."""
@@ -186,7 +188,7 @@ def test_files_are_short() -> None:
 
 
 @pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
-                                   "transformers"])
+                                   "transformers", "pydantic"])
 @pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
 def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
     code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"

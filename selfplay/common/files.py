@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfplay.common.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
@@ -57,8 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> DiskError:
     """The user's error for a write that the system refused."""
-    return DiskError(f"{path}: cannot be written ({error.strerror or error}); "
-                     "free disk space or mend the permissions, then run the same command again")
+    return DiskError(f"{path}: cannot be written: {disk_remedy(error)}")
 
 
 @contextlib.contextmanager
@@ -150,13 +149,12 @@ def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from None
+        raise UserError(f"{path}: damaged ({clip(str(error), 200)}); {remedy}") from None
 
 
 def clipped(value: Any, most: int = 60) -> str:
     """A value as JSON has it, short enough for a line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return clip(json.dumps(value, ensure_ascii=False, default=str), most)
 
 
 def finite(value: Any) -> float:
