@@ -46,8 +46,9 @@ def test_greedy_tokens_are_those_of_hugging_face(name: str) -> None:
     model = MODELS[name]()
     prompt, mask = prompts()
     samples = generate(model, prompt, mask, 1, GREEDY, 0, [EOS], PAD)
-    theirs = hugging_face(model).generate(input_ids=prompt, attention_mask=mask.long(), do_sample=False,
-                            max_new_tokens=20, pad_token_id=PAD, eos_token_id=EOS)
+    theirs = hugging_face(model).generate(
+        input_ids=prompt, attention_mask=mask.long(), do_sample=False, max_new_tokens=20,
+        pad_token_id=PAD, eos_token_id=EOS)
     theirs = theirs[:, prompt.shape[1]:]
     assert len(set(map(tuple, theirs.tolist()))) > 1
     assert torch.equal(samples.action, theirs[:, :samples.action.shape[1]])
