@@ -3,8 +3,8 @@ arXiv:2302.13971) with tied embeddings.
 
 Weights are named and laid out as Hugging Face's ``LlamaForCausalLM`` has them, and models are
 called as Hugging Face's are. Prompts that several completions share are read once: in training by
-``Backbone.hidden_states``, in generation by ``Decoder``. All of it runs through ``_run``; only the
-attention differs.
+``Backbone.hidden_states``, in generation by ``Decoder``. All of it runs through ``_run_layers``;
+only the attention differs.
 
 Axes: n prompts of P tokens, N completions of T tokens, m rows being written, M tokens of any
 texts one behind the other; width D, H heads of d.
@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+ROTARY_BASE = 10000.0
 
 #: (number of the layer, queries, keys, values [M, H, d]) -> [M, H d], the mixed values
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -49,7 +51,7 @@ class TransformerConfig:
                 "head_dim": self.head_dim, "hidden_act": "silu", "attention_bias": False,
                 "attention_dropout": 0.0, "mlp_bias": False, "tie_word_embeddings": True,
                 "bos_token_id": None,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+                "rope_parameters": {"rope_type": "default", "rope_theta": ROTARY_BASE}}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The contents of config.json."""
@@ -92,7 +94,7 @@ class CausalOutput(NamedTuple):
 
 
 class Layer(nn.Module):
-    """Weights of a layer; ``_run`` computes with them."""
+    """Weights of a layer; ``_run_layers`` computes with them."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -159,9 +161,8 @@ class Backbone(nn.Module):
 
     def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """[M, D], after the last norm."""
-        x = F.embedding(tokens, self.embed_tokens.weight)
-        x = _run([fused(layer) for layer in self.layers], x, positions, attention, self.config)
-        return x * self.norm.weight
+        layers, x = [fused(layer) for layer in self.layers], self.embed_tokens(tokens)
+        return _run_layers(layers, x, positions, attention, self.config) * self.norm.weight
 
 
 class Transformer(nn.Module):
@@ -288,7 +289,7 @@ class Decoder:
         return F.linear(x, self.head).float()
 
     def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        return _run(self.layers, self.embedding[tokens], positions, attention, self.config)
+        return _run_layers(self.layers, self.embedding[tokens], positions, attention, self.config)
 
 
 class Fused(NamedTuple):
@@ -310,7 +311,7 @@ def fused(layer: Any) -> Fused:
                  gate_up * layer.post_attention_layernorm.weight, mlp.down_proj.weight)
 
 
-def _run(
+def _run_layers(
     layers: Sequence[Fused], x: Tensor, positions: Tensor, attention: Attention,
     config: TransformerConfig,
 ) -> Tensor:
@@ -329,7 +330,7 @@ def _run(
 def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(cos, sin), [M, 1, d / 2] each, of positions [M]."""
     powers = torch.arange(0, width, 2, device=positions.device).float() / width
-    angles = (positions[:, None].float() * (1.0 / 10000.0**powers))[:, None]
+    angles = (positions[:, None].float() * (1.0 / ROTARY_BASE**powers))[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -380,25 +381,21 @@ class _Normed(torch.autograd.Function):
 
 
 class _Rotated(torch.autograd.Function):
-    """Rotary embedding by halves (Su et al. 2021, arXiv:2104.09864); its gradient is rotated
-    back."""
+    """Rotary embedding by halves (Su et al. 2021, arXiv:2104.09864); gradients turn back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1)
+        out = x.new_empty(x.shape)
+        (a, b), (c, d) = x.chunk(2, -1), out.chunk(2, -1)
+        torch.mul(a, cos, out=c).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=d).addcmul_(a, sin)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Any:
-        return _rotated(grad[0], *ctx.saved_tensors, -1), None, None
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    out = x.new_empty(x.shape)
-    (a, b), (c, d) = x.chunk(2, -1), out.chunk(2, -1)
-    torch.mul(a, cos, out=c).addcmul_(b, sin, value=-direction)
-    torch.mul(b, cos, out=d).addcmul_(a, sin, value=direction)
-    return out
+        cos, sin = ctx.saved_tensors
+        return _Rotated.apply(grad[0], cos, -sin), None, None
 
 
 class _Gated(torch.autograd.Function):
