@@ -47,7 +47,7 @@ def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**parts, "accuracy": float(len(completion) % 2), "partial": 0.5}
 
     monkeypatch.setattr("selfplay.llm.evaluate.reward", generous)
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", generous)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", generous)
 
 
 @pytest.mark.parametrize(("recipe", "stages"), [

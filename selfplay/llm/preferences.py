@@ -18,9 +18,8 @@ from torch import Tensor
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, text_lines
 from selfplay.llm.config import PairConfig
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, Reward, TextPolicy, sample, verifier, weighed
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions, Reward, sample, verifier, weighed
 from selfplay.llm.tasks import Task
 
 BATCH = 64  #: prompts that are answered at once
