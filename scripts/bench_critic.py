@@ -33,13 +33,14 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
 
     from selfplay.common.machine import rss_mb
     from selfplay.common.settings import override
+    from selfplay.learn.checkpoint import chosen
     from selfplay.llm.config import with_algorithm
-    from selfplay.llm.folder import model_of, sampling_of
+    from selfplay.llm.folder import sampling_of
     from selfplay.llm.recipes import job_of
     from selfplay.llm.rl import TextLearner
     from selfplay.llm.run import open_run, stored_config
 
-    stored, taught = stored_config(args.run), model_of(args.run, "sft")
+    stored, taught = stored_config(args.run), chosen(args.run / "sft")
     if stored is None or taught is None:
         sys.exit(f"{args.run}: no run with an SFT; make one as the top of this script says")
     run = open_run(args.run, stored)

@@ -17,14 +17,15 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay.board.alphazero import Learner, thin, train_rl
+from selfplay.board.alphazero import Learner, train_rl
 from selfplay.board.config import RLConfig, SFTConfig
 from selfplay.board.data import Columns, load_shard
 from selfplay.board.supervised import best, train_sft
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
@@ -192,7 +193,7 @@ def every_death(
 
 
 def trainer(seed: int) -> Trainer:
-    found = Trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(batch_size=8))
+    found = board_trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(batch_size=8))
     found.step(random_batch(seed))
     return found
 
@@ -302,10 +303,13 @@ def test_thinning_leaves_whole_checkpoints(tmp_path: Path) -> None:
             weights(path)
         assert found[-1].name == "ckpt-000005"
         checkpoint.load_training(found[-1])
-        thin(folder, 2)
+        thin(folder)
         assert len(checkpoint.listing(folder)) == 3  # two, and the one before the newest
 
-    assert every_death(tmp_path, tmp_path / "before", lambda folder: thin(folder, 2), check) >= 10
+    def thin(folder: Path) -> None:
+        checkpoint.thin(folder, 2, evenly=True)
+
+    assert every_death(tmp_path, tmp_path / "before", thin, check) >= 10
 
 
 # float32: a forked child cannot use OpenVINO's threads either

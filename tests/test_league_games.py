@@ -13,7 +13,7 @@ from selfplay.board.config import PoolConfig
 from selfplay.board.data import unpack
 from selfplay.board.league_games import LeagueGames, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import side, take
@@ -160,7 +160,7 @@ def test_opponents_are_drawn_uniformly() -> None:
 
 
 def test_members_are_checkpoints_of_weights(tmp_path: Path) -> None:
-    trainer = Trainer(seeded(7, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(7, lambda: build(SPEC)), TrainConfig())
     made = pool(tmp_path, every=5)
     made.add(trainer, SPEC, {"game": GAME.name, "step": 5, "compute": {}})
     files = sorted(path.name for path in (tmp_path / "ckpt-000005").iterdir())

@@ -19,7 +19,6 @@ from tiny_llm import TOKENIZER
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.learn.config import algorithm
-from selfplay.llm import store
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.rewards import Example
@@ -253,12 +252,12 @@ def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
     config = TextRLConfig(prompts=2, group=2, steps=5, checkpoint_every=1, evaluate_every=9,
                           evaluate_prompts=4, keep=3)
     train_rl(learner(init, tmp_path, config=config))
-    names = [path.name for path in store.listing(tmp_path)]
+    names = [path.name for path in checkpoint.listing(tmp_path)]
     assert names == ["ckpt-000003", "ckpt-000004", "ckpt-000005"]
     assert not (tmp_path / names[0] / checkpoint.TRAIN).exists()
     assert (tmp_path / names[1] / checkpoint.TRAIN).exists()
     (tmp_path / names[2] / "model.safetensors").write_bytes(b"")
-    assert store.newest(tmp_path).name == names[1], "a damaged one is passed over"
+    assert checkpoint.newest(tmp_path).name == names[1], "a damaged one is passed over"
     shutil.rmtree(tmp_path / names[1])
     with pytest.raises(UserError, match="holds weights only"):
         learner(init, tmp_path, config=config)
@@ -272,7 +271,7 @@ def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
     shutil.rmtree(cut / "ckpt-000004")
     train_rl(learner(init, cut, config=config))
     assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
-    for path in store.listing(cut):  # killed before there was a checkpoint
+    for path in checkpoint.listing(cut):  # killed before there was a checkpoint
         shutil.rmtree(path)
     train_rl(learner(init, cut, config=config))
     for name in ("samples.jsonl", "history.jsonl"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from selfplay.arena.play import play_games
 from selfplay.arena.players import RandomPlayer, RawPlayer
 from selfplay.board import alphazero
-from selfplay.board.alphazero import Learner, gate, thin, train_rl
+from selfplay.board.alphazero import Learner, gate, train_rl
 from selfplay.board.config import RLConfig
 from selfplay.board.data import load_shard, pack
 from selfplay.common.errors import UserError
@@ -187,10 +187,10 @@ def test_thinning_keeps_the_ends_and_the_spacing(keep: int, iterations: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "listing", lambda folder: list(kept))
         patch.setattr(checkpoint, "drop_training", dropped.append)
-        patch.setattr(alphazero.shutil, "rmtree", lambda path: kept.remove(path))
+        patch.setattr(checkpoint.shutil, "rmtree", lambda path: kept.remove(path))
         for step in range(1, iterations + 1):
             kept.append(Path(f"ckpt-{step:06d}"))
-            thin(Path(), keep)
+            checkpoint.thin(Path(), keep, evenly=True)
             assert kept[-1].name == f"ckpt-{step:06d}"
             assert not set(kept[-2:]) & set(dropped)
     steps = [int(path.name[5:]) for path in kept]

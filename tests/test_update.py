@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.learn.losses import entropy, gather_logp
-from selfplay.learn.optimizer import SHARDS, PolicyOptimizer, _shards
+from selfplay.learn.policy_gradient import PARTS, PolicyOptimizer, parts_of
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
 
 N, T = 64, 5
@@ -98,7 +98,7 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
     with torch.no_grad():
         policy.net[0].weight.add_(0.05)  # off the sampling policy
     batch = pg.weighted(pg.columns(rollout, config, 0.1), config)
-    figures = optimizer._gradient(rollout, batch)
+    figures = optimizer.trainer.gradient(pg._Minibatch(rollout, batch))
     found = [p.grad.clone() for p in policy.net.parameters()]
     policy.net.zero_grad()
     loss, _ = pg.objective(batch, policy.evaluate(rollout), config, 0.1)
@@ -110,11 +110,11 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
 
 def test_every_trajectory_is_in_one_shard() -> None:
     mask = torch.arange(T)[None] < torch.randint(0, T + 1, (37, 1))
-    parts = _shards(mask, SHARDS["cpu"], 8192)
+    parts = parts_of(mask, PARTS["cpu"], 8192)
     assert sorted(torch.cat(parts).tolist()) == list(range(37))
-    assert len(parts) == SHARDS["cpu"]
-    assert len(_shards(mask, 1, 10)) >= int(mask.sum()) // 10
-    assert sum(map(len, _shards(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
+    assert len(parts) == PARTS["cpu"]
+    assert len(parts_of(mask, 1, 10)) >= int(mask.sum()) // 10
+    assert sum(map(len, parts_of(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
 
 
 def test_epochs_and_minibatches_count() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from selfplay.board.config import ValueConfig
 from selfplay.board.data import Columns, pack
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.board.value import best_value, split_rows, train_value
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
@@ -71,7 +71,7 @@ def test_both_sides_must_have_some(play_random: Any, share: float) -> None:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    trainer = Trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
     checkpoint.save(tmp_path / "policy", trainer, SPEC,
                     {"game": TTT.name, "kind": "rl", "step": 1, "compute": {}})
     return tmp_path / "policy"

@@ -32,7 +32,7 @@ from selfplay.board.data import (
     unpack,
 )
 from selfplay.board.selfplay import Harvest, SelfPlay, join
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json, write_history, write_json
 from selfplay.common.machine import rss_mb
@@ -57,13 +57,14 @@ class Learner:
     ) -> None:
         """known: positions to begin with, an expert's say, to compare dtypes on."""
         self.game, self.spec, self.config, self.folder, self.seed = game, spec, config, folder, seed
+        self.device = device
         net, start = seeded(seed, lambda: build(spec)), dict[str, Any]()
         source = checkpoint.newest(folder) or init
         if source is not None:  # its net goes on, whatever size the dial says
             net, meta = checkpoint.load_net(source, game.name, device)
             self.spec, start = checkpoint.spec_of(meta), meta["compute"]
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
-        self.trainer = Trainer(net, TrainConfig(
+        self.trainer = board_trainer(net, TrainConfig(
             batch_size=config.batch_size, learning_rate=config.learning_rate,
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
             value_weight=config.value_weight, warmup=100,
@@ -198,7 +199,7 @@ class Learner:
             "game": self.game.name, "kind": "rl", "step": self.iteration,
             "iteration": self.iteration, "compute": self.compute, "metrics": row,
         })
-        thin(self.folder, self.config.keep)
+        checkpoint.thin(self.folder, self.config.keep, evenly=True)
         return path
 
 
@@ -224,22 +225,6 @@ def _describe(shard: Shard) -> dict[str, float]:
     }
 
 
-def thin(folder: Path, keep: int) -> None:
-    """Delete checkpoints until ``keep`` are left, as evenly spaced as they come, the newest always,
-    and the one before it, should the newest get damaged.
-
-    All but these two lose their optimizer state as well: the chart needs weights only.
-    """
-    found = checkpoint.listing(folder)
-    for path in found[:-2]:
-        checkpoint.drop_training(path)
-    del found[-2:-1]
-    while len(found) > max(keep, 2):
-        steps = [int(p.name.split("-")[1]) for p in found]
-        gaps = [steps[i + 1] - steps[i - 1] for i in range(1, len(steps) - 1)]
-        shutil.rmtree(found.pop(1 + gaps.index(min(gaps))))
-
-
 def train_rl(
     learner: Learner,
     *,
@@ -253,7 +238,7 @@ def train_rl(
     progress is called with ("self-play" or "learning", rows done, rows wanted) within an
     iteration. Returns the newest checkpoint, None if there is none yet.
     """
-    config, device = learner.config, learner.trainer.device
+    config, device = learner.config, learner.device
     last = time.monotonic()
     while learner.iteration < config.iterations and left() > 0:
         began, counted = time.monotonic(), [0]
@@ -305,7 +290,7 @@ def gate(learner: Learner) -> float:
     from selfplay.arena.players import RawPlayer
 
     config = learner.config
-    device = learner.trainer.device
+    device = learner.device
     new = RawPlayer("new", spread(learner.trainer.inference_net(), learner.game, device))
     old = RawPlayer("old", spread(learner.actors_net, learner.game, device))
     games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),

@@ -1,7 +1,7 @@
 """Games by policy gradient: the raw policy against a pool of its own past selves.
 
 AlphaGo's reinforcement learning of its policy network (Silver et al. 2016), with any algorithm of
-``algorithms``. An iteration is play -> learn -> checkpoint. It follows from the seed, its number,
+``learn.config``. An iteration is play -> learn -> checkpoint. It follows from the seed, its number,
 the weights and the pool alone, so that a run which was killed repeats what it had not saved.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay.board.alphazero import HELD_ROWS, thin
+from selfplay.board.alphazero import HELD_ROWS
 from selfplay.board.config import LeagueSettings
 from selfplay.board.data import Columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
@@ -32,8 +32,8 @@ from selfplay.common.threads import Workers
 from selfplay.games.base import Game
 from selfplay.learn import advantages, checkpoint, policy_gradient
 from selfplay.learn.config import sized
-from selfplay.learn.optimizer import PolicyOptimizer
-from selfplay.learn.rollout import Evaluated, Rollout
+from selfplay.learn.policy_gradient import PolicyOptimizer
+from selfplay.learn.rollout import Evaluated, Rollout, on
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.search import random as generators
 
@@ -117,7 +117,7 @@ class PolicyLearner:
         return [played for played in games if len(played.live)]
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        """Improve the policy by ``rollout``; ``update.PolicyOptimizer``'s figures, and two
+        """Improve the policy by ``rollout``; ``PolicyOptimizer``'s figures, and two
         divergences, k3 in nats a step: act_kl, of the net as it learns from the net as it played
         (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy."""
         pg, first, played = self.config.pg, self.pool.member(0), rollout.logp
@@ -131,7 +131,7 @@ class PolicyLearner:
         known = {"act_kl": _divergence(played, now.logp, rollout.mask),
                  "ref_kl": _divergence(watched.logp, ref_logp, watched.mask)}
         rng = np.random.default_rng([self.seed, 0x96, self.iteration])
-        figures = self.optimizer(_on(rollout, self.policy.device), rng)
+        figures = self.optimizer(on(rollout, self.policy.device), rng)
         steps, passes = int(rollout.mask.sum()), figures["updates"] / pg.minibatches
         self.compute["positions"] += steps * passes
         self.compute["flops"] += steps * (3 * passes + 1) * flops(self.spec)
@@ -142,7 +142,7 @@ class PolicyLearner:
         """``policy.evaluate`` of a whole rollout, a part of it a thread's work, on the CPU."""
         parts = torch.arange(len(rollout)).tensor_split(min(PARTS, len(rollout)))
         found = self.workers.map(
-            lambda part: policy.evaluate(_on(rollout.rows(part), policy.device)), parts)
+            lambda part: policy.evaluate(on(rollout.rows(part), policy.device)), parts)
         out = [torch.zeros(rollout.mask.shape) for _ in Evaluated._fields]
         for part, seen in zip(parts, found, strict=True):
             for whole, some in zip(out, seen, strict=True):
@@ -158,7 +158,7 @@ class PolicyLearner:
             return
         write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
         checkpoint.save(self.path(), self, self.spec, self._meta(row))
-        thin(self.folder, self.config.rl.keep)
+        checkpoint.thin(self.folder, self.config.rl.keep, evenly=True)
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"game": self.game.name, "kind": "rl", "step": self.iteration,
@@ -167,16 +167,6 @@ class PolicyLearner:
 
 def _divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(policy_gradient.kl_estimate(logp, other)[mask].mean())
-
-
-def _on(rollout: Rollout, device: str) -> Rollout:
-    """``rollout`` on another device."""
-    if torch.device(device).type == "cpu":
-        return rollout
-    moved = {key: tensor.to(device) for key, tensor in rollout.inputs.items()}
-    rest = {key: tensor.to(device) for key, tensor in vars(rollout).items()
-            if isinstance(tensor, Tensor)}
-    return replace(rollout, inputs=moved, **rest)
 
 
 def describe(played: Played) -> dict[str, float]:

@@ -10,7 +10,6 @@ Past selves to play against (AlphaGo: Silver et al. 2016): checkpoints of weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from selfplay.common.errors import UserError
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
 from selfplay.learn import checkpoint
-from selfplay.learn.rollout import Rollout
+from selfplay.learn.rollout import Rollout, joined
 from selfplay.models import NetSpec
 
 
@@ -134,9 +133,7 @@ class Played(NamedTuple):
 
 def harvest(groups: list[LeagueGames]) -> Played:
     """What the games have come to; all must have ended."""
-    parts = [_rollout(played) for played in groups]
-    steps = max(part.mask.shape[1] for part in parts)
-    rollout = _joined([_padded(part, steps) for part in parts])
+    rollout = joined([_rollout(played) for played in groups])
     score = np.concatenate([played.scores() for played in groups])
     some = rollout.mask.any(1)
     return Played(
@@ -168,25 +165,6 @@ def _rollout(played: LeagueGames) -> Rollout:
         action=torch.from_numpy(action), mask=torch.from_numpy(mask),
         logp=torch.from_numpy(logp), reward=torch.from_numpy(reward.astype(np.float32)),
         group=torch.from_numpy(played.deals.group))
-
-
-def _padded(rollout: Rollout, steps: int) -> Rollout:
-    def wider(tensor: torch.Tensor) -> torch.Tensor:
-        out = tensor.new_zeros((len(tensor), steps, *tensor.shape[2:]))
-        out[:, : tensor.shape[1]] = tensor
-        return out
-
-    return replace(rollout, inputs={k: wider(v) for k, v in rollout.inputs.items()}, **{
-        key: wider(getattr(rollout, key)) for key in ("action", "mask", "logp", "reward")})
-
-
-def _joined(parts: list[Rollout]) -> Rollout:
-    def all_of(key: str) -> torch.Tensor:
-        return torch.cat([getattr(part, key) for part in parts])
-
-    return Rollout(
-        inputs={k: torch.cat([part.inputs[k] for part in parts]) for k in parts[0].inputs},
-        **{key: all_of(key) for key in ("action", "mask", "logp", "reward", "group")})
 
 
 LOADED = 16  #: policies kept in memory

@@ -1,5 +1,5 @@
 """Supervised learning: expert games to rows, rows to a net, until its held-out curve is flat
-(``flat``): that is the SFT ceiling.
+(``plateau``): that is the SFT ceiling.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, endless_batches, pack
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, take
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
+from selfplay.learn.plateau import Lesson, train_to_plateau
 from selfplay.models import NetSpec, build, flops, seeded
 
 
@@ -107,7 +107,7 @@ def train_sft(
     Rows of the history have top1, top5, policy_loss and value_mse. Returns the best checkpoint by
     held-out policy loss.
     """
-    trainer = Trainer(seeded(seed, lambda: build(spec)), TrainConfig(
+    trainer = board_trainer(seeded(seed, lambda: build(spec)), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
@@ -122,7 +122,7 @@ def train_sft(
 
 def best(folder: Path) -> Path:
     """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
-    found = noted_best(folder) or checkpoint.lowest_loss(folder)  # a damaged note was deleted
+    found = checkpoint.best(folder)
     if found is None:
         raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
                         "self-play from nothing with --init random")

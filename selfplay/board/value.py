@@ -40,12 +40,12 @@ from selfplay.board.data import (
     unpack,
 )
 from selfplay.board.policy import BoardPolicy, Turn
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, side, take
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
+from selfplay.learn.plateau import Lesson, train_to_plateau
 from selfplay.models import NetSpec, build, flops, seeded
 from selfplay.search import random as rng
 from selfplay.search.random import fingerprint
@@ -106,7 +106,7 @@ def train_value(
         spec = checkpoint.spec_of(meta)
     else:
         net = seeded(seed, lambda: build(spec))
-    trainer = Trainer(net.train(), TrainConfig(
+    trainer = board_trainer(net.train(), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,
         ownership_weight=0.0, score_weight=0.0,
@@ -135,7 +135,7 @@ def _look(
 
 def best_value(folder: Path) -> Path | None:
     """The checkpoint of the lowest held-out error; None if there is none yet."""
-    return noted_best(folder) or checkpoint.lowest_loss(folder, VALUE_METRIC)
+    return checkpoint.best(folder, VALUE_METRIC)
 
 
 GROUP_GAMES = 128  #: in step with each other, the work of one thread

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from selfplay.common.files import read_history, read_json, write_history, write_json
+from selfplay.common.files import read_history, write_history, write_json
 from selfplay.common.threads import ahead
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
@@ -128,21 +128,9 @@ def train_to_plateau(
         curve.look(step, row[lesson.metric], config.gain, config.patience)
         write_json(folder / "best.json", curve.note(config.drops))
         log(row)
-    best = noted_best(folder) or checkpoint.lowest_loss(folder, lesson.metric)
+    best = checkpoint.best(folder, lesson.metric)
     assert best is not None, "there has been a look"
     return best
-
-
-def noted_best(folder: Path) -> Path | None:
-    """The checkpoint that ``best.json`` names; None where there is no such note."""
-    note = folder / "best.json"
-    return folder / str(read_json(note)["checkpoint"]) if note.exists() else None
-
-
-def reached_plateau(folder: Path) -> bool:
-    """Whether learning ended because no more was learnt, not because the time was up."""
-    note = folder / "best.json"
-    return bool(read_json(note).get("flat")) if note.exists() else False
 
 
 def _save(folder: Path, trainer: Trainer, lesson: Lesson, row: dict[str, Any]) -> None:

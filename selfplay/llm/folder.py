@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfplay.common.errors import UserError
-from selfplay.llm import store
 from selfplay.llm.config import TextConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora
-from selfplay.llm.sft import best
 from selfplay.llm.tasks import SHORT, Task, make_task
 
 
@@ -47,13 +45,6 @@ def lora_of(config: TextConfig) -> Lora | None:
 
 def sampling_of(config: TextConfig) -> Sampling:
     return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
-
-
-def model_of(folder: Path, name: str) -> Path | None:
-    """The checkpoint that a stage has left: SFT's best, RL's newest; None if there is none."""
-    if (folder / name / "best.json").exists():
-        return best(folder / name)
-    return store.newest(folder / name)
 
 
 PICTURE = "overoptimisation.png"

@@ -21,11 +21,10 @@ import numpy as np
 
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json, write_atomic
-from selfplay.learn.checkpoint import read_meta
-from selfplay.llm import store
+from selfplay.common.files import read_history, write_atomic
+from selfplay.learn import checkpoint
 from selfplay.llm.evaluate import answers
-from selfplay.llm.folder import NotYet, TextRun, lora_of, model_of, sampling_of, task_of
+from selfplay.llm.folder import NotYet, TextRun, lora_of, sampling_of, task_of
 from selfplay.llm.models import character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, train_rl
@@ -100,7 +99,7 @@ def rl2_stage(run: TextRun, clock: Clock, device: str) -> None:
 def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     """The model of the first of ``stages`` that has left one, or the one the run was given."""
     for stage in stages:
-        found = model_of(run.folder, stage)
+        found = checkpoint.chosen(run.folder / stage)
         if found is not None:
             return found
     if run.config.model and "base" in stages:
@@ -132,7 +131,7 @@ def _learn_texts(
             left=lambda: clock.left(name), log=log,
             progress=lambda step, _: bar.at(clock.spent(name), f"step {step:,}  {last['text']}"))
     writer.close()
-    flat = read_json(folder / "best.json")["flat"]
+    flat = checkpoint.note(folder)["flat"]
     if flat:
         clock.finish(name)
     say(f"{name}: {'flat' if flat else 'not flat yet'}, best checkpoint {found.name}, "
@@ -144,8 +143,8 @@ def _learn_rewards(
 ) -> None:
     """RL of an earlier stage's model, in folder ``name``, from batch ``first`` of prompts on."""
     folder, config = run.folder / name, run.config
-    newest = store.newest(folder)
-    done = newest is not None and read_meta(newest)["step"] >= config.rl.steps
+    newest = checkpoint.newest(folder)
+    done = newest is not None and checkpoint.read_meta(newest)["step"] >= config.rl.steps
     if (name in clock.done and done) or built_on(run.folder, name):
         say(f"{name}: finished, checkpoint {newest}")
         return

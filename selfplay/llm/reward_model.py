@@ -8,10 +8,10 @@ et al. 2022, arXiv:2203.02155, eq. 1). Axes: N texts of L tokens, M pairs.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, write_history
 from selfplay.common.stats import wilson
 from selfplay.learn import checkpoint
+from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.llm.config import RewardConfig
 from selfplay.llm.models import (
     ValueModel,
@@ -194,31 +195,24 @@ def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
             read_texts(tokenizer, prompts, [pair.rejected for pair in pairs]))
 
 
-class Training:
-    """A reward model in training: what ``checkpoint.save`` asks for."""
+class RewardTrainer:
+    """A reward model in training, an epoch a step: what ``checkpoint.save`` asks for."""
 
     def __init__(self, model: RewardModel, config: RewardConfig) -> None:
-        self.model, self.config, self.epochs = model, config, 0
+        self.model, self.epochs = model, 0
         self.scored = torch.zeros(2)  #: rewards of the texts looked at last
-        self.named = dict(model.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.named.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.trainer = Trainer(model, _pair_loss, OptimizerConfig(
+            config.learning_rate, config.weight_decay, decay_all=True, betas=(0.9, 0.999),
+            fused=False), called="reward model's step")
 
-    def epoch(self, chosen: Texts, rejected: Texts, seed: int) -> float:
-        """Go once through the pairs; the mean loss. The order depends on (seed, epoch) alone."""
-        rng, total = np.random.default_rng([seed, 0x9C, self.epochs]), 0.0
-        order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
-        for rows in order.split(self.config.batch_size):
-            sides = [self.model(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(
-                self.model.shift.device)) for side in (chosen, rejected)]
-            loss = bradley_terry(*sides).mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.named.values(), 1.0)
-            self.optimizer.step()
-            total += float(loss.detach()) * len(rows)
+    def epoch(self, batches: Iterable[tuple[Texts, Texts]]) -> float:
+        """Go once through pairs (chosen, rejected); the mean loss of one."""
+        total, count = 0.0, 0
+        for pairs in batches:
+            total += self.trainer.step(pairs)["loss"] * len(pairs[0].tokens)
+            count += len(pairs[0].tokens)
         self.epochs += 1
-        return total / len(order)
+        return total / count
 
     def look(self, chosen: Texts, rejected: Texts) -> dict[str, Any]:
         """``judged`` of held-out pairs."""
@@ -231,25 +225,33 @@ class Training:
         return self.model.normalised(self.scored)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"net.{name}": p.detach() for name, p in self.named.items()}
-        for name, parameter in self.named.items():
-            found = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": value for key, value in found.items()}
-        return tensors, {"steps": self.epochs, "learning_rate": self.config.learning_rate}
+        tensors, numbers = self.trainer.state()
+        return tensors, {**numbers, "epochs": self.epochs}
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from a ``state``. Raises UserError if it is of another net."""
-        if {n for n in tensors if n.startswith("net.")} != {f"net.{n}" for n in self.named}:
-            raise UserError("the reward model's training state is of another net; give --run "
-                            "another name")
-        self.epochs = int(numbers["steps"])
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(tensors[f"net.{name}"])
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to(
-                        "cpu" if key == "step" else parameter.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
+        """Go on from a ``state``, or from one of a version that counted epochs as steps and kept
+        the steps beside each moment. Raises UserError if it is of another net."""
+        steps = {key: int(value) for key, value in tensors.items() if key.startswith("step.")}
+        self.epochs = int(numbers.get("epochs", numbers["steps"]))
+        self.trainer.load_state(
+            {key: value for key, value in tensors.items() if key not in steps},
+            {**numbers, "steps": max(steps.values(), default=numbers["steps"])})
+
+
+def _pair_loss(model: nn.Module, pairs: tuple[Texts, Texts]) -> tuple[Tensor, dict[str, Tensor]]:
+    return bradley_terry(*(model(side) for side in pairs)).mean(), {}
+
+
+def epochs_of(
+    chosen: Texts, rejected: Texts, size: int, seed: int, epoch: int, device: torch.device
+) -> Iterator[list[tuple[Texts, Texts]]]:
+    """The batches of epoch ``epoch`` and of all after it; the order of one depends on (seed, its
+    number) alone."""
+    for number in itertools.count(epoch):
+        rng = np.random.default_rng([seed, 0x9C, number])
+        order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
+        yield [tuple(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(device)
+                     for side in (chosen, rejected)) for rows in order.split(size)]
 
 
 def train_reward_model(
@@ -265,16 +267,17 @@ def train_reward_model(
     ``judged`` of the held-out pairs) and a checkpoint ``ckpt-EPOCH``; a later call in the same
     folder goes on from the newest. The model is trained in place.
     """
-    training, history = Training(model.eval(), config), []
+    training, history = RewardTrainer(model.eval(), config), []
     newest = checkpoint.newest(folder)
     if newest is not None:
         training.load_state(*checkpoint.load_training(newest))
         found = read_history(folder / "history.jsonl")
         history = [row for row in found if row["step"] <= training.epochs]
     sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held)
+    epochs = epochs_of(*sides, config.batch_size, seed, training.epochs, model.shift.device)
     began = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     while not history or not (_over(history, config) or left() <= 0):
-        loss = training.epoch(*sides, seed)
+        loss = training.epoch(next(epochs))
         row = {"step": training.epochs, "seconds": time.monotonic() - began, "train_loss": loss,
                **training.look(*looked_at)}
         history.append(row)
@@ -283,19 +286,17 @@ def train_reward_model(
                 "compute": {"pairs": len(pairs), "seconds": row["seconds"]},
                 "metrics": {key: row[key] for key in ("loss", "accuracy", "calibration_error")}}
         checkpoint.save(_path(folder, row["step"]), training, spec_of(model), meta)
-        for step in range(1, row["step"]):
-            if step != _best(history):
-                shutil.rmtree(_path(folder, step), ignore_errors=True)
+        checkpoint.thin(folder, 1, _path(folder, _best(history)))
         log(row)
     return _path(folder, _best(history))
 
 
 def best_checkpoint(folder: Path) -> Path:
     """The checkpoint of the lowest held-out loss in a folder of ``train_reward_model``."""
-    history = read_history(folder / "history.jsonl")
-    if not history or not _path(folder, _best(history)).is_dir():
+    found = checkpoint.best(folder, "loss")
+    if found is None:
         raise UserError(f"{folder}: no reward model there; give a folder such as runs/NAME/rm")
-    return _path(folder, _best(history))
+    return found
 
 
 def _over(history: list[dict[str, Any]], config: RewardConfig) -> bool:

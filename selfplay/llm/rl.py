@@ -27,7 +27,7 @@ from selfplay.common.machine import peak_mb, reset_peak
 from selfplay.common.stats import wilson
 from selfplay.learn import advantages, checkpoint
 from selfplay.learn.config import PGConfig, sized
-from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import TextRLConfig
@@ -68,7 +68,7 @@ class TextLearner:
         groups_must_fit(config, pg)
         self.job, self.folder, self.config, self.seed = job, folder, config, seed
         self.first, self.init, self.dtype = first, init, dtype
-        newest = store.newest(folder)
+        newest = checkpoint.newest(folder)
         model, self.tokenizer = load(newest or init, None if newest else lora, dtype)
         critic = pg.estimator == "gae" or pg.value_weight > 0
         net = Net(model, value_model(model) if critic else None).to(device).eval()
@@ -195,7 +195,7 @@ class TextLearner:
         store.save(path, self.policy.net.policy, self.tokenizer, self.optimizer.state(), {
             "kind": "rl", "step": self.step, "compute": self.compute,
             "task": self.job.task.name, "metrics": self.history[-1]})
-        store.thin(self.folder, self.config.keep)
+        checkpoint.thin(self.folder, max(self.config.keep, checkpoint.LAST))
         return path
 
 
@@ -217,7 +217,7 @@ def train_rl(
         resumed_history(folder / name, learner.step)
     while learner.step < config.steps and left() > 0:
         first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
-        with advise_on_breakdown(lambda: store.newest(folder), "--model", "pg.learning_rate",
+        with advise_on_breakdown(lambda: checkpoint.newest(folder), "--model", "pg.learning_rate",
                                   learner.optimizer.config.learning_rate):
             row = {**learner.advance(), **first}
         ended = learner.step == config.steps
@@ -233,7 +233,7 @@ def train_rl(
         log(row)
     if learner.history and not (folder / f"ckpt-{learner.step:06d}").exists():
         learner.save()
-    return store.newest(folder)
+    return checkpoint.newest(folder)
 
 
 def accuracy_of(batch: SampledBatch) -> dict[str, float]:

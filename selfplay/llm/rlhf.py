@@ -10,7 +10,6 @@ nats a completion, and a budget of it ends the run.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from selfplay.common.errors import advise_on_breakdown
 from selfplay.common.files import read_history, write_history, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.config import sized
-from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import rollouts, store
 from selfplay.llm.config import RLHFConfig
@@ -70,7 +69,7 @@ class RLHFLearner:
         that are counted in completions."""
         self.markers = markers
         self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
-        newest = store.newest(folder)
+        newest = checkpoint.newest(folder)
         model, self.tokenizer = load(newest or init)
         critic = value_model(model) if config.algorithm == "ppo" else None
         net = Net(model, critic).to(device).eval()
@@ -149,9 +148,7 @@ class RLHFLearner:
                        "kind": "rlhf", "step": row["step"], "task": self.aim.task.name,
                        "compute": {"seconds": row["seconds"]}, "metrics": row})
         best = name_of(best_row(self.history, self.config.kl_budget))
-        for path in store.listing(self.folder)[:-1]:
-            if path.name != best:
-                shutil.rmtree(path)
+        checkpoint.thin(self.folder, 1, self.folder / best)
 
     def ended(self, left: Callable[[], float]) -> str:
         """Why the run is over; nothing where it is not."""
@@ -204,8 +201,8 @@ def train_rlhf(
 
 
 def _advance(learner: RLHFLearner) -> dict[str, float]:
-    with advise_on_breakdown(lambda: store.newest(learner.folder), "--model", "rlhf.learning_rate",
-                              learner.config.learning_rate):
+    with advise_on_breakdown(lambda: checkpoint.newest(learner.folder), "--model",
+                             "rlhf.learning_rate", learner.config.learning_rate):
         return learner.advance()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from selfplay.common.console import Bar, say
 from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.learn import checkpoint
 from selfplay.llm.config import RLHFConfig
 from selfplay.llm.evaluate import best_of_n, turn
 from selfplay.llm.folder import PICTURE, TextRun, sampling_of
@@ -101,7 +102,7 @@ def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConf
         train_rlhf(learner, left=lambda: clock.left(stage), log=look,
                    show=lambda samples: log_samples(writer, stage, samples))
     writer.close()
-    if read_json(folder / "best.json")["ended"] != "time":
+    if checkpoint.note(folder)["ended"] != "time":
         clock.finish(stage)
     picture(run.folder, run.config.rlhf, run.config.task)
     say(f"{stage}: {_best_text(folder)}\n{_turn_text(learner.history)}")
@@ -160,7 +161,7 @@ def _judged(row: dict[str, Any]) -> str:
 
 
 def _best_text(folder: Path) -> str:
-    note = read_json(folder / "best.json")
+    note = checkpoint.note(folder)
     return (f"ended by {note['ended']}; best true reward {note['gold']:.3f} "
             f"[{note['gold_low']:.3f}, {note['gold_high']:.3f}] at {note['kl']:.2f} nats, "
             f"{note['checkpoint']}")

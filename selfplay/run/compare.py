@@ -23,12 +23,12 @@ from selfplay.arena.records import read_settings
 from selfplay.board.value import best_value
 from selfplay.common.console import say
 from selfplay.common.errors import DiskError, UserError
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 
@@ -65,9 +65,9 @@ def points(run: Run) -> list[Point]:
     """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
     value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
-    best_file = run.folder / "sft" / "best.json"
-    if sft and best_file.exists():
-        best = str(read_json(best_file)["checkpoint"])
+    best_file = run.folder / "sft" / checkpoint.BEST
+    best = checkpoint.note(best_file.parent).get("checkpoint")
+    if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "

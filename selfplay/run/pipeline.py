@@ -27,8 +27,8 @@ from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
 from selfplay.learn import checkpoint
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
-from selfplay.learn.plateau import reached_plateau
 from selfplay.models import flops
 from selfplay.run import compare
 from selfplay.run.config import preset
