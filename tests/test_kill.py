@@ -17,16 +17,15 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay.board.alphazero import Learner, train_rl
 from selfplay.board.config import RLConfig, SFTConfig
 from selfplay.board.data import Columns, load_shard
-from selfplay.board.supervised import best, train_sft
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.boards import KeptLearner, best_sft, train_rl, train_sft
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 GAME = make("tictactoe")
@@ -319,9 +318,9 @@ RL = RLConfig(dtype="float32", sims=2, cheap_sims=1, full_share=0.5, games=8, po
 
 
 def test_a_self_play_iteration_killed_anywhere(tmp_path: Path) -> None:
-    def learn(folder: Path, iterations: int) -> Learner:
-        learner = Learner(GAME, SPEC, RLConfig(**{**vars(RL), "iterations": iterations}), folder,
-                          init=None, device="cpu", seed=1)
+    def learn(folder: Path, iterations: int) -> KeptLearner:
+        config = RLConfig(**{**vars(RL), "iterations": iterations})
+        learner = KeptLearner(GAME, SPEC, config, folder, init=None, device="cpu", seed=1)
         train_rl(learner)
         return learner
 
@@ -333,7 +332,7 @@ def test_a_self_play_iteration_killed_anywhere(tmp_path: Path) -> None:
         rows = read_history(folder / "history.jsonl")
         assert [row["iteration"] for row in rows] == [1, 2]
         assert all(row["mean_length"] > 0 and row["evaluations"] > 0 for row in rows)
-        assert learner.compute["seconds"] >= seconds
+        assert learner.kept.spent() >= seconds
         assert learner.compute["flops"] == rows[-1]["flops"] > rows[0]["flops"] > 0
         assert checkpoint.newest(folder).name == "ckpt-000002"
         assert len(learner.window) == sum(
@@ -356,7 +355,7 @@ def test_sft_killed_anywhere_gives_the_same_weights(tmp_path: Path) -> None:
     def check(folder: Path) -> None:
         learn(folder)
         assert same(weights(folder / "ckpt-000003"), weights(whole / "ckpt-000003"))
-        assert best(folder).name == best(whole).name
+        assert best_sft(folder).name == best_sft(whole).name
         steps = [row["step"] for row in read_history(folder / "history.jsonl")]
         assert steps == [2, 3]
         assert [p.name for p in checkpoint.listing(folder)] == [

@@ -6,6 +6,7 @@ depends on its size and the kind of device alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -25,6 +26,7 @@ from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.models import NetOutput, choose_dtype, folded
 
 EVALUATED_AT_ONCE = 256  #: rows of one forward pass of ``evaluate_columns``
+HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration of self-play
 
 
 @dataclass(frozen=True)
@@ -195,3 +197,17 @@ def _policy_metrics(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
     """Scalars (entropy in nats, share of rows whose most probable action is the target's)."""
     right = (logits.argmax(1) == rows.policy.argmax(1)).float()
     return losses.entropy(logits).mean(), losses.masked_mean(right, rows.policy_weight)
+
+
+def count(
+    progress: Callable[[str, int, int], None], what: str, total: int
+) -> Callable[[int], None]:
+    """Adds up how many more are done, and tells ``progress`` (what, done, total)."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
+    return add

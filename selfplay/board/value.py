@@ -42,11 +42,11 @@ from selfplay.board.data import (
 from selfplay.board.policy import BoardPolicy, Turn
 from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
 from selfplay.common.errors import UserError
-from selfplay.common.threads import Workers
+from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game, side, take
-from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, train_to_plateau
-from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.learn.optimizer import Trainer
+from selfplay.learn.plateau import Lesson
+from selfplay.models import NetSpec, flops
 from selfplay.search import random as rng
 from selfplay.search.random import fingerprint
 
@@ -78,48 +78,27 @@ def split_rows(
     return Columns(*(c[~held] for c in columns)), Columns(*(c[held] for c in columns))
 
 
-def train_value(
-    game: Game,
-    spec: NetSpec,
-    policy: Path,
-    columns: Columns,
-    config: ValueConfig,
-    folder: Path,
-    *,
-    device: str,
-    seed: int,
-    about: Mapping[str, Any],
-    before: Mapping[str, float],
-    **hooks: Any,
-) -> Path:
-    """Learn the results of ``columns``; the best checkpoint by the held-out error.
+def value_lesson(
+    game: Game, net: nn.Module, spec: NetSpec, columns: Columns, config: ValueConfig, *,
+    device: str = "cpu", seed: int = 0, before: Mapping[str, float] | None = None,
+) -> tuple[Trainer, Lesson]:
+    """``net`` and what it learns, the results of ``columns``, for ``plateau.until_flat``.
 
-    policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
-    random. about: what checkpoints tell beside. before: compute spent so far. See
-    ``plateau.train_to_plateau`` for the hooks left, log and progress, and for how it goes on.
-    Rows of the history have value_mse and value_accuracy of held-out positions, train_mse of as
-    many that were learnt from.
+    before: compute spent so far. Rows have value_mse, which must fall, and value_accuracy of
+    held-out positions, train_mse of as many that were learnt from.
     """
     train, held = split_rows(game, columns, config.held_out, seed)
-    if config.init == "rl":
-        net, meta = checkpoint.load_net(policy, game.name, device)
-        spec = checkpoint.spec_of(meta)
-    else:
-        net = seeded(seed, lambda: build(spec))
     trainer = board_trainer(net.train(), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,
         ownership_weight=0.0, score_weight=0.0,
     ), device)
-    lesson = Lesson(
-        spec=spec, rows=len(train.value),
-        batches=lambda step: endless_batches(
-            game, train, config.batch_size, [seed, ROW_SALT], step),
-        step_flops=3 * flops(spec) * config.batch_size,
-        kind="value", metric=VALUE_METRIC, kept=(VALUE_METRIC, "value_accuracy", "train_mse"),
-        look=_look(game, evenly(train, len(held.value)), held, device),
-        about={"game": game.name, **about}, before=before)
-    return train_to_plateau(trainer, lesson, config, folder, **hooks)
+    look = _look(game, evenly(train, len(held.value)), held, device)
+    return trainer, Lesson(
+        batches=lambda step: ahead(
+            endless_batches(game, train, config.batch_size, [seed, ROW_SALT], step)),
+        look=lambda: look(trainer.inference_net()), metric=VALUE_METRIC, rows=len(train.value),
+        size=lambda batch: len(batch.value), flops=3 * flops(spec), before=before or {})
 
 
 def _look(
@@ -131,11 +110,6 @@ def _look(
                 "train_mse": evaluate_columns(net, game, learnt, device)[VALUE_METRIC]}
 
     return look
-
-
-def best_value(folder: Path) -> Path | None:
-    """The checkpoint of the lowest held-out error; None if there is none yet."""
-    return checkpoint.best(folder, VALUE_METRIC)
 
 
 GROUP_GAMES = 128  #: in step with each other, the work of one thread

@@ -154,6 +154,30 @@ def load_all(
         evaluator.use(run)
 
 
+class Actors:
+    """The weights that play: an evaluator a group of games; new weights go into all at once.
+
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    """
+
+    def __init__(
+        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
+        cache_mb: float = 0,
+    ) -> None:
+        sizes = group_sizes(games, device)
+        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
+                           for _ in sizes]
+        self.load(net)
+
+    def load(self, net: nn.Module) -> None:
+        """Play by the weights of ``net``."""
+        load_all(self.evaluators, net)
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say of them in a row: nothing."""
+        return {}
+
+
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
     net = net.to(device, dtype, memory_format=torch.channels_last)

@@ -54,9 +54,19 @@ def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) 
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
     with replacing(path) as temporary:
-        write_atomic(temporary / WEIGHTS, _bytes(trainer.inference_net().state_dict()))
+        _write_net(temporary, trainer.inference_net(), spec, meta)
         write_training(temporary, *trainer.state())
-        write_meta(temporary, {**meta, "net": dataclasses.asdict(spec)})
+
+
+def save_net(path: Path, net: nn.Module, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+    """As ``save``, without what training goes on from."""
+    with replacing(path) as temporary:
+        _write_net(temporary, net, spec, meta)
+
+
+def _write_net(folder: Path, net: nn.Module, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+    write_atomic(folder / WEIGHTS, _bytes(net.state_dict()))
+    write_meta(folder, {**meta, "net": dataclasses.asdict(spec)})
 
 
 @contextlib.contextmanager

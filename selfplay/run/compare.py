@@ -20,7 +20,7 @@ from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.board.value import best_value
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
 from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import read_history, write_json
@@ -74,7 +74,9 @@ def points(run: Run) -> list[Point]:
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    value = None
+    if run.config.recipe == "alphago":
+        value = checkpoint.best(run.folder / "value", VALUE_METRIC)
     return (sft + _spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
