@@ -20,18 +20,17 @@ from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.learn.config import algorithm
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import KeptTextLearner, train_rl
 from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     RewardedTask,
-    TextLearner,
     TextRLConfig,
     count_markers,
-    resumed_history,
-    train_rl,
 )
 from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
+from selfplay.run.keep import rows_up_to
 
 ARMS = {"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6"}
 
@@ -72,12 +71,12 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learner(
     init: Path, folder: Path, name: str = "grpo", config: TextRLConfig = SMALL, tokens: int = 3,
     job: RewardedTask = JOB, **changes: Any,
-) -> TextLearner:
-    return TextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
+) -> KeptTextLearner:
+    return KeptTextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
                        sampling=Sampling(max_new_tokens=tokens))
 
 
-def weights(found: TextLearner) -> dict[str, torch.Tensor]:
+def weights(found: KeptTextLearner) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in found.policy.net.named_parameters()}
 
 
@@ -283,9 +282,9 @@ def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
 def test_history_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert resumed_history(path, 1) == [{"step": 1}]
+    assert rows_up_to(path, 1) == [{"step": 1}]
     assert path.read_text() == '{"step": 1}\n'
-    assert resumed_history(tmp_path / "none.jsonl", 1) == []
+    assert rows_up_to(tmp_path / "none.jsonl", 1) == []
 
 
 def test_flops_by_hand(init: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best, train_sft
 from selfplay.llm.models import Lora, load, save, small_model
-from selfplay.llm.sft import best, text_loss, text_trainer, texts_of, train_sft
+from selfplay.llm.sft import text_loss, text_trainer, texts_of
 from selfplay.llm.tasks import make_task
 
 TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")

@@ -19,12 +19,13 @@ from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import run as runs
 from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
-from selfplay.llm.folder import NotYet, task_of
+from selfplay.llm.folder import task_of
+from selfplay.llm.kept import train_sft
 from selfplay.llm.models import load
 from selfplay.llm.recipes import job_of, own_task
 from selfplay.llm.rewards import answer_of, reward
-from selfplay.llm.sft import train_sft
 from selfplay.llm.tasks import chain_sum_forgetting, make_task
+from selfplay.run.stage import NotYet
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
 TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4",

@@ -19,13 +19,13 @@ from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best_checkpoint, train_reward_model
 from selfplay.llm.models import Net
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
 from selfplay.llm.reward_model import (
     RewardModel,
     Texts,
-    best_checkpoint,
     bradley_terry,
     judged,
     last_real,
@@ -34,7 +34,6 @@ from selfplay.llm.reward_model import (
     proxy_reward,
     read_texts,
     reward_model,
-    train_reward_model,
 )
 from selfplay.llm.rewards import Example
 from selfplay.llm.rollouts import Completions

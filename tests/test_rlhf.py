@@ -24,11 +24,12 @@ from selfplay.llm import rollouts
 from selfplay.llm.config import RewardConfig, RLHFConfig
 from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import KeptRLHFLearner, train_rlhf
 from selfplay.llm.models import render, save
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf import RLHFObjective, best_row, divergence
 from selfplay.llm.tasks import Task
 from selfplay.report.panels import draw_curves
 
@@ -74,8 +75,8 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> RLHFLearner:
-    return RLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+            **changes: Any) -> KeptRLHFLearner:
+    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -193,7 +194,7 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = RLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    made = KeptRLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
     asked: list[rollouts.Batch] = []
     with pytest.MonkeyPatch.context() as patch:
         def noted(*given: Any) -> rollouts.Batch:

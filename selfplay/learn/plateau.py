@@ -64,7 +64,8 @@ def until_flat(
     for one look at what is held out at least; yields a row a look.
 
     trainer: goes on from where it is, ``history`` being the rows so far. left: share of the time
-    that is left, from 1 to 0. A row has step, flops, ``lesson.unit``, learning_rate, rows, train
+    that is left, from 1 to 0. A row has step, ``lesson.unit``, flops where
+    they are known, learning_rate, rows, train
     (figures of the last step) and the figures of ``lesson.look``; ``noted`` says which was best.
     """
     curve = curve_of(history, lesson, config)
@@ -86,9 +87,10 @@ def until_flat(
             over = remaining <= 0
             if step % config.evaluate_every and step < config.max_steps and not over:
                 continue
-            row = {"step": step, "flops": spent, lesson.unit: seen,
-                   "learning_rate": trainer.learning_rate, "rows": lesson.rows, "train": figures,
-                   **lesson.look()}
+            row = {"step": step, lesson.unit: seen, "learning_rate": trainer.learning_rate,
+                   "rows": lesson.rows, "train": figures, **lesson.look()}
+            if lesson.flops:
+                row["flops"] = spent
             curve.look(step, row[lesson.metric], config.gain, config.patience)
             yield row
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfplay.common.errors import UserError
 from selfplay.llm.config import TextConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora
 from selfplay.llm.tasks import SHORT, Task, make_task
-
-
-class NotYet(UserError):
-    """A stage whose turn has come before there is what it builds on."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_history
 from selfplay.common.stats import wilson
 from selfplay.learn import checkpoint
+from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
+from selfplay.learn.plateau import Lesson
 from selfplay.llm.config import RewardConfig
 from selfplay.llm.models import (
     ValueModel,
@@ -199,20 +198,19 @@ class RewardTrainer:
     """A reward model in training, an epoch a step: what ``checkpoint.save`` asks for."""
 
     def __init__(self, model: RewardModel, config: RewardConfig) -> None:
-        self.model, self.epochs = model, 0
+        self.model, self.steps = model, 0
+        self.learning_rate = config.learning_rate  #: it does not drop
         self.scored = torch.zeros(2)  #: rewards of the texts looked at last
         self.trainer = Trainer(model, _pair_loss, OptimizerConfig(
             config.learning_rate, config.weight_decay, decay_all=True, betas=(0.9, 0.999),
             fused=False), called="reward model's step")
 
-    def epoch(self, batches: Iterable[tuple[Texts, Texts]]) -> float:
-        """Go once through pairs (chosen, rejected); the mean loss of one."""
-        total, count = 0.0, 0
-        for pairs in batches:
-            total += self.trainer.step(pairs)["loss"] * len(pairs[0].tokens)
-            count += len(pairs[0].tokens)
-        self.epochs += 1
-        return total / count
+    def step(self, batches: Sequence[tuple[Texts, Texts]]) -> dict[str, float]:
+        """Go once through batches of pairs (chosen, rejected); the mean loss of a pair."""
+        sizes = [len(chosen.tokens) for chosen, _ in batches]
+        losses = [self.trainer.step(pairs)["loss"] for pairs in batches]
+        self.steps += 1
+        return {"loss": float(np.average(losses, weights=sizes))}
 
     def look(self, chosen: Texts, rejected: Texts) -> dict[str, Any]:
         """``judged`` of held-out pairs."""
@@ -225,14 +223,15 @@ class RewardTrainer:
         return self.model.normalised(self.scored)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """``Trainer.state``, and epochs."""
         tensors, numbers = self.trainer.state()
-        return tensors, {**numbers, "epochs": self.epochs}
+        return tensors, {**numbers, "epochs": self.steps}
 
-    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from a ``state``, or from one of a version that counted epochs as steps and kept
         the steps beside each moment. Raises UserError if it is of another net."""
         steps = {key: int(value) for key, value in tensors.items() if key.startswith("step.")}
-        self.epochs = int(numbers.get("epochs", numbers["steps"]))
+        self.steps = int(numbers.get("epochs", numbers["steps"]))
         self.trainer.load_state(
             {key: value for key, value in tensors.items() if key not in steps},
             {**numbers, "steps": max(steps.values(), default=numbers["steps"])})
@@ -254,62 +253,23 @@ def epochs_of(
                      for side in (chosen, rejected)) for rows in order.split(size)]
 
 
-def train_reward_model(
-    model: RewardModel, tokenizer: Any, pairs: Sequence[Pair], held: Sequence[Pair],
-    config: RewardConfig, folder: Path, *, seed: int,
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> Path:
-    """Train until the held-out loss has not gone down for ``patience`` epochs, or ``epochs`` are
-    done, or ``left()`` seconds are used up; the checkpoint of the lowest held-out loss.
+def pair_lesson(
+    training: RewardTrainer, tokenizer: Any, pairs: Sequence[Pair], held: Sequence[Pair],
+    config: RewardConfig, seed: int,
+) -> tuple[Lesson, PlateauConfig]:
+    """What ``training`` learns, and when the held-out loss has not gone down for ``patience``
+    epochs, or ``epochs`` are done, for ``plateau.until_flat``.
 
-    An epoch makes a row of ``history.jsonl`` (step is the epoch, seconds so far, train_loss, and
-    ``judged`` of the held-out pairs) and a checkpoint ``ckpt-EPOCH``; a later call in the same
-    folder goes on from the newest. The model is trained in place.
+    Rows have pairs, train (the mean loss) and ``judged`` of the held-out pairs.
     """
-    training, history = RewardTrainer(model.eval(), config), []
-    newest = checkpoint.newest(folder)
-    if newest is not None:
-        training.load_state(*checkpoint.load_training(newest))
-        found = read_history(folder / "history.jsonl")
-        history = [row for row in found if row["step"] <= training.epochs]
     sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held)
-    epochs = epochs_of(*sides, config.batch_size, seed, training.epochs, model.shift.device)
-    began = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
-    while not history or not (_over(history, config) or left() <= 0):
-        loss = training.epoch(next(epochs))
-        row = {"step": training.epochs, "seconds": time.monotonic() - began, "train_loss": loss,
-               **training.look(*looked_at)}
-        history.append(row)
-        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        meta = {"kind": "reward model", "step": row["step"],
-                "compute": {"pairs": len(pairs), "seconds": row["seconds"]},
-                "metrics": {key: row[key] for key in ("loss", "accuracy", "calibration_error")}}
-        checkpoint.save(_path(folder, row["step"]), training, spec_of(model), meta)
-        checkpoint.thin(folder, 1, _path(folder, _best(history)))
-        log(row)
-    return _path(folder, _best(history))
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the lowest held-out loss in a folder of ``train_reward_model``."""
-    found = checkpoint.best(folder, "loss")
-    if found is None:
-        raise UserError(f"{folder}: no reward model there; give a folder such as runs/NAME/rm")
-    return found
-
-
-def _over(history: list[dict[str, Any]], config: RewardConfig) -> bool:
-    return (len(history) >= config.epochs
-            or history[-1]["step"] - _best(history) >= config.patience)
-
-
-def _best(history: list[dict[str, Any]]) -> int:
-    return min(history, key=lambda row: row["loss"])["step"]
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"ckpt-{step:06d}"
+    device = training.model.shift.device
+    lesson = Lesson(
+        lambda epoch: epochs_of(*sides, config.batch_size, seed, epoch, device),
+        lambda: training.look(*looked_at), "loss", size=lambda batches: len(pairs), unit="learnt")
+    return lesson, PlateauConfig(
+        batch_size=config.batch_size, learning_rate=config.learning_rate, evaluate_every=1,
+        gain=0.0, patience=config.patience, drops=0, max_steps=config.epochs)
 
 
 # ---------------------------------------------------------------------------------------- on disk

@@ -1,34 +1,27 @@
 """Supervised learning of texts: next-token cross-entropy until the held-out curve is flat.
 
 On demonstrations it learns the completions; with ``on="text"`` questions as well, which is what
-pretraining is. Step k depends on (seed, k) and the weights alone, so that a run that was killed
-goes on as if it had not been.
+pretraining is. Step k depends on (seed, k) and the weights alone.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay.common.errors import UserError, advise_on_breakdown
-from selfplay.common.files import read_history, write_history, write_json
-from selfplay.learn import checkpoint
 from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
-from selfplay.learn.plateau import DROP, LATEST, HeldOutCurve, replayed
-from selfplay.llm import store
+from selfplay.learn.plateau import Lesson
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import complete, end_tokens, load, render
+from selfplay.llm.models import complete, end_tokens, render
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks import Task, demonstration
 
@@ -112,76 +105,31 @@ def held_loss(model: nn.Module, held: Sequence[Sequences]) -> float:
     return sum(sums) / max(sum(counts), 1.0)
 
 
-def train_sft(
-    model: nn.Module, tokenizer: Any, task: Task, config: TextSFTConfig, folder: Path, *,
-    held_out: int, sampling: Sampling, seed: int, device: str = "cpu",
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
-    progress: Callable[[int, dict[str, float]], None] = lambda step, row: None,
-) -> Path:
-    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up,
-    but for one look at what is held out at least.
+def sft_lesson(
+    trainer: Trainer, tokenizer: Any, task: Task, config: TextSFTConfig, *, held_out: int,
+    sampling: Sampling, seed: int,
+) -> Lesson:
+    """What ``trainer`` (``text_trainer``) learns, for ``plateau.until_flat``.
 
-    Every look saves ``ckpt-STEP`` and a row of ``history.jsonl``: step, seconds, flops, tokens,
-    learning_rate, loss (held out), greedy and sampled (``accuracy``'s figures), train, shown
-    (prompt, completion). A later call in the same folder goes on from the newest; ``model`` is
-    then only where it began. Returns the best checkpoint by held-out loss.
+    Rows have tokens, loss (held out, which must fall), greedy and sampled (``accuracy``'s
+    figures), shown (prompt, completion).
     """
-    newest, history = checkpoint.newest(folder), []
-    if newest is not None:
-        model, tokenizer = load(newest)
-    trainer = text_trainer(model.to(device), config, seed)
-    curve, spent = HeldOutCurve(), 0.0
-    if newest is not None:
-        trainer.load_state(*checkpoint.load_training(newest))
-        found = read_history(folder / "history.jsonl")
-        history = [row for row in found if row["step"] <= trainer.steps]
-        curve = replayed(history, "loss", config.learning_rate, config.gain, config.patience)
-        spent = history[-1]["seconds"] if history else 0.0
-        write_json(folder / "best.json", curve.note(config.drops))
-    tokens = history[-1]["tokens"] if history else 0
-    examples = task.held_out(held_out)
+    model, examples = trainer.net, task.held_out(held_out)
     held = [texts_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
             for i in range(0, len(examples), HELD_AT_ONCE)]
     generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
-    size = sum(p.numel() for p in model.parameters())
-    started, remaining = time.monotonic(), left()
-    time_in_all, over = spent + remaining, bool(history) and remaining <= 0
-    while curve.drops <= config.drops and trainer.steps < config.max_steps and not over:
-        if curve.drops < config.drops and remaining < time_in_all * LATEST ** (curve.drops + 1):
-            curve.drop()
-        trainer.learning_rate = config.learning_rate * DROP**curve.drops
-        texts = texts_of(task.batch(trainer.steps, config.batch_size), tokenizer, config.on)
-        with advise_on_breakdown(lambda: checkpoint.newest(folder), "--model", "sft.learning_rate",
-                                  trainer.learning_rate):
-            metrics = trainer.step(texts)
-        tokens += int((texts.tokens != tokenizer.pad_token_id).sum())
-        progress(trainer.steps, metrics)
-        remaining = left()
-        over = remaining <= 0
-        if trainer.steps % config.evaluate_every and trainer.steps < config.max_steps and not over:
-            continue
-        row = {"step": trainer.steps, "seconds": spent + time.monotonic() - started,
-               "flops": 6 * size * tokens, "tokens": tokens,
-               "learning_rate": trainer.learning_rate, "loss": held_loss(model, held),
-               **_looked(generator, tokenizer, examples[:config.looked_at], sampling, seed),
-               "train": metrics}
-        history.append(row)
-        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        _save(folder, model, tokenizer, trainer, row)
-        curve.look(row["step"], row["loss"], config.gain, config.patience)
-        write_json(folder / "best.json", curve.note(config.drops))
-        checkpoint.thin(folder, max(config.keep, checkpoint.LAST), best(folder))
-        log(row)
-    return best(folder)
 
+    def batches(step: int) -> Iterator[Sequences]:
+        for number in itertools.count(step):
+            yield texts_of(task.batch(number, config.batch_size), tokenizer, config.on)
 
-def best(folder: Path) -> Path:
-    """The checkpoint of the lowest held-out loss; UserError if none has been saved yet."""
-    found = checkpoint.best(folder, "loss")
-    if found is None:
-        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay llm train")
-    return found
+    def look() -> dict[str, Any]:
+        return {"loss": held_loss(model, held),
+                **_looked(generator, tokenizer, examples[:config.looked_at], sampling, seed)}
+
+    return Lesson(
+        batches, look, "loss", unit="tokens", flops=6 * sum(p.numel() for p in model.parameters()),
+        size=lambda texts: int((texts.tokens != tokenizer.pad_token_id).sum()))
 
 
 def _looked(
@@ -194,13 +142,3 @@ def _looked(
     return {"greedy": accuracy(best_answers), "sampled": accuracy(drawn),
             "shown": [[e.prompt, texts[0]] for e, texts in
                       zip(examples[:SHOWN], drawn.texts, strict=False)]}
-
-
-def _save(
-    folder: Path, model: nn.Module, tokenizer: Any, trainer: Trainer, row: dict[str, Any]
-) -> None:
-    meta = {"kind": "sft", "step": row["step"],
-            "compute": {key: row[key] for key in ("seconds", "flops", "tokens")},
-            "metrics": {"loss": row["loss"], "greedy": row["greedy"]["accuracy"],
-                        "sampled": row["sampled"]["accuracy"]}}
-    store.save(folder / f"ckpt-{row['step']:06d}", model, tokenizer, trainer.state(), meta)

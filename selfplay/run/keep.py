@@ -99,6 +99,8 @@ class Kept:
         Raises UserError where learning breaks down; what was saved is then as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.history:  # rows of a run that was killed before its first checkpoint
+            rows_up_to(self.folder / "history.jsonl", -1, self.number)
         total = self.spent()
         last, (option, setting, rate) = time.monotonic(), self.breakdown
         while True:
