@@ -26,7 +26,7 @@ from torch import nn
 
 from selfplay.bench import timing
 from selfplay.bench.arguments import positive, seconds
-from selfplay.board.data import load_shard
+from selfplay.board.shards import load_shard
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError, take

@@ -55,7 +55,8 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
         rows, watch = [], Watch()
         for _ in range(args.steps):
             began = time.process_time()
-            rows.append({**learner.advance(watch), **watch.take(), "cpu": time.process_time() - began})
+            row = learner.advance(watch)
+            rows.append({**row, **watch.take(), "cpu": time.process_time() - began})
         tensors, _ = learner.optimizer.state()
         peak = max(max(row["generate_rss_mb"], row["update_rss_mb"]) for row in rows)
         return {

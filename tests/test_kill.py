@@ -18,7 +18,8 @@ import torch
 from command import TINY, selfplay, start
 
 from selfplay.board.config import RLConfig, SFTConfig
-from selfplay.board.data import Columns, load_shard
+from selfplay.board.data import Columns
+from selfplay.board.shards import load_shard
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history
 from selfplay.games import make

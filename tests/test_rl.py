@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from selfplay.arena.play import play_games
 from selfplay.arena.players import RandomPlayer, RawPlayer
 from selfplay.board.config import RLConfig
-from selfplay.board.data import load_shard, pack
+from selfplay.board.data import pack
+from selfplay.board.shards import load_shard
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make

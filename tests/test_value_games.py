@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from selfplay.board import value
-from selfplay.board.data import load_shard, unpack
+from selfplay.board.data import unpack
 from selfplay.board.policy import BoardPolicy, Turn
+from selfplay.board.shards import load_shard
 from selfplay.board.value import (
     GROUP_GAMES,
     SHARD_GAMES,

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphazero import Learner, alphazero, describe
 from selfplay.board.config import LeagueSettings, RLConfig, SFTConfig, ValueConfig
-from selfplay.board.data import Columns, Shard, evenly, load_shard, save_shard, unpack
+from selfplay.board.data import Columns, evenly, unpack
 from selfplay.board.league import PolicyLearner, league
 from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join
+from selfplay.board.shards import Shard, load_shard, save_shard
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
