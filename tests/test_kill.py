@@ -19,7 +19,6 @@ from command import TINY, selfplay, start
 
 from selfplay.board.config import RLConfig, SFTConfig
 from selfplay.board.data import Columns
-from selfplay.board.shards import load_shard
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history
 from selfplay.games import make
@@ -27,6 +26,7 @@ from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
 from selfplay.run.boards import KeptLearner, best_sft, train_rl, train_sft
+from selfplay.run.shards import load_shard
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 GAME = make("tictactoe")

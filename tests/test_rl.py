@@ -19,7 +19,6 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import RandomPlayer, RawPlayer
 from selfplay.board.config import RLConfig
 from selfplay.board.data import pack
-from selfplay.board.shards import load_shard
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make
@@ -28,6 +27,7 @@ from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, flops
 from selfplay.run import boards
 from selfplay.run.boards import KeptLearner, gate, train_rl
+from selfplay.run.shards import load_shard
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)

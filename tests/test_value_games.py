@@ -13,15 +13,12 @@ import torch
 from selfplay.board import value
 from selfplay.board.data import unpack
 from selfplay.board.policy import BoardPolicy, Turn
-from selfplay.board.shards import load_shard
 from selfplay.board.value import (
     GROUP_GAMES,
     SHARD_GAMES,
     Policies,
-    make_games,
     play_group,
     play_shard,
-    read_games,
     turns,
 )
 from selfplay.common.errors import UserError
@@ -29,6 +26,7 @@ from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.learn.rollout import Acted
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.shards import load_shard, make_games, read_games
 
 TTT, C4 = make("tictactoe"), make("connect4")
 

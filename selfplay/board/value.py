@@ -18,9 +18,7 @@ depends neither on the number of threads nor on which games are played with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +30,6 @@ from selfplay.board.config import ValueConfig
 from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.policy import BoardPolicy, Turn
-from selfplay.board.shards import load_shard, save_shard
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, ahead
@@ -225,39 +222,3 @@ def play_shard(
         np.concatenate([part.actions for part in parts]),
         np.concatenate([part.ends + s for part, s in zip(parts, starts, strict=True)]),
         np.concatenate([part.values for part in parts]), sum(part.evaluations for part in parts))
-
-
-def make_games(
-    game: Game, policies: Policies, folder: Path, games: int, latest: int, *, seed: int,
-    threads: int, stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda played: None,
-    spent: Callable[[int], None] = lambda evaluations: None,
-) -> int:
-    """Play what is missing of ``games`` games (rounded up to whole shards) and keep them in
-    ``folder``, one .npz a shard; the first shard even if ``stop()`` says otherwise.
-
-    latest: the last turn that the random move may come at; 0 is any of the game's. progress: told
-    the games played so far; spent: told the evaluations of a shard. Returns the games on disk.
-    """
-    workers, latest = Workers(threads), latest or game.max_moves
-    wanted, played = math.ceil(games / SHARD_GAMES), 0
-    for number in range(wanted):
-        path = folder / f"{number:06d}.npz"
-        if not path.exists():
-            done = play_shard(game, policies, number, latest, seed, workers,
-                              stop if number else lambda: False)
-            if done is None:
-                break
-            spent(done.evaluations)
-            save_shard(path, done.columns, done.actions, done.ends, done.values)
-        played += SHARD_GAMES
-        progress(played)
-    return played
-
-
-def read_games(folder: Path) -> Columns:
-    """The rows of all shards in order. Raises UserError for a damaged one, or for none at all."""
-    paths = sorted(folder.glob("[0-9]*.npz"))
-    if not paths:
-        raise UserError(f"{folder}: no games for the value net yet; make them with selfplay value")
-    return concat([load_shard(path).columns for path in paths])

@@ -8,7 +8,7 @@ others, NaN included, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import Breakdown
 from selfplay.learn import advantages
 from selfplay.learn.config import PGConfig
+from selfplay.learn.config import algorithm as named
 from selfplay.learn.losses import masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.rollout import Evaluated, Policy, Rollout
@@ -318,6 +319,22 @@ class PolicyOptimizer:
         self.trainer.load_state(tensors, numbers)
         self.trainer.learning_rate = self.config.learning_rate
         self.kl_weight = float(numbers["kl_weight"])
+
+
+def policy_gradient(
+    policy: Policy, rollouts: Iterable[Rollout], algorithm: str | PGConfig, *,
+    device: str = "cpu", seed: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Learn from each of ``rollouts`` as it comes: a row each, step and what ``PolicyOptimizer``
+    says. Rollouts may be drawn by ``policy`` as they are asked for.
+
+    algorithm: a name in ``config.ALGORITHMS``, or settings. Stop anywhere: ``policy.net`` is trained
+    in place. Raises Breakdown where learning breaks down, KeyError for a name that is none.
+    """
+    config = named(algorithm) if isinstance(algorithm, str) else algorithm
+    optimizer = PolicyOptimizer(policy, config, device)
+    for number, rollout in enumerate(rollouts):
+        yield {"step": number + 1, **optimizer(rollout, np.random.default_rng([seed, number]))}
 
 
 def parts_of(mask: Tensor, fewest: int, most: int) -> list[Tensor]:

@@ -27,7 +27,6 @@ from selfplay.board.league import PolicyLearner, league
 from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join
-from selfplay.board.shards import Shard, load_shard, save_shard
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
@@ -39,6 +38,7 @@ from selfplay.inference.precision import ActorNets
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
 from selfplay.run.keep import Kept, Row, learn_until_flat
+from selfplay.run.shards import Shard, load_shard, save_shard
 
 PART_SECONDS = 1.0  #: between two writes of finished self-play games
 LOADED = 16  #: policies of a pool kept in memory

@@ -20,7 +20,7 @@ from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.data import Columns
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.supervised import split, to_columns
-from selfplay.board.value import Policies, make_games, read_games
+from selfplay.board.value import Policies
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
@@ -41,6 +41,7 @@ from selfplay.run.boards import (
 from selfplay.run.config import preset
 from selfplay.run.folder import Clock, Run, freeze, stages
 from selfplay.run.keep import Row
+from selfplay.run.shards import make_games, read_games
 from selfplay.run.stage import Desk, Stage, Work, run_stages
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
