@@ -328,8 +328,8 @@ def policy_gradient(
     """Learn from each of ``rollouts`` as it comes: a row each, step and what ``PolicyOptimizer``
     says. Rollouts may be drawn by ``policy`` as they are asked for.
 
-    algorithm: a name in ``config.ALGORITHMS``, or settings. Stop anywhere: ``policy.net`` is trained
-    in place. Raises Breakdown where learning breaks down, KeyError for a name that is none.
+    algorithm: a name in ``config.ALGORITHMS``, or settings. ``policy.net`` is trained in place:
+    stop anywhere. Raises Breakdown where learning breaks down, KeyError for a name that is none.
     """
     config = named(algorithm) if isinstance(algorithm, str) else algorithm
     optimizer = PolicyOptimizer(policy, config, device)

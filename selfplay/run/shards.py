@@ -1,4 +1,4 @@
-"""Training rows on disk, and the games that they come from; the value net's games, shard by shard."""
+"""Training rows on disk, and the games that they come from; the value net's games."""
 
 from __future__ import annotations
 
