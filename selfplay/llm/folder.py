@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora
@@ -40,6 +41,12 @@ def lora_of(config: TextConfig) -> Lora | None:
 
 def sampling_of(config: TextConfig) -> Sampling:
     return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
+
+
+def model_of(folder: Path, stage: str) -> Path | None:
+    """The checkpoint of a language model that speaks for a stage of the run in ``folder``; None if
+    there is none: a reward model does not speak."""
+    return None if stage == "rm" else checkpoint.chosen(folder / stage)
 
 
 PICTURE = "overoptimisation.png"

@@ -24,7 +24,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, write_atomic
 from selfplay.learn import checkpoint
 from selfplay.llm.evaluate import answers
-from selfplay.llm.folder import TextRun, lora_of, sampling_of, task_of
+from selfplay.llm.folder import TextRun, lora_of, model_of, sampling_of, task_of
 from selfplay.llm.kept import KeptTextLearner, best, train_rl, train_sft
 from selfplay.llm.models import character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
@@ -100,7 +100,7 @@ def rl2_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
 def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     """The model of the first of ``stages`` that has left one, or the one the run was given."""
     for stage in stages:
-        found = checkpoint.chosen(run.folder / stage)
+        found = model_of(run.folder, stage)
         if found is not None:
             return found
     if run.config.model and "base" in stages:

@@ -16,11 +16,10 @@ from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.common.files import locked, read_json, write_json
 from selfplay.common.settings import read, to_dict
-from selfplay.learn import checkpoint
 from selfplay.llm import recipes, rlhf_stages, summary, vllm
 from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.folder import TextRun, sampling_of, task_of
+from selfplay.llm.folder import TextRun, model_of, sampling_of, task_of
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
@@ -104,7 +103,7 @@ def newest_model(folder: Path) -> Path:
         return folder
     config = stored_config(folder) if folder.is_dir() else None
     for stage in reversed(RECIPES[config.recipe]) if config else ():
-        found = checkpoint.chosen(folder / stage.name)
+        found = model_of(folder, stage.name)
         if found is not None:
             return found
     raise UserError(f"{folder}: no model there; train one with selfplay llm train --run {folder}")
@@ -128,7 +127,7 @@ def measure(
     vllm.must_be_there(run.config.sample, run.config.model)
     newest = newest_model(run.folder)
     models = {stage.name: path for stage in RECIPES[run.config.recipe]
-              if (path := checkpoint.chosen(run.folder / stage.name))}
+              if (path := model_of(run.folder, stage.name))}
     asked = models if every else {newest.parent.name: newest}
     measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
     measured = summary.keep_measured(run.folder, measured, models)
