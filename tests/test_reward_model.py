@@ -213,7 +213,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> Non
             folder, seed=5, left=lambda: next(times, 0.0))
 
     whole = run(tmp_path / "whole", 99)
-    run(tmp_path / "parts", 1)
+    run(tmp_path / "parts", 2)
     assert len(read_history(tmp_path / "parts" / "history.jsonl")) == 2
     parts = run(tmp_path / "parts", 99)
     histories = [read_history(path.parent / "history.jsonl") for path in (whole, parts)]
@@ -339,3 +339,27 @@ def test_nothing_to_prefer_is_said() -> None:
         "one": torch.ones(len(completions.texts))})
     with pytest.raises(UserError, match="only 0 differ"):
         synthesise(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
+
+
+def test_a_training_state_that_counted_epochs_as_steps_is_read(tmp_path: Path) -> None:
+    """As versions before 0.2 wrote it: the optimizer's steps beside each moment."""
+    config = RewardConfig(batch_size=16, epochs=2, patience=9)
+    train, held = split(planted(80, 3), 0.25, 0)
+
+    def run(folder: Path, epochs: int) -> Path:
+        return train_reward_model(
+            reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train, held,
+            RewardConfig(batch_size=16, epochs=epochs, patience=9), folder, seed=5)
+
+    whole, first = run(tmp_path / "whole", 2), run(tmp_path / "old", 1)
+    tensors, numbers = checkpoint.load_training(first)
+    steps = {f"step.{key.removeprefix('exp_avg.')}": torch.tensor(float(numbers["steps"]))
+             for key in tensors if key.startswith("exp_avg.")}
+    checkpoint.write_training(first, {**tensors, **steps}, {
+        "steps": numbers.pop("epochs"), "learning_rate": numbers["learning_rate"]})
+    (first.parent / "best.json").unlink()
+    assert best_checkpoint(first.parent) == first
+    run(tmp_path / "old", 2)
+    a, b = (load_reward_model(folder / "ckpt-000002")[0].state_dict()
+            for folder in (whole.parent, first.parent))
+    assert all(torch.equal(a[key], b[key]) for key in a)

@@ -49,9 +49,9 @@ class Watch:
         self.seen |= {f"{name}_seconds": time.perf_counter() - start, f"{name}_rss_mb": peak_mb()}
 
     def take(self) -> dict[str, float]:
-        """What was seen since the last time."""
+        """What was seen since the last time, and rss_mb as it is now; nothing if nothing was."""
         found, self.seen = self.seen, {}
-        return found
+        return {**found, "rss_mb": rss_mb()} if found else {}
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Kept:
             spent = sum(value for key, value in seen.items() if key.endswith("_seconds"))
             total += row.pop("earlier_seconds", 0.0) + (spent if self.parts else now - last)
             last = now
-            self.history.append({**row, self.seconds: total, **seen, "rss_mb": rss_mb()})
+            self.history.append({**row, self.seconds: total, **seen})
             due = row[self.number] % self.every == 0
             self._write(due)
             log(self.history[-1])
