@@ -62,7 +62,7 @@ class _Moves(NamedTuple):
 class LeagueGames:
     """n games under way between the learner and one opponent.
 
-    streams: uint64 [n], a generator (``rng``) a game, advanced in place.
+    streams: uint64 [n], a generator (``search.random``) a game, advanced in place.
     """
 
     def __init__(

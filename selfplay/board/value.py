@@ -1,5 +1,5 @@
 """AlphaGo's value net: what the RL policy's games against itself come to, learnt from one position
-of each (``value_games``) and judged by the positions of other games.
+of each and judged by the positions of other games.
 
 A net that has learnt the games by heart shows it in the difference of two errors: mean (v - z)^2
 over positions that it has learnt from, and over those held out (Silver et al. 2016 report both).

@@ -23,7 +23,7 @@ from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Lora, load, reference_of
 from selfplay.llm.preferences import Pair
 from selfplay.llm.reward_model import RewardModel, RewardTrainer, pair_lesson, spec_of
-from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, climb
+from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, improve
 from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, name_of
 from selfplay.llm.sft import sft_lesson, text_trainer
 from selfplay.llm.tasks import Task
@@ -118,11 +118,11 @@ def train_rl(
     learner: KeptTextLearner, *, left: Callable[[], float] = lambda: math.inf,
     log: Callable[[Row], None] = lambda row: None, show: Show = lambda samples: None,
 ) -> Path | None:
-    """``rl.climb`` within ``left()`` seconds, kept: a row a step, completions at every look. The
+    """``rl.improve`` within ``left()`` seconds, kept: a row a step, completions at every look. The
     newest checkpoint, None if there is none. Where learning breaks down (UserError) nothing more
     is saved, and the newest checkpoint is the last good one."""
     kept, told = learner.kept, _told(learner.folder, learner.step, show)
-    return kept.go_on(climb(learner, stop=lambda: left() <= 0, show=told, watch=kept.watch), log)
+    return kept.go_on(improve(learner, stop=lambda: left() <= 0, show=told, watch=kept.watch), log)
 
 
 def _save(learner: Any, kind: str, path: Path, row: Row) -> None:

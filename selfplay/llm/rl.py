@@ -163,7 +163,7 @@ class TextLearner:
         return shown(some, self.step)
 
 
-def climb(
+def improve(
     learner: TextLearner, *,
     stop: Callable[[], bool] = lambda: False,
     show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
