@@ -1,5 +1,6 @@
 """What can be played: ``make("go9x9")``, ``make("go(board_size=7,komi=9)")``,
-``make("openspiel:othello")``.
+``make("openspiel:othello")``, ``make("path/to/mygame.py:MyGame")``, and what other installed
+packages bring (entry points of the group named like this package).
 
 Constructors import their module when they are called, so that naming a game costs nothing:
 neither numba nor pyspiel is loaded before a game is made.
@@ -8,14 +9,14 @@ neither numba nor pyspiel is loaded before a game is made.
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
 
 from .base import Game, GameError
+from .own import arguments_of, exists, identity, is_own, keywords, load, located, signature
 
-__all__ = ["GAMES", "Game", "GameError", "describe", "make"]
+__all__ = ["GAMES", "Game", "GameError", "describe", "identity", "located", "make"]
 
 _OPENSPIEL = "openspiel:"
 _SIZES = range(5, 20)
@@ -56,12 +57,15 @@ GAMES: dict[str, Callable[..., Game]] = {
 
 
 def make(spec: str) -> Game:
-    """The game of ``name``, ``name(key=value,...)`` or ``openspiel:<OpenSpiel's game string>``.
+    """The game of ``name``, ``name(key=value,...)``, ``openspiel:<OpenSpiel's game string>`` or
+    ``path/to/file.py:CLASS``, which runs the file.
 
     Raises GameError for an unknown name (naming the nearest), an unknown parameter (naming the
-    valid ones) or a value of the wrong type.
+    valid ones), a value of the wrong type, or a file that cannot be used.
     """
     spec = spec.strip()
+    if is_own(spec):
+        return _own(spec)
     if spec.startswith(_OPENSPIEL):
         from .openspiel import OpenSpielGame
 
@@ -70,9 +74,47 @@ def make(spec: str) -> Game:
     if not found:
         raise GameError(f"game {spec!r}: a name such as go9x9, or name(key=value,...) wanted")
     name, arguments = found[1], found[2] or ""
-    if name not in GAMES:
+    if name in GAMES:
+        return GAMES[name](**keywords(name, arguments, GAMES[name]))
+    brought = _brought().get(name)
+    if brought is None:
         raise GameError(f"unknown game {name!r}: {_suggestion(name)}")
-    return GAMES[name](**_arguments(name, arguments))
+    try:
+        maker = brought.load()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GameError(f"game {name!r} of {brought.value}: {type(error).__name__}: {reason}"
+                        ) from error
+    return _made(maker, name, arguments, spec)
+
+
+_located: dict[str, str] = {}  #: the whole paths of files that were named, by their identity
+
+
+def _own(spec: str) -> Game:
+    """The game of a file. Its name is without the folder: it has to be found again where its
+    records and checkpoints are read, wherever the file lies then."""
+    name = identity(spec)
+    maker = load(spec if exists(spec) else _located.get(name, spec), "a game")
+    _located[name] = located(spec) if exists(spec) else _located[name]
+    return _made(maker, name.partition("(")[0], arguments_of(spec), name)
+
+
+def _made(maker: Callable[..., Game], name: str, arguments: str, full: str) -> Game:
+    """A game that is not ours, under the name that makes it again."""
+    if not callable(maker):
+        raise GameError(f"{full}: a game's class or a function that makes one wanted, not "
+                        f"{type(maker).__name__}")
+    game = maker(**keywords(name, arguments, maker))
+    if not isinstance(game, Game):
+        raise GameError(f"{full}: makes {type(game).__name__}, which is no subclass of Game")
+    game.name = full
+    return game
+
+
+def _brought() -> dict[str, EntryPoint]:
+    """The games that installed packages bring, by name."""
+    return {point.name: point for point in entry_points(group=__name__)}
 
 
 def describe() -> str:
@@ -83,7 +125,10 @@ def describe() -> str:
     for name in ("tictactoe", "connect4", "go9x9"):
         lines.append(f"  {name:<12}{make(name).rules}")
     lines += [
-        f"  go5x5 … go19x19, or go({_signature('go')}): the same rules on other boards",
+        f"  go5x5 … go19x19, or go({signature(_go)}): the same rules on other boards",
+        "",
+        "your own: --game path/to/mygame.py:MyGame (see: selfplay games --check)",
+        *(f"  {name:<12}from {point.value}" for name, point in sorted(_brought().items())),
         "",
         "through OpenSpiel (https://github.com/google-deepmind/open_spiel), with its parameters,"
         " e.g. openspiel:hex(board_size=5)",
@@ -107,38 +152,3 @@ def _suggestion(name: str) -> str:
     if near:
         return f"did you mean {near[0]!r}? (selfplay games lists them all)"
     return "games are tictactoe, connect4, go5x5 to go19x19 and openspiel:… (see: selfplay games)"
-
-
-def _arguments(name: str, text: str) -> dict[str, Any]:
-    """``key=value,...`` checked against the parameters of this game's constructor."""
-    parameters = inspect.signature(GAMES[name]).parameters
-    values: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise GameError(f"{name}({text}): {part!r} is not key=value")
-        if key not in parameters:
-            raise GameError(f"{name}: no parameter {key!r}; it takes {_signature(name)}")
-        if key in values:
-            raise GameError(f"{name}({text}): {key} is given twice")
-        values[key] = _value(f"{name}: {key}", value, type(parameters[key].default))
-    return values
-
-
-def _signature(name: str) -> str:
-    parameters = inspect.signature(GAMES[name]).parameters.values()
-    return ",".join(f"{p.name}={p.default}" for p in parameters) or "no parameters"
-
-
-def _value(place: str, text: str, kind: type) -> int | float | bool:
-    """``text`` as the type of the parameter's default."""
-    words = {"true": True, "false": False}
-    if kind is bool:
-        if text.lower() in words:
-            return words[text.lower()]
-        raise GameError(f"{place} must be true or false, not {text!r}")
-    pattern = r"[+-]?\d+" if kind is int else r"[+-]?(\d+\.?\d*|\.\d+)"
-    if not re.fullmatch(pattern, text):
-        wanted = "a whole number" if kind is int else "a number"
-        raise GameError(f"{place} must be {wanted}, not {text!r}")
-    return kind(text)

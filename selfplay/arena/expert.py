@@ -95,7 +95,7 @@ def generate(
 def _check_name(out: Path, game: Game) -> None:
     if out.exists():
         raise UserError(f"{out}: exists already; delete it or give another name")
-    kinds = (JSONL, ".sgf.gz", ".sgf") if isinstance(game, Go) else (JSONL,)
+    kinds = (JSONL, ".sgf.gz", ".sgf") if game.has_sgf else (JSONL,)
     if not out.name.endswith(kinds):
         raise UserError(f"{out}: games of {game.name} go into a file ending in "
                         f"{' or '.join(kinds)}")
@@ -150,7 +150,7 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
     if isinstance(game, Go):
         games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
     if not games:
-        kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+        kinds = (JSONL, *sgf.SUFFIXES) if game.has_sgf else (JSONL,)
         raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
     return games, skipped
 

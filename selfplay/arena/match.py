@@ -25,7 +25,6 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
-from selfplay.games.go import Go
 
 
 class Tally(NamedTuple):
@@ -62,6 +61,7 @@ class MatchResult:
     mean_length: float  #: moves a game, the opening included
     distinct: int  #: different games (sequences of moves) among them
     seconds: float  #: wall time of the call; 0 for a match read from disk
+    sides: tuple[str, str] = Game.sides  #: what players 0 and 1 are called
 
     @property
     def total(self) -> Tally:
@@ -109,7 +109,7 @@ class MatchResult:
         """The result in a few lines, the rules among them."""
         if not self.games:
             return f"{self.a} against {self.b}: no game finished\nrules: {self.rules}"
-        names = ("black", "white") if self.game.startswith("go") else ("first", "second")
+        names = self.sides
         ends = ", ".join(f"{count} {end}" for end, count in self.ends.items())
         return "\n".join([
             f"{self.a} against {self.b}: {self.score:.1%} of {self.games} games "
@@ -185,7 +185,7 @@ def _kept(
         try:
             yield records
         finally:  # an engine that has died included
-            if records and isinstance(game, Go):
+            if records and game.has_sgf:
                 write_collection(folder / "games.sgf",
                                  (to_sgf(game, record) for record in _first(games, records)))
 
@@ -246,4 +246,5 @@ def tally(
         mean_length=sum(len(r.actions) for r in records) / max(len(records), 1),
         distinct=len({record.actions for record in records}),
         seconds=seconds,
+        sides=game.sides,
     )

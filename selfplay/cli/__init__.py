@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,6 @@ from selfplay.cli.options import (
     seed_option,
     set_option,
 )
-from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -231,12 +229,25 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
 
 @cli.command()
-def games() -> None:
-    """What can be played: native games, and OpenSpiel's through the adapter."""
+@click.option("--check", "spec", default=None, metavar="FILE.py:NAME",
+              help="Play a game of your own and say what is wrong with it.")
+def games(spec: str | None) -> None:
+    """What can be played: native games, OpenSpiel's, and your own; --check looks for faults."""
     from selfplay.common.console import say
     from selfplay.games import describe
 
-    say(describe())
+    if spec is None:
+        return say(describe())
+    from selfplay.games.check import check, sample
+
+    made = _make(spec)
+    found = check(made)
+    for finding in found:
+        say(f"{'fault' if finding.fault else 'note'}: {finding.check}: {finding.words}")
+    if any(finding.fault for finding in found):
+        sys.exit(1)
+    say(f"{made.name}: no fault found. A random game, to see whether the right side wins:\n\n"
+        f"{sample(made)}")
 
 
 @cli.command()
@@ -274,40 +285,13 @@ def _make(name: str) -> Any:
     return make(name)
 
 
-def _open(
-    folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
-    algo: str | None = None, recipe: str | None = None, **top: Any,
-) -> Run:
-    """The run that the options speak of: a new one, or the one on disk with what may change."""
+def _open(**options: Any) -> Run:
+    """``open_or_start``; from here on compilation is announced."""
     from selfplay.common.console import announce
-    from selfplay.common.settings import replace_key
-    from selfplay.games import make
-    from selfplay.run.config import override, preset, with_algorithm, with_recipe
-    from selfplay.run.folder import open_run, stored_config
+    from selfplay.run.start import open_or_start
 
     announce()
-    if folder is None:
-        if game is None:
-            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", game).strip("-")
-    config = stored_config(folder)
-    if config is None:
-        if game is None:
-            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
-                            f"--run {folder}")
-        config = preset(make(game).name)
-    elif game is not None and make(game).name != config.game:
-        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
-    if recipe is not None:
-        config = with_recipe(config, recipe)
-    for key, value in top.items():
-        if value is not None:
-            config = replace_key(config, key, value)
-    if algo is not None:
-        config = with_algorithm(config, algo)
-    config = override(config, assignments)
-    device_of(config.device)
-    return open_run(folder, config)
+    return open_or_start(**options)
 
 
 def _stage(name: str, **options: Any) -> None:

@@ -51,16 +51,10 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
 
 
 def device_of(name: str) -> str:
-    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
-    import torch
+    """ "auto" to "cuda" or "cpu"."""
+    from selfplay.run.start import device_of as found
 
-    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    return found(name)
 
 
 def opening_of(text: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
-from selfplay.games import make
+from selfplay.games import identity, make
 from selfplay.games.base import Game
 from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, read_meta
@@ -194,7 +194,8 @@ def _essence(config: RunConfig, folder: Path) -> RunConfig:
     if not any(folder.glob("value/*")):
         config = replace(config, value=plain.value)
     value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)
-    return replace(config, recipe=plain.recipe, minutes=plain.minutes, device=plain.device,
+    return replace(config, game=identity(config.game), recipe=plain.recipe,
+                   minutes=plain.minutes, device=plain.device,
                    shares=plain.shares, eval=plain.eval, value=value,
                    rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
                    sft=replace(config.sft, max_steps=0))

@@ -88,7 +88,7 @@ def expert_files(run: Run) -> list[Path]:
     if (run.game.name in EMBEDDED
             and run.config.expert.player == preset(run.game.name).expert.player):
         return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
-    suffix = "sgf.gz" if run.game.name.startswith("go") else "jsonl.gz"
+    suffix = "sgf.gz" if run.game.has_sgf else "jsonl.gz"
     return [run.folder / "expert" / f"games.{suffix}"]
 
 
@@ -275,7 +275,7 @@ def say_what_next(run: Run) -> None:
         first, folder = _start(run), shlex.quote(str(run.folder))
         other = shlex.quote(f"net:{first}" if first else "mcts:100")
         say(f"next: selfplay compare {folder} --minutes 10   or   selfplay match "
-            f"{shlex.quote(f'net:{run.folder}')} {other} --game {shlex.quote(run.game.name)}")
+            f"{shlex.quote(f'net:{run.folder}')} {other} --game {shlex.quote(run.config.game)}")
 
 
 def _value_folder(run: Run) -> Path:
