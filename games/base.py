@@ -91,11 +91,19 @@ class Game:
     has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
+    #: how it is drawn: cells, go (crossings), columns (a move is a column, stones fall), all three
+    #: with own and opposing stones in planes 0 and 1; or text, as ``render`` has it
+    board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
 
     @property
     def cells(self) -> int:
         """H * W"""
         return self.board_shape[0] * self.board_shape[1]
+
+    @property
+    def _by_cell(self) -> bool:
+        """Whether a move is a cell, or the pass."""
+        return self.num_actions == self.cells + (self.pass_action >= 0)
 
     def new(self, batch: int) -> Any:
         """``batch`` fresh initial states."""
@@ -225,7 +233,7 @@ class Game:
         """Cells as a1 (cell 0) to h8, a pass as pass, other moves by their number."""
         if action == self.pass_action:
             return "pass"
-        if self.num_actions - (self.pass_action >= 0) != self.cells or self.board_shape[1] > 26:
+        if not self._by_cell or self.board_shape[1] > 26:
             return str(action)
         row, column = divmod(int(action), self.board_shape[1])
         return f"{string.ascii_lowercase[column]}{row + 1}"
@@ -238,6 +246,10 @@ class Game:
             if move.lower() == wanted:
                 return action
         raise GameError(f"{self.name}: {text!r} is no move; moves are {texts[0]} to {texts[-1]}")
+
+    def last_move(self, states: Any) -> NDArray[np.int64]:
+        """int64 [B]: the action made last, where the states remember it, else -1."""
+        return np.full(len(states.ply), -1)
 
     def render(self, states: Any, row: int) -> str:
         """The board as text, for a terminal and for test failures.

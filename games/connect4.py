@@ -143,6 +143,7 @@ class Connect4(Game):
 
     name = "connect4"
     rules = "Connect Four 7x6: four in a row wins, a full board is a draw"
+    board_style = "columns"
     num_actions = _COLS
     board_shape = (_ROWS, _COLS)
 

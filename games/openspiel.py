@@ -56,6 +56,7 @@ class OpenSpielGame(Game):
     Raises GameError for a game that OpenSpiel does not know or that is not suitable.
     """
 
+    board_style = "text"
     obs_binary = False  # OpenSpiel does not say what its tensors hold
 
     def __init__(self, game_string: str) -> None:

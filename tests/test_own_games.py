@@ -102,7 +102,7 @@ class HearsMinusOne(SMALL):
 class OneForAll(SMALL):
     def move(self, states: Any, actions: Any) -> Any:
         states.board[np.arange(len(actions)), actions] = 1 - 2 * states.to_play[0]
-        return states.board.sum(1) % 3 == 2  # moves again: sides part
+        return actions % 3 == 0  # moves again: sides part
 
 
 class Mirrored(SMALL):
@@ -297,14 +297,14 @@ def test_the_command_checks_a_game(run: Command) -> None:
 def test_a_game_whose_file_begins_with_go_trains_and_goes_on(run: Command) -> None:
     Path("a").mkdir()
     Path("a/gomoku5.py").write_text((EXAMPLES / "gomoku.py").read_text())
-    said = run("train", "--game", "a/gomoku5.py:Gomoku(size=5,row=4)", "--run", "r", *TINY)
+    said = run("train", "--game", "a/gomoku5.py:Gomoku(size=3,row=3)", "--run", "r", *TINY)
     assert said.code == 0, said.err
     assert Path("r/expert/games.jsonl.gz").exists() and Path("r/chart.png").exists()
     Path("a").rename("b")
-    run("train", "--run", "r").mistake("no such file", "gomoku5.py")
-    again = run("train", "--game", "b/gomoku5.py:Gomoku(size=5,row=4)", "--run", "r", *TINY)
+    run("rl", "--run", "r").mistake("no such file", "gomoku5.py")
+    again = run("train", "--game", "b/gomoku5.py:Gomoku(size=3,row=3)", "--run", "r", *TINY)
     assert again.code == 0, again.err
     match = run("match", "net:r@4", "mcts:4", "--games", "4", "--game",
-                "b/gomoku5.py:Gomoku(size=5,row=4)")
+                "b/gomoku5.py:Gomoku(size=3,row=3)")
     assert match.code == 0, match.err
     assert "as first" in match.out

@@ -52,7 +52,7 @@ def fresh(game: Game, batch: int, seed: int) -> Complaints:
     if done.any() or value.any():
         yield "result: a fresh game is over, or has a value already"
     states.ply[0] = 7
-    if game.new(1).ply[0]:
+    if game.new(3).ply[0]:
         yield "new: hands out the same arrays twice; make new ones"
 
 

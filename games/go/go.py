@@ -39,6 +39,7 @@ class Go(Game):
     has_ownership = True
     has_sgf = True
     sides = ("black", "white")
+    board_style = "go"
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -234,6 +235,9 @@ class Go(Game):
             last = f"{columns[-1]}{self.size}"
             raise GameError(f"{text!r} is no vertex of {self.name}; play A1 to {last} or pass")
         return (int(vertex[2]) - 1) * self.size + columns.index(vertex[1])
+
+    def last_move(self, states: States) -> NDArray[np.int64]:
+        return states.recent[:, 0].astype(np.int64)
 
     def render(self, states: States, row: int) -> str:
         """Black X, white O, the last move in brackets; row N on top."""

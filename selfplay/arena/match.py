@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfplay.arena.play import play_games
-from selfplay.arena.players import parse_player
+from selfplay.arena.players import Player, parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
+from selfplay.report.board import score_bar
 
 
 class Tally(NamedTuple):
@@ -105,6 +106,13 @@ class MatchResult:
     def high(self) -> float:
         return wilson(self.score, self.distinct)[1]
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the score with its interval as a bar, and the words."""
+        return score_bar(self.score, self.low, self.high, self.summary())
+
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """The result in a few lines, the rules among them."""
         if not self.games:
@@ -123,8 +131,8 @@ class MatchResult:
 
 def play_match(
     game: Game,
-    a: str,
-    b: str,
+    a: str | Player,
+    b: str | Player,
     *,
     games: int,
     seed: int = 0,
@@ -137,7 +145,7 @@ def play_match(
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> MatchResult:
-    """Play ``games`` games between the players of specs ``a`` and ``b``.
+    """Play ``games`` games between ``a`` and ``b``: specs, or players with ``slots`` slots.
 
     Games 2j and 2j + 1 share opening j (``opening``: fewest and most random plies) with colours
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
@@ -150,9 +158,9 @@ def play_match(
     """
     began = time.monotonic()
     slots = min(slots, games)
-    first = parse_player(a, game, seed=seed, device=device, slots=slots)
+    first = _seated(a, game, seed=seed, device=device, slots=slots)
     with closing(first):
-        second = parse_player(b, game, seed=seed + 1, device=device, slots=slots)
+        second = _seated(b, game, seed=seed + 1, device=device, slots=slots)
         with closing(second):
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
@@ -169,6 +177,10 @@ def play_match(
                         append_records(folder / "games.jsonl", [record])
                     progress(len(_first(games, records)))
     return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
+
+
+def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
+    return parse_player(who, game, **setup) if isinstance(who, str) else who
 
 
 @contextmanager

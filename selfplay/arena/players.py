@@ -24,6 +24,7 @@ it ended.
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -43,6 +44,7 @@ from selfplay.arena.spec import (
     parse_alphago,
 )
 from selfplay.common.errors import UserError
+from selfplay.games import own
 from selfplay.games.base import Game, GameError, take
 from selfplay.games.go import Go
 
@@ -101,8 +103,12 @@ class Setup(NamedTuple):
     slots: int
 
 
-class _Silent:
-    """A player that needs to be told nothing."""
+class SlotPlayer:
+    """A player that needs to be told nothing; the base of players of your own, which write
+    ``act``. A player in a file is made by ``NAME(game, seed=..., device=..., slots=...)``, as far
+    as it has these parameters."""
+
+    name = ""
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 
@@ -111,7 +117,7 @@ class _Silent:
     def close(self) -> None: ...
 
 
-class RandomPlayer(_Silent):
+class RandomPlayer(SlotPlayer):
     """Uniform over the legal moves."""
 
     def __init__(self, name: str, game: Game) -> None:
@@ -128,7 +134,7 @@ class RandomPlayer(_Silent):
                          for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
 
 
-class RawPlayer(_Silent):
+class RawPlayer(SlotPlayer):
     """A net without search: its most probable legal move."""
 
     def __init__(self, name: str, evaluator: NetEvaluator) -> None:
@@ -140,7 +146,7 @@ class RawPlayer(_Silent):
         return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
 
 
-class SamplingPlayer(_Silent):
+class SamplingPlayer(SlotPlayer):
     """A net without search that draws its moves from its policy, as AlphaGo's policy networks did
     when they were compared (Silver et al. 2016). A draw depends on the game's seed and the ply."""
 
@@ -159,7 +165,7 @@ class SamplingPlayer(_Silent):
         return np.where(legal, logits + noise, -np.inf).argmax(1).astype(np.int64)
 
 
-class SearchPlayer(_Silent):
+class SearchPlayer(SlotPlayer):
     """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
 
     A move depends on the game's seed, the position and the evaluations, not on the other games.
@@ -192,7 +198,7 @@ class SearchPlayer(_Silent):
         return self._search.result(rows).action
 
 
-class HumanPlayer(_Silent):
+class HumanPlayer(SlotPlayer):
     """Somebody at the terminal."""
 
     def __init__(self, name: str, game: Game) -> None:
@@ -276,15 +282,38 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 def _net(text: str, setup: Setup) -> Player:
     from selfplay.inference.evaluator import spread
     from selfplay.learn.checkpoint import load_net
-    from selfplay.search.search import SearchConfig
 
     folder, thought = checkpoint_of(text, setup.spec)
     net, _ = load_net(folder, setup.game.name, setup.device)
-    evaluate, name = spread(net, setup.game, setup.device), full_name(setup.spec)
-    if thought is None:
+    sims, leaves = thought or (0, 1)
+    return player_of(full_name(setup.spec), setup.game, spread(net, setup.game, setup.device),
+                     sims, leaves, setup.slots)
+
+
+def player_of(name: str, game: Game, evaluate: NetEvaluator, sims: int, leaves: int,
+              slots: int) -> Player:
+    """A net that plays: with ``sims`` simulations a move, or with 0 its most probable move."""
+    from selfplay.search.search import SearchConfig
+
+    if not sims:
         return RawPlayer(name, evaluate)
-    config = SearchConfig(rule="puct", leaves=thought.leaves)
-    return SearchPlayer(name, setup.game, config, evaluate, thought.sims, setup.slots)
+    return SearchPlayer(name, game, SearchConfig(rule="puct", leaves=leaves), evaluate, sims, slots)
+
+
+def _own(spec: str, setup: Setup) -> Player:
+    """The player of a file."""
+    maker = own.load(spec, "a player", UserError)
+    if not callable(maker):
+        raise UserError(f"player {spec!r}: a class or a function that makes a player wanted")
+    given = {"game": setup.game, "seed": setup.seed, "device": setup.device, "slots": setup.slots}
+    takes = inspect.signature(maker).parameters
+    words = own.keywords(spec.partition("(")[0], own.arguments_of(spec), maker, given, UserError)
+    made = maker(**{key: value for key, value in given.items() if key in takes}, **words)
+    if not isinstance(made, SlotPlayer):
+        raise UserError(f"player {spec!r}: makes {type(made).__name__}, which is no subclass of "
+                        "selfplay.SlotPlayer")
+    made.name = own.identity(spec)
+    return made
 
 
 def _policy(text: str, setup: Setup) -> Player:
@@ -338,6 +367,8 @@ def parse_player(
     seed: of whatever a player draws outside the games' own seeds. Raises UserError.
     """
     prefix, _, text = spec.strip().partition(":")
+    if own.is_own(spec):
+        return _own(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     if prefix not in PLAYERS:
         near = difflib.get_close_matches(prefix, PLAYERS, n=1)
         hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
