@@ -50,6 +50,7 @@ def test_a_clones_parent_folder_gives_the_package(tmp_path: Path) -> None:
     editable install must be a line of a .pth, as one by a finder comes after namespace packages."""
     clone, wheels, site = (tmp_path / name for name in ("selfplay", "wheels", "site"))
     clone.mkdir()
+    wheels.mkdir()
     for name in ("pyproject.toml", "README.md", "games", "models", "selfplay"):
         (clone / name).symlink_to(ROOT / name)
     (clone / "runs").mkdir()

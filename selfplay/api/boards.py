@@ -17,10 +17,12 @@ from selfplay.arena.players import Player, parse_player, player_of
 from selfplay.arena.spec import checkpoint_of
 from selfplay.common.errors import UserError
 from selfplay.games import Game, make
+from selfplay.games.own import is_own
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import META, load_net, spec_of
 from selfplay.models import NetSpec, build, seeded
 from selfplay.report import board as drawing
+from selfplay.run.own_nets import use_net
 from selfplay.search.search import Rule, Search, SearchConfig, rollout_evaluate
 
 SHOWN = 6  #: boards that a search shows in a notebook
@@ -42,6 +44,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     12654
     """
     game = _game(game)
+    size = use_net(size) if is_own(size) else size
     spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
     made = seeded(seed, lambda: build(spec)).eval()
     made.spec = spec

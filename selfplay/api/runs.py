@@ -14,8 +14,10 @@ from selfplay.api.boards import load
 from selfplay.api.training import words_of
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json
+from selfplay.games.own import is_own
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import stored_config
+from selfplay.run.own_nets import use_net
 from selfplay.run.pipeline import train as run_stages
 from selfplay.run.start import device_of, open_or_start
 
@@ -54,7 +56,10 @@ class Run:
         return read_json(path) if path.exists() else {}
 
     def net(self, device: str = "cpu") -> nn.Module:
-        """The newest net (see ``sp.load``)."""
+        """The newest net (see ``sp.load``); one of your own is built by the file that the run
+        was started with."""
+        if is_own(self.config.net):
+            use_net(self.config.net)
         return load(self.folder, device=device)
 
     def __repr__(self) -> str:

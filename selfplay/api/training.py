@@ -24,7 +24,7 @@ from selfplay.learn import advantages, checkpoint
 from selfplay.learn.config import ALGORITHMS, PGConfig
 from selfplay.learn.optimizer import PolicyOptimizer
 from selfplay.learn.rollout import Policy, Rollout
-from selfplay.run.config import RunConfig, override, preset
+from selfplay.run.config import RunConfig, override, preset, spelt
 from selfplay.search import random as rng
 
 ROUNDS = 64  #: of games between two looks at which are over
@@ -182,8 +182,7 @@ def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -
 
 def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:
     """``stage.key=value`` as ``--set`` takes them."""
-    return [f"{stage}.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            for key, value in settings.items()]
+    return [f"{stage}.{key}={spelt(value)}" for key, value in settings.items()]
 
 
 def _device(policy: Any) -> str:

@@ -18,8 +18,11 @@ from selfplay.cli.options import (
     finite,
     game_option,
     init_option,
+    log_option,
     minutes_option,
+    net_option,
     opening_of,
+    own_nets_option,
     recipe_option,
     run_option,
     seed_option,
@@ -62,6 +65,8 @@ cli.add_command(llm)
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -80,6 +85,8 @@ def train(**options: Any) -> None:
               help="Expert games: .sgf, .sgf.gz, .zip, .jsonl.gz or a folder (repeatable).")
 @minutes_option
 @run_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -96,6 +103,8 @@ def sft(files: tuple[str, ...], **options: Any) -> None:
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -157,10 +166,11 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Folder for the games; an interrupted match there is continued "
                    "[runs/matches/…].")
+@own_nets_option
 @device_option
 @seed_option
 def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
-          out: Path | None, device: str | None, seed: int | None) -> None:
+          out: Path | None, nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
     from selfplay.arena.elo import standings
     from selfplay.arena.match import plain, play_match, shortened
@@ -168,6 +178,7 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     from selfplay.common.console import Bar, say
     from selfplay.run.config import preset
 
+    _use(nets)
     players = (full_name(players[0].strip()), full_name(players[1].strip()))
     played = _make(game)
     config = preset(played.name).eval
@@ -208,14 +219,16 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
               help="Random plies before the teacher takes over.")
 @click.option("--slots", type=click.IntRange(min=1), default=None,
               help="Games at once [2 with an outside engine, else 64].")
+@own_nets_option
 @device_option
 @seed_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
-           device: str | None, seed: int | None) -> None:
+           nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
     """Make expert games: a player against itself from varied openings. Continues if interrupted."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
 
+    _use(nets)
     made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
@@ -274,6 +287,14 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
                      each=tell)
     if not as_json:
         click.echo(table(rows))
+
+
+def _use(nets: tuple[str, ...]) -> None:
+    """Let players load these nets of the user's own."""
+    if nets:
+        from selfplay.run.own_nets import use_net
+
+        list(map(use_net, nets))
 
 
 def _make(name: str) -> Any:

@@ -38,8 +38,21 @@ set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VA
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
                           help="The run's folder [runs/GAME].")
+class _Algorithm(click.Choice):
+    """A name, or a dict of settings in a file of the user's."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if ".py:" in value else super().convert(value, param, ctx)
+
+
+net_option = click.option("--net", default=None, metavar="BxC|FILE.py:NAME",
+                          help="Size of the net, or a function of yours that builds one.")
+own_nets_option = click.option("--net", "nets", multiple=True, metavar="FILE.py:NAME",
+                               help="Your own nets that players may load (runs the file).")
+log_option = click.option("--log", multiple=True, metavar="NAME|FILE.py:NAME",
+                          help="Loggers beside TensorBoard: wandb, mlflow, trackio, your own.")
 algo_option = click.option("--algo", default=None, metavar="NAME",
-                           type=click.Choice(["gumbel", "puct", *ALGORITHMS]),
+                           type=_Algorithm(["gumbel", "puct", *ALGORITHMS]),
                            help="gumbel, puct: self-play with search; policy gradient without: "
                                 f"{', '.join(ALGORITHMS)} [gumbel].")
 recipe_option = click.option(

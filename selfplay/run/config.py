@@ -60,6 +60,7 @@ class RunConfig:
     init: str = "sft"  #: what self-play starts from: sft, random, or a checkpoint's folder
     net: str = "4x32"
     device: str = "auto"
+    log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
     shares: tuple[float, float, float, float] = (0.1, 0.2, 0.5, 0.2)
     #: of the minutes: making expert games, SFT, RL, evaluation; what a stage leaves goes on
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -100,6 +101,8 @@ def preset(game: str, **top: Any) -> RunConfig:
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     """``config`` learning by ``name``: where that changes, with the settings that it has by default
     in this game. Raises UserError for a name that is none."""
+    if ".py:" in name:
+        return _own_algorithm(config, name)
     if name == config.rl.algorithm:
         return config
     config = replace_key(config, "rl.algorithm", checked("rl.algorithm", name, ALGORITHM))
@@ -109,6 +112,25 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}), BY_GAME.get(_plain(config.game), {})):
         config = _replaced(config, changes)
     return config
+
+
+def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
+    """``config`` with the settings of a dict in a file: keys as ``--set`` takes them, those of
+    ``pg`` without the stage; ``like`` names the algorithm that they are changes of [reinforce]."""
+    from selfplay.games import own
+
+    found = own.load(name, "an algorithm", UserError)
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: a dict of settings wanted, not {type(found).__name__}")
+    config = with_algorithm(config, str(found.get("like", "reinforce")))
+    words = [f"{key if '.' in key else f'pg.{key}'}={spelt(value)}"
+             for key, value in found.items() if key != "like"]
+    return override(config, words)
+
+
+def spelt(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def with_recipe(config: RunConfig, name: str) -> RunConfig:

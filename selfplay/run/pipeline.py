@@ -26,6 +26,7 @@ from selfplay.board.value import Policies, best_value, make_games, read_games, t
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
+from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.learn.plateau import reached_plateau
@@ -33,6 +34,7 @@ from selfplay.models import flops
 from selfplay.run import compare
 from selfplay.run.config import preset
 from selfplay.run.folder import Clock, Run, freeze, stages
+from selfplay.run.watch import Watch
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
 EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
@@ -58,19 +60,8 @@ def train(
                     stage(run, clock, device)
 
 
-def _writer(run: Run) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.folder / "tb"))
-
-
-def _log(writer: Any, stage: str, row: dict[str, Any]) -> None:
-    for key, value in row.items():
-        if isinstance(value, dict):
-            _log(writer, f"{stage}/{key}", {**value, "step": row.get("step", 0)})
-        elif isinstance(value, (int, float)):
-            writer.add_scalar(f"{stage}/{key}", value, row.get("step", 0))
-    writer.flush()
+def _watch(run: Run) -> Watch:
+    return Watch(run.folder, to_dict(run.config), run.config.log)
 
 
 def net_spec(run: Run) -> Any:
@@ -153,10 +144,10 @@ def sft_stage(run: Run, clock: Clock, device: str) -> None:
         say(f"SFT: finished, {_best_look(folder)}")
         return
     train_rows, held_rows = expert_columns(run)
-    writer, last = _writer(run), {"text": "first look soon"}
+    watch, last = _watch(run), {"text": "first look soon"}
 
     def log(row: dict[str, Any]) -> None:
-        _log(writer, "sft", row)
+        watch.log("sft", row)
         last["text"] = _look(row)
 
     with Bar("SFT", clock.budget("sft")) as bar:
@@ -165,7 +156,7 @@ def sft_stage(run: Run, clock: Clock, device: str) -> None:
             device=device, seed=run.config.seed, left=lambda: clock.left("sft"), log=log,
             progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
         )
-    writer.close()
+    watch.close()
     flat = reached_plateau(folder)
     if flat:
         clock.finish("sft")
@@ -195,9 +186,9 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
     if run.config.init == "sft":
         _, held = expert_columns(run)
     improve = _policy_gradient if run.config.rl.algorithm in ALGORITHMS else _policy_iteration
-    writer = _writer(run)
-    newest = improve(run, clock, device, init, held, writer)
-    writer.close()
+    watch = _watch(run)
+    newest = improve(run, clock, device, init, held, watch)
+    watch.close()
     if newest is None:
         kept = "" if improve is _policy_gradient else "games that have ended are kept, "
         advice = ("RL: the time ended before the first iteration; "
@@ -211,7 +202,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> None:
 
 
 def _policy_iteration(
-    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
+    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, watch: Watch
 ) -> Path | None:
     """Self-play with search."""
     learner = Learner(run.game, net_spec(run), run.config.rl, run.folder / "rl",
@@ -220,7 +211,8 @@ def _policy_iteration(
     last = {"text": ""}
 
     def log(row: dict[str, Any]) -> None:
-        _log(writer, "rl", row)
+        watch.log("rl", row)
+        watch.sample("rl", run.game, learner.inference_net(), device, row["iteration"], row["step"])
         last["text"] = f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
         _say_of(learner)
 
@@ -234,7 +226,7 @@ def _policy_iteration(
 
 
 def _policy_gradient(
-    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
+    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, watch: Watch
 ) -> Path | None:
     """The raw policy against its past selves."""
     learner = PolicyLearner(run.game, net_spec(run), run.config, run.folder / "rl",
@@ -242,7 +234,8 @@ def _policy_gradient(
     last = {"text": ""}
 
     def log(row: dict[str, Any]) -> None:
-        _log(writer, "rl", row)
+        watch.log("rl", row)
+        watch.sample("rl", run.game, learner.inference_net(), device, row["iteration"], row["step"])
         last["text"] = (f"score {row['score']:.2f} against the pool, entropy {row['entropy']:.2f}, "
                         f"KL {row['ref_kl']:.3f} to the first policy")
 
@@ -304,10 +297,10 @@ def value_stage(run: Run, clock: Clock, device: str) -> None:
     cost = read_json(folder / "cost.json")
     before = {key: value + cost.get(key, 0.0)
               for key, value in checkpoint.read_meta(policy)["compute"].items()}
-    writer, last = _writer(run), {"text": "first look soon"}
+    watch, last = _watch(run), {"text": "first look soon"}
 
     def log(row: dict[str, Any]) -> None:
-        _log(writer, "value", row)
+        watch.log("value", row)
         last["text"] = _value_look(row)
 
     with Bar("value net", clock.budget("value")) as bar:
@@ -317,7 +310,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> None:
             about={"policies": {key: _inside(run, path) for key, path in about.items()}},
             left=lambda: clock.left("value"), log=log,
             progress=lambda step, _: bar.at(clock.spent("value"), f"step {step:,}  {last['text']}"))
-    writer.close()
+    watch.close()
     if reached_plateau(folder) and made >= config.games:
         clock.finish("value")
     say(f"value net: {_best_value_look(folder)}")

@@ -52,7 +52,7 @@ def open_or_start(
     if recipe is not None:
         config = with_recipe(config, recipe)
     for key, value in top.items():
-        if value is not None:
+        if value not in (None, ()):
             config = replace_key(config, key, value)
     if algo is not None:
         config = with_algorithm(config, algo)
