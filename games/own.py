@@ -116,13 +116,19 @@ def _path(file: str) -> Path:
     return Path(os.path.realpath(os.path.expanduser(file)))
 
 
+_stamps: dict[str, int] = {}  #: module name -> when its file had been changed last
+
+
 def _module(file: Path, wanted: str, error: type[Exception]) -> ModuleType:
-    """The file run as a module; once in a process, so that it is the same for all who name it."""
+    """The file run as a module: once in a process, so that it is the same for all who name it,
+    and again after it was edited."""
     name = f"{file.stem}_{zlib.crc32(str(file).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
     if not file.is_file():
         raise error(f"{file}: no such file; name {wanted} of your own as path/to/file.py:NAME")
+    stamp = file.stat().st_mtime_ns
+    if name in sys.modules and _stamps[name] == stamp:
+        return sys.modules[name]
+    _stamps[name] = stamp
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)

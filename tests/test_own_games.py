@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -238,6 +239,16 @@ def test_the_name_of_a_games_file_stays_when_it_is_moved(tmp_path: Path) -> None
     assert moved.name == make(GOMOKU).name == identity(GOMOKU) == "gomoku.py:Gomoku(size=5,row=4)"
     assert make(moved.name).board_shape == (5, 5)  # a file that was named is found again
     assert located("go9x9") == identity("go9x9") == "go9x9"
+
+
+def test_a_file_that_was_edited_is_run_again(tmp_path: Path) -> None:
+    file, text = tmp_path / "game.py", (EXAMPLES / "gomoku.py").read_text()
+    file.write_text(text)
+    first, again = (type(make(f"{file}:Gomoku")) for _ in range(2))
+    assert first is again
+    file.write_text(text.replace("size: int = 9", "size: int = 6"))
+    os.utime(file, ns=(1, 1))
+    assert make(f"{file}:Gomoku").board_shape == (6, 6)
 
 
 @pytest.mark.parametrize(("words", "hints"), [

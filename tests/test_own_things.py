@@ -110,7 +110,9 @@ def test_a_net_of_ones_own_trains_and_its_file_is_not_run_unasked(
     Path("mine.py").rename("moved/mine.py")
     named = run(*match, "--net", "moved/mine.py:build(width=16)")
     assert named.code == 0, named.err
-    assert sp.load(checkpoint).body[1].out_features == 16
+    models.OWN.clear()
+    net = sp.load(checkpoint, net="moved/mine.py:build(width=16)")
+    assert net.body[1].out_features == 16
     again = run("train", *T, "--run", "r", "--net", "moved/mine.py:build(width=16)", *FAST)
     assert again.code == 0, again.err
 

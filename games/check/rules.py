@@ -51,8 +51,9 @@ def fresh(game: Game, batch: int, seed: int) -> Complaints:
         yield f"result gives {done.dtype} and {value.dtype}; bool and float32 wanted"
     if done.any() or value.any():
         yield "result: a fresh game is over, or has a value already"
-    states.ply[0] = 7
-    if game.new(3).ply[0]:
+    states, other = game.new(3), game.new(3)
+    other.ply[0] = 7
+    if states.ply[0]:
         yield "new: hands out the same arrays twice; make new ones"
 
 

@@ -51,14 +51,18 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     return made
 
 
-def load(name: str | Path, game: Game | str | None = None, device: str = "cpu") -> nn.Module:
+def load(
+    name: str | Path, game: Game | str | None = None, device: str = "cpu", net: str | None = None,
+) -> nn.Module:
     """The net of a checkpoint, of a run (its newest), or one that came with the package.
 
     name: a folder (``runs/go9x9``, ``runs/go9x9/rl/ckpt-000010``), the name of a run in ``runs``,
-    or of a packaged net. game: what the net must be for; None takes any. In eval mode on
+    or of a packaged net. game: what the net must be for; None takes any. net: ``path.py:build``
+    where the net is one of your own; without it no code but ours is run. In eval mode on
     ``device``; its outputs are those of ``sp.net``.
 
-    Raises UserError where there is no such net, or one of another game.
+    Raises UserError where there is no such net, one of another game, or one whose file is not
+    named.
 
     >>> import selfplay as sp
     >>> sp.load("no-such-run")
@@ -66,6 +70,8 @@ def load(name: str | Path, game: Game | str | None = None, device: str = "cpu") 
         ...
     selfplay.common.errors.UserError: 'no-such-run': no folder, no run in runs/, no packaged net
     """
+    if net is not None:
+        use_net(net)
     packaged = Path(str(resources.files("selfplay") / "nets" / str(name)))
     for path in (Path(name), packaged, Path("runs") / name):
         if path.is_dir():

@@ -9,16 +9,6 @@ batches. torch and pyspiel are imported only where a player needs them.
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
 many games fills its batches without. It is a different search, so that it is for the spec to say,
 not for the number of games in flight.
-
-AlphaGo's player: a policy net for the priors, a value net and rollouts for the leaves.
-
-    alphago:RUN@64                        alphago:RUN@64x8,lambda=0.25,prior=rl
-
-A leaf s is worth (1 - lambda) v(s) + lambda z (Silver et al. 2016, "Searching with policy and
-value networks"): v the value net's, z the result of one of the game's fast random playouts, which
-stands where AlphaGo's had a linear policy of its own. Every node is evaluated once, so that the
-mean of these is the mixture of the two means that AlphaGo keeps apart. A finished game counts as
-it ended.
 """
 
 from __future__ import annotations
@@ -32,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena import gtp
+from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
 from selfplay.arena.spec import (
     LEAVES,
     Budget,
-    Words,
     budget,
     checkpoint_of,
     full_name,
@@ -49,8 +39,6 @@ from selfplay.games.base import Game, GameError, take
 from selfplay.games.go import Go
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from selfplay.search.search import SearchConfig
 
 
@@ -61,8 +49,6 @@ __all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "missing_engine", "p
 
 Slots = NDArray[np.int64]
 Actions = NDArray[np.int64]
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-Evaluate = Callable[[Any, NDArray[np.bool_]], Outputs]
 
 
 class Player(Protocol):
@@ -385,38 +371,3 @@ def missing_engine(spec: str) -> str | None:
     except UserError as error:
         return str(error)
     return None
-
-
-class Mixed:
-    """An ``Evaluate``: logits of ``prior``, and (1 - weight) * value + weight * rollout.
-
-    All three speak for the side to move. What has no weight is not evaluated.
-    """
-
-    def __init__(
-        self, prior: Evaluate, value: Evaluate, rollout: Evaluate, weight: float
-    ) -> None:
-        self.prior, self.weight = prior, weight
-        self.parts = [(part, share) for part, share in ((value, 1 - weight), (rollout, weight))
-                      if share > 0]
-
-    def __call__(self, states: Any, legal: NDArray[np.bool_]) -> Outputs:
-        logits, _ = self.prior(states, legal)
-        values = [np.float32(share) * part(states, legal)[1] for part, share in self.parts]
-        return logits, np.sum(values, axis=0, dtype=np.float32)
-
-
-def load_alphago(words: Words, game: str, device: str) -> tuple[nn.Module, nn.Module]:
-    """(policy net, value net) in eval mode.
-
-    Raises UserError for a checkpoint that is missing, damaged, of another game, or no value net.
-    """
-    from selfplay.learn.checkpoint import load_net
-
-    value, meta = load_net(words.path, game, device)
-    policies = meta.get("policies")
-    if not isinstance(policies, dict) or words.prior not in policies:
-        raise UserError(f"player 'alphago:{words}': {words.path} is no value net; give a run of "
-                        "selfplay train --recipe alphago")
-    run = words.path.parent.parent
-    return load_net(run / str(policies[words.prior]), game, device)[0], value
