@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.arena import sgf
+from selfplay.arena.collection import Skipped, unreadable
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
-from selfplay.arena.sgf import ExpertGame, Skipped
+from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, write_atomic
 from selfplay.games.base import Game
@@ -159,7 +160,7 @@ def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGa
     try:
         lines = gzip.decompress(file.read_bytes()).decode().splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        skipped.append(Skipped(str(file), sgf.unreadable(error)))
+        skipped.append(Skipped(str(file), unreadable(error)))
         return []
     found = []
     for number, line in enumerate(lines, 1):
