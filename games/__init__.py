@@ -62,6 +62,13 @@ def make(spec: str) -> Game:
 
     Raises GameError for an unknown name (naming the nearest), an unknown parameter (naming the
     valid ones), a value of the wrong type, or a file that cannot be used.
+
+    >>> make("go9x9(komi=5.5)").num_actions
+    82
+    >>> make("conect4")
+    Traceback (most recent call last):
+        ...
+    games.base.GameError: unknown game 'conect4': did you mean 'connect4'? ...
     """
     spec = spec.strip()
     if is_own(spec):

@@ -74,6 +74,19 @@ class Game:
     a game of stones that are put on empty cells and stay (tic-tac-toe, gomoku). With other moves,
     write ``move`` and ``legal``; with other states, ``new``, ``observe`` and ``render`` as well.
     All defaults are plain numpy; any function may be replaced by a faster one.
+
+    >>> class TwoInARow(Game):
+    ...     "Two in a row on a line of four cells wins."
+    ...     board_shape = (1, 4)
+    ...     def result(self, states):
+    ...         pairs = states.board[:, 1:] + states.board[:, :-1]
+    ...         value = (pairs == 2).any(1) * 1.0 - (pairs == -2).any(1)
+    ...         return (value != 0) | (states.board != 0).all(1), value.astype(np.float32)
+    >>> game = TwoInARow()
+    >>> states = game.new(1)
+    >>> game.replay(states, np.array([[0, 3, 1]]))
+    >>> game.result(states)
+    (array([ True]), array([1.], dtype=float32))
     """
 
     board_shape: tuple[int, int]  #: (H, W)

@@ -20,9 +20,6 @@ from command import ROOT, TINY
 
 import selfplay as sp
 
-PUBLIC = [name for name in sp.__all__ if inspect.isroutine(getattr(sp, name))
-          or inspect.isclass(getattr(sp, name))]
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
@@ -91,18 +88,20 @@ def test_types_are_shipped() -> None:
     assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("module", ["selfplay.api.boards", "selfplay.api.training",
-                                    "selfplay.api.runs"])
+@pytest.mark.parametrize("module", [
+    "api.boards", "api.training", "api.runs", "games", "games.base", "games.check",
+    "inference.evaluator", "arena.match", "arena.players"])
 def test_examples_in_docstrings(module: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    found = doctest.testmod(importlib.import_module(module))
-    assert found.attempted > 2 and found.failed == 0
+    found = doctest.testmod(importlib.import_module(f"selfplay.{module}"),
+                            optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    assert found.attempted > 0 and found.failed == 0
 
 
-@pytest.mark.parametrize("name", ["net", "load", "search", "player", "match", "Board", "train",
-                                  "Run", "alphazero", "policy", "policy_gradient", "rollouts"])
+@pytest.mark.parametrize("name", [name for name in sp.__all__ if name not in (
+    "Found", "GameError", "UserError", "NetOutput", "NetSpec")])
 def test_each_has_an_example(name: str) -> None:
-    assert ">>> import selfplay as sp" in inspect.getdoc(getattr(sp, name))
+    assert ">>> " in (inspect.getdoc(getattr(sp, name)) or "")
 
 
 # ------------------------------------------------------------------------------------ boards

@@ -27,6 +27,11 @@ def test_a_sound_game_has_no_faults(spec: str) -> None:
     assert [finding for finding in check(make(spec)) if finding.fault] == []
 
 
+def test_a_side_may_move_again() -> None:
+    found = [finding.words for finding in check(Again(size=5, row=4)) if finding.fault]
+    assert len(found) == 1 and "symmetries" in found[0]  # by the number of a cell: not symmetric
+
+
 def test_gomoku_knows_who_has_won() -> None:
     game = make(GOMOKU)
     for moves, value in (("a1 b1 a2 b2 a3 b3 a4", 1.0), ("e5 a1 b1 b2 a2 c3 a3 d4", -1.0)):
@@ -161,6 +166,17 @@ class Absolute(SMALL):
         return super().observe(states._replace(to_play=np.zeros_like(states.to_play)))
 
 
+class Again(SMALL):
+    def move(self, states: Any, actions: Any) -> Any:
+        super().move(states, actions)
+        return actions % 5 == 0
+
+
+class ByPly(Again):
+    def observe(self, states: Any) -> Any:
+        return super().observe(states._replace(to_play=(states.ply % 2).astype(np.int8)))
+
+
 class Short(SMALL):
     max_moves = 6
 
@@ -211,6 +227,8 @@ class Wide(SMALL):
     (Floats, "uint8 wanted", True),
     (Blind, "the first move changes nothing", True),
     (Absolute, "the same whoever is to move", False),
+    (Absolute, "by to_play alone", True),
+    (ByPly, "a side may move again", True),
     (Short, "not over after max_moves=6", True),
     (Spoils, "play out a copy", True),
     (NewStates, "ply does not count the moves", True),

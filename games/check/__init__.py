@@ -32,6 +32,10 @@ def check(game: Game, batch: int = BATCH, seed: int = 0) -> list[Finding]:
 
     A check that cannot be run because the game fails is a fault that names the line. Plays
     ``batch`` games at a time.
+
+    >>> from importlib import import_module
+    >>> check(import_module(__package__.removesuffix(".check")).make("tictactoe"))
+    []
     """
     found: list[Finding] = []
     for name, (function, fault) in CHECKS.items():
@@ -76,6 +80,7 @@ CHECKS: dict[str, tuple[Callable[[Game, int, int], Iterator[str]], bool]] = {
     "symmetries": (views.turned, True),
     "observations": (views.observed, True),
     "the view": (views.viewed, False),
+    "whose stones": (views.owned, True),
     "playouts": (views.playouts, True),
     "openings": (views.openings, True),
     "moves as text": (views.texts, True),

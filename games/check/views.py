@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..base import Game, GameError, put, take
 from .play import copy, fields, middle, play
@@ -67,12 +69,29 @@ def observed(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def viewed(game: Game, batch: int, seed: int) -> Complaints:
+    seen, turned = _both_views(game, batch, seed)
+    if (turned == seen).all():
+        yield ("observe: the same whoever is to move; right where both sides own everything alike "
+               "(Nim), else a net cannot tell its own stones")
+
+
+def owned(game: Game, batch: int, seed: int) -> Complaints:
+    if game.board_style == "text":
+        return
+    seen, turned = _both_views(game, batch, seed)
+    if not seen[:, :2].any():
+        yield "observe: no stones in planes 0 and 1 after some moves; else board_style is text"
+    elif (turned[:, [1, 0]] != seen[:, :2]).any():
+        yield ("observe: planes 0 and 1 must be the stones of the side to move and the other's, "
+               "by to_play alone (not by ply: a side may move again); else board_style is text")
+
+
+def _both_views(game: Game, batch: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Observations of positions, and of the same with the other side to move."""
     states = play(game, batch, seed, plies=min(5, game.max_moves - 1)).states
     other = copy(states)
     other.to_play[:] ^= 1
-    if (game.observe(other) == game.observe(states)).all():
-        yield ("observe: the same whoever is to move; right where both sides own everything alike "
-               "(Nim), else a net cannot tell its own stones")
+    return game.observe(states), game.observe(other)
 
 
 def playouts(game: Game, batch: int, seed: int) -> Complaints:

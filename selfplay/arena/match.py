@@ -50,7 +50,15 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class MatchResult:
-    """What a match came to, seen from player A."""
+    """What a match came to, seen from player A.
+
+    ``score`` is in points a game (a draw is half a point), ``low`` and ``high`` its 95% interval.
+
+    >>> import selfplay as sp
+    >>> result = sp.match("tictactoe", "random", "random", games=4)
+    >>> result.games, result.wins + result.draws + result.losses
+    (4, 4)
+    """
 
     game: str
     rules: str

@@ -1,7 +1,7 @@
 """Everybody who can play a match, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
-``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games
+``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``, ``path.py:NAME``. A player holds many games
 at once, one a slot; ``play`` tells it of every start and every move, and asks it for moves in
 batches. torch and pyspiel are imported only where a player needs them.
 
@@ -92,7 +92,17 @@ class Setup(NamedTuple):
 class SlotPlayer:
     """A player that needs to be told nothing; the base of players of your own, which write
     ``act``. A player in a file is made by ``NAME(game, seed=..., device=..., slots=...)``, as far
-    as it has these parameters."""
+    as it has these parameters.
+
+    act(states, slots int64 [n]) -> int64 [n]: a legal move for each of the n rows of ``states``.
+
+    >>> import selfplay as sp
+    >>> class Lowest(sp.SlotPlayer):
+    ...     def act(self, states, slots):
+    ...         return sp.make("tictactoe").legal(states).argmax(1)
+    >>> sp.match("tictactoe", Lowest(), Lowest(), games=2).games
+    2
+    """
 
     name = ""
 
@@ -342,7 +352,7 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
 }
 
 FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
-         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human")
+         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human, path.py:NAME")
 
 
 def parse_player(

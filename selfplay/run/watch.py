@@ -75,6 +75,8 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     }),
 }
 _GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names}
+STAGES = ("sft", "rl", "value")
+PLOTTED = ("strength", "loss", "policy")  #: groups with a plot of all their curves
 SAMPLED = (1, 2, 5)  #: iterations with a sample game, beside every SAMPLED_EVERYth
 SAMPLED_EVERY = 10
 
@@ -154,23 +156,18 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder / "tb"))
-        self.known: set[str] = set()
+        self._explain()
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         for name, value in row.items():
             self.writer.add_scalar(name, value, step)
-        stages = {name.partition(" ")[0] for name in row} - self.known
-        if stages:
-            self.known |= stages
-            self._explain()
         self.writer.flush()
 
     def _explain(self) -> None:
         """A page that puts curves of one group together, and the words for them."""
         self.writer.add_custom_scalars({
-            stage: {group: ["Multiline", [f"{stage} {group}/.*"]] for group in ("strength", "loss",
-                                                                              "policy")}
-            for stage in sorted(self.known)})
+            stage: {group: ["Multiline", [f"{stage} {group}/.*"]] for group in PLOTTED}
+            for stage in STAGES})
         lines = [f"| **{group}** | {about} |\n" + "\n".join(
                  f"| {name} | {what} |" for name, what in names.items())
                  for group, (about, names) in GROUPS.items()]
