@@ -19,7 +19,8 @@ NETS = {"net", "policy", "alphago"}  #: players that run on a device
 
 def game_option(required: bool = True) -> Any:
     return click.option("--game", required=required, metavar="NAME",
-                        help="go9x9, connect4, openspiel:hex(board_size=5), my.py:Game … (see: selfplay games)")
+                        help="go9x9, connect4, openspiel:hex(board_size=5), my.py:Game … "
+                             "(see: selfplay games)")
 
 
 def finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:

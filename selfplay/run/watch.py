@@ -61,11 +61,14 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "sample_kl": "nats a move from the policy that played", "act_kl": "... by rounding",
         "ref_kl": "nats a move from the first policy", "kl_weight": "of the penalty for it",
         "explained_variance": "of the results, by the critic", "learning_rate": "now",
-        "updates": "of the optimizer", "no_signal": "groups whose games all ended alike",
+        "updates": "of the optimizer",
+        **{f"int8_{name}": "of int8 with float32, where it plays" for name in
+           ("same", "kl", "value")}, "no_signal": "groups whose games all ended alike",
     }),
     "games": ("what is played", {
         "mean_length": "moves a game", "draws": "share", "games": "finished", "moves": "made",
         "first_player_score": "points a game of the first player", "window": "positions kept",
+        "rows": "positions looked at",
         "cached": "positions known from before", "evaluations": "positions asked of the net",
     }),
     "cost": ("time and memory", {
