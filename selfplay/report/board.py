@@ -261,16 +261,18 @@ def pixels(drawing: Drawing, dpi: int = 100) -> NDArray[np.uint8]:
     axes.set(xlim=(0, drawing.width), ylim=(drawing.height, 0))
     axes.axis("off")
     for order, shape in enumerate(drawing.shapes):
-        paint = {"facecolor": shape.fill, "edgecolor": shape.edge, "alpha": shape.opacity,
-                 "zorder": order, "linewidth": 2 if shape.fill == "none" else 0.7}
+        at: Any = shape.at
+        paint: dict[str, Any] = {
+            "facecolor": shape.fill, "edgecolor": shape.edge, "alpha": shape.opacity,
+            "zorder": order, "linewidth": 2 if shape.fill == "none" else 0.7}
         if shape.kind == "rect":
-            axes.add_patch(Rectangle(shape.at[:2], *shape.at[2:], **paint))
+            axes.add_patch(Rectangle(at[:2], at[2], at[3], **paint))
         elif shape.kind == "circle":
-            axes.add_patch(Circle(shape.at[:2], shape.at[2], **paint))
+            axes.add_patch(Circle(at[:2], at[2], **paint))
         elif shape.kind == "line":
-            axes.plot(shape.at[::2], shape.at[1::2], color=shape.edge, linewidth=0.7, zorder=order)
+            axes.plot(at[::2], at[1::2], color=shape.edge, linewidth=0.7, zorder=order)
         else:
-            axes.text(*shape.at[:2], shape.text, fontsize=shape.at[2] * 0.72, color=shape.fill,
+            axes.text(at[0], at[1], shape.text, fontsize=at[2] * 0.72, color=shape.fill,
                       ha={"middle": "center", "start": "left"}[shape.anchor], zorder=order,
                       family="monospace", parse_math=False)
     canvas.draw()
