@@ -38,7 +38,7 @@ _SHIFT_JIS = re.compile(rb"[\x81-\x9f\xe0-\xfc].|[\\\]]", re.DOTALL)
 _DOUBLE = re.compile(rb"[\x81-\xfe].|[\\\]]", re.DOTALL)
 _SINGLE = re.compile(rb"[\\\]]")
 _CHARSET = re.compile(rb"CA\s*\[\s*([A-Za-z0-9_.:-]{1,40})\s*\]")
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
                NotImplementedError)  # ValueError: a zip's names, offsets
 _EAST_ASIAN = ("cp932", "big5", "gb18030", "cp949")
 #: A letter's second byte taken for a backslash leaves a value that holds the next property.
@@ -70,10 +70,15 @@ def walk_contents(files: Iterable[Path], skipped: list[Skipped]) -> Iterator[tup
             if file.name.lower().endswith(".zip"):
                 yield from _members(file, skipped)
             else:
-                with file.open("rb") as stream:
-                    yield str(file), _unpacked(file.name, stream)
-        except _UNREADABLE as error:
+                yield str(file), read_unpacked(file)
+        except UNREADABLE as error:
             skipped.append(Skipped(str(file), unreadable(error)))
+
+
+def read_unpacked(file: Path) -> bytes:
+    """The bytes of a file, unzipped where it ends in .gz. Raises one of UNREADABLE."""
+    with file.open("rb") as stream:
+        return _unpacked(file.name, stream)
 
 
 def unreadable(error: Exception) -> str:
@@ -96,18 +101,18 @@ def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
             try:
                 with archive.open(member) as stream:
                     data = _unpacked(member, stream)
-            except (*_UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
+            except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
                 skipped.append(Skipped(name, unreadable(error)))
                 continue
             yield name, data
 
 
 def _unpacked(name: str, stream: io.BufferedIOBase | object) -> bytes:
-    """The bytes of an .sgf or .sgf.gz. Raises ValueError where they are too many."""
+    """All bytes of ``stream``. Raises ValueError where they are too many."""
     source = gzip.GzipFile(fileobj=stream) if name.lower().endswith(".gz") else stream
     data = source.read(MOST_BYTES + 1)  # type: ignore[attr-defined]
     if len(data) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES >> 20} MB of SGF; cut the file into smaller ones")
+        raise ValueError(f"more than {MOST_BYTES >> 20} MB; cut the file into smaller ones")
     return data
 
 
