@@ -13,7 +13,6 @@ not for the number of games in flight.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -33,7 +32,7 @@ from selfplay.arena.spec import (
     net_parts,
     parse_alphago,
 )
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, nearest
 from selfplay.games import own
 from selfplay.games.base import Game, GameError, take
 from selfplay.games.go import Go
@@ -366,8 +365,8 @@ def parse_player(
     if own.is_own(spec):
         return _own(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     if prefix not in PLAYERS:
-        near = difflib.get_close_matches(prefix, PLAYERS, n=1)
-        hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
+        near = nearest(prefix, PLAYERS)
+        hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
     return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
 

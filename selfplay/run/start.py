@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError
-from selfplay.common.settings import replace_key
+from selfplay.common.errors import UserError, command
+from selfplay.common.settings import replace_key, set_key
 from selfplay.games import identity, located, make
 from selfplay.run.config import override, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, open_run, stored_config
@@ -42,8 +42,8 @@ def open_or_start(
     config = stored_config(folder)
     if config is None:
         if game is None:
-            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
-                            f"--run {folder}")
+            new = command("selfplay", "train", "--game", "NAME", "--run", folder)
+            raise UserError(f"{folder}: no run there; start one with {new}")
         config = preset(make(game).name)
     elif game is not None and make(game).name != identity(config.game):
         raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
@@ -53,7 +53,7 @@ def open_or_start(
         config = with_recipe(config, recipe)
     for key, value in top.items():
         if value not in (None, ()):
-            config = replace_key(config, key, value)
+            config = set_key(config, key, value)
     if algo is not None:
         config = with_algorithm(config, algo)
     config = override(config, assignments)
