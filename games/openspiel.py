@@ -21,7 +21,7 @@ import numpy as np
 import pyspiel
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch, keys
+from .base import Game, GameError
 
 _Type = pyspiel.GameType
 _MASK64 = (1 << 64) - 1
@@ -45,7 +45,7 @@ def playable() -> list[str]:
     )
 
 
-class OpenSpielGame:
+class OpenSpielGame(Game):
     """The OpenSpiel game of a game string such as ``hex(board_size=5)``.
 
     Planes: OpenSpiel's observation tensor for the side to move (the information state tensor
@@ -56,9 +56,8 @@ class OpenSpielGame:
     Raises GameError for a game that OpenSpiel does not know or that is not suitable.
     """
 
+    board_style = "text"
     obs_binary = False  # OpenSpiel does not say what its tensors hold
-    pass_action = -1
-    has_ownership = False
 
     def __init__(self, game_string: str) -> None:
         self.game, self._start = _load(game_string)
@@ -121,12 +120,6 @@ class OpenSpielGame:
                 states.to_play[row] = node.current_player()
             states.nodes[row] = node
 
-    def branch(
-        self, roots: OpenSpielStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
-        out: OpenSpielStates,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return branch(self, roots, rows, moves, out)
-
     def legal(self, states: OpenSpielStates) -> NDArray[np.bool_]:
         out = np.zeros((len(states.ply), self.num_actions), np.bool_)
         for row, node in enumerate(states.nodes):
@@ -163,15 +156,6 @@ class OpenSpielGame:
     def _value(self, node: Any) -> float:
         return node.returns()[0] / self._scale
 
-    def ownership(self, states: OpenSpielStates) -> NDArray[np.int8]:
-        raise GameError(f"{self.name}: OpenSpiel tells a result, not who owns which point")
-
-    def score(self, states: OpenSpielStates) -> NDArray[np.float32]:
-        raise GameError(f"{self.name}: OpenSpiel tells a result, not a score")
-
-    def keys(self, states: OpenSpielStates) -> NDArray[np.uint64]:
-        return keys(self, states)
-
     def rollout(self, states: OpenSpielStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         for row, node in enumerate(states.nodes):
@@ -184,16 +168,6 @@ class OpenSpielGame:
                 rng[row] = seed
             out[row] = self._value(node)
         return out
-
-    def opening_moves(self, states: OpenSpielStates) -> NDArray[np.bool_]:
-        return self.legal(states)
-
-    def symmetries(self) -> Symmetries:
-        """The identity alone: OpenSpiel does not tell a game's symmetries."""
-        height, width = self.board_shape
-        return Symmetries(
-            cells=np.arange(height * width)[None], actions=np.arange(self.num_actions)[None]
-        )
 
     def action_to_text(self, states: OpenSpielStates, row: int, action: int) -> str:
         return states.nodes[row].action_to_string(int(states.to_play[row]), int(action))

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("board",),
     ("run",),
     ("llm",),
-    ("bench",),
+    ("api", "bench"),
     ("cli",),
 )
 FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}

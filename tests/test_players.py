@@ -89,7 +89,7 @@ def test_gtp_is_for_go_only() -> None:
 
 
 def test_every_prefix_is_in_the_list_of_forms() -> None:
-    assert {form.split(":")[0] for form in FORMS.split(", ")} == set(PLAYERS)
+    assert {form.split(":")[0] for form in FORMS.split(", ")} == {*PLAYERS, "path.py"}
 
 
 def test_random_against_random_loads_no_torch_and_no_pyspiel() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import GameError, Symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries
 from . import large, planes, playouts, small
 from .planes import PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -22,7 +22,7 @@ States = GoStates | BitStates  #: up to 9x9 the latter
 KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
 
 
-class Go:
+class Go(Game):
     """Tromp-Taylor Go (https://tromp.github.io/go.html) as a batched ``Game``.
 
     Actions are ``row * N + col`` with row 0 the line that GTP calls 1, then the pass, N * N.
@@ -36,8 +36,10 @@ class Go:
     forbids; 14 all ones where white is to move; 15 all ones after a pass.
     """
 
-    obs_binary = True
     has_ownership = True
+    has_sgf = True
+    sides = ("black", "white")
+    board_style = "go"
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -216,11 +218,7 @@ class Go:
         return self.legal(states) & self._opening_points
 
     def symmetries(self) -> Symmetries:
-        grid = np.arange(self.size * self.size).reshape(self.board_shape)
-        turns = [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
-        cells = np.stack([turn.ravel() for turn in turns])
-        passes = np.full((len(turns), 1), self.pass_action)
-        return Symmetries(cells, np.concatenate([cells, passes], axis=1))
+        return board_symmetries(self.board_shape, more=1)
 
     def action_to_text(self, states: States, row: int, action: int) -> str:
         if action == self.pass_action:
@@ -237,6 +235,9 @@ class Go:
             last = f"{columns[-1]}{self.size}"
             raise GameError(f"{text!r} is no vertex of {self.name}; play A1 to {last} or pass")
         return (int(vertex[2]) - 1) * self.size + columns.index(vertex[1])
+
+    def last_move(self, states: States) -> NDArray[np.int64]:
+        return states.recent[:, 0].astype(np.int64)
 
     def render(self, states: States, row: int) -> str:
         """Black X, white O, the last move in brackets; row N on top."""

@@ -114,7 +114,7 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def _check_name(out: Path, game: Game) -> None:
-    kinds = (JSONL, ".sgf.gz", ".sgf") if isinstance(game, Go) else (JSONL,)
+    kinds = (JSONL, ".sgf.gz", ".sgf") if game.has_sgf else (JSONL,)
     if not out.name.endswith(kinds):
         raise UserError(f"{out}: games of {game.name} go into a file ending in "
                         f"{' or '.join(kinds)}")
@@ -169,7 +169,7 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
     if isinstance(game, Go):
         games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
     if not games:
-        kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+        kinds = (JSONL, *sgf.SUFFIXES) if game.has_sgf else (JSONL,)
         raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
     return games, skipped
 

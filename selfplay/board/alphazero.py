@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch
-from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.selfplay import Harvest, SelfPlay
-from selfplay.board.trainer import TrainConfig, board_trainer, count
+from selfplay.board.trainer import HELD_ROWS, TrainConfig, board_trainer, count, evaluate_columns
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
 from selfplay.inference.evaluator import Actors, Evaluator

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, endless_batches, pack
-from selfplay.board.evaluate import evaluate_columns
-from selfplay.board.trainer import TrainConfig, board_trainer
+from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
 from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game, take

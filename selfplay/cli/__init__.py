@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -21,14 +20,16 @@ from selfplay.cli.options import (
     device_option,
     game_option,
     init_option,
+    log_option,
     minutes_option,
+    net_option,
     opening_of,
+    own_nets_option,
     recipe_option,
     run_option,
     seed_option,
     set_option,
 )
-from selfplay.common.errors import UserError, command
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
+    path.py:NAME.
     """
 
 
@@ -66,6 +68,8 @@ cli.add_command(texts)
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -84,6 +88,8 @@ def train(**options: Any) -> None:
               help="Expert games: .sgf, .sgf.gz, .zip, .jsonl.gz or a folder (repeatable).")
 @minutes_option
 @run_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -100,6 +106,8 @@ def sft(files: tuple[str, ...], **options: Any) -> None:
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -161,10 +169,11 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Folder for the games; an interrupted match there is continued "
                    "[runs/matches/…].")
+@own_nets_option
 @device_option
 @seed_option
 def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
-          out: Path | None, device: str | None, seed: int | None) -> None:
+          out: Path | None, nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
     from selfplay.arena.elo import standings
     from selfplay.arena.match import plain, play_match, shortened
@@ -172,6 +181,7 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
     from selfplay.common.console import Bar, say
     from selfplay.run.config import preset
 
+    _use(nets)
     players = (full_name(players[0].strip()), full_name(players[1].strip()))
     played = _make(game)
     config = preset(played.name).eval
@@ -213,14 +223,16 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
               help="Random plies before the teacher takes over.")
 @click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [2 with an outside engine, else 64].")
+@own_nets_option
 @device_option
 @seed_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
-           device: str | None, seed: int | None) -> None:
+           nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
     """Make expert games: a player against itself from varied openings. Continues if interrupted."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
 
+    _use(nets)
     made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
@@ -235,12 +247,25 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
 
 @cli.command()
-def games() -> None:
-    """What can be played: native games, and OpenSpiel's through the adapter."""
+@click.option("--check", "spec", default=None, metavar="FILE.py:NAME",
+              help="Play a game of your own and say what is wrong with it.")
+def games(spec: str | None) -> None:
+    """What can be played: native games, OpenSpiel's, and your own; --check looks for faults."""
     from selfplay.common.console import say
     from selfplay.games import describe
 
-    say(describe())
+    if spec is None:
+        return say(describe())
+    from selfplay.games.check import check, sample
+
+    made = _make(spec)
+    found = check(made)
+    for finding in found:
+        say(f"{'fault' if finding.fault else 'note'}: {finding.check}: {finding.words}")
+    if any(finding.fault for finding in found):
+        sys.exit(1)
+    say(f"{made.name}: no fault found. A random game, to see whether the right side wins:\n\n"
+        f"{sample(made)}")
 
 
 @cli.command()
@@ -270,6 +295,14 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
         click.echo(table(rows))
 
 
+def _use(nets: tuple[str, ...]) -> None:
+    """Let players load these nets of the user's own."""
+    if nets:
+        from selfplay.run.own_nets import use_net
+
+        list(map(use_net, nets))
+
+
 def _make(name: str) -> Any:
     """The game; from here on compilation is announced."""
     from selfplay.common.console import announce
@@ -279,40 +312,13 @@ def _make(name: str) -> Any:
     return make(name)
 
 
-def _open(
-    folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
-    algo: str | None = None, recipe: str | None = None, **top: Any,
-) -> Run:
-    """The run that the options speak of: a new one, or the one on disk with what may change."""
+def _open(**options: Any) -> Run:
+    """``open_or_start``; from here on compilation is announced."""
     from selfplay.common.console import announce
-    from selfplay.common.settings import set_key
-    from selfplay.games import make
-    from selfplay.run.config import override, preset, with_algorithm, with_recipe
-    from selfplay.run.folder import open_run, stored_config
+    from selfplay.run.start import open_or_start
 
     announce()
-    if folder is None:
-        if game is None:
-            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", game).strip("-")
-    config = stored_config(folder)
-    if config is None:
-        if game is None:
-            new = command("selfplay", "train", "--game", "NAME", "--run", folder)
-            raise UserError(f"{folder}: no run there; start one with {new}")
-        config = preset(make(game).name)
-    elif game is not None and make(game).name != config.game:
-        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
-    if recipe is not None:
-        config = with_recipe(config, recipe)
-    for key, value in top.items():
-        if value is not None:
-            config = set_key(config, key, value)
-    if algo is not None:
-        config = with_algorithm(config, algo)
-    config = override(config, assignments)
-    device_of(config.device)
-    return open_run(folder, config)
+    return open_or_start(**options)
 
 
 def _stage(name: str, **options: Any) -> None:

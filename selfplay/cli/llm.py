@@ -11,7 +11,15 @@ from typing import Any, get_args
 
 import click
 
-from selfplay.cli.options import Commands, Number, OneOf, device_of, minutes_option, seed_option
+from selfplay.cli.options import (
+    Commands,
+    Number,
+    OneOf,
+    device_of,
+    log_option,
+    minutes_option,
+    seed_option,
+)
 from selfplay.common.errors import UserError, command
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm.config import Recipe
@@ -45,6 +53,7 @@ def llm() -> None:
               help="The run's folder [runs/TASK].")
 @click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @seed_option
+@log_option
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
@@ -70,7 +79,7 @@ def train(
             raise UserError(f"{folder}: no run there; start one with --task NAME")
         config = TextConfig(top["task"])
     for key, value in top.items():
-        if value is not None:
+        if value not in (None, ()):
             config = set_key(config, key, value)
     if recipe is not None:
         config = with_recipe(config, recipe)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from selfplay.common.errors import UserError, clip, one_of
-from selfplay.common.settings import MAX_SEED
+from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
@@ -19,7 +19,8 @@ NETS = {"net", "policy", "alphago"}  #: players that run on a device
 
 def game_option(required: bool = True) -> Any:
     return click.option("--game", required=required, metavar="NAME",
-                        help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
+                        help="go9x9, connect4, openspiel:hex(board_size=5), my.py:Game … "
+                             "(see: selfplay games)")
 
 
 class Whole(click.IntRange):
@@ -82,8 +83,21 @@ set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VA
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
                           help="The run's folder [runs/GAME].")
+class _Algorithm(OneOf):
+    """A name, or a dict of settings in a file of the user's."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if ".py:" in value else super().convert(value, param, ctx)
+
+
+net_option = click.option("--net", default=None, metavar="BxC|FILE.py:NAME",
+                          help="Size of the net, or a function of yours that builds one.")
+own_nets_option = click.option("--net", "nets", multiple=True, metavar="FILE.py:NAME",
+                               help="Your own nets that players may load (runs the file).")
+log_option = click.option("--log", multiple=True, metavar="NAME|FILE.py:NAME",
+                          help="Loggers beside TensorBoard: wandb, mlflow, trackio, your own.")
 algo_option = click.option("--algo", default=None, metavar="NAME",
-                           type=OneOf(["gumbel", "puct", *ALGORITHMS]),
+                           type=_Algorithm(["gumbel", "puct", *ALGORITHMS]),
                            help="gumbel, puct: self-play with search; policy gradient without: "
                                 f"{', '.join(ALGORITHMS)} [gumbel].")
 recipe_option = click.option(
@@ -95,16 +109,10 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
 
 
 def device_of(name: str) -> str:
-    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
-    import torch
+    """ "auto" to "cuda" or "cpu"."""
+    from selfplay.run.start import device_of as found
 
-    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    return found(name)
 
 
 def opening_of(text: str) -> tuple[int, int]:

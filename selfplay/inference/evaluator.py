@@ -54,6 +54,14 @@ class Evaluator:
     workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
         as many of torch's as it is set to use. Not for int8.
     Raises UserError for another dtype, or a device that is not there.
+
+    >>> import selfplay as sp
+    >>> game = sp.make("tictactoe")
+    >>> evaluate = sp.Evaluator(sp.net(game, "1x8"), game)
+    >>> states = game.new(5)
+    >>> logits, value = evaluate(states, game.legal(states))
+    >>> logits.shape, value.shape, evaluate.evaluations
+    ((5, 9), (5,), 5)
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, refused, sync_folder, write_atomic
-from selfplay.models import NetError, NetSpec, build
+from selfplay.models import NetError, NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
@@ -201,6 +201,8 @@ def load_net(
     try:
         net = build(spec_of(meta))
         net.load_state_dict(tensors)
+    except OwnNetError as error:
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, NetError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None

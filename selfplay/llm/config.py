@@ -10,18 +10,8 @@ from typing import Annotated, Any, Literal
 
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import (
-    Amount,
-    Count,
-    Limit,
-    Part,
-    Positive,
-    Seed,
-    Share,
-    Whole,
-    replace_key,
-    set_key,
-)
+from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
 
 
@@ -224,6 +214,7 @@ class TextConfig:
     model: str = ""  #: folder or hub id to start from; empty: the embedded model, from nothing
     net: str = "3x96"  #: layers x width of the embedded model
     device: str = "auto"  #: where it runs: auto, cpu or cuda
+    log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
     data: TaskConfig = field(default_factory=TaskConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -324,7 +315,7 @@ def fixed(config: TextConfig) -> TextConfig:
     plain = TextConfig(config.task)
     sample = replace(config.sample, **{key: getattr(plain.sample, key)
                                        for key in ("engine", "memory", "dtype")})
-    return replace(config, minutes=plain.minutes, device=plain.device, eval=plain.eval,
-                   sample=sample,
+    return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
+                   eval=plain.eval, sample=sample,
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

@@ -16,17 +16,8 @@ from typing import Annotated, Any, Literal
 from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import (
-    Amount,
-    Count,
-    Limit,
-    Plies,
-    Positive,
-    Seed,
-    Share,
-    replace_key,
-    set_key,
-)
+from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig
 
 Recipe = Literal["alphago", "alphazero", "zero"]
@@ -74,6 +65,7 @@ class RunConfig:
     init: str = "sft"  #: what self-play starts from: sft, random, or a checkpoint's folder
     net: str = "4x32"  #: blocks x channels
     device: str = "auto"  #: where nets run: auto, cpu or cuda
+    log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
     shares: Shares = (0.1, 0.2, 0.5, 0.2)
     #: of the minutes: making expert games, SFT, RL, evaluation; what a stage leaves goes on
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -97,6 +89,8 @@ def preset(game: str, **top: Any) -> RunConfig:
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     """``config`` learning by ``name``: where that changes, with the settings that it has by default
     in this game. Raises UserError for a name that is none."""
+    if ".py:" in name:
+        return _own_algorithm(config, name)
     if name == config.rl.algorithm:
         return config
     config = set_key(config, "rl.algorithm", name)
@@ -106,6 +100,25 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}), BY_GAME.get(_plain(config.game), {})):
         config = _replaced(config, changes)
     return config
+
+
+def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
+    """``config`` with the settings of a dict in a file: keys as ``--set`` takes them, those of
+    ``pg`` without the stage; ``like`` names the algorithm that they are changes of [reinforce]."""
+    from selfplay.games import own
+
+    found = own.load(name, "an algorithm", UserError)
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: a dict of settings wanted, not {type(found).__name__}")
+    config = with_algorithm(config, str(found.get("like", "reinforce")))
+    words = [f"{key if '.' in key else f'pg.{key}'}={spelt(value)}"
+             for key, value in found.items() if key != "like"]
+    return override(config, words)
+
+
+def spelt(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def with_recipe(config: RunConfig, name: str) -> RunConfig:

@@ -79,7 +79,7 @@ def expert_files(run: Run) -> list[Path]:
     if (run.game.name in EMBEDDED
             and run.config.expert.player == preset(run.game.name).expert.player):
         return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
-    suffix = "sgf.gz" if run.game.name.startswith("go") else "jsonl.gz"
+    suffix = "sgf.gz" if run.game.has_sgf else "jsonl.gz"
     return [run.folder / "expert" / f"games.{suffix}"]
 
 
@@ -191,6 +191,8 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     def learn(at: Desk) -> Path | None:
         def log(row: Row) -> None:
             at.log(row)
+            at.loggers.sample("rl", run.game, learner.inference_net(), device, row["iteration"],
+                            row["step"])
             if played:
                 _say_of(learner)
 
@@ -243,7 +245,7 @@ def say_what_next(run: Run) -> None:
     if _newest_rl(run) is not None:
         first = _start(run)
         other = f"net:{first}" if first else "mcts:100"
-        match = command("selfplay", "match", f"net:{run.folder}", other, "--game", run.game.name)
+        match = command("selfplay", "match", f"net:{run.folder}", other, "--game", run.config.game)
         say(f"next: {_more_matches(run)}   or   {match}")
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
+from selfplay.common.settings import to_dict
 from selfplay.run.folder import Clock
 from selfplay.run.keep import Row
+from selfplay.run.loggers import Loggers
 
 
 class NotYet(UserError):
@@ -29,7 +31,7 @@ class Desk:
     name: str
     clock: Clock
     bar: Bar
-    writer: Any
+    loggers: Loggers
     look: Callable[[Row], str]  #: the figures of a row worth reading; nothing: those before stay
     latest: str
 
@@ -38,7 +40,7 @@ class Desk:
 
     def log(self, row: Row) -> None:
         """A row has come."""
-        log_row(self.writer, self.name, row)
+        self.loggers.log(self.name, row)
         self.latest = self.look(row) or self.latest
 
     def at(self, text: str) -> None:
@@ -51,9 +53,8 @@ class Desk:
 
     def show(self, samples: list[Row]) -> None:
         """Completions to read (``llm.rl.shown``)."""
-        log_row(self.writer, self.name, {
-            "step": samples[0]["step"],
-            "shown": [[s["prompt"], s["completion"]] for s in samples]})
+        self.loggers.completions(self.name, samples[0]["step"],
+                               [(s["prompt"], s["completion"]) for s in samples])
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
         if work:
             say(work)
         return
-    with desk(run.folder, clock, name, work) as place:
+    with desk(run.folder, run.config, clock, name, work) as place:
         found = work.learn(place)
     if work.ended(found):
         clock.finish(name)
@@ -103,27 +104,11 @@ def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
 
 
 @contextmanager
-def desk(folder: Path, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
-    """A desk for ``work``, with a bar and a TensorBoard writer of its own."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "tb"))
+def desk(folder: Path, config: Any, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
+    """A desk for ``work``, with a bar and the loggers of ``config``."""
+    loggers = Loggers(folder, to_dict(config), config.log)
     try:
         with Bar(work.title, clock.budget(name)) as bar:
-            yield Desk(name, clock, bar, writer, work.look, work.first)
+            yield Desk(name, clock, bar, loggers, work.look, work.first)
     finally:
-        writer.close()
-
-
-def log_row(writer: Any, stage: str, row: Mapping[str, Any], step: int | None = None) -> None:
-    """A row of history: numbers as scalars, ``shown`` pairs (prompt, completion) as text."""
-    step = row.get("step", 0) if step is None else step
-    for key, value in row.items():
-        if isinstance(value, dict):
-            log_row(writer, f"{stage}/{key}", value, step)
-        elif isinstance(value, (int, float)):
-            writer.add_scalar(f"{stage}/{key}", value, step)
-        elif key == "shown":
-            lines = [f"    {prompt}\n    {text}" for prompt, text in value]
-            writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
-    writer.flush()
+        loggers.close()

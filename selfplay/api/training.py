@@ -1,0 +1,166 @@
+"""Training loops that yield a row at a time, as ``import selfplay as sp`` has them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from selfplay.api.boards import _game
+from selfplay.api.boards import net as fresh_net
+from selfplay.board.alphazero import Learner
+from selfplay.board.alphazero import alphazero as board_alphazero
+from selfplay.board.league_games import LeagueGames, deal_groups, harvest
+from selfplay.board.policy import BoardPolicy, freeze_unused
+from selfplay.common.errors import UserError
+from selfplay.games import Game
+from selfplay.learn import advantages
+from selfplay.learn.config import ALGORITHMS, PGConfig
+from selfplay.learn.policy_gradient import PolicyOptimizer
+from selfplay.learn.rollout import Policy, Rollout
+from selfplay.run.boards import gate
+from selfplay.run.config import RunConfig, override, preset, spelt
+from selfplay.search import random as rng
+
+ROUNDS = 64  #: of games between two looks at which are over
+
+
+def alphazero(
+    game: Game | str, net: nn.Module | None = None, *, sims: int | None = None,
+    iterations: int | None = None, seed: int = 0, device: str = "cpu", **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Self-play with search and learning from it, an iteration a step; stop anywhere.
+
+    net: what to improve, in place: after every row it has the weights that act (None: a fresh one
+    of the game's default size). sims: simulations of a full search; settings: any other field of
+    the run's ``rl`` settings (``positions=512``, ``learning_rate=1e-3``; see ``selfplay train
+    --set``), by default those of the game. iterations: None goes on as long as the
+    settings say. Nothing is written to disk; for a run that is kept see ``sp.train``.
+
+    Yields rows of the history: ``iteration``, ``step`` (of the optimizer), ``policy_loss`` (nats),
+    ``value_loss``, ``mean_length`` (moves a game), ``play_seconds``, and more.
+    Raises UserError for settings that do not exist.
+
+    >>> import selfplay as sp
+    >>> net = sp.net("tictactoe", "1x8")
+    >>> for row in sp.alphazero("tictactoe", net, sims=8, positions=64, games=8, iterations=2):
+    ...     print(row["iteration"], row["policy_loss"] > 0)
+    1 True
+    2 True
+    """
+    game = _game(game)
+    given = settings if sims is None else {"sims": sims, **settings}
+    config = override(preset(game.name), words_of("rl", given))
+    net = fresh_net(game, config.net, seed) if net is None else net
+    rl = config.rl if iterations is None else replace(config.rl, iterations=iterations)
+    learner = Learner(game, net.spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
+    for row in board_alphazero(learner, judge=gate):
+        net.load_state_dict(learner.inference_net().state_dict())
+        yield row
+
+
+def policy(game: Game | str, net: nn.Module, device: str = "cpu") -> BoardPolicy:
+    """A net as ``sp.policy_gradient`` trains it: its most probable moves are its moves, its value
+    head the critic. ``net`` is trained in place.
+
+    >>> import selfplay as sp
+    >>> sp.policy("tictactoe", sp.net("tictactoe", "1x8")).num_actions
+    9
+    """
+    game = _game(game)
+    net = net.to(device, memory_format=torch.channels_last).eval()
+    return BoardPolicy(net, game.obs_shape, game.num_actions, device)
+
+
+def rollouts(
+    game: Game | str, policy: BoardPolicy, games: int = 64, *, group: int = 1,
+    opening: tuple[int, int] | None = None, seed: int = 0,
+) -> Iterator[Rollout]:
+    """Games of ``policy`` against itself as it is when they begin, for ever.
+
+    Each game is one trajectory, of one side. group: games from one opening, for algorithms that
+    compare them (rloo, grpo and its kin: 8, say). opening: fewest and most random plies.
+    Rollouts are tensors [N, T], N games and T moves; reward is that of the last move, in [-1, 1].
+
+    >>> import selfplay as sp
+    >>> game = sp.make("tictactoe")
+    >>> first = next(sp.rollouts(game, sp.policy(game, sp.net(game, "1x8")), games=16))
+    >>> first.action.shape[0], first.reward.shape == first.mask.shape
+    (16, True)
+    """
+    game = _game(game)
+    opening = opening or preset(game.name).rl.opening
+    for number in itertools.count():
+        frozen = policy.frozen()
+        begin = number * max(games // group, 1)
+        deals = deal_groups(game, range(begin, begin + max(games // group, 1)), group, opening,
+                            seed)
+        streams = rng.streams(seed, np.arange(len(deals.side)) + number * games)
+        played = LeagueGames(game, frozen, frozen, deals, streams)
+        while played.live.any():
+            played.rounds(ROUNDS)
+        yield harvest([played]).rollout
+
+
+def policy_gradient(
+    policy: Policy, rollouts: Iterable[Rollout], algorithm: str | Mapping[str, Any] = "ppo", *,
+    seed: int = 0, **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """Improve a policy, of boards or texts, by rollouts of its own; a rollout a row.
+
+    policy: ``sp.policy`` of a board game, or any ``learn.rollout.Policy``; its net is trained in
+    place. rollouts: ``sp.rollouts``, or anything that yields ``Rollout``; each is asked for when
+    the one before has been learnt from. algorithm: a name (reinforce, rloo, ppo, grpo, dr_grpo,
+    dapo, gspo) or a dict of settings of ``PGConfig``; settings: single ones beside it.
+
+    Yields ``iteration``, ``score`` (mean reward of a trajectory), ``steps`` (moves or tokens) and
+    the figures of the update: ``policy_loss``, ``entropy`` (nats a step), ``sample_kl`` ...
+    Raises UserError for an algorithm or a setting that does not exist, Breakdown where learning
+    diverges (the weights are then those of the last good step).
+
+    >>> import selfplay as sp
+    >>> game = sp.make("tictactoe")
+    >>> policy = sp.policy(game, sp.net(game, "1x8"))
+    >>> rows = sp.policy_gradient(policy, sp.rollouts(game, policy, games=16), "reinforce")
+    >>> next(rows)["iteration"], -1 <= next(rows)["score"] <= 1
+    (1, True)
+    """
+    config = _settings(algorithm, settings)
+    critic = config.value_weight > 0 or config.estimator == "gae"
+    if isinstance(policy, BoardPolicy):
+        freeze_unused(policy, critic)
+    optimizer = PolicyOptimizer(policy, config, _device(policy))
+    first = policy.frozen() if config.kl_weight > 0 else None
+    for number, rollout in enumerate(rollouts, 1):
+        with torch.no_grad():
+            now = policy.evaluate(rollout)
+            rollout = replace(rollout, logp=now.logp, value=now.value if critic else None)
+            if first is not None and rollout.ref_logp is None:
+                rollout = replace(rollout, ref_logp=first.evaluate(rollout).logp)
+        figures = optimizer(rollout, np.random.default_rng([seed, number]))
+        score = advantages.scores(rollout.reward, rollout.mask)
+        yield {"iteration": number, "score": float(score.mean()),
+               "steps": int(rollout.mask.sum()), **figures}
+
+
+def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -> PGConfig:
+    if isinstance(algorithm, str) and algorithm not in ALGORITHMS:
+        raise UserError(f"algorithm {algorithm!r}: {', '.join(ALGORITHMS)} or a dict of settings "
+                        "wanted")
+    chosen = ALGORITHMS[algorithm] if isinstance(algorithm, str) else algorithm
+    return override(RunConfig("tictactoe"), words_of("pg", {**chosen, **settings})).pg
+
+
+def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:
+    """``stage.key=value`` as ``--set`` takes them."""
+    return [f"{stage}.{key}={spelt(value)}" for key, value in settings.items()]
+
+
+def _device(policy: Any) -> str:
+    return str(next(policy.net.parameters()).device)
