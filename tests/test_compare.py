@@ -206,7 +206,7 @@ def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
     first = plan(run, points(run))[:8]
     for pairing in first:
         hand_made(run, pairing, [1, -1, 1, 0])
-    found = compare.compare(run, "cpu")
+    found = compare.write_chart(run, "cpu").evaluation
     rated = connected(first)
     assert {row["player"] for row in found["points"]} == {n for n in rated if n.startswith("net:")}
     assert (run.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
@@ -241,14 +241,14 @@ def test_a_damaged_match_costs_that_match(
 
 
 def test_a_chart_without_any_match(run: Run) -> None:
-    assert compare.compare(run, "cpu")["points"] == []
+    assert compare.write_chart(run, "cpu").points == ()
     assert (run.folder / "report.html").exists()
 
 
 def test_a_missing_teacher_is_noted(tmp_path: Path) -> None:
     run = run_in(tmp_path / "run", "expert.player=gtp:no-such-engine", "eval.baselines=mcts:8",
                  game="go5x5")
-    found = compare.compare(run, "cpu")
+    found = compare.write_chart(run, "cpu").evaluation
     (teacher,) = (row for row in found["baselines"] if row["expert"])
     assert teacher["elo"] is None
     assert "no-such-engine not found" in teacher["note"]

@@ -132,6 +132,8 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("click", {"cli", "arena.players"}),
     ("pyspiel", {"games.openspiel", "games", "arena.engines", "bench.search"}),
     ("matplotlib", {"report"}),
+    ("jinja2", {"report.page"}),
+    ("filelock", {"common.files"}),
     ("rich", {"common.console"}),
     ("openvino", {"inference.openvino"}),
     ("transformers", {"llm.models", "llm.decode"}),

@@ -140,9 +140,9 @@ def test_figures_of_a_checkpoint_that_no_longer_speaks_are_dropped(tmp_path: Pat
     write_json(tmp_path / "evaluation.json", {"stages": {
         "sft": measured("sft/ckpt-000001"), "rl": measured("rl/ckpt-000001")}})
     models = {"sft": tmp_path / "sft/ckpt-000001", "rl": tmp_path / "rl/ckpt-000002"}
-    found = summary.keep_measured(tmp_path, {"rl": measured("rl/ckpt-000002")}, models)
+    found = summary.with_earlier(tmp_path, {"rl": measured("rl/ckpt-000002")}, models)
     fewer = {**measured("sft/ckpt-000001"), "pass": {"1": 0.6}, "majority": {"1": 0.6}}
-    again = summary.keep_measured(tmp_path, {"sft": fewer}, models)["sft"]
+    again = summary.with_earlier(tmp_path, {"sft": fewer}, models)["sft"]
     assert again["pass"] == {"1": 0.6, "4": 0.9} and again["majority"] == {"1": 0.6, "4": 0.7}
     assert {name: row["checkpoint"] for name, row in found.items()} == {
         "sft": "sft/ckpt-000001", "rl": "rl/ckpt-000002"}
