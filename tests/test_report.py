@@ -228,6 +228,56 @@ def test_amounts_use_the_unit_that_fits():
     assert compute.amount_text(5400, compute.TIMES) == "1.5 h"
 
 
+# ------------------------------------------------------------------------------ what is missing
+
+REMEDIES = {"points": "play", "signal": "longer", "sft": "teach", "rl": "improve", "value": "judge"}
+
+
+@pytest.mark.parametrize(("more", "missing", "first"), [
+    ({"points": []}, ["points"], "No checkpoint has been rated: play"),
+    ({"points": SFT}, ["rl", "value"], "No RL checkpoint has been rated: improve"),
+    ({"points": RL, "remedies": {"sft": "teach"}}, ["sft"],
+     "No SFT checkpoint has been rated: teach"),
+    ({"points": SFT, "remedies": {}}, [], "Raw policy: SFT's best 812 ± 40 Elo; no RL point"),
+    ({"points": SFT + RL, "remedies": {"sft": "", "rl": ""}}, [], "Raw policy: RL passed"),
+])
+def test_what_is_missing_comes_first_with_its_command(tmp_path, more, missing, first):
+    case = evaluation(**{"remedies": REMEDIES, **more})
+    found = judge(case)
+    assert list(found.missing) == missing
+    assert headlines(case)[0].startswith(first)
+    assert sentences.header_lines(found)[0][0].startswith(first)
+    report.write_report(tmp_path, case)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["missing"] == missing
+    wanted = ["yes" if first.endswith("passed") else "missing"] * bool(more["points"])
+    assert [mode["passed"] for mode in summary["modes"].values()] == wanted
+
+
+def test_no_right_answer_is_no_verdict():
+    """Nothing is right, with intervals that overlap: there is nothing that could be undecided."""
+    points = [{**p, "accuracy": 0.0, "low": 0.0, "high": 0.7} for p in ANSWERS["points"]]
+    case = {**ANSWERS, "points": points, "remedies": REMEDIES}
+    told = headlines(case)
+    assert told[0] == ("No question has been answered rightly yet, so there is nothing to compare: "
+                       "longer")
+    assert not any("undecided" in line for line in told)
+    assert {mode["passed"] for mode in judged(case).values()} == {"missing"}
+    points[0] = {**points[0], "accuracy": 0.2, "high": 1.0}
+    assert judged({**case, "points": points})["raw"]["passed"] == "undecided"
+
+
+def test_a_run_is_judged_once(tmp_path, monkeypatch):
+    """What chart, page, summary and terminal say is of one verdict."""
+    made = []
+    monkeypatch.setattr(report, "judge", lambda case: made.append(judge(case)) or made[-1])
+    found = report.write_report(tmp_path, evaluation())
+    report.text_summary(found)
+    assert made == [found]
+    with pytest.raises(AttributeError):
+        found.first = "rl"
+
+
 # --------------------------------------------------------------------------------- axis and margin
 
 
@@ -370,11 +420,13 @@ def test_every_case_is_drawn_and_told(tmp_path, case):
     assert "<table>" in (tmp_path / "report.html").read_text() or case == CASES["nothing"]
 
 
-def test_stages_show_in_their_colours():
-    def share(pixels: np.ndarray, colour: str) -> float:
-        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        return float((np.abs(pixels - rgb).max(axis=2) < 12).mean())
+def share(pixels: np.ndarray, colour: str) -> float:
+    """Of the picture that is in this colour."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return float((np.abs(pixels - rgb).max(axis=2) < 12).mean())
 
+
+def test_stages_show_in_their_colours():
     pictures = {name: image(chart.draw_chart(judge(CASES[name])))
                 for name in ("full", "no rl", "no sft")}
     seen = {
@@ -382,6 +434,60 @@ def test_stages_show_in_their_colours():
         for name, pixels in pictures.items()
     }
     assert seen == {"full": [True, True], "no rl": [True, False], "no sft": [False, True]}
+
+
+TWO_RUNS = {
+    **{key: evaluation()[key] for key in ("game", "anchor", "baselines")},
+    "matches": [match(RL[-1], SFT[-1], 0.7, 0.1)],
+    "runs": [{"label": "one", "points": [*SFT, *RL, point("rl", 400, 1300, sims=32)]},
+             {"label": HOSTILE, "points": [point("sft", 20, 300), point("value", 300, 1500, 32)]}],
+}
+
+
+def test_several_runs_show_in_colours_of_their_own():
+    pixels = image(chart.draw_runs(TWO_RUNS))
+    assert pixels.shape[1] == 2000
+    assert [share(pixels, colour) > 1e-4 for colour in chart.RUNS[:3]] == [True, True, False]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each figure drawn hereafter: do texts reach over its edge, as the Agg renderer measures
+    them? (Ticks beyond the limits of their axis are not drawn, hence not measured.)"""
+    from matplotlib.figure import Figure
+
+    found, save = [], Figure.savefig
+
+    def savefig(figure: Figure, *words: Any, **options: Any) -> None:
+        save(figure, *words, **options)
+        box = figure.get_tightbbox(figure.canvas.get_renderer())  # in inches
+        width, height = figure.get_size_inches()
+        found.append(box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return found
+
+
+def long_ticks(digits: float) -> dict:
+    """Answers whose entropy needs ticks of many digits."""
+    rows = [{**row, "entropy": digits + 1e-5 * i} for i, row in enumerate(ANSWERS["rl_history"])]
+    return {**ANSWERS, "rl_history": rows}
+
+
+@pytest.mark.parametrize("case", [
+    *CASES.values(), long_ticks(0.1), long_ticks(12345.0),
+    evaluation(game=HOSTILE, rules="W" * 300, hardware="W" * 300,
+               baselines=[{**NO_EXPERT, "player": "W" * 99, "note": "W" * 99},
+                          {"player": "W" * 99, "elo": 5.0, "low": 1.0, "high": 9.0, "games": 1}]),
+], ids=[*CASES, "long ticks", "longer ticks", "wide names"])
+def test_no_label_is_cut(case, cut):
+    chart.draw_chart(judge(case))
+    assert cut == [False]
+
+
+def test_no_label_of_several_runs_is_cut(cut):
+    chart.draw_runs(TWO_RUNS, "seconds")
+    assert cut == [False]
 
 
 def test_grey_keeps_the_stages_apart():

@@ -58,6 +58,8 @@ def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
                                     (ROOT, "models"))
                for p in (ROOT / folder).rglob("*.py")}
     assert packed == sources
+    templates = {p.relative_to(ROOT) for p in (ROOT / "selfplay").rglob("*.j2")}
+    assert {p.relative_to(unpacked) for p in unpacked.rglob("*.j2")} == templates != set()
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}
     assert {p.name for p in (unpacked / "selfplay/expert_games").iterdir()} == games != set()
 
