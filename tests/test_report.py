@@ -230,7 +230,8 @@ def test_amounts_use_the_unit_that_fits():
 
 # ------------------------------------------------------------------------------ what is missing
 
-REMEDIES = {"points": "play", "signal": "longer", "sft": "teach", "rl": "improve", "value": "judge"}
+REMEDIES = {"points": "play", "signal": "longer", "sft": "teach", "rl": "improve", "value": "judge",
+            "own": "of no stage that a verdict needs"}
 
 
 @pytest.mark.parametrize(("more", "missing", "first"), [

@@ -93,6 +93,14 @@ def test_the_embedded_expert_games_can_be_read(unpacked: Path, traps: Path) -> N
     assert file.startswith(str(unpacked))
 
 
+def test_a_report_is_written_from_it(unpacked: Path, traps: Path) -> None:
+    code = ("from pathlib import Path\nfrom selfplay.report.page import write_report\n"
+            "write_report(Path('out'), {'game': '<chess>'})")
+    done = python(code, cwd=traps, path=unpacked)
+    assert done.returncode == 0, done.stderr
+    assert "&lt;chess&gt;" in (traps / "out/report.html").read_text()
+
+
 def test_a_match_runs_from_it(unpacked: Path, traps: Path) -> None:
     done = python("from selfplay.cli import main; main()", "match", "random", "random",
                   "--game", "tictactoe", "--games", "2", cwd=traps, path=unpacked)

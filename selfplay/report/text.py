@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
 from selfplay.report.style import STAGES
@@ -17,22 +16,18 @@ MISSING = {
 
 def headlines(verdict: Verdict) -> list[str]:
     """What is missing, each mode's verdict, the value net, SFT's flat stretch, the expert."""
-    return [*missing_texts(verdict), *verdict_texts(verdict), *value_texts(verdict),
-            *flat_texts(verdict), *expert_texts(verdict)]
+    return [*verdict_texts(verdict), *value_texts(verdict), *flat_texts(verdict),
+            *expert_texts(verdict)]
 
 
-def missing_texts(verdict: Verdict) -> list[str]:
-    """What there would have to be for a verdict, and the command that brings it."""
+def verdict_texts(verdict: Verdict) -> list[str]:
+    """What there would have to be, with the command that brings it; then each mode's verdict."""
     remedies = verdict.evaluation.get("remedies") or {}
     sentences = []
     for what in verdict.missing:
         text = MISSING.get(what) or f"No {STAGES[what].name} checkpoint has been rated"
         sentences.append(f"{text}: {remedies[what]}" if what in remedies else f"{text}.")
-    return sentences
-
-
-def verdict_texts(verdict: Verdict) -> list[str]:
-    return [verdict_text(mode, verdict.metric) for mode in verdict.modes]
+    return sentences + [verdict_text(mode, verdict.metric) for mode in verdict.modes]
 
 
 def verdict_text(mode: Mode, metric: Metric) -> str:
@@ -148,15 +143,9 @@ def header_lines(verdict: Verdict) -> list[tuple[str, bool]]:
              "  ·  ".join(filter(None, facts))]
     plain += [f"{shorten(b['player'], 40)} not played ({shorten(note_of(b, metric), 80)})"
               for b in verdict.baselines if not finite(b["value"])]
-    return [*wrapped([*missing_texts(verdict), *verdict_texts(verdict)], True),
-            *wrapped(plain, False, 2)]
-
-
-def wrapped(
-    texts: Sequence[str], bold: bool, most: int | None = None
-) -> list[tuple[str, bool]]:
-    """The texts in lines as wide as the chart, ``most`` of each."""
-    return [(line, bold) for text in texts for line in textwrap.wrap(text, 148)[:most]]
+    return [(line, bold) for texts, bold, most in ((verdict_texts(verdict), True, None),
+                                                   (plain, False, 2))
+            for text in texts for line in textwrap.wrap(text, 148)[:most]]
 
 
 # ------------------------------------------------------------------------------ names and numbers

@@ -98,16 +98,15 @@ def judge_mode(
     return Mode(sims, first, stage, sft, rl, flat, start or sft, match, passed, decided_by)
 
 
-def missing_of(
-    points: Sequence[Record], metric: Metric, remedies: Record
-) -> tuple[str, ...]:
-    """What there would have to be for a verdict; of the stages those that ``remedies`` names."""
+def missing_of(points: Sequence[Record], metric: Metric, remedies: Record) -> tuple[str, ...]:
+    """What there would have to be for a verdict; of its stages those that ``remedies`` names."""
     if not points:
         return (POINTS,)
     if max(point["value"] for point in points) <= metric.nothing:
         return (SIGNAL,)
     there = {point["stage"] for point in points}
-    return tuple(stage for stage in STAGES if stage in remedies and stage not in there)
+    return tuple(stage for stage in STAGES if stage in remedies and stage not in there
+                 and stage in (*LEARNERS, *IMPROVERS))
 
 
 # -------------------------------------------------------------------------------------- points
