@@ -80,7 +80,7 @@ def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: 
 
     rows(tmp_path / "sft", [taught(1, 0.3)], best=1)
     again = (f"selfplay llm train --run {tmp_path} --task '{TASK}' --recipe grpo "
-             "--minutes 120")
+             "--minutes 60.0")
     stages = ("sft", "rl", "eval")
     told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == f"No RL checkpoint has been rated: {again}"

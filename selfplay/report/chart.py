@@ -129,7 +129,7 @@ def compose(
         return figure.add_axes((LEFT / WIDTH, (height - from_top - tall) / height,
                                 (WIDTH - LEFT - RIGHT) / WIDTH, tall / height))
 
-    def draw(figure: Any) -> None:
+    def paint(figure: Any) -> None:
         game = shorten(verdict.evaluation.get("game", ""), 40)
         write_fitting(figure.text(0.16 / WIDTH, 1 - 0.34 / height, "", fontsize=14.5,
                                   weight="bold", color=INK),
@@ -151,7 +151,7 @@ def compose(
                           handlelength=3.2, columnspacing=1.6, fontsize=9.2)  # fmt: skip
         widen_left(figure)
 
-    return png(WIDTH, height, draw)
+    return png(WIDTH, height, paint)
 
 
 def finish_x(rows: Sequence[Any], axis: Axis, border: float | None, improver: str) -> None:

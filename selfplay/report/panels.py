@@ -73,12 +73,13 @@ def panels_of(histories: dict[str, list[Record]]) -> list[Panel]:
         wanted += [HELD_OUT]
     wanted += [*GRADIENT] if gradient else [LOSSES]
     wanted += [*TEXTS] if texts else []
-    found = [panel._replace(columns=tuple(c for c in panel.columns if tells(c, histories)))
-             for panel in wanted]
+    found = [panel._replace(columns=tuple(
+        column for column in panel.columns if more_than_zeros(column, histories)))
+        for panel in wanted]
     return [panel for panel in found if panel.columns]
 
 
-def tells(column: Column, histories: dict[str, list[Record]]) -> bool:
+def more_than_zeros(column: Column, histories: dict[str, list[Record]]) -> bool:
     """Is there more than zeros? With one update a batch nothing is clipped, nor far away."""
     values = [row[column.key] for row in histories[column.stage] if finite(row.get(column.key))]
     return any(abs(value) > ZERO for value in values)
@@ -168,7 +169,7 @@ def draw_overoptimisation(
               for (label, rows), marks in zip(climbs.items(), CLIMBS, strict=False)]
     curves += [(best_of, "best of n samples", GREY, "d")] * bool(best_of)
 
-    def draw(figure: Any) -> None:
+    def paint(figure: Any) -> None:
         figure.set_layout_engine("constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         figure.suptitle(title, x=0.02, ha="left", weight="bold", color=INK)
@@ -182,7 +183,7 @@ def draw_overoptimisation(
         above.legend(frameon=False, fontsize=8.5)
         below.set_xlabel("root of the KL divergence from the reference (nats a completion)")
 
-    return png(8, 6.4, draw, dpi=150)
+    return png(8, 6.4, paint, dpi=150)
 
 
 def draw_climb(

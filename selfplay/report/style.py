@@ -51,8 +51,8 @@ RC: Any = {
 }  # fmt: skip
 
 
-def png(width: float, height: float, draw: Callable[[Any], None], dpi: int = DPI) -> bytes:
-    """PNG bytes of a figure of so many inches, which ``draw`` fills."""
+def png(width: float, height: float, paint: Callable[[Any], None], dpi: int = DPI) -> bytes:
+    """PNG bytes of a figure of so many inches, which ``paint`` fills."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def png(width: float, height: float, draw: Callable[[Any], None], dpi: int = DPI
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
         FigureCanvasAgg(figure)
-        draw(figure)
+        paint(figure)
         figure.savefig(target, format="png", dpi=dpi, metadata={"Software": None})
     return target.getvalue()
 
