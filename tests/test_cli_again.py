@@ -14,7 +14,7 @@ import pytest
 from command import TINY, Command, save_net, selfplay
 from rich.console import Console
 
-from selfplay.cli import options
+from selfplay import cli
 from selfplay.common import console
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, locked
@@ -152,8 +152,8 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("algo", "play", "other", "left"), [
-    ("gumbel", "rl.Learner.gather", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
-    ("ppo", "rl_pg.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
+    ("gumbel", "run.boards.ShardedGames.__call__", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
+    ("ppo", "board.league.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
 ])
 def test_an_rl_that_made_nothing_binds_nobody(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -297,5 +297,20 @@ def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.Monkey
     def full(*words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(options, "device_of", full)
+    monkeypatch.setattr(cli, "device_of", full)
     run("match", "net:.", "net:.", *T).mistake("memory is full", "rl.games")
+
+
+def test_a_command_to_repeat_takes_a_folder_that_looks_like_an_option(
+    run: Command, tmp_path: Path
+) -> None:
+    save_net(tmp_path / "net/ckpt-000001", "tictactoe")
+    said = run("rl", *T, "--run", "./-dash run", "--init", "net", *TINY[2:],
+               "--set", "rl.iterations=1")
+    assert said.code == 0, said.err
+    (line,) = [line for line in said.out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: ").split("   or   ")[0])
+    assert words[:3] == ["selfplay", "compare", "./-dash run"]
+    again = run(*words[1:3])
+    assert again.code == 0, again.err
+    assert "./-dash run" in (tmp_path / "-dash run/report.html").read_text()

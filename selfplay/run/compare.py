@@ -14,22 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from shlex import join
 from typing import NamedTuple
 
 from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.board.value import best_value
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
-from selfplay.common.errors import DiskError, UserError
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.errors import DiskError, UserError, command
+from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.report.axis import Record
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
@@ -69,16 +68,18 @@ def points(run: Run) -> list[Point]:
     """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
     value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
-    best_file = run.folder / "sft" / "best.json"
-    if sft and best_file.exists():
-        best = str(read_json(best_file)["checkpoint"])
+    best_file = run.folder / "sft" / checkpoint.BEST
+    best = checkpoint.note(best_file.parent).get("checkpoint")
+    if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    value = None
+    if run.config.recipe == "alphago":
+        value = checkpoint.best(run.folder / "value", VALUE_METRIC)
     return (sft + _spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
@@ -276,7 +277,7 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
 
 def remedies(run: Run) -> dict[str, str]:
     """What brings a stage on the chart: matches of its checkpoints, or time to make them."""
-    play_more = join(["selfplay", "compare", str(run.folder), "--minutes", "10"])
+    play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
     longer = replace(run.config, minutes=2 * run.config.minutes)
     train_more = train_command(replace(run, config=longer))
     found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
@@ -319,8 +320,8 @@ def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
     """The command that plays the match in ``folder`` again."""
     settings = read_settings(folder / "match.json")
     low, high = settings["opening"]
-    return join(["selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
-                 str(pairing.games), "--seed", str(settings["seed"]), "--opening", f"{low}-{high}"])
+    return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
+                   pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
 
 
 def train_command(run: Run) -> str:
@@ -330,11 +331,11 @@ def train_command(run: Run) -> str:
     config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
     default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
     dials = ("game", "recipe", "minutes", "seed", "init", "device")
-    words = ["selfplay", "train", "--run", str(run.folder)]
+    words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:
         if key == "game" or config[key] != default[key]:
             words += [f"--{key}", str(config[key])]
-    return join([*words, *assignments(config, default, dials)])
+    return command(*words, *assignments(config, default, dials))
 
 
 def write_chart(run: Run, device: str) -> Verdict:
