@@ -140,6 +140,8 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("click", {"cli", "arena.players"}),
     ("pyspiel", {"games.openspiel", "games", "arena.engines", "bench.search"}),
     ("matplotlib", {"report"}),
+    ("jinja2", {"report.page"}),
+    ("filelock", {"common.files"}),
     ("rich", {"common.console"}),
     ("openvino", {"inference.openvino"}),
     ("transformers", {"llm.models"}),
@@ -188,7 +190,7 @@ REACH = load("reach")
 
 
 @pytest.mark.parametrize(("name", "modules", "lines"), [
-    ("board.alphazero", 22, 3_800), ("llm.rl", 24, 5_000)])
+    ("board.alphazero", 22, 3_950), ("llm.rl", 25, 5_100)])
 def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
     found = REACH.reach(f"selfplay.{name}")
     assert len(found) <= modules, found

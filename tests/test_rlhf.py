@@ -31,7 +31,7 @@ from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rlhf import RLHFObjective, best_row, divergence
 from selfplay.llm.tasks import Task
-from selfplay.report.panels import draw_curves
+from selfplay.report.panels import draw_overoptimisation
 
 A = TOKENIZER("a")["input_ids"][0]
 
@@ -305,8 +305,10 @@ def test_the_turn_of_a_curve() -> None:
 
 def test_the_picture_is_a_png_with_every_curve() -> None:
     row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
-    plain = draw_curves({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
-    full = draw_curves({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
+    plain = draw_overoptimisation({"one": [row, {**row, "kl_root": 1.0}]},
+                                  "a title with $two$ dollars")
+    full = draw_overoptimisation({"one": [row], "other": [row]}, "t", budget=4.0,
+                                 best_of=[{**row, "n": 1}])
     for data in (plain, full):
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(data) > 10_000

@@ -141,20 +141,20 @@ def value(**options: Any) -> None:
 def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
             out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
     """The chart of a run, again, from what is on disk; or of several runs, rated together."""
-    from selfplay.run.pipeline import draw
+    from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
     runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
     run, where = runs[0], device_of(runs[0].config.device)
     if len(runs) > 1:
-        from selfplay.run.compare_runs import show
+        from selfplay.run.compare_runs import compare_runs
 
-        return show(runs, labels.split(",") if labels else [], minutes, out, where,
-                    "seconds" if by_time else "flops")
+        return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
+                            "seconds" if by_time else "flops")
     if minutes > 0:
         run_stages(run, where, only="eval", minutes=minutes)
     else:
-        draw(run, where)
+        redraw(run, where)
 
 
 @cli.command()

@@ -65,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder`` for the block; the lock dies with its process.
 
     A missing folder is made. What a kill has left half written in there (``.NAME.PID.tmp``) is
-    deleted. Where the system knows no such locks (Windows) nothing is kept out.
+    deleted. Where the system opens no folders (Windows) nothing is kept out.
 
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
@@ -91,23 +91,21 @@ def in_use(path: Path, option: str) -> Iterator[None]:
     A file is held by ``FILE.lock`` beside it, which goes with the block. option: where the user
     names ``path``. Raises UserError if another process has it.
     """
-    try:
-        import fcntl
-    except ImportError:
+    from filelock import lock_descriptor  # which takes folders, read-only ones too, as they are
+
+    if os.name == "nt":  # opens no folder
         yield
         return
     lock, kind = path, os.O_RDONLY
     if not path.is_dir():
         lock, kind = path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT
-    descriptor = os.open(lock, kind)
+    descriptor, free = os.open(lock, kind), True
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _at_work(path, option) from None
-        if not os.fstat(descriptor).st_nlink:  # who had it has just deleted it
-            raise _at_work(path, option)
+            free = lock_descriptor(descriptor, blocking=False)
+        if not free or not os.fstat(descriptor).st_nlink:  # who had it has just deleted it
+            raise UserError(f"{path}: another process is at work on it; wait for it, stop it, or "
+                            f"give {option} another name")
         try:
             yield
         finally:
@@ -115,11 +113,6 @@ def in_use(path: Path, option: str) -> Iterator[None]:
                 lock.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-
-
-def _at_work(path: Path, option: str) -> UserError:
-    return UserError(f"{path}: another process is at work on it; wait for it, stop it, or give "
-                     f"{option} another name")
 
 
 #: What reading JSON raises, and asking what was read for a shape that it may not have.

@@ -40,7 +40,7 @@ from selfplay.llm.preferences import (
 from selfplay.llm.reward_model import load_reward_model, reward_model
 from selfplay.llm.rlhf import RLHFLearner, RLHFObjective
 from selfplay.llm.vllm import engine_of
-from selfplay.report.panels import draw_curves
+from selfplay.report.panels import draw_overoptimisation
 from selfplay.run.folder import Clock
 from selfplay.run.stage import Desk, Work
 
@@ -120,7 +120,7 @@ def picture(folder: Path, config: RLHFConfig, title: str) -> None:
     climbs = {text: rows for name, text in names.items()
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / PICTURE, draw_curves(
+    write_atomic(folder / PICTURE, draw_overoptimisation(
         climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 

@@ -131,13 +131,13 @@ def measure(
               if (path := model_of(run.folder, stage.name))}
     asked = models if every else {newest.parent.name: newest}
     measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
-    measured = summary.keep_measured(run.folder, measured, models)
+    measured = summary.with_earlier(run.folder, measured, models)
     result = {**measured[newest.parent.name], "stages": measured}
     write_json(run.folder / "evaluation.json", result)
     expert = summary.teacher(run)
-    shown = summary.evaluation(run, {**measured, "teacher": expert} if expert else measured, device)
-    write_report(run.folder, shown)
-    say("\n".join(["", *headlines(shown)]))
+    shown = summary.evaluation(run, {**measured, "teacher": expert} if expert else measured, device,
+                               [stage.name for stage in RECIPES[run.config.recipe]])
+    say("\n".join(["", *headlines(write_report(run.folder, shown))]))
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}")
     return result
 

@@ -352,7 +352,7 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
     show(run, device)
 
 
-def draw(run: Run, device: str) -> None:
+def redraw(run: Run, device: str) -> None:
     """The chart of a run that nobody else is at work on.
 
     Raises UserError before anything is made if another process is.
@@ -366,11 +366,7 @@ def show(run: Run, device: str) -> None:
     """Draw the chart from what is on disk and say what it shows."""
     from selfplay.report.page import text_summary
 
-    result = compare.compare(run, device)
-    say(text_summary(result))
-    if not result["points"]:
-        say("nothing is rated yet: give the run more --minutes, or play matches with "
-            f"{_more_matches(run)}")
+    say(text_summary(compare.write_chart(run, device)))
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
         f"curves: tensorboard --logdir {run.folder / 'tb'}")
 
