@@ -93,7 +93,7 @@ def describe() -> str:
 
 
 def _suggestion(name: str) -> str:
-    """What may have been meant by an unknown name."""
+    """The nearest known name, or else all of them."""
     board = re.fullmatch(r"go(\d+)x\d+", name)
     if board:
         boards = f"Go is played on go{_SIZES[0]}x{_SIZES[0]} to go{_SIZES[-1]}x{_SIZES[-1]}"

@@ -11,11 +11,11 @@ S     symmetries of the board
 ====  =========================================================================
 
 Signs. Player 0 moves first. ``result`` and ``rollout`` speak for **player 0**:
-+1 player 0 has won, -1 player 1 has won, 0 a draw or not over yet. Whatever a net
-predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
++1 player 0 has won, -1 player 1 has won, 0 a draw or a game that is not over. Whatever a
+net predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
 
 States are a NamedTuple of numpy arrays whose first axis is B ("struct of arrays").
-Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; stays what it was once the
+Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; no longer changes once the
 game is over) and ``ply`` int32 [B] (moves made, passes included).
 Terminal states absorb: ``step`` leaves them alone.
 """
@@ -76,13 +76,13 @@ class Game(Protocol):
     def branch(
         self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Put what becomes of ``roots`` [``rows``] by ``moves`` into ``out``; all that a search
-        asks of its leaves, in one call.
+        """Play ``moves`` from ``roots`` [``rows``] and write the resulting states to ``out``: all
+        that a search needs to know of its leaves, in one call.
 
         rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
-        the m that are not over, then the others. Returns (place int64 [n], where each is; legal
-        bool [m, A]). What lies in ``out`` is good for every other function, but its bytes need
-        not be those of a copy made by ``step``. ``base.branch`` does it for any game.
+        the m that are not over, then the others. Returns (place int64 [n], the row of ``out``
+        where each is; legal bool [m, A]). Every other function accepts the states in ``out``, but
+        their bytes may differ from those that ``step`` makes. ``base.branch`` works for any game.
         """
 
     def legal(self, states: Any) -> NDArray[np.bool_]:
@@ -107,8 +107,8 @@ class Game(Protocol):
         """
 
     def keys(self, states: Any) -> NDArray[np.uint64]:
-        """uint64 [B]: equal for equal positions with equal pasts, else different but by accident;
-        ``base.keys`` knows a way for any game."""
+        """uint64 [B], a hash: equal for equal positions with equal pasts, almost surely different
+        otherwise. ``base.keys`` works for any game."""
 
     def rollout(self, states: Any, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Play each row out with uniformly random sensible moves; ``states`` is left alone.
@@ -125,7 +125,7 @@ class Game(Protocol):
     def action_to_text(self, states: Any, row: int, action: int) -> str: ...
 
     def text_to_action(self, states: Any, row: int, text: str) -> int:
-        """Raises GameError for text that is no move of this game (legality is not checked)."""
+        """Raises GameError for text that is not a move of this game; legality is not checked."""
 
     def render(self, states: Any, row: int) -> str:
         """The board as text, for a terminal and for test failures."""
@@ -148,7 +148,7 @@ def side(states: Any) -> NDArray[np.float32]:
 
 
 def keys(game: Game, states: Any) -> NDArray[np.uint64]:
-    """``Game.keys`` by way of observations: a multilinear hash of their words."""
+    """``Game.keys`` for any game: a multilinear hash of the observations' words."""
     planes = np.ascontiguousarray(game.observe(states)).reshape(len(states.ply), -1)
     planes = planes.view(np.uint8)
     words = np.zeros((len(planes), planes.shape[1] // 8 + 2), np.uint64)
@@ -161,7 +161,7 @@ def keys(game: Game, states: Any) -> NDArray[np.uint64]:
 def branch(
     game: Game, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """``Game.branch`` by way of ``replay``, ``result`` and ``legal``."""
+    """``Game.branch`` for any game, by ``replay``, ``result`` and ``legal``."""
     count = len(rows)
     for leaf, root in zip(out, roots, strict=True):
         np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer

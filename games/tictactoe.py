@@ -114,7 +114,7 @@ def _rollout(boards, to_play, done, value, rng, out):
 
 
 def _dihedral() -> NDArray[np.int64]:
-    """int64 [8, 9]: the board turned and mirrored, the identity first."""
+    """int64 [8, 9]: the rotations and reflections of the board, the identity first."""
     board = np.arange(9).reshape(3, 3)
     turned = [np.rot90(b, turns) for b in (board, board.T) for turns in range(4)]
     return np.stack(turned).reshape(8, 9)

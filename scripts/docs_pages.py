@@ -30,11 +30,12 @@ PAGES = {"RESULTS.md": "results.md", "CONTRIBUTING.md": "contributing.md",
          "CHANGELOG.md": "changelog.md"}
 ABOUT = """\
 Every setting is a field of a frozen dataclass. `--set stage.key=value` changes one, as often as it
-is given; `config.json` in the run's folder lists them all. Numbers may be 0 or more unless the table
-says otherwise. Tuples are written with commas: `--set rl.opening=0,4`. A game, a recipe and an
-algorithm bring defaults of their own; this page has those of no game in particular.
-A run keeps what shapes its weights: the same folder with another net is refused, with more minutes
-it goes on."""
+is given; `config.json` in the run's folder lists them all. Numbers may be 0 or more unless the
+table says otherwise. Tuples are written with commas: `--set rl.opening=0,4`.
+
+A game, a recipe and an algorithm bring defaults of their own; this page has those of no game in
+particular. A run keeps the settings that shape its weights: the same folder with another net is
+refused, with more minutes it goes on."""
 #: A run of a game and one of texts, as they are by default.
 CONFIGS = (RunConfig(game=""), TextConfig(task=""))
 LINK = re.compile(r"(\]\()([^)#\s]+)")
@@ -105,7 +106,8 @@ def settings_page() -> str:
 
 
 def _line(row: Row) -> str:
-    kind = row.kind.removeprefix("Literal[").removesuffix("]") if "Literal" in row.kind else row.kind
+    literal = re.fullmatch(r"Literal\[(.*)\]", row.kind)
+    kind = literal[1] if literal else row.kind
     default = ",".join(map(str, row.default)) if isinstance(row.default, tuple) else row.default
     meaning = "; ".join(filter(None, [_inline(row.meaning), row.limits]))
     cells = (f"`{row.key}`", f"`{kind}`", f"`{default}`" if default != "" else "", meaning)

@@ -100,8 +100,6 @@ def parses(words: list[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     if words not in (["--help"], ["--version"]):
         with command.make_context(command.name, list(words)) as context:
-            keys = {row.key for config in load("docs_pages").CONFIGS
-                    for row in load("docs_pages").settings(config)}
             for assignment in context.params.get("assignments", ()):
                 assert assignment.partition("=")[0] in KEYS, f"no setting {assignment}"
 
@@ -159,8 +157,9 @@ def typed(words: list[str], patch: pytest.MonkeyPatch,
 
 
 def masked(line: str) -> str:
-    """Without figures and without the width of columns, which differ from machine to machine."""
-    return re.sub(r"\s+", " ", re.sub(r"[-+]?\d[\d.,:]*%?", "N", line)).strip()
+    """Without figures, units of time and widths of columns, which differ between machines."""
+    line = re.sub(r"[-+]?\d[\d.,:]*%?", "N", line)
+    return re.sub(r"\s+", " ", re.sub(r"N (s|min|h)\b", "N s", line)).strip()
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
-"""Everybody who can play a match, behind one protocol.
+"""All kinds of players, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
 ``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games
 at once, one a slot; ``play`` tells it of every start and every move, and asks it for moves in
 batches. torch and pyspiel are imported only where a player needs them.
 
-``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
-is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
-many games fills its batches without. It is a different search, so that it is for the spec to say,
-not for the number of games in flight.
+``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``search.select``).
+That is up to six times as fast where a game is played alone, as by GTP or against a human; a match
+of many games fills its batches without it. It is a different search, so the spec asks for it, and
+not the number of games in flight.
 
 AlphaGo's player: a policy net for the priors, a value net and rollouts for the leaves.
 
@@ -72,17 +72,17 @@ class Player(Protocol):
         """New games in ``slots`` int64 [n]; all randomness in them comes from ``seeds`` [n]."""
 
     def moved(self, slots: Slots, actions: Actions) -> None:
-        """Told of every move made in its slots: openings', opponents' and its own."""
+        """Called for every move in its slots: of the opening, the opponent's and its own."""
 
     def act(self, states: Any, slots: Slots) -> Actions:
         """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop the processes that were started."""
 
 
 class NetEvaluator(Protocol):
-    """``inference.Evaluator``, or anything like it."""
+    """``inference.evaluator.Evaluator``, or anything like it."""
 
     game: Game
 
@@ -102,7 +102,7 @@ class Setup(NamedTuple):
 
 
 class _Silent:
-    """A player that needs to be told nothing."""
+    """A player that keeps no record of the moves."""
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 
@@ -258,7 +258,7 @@ def _mcts(text: str, setup: Setup) -> Player:
 def _gtp(text: str, setup: Setup) -> Player:
     if not isinstance(setup.game, Go):
         raise UserError(f"player {setup.spec!r}: GTP engines play Go, not {setup.game.name}")
-    gtp.find_executable(text)  # complain now rather than at the first game
+    gtp.find_executable(text)  # fail now rather than in the first game
     return GtpPlayer(setup.spec, text, setup.game)
 
 
@@ -359,7 +359,7 @@ def missing_engine(spec: str) -> str | None:
 class Mixed:
     """An ``Evaluate``: logits of ``prior``, and (1 - weight) * value + weight * rollout.
 
-    All three speak for the side to move. What has no weight is not evaluated.
+    All three are for the side to move. A part of weight 0 is not evaluated.
     """
 
     def __init__(

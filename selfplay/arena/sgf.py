@@ -1,6 +1,6 @@
 """Go games in SGF: read from anywhere, and written.
 
-Reading keeps what can be kept: every game that is left out is named with its reason. The moves
+Reading keeps every game that it can; each one left out is named with the reason. The moves
 are checked against our own rules, all games at once. Writing is deterministic, byte for byte.
 
 Coordinates: SGF's second letter counts rows from the top, our row 0 is the bottom one.
@@ -158,7 +158,7 @@ def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
 
 
 def _unpack(name: str, data: bytes) -> bytes:
-    """SGF in an encoding whose brackets and backslashes are what they seem."""
+    """SGF data, decompressed, in an encoding in which brackets and backslashes are single bytes."""
     if name.lower().endswith(".gz"):
         data = gzip.decompress(data)
     stated = _CHARSET.search(data)
@@ -262,10 +262,10 @@ def _action(point: bytes, size: int) -> int | None:
 
 
 def parse_result(text: str) -> float | None:
-    """RE as a result for black: 1, -1, 0 for a draw; None where it tells no winner.
+    """RE as a result for black: 1, -1, 0 for a draw; None where it names no winner.
 
-    Taken in: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "0", "Draw",
-    "Jigo", "B+0" (a draw). Not told: "", "?", "Void" and anything else.
+    Accepted: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "0", "Draw",
+    "Jigo", "B+0" (a draw). Not accepted: "", "?", "Void" and anything else.
     """
     plain = text.strip().lower()
     if plain in _DRAWS or plain.startswith(("draw", "jigo")):
@@ -298,7 +298,7 @@ def _text(node: dict[str, list[bytes]], name: str) -> str:
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8 where it fits, else Latin-1, which always does: a wrong name is better than none."""
+    """UTF-8 where possible, else Latin-1, which always is: a garbled name is better than none."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The machine that a run is on: its name, and how much memory this process holds."""
+"""The machine of a run: its processor, and the memory that this process holds."""
 
 from __future__ import annotations
 
