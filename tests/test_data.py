@@ -266,8 +266,8 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from selfplay.errors import UserError
-from selfplay.files import write_atomic
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_atomic
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

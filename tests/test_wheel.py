@@ -53,9 +53,10 @@ def python(code: str, *words: str, cwd: Path, path: Path) -> subprocess.Complete
 def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {p.name for p in unpacked.iterdir() if p.suffix != ".dist-info"} == {"selfplay"}
     packed = {str(p.relative_to(unpacked)) for p in unpacked.rglob("*.py")}
-    sources = {f"selfplay/{p.relative_to(ROOT / 'selfplay')}"
-               for folder in ("", "games", "models", "llm")
-               for p in (ROOT / "selfplay" / folder).glob("*.py")}
+    sources = {f"selfplay/{p.relative_to(base)}"
+               for base, folder in ((ROOT / "selfplay", "selfplay"), (ROOT, "games"),
+                                    (ROOT, "models"))
+               for p in (ROOT / folder).rglob("*.py")}
     assert packed == sources
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}
     assert {p.name for p in (unpacked / "selfplay/expert_games").iterdir()} == games != set()
@@ -76,9 +77,10 @@ def test_every_module_is_the_wheels_own(unpacked: Path, traps: Path) -> None:
 
 
 def test_the_embedded_expert_games_can_be_read(unpacked: Path, traps: Path) -> None:
-    code = ("from selfplay.config import preset\nfrom selfplay.games import make\n"
-            "from selfplay.expert import read_expert\nfrom selfplay.loop import expert_files\n"
-            "from selfplay.runs import Run\nfrom pathlib import Path\n"
+    code = ("from selfplay.run.config import preset\nfrom selfplay.games import make\n"
+            "from selfplay.arena.expert import read_expert\n"
+            "from selfplay.run.pipeline import expert_files\n"
+            "from selfplay.run.folder import Run\nfrom pathlib import Path\n"
             "run = Run(Path('r'), preset('go9x9'), make('go9x9'))\n"
             "games, skipped = read_expert(expert_files(run), run.game)\n"
             "print(len(games), len(skipped), *expert_files(run))")

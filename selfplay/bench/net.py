@@ -253,11 +253,11 @@ def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
 
 FIRST_MOVE = """
 import sys
-from selfplay.config import preset
-from selfplay.crew import SelfPlay, group_sizes
+from selfplay.board.selfplay import SelfPlay
 from selfplay.games import make
-from selfplay.inference import Evaluator
+from selfplay.inference.evaluator import Evaluator, group_sizes
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.config import preset
 game, size, device = make(sys.argv[1]), *sys.argv[2:]
 config = preset(game.name).rl
 net = seeded(0, lambda: build(NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)))
