@@ -48,8 +48,8 @@ def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[n
     place = np.zeros(64, np.uint64)
     for bit in range(64):
         place[((int(DE_BRUIJN) << bit) % 2**64) >> 58] = bit
-    masks = np.array(words, np.uint64)
-    return masks, place, np.bitwise_or.reduce(masks[:, :2])
+    table = np.array(words, np.uint64)
+    return table, place, np.bitwise_or.reduce(table[:, :2])
 
 
 @njit(cache=True, nogil=True, inline="always")
