@@ -6,15 +6,15 @@ CONTRIBUTING and CHANGELOG become pages; the guides are put into the navigation 
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import inspect
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator
+import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from settings_table import markdown, table
 
 from selfplay.llm.config import TextConfig
 from selfplay.run.config import RunConfig
@@ -36,82 +36,23 @@ table says otherwise. Tuples are written with commas: `--set rl.opening=0,4`.
 A game, a recipe and an algorithm bring defaults of their own; this page has those of no game in
 particular. A run keeps the settings that shape its weights: the same folder with another net is
 refused, with more minutes it goes on."""
-#: A run of a game and one of texts, as they are by default.
-CONFIGS = (RunConfig(game=""), TextConfig(task=""))
+CONFIGS = {"Runs of games": RunConfig, "Runs of language models": TextConfig}
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 
 
-class Row(NamedTuple):
-    """One setting, in words."""
-
-    key: str  #: dotted, as ``--set`` takes it
-    kind: str
-    default: Any
-    limits: str
-    meaning: str
-
-
-def comments(kind: type) -> dict[str, tuple[str, str]]:
-    """(type, meaning) of every field of a dataclass, in order: the ``#:`` comment behind the field
-    and those on the lines below it, as they are written in the source; base classes first."""
-    found: dict[str, tuple[str, str]] = {}
-    for base in reversed([k for k in kind.__mro__ if dataclasses.is_dataclass(k)]):
-        lines = inspect.getsource(base).splitlines()
-        tree = ast.parse("\n".join(lines)).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for node in tree.body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                end = node.end_lineno or node.lineno
-                words = [lines[end - 1].partition("#:")[2]]
-                for line in lines[end:]:
-                    if not line.lstrip().startswith("#:"):
-                        break
-                    words.append(line.partition("#:")[2])
-                meaning = " ".join(" ".join(words).split())
-                old = found.get(node.target.id, ("", ""))[1]
-                found[node.target.id] = ast.unparse(node.annotation), meaning or old
-    return found
-
-
-def settings(config: Any) -> Iterator[Row]:
-    """Every setting of a run's config, its stages one after the other."""
-    fields = comments(type(config))
-    for plain in (True, False):  # the run's own first
-        for f in dataclasses.fields(config):
-            value = getattr(config, f.name)
-            if dataclasses.is_dataclass(value) == plain:
-                continue
-            inner = [(f.name, value, *fields[f.name])] if plain else [
-                (f"{f.name}.{name}", getattr(value, name), *words)
-                for name, words in comments(type(value)).items() if "ClassVar" not in words[0]]
-            for key, default, kind, meaning in inner:
-                limits = [word for word, keys in (
-                    ("above 0", config.LIMITS.positive), ("at most 1", config.LIMITS.shares))
-                    if key in keys]
-                yield Row(key, kind, default, ", ".join(limits), meaning)
-
-
 def settings_page() -> str:
-    """docs/settings.md, of the defaults."""
+    """docs/settings.md, of the defaults: a table a stage."""
     out = ["# Settings", "", ABOUT]
-    for title, config in zip(("Runs of games", "Runs of language models"), CONFIGS, strict=True):
+    for title, config in CONFIGS.items():
+        stages = typing.get_type_hints(config)
         out.append(f"\n## {title}")
-        for stage, rows in itertools.groupby(settings(config),
+        for stage, rows in itertools.groupby(sorted(table(config), key=lambda row: "." in row.key),
                                              key=lambda row: row.key.rpartition(".")[0]):
-            about = inspect.getdoc(type(getattr(config, stage) if stage else config)) or ""
+            about = inspect.getdoc(stages.get(stage, config)) or ""
             out += ["", f"### {stage or 'The run'} {{ #{title.split()[-1]}-{stage} }}", "",
-                    _inline(about), "", "| key | type | default | meaning |", "|---|---|---|---|"]
-            out += map(_line, rows)
+                    _inline(about), "",
+                    markdown([row._replace(meaning=_inline(row.meaning)) for row in rows])]
     return "\n".join(out) + "\n"
-
-
-def _line(row: Row) -> str:
-    literal = re.fullmatch(r"Literal\[(.*)\]", row.kind)
-    kind = literal[1] if literal else row.kind
-    default = ",".join(map(str, row.default)) if isinstance(row.default, tuple) else row.default
-    meaning = "; ".join(filter(None, [_inline(row.meaning), row.limits]))
-    cells = (f"`{row.key}`", f"`{kind}`", f"`{default}`" if default != "" else "", meaning)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _inline(text: str) -> str:

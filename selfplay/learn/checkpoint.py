@@ -37,7 +37,7 @@ _TEMPORARY = ".tmp-"
 
 
 class Training(Protocol):
-    """What is saved: ``train.Trainer``, or anything like it."""
+    """What is saved: a trainer, or anything like one."""
 
     def inference_net(self) -> nn.Module: ...
 

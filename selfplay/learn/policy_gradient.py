@@ -1,6 +1,6 @@
 """The policy-gradient objective: one, over log-probabilities, advantages and masks.
 
-REINFORCE, RLOO, PPO, GRPO and their kin differ in settings (``algorithms``), not in code, and
+REINFORCE, RLOO, PPO, GRPO and their kin differ in settings (``config``), not in code, and
 nothing here knows what a step is: a move on a board and a token of a text are columns alike.
 Axes: N trajectories, T steps; a bool mask [N, T] marks the real ones, and what stands at the
 others, NaN included, changes nothing.
@@ -65,7 +65,7 @@ def step_weights(mask: Tensor, average: str, constant_length: int = 0) -> Tensor
 
     token: 1 / real steps of the batch (DAPO, eq. 8). sequence: 1 / (N x real steps of its
     trajectory) (GRPO, eq. 3). constant: 1 / (N x constant_length) (Dr. GRPO).
-    Raises ValueError for a constant_length of 0 where one is wanted (``algorithms.sized``).
+    Raises ValueError for a constant_length of 0 where one is wanted (``config.sized``).
     """
     real = mask.float()
     if average == "token":
