@@ -45,7 +45,7 @@ PATH = re.compile(r"(?:docs|scripts|selfplay|games|models|tests|\.ci|\.github)/[
 class Block(NamedTuple):
     page: Path
     line: int
-    kind: str  #: of the fence; "sh" of indented commands
+    kind: str  #: of the fence; "sh" or "python" of an indented block
     text: str
     mark: str  #: long, output, fails, file or none
     words: str  #: that the mark brings
@@ -59,17 +59,25 @@ class Block(NamedTuple):
         return [words for line in lines
                 if (words := shlex.split(line.removeprefix("$ "), comments=True))]
 
+    def quick(self) -> list[list[str]]:
+        """``commands``; those of the guides, which are about other things, with tiny budgets."""
+        if self.page.parent.name != "guide":
+            return self.commands()
+        tiny = {"--minutes": "0.05", "--games": "4"}
+        return [[tiny.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+                for words in self.commands()]
+
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, and the indented ones that hold commands, in order."""
+    """The fenced blocks of a page, and the indented ones that hold commands or Python, in order."""
     text, found = page.read_text(), []
     for match in FENCE.finditer(text):
         found.append((match.start(), match[2], match[3]))
     bare = FENCE.sub(lambda m: re.sub(r"[^\n]", "x", m[0]), text)  # as long, without indents
     for match in INDENTED.finditer(bare):
         code = re.sub(r"^ {4}", "", match[0], flags=re.MULTILINE)
-        if code.startswith(PROGRAMS):
-            found.append((match.start(), "sh", code))
+        if code.startswith((*PROGRAMS, "import ", "from ")):
+            found.append((match.start(), "sh" if code.startswith(PROGRAMS) else "python", code))
     out = []
     for start, kind, code in sorted(found):
         mark = MARK.search(text[:start])
@@ -195,7 +203,7 @@ def test_what_is_not_long_runs_and_says_what_the_page_says(
             continue
         elif block.kind in SHELL:
             said = ""
-            for words in block.commands():
+            for words in block.quick():
                 done = typed(selfplay_words(words) or [], monkeypatch, capsys)
                 assert bool(done.code) == (block.mark == "fails"), f"{block}: {done.err}"
                 assert block.mark != "fails" or block.words in done.err, f"{block}: {done.err}"
@@ -241,6 +249,13 @@ def test_messages_among_the_faults_are_the_programs_own() -> None:
     for span in spans:
         for part in filter(None, map(str.strip, re.split(r"…|[)(]", span))):
             assert part in spoken, part
+
+
+def test_what_github_runs_is_there() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "- run: .ci/run\n" in text
+    for script in re.findall(r"- run: ([\w./]+)$", text, re.MULTILINE):
+        assert (ROOT / script).is_file(), script
 
 
 # -------------------------------------------------------------------------------- the site
