@@ -1,8 +1,9 @@
 """A scripted GTP engine for tests. Usage: fake_gtp.py BEHAVIOUR [KEY=VALUE ...]
 
 Behaviours: good, die, nonsense, vertex, illegal, slow, refuse, cleanup, resign, noisy, badid,
-child. Keys: moves (on the board before it passes or dies), games (played before it dies),
-seconds, log (a file that gets every command).
+child, daemon (a child in a session of its own), flood (an answer without end), oneline (answers
+end in a single newline). Keys: moves (on the board before it passes or dies), games (played before
+it dies), seconds, log (a file that gets every command).
 It plays on every second line only, so that no stone is ever captured.
 """
 
@@ -82,8 +83,9 @@ def main() -> None:
     engine = Engine(behaviour, options)
     if behaviour == "noisy":
         print("x" * 200_000, file=sys.stderr, flush=True)
-    if behaviour == "child":  # its process group outlives a polite quit
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    if behaviour in ("child", "daemon"):  # its process group outlives a polite quit
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"],
+                                 start_new_session=behaviour == "daemon")
         options["child"] = str(child.pid)
     for line in sys.stdin:
         words = line.split()
@@ -98,9 +100,12 @@ def main() -> None:
         if behaviour == "nonsense" and name == "genmove":
             print("Hello, how can I help you?\n", flush=True)
             continue
+        while behaviour == "flood":
+            print("x" * 65536, end="", flush=True)
         reply = engine.answer(name, arguments)
         said = "99999" if behaviour == "badid" else number
-        print(f"{reply[0]}{said}{reply[1:]}\n", flush=True)
+        print(f"{reply[0]}{said}{reply[1:]}", end="\n" if behaviour == "oneline" else "\n\n",
+              flush=True)
         if name == "quit":
             return
 

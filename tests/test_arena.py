@@ -182,10 +182,9 @@ def test_go_games_are_kept_as_sgf(tmp_path: Path) -> None:
         assert game.get_root().get("RE") == record.result
 
 
-def test_a_dying_engine_leaves_what_was_finished(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="out of cheese"):
-        match(tmp_path, 8, a=fake("die", moves=3, games=3), game=GO, b=fake("good", moves=3),
-              slots=1)
-    result = read_match(tmp_path, GO)
-    assert result is not None and result.games == len(read_records(tmp_path / "games.jsonl")) == 3
-    assert len((tmp_path / "games.sgf").read_text().splitlines()) == 3
+def test_a_dying_engine_loses_its_game_and_is_started_again(tmp_path: Path) -> None:
+    match(tmp_path, 8, a=fake("die", moves=3, games=3), game=GO, b=fake("good", moves=3), slots=1)
+    records = read_records(tmp_path / "games.jsonl")
+    failed = [r for r in records if r.end.startswith("failure of") and "out of cheese" in r.end]
+    assert len(records) == 8 and [r.index for r in failed] == [3, 7]  # each start plays three
+    assert len((tmp_path / "games.sgf").read_text().splitlines()) == 8

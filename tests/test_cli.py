@@ -266,16 +266,16 @@ def test_sgf_with_nothing_in_it(run: Command, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------- engines that fail
 
 @pytest.mark.parametrize(("behaviour", "told"), [
-    ("die moves=2 games=1", "out of cheese"), ("nonsense", "not GTP"), ("vertex", "is no move"),
+    ("die moves=0", "out of cheese"), ("nonsense", "not GTP"), ("vertex", "is no move"),
 ])
-def test_an_engine_fails_in_mid_match(
+def test_an_engine_that_never_plays(
     run: Command, tmp_path: Path, behaviour: str, told: str
 ) -> None:
     match = ("--game", "go5x5", "--games", "4", "--slots", "1", "--out", "here", "--opening", "0")
     run("match", f"{FAKE} {behaviour}", "random", *match).mistake("fake_gtp.py", told)
     games = tmp_path / "here/games.jsonl"
     kept = games.read_text() if games.exists() else ""
-    assert kept.count("\n") == (1 if behaviour.startswith("die") else 0)
+    assert not kept
     # the same engine, mended: what was finished stays as it is
     name = json.loads((tmp_path / "here/match.json").read_text())["a"]
     mended = tmp_path / "here/match.json"
@@ -290,11 +290,10 @@ def test_an_engine_fails_in_mid_match(
 def test_an_engine_that_makes_expert_games_dies(run: Command, tmp_path: Path) -> None:
     expert = ("expert", *G, "--games", "3", "--slots", "1", "--out", "x.sgf.gz", "--opening", "1",
               "--player")
-    engine = f"{FAKE} die moves=2 games=2"  # each start gets two games further
-    run(*expert, engine).mistake("out of cheese")
-    assert (tmp_path / "x.sgf.gz.partial.jsonl").read_text().count("\n") == 2
-    assert run(*expert, engine).code == 0
-    assert gzip.decompress((tmp_path / "x.sgf.gz").read_bytes()).count(b"(;") == 3
+    engine = f"{FAKE} die moves=2 games=2"  # each start plays two games
+    said = run(*expert, engine)
+    assert said.code == 0 and "1 without a natural end" in said.out
+    assert gzip.decompress((tmp_path / "x.sgf.gz").read_bytes()).count(b"(;") == 2
 
 
 # ---------------------------------------------------------------------------------- full disks

@@ -44,6 +44,18 @@ def test_a_clean_sweep_stays_finite_and_wide() -> None:
         fit([("a", "b", 60, 0, 0)], anchor="b", prior=0)
 
 
+@pytest.mark.parametrize(("rungs", "won", "lost"), [(11, 20, 0), (15, 95, 5), (60, 20, 0)])
+def test_a_long_ladder_adds_up_its_rungs(rungs: int, won: int, lost: int) -> None:
+    """A chain has no circle, so that every rung is as high as it would be alone."""
+    chain = [(f"{k + 1}", f"{k}", won, 0, lost) for k in range(rungs)]
+    rung = 400 * math.log10((won + 0.5) / (lost + 0.5))
+    top = fit(chain, anchor="0")[f"{rungs}"]
+    assert top.elo == pytest.approx(rungs * rung, rel=1e-6)
+    alone = fit(chain[:1], anchor="0")["1"]
+    assert top.high - top.elo == pytest.approx(
+        math.sqrt(rungs) * (alone.high - alone.elo), rel=1e-4)
+
+
 def test_players_without_a_chain_to_the_anchor_are_left_out() -> None:
     ratings = fit([("a", "b", 3, 0, 2), ("c", "d", 3, 0, 2), ("e", "b", 0, 0, 0)], anchor="b")
     assert set(ratings) == {"a", "b"}

@@ -107,8 +107,7 @@ def test_a_file_finished_while_its_player_was_made_is_kept(
         return parse_player(*words, **options)
 
     monkeypatch.setattr("selfplay.arena.expert.parse_player", slow)
-    with pytest.raises(UserError, match="exists already"):
-        make_games(tmp_path / "g.jsonl.gz", games=3)
+    assert make_games(tmp_path / "g.jsonl.gz", games=3).before
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]
 
 
@@ -119,10 +118,15 @@ def test_stop_writes_what_is_there(tmp_path: Path) -> None:
     assert 8 <= made.games + made.duplicates < 50
 
 
-def test_an_existing_file_or_a_wrong_name_is_refused(tmp_path: Path) -> None:
-    make_games(tmp_path / "g.jsonl.gz")
+def test_a_finished_file_is_kept_and_other_files_and_names_are_refused(tmp_path: Path) -> None:
+    made = make_games(tmp_path / "g.jsonl.gz")
     with pytest.raises(UserError, match="exists already"):
-        make_games(tmp_path / "g.jsonl.gz")
+        generate(TTT, "mcts:2", 3, tmp_path / "g.jsonl.gz")
+    (tmp_path / "g.jsonl.gz.partial.jsonl").write_text("")  # a kill before they were removed
+    (tmp_path / "g.jsonl.gz.partial.json").write_text("{}")
+    again = make_games(tmp_path / "g.jsonl.gz")
+    assert (again.games, again.before, made.before) == (made.games, True, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]
     for game, name in ((TTT, "g.sgf.gz"), (GO, "g.txt"), (TTT, "g.json")):
         with pytest.raises(UserError, match="ending in"):
             make_games(tmp_path / name, game)

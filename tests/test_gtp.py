@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfplay.arena import gtp
 from selfplay.arena.gtp import GtpEngine, Reply, find_executable, parse_reply
 from selfplay.common.errors import UserError
 
@@ -97,8 +98,20 @@ def test_a_talkative_engine_does_not_hang() -> None:
         assert engine.ask("echo there").text == "there"
 
 
-def test_close_ends_the_whole_process_group() -> None:
-    engine = GtpEngine(fake("child"))
+def test_an_answer_without_end_is_an_error() -> None:
+    with GtpEngine(fake("flood")) as engine, pytest.raises(UserError, match="more than 1 MB"):
+        engine.ask("komi 7")
+
+
+def test_an_answer_that_ends_in_one_newline_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gtp, "HANGING", 0.3)
+    with GtpEngine(fake("oneline")) as engine, pytest.raises(UserError, match="by an empty line"):
+        engine.ask("komi 7")
+
+
+@pytest.mark.parametrize("behaviour", ["child", "daemon"])
+def test_close_ends_the_whole_process_group(behaviour: str) -> None:
+    engine = GtpEngine(fake(behaviour))
     child = int(engine.ask("child").text)
     os.kill(child, 0)
     engine.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import shlex
 import subprocess
 import sys
@@ -372,12 +373,42 @@ def test_an_illegal_move_forfeits_and_a_resignation_counts() -> None:
     ("vertex", ["'z99' is no move", "genmove"]), ("refuse", ["unacceptable size", "boardsize 5"]),
 ])
 def test_a_broken_engine_is_the_users_error(behaviour: str, words: list[str]) -> None:
-    engine = parse_player(fake(behaviour, moves=2), GO)
+    engine = parse_player(fake(behaviour, moves=0), GO)
     with pytest.raises(UserError) as caught:
         played(GO, engine, parse_player("random", GO), 2, 2)
     engine.close()
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("how", "reason"), [
+    ("fail", "null location"), ("off", "'t19' is no move"), ("die", "has quit")])
+def test_an_engine_that_fails_in_one_position_loses_that_game(how: str, reason: str) -> None:
+    """It is started again, and the match goes on."""
+    script = Path(__file__).with_name("data") / "gtp" / "bad_at.py"
+    engine = parse_player("gtp:" + shlex.join([sys.executable, str(script), how]), make("go9x9"))
+    other = parse_player("random", make("go9x9"))
+    records = played(make("go9x9"), engine, other, 8, 2, opening=(2, 2))
+    engine.close()
+    failed = [r for r in records if r.end.startswith("failure of")]
+    assert len(records) == 8 and 0 < len(failed) < 8
+    for record in failed:
+        assert reason in record.end and "\n" not in record.end and not record.natural
+        mine = record.players.index(engine.name)
+        assert record.value == (-1 if mine == 0 else 1)
+        assert record.result == ("W+F" if mine == 0 else "B+F")
+
+
+def test_an_engine_without_undo_keeps_its_pass(gnugo: str, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", f"{Path(gnugo).parent}:{os.environ['PATH']}")
+    script = Path(__file__).with_name("data") / "gtp" / "no_undo.py"
+    engine = parse_player("gtp:" + shlex.join([sys.executable, str(script)]), make("go5x5"))
+    records = played(make("go5x5"), engine, engine, 2, 2, opening=(2, 2))
+    engine.close()
+    ends = {record.end for record in records}
+    assert ends <= {"two passes", "resignation", "max moves"}
+    assert capsys.readouterr().out.count("no undo") == 1
 
 
 def test_a_human_is_asked_until_the_move_is_legal(monkeypatch: pytest.MonkeyPatch,

@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgfmill import sgf as sgfmill_sgf
 
+from selfplay.arena.collection import Properties, Skipped, trees
 from selfplay.arena.records import GameRecord
 from selfplay.arena.sgf import (
     ExpertGame,
-    Properties,
     RefusedError,
-    Skipped,
     _game,
-    _trees,
     parse_result,
     read_games,
     to_sgf,
@@ -283,7 +281,7 @@ def test_damaged_bytes_are_a_game_or_a_reason(data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     skipped: list[Skipped] = []
-    read = [game for name, nodes in _trees("x", bytes(raw), skipped)
+    read = [game for name, nodes in trees("x", bytes(raw), skipped, 1000)
             if (game := _game_or_reason(nodes, name, skipped))]
     assert read or skipped
     for game in read:
@@ -292,7 +290,7 @@ def test_damaged_bytes_are_a_game_or_a_reason(data: st.DataObject) -> None:
 
 def _game_or_reason(nodes: Properties, name: str, skipped: list[Skipped]) -> ExpertGame | None:
     try:
-        return _game(nodes, name, 5)
+        return _game(nodes, name, 5, 100)
     except RefusedError as refusal:
         skipped.append(Skipped(name, str(refusal)))
         return None

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from selfplay.arena.match import read_match
 from selfplay.common.errors import UserError
+from selfplay.common.stats import Z95
 from selfplay.games.base import Game
 
 SCALE = 400 / np.log(10)  # Elo per unit of log-odds
-Z95 = 1.959964
 PRIOR = 1.0  # virtual draws per pairing
 
 
@@ -135,7 +135,8 @@ def _maximise(
         np.add.at(curvature, (first, second), -weight)
         np.add.at(curvature, (second, first), -weight)
         free = curvature[1:, 1:]
-        if np.abs(theta).max() > 40 or np.linalg.cond(free) > 1e14:
+        apart = np.abs(theta[first] - theta[second]).max()  # of a pairing: a ladder may be long
+        if apart > 40 or np.linalg.cond(free) > 1e14:
             raise UserError("Elo: somebody won or lost every game; rate with a prior of 1 draw")
         step = np.linalg.solve(free, slope[1:])
         # A full Newton step can overshoot from far away: halve it until it climbs.

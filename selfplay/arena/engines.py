@@ -6,25 +6,48 @@ of every move.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena import gtp
+from selfplay.common.console import say
+from selfplay.common.errors import UserError
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 
 RESIGN = -1  #: what ``act`` returns to give the game up
+IN_A_ROW = 20  #: faults without a move between them, after which an engine is given up
+
+CLEAN_UP = "kgs-genmove_cleanup"
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
+
+
+class FaultError(Exception):
+    """The engine failed in some rows of ``act``: these games are lost by it.
+
+    actions: int64 [n], as ``act`` returns them; reasons: row -> why it has none.
+    """
+
+    def __init__(self, actions: Ints, reasons: dict[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.actions, self.reasons = actions, reasons
 
 
 class GtpPlayer:
     """An outside engine, one process a slot; those of a batch think at the same time.
 
-    When the engine passes and knows ``kgs-genmove_cleanup``, its pass is taken back and that is
-    asked instead, so that dead stones get captured and the board can be counted as it lies.
+    When the engine passes and knows ``kgs-genmove_cleanup`` and ``undo``, its pass is taken back
+    and a clean-up move is asked for instead, so that dead stones get captured and the board can be
+    counted as it lies.
+
+    An engine that fails in a game (it quits, is silent, or answers with what is no move) loses that
+    game by it and is started again. Only one that never plays, or fails IN_A_ROW times without a
+    move in between, is an error.
     """
 
     def __init__(self, name: str, command: str, game: Go, timeout: float = gtp.TIMEOUT) -> None:
@@ -35,41 +58,77 @@ class GtpPlayer:
         self._own: dict[int, int] = {}  # slot -> ply of the engine's own move, which it knows
         self._seeds: dict[int, int | None] = {}
         self._known: frozenset[str] | None = None
+        self._moves, self._faults = 0, 0  #: made in all; failures since the last one
+        self._setup = (f"boardsize {game.size}", "clear_board", f"komi {game.komi:g}")
 
     def start(self, slots: Ints, seeds: Ints) -> None:
-        setup = (f"boardsize {self.game.size}", "clear_board", f"komi {self.game.komi:g}")
         for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
+            if slot in self._engines and not self._engines[slot].running():
+                self._engines.pop(slot).close()  # it has quit after its last game
             if slot not in self._engines:
                 self._engines[slot] = gtp.GtpEngine(self.command, self.timeout)
-            for command in setup:
+            for command in self._setup:
                 self._engines[slot].send(command)
             self._untold[slot], self._plies[slot], self._own[slot] = [], 0, -1
             self._seeds[slot] = seed
         for slot in slots.tolist():
-            for _ in setup:
+            for _ in self._setup:
                 self._engines[slot].expect()
         if self._known is None and len(slots):
             listing = self._engines[int(slots[0])].ask("list_commands")
             self._known = frozenset(listing.text.split()) if listing.ok else frozenset()
+            if CLEAN_UP in self._known and "undo" not in self._known:
+                say(f"{self.name}: knows {CLEAN_UP}, but no undo, so its pass stands and dead "
+                    "stones stay on the board")
 
     def moved(self, slots: Ints, actions: Ints) -> None:
         for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
-            if self._own[slot] != self._plies[slot]:
+            if slot in self._engines and self._own[slot] != self._plies[slot]:
                 self._untold[slot].append((self._plies[slot], action))
             self._plies[slot] += 1
 
     def act(self, states: Any, slots: Ints) -> Ints:
-        assert self._known is not None
-        sent = [(slot, self._ask_move(states, row, slot))
-                for row, slot in enumerate(slots.tolist())]
-        texts = [self._answer(slot, count) for slot, count in sent]
-        if "kgs-genmove_cleanup" in self._known:
-            self._clean_up(states, slots, texts)
-        actions = np.array([self._action(states, row, slot, text) for row, (slot, text)
-                            in enumerate(zip(slots.tolist(), texts, strict=True))], np.int64)
-        for slot in slots.tolist():
+        """Raises FaultError where the engine fails in some games, UserError if in all."""
+        errors: dict[int, UserError] = {}
+        rows = list(enumerate(slots.tolist()))
+        counts = {row: count for row, slot in rows
+                  if (count := self._try(errors, row, self._ask_move, states, row, slot))}
+        texts = {row: text for row, slot in rows if row in counts
+                 if (text := self._try(errors, row, self._answer, slot, counts[row])) is not None}
+        if {CLEAN_UP, "undo"} <= (self._known or frozenset()):
+            self._clean_up(errors, states, slots, texts)
+        actions = np.full(len(rows), RESIGN, np.int64)
+        for row, slot in rows:
+            if row in texts and row not in errors:
+                action = self._try(errors, row, self._action, states, row, slot, texts[row])
+                actions[row] = RESIGN if action is None else action
             self._own[slot] = self._plies[slot]
+        self._note(errors, slots)
+        if errors:
+            raise FaultError(actions, {row: str(error) for row, error in errors.items()})
         return actions
+
+    def _try(self, errors: dict[int, UserError], row: int, ask: Callable[..., T], *words: Any
+             ) -> T | None:
+        """``ask(*words)``; None where it fails, with the error noted under ``row``."""
+        try:
+            return ask(*words)
+        except UserError as error:
+            errors[row] = error
+            return None
+
+    def _note(self, errors: dict[int, UserError], slots: Ints) -> None:
+        """Count moves and failures; end the engines that have failed, which ``start`` makes anew.
+
+        Raises UserError where there is no hope of another move.
+        """
+        made = len(slots) - len(errors)
+        self._moves += made
+        self._faults = len(errors) + (0 if made else self._faults)
+        for row in errors:
+            self._engines.pop(int(slots[row])).close()
+        if errors and (not self._moves or self._faults >= IN_A_ROW):
+            raise next(iter(errors.values()))
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -95,13 +154,20 @@ class GtpPlayer:
     def _answer(self, slot: int, count: int) -> str:
         return [self._engines[slot].expect() for _ in range(count)][-1].lower()
 
-    def _clean_up(self, states: Any, slots: Ints, texts: list[str]) -> None:
-        passed = [(row, slot) for row, slot in enumerate(slots.tolist()) if texts[row] == "pass"]
-        for row, slot in passed:
-            self._engines[slot].send("undo")
-            self._engines[slot].send(f"kgs-genmove_cleanup {self._colour(states, row)}")
-        for row, slot in passed:
-            texts[row] = self._answer(slot, 2)
+    def _clean_up(
+        self, errors: dict[int, UserError], states: Any, slots: Ints, texts: dict[int, str]
+    ) -> None:
+        passed = [row for row, text in texts.items() if text == "pass"]
+        for row in passed:
+            self._try(errors, row, self._take_back, states, row, int(slots[row]))
+        for row in passed:
+            if row not in errors:
+                text = self._try(errors, row, self._answer, int(slots[row]), 2)
+                texts[row] = text or ""
+
+    def _take_back(self, states: Any, row: int, slot: int) -> None:
+        self._engines[slot].send("undo")
+        self._engines[slot].send(f"{CLEAN_UP} {self._colour(states, row)}")
 
     def _colour(self, states: Any, row: int) -> str:
         return "bw"[int(states.to_play[row])]

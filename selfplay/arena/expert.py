@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.arena import sgf
+from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
-from selfplay.arena.sgf import ExpertGame, Skipped
+from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, write_atomic
 from selfplay.games.base import Game
@@ -33,12 +33,13 @@ JSONL = ".jsonl.gz"
 
 @dataclass(frozen=True)
 class Generated:
-    """The counts of the games that ``generate`` has written or left out."""
+    """The counts of the games that ``generate`` has written, now or at an earlier start."""
 
     path: Path
     games: int  #: in the file
     duplicates: int  #: left out: the same moves as an earlier game
     unfinished: int  #: left out: cut off by the cap on moves, or forfeited
+    before: bool = False  #: the file was there, whole
 
 
 def generate(
@@ -63,9 +64,11 @@ def generate(
     stop: once True no game is begun and the file is written with the games that are there.
     drop: once True games in flight are dropped.
 
-    Raises UserError for a name that fits no format, a file that exists or that another process
-    is making, a player that fails (finished games are kept, and the same call goes on), or when
-    no game was finished.
+    A file of this player's games that is there already is finished: nothing is played.
+
+    Raises UserError for a name that fits no format, a file that holds other things or that another
+    process is making, a player that fails (finished games are kept, and the same call goes on), or
+    when no game was finished.
     """
     _check_name(out, game)
     if player.startswith("gtp:"):
@@ -76,7 +79,8 @@ def generate(
         head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
         out.parent.mkdir(parents=True, exist_ok=True)
         with in_use(out, "--out"):
-            _check_name(out, game)  # the process that held the lock may have finished the file
+            if out.exists():  # a kill may have come before the partial files were removed
+                return _made_before(game, expert.name, out, (partial, settings))
             records = resume(settings, head, partial)
             progress(len(records))
             for record in play_games(
@@ -87,14 +91,29 @@ def generate(
                 append_records(partial, [record])
                 progress(len(records))
             written = write_games(game, [r for r in records if r.index < games], out)
-            partial.unlink(missing_ok=True)
-            settings.unlink()
+            _remove((partial, settings))
     return written
 
 
+def _made_before(game: Game, player: str, out: Path, partial: Iterable[Path]) -> Generated:
+    """Raises UserError where ``out`` holds anything but games of ``player`` against itself."""
+    try:
+        made, skipped = read_expert([out], game)
+    except UserError:
+        made, skipped = [], []
+    if skipped or {name for g in made for name in g.names} != {player}:
+        raise UserError(f"{out}: exists already and holds other things than games of {player}; "
+                        "give another name")
+    _remove(partial)
+    return Generated(out, len(made), 0, 0, before=True)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
 def _check_name(out: Path, game: Game) -> None:
-    if out.exists():
-        raise UserError(f"{out}: exists already; delete it or give another name")
     kinds = (JSONL, ".sgf.gz", ".sgf") if isinstance(game, Go) else (JSONL,)
     if not out.name.endswith(kinds):
         raise UserError(f"{out}: games of {game.name} go into a file ending in "
@@ -157,9 +176,9 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
 
 def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGame]:
     try:
-        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        skipped.append(Skipped(str(file), sgf.unreadable(error)))
+        lines = read_unpacked(file).decode().removesuffix("\n").split("\n")
+    except UNREADABLE as error:
+        skipped.append(Skipped(str(file), unreadable(error)))
         return []
     found = []
     for number, line in enumerate(lines, 1):
@@ -179,6 +198,8 @@ def _expert_game(data: Any, game: Game, source: str) -> ExpertGame:
     actions = tuple(int(action) for action in data["actions"])
     if not actions or not all(0 <= action < game.num_actions for action in actions):
         raise sgf.RefusedError("moves that do not exist" if actions else "no moves")
+    if len(actions) > sgf.MOST_MOVES * game.max_moves:
+        raise sgf.RefusedError(f"more than {sgf.MOST_MOVES * game.max_moves:,} moves")
     first, second = data.get("players", ("", ""))
     value, opening = float(data["value"]), int(data["opening"])
     if not -1 <= value <= 1 or opening < 0:

@@ -20,11 +20,15 @@ import subprocess
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import NamedTuple
 
 from selfplay.common.errors import UserError
 
 TIMEOUT = 600.0  #: seconds an engine may take for one answer
+HANGING = 10.0  #: seconds that an answer may wait for the empty line that ends it
+MOST_BYTES = 1 << 20  #: of one answer
+MARK = "SELFPLAY_ENGINE"  #: in the environment of an engine and of all that it starts
 _REPLY = re.compile(r"([=?])(\d*)[ \t]*(.*)", re.DOTALL)
 _EXTRA_FOLDERS = ("/usr/games", "/usr/local/games")  # where Debian puts gnugo, off many a PATH
 
@@ -81,6 +85,7 @@ class GtpEngine:
         self._last = "(nothing yet)"
         self._pending: deque[tuple[int, str]] = deque()
         self._id = 0
+        self._mark = f"{os.getpid()}-{id(self)}-{time.monotonic_ns()}"
         self._buffer = b""
         self._answered = False
         self._errors: deque[str] = deque(maxlen=20)
@@ -91,6 +96,7 @@ class GtpEngine:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # so that Ctrl-C reaches us alone, and close() the children
+                env={**os.environ, MARK: self._mark},
                 bufsize=0,
             )
         except OSError as error:
@@ -139,6 +145,9 @@ class GtpEngine:
         """The error that says ``what`` about the last command answered."""
         return self._failure(what)
 
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Ask the engine to quit, and end its process group if it does not within two seconds."""
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -149,6 +158,7 @@ class GtpEngine:
             self._process.wait(2.0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        _kill_marked(f"{MARK}={self._mark}".encode())
         self._process.wait()
         self._drain.join(1.0)
         self._process.stdout.close()
@@ -161,23 +171,33 @@ class GtpEngine:
 
     def _read_reply(self) -> str:
         """One reply: the lines up to an empty one, control characters and blank lines dropped."""
-        deadline = time.monotonic() + self.timeout
+        began = time.monotonic()
         lines: list[str] = []
+        size = 0
         while True:
-            line = self._read_line(deadline)
+            line = self._read_line(began, size, lines)
+            size += len(line) + 1
             if line.strip():
                 lines.append(line)
             elif lines:
                 return "\n".join(lines)
 
-    def _read_line(self, deadline: float) -> str:
+    def _read_line(self, began: float, size: int, lines: list[str]) -> str:
+        """The next line of an answer of which ``lines`` (``size`` characters) are there."""
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN | select.POLLHUP)
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
+            if size + len(self._buffer) > MOST_BYTES:
+                raise self._failure(f"an answer of more than {MOST_BYTES >> 20} MB")
+            left = began + self.timeout - time.monotonic()
+            if lines and not self._buffer:
+                left = min(left, HANGING)
             if left <= 0 or not poll.poll(left * 1000):
+                if lines and time.monotonic() - began < self.timeout:
+                    raise self._failure(f"the answer {lines[0][:60]!r} is not ended by an empty "
+                                        "line, as GTP wants it")
                 raise self._failure(f"no answer within {self.timeout:g} s{self._hint()}")
             chunk = os.read(pipe, 65536)
             if not chunk:
@@ -204,3 +224,12 @@ class GtpEngine:
             self._drain.join(1.0)  # wait for the last lines
         words = f"; its last line: {self._errors[-1][:200]}" if self._errors else ""
         return UserError(f"engine {self.command!r}: {what} (after {self._last!r}{words})")
+
+
+def _kill_marked(mark: bytes) -> None:
+    """End the processes with ``mark`` in their environment: what an engine has left behind, even
+    outside its process group. Nothing where the system shows none (no /proc)."""
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in entry.read_bytes().split(b"\0"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.engines import FaultError
 from selfplay.arena.players import RESIGN, Player
 from selfplay.arena.records import GameRecord
 from selfplay.games.base import Game, put, take
@@ -60,8 +61,9 @@ def play_games(
     (dropping them would favour short games).
     drop: asked after each round of moves; once True the games in flight are dropped.
 
-    An illegal move loses the game at once; the record's ``end`` says whose it was.
-    Errors of the players (UserError) pass through; what was yielded before stands.
+    An illegal move loses the game at once, and so does a failure (FaultError); the record's ``end``
+    says whose it was and why.
+    Other errors of the players (UserError) pass through; what was yielded before stands.
     """
     done = set(skip)
     waiting = [index for index in range(games - 1, -1, -1) if index not in done]
@@ -117,13 +119,19 @@ class _Hall:
         if not len(slots):
             return
         states = take(self.states, slots)
-        actions = player.act(states, slots)
+        reasons: dict[int, str] = {}
+        try:
+            actions = player.act(states, slots)
+        except FaultError as fault:
+            actions, reasons = fault.actions, fault.reasons
         legal = self.game.legal(states)
         known = (actions >= 0) & (actions < self.game.num_actions)
+        known[list(reasons)] = False
         fine = known & legal[np.arange(len(slots)), np.where(known, actions, 0)]
         self._move(slots[fine], actions[fine])
         for row in np.flatnonzero(~fine):
-            yield self._forfeit(int(slots[row]), player, states, int(row), int(actions[row]))
+            why = reasons.get(int(row), "")
+            yield self._forfeit(int(slots[row]), player, states, int(row), int(actions[row]), why)
         done, value = self.game.result(take(self.states, slots[fine]))
         for slot, result in zip(slots[fine][done], value[done], strict=True):
             yield self._finish(int(slot), float(result))
@@ -154,9 +162,13 @@ class _Hall:
             score = float(game.score(take(self.states, np.array([slot])))[0])
         return self._record(slot, value, score, end)
 
-    def _forfeit(self, slot: int, player: Player, states: Any, row: int, action: int) -> GameRecord:
-        """The record of a game that ``player`` loses by resigning or by an illegal move."""
+    def _forfeit(
+        self, slot: int, player: Player, states: Any, row: int, action: int, why: str
+    ) -> GameRecord:
+        """The record of a game that ``player`` loses: it resigned, moved illegally, or failed (why)."""
         loses = -1.0 if states.to_play[row] == 0 else 1.0
+        if why:
+            return self._record(slot, loses, None, f"failure of {player.name}: {why}")
         if action == RESIGN:
             return self._record(slot, loses, None, "resignation")
         known = 0 <= action < self.game.num_actions

@@ -32,7 +32,8 @@ class GameRecord:
     opening: int  #: how many of them were drawn at random before the players took over
     value: float  #: result for player 0, in [-1, 1]
     score: float | None  #: player 0's lead in points, where the game was counted
-    end: str  #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by ..."
+    #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by …", "failure of …"
+    end: str
 
     @property
     def natural(self) -> bool:

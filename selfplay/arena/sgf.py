@@ -1,7 +1,8 @@
 """Go games in SGF: read from anywhere, and written.
 
-Reading keeps every game that it can; each one left out is named with the reason. The moves
-are checked against our own rules, all games at once. Writing is deterministic, byte for byte.
+Reading keeps every game that it can; each one left out is named with the reason
+(``collection`` takes files apart). The moves are checked against our own rules, all games at once.
+Writing is deterministic, byte for byte.
 
 Coordinates: SGF's second letter counts rows from the top, our row 0 is the bottom one.
 
@@ -10,39 +11,40 @@ Source: SGF FF[4], https://www.red-bean.com/sgf/ ; the grammar is sgfmill's.
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import lzma
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sgfmill import boards, sgf_grammar
 
+from selfplay.arena.collection import (
+    SUFFIXES,
+    Properties,
+    Skipped,
+    one_line,
+    trees,
+    walk_contents,
+)
 from selfplay.arena.records import GameRecord
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 
-SUFFIXES = (".sgf", ".sgf.gz", ".zip")
-CHUNK = 2048  # games replayed side by side
+CHUNK = 2048  #: games replayed side by side
+#: Times as many moves as a game may have, and nodes with all variations, are not read.
+MOST_MOVES, MOST_NODES = 3, 200
 
-_ROOT = re.compile(rb"\(\s*;\s*(?:FF|GM|CA|AP|SZ|EV|PB|PW|GN|DT|RU|KM|US|SO|PC|RO)\s*\[")
-_CHARSET = re.compile(rb"CA\s*\[([^\]]*)\]")
 _WIN = re.compile(r"(b|w|black|white)\s*(?:\+|wins?\b|won\b)\s*(.*)", re.DOTALL)
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
-               NotImplementedError)  # ValueError: a zip's names, offsets
+_RESIGNS = re.compile(r"(b|w|black|white)\s+(?:resign(?:s|ed)?|forfeit(?:s|ed)?|lost|loses)\b")
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 _OPENING = re.compile(r"random opening, (\d{1,4}) pl(?:y|ies)")
-_DRAWS = ("0", "draw", "jigo", "tie")
+_DRAWS = ("draw", "jigo", "tie")
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,6 @@ class ExpertGame:
     source: str  #: file, with the member of a zip and the number in a collection
     opening: int = 0  #: leading moves that no expert chose
     margin: float | None = None  #: player 0's lead on record; None for a resignation and the like
-
-
-class Skipped(NamedTuple):
-    """A game, or a whole file, that was left out."""
-
-    file: str
-    reason: str
 
 
 class RefusedError(Exception):
@@ -92,12 +87,12 @@ def read_games(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], lis
 def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[ExpertGame]:
     """The games of SGF files; what is left out is added to ``skipped``."""
     found: list[ExpertGame] = []
-    for source, data in _contents(files, skipped):
-        for name, nodes in _trees(source, data, skipped):
+    for source, data in walk_contents(files, skipped):
+        for name, nodes in trees(source, data, skipped, MOST_NODES * game.max_moves):
             try:
-                found.append(_game(nodes, name, game.size))
+                found.append(_game(nodes, name, game.size, MOST_MOVES * game.max_moves))
             except RefusedError as refusal:
-                skipped.append(Skipped(name, str(refusal)))
+                skipped.append(Skipped(name, one_line(str(refusal))))
     return _check(game, found, skipped)
 
 
@@ -126,86 +121,19 @@ def walk(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
         yield from (p for p in inside if p.name.lower().endswith(suffixes) and p.is_file())
 
 
-def _contents(files: Iterable[Path], skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
-    """(name, SGF bytes) of every SGF file, those inside zips included."""
-    for file in files:
-        try:
-            if file.name.lower().endswith(".zip"):
-                yield from _members(file, skipped)
-            else:
-                yield str(file), _unpack(file.name, file.read_bytes())
-        except _UNREADABLE as error:
-            skipped.append(Skipped(str(file), unreadable(error)))
+def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
+    """One main line of at most ``most`` moves as a game, its moves not checked yet.
 
-
-def unreadable(error: Exception) -> str:
-    """The reason in words; gzip's shows bytes."""
-    return "unreadable: " + re.sub(r" \(b['\"].*", "", str(error))
-
-
-def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(file) as archive:
-        for member in sorted(archive.namelist()):
-            if not member.lower().endswith((".sgf", ".sgf.gz")):
-                continue
-            name = f"{file}:{member}"
-            try:
-                data = _unpack(member, archive.read(member))
-            except (*_UNREADABLE, RuntimeError) as error:  # RuntimeError: it is encrypted
-                skipped.append(Skipped(name, unreadable(error)))
-                continue
-            yield name, data
-
-
-def _unpack(name: str, data: bytes) -> bytes:
-    """SGF data, decompressed, in an encoding in which brackets and backslashes are single bytes."""
-    if name.lower().endswith(".gz"):
-        data = gzip.decompress(data)
-    stated = _CHARSET.search(data)
-    charset = stated[1].decode("latin-1").strip() if stated else ""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        charset = "utf-16"
-    # Shift-JIS, Big5 and GBK have letters whose second byte is that of "\\" or "]".
-    try:
-        return data.decode(charset).encode() if charset else data
-    except (LookupError, ValueError):
-        return data
-
-
-Properties = list[dict[str, list[bytes]]]  # the main line, one dict a node
-
-
-def _trees(source: str, data: bytes, skipped: list[Skipped]) -> Iterator[tuple[str, Properties]]:
-    """(name, main line) of every game in one file; a broken game spoils only itself."""
-    try:
-        trees = sgf_grammar.parse_sgf_collection(data)
-    except ValueError:
-        starts = [match.start() for match in _ROOT.finditer(data)] or [0]
-        pieces = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
-        for number, piece in enumerate(pieces, 1):
-            name = source if len(pieces) == 1 else f"{source}, game {number}"
-            try:
-                tree = sgf_grammar.parse_sgf_game(piece)
-            except ValueError as error:
-                skipped.append(Skipped(name, f"not SGF: {error}"))
-                continue
-            yield name, list(sgf_grammar.main_sequence_iter(tree))
-        return
-    for number, tree in enumerate(trees, 1):
-        name = source if len(trees) == 1 else f"{source}, game {number}"
-        yield name, list(sgf_grammar.main_sequence_iter(tree))
-
-
-def _game(nodes: Properties, source: str, size: int) -> ExpertGame:
-    """One main line as a game, its moves not checked yet. Raises RefusedError."""
-    root = nodes[0]
+    Raises RefusedError.
+    """
+    root = _about(nodes)
     kind = _text(root, "GM")
     if kind not in ("", "1"):
         raise RefusedError(f"not Go (GM[{kind}])")
     stated = _text(root, "SZ")
     if stated and stated not in (str(size), f"{size}:{size}"):
         raise RefusedError(f"board size {stated}")
-    if any(name in node for node in nodes for name in ("AB", "AW", "AE")):
+    if any(any(node.get(name, ())) for node in nodes for name in ("AB", "AW", "AE")):
         raise RefusedError("handicap or other set-up stones")
     if _text(root, "HA") not in ("", "0", "1"):
         raise RefusedError(f"handicap (HA[{_text(root, 'HA')}])")
@@ -213,7 +141,7 @@ def _game(nodes: Properties, source: str, size: int) -> ExpertGame:
     value = parse_result(text)
     if value is None:
         raise RefusedError(f"no result (RE[{text[:20]}])" if text else "no result (RE missing)")
-    actions = _moves(nodes, size, bool(stated))
+    actions = _moves(nodes, size, bool(stated), most)
     if not actions:
         raise RefusedError("no moves")
     opening = _OPENING.search(_text(root, "ON"))
@@ -228,13 +156,23 @@ def _game(nodes: Properties, source: str, size: int) -> ExpertGame:
     )
 
 
-def _moves(nodes: Properties, size: int, size_stated: bool) -> list[int]:
+def _about(nodes: Properties) -> dict[str, list[bytes]]:
+    """What a game says of itself: in its root or, as some write it, in the next node."""
+    second = nodes[1] if len(nodes) > 1 and not {"B", "W"} & nodes[1].keys() else {}
+    return {**second, **nodes[0]}
+
+
+def _moves(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:
     """Actions of the main line, black's first. Raises RefusedError."""
     actions: list[int] = []
     for node in nodes:
         for colour in ("B", "W"):
             if colour not in node:
                 continue
+            if len(node[colour]) > 1:
+                raise RefusedError("two moves in one node")
+            if len(actions) == most:
+                raise RefusedError(f"more than {most:,} moves")
             if colour != "BW"[len(actions) % 2]:
                 raise RefusedError("white moves first" if not actions else
                                f"two moves in a row by {'black' if colour == 'B' else 'white'}")
@@ -253,7 +191,8 @@ def _moves(nodes: Properties, size: int, size_stated: bool) -> list[int]:
 
 def _action(point: bytes, size: int) -> int | None:
     """The action of an SGF point, or None where there is no such point."""
-    if not point or (point == b"tt" and size <= 19):
+    beyond = bytes([ord("a") + size]) * 2  # as Lizzie writes a pass: "jj" on 9x9
+    if not point or point == beyond or (point == b"tt" and size <= 19):
         return size * size
     if len(point) != 2:
         return None
@@ -264,12 +203,14 @@ def _action(point: bytes, size: int) -> int | None:
 def parse_result(text: str) -> float | None:
     """RE as a result for black: 1, -1, 0 for a draw; None where it names no winner.
 
-    Accepted: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "0", "Draw",
-    "Jigo", "B+0" (a draw). Not accepted: "", "?", "Void" and anything else.
+    Taken in: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "White resigns",
+    "0", "0.0", "Draw", "Jigo", "B+0" (a draw). Not told: "", "?", "Void" and anything else.
     """
     plain = text.strip().lower()
-    if plain in _DRAWS or plain.startswith(("draw", "jigo")):
+    if plain in _DRAWS or plain.startswith(("draw", "jigo")) or re.fullmatch(r"0+[.,]?0*", plain):
         return 0.0
+    if loser := _RESIGNS.match(plain):
+        return -1.0 if loser[1].startswith("b") else 1.0
     match = _WIN.match(plain)
     if match is None or "?" in plain:
         return None

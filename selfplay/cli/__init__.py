@@ -225,7 +225,8 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
     with Bar(f"expert games of {player}", count, "games", live=live) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
                            slots=slots, device=where, progress=bar.at)
-    say(f"{out}: {written.games} games, {made.rules}")
+    before = " (all made before; for more give another name)" * written.before
+    say(f"{out}: {written.games} games, {made.rules}{before}")
     if written.duplicates or written.unfinished:
         say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
 
