@@ -165,7 +165,7 @@ class _Hall:
     def _forfeit(
         self, slot: int, player: Player, states: Any, row: int, action: int, why: str
     ) -> GameRecord:
-        """The record of a game that ``player`` loses: it resigned, moved illegally, or failed (why)."""
+        """The record of a lost game: ``player`` resigned, moved illegally, or failed (``why``)."""
         loses = -1.0 if states.to_play[row] == 0 else 1.0
         if why:
             return self._record(slot, loses, None, f"failure of {player.name}: {why}")
