@@ -261,6 +261,7 @@ def test_what_github_runs_is_there() -> None:
 # -------------------------------------------------------------------------------- the site
 
 def test_the_picture_and_the_tables_have_the_floors() -> None:
+    assert (DOCS / "parts.svg").read_text() == load("draw_parts").drawing()
     rows: dict[float, list[str]] = {}
     for node in ElementTree.parse(DOCS / "parts.svg").iter("{http://www.w3.org/2000/svg}text"):
         if node.get("class") == "folder":
