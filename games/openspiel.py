@@ -87,6 +87,8 @@ class OpenSpielGame:
             raise GameError(f"{self.name}: its results have no bounds to scale them by")
         if self._start.is_terminal():
             raise GameError(f"{self.name}: the game is over before it begins")
+        if not _first_moves(self._start):
+            raise GameError(f"{self.name}: there is no legal move to begin with")
 
     def _plane_shape(self) -> tuple[int, int, int]:
         shape = [int(n) for n in getattr(self.game, f"{self._tensor}_shape")()]
@@ -129,8 +131,17 @@ class OpenSpielGame:
         out = np.zeros((len(states.ply), self.num_actions), np.bool_)
         for row, node in enumerate(states.nodes):
             if not node.is_terminal():
-                out[row, node.legal_actions()] = True
+                out[row, self._moves(node)] = True
         return out
+
+    def _moves(self, node: Any) -> list[int]:
+        """Of a game that goes on. Raises GameError where OpenSpiel has none: a fault of its own, as
+        in hex(board_size=1)."""
+        moves = node.legal_actions()
+        if not moves:
+            raise GameError(f"{self.name}: OpenSpiel says that the game goes on after "
+                            f"{len(node.history())} moves, but knows no legal one")
+        return moves
 
     def observe(self, states: OpenSpielStates) -> NDArray[np.float32]:
         out = np.empty((len(states.ply), *self.obs_shape), np.float32)
@@ -167,7 +178,7 @@ class OpenSpielGame:
             if not node.is_terminal():
                 node, seed = node.clone(), int(rng[row])
                 while not node.is_terminal():
-                    moves = node.legal_actions()
+                    moves = self._moves(node)
                     seed, drawn = _draw(seed, len(moves))
                     node.apply_action(moves[drawn])
                 rng[row] = seed
@@ -224,6 +235,15 @@ def _load(game_string: str) -> tuple[Any, Any]:
             return game, game.new_initial_state()
     except pyspiel.SpielError as error:
         raise GameError(f"openspiel:{text}: {str(error).splitlines()[0]}") from error
+
+
+def _first_moves(state: Any) -> list[int]:
+    """The legal moves of a first state; none where OpenSpiel fails on a board that is too small."""
+    try:
+        with _quiet():
+            return state.legal_actions()
+    except pyspiel.SpielError:
+        return []
 
 
 @contextlib.contextmanager

@@ -1,16 +1,30 @@
 """The settings of games and of texts as Markdown tables: key, type, default, limits, meaning.
 
+``docs_pages`` makes the page of the site of them; by itself it prints them.
+
 What a setting means is said once, in the ``#:`` comments of its field.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
-from typing import Any, NamedTuple
+import io
+import tokenize
+import typing
+from dataclasses import is_dataclass
+from typing import Any, Literal, NamedTuple
 
-from selfplay.common.settings import Settings
+from selfplay.common.settings import (
+    MAX_NUMBER,
+    Limit,
+    Settings,
+    flat,
+    keys,
+    name_of,
+    plain,
+    to_dict,
+)
 from selfplay.llm.config import TextConfig
 from selfplay.run.config import RunConfig
 
@@ -18,7 +32,7 @@ from selfplay.run.config import RunConfig
 class Row(NamedTuple):
     """A setting in words."""
 
-    key: str  #: dotted, as ``--set`` takes it
+    key: str
     kind: str
     default: str
     limits: str
@@ -26,50 +40,50 @@ class Row(NamedTuple):
 
 
 def table(config: type[Settings]) -> list[Row]:
-    """A row for every setting of ``config``, in order, the run's own first; its defaults, before
-    any preset."""
-    default: Any = config(**{config.LIMITS.named: ""})
-    own, stages = [], []
-    for name, (kind, meaning) in fields(config).items():
-        value = getattr(default, name)
-        if dataclasses.is_dataclass(value):
-            stages += [(f"{name}.{key}", getattr(value, key), *said)
-                       for key, said in fields(type(value)).items()]
-        else:
-            own.append((name, value, kind, meaning))
-    return [Row(key, kind, text(value), limits(config, key), meaning)
-            for key, value, kind, meaning in own + stages]
+    """A row for every setting of ``config``, in order; its defaults, before any preset."""
+    default = dict(flat(to_dict(config(**{name_of(config): ""}))))
+    said = meanings(config)
+    for stage, kind in typing.get_type_hints(config).items():
+        if is_dataclass(kind):
+            said |= {f"{stage}.{name}": meaning for name, meaning in meanings(kind).items()}
+    return [Row(key, words(kind), text(default[key]), ", ".join(limits(kind)), said[key])
+            for key, kind in keys(config).items()]
 
 
-def fields(kind: type) -> dict[str, tuple[str, str]]:
-    """(type, meaning) of every field of a dataclass, inherited ones first: the ``#:`` comment
-    behind it and those on the lines below it, as they are written in the source."""
-    found: dict[str, tuple[str, str]] = {}
-    for base in reversed([k for k in kind.__mro__ if dataclasses.is_dataclass(k)]):
-        lines = inspect.getsource(base).splitlines()
-        tree = ast.parse("\n".join(lines)).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for node in tree.body:
-            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-                continue
-            end = node.end_lineno or node.lineno
-            words = [lines[end - 1].partition("#:")[2]]
-            for line in lines[end:]:
-                if not line.lstrip().startswith("#:"):
-                    break
-                words.append(line.partition("#:")[2])
-            kind_words = ast.unparse(node.annotation).replace("'", "")
-            if kind_words.startswith("Literal["):
-                kind_words = kind_words.removeprefix("Literal[").removesuffix("]")
-            if not kind_words.startswith("ClassVar"):
-                found[node.target.id] = kind_words, " ".join(" ".join(words).split())
+def meanings(kind: Any) -> dict[str, str]:
+    """The ``#:`` comments of a dataclass' fields, inherited ones included, by their names; a
+    field's own line and the lines below it."""
+    found: dict[str, str] = {}
+    for owner in reversed(kind.__mro__[:-1]):
+        source = inspect.getsource(owner)
+        starts = {node.lineno: node.target.id for node in ast.walk(ast.parse(source))
+                  if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+        found |= dict.fromkeys(starts.values(), "")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT and token.string.startswith("#:"):
+                name = starts[max(line for line in starts if line <= token.start[0])]
+                found[name] = f"{found[name]} {token.string[2:].strip()}".strip()
     return found
 
 
-def limits(config: type[Settings], key: str) -> str:
-    """All numbers may be 0 or more unless this says otherwise."""
-    known = (("more than 0", config.LIMITS.positive), ("at most 1", config.LIMITS.shares))
-    return ", ".join(words for words, keys in known if key in keys)
+def words(kind: Any) -> str:
+    """A type: "int", "text", "ppo, grpo or rloo", "2 of int", "any number of text"."""
+    kind = plain(kind)
+    *some, last = typing.get_args(kind) or (None,)
+    if typing.get_origin(kind) is Literal:
+        return f"{', '.join(map(str, some))} or {last}"
+    if typing.get_origin(kind) is tuple:
+        many = "any number" if last is Ellipsis else str(len(some) + 1)
+        return f"{many} of {words(some[0])}"
+    return "text" if kind is str else kind.__name__
+
+
+def limits(kind: Any) -> list[str]:
+    """A type's limits in words, those of its values first; all numbers end at MAX_NUMBER."""
+    inner = [word for part in typing.get_args(plain(kind)) for word in limits(part)]
+    own = [limit.wanted for limit in getattr(kind, "__metadata__", ())
+           if isinstance(limit, Limit) and str(MAX_NUMBER) not in limit.wanted]
+    return list(dict.fromkeys([*inner, *own]))
 
 
 def text(value: Any) -> str:

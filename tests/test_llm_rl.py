@@ -22,6 +22,7 @@ from selfplay.learn.config import algorithm
 from selfplay.llm import store
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load, render, save, small_model
+from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     RewardedTask,
@@ -31,7 +32,6 @@ from selfplay.llm.rl import (
     resumed_history,
     train_rl,
 )
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 
 ARMS = {"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6"}

@@ -140,3 +140,15 @@ def test_openspiel_says_nothing_beside_the_error(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == ""
     print("still there", file=sys.stderr)
     assert capfd.readouterr().err == "still there\n"
+
+
+def test_boards_too_small_to_play_on_are_refused_in_one_line() -> None:
+    with pytest.raises(GameError, match="no legal move to begin with"):
+        make("openspiel:clobber(rows=1,columns=2)")
+    game = make("openspiel:hex(board_size=1)")
+    states = game.new(1)
+    game.step(states, np.array([0]))
+    for ask in (lambda: game.legal(states), lambda: game.rollout(states, np.zeros(1, np.uint64))):
+        with pytest.raises(GameError, match="knows no legal one") as caught:
+            ask()
+        assert "\n" not in str(caught.value)

@@ -29,12 +29,12 @@ from selfplay.learn import advantages, checkpoint
 from selfplay.learn.config import PGConfig, sized
 from selfplay.learn.optimizer import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts, store
+from selfplay.llm import policy as rollouts
+from selfplay.llm import store
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Lora, Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rollouts import Reward, SampledBatch, verifier
+from selfplay.llm.policy import Reward, SampledBatch, TextPolicy, verifier
 from selfplay.llm.tasks import Task
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on

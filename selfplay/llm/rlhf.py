@@ -26,17 +26,17 @@ from selfplay.learn import checkpoint
 from selfplay.learn.config import sized
 from selfplay.learn.optimizer import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts, store
+from selfplay.llm import policy as rollouts
+from selfplay.llm import store
 from selfplay.llm.config import RLHFConfig
 from selfplay.llm.evaluate import Looked, figures
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import append, figures_of, resumed_history, shown
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
