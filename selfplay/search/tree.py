@@ -291,8 +291,8 @@ def reroot(tree, rows, actions):
     """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
-    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``select.set_root`` must
-    follow.
+    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` of
+    ``select`` must follow.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
