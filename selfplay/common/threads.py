@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -75,7 +75,7 @@ class Workers:
             return list(run(work, items))
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """``items``, each made while the caller is at work on the one before it."""
     end: Any = object()
     with ThreadPoolExecutor(1) as pool:
