@@ -11,11 +11,11 @@ S     symmetries of the board
 ====  =========================================================================
 
 Signs. Player 0 moves first. ``result`` and ``rollout`` speak for **player 0**:
-+1 player 0 has won, -1 player 1 has won, 0 a draw or not over yet. Whatever a net
-predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
++1 player 0 has won, -1 player 1 has won, 0 a draw or a game that is not over. Whatever a
+net predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
 
 States are a NamedTuple of numpy arrays whose first axis is B ("struct of arrays").
-Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; stays what it was once the
+Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; no longer changes once the
 game is over) and ``ply`` int32 [B] (moves made, passes included).
 Terminal states absorb: ``step`` leaves them alone.
 """
@@ -155,8 +155,8 @@ class Game:
     def branch(
         self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Put what becomes of ``roots`` [``rows``] by ``moves`` into ``out``; all that a search
-        asks of its leaves, in one call.
+        """Play ``moves`` from ``roots`` [``rows``] and write the resulting states to ``out``: all
+        that a search needs to know of its leaves, in one call.
 
         rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
         the m that are not over, then the others. Returns (place int64 [n], where each is; legal
@@ -298,7 +298,7 @@ def side(states: Any) -> NDArray[np.float32]:
 
 
 def keys(game: Game, states: Any) -> NDArray[np.uint64]:
-    """``Game.keys`` by way of observations: a multilinear hash of their words."""
+    """``Game.keys`` for any game: a multilinear hash of the observations' words."""
     planes = np.ascontiguousarray(game.observe(states)).reshape(len(states.ply), -1)
     planes = planes.view(np.uint8)
     words = np.zeros((len(planes), planes.shape[1] // 8 + 2), np.uint64)
@@ -337,7 +337,7 @@ def _draw(
 def branch(
     game: Game, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """``Game.branch`` by way of ``replay``, ``result`` and ``legal``."""
+    """``Game.branch`` for any game, by ``replay``, ``result`` and ``legal``."""
     count = len(rows)
     for leaf, root in zip(out, roots, strict=True):
         np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer

@@ -49,9 +49,9 @@ class OpenSpielGame(Game):
     """The OpenSpiel game of a game string such as ``hex(board_size=5)``.
 
     Planes: OpenSpiel's observation tensor for the side to move (the information state tensor
-    where there is none), and one plane more that is 1 where player 1 is to move, because many
-    of the tensors are the same for both players. A tensor of three axes is taken as [C, H, W],
-    of two as [1, H, W], of one as [C, 1, 1].
+    where there is none), and a further plane that is 1 where player 1 is to move, because many
+    tensors are the same for both players. Three axes are read as [C, H, W], two as [1, H, W], one
+    as [C, 1, 1].
 
     Raises GameError for a game that OpenSpiel does not know or that is not suitable.
     """
@@ -173,7 +173,7 @@ class OpenSpielGame(Game):
         return states.nodes[row].action_to_string(int(states.to_play[row]), int(action))
 
     def text_to_action(self, states: OpenSpielStates, row: int, text: str) -> int:
-        """As in the protocol, but for legal moves only: OpenSpiel spells moves by position."""
+        """As in the protocol, but only for legal moves: OpenSpiel spells moves by position."""
         node, wanted = states.nodes[row], text.strip()
         moves = {self.action_to_text(states, row, move): move for move in node.legal_actions()}
         if wanted in moves:
@@ -222,7 +222,7 @@ def _first_moves(state: Any) -> list[int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenSpiel writes its errors to stderr as well as raising them: keep that off the screen."""
+    """Hides what OpenSpiel writes to stderr when it raises the same error."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -235,7 +235,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _missing(kind: Any, players: int) -> list[str]:
-    """What a game lacks to be played here; ``kind`` is a pyspiel.GameType."""
+    """The properties that a game lacks to be playable here; ``kind`` is a pyspiel.GameType."""
     have = {
         "sequential": kind.dynamics == _Type.Dynamics.SEQUENTIAL,
         "deterministic": kind.chance_mode == _Type.ChanceMode.DETERMINISTIC,
@@ -247,7 +247,7 @@ def _missing(kind: Any, players: int) -> list[str]:
 
 
 def _tensor_of(kind: Any) -> str:
-    """The name of the tensor a net can look at, or "" where there is none."""
+    """The name of the tensor that a net can see, or "" where there is none."""
     if kind.provides_observation_tensor:
         return "observation_tensor"
     return "information_state_tensor" if kind.provides_information_state_tensor else ""

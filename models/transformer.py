@@ -334,9 +334,10 @@ def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _texts(parts: Sequence[Tensor], rows: int, length: int) -> list[Tensor]:
+def _texts(parts: Sequence[Tensor], rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """[rows, length, H, d] each of [rows length, H, d]."""
-    return [part.unflatten(0, (rows, length)) for part in parts]
+    q, k, v = (part.unflatten(0, (rows, length)) for part in parts)
+    return q, k, v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

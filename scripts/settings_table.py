@@ -1,6 +1,6 @@
 """The settings of games and of texts as Markdown tables: key, type, default, limits, meaning.
 
-    python scripts/settings_table.py > docs/settings.md
+``docs_pages`` makes the page of the site of them; by itself it prints them.
 
 What a setting means is said once, in the ``#:`` comments of its field.
 """

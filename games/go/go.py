@@ -85,7 +85,7 @@ class Go(Game):
         words = 1 << max(0, (4 * self.max_moves - 1).bit_length() - 6)
         seen = np.zeros((1, words), np.uint64)
         seen[0, 0] = 1  # the empty board, whose hash is 0
-        common = {
+        common: dict[str, Any] = {
             "to_play": np.zeros(1, np.int8),
             "ply": np.zeros(1, np.int32),
             "done": np.zeros(1, np.bool_),
@@ -139,11 +139,11 @@ class Go(Game):
         return place, legal[:live]
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """What kernels note down about one board at a time, an entry a point."""
+        """Scratch arrays of the kernels, for one board at a time, an entry a point."""
         points = self.zobrist.shape[1]
         return np.empty(points, np.int16), np.empty(points, np.uint8)
 
-    def _legality(self, states: GoStates) -> NDArray[np.uint8]:
+    def _legality(self, states: States) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), self.num_actions), np.uint8)
         large.legality(states, self.zobrist, self.size, self.suicide, self._scratch()[1], out)
         return out
@@ -165,7 +165,7 @@ class Go(Game):
         return out.reshape(-1, *self.obs_shape)
 
     def _leads(self, states: States, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """Black's, of the games that are ``wanted``; else 0."""
+        """int32 [B]: Black's lead in the games that are ``wanted``, 0 in the others."""
         leads = np.zeros(len(wanted), np.int32)
         if self._in_sets:
             playouts.leads_of(states, wanted, self.size, self._bits[-1], leads)
@@ -190,7 +190,7 @@ class Go(Game):
         return (self._leads(states, wanted) - self.komi).astype(np.float32)
 
     def keys(self, states: States) -> NDArray[np.uint64]:
-        """Of a past, the last four moves count."""
+        """As in the protocol; only the last four moves of a past count."""
         board = states.history[np.arange(len(states.ply)), states.ply]
         moves = states.recent.view(np.uint64)[:, 0]
         return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])

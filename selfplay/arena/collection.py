@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import io
 import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from sgfmill import sgf_grammar
 
@@ -103,10 +102,10 @@ def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
             yield name, data
 
 
-def _unpacked(name: str, stream: io.BufferedIOBase | object) -> bytes:
+def _unpacked(name: str, stream: IO[bytes]) -> bytes:
     """All bytes of ``stream``. Raises ValueError where they are too many."""
-    source = gzip.GzipFile(fileobj=stream) if name.lower().endswith(".gz") else stream
-    data = source.read(MOST_BYTES + 1)  # type: ignore[attr-defined]
+    source: Any = gzip.GzipFile(fileobj=stream) if name.lower().endswith(".gz") else stream
+    data: bytes = source.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES >> 20} MB; cut the file into smaller ones")
     return data

@@ -1,9 +1,9 @@
-"""Expert games: made by one player against itself, and read from any file of ours or of others.
+"""Expert games: one player against itself, or read from files in our formats or in SGF.
 
-Game i begins with opening i of the seed (see ``play``) and is played on by the expert on both
-sides, so a file depends on the game, the player, the seed and the openings, and on nothing else.
-Finished games wait in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are
-there; then FILE is written at once and those two go. ``FILE.lock`` keeps other processes off.
+Game i begins with opening i of the seed (see ``games.openings``) and the expert plays on for both
+sides, so a file depends only on the game, the player, the seed and the openings. Finished games
+are kept in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are there; then
+FILE is written and those two are deleted. ``FILE.lock`` keeps other processes out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ JSONL = ".jsonl.gz"
 
 @dataclass(frozen=True)
 class Generated:
-    """What ``generate`` has written, or had written at an earlier start."""
+    """The counts of the games that ``generate`` has written, now or at an earlier start."""
 
     path: Path
     games: int  #: in the file

@@ -1,8 +1,8 @@
 """Matches: two players, many games, a score with its interval; every game kept.
 
 A match folder holds ``match.json`` (what was asked for), ``games.jsonl`` (one record a line, added
-as games finish) and, for Go, ``games.sgf``. The same call on the same folder goes on where the
-last one stopped.
+as games finish) and, for Go, ``games.sgf``. The same call on the same folder continues where
+the last one stopped.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class MatchResult:
     def low(self) -> float:
         """Lower end of the score's 95% interval (see ``wilson``).
 
-        A game that was played before says nothing new: the interval is that of ``distinct`` games.
+        A repeated game adds no information: the interval is that of ``distinct`` games.
         """
         return wilson(self.score, self.distinct)[0]
 
@@ -195,7 +195,7 @@ def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
 def _kept(
     folder: Path | None, game: Game, settings: dict[str, Any], games: int
 ) -> Iterator[list[GameRecord]]:
-    """The records that ``folder`` holds, to be added to; no other process plays into it."""
+    """The records in ``folder``, which is locked so that games can be added."""
     if folder is None:
         yield []
         return
@@ -221,7 +221,7 @@ def plain(text: str) -> str:
 
 
 def shortened(name: str, key: str) -> str:
-    """The beginning of a name, and a checksum of ``key`` that tells it from its likes."""
+    """The beginning of a name, and a checksum of ``key`` that makes it unique."""
     return f"{name[:100]}-{zlib.crc32(key.encode()) & 0xFFFF:04x}"
 
 

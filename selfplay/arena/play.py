@@ -1,11 +1,11 @@
 """Many games at once between any two players.
 
-Games sit in slots; each round, every player is asked once for all slots where it is to move, so a
-net gets its whole batch and outside engines think side by side. A slot whose game has ended is
-dealt the next one.
+Each game has a slot. In each round every player is asked once, for all slots where it is to move,
+so that a net gets its whole batch and outside engines think at the same time. A slot whose game has
+ended gets the next game.
 
-Openings. Game pairs share an opening, colours swapped, so that neither side owes its score to the
-openings. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
+Openings. The two games of a pair share an opening with colours swapped, so that the openings favour
+neither player. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
 stream then gives the players' seeds. So game i is the same whatever the number of slots, and
 after a restart.
 """
@@ -165,7 +165,7 @@ class _Hall:
     def _forfeit(
         self, slot: int, player: Player, states: Any, row: int, action: int, why: str
     ) -> GameRecord:
-        """``player`` has resigned, made an illegal move, or failed (``why``)."""
+        """The record of a lost game: ``player`` resigned, moved illegally, or failed (``why``)."""
         loses = -1.0 if states.to_play[row] == 0 else 1.0
         if why:
             return self._record(slot, loses, None, f"failure of {player.name}: {why}")

@@ -1,4 +1,4 @@
-"""Everybody who can play a match, behind one protocol.
+"""All kinds of players, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
 ``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``, ``path.py:NAME``. A
@@ -59,17 +59,17 @@ class Player(Protocol):
         """New games in ``slots`` int64 [n]; all randomness in them comes from ``seeds`` [n]."""
 
     def moved(self, slots: Slots, actions: Actions) -> None:
-        """Told of every move made in its slots: openings', opponents' and its own."""
+        """Called for every move in its slots: of the opening, the opponent's and its own."""
 
     def act(self, states: Any, slots: Slots) -> Actions:
         """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop the processes that were started."""
 
 
 class NetEvaluator(Protocol):
-    """``inference.Evaluator``, or anything like it."""
+    """``inference.evaluator.Evaluator``, or anything like it."""
 
     game: Game
 
@@ -259,7 +259,7 @@ def _mcts(text: str, setup: Setup) -> Player:
 def _gtp(text: str, setup: Setup) -> Player:
     if not isinstance(setup.game, Go):
         raise UserError(f"player {setup.spec!r}: GTP engines play Go, not {setup.game.name}")
-    gtp.find_executable(text)  # complain now rather than at the first game
+    gtp.find_executable(text)  # fail now rather than in the first game
     return GtpPlayer(setup.spec, text, setup.game)
 
 

@@ -1,7 +1,7 @@
 """A finished game as a record, and files of such records (one JSON object a line).
 
-``play`` makes records, ``arena`` and ``expert`` keep them on disk as games finish, so that a
-killed match goes on where it stopped.
+``play`` makes records; ``match`` and ``expert`` write each to disk when its game ends, so that a
+killed match continues where it stopped.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def from_line(line: bytes | str) -> GameRecord:
 def read_records(path: Path) -> list[GameRecord]:
     """The records of a file, ``[]`` where there is none; of each index the first.
 
-    A last line torn by a kill is cut off the file, so that the next one can be appended.
+    A last line cut short by a kill is removed from the file, so that the next can be appended.
     Raises UserError naming the first damaged line before it.
     """
     if not path.exists():
@@ -91,7 +91,7 @@ def read_records(path: Path) -> list[GameRecord]:
 
 
 def append_records(path: Path, records: Iterable[GameRecord]) -> None:
-    """Add records at the end of a file and see them to the disk.
+    """Append records to a file and flush them to the disk.
 
     Raises UserError naming the file if it cannot be written.
     """
@@ -105,7 +105,7 @@ def append_records(path: Path, records: Iterable[GameRecord]) -> None:
 
 
 def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list[GameRecord]:
-    """The records already made under ``settings``, which are written where there are none yet.
+    """The records already made under ``settings``, which are saved where there are none yet.
 
     Raises UserError where the files were made under other settings, or are damaged.
     """

@@ -1,4 +1,4 @@
-"""The words for players: which checkpoint they name, and how much it may search.
+"""Players as words: the checkpoint that a spec names, and how much it may search.
 
 A budget is ``64`` simulations, or ``64x8`` with eight leaves of a tree under way.
 """
@@ -26,7 +26,7 @@ class Budget(NamedTuple):
 
 
 def budget(text: str) -> Budget | None:
-    """Of ``1000`` or ``1000x8``; None for other text."""
+    """The budget written as ``1000`` or ``1000x8``; None for other text."""
     found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,4}))?", text)
     if found is None or int(found[1]) < 1 or not 1 <= int(found[2] or 1) <= LEAVES:
         return None
@@ -39,7 +39,7 @@ VALUE_METRIC = "value_mse"
 
 
 class Words(NamedTuple):
-    """What ``alphago:`` is followed by: the value net's checkpoint, and how to search."""
+    """The text after ``alphago:``: the value net's checkpoint, and how to search."""
 
     path: Path
     budget: Budget
@@ -54,7 +54,8 @@ class Words(NamedTuple):
 
 
 def parse_alphago(text: str) -> Words:
-    """Of PATH@SIMULATIONS with options; PATH is a run, its folder ``value``, or a checkpoint there.
+    """The words of PATH@SIMULATIONS with options; PATH is a run, its folder ``value``, or a
+    checkpoint in there.
 
     Raises UserError.
     """
@@ -105,7 +106,7 @@ def _value_checkpoint(path: Path, text: str) -> Path:
 
 
 def full_name(spec: str) -> str:
-    """``spec`` with the checkpoint that it means now in place of a run or a stage.
+    """``spec`` with a run or a stage replaced by the checkpoint that it means now.
 
     Raises UserError for a folder that is not there.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a crash or a full disk leaves the old one or the new one."""
+"""Files that are whole at any time: after a kill, a crash or a full disk the old one or the new."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Replace ``path`` by ``data``: bytes, or a function that writes to the open file.
 
-    The bytes go to a temporary file in the same folder, to the disk (fsync), and take the name
-    last. Missing parent folders are made.
+    The bytes go to a temporary file in the same folder, which is flushed to the disk (fsync) and
+    renamed last. Missing parent folders are made.
 
-    Raises UserError where the system refuses (disk full, no permission); ``path`` is then what it
-    was and the temporary file is gone.
+    Raises UserError where the system refuses (disk full, no permission); ``path`` is then
+    unchanged and the temporary file deleted.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,7 +47,7 @@ def _write(file: BinaryIO, data: bytes | Callable[[BinaryIO], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk."""
+    """Flush the folder's list of names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,10 +62,10 @@ def refused(path: Path, error: OSError) -> DiskError:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the block; the lock dies with its process.
+    """Lock ``folder`` against other processes for the block; a process that dies frees its lock.
 
-    A missing folder is made. What a kill has left half written in there (``.NAME.PID.tmp``) is
-    deleted. Where the system opens no folders (Windows) nothing is kept out.
+    A missing folder is made. Temporary files that a kill has left in it (``.NAME.PID.tmp``) are
+    deleted. Where the system has no such locks (Windows), nothing is locked.
 
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
@@ -86,10 +86,10 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def in_use(path: Path, option: str) -> Iterator[None]:
-    """``locked`` for a folder in which nothing is deleted, or for a file that is yet to be made.
+    """Lock a folder without deleting anything in it, or a file that does not exist yet.
 
-    A file is held by ``FILE.lock`` beside it, which goes with the block. option: where the user
-    names ``path``. Raises UserError if another process has it.
+    A file is locked by ``FILE.lock`` beside it, which is deleted at the end of the block. option:
+    the option by which the user names ``path``. Raises UserError if another process has it.
     """
     from filelock import lock_descriptor  # which takes folders, read-only ones too, as they are
 

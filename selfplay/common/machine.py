@@ -1,4 +1,4 @@
-"""The machine that a run is on: its name, the memory this process holds, a limit on time."""
+"""The machine of a run: its processor, the memory of this process, a limit on time."""
 
 from __future__ import annotations
 

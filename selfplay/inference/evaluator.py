@@ -45,8 +45,8 @@ COMPILERS: dict[str, Callable[..., Sequence[Run]]] = {}
 class Evaluator:
     """A copy of a net, ready for use as an ``Evaluate``. For one thread at a time.
 
-    net: any net of ``models``; its weights are copied, later training does not change them. None:
-        nothing to evaluate by until ``load``.
+    net: any net of ``models``; its weights are copied, so later training does not change them.
+        None: ``load`` must come before the first evaluation.
     dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16", or "int8"
         (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], positions to take
         its ranges from.
@@ -105,7 +105,7 @@ class Evaluator:
                                         MAX_BATCH.get(kind, MAX_BATCH["cuda"]))
 
     def load(self, net: nn.Module, calibration: NDArray[Any] | None = None) -> None:
-        """Act on new weights, those of a net like the one before."""
+        """Evaluate by new weights, those of a net of the same shape as before."""
         load_all([self], net, calibration)
 
     def use(self, run: Run) -> None:
@@ -126,12 +126,12 @@ class Evaluator:
         return self.forward(obs) if self.cache is None else self.cache(obs, self.forward)
 
     def forward(self, obs: NDArray[Any]) -> Outputs:
-        """As a call, of observations [n, C, H, W] (any number type)."""
+        """As a call, but for observations [n, C, H, W] (any number type), and never cached."""
         self.evaluations += len(obs)
         return self.run(obs)
 
     def run(self, obs: NDArray[Any]) -> Outputs:
-        """``forward``, not counted."""
+        """``forward`` without counting it in ``evaluations``."""
         logits = np.empty((len(obs), self.game.num_actions), np.float32)
         value = np.empty(len(obs), np.float32)
 
@@ -154,7 +154,7 @@ def _nothing_loaded(obs: NDArray[Any]) -> Outputs:
 def load_all(
     evaluators: Sequence[Evaluator], net: nn.Module, calibration: NDArray[Any] | None = None
 ) -> None:
-    """Let evaluators of one game, dtype and device act on the weights of ``net``."""
+    """Load the weights of ``net`` into evaluators of one game, dtype and device."""
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
@@ -192,7 +192,7 @@ class Actors:
 
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
-    net = net.to(device, dtype, memory_format=torch.channels_last)
+    net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     multiple = CPU_MULTIPLE if device.type == "cpu" else 1
 
     @torch.inference_mode()
@@ -209,8 +209,8 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
-    """An Evaluator for many games at once: of every call each SPREAD_ROWS rows are one thread's
-    work, on as many threads as torch is set to use."""
+    """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
+    on as many threads as torch is set to use."""
     if torch.device(device).type != "cpu":
         return Evaluator(net, game, device)
     return Evaluator(net, game, device, max_batch=SPREAD_ROWS,

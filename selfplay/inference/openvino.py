@@ -118,7 +118,7 @@ def compile_net(
     ValueError for int8 without ranges and for a net that has not been folded.
     """
     ov = _library()
-    _must_be_resnet(net)
+    net = _resnet(net)
     if precision == "int8" and ranges is None:
         raise ValueError("int8 wants the ranges of positions to calibrate on")
     quantised = ranges if precision == "int8" and ranges is not None else {}
@@ -130,10 +130,12 @@ def compile_net(
                                 streams))
 
 
-def _must_be_resnet(net: nn.Module) -> None:
+def _resnet(net: nn.Module) -> ResNet:
+    """``net`` itself; UserError for another family."""
     if not isinstance(net, ResNet):
         raise UserError(f"{type(net).__name__}: OpenVINO runs nets of the family resnet only; "
                         "choose another backend")
+    return net
 
 
 def _library() -> Any:
@@ -166,13 +168,13 @@ def _compile(ov: Any, model: Any, precision: str, threads: int, streams: int = 1
 def find_ranges(
     net: nn.Module, obs_shape: tuple[int, int, int], calibration: NDArray[Any] | None
 ) -> Ranges:
-    """The range to quantise for the input of each convolution of the blocks of a folded ResNet.
+    """The range by which to quantise the input of each convolution in a folded ResNet's blocks.
 
     calibration: [n, C, H, W], positions of real or random games; 256 are plenty.
     Found by the same library in float32 on one thread: the same bits on every call.
     Raises as ``compile_net``, and ValueError without positions.
     """
-    _must_be_resnet(net)
+    net = _resnet(net)
     if calibration is None or not len(calibration):
         raise ValueError("int8 wants positions to calibrate on")
     ov = _library()

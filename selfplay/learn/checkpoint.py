@@ -178,9 +178,9 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
     meta = _read_json(path / META)
-    compute, kinds = meta.get("compute"), {"step": int, "net": dict, "compute": dict}
+    kinds = {"step": int, "net": dict, "compute": dict}
     if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
-            and all(isinstance(value, (int, float)) for value in compute.values())):
+            and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
         raise _damaged(path / META, "no step, no net or no compute in it")
     return meta
 

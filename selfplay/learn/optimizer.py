@@ -228,7 +228,8 @@ class _Average:
     @torch.no_grad()
     def update(self, steps: int) -> None:
         decay = min(self.decay, (1 + steps) / (10 + steps)) if self.decay else 0.0
-        torch._foreach_lerp_(*self._floats, 1 - decay)
+        averaged, new = self._floats
+        torch._foreach_lerp_(averaged, new, 1 - decay)
         for mine, theirs in zip(*self._counts, strict=True):
             mine.copy_(theirs)
 

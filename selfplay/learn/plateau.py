@@ -9,7 +9,7 @@ the reward model, whose rate does not drop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ class Lesson:
     flops: of one unit; before: compute ("flops", ``unit``) spent before the first step.
     """
 
-    batches: Callable[[int], Iterator[Any]]
+    batches: Callable[[int], Generator[Any, None, None]]
     look: Callable[[], dict[str, Any]]
     metric: str
     rows: int = 0

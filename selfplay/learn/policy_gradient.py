@@ -48,7 +48,7 @@ class LossColumns(NamedTuple):
 
     def rows(self, index: Tensor | slice, steps: int) -> LossColumns:
         """Some trajectories, cut after ``steps``."""
-        return LossColumns(*(None if f is None else f[index][:, :steps] for f in self))
+        return LossColumns._make(None if f is None else f[index][:, :steps] for f in self)
 
 
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:

@@ -129,7 +129,7 @@ def new_walk(count: int, depth: int) -> Walk:
 
 
 def node_bytes(actions: int) -> int:
-    """Memory that a node takes."""
+    """Bytes that a node takes."""
     return NODE.itemsize + 4 + 4 * actions + EDGES * EDGE.itemsize
 
 
@@ -160,7 +160,7 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
     )
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def _shift(logits, bits, legal, out, out_bits):
     """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere.
 
@@ -206,7 +206,7 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
     return odds
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
 def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
     """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
 
@@ -292,7 +292,7 @@ def reroot(tree, rows, actions):
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
     The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` of
-    ``select`` comes next.
+    ``select`` must follow.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
