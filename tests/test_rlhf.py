@@ -66,16 +66,19 @@ SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluat
 SAMPLING = Sampling(max_new_tokens=6)
 
 
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("init")
-    save(folder, llama("1x32", 3), TOKENIZER)
+def begun(folder: Path, seed: int = 3) -> Path:
+    save(folder, llama("1x32", seed), TOKENIZER)
     return folder
 
 
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begun(tmp_path_factory.mktemp("init"))
+
+
 def climber(init: Path, folder: Path, aim: Aim = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> Climber:
-    return Climber(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+            seed: int = 0, **changes: Any) -> Climber:
+    return Climber(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=seed)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -111,10 +114,14 @@ def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> No
 # -------------------------------------------------------------------------------------- climbing
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_the_proxy_rises_and_the_truth_turns(init: Path, tmp_path: Path, algorithm: str) -> None:
-    made = climber(init, tmp_path, algorithm=algorithm, steps=60, evaluate_every=10,
-                   learning_rate=5e-3)
+def test_the_proxy_rises_and_the_truth_turns(
+    tmp_path: Path, algorithm: str, learn_seed: int
+) -> None:
+    init, folder = begun(tmp_path / "init", learn_seed), tmp_path / "climb"
+    made = climber(init, folder, seed=learn_seed, algorithm=algorithm, steps=60,
+                   evaluate_every=10, learning_rate=5e-3)
     best = train_rlhf(made)
     rows = made.history
     assert rows[-1]["proxy"] > 4.5 > 1 > rows[0]["proxy"]
@@ -122,15 +129,17 @@ def test_the_proxy_rises_and_the_truth_turns(init: Path, tmp_path: Path, algorit
     found = turn(rows)
     assert found["proxy_rise"] > 0 < found["loss"]
     assert best.name == f"ckpt-{found['step']:06d}"
-    assert read_json(tmp_path / "best.json")["ended"] == "steps"
-    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert read_json(folder / "best.json")["ended"] == "steps"
+    kept = {path.name for path in folder.iterdir() if path.is_dir()}
     assert kept == {best.name, "ckpt-000060"}
 
 
-def test_the_kl_budget_ends_the_run(init: Path, tmp_path: Path) -> None:
-    made = climber(init, tmp_path, steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
+@pytest.mark.learns
+def test_the_kl_budget_ends_the_run(tmp_path: Path, learn_seed: int) -> None:
+    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+                   steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
     best = train_rlhf(made)
-    note, kls = read_json(tmp_path / "best.json"), [row["kl"] for row in made.history]
+    note, kls = read_json(tmp_path / "climb" / "best.json"), [row["kl"] for row in made.history]
     assert note["ended"] == "kl budget"
     assert made.step < 60
     assert kls[-1] > 2 >= max(kls[:-1])
@@ -147,21 +156,24 @@ def test_a_run_over_budget_from_the_start_names_the_reference() -> None:
     assert best_row(rows, 0.0)["step"] == 5
 
 
-def test_a_kl_weight_holds_the_policy_back(init: Path, tmp_path: Path) -> None:
-    gone = {}
+@pytest.mark.learns
+def test_a_kl_weight_holds_the_policy_back(tmp_path: Path, learn_seed: int) -> None:
+    init, gone = begun(tmp_path / "init", learn_seed), {}
     for weight in (0.0, 1.0):
-        made = climber(init, tmp_path / str(weight), steps=30, evaluate_every=30,
+        made = climber(init, tmp_path / str(weight), seed=learn_seed, steps=30, evaluate_every=30,
                        learning_rate=5e-3, kl_weight=weight)
         train_rlhf(made)
         gone[weight] = made.history[-1]["kl"]
     assert gone[1.0] < 0.5 * gone[0.0]
 
 
-def test_the_weight_is_steered_to_half_the_budget(init: Path, tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_the_weight_is_steered_to_half_the_budget(tmp_path: Path, learn_seed: int) -> None:
     config = replace(SMALL, kl_budget=3.0, kl_weight=0.01, adapt=True)
     assert config.objective(6.0).kl_target == pytest.approx(0.25)
-    made = climber(init, tmp_path, steps=20, evaluate_every=20, learning_rate=5e-3, kl_budget=3.0,
-                   kl_weight=0.01, adapt=True)
+    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+                   steps=20, evaluate_every=20, learning_rate=5e-3, kl_budget=3.0, kl_weight=0.01,
+                   adapt=True)
     train_rlhf(made)
     assert made.optimizer.kl_weight > 0.01
     assert replace(config, adapt=False).objective(6.0).kl_target == 0
