@@ -32,7 +32,12 @@ from selfplay.llm.rlhf_config import RewardConfig, RLHFConfig
 from selfplay.llm.tasks import Task
 from selfplay.runs import read_history, read_json
 
-A = TOKENIZER("a")["input_ids"][0]
+LIKED = "abcdefghi"  # so many that none has to be met by luck
+TOKENS = torch.tensor(TOKENIZER(LIKED)["input_ids"])
+
+
+def liked(text: str) -> int:
+    return sum(text.count(letter) for letter in LIKED)
 
 
 class Letters:
@@ -45,11 +50,11 @@ class Letters:
 
 
 class Counting(RewardModel):
-    """Likes the letter a, were it the thousandth."""
+    """Likes each liked letter, were it the thousandth."""
 
     @torch.no_grad()
     def score(self, texts: Texts) -> torch.Tensor:
-        return ((texts.tokens == A) & texts.mask).sum(1).float()
+        return (torch.isin(texts.tokens, TOKENS) & texts.mask).sum(1).float()
 
 
 def counting() -> Counting:
@@ -58,7 +63,7 @@ def counting() -> Counting:
 
 #: The truth: two of them are best, each further one does harm.
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
-    [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
+    [2.0 - abs(liked(text) - 2) for text in completions.texts])})
 AIM = Aim(Task("letters", Letters()), counting(), GOLD)
 SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
                    held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
@@ -120,8 +125,8 @@ def test_the_proxy_rises_and_the_truth_turns(
     tmp_path: Path, algorithm: str, learn_seed: int
 ) -> None:
     init, folder = begun(tmp_path / "init", learn_seed), tmp_path / "climb"
-    made = climber(init, folder, seed=learn_seed, algorithm=algorithm, steps=60,
-                   evaluate_every=10, learning_rate=5e-3)
+    made = climber(init, folder, seed=learn_seed, algorithm=algorithm, steps=40,
+                   evaluate_every=8, learning_rate=5e-3)
     best = train_rlhf(made)
     rows = made.history
     assert rows[-1]["proxy"] > 4.5 > 1 > rows[0]["proxy"]
@@ -131,7 +136,7 @@ def test_the_proxy_rises_and_the_truth_turns(
     assert best.name == f"ckpt-{found['step']:06d}"
     assert read_json(folder / "best.json")["ended"] == "steps"
     kept = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert kept == {best.name, "ckpt-000060"}
+    assert kept == {best.name, "ckpt-000040"}
 
 
 @pytest.mark.learns
@@ -160,7 +165,7 @@ def test_a_run_over_budget_from_the_start_names_the_reference() -> None:
 def test_a_kl_weight_holds_the_policy_back(tmp_path: Path, learn_seed: int) -> None:
     init, gone = begun(tmp_path / "init", learn_seed), {}
     for weight in (0.0, 1.0):
-        made = climber(init, tmp_path / str(weight), seed=learn_seed, steps=30, evaluate_every=30,
+        made = climber(init, tmp_path / str(weight), seed=learn_seed, steps=15, evaluate_every=15,
                        learning_rate=5e-3, kl_weight=weight)
         train_rlhf(made)
         gone[weight] = made.history[-1]["kl"]
@@ -172,7 +177,7 @@ def test_the_weight_is_steered_to_half_the_budget(tmp_path: Path, learn_seed: in
     config = replace(SMALL, kl_budget=3.0, kl_weight=0.01, adapt=True)
     assert config.objective(6.0).kl_target == pytest.approx(0.25)
     made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
-                   steps=20, evaluate_every=20, learning_rate=5e-3, kl_budget=3.0, kl_weight=0.01,
+                   steps=10, evaluate_every=10, learning_rate=5e-3, kl_budget=3.0, kl_weight=0.01,
                    adapt=True)
     train_rlhf(made)
     assert made.optimizer.kl_weight > 0.01
@@ -222,11 +227,11 @@ def test_completions_are_written_down_and_figures_of_every_step(
     held = {e.prompt: e.answer for e in made.held}
     for row in rows:
         assert held[row["prompt"]] == row["wanted"]
-        count = row["completion"].count("a")
+        count = liked(row["completion"])
         assert (row["proxy"], row["gold"]) == (count, 2 - abs(count - 2))
     first = asked[:2]
     train = made.history[1]["train"]
-    texts = [[t.count("a") for t in b.completions.texts] for b in first]
+    texts = [[liked(t) for t in b.completions.texts] for b in first]
     assert train["reward_proxy"] == pytest.approx(np.mean(texts))
     assert train["length"] == pytest.approx(
         np.mean([float(b.rollout.mask.sum()) / 32 for b in first]))
@@ -262,7 +267,7 @@ def test_what_was_cut_off_costs_the_penalty(init: Path, tmp_path: Path) -> None:
     batch = rollouts.sample(made.policy, TOKENIZER, made.held, made.reward, made.weights, 0)
     ended = torch.tensor(batch.completions.ended)
     found = batch.rollout.reward.sum(1)
-    count = torch.tensor([float(t.count("a")) for t in batch.completions.texts])
+    count = torch.tensor([float(liked(t)) for t in batch.completions.texts])
     assert 0 < int(ended.sum()) < len(ended)
     assert torch.equal(found, count - 7.0 * (~ended).float())
 

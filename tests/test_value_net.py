@@ -94,8 +94,10 @@ def learn(folder: Path, rows: Columns, policy: Path, seed: int = 3, **changes: A
 def test_it_learns_results_and_says_how_well(
     tmp_path: Path, policy: Path, play_random: Any, learn_seed: int
 ) -> None:
-    found = learn(tmp_path / "value", centre_rows(2000, learn_seed, play_random), policy,
-                  learn_seed, max_steps=320)
+    positions = centre_rows(2000, learn_seed, play_random)
+    decided = Columns(*(column[positions.value != 0] for column in positions))  # 1 if unlearnt
+    found = learn(tmp_path / "value", decided, policy, learn_seed, max_steps=100,
+                  evaluate_every=20)
     rows = read_history(tmp_path / "value/history.jsonl")
     assert found == best_value(tmp_path / "value")
     by_step = {row["step"]: row["value_mse"] for row in rows}
@@ -115,7 +117,7 @@ def test_what_is_learnt_by_heart_shows(
     """Few positions with results at random: the error falls on those learnt from alone."""
     rows = centre_rows(60, learn_seed, play_random)._replace(
         value=np.random.default_rng(learn_seed).choice([-1, 1], 60).astype(np.float32))
-    learn(tmp_path / "value", rows, policy, learn_seed, max_steps=400, evaluate_every=400,
+    learn(tmp_path / "value", rows, policy, learn_seed, max_steps=200, evaluate_every=200,
           learning_rate=1e-2, weight_decay=0.0)
     row = read_history(tmp_path / "value/history.jsonl")[-1]
     assert row["train_mse"] < 0.7 < row["value_mse"]
