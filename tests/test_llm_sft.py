@@ -46,16 +46,17 @@ def test_what_is_learnt() -> None:
                             ) == f"4-1=\n#{example.answer}<eos>"
 
 
-def fit(folder: Path, steps: int, model=None) -> Path:
-    return train_sft(model or small_model("1x32", TOKENIZER, 0), TOKENIZER, TASK,
+def fit(folder: Path, steps: int, model=None, seed: int = 0) -> Path:
+    return train_sft(model or small_model("1x32", TOKENIZER, seed), TOKENIZER, TASK,
                      replace(CONFIG, max_steps=steps), folder, held_out=16,
-                     sampling=Sampling(max_new_tokens=8), seed=0)
+                     sampling=Sampling(max_new_tokens=8), seed=seed)
 
 
-def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", 6)
-    fit(tmp_path / "parts", 3)
-    parts = fit(tmp_path / "parts", 6)
+@pytest.mark.learns
+def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path, learn_seed: int) -> None:
+    whole = fit(tmp_path / "whole", 6, seed=learn_seed)
+    fit(tmp_path / "parts", 3, seed=learn_seed)
+    parts = fit(tmp_path / "parts", 6, seed=learn_seed)
     assert whole.name == parts.name == "ckpt-000006"
     one, other = load(whole)[0].state_dict(), load(parts)[0].state_dict()
     for name in one:
@@ -125,8 +126,9 @@ def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:
     assert best(tmp_path) == path == checkpoint.newest(tmp_path)
 
 
-def test_the_held_out_loss_falls() -> None:
-    model = small_model("1x32", TOKENIZER, 0)
+@pytest.mark.learns
+def test_the_held_out_loss_falls(learn_seed: int) -> None:
+    model = small_model("1x32", TOKENIZER, learn_seed)
     trainer = text_trainer(model, replace(CONFIG, learning_rate=5e-3))
     first = trainer.step(texts_of(TASK.batch(0, 64), TOKENIZER))["loss"]
     for k in range(1, 40):

@@ -169,16 +169,17 @@ def test_the_reward_of_completions_has_what_was_cut_off_apart() -> None:
 # ---------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("net", ["", "1x32"], ids=["policy", "small"])
-def test_a_planted_preference_is_ranked(tmp_path: Path, net: str) -> None:
+def test_a_planted_preference_is_ranked(tmp_path: Path, net: str, learn_seed: int) -> None:
     config = RewardConfig(net=net, batch_size=32, learning_rate=2e-3, epochs=8)
-    made = reward_model(llama("1x64"), config, TOKENIZER, 0)
-    train, held = split(planted(500, 1), 0.2, 0)
-    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=0)
+    made = reward_model(llama("1x64", learn_seed), config, TOKENIZER, learn_seed)
+    train, held = split(planted(500, 2 * learn_seed + 1), 0.2, learn_seed)
+    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     rows = read_history(tmp_path / "history.jsonl")
     assert rows[0]["loss"] < math.log(2) + 0.05
     kept, meta = load_reward_model(best)
-    fresh = planted(300, 2)
+    fresh = planted(300, 2 * learn_seed + 2)
     sides = [kept.score(side) for side in pair_texts(TOKENIZER, fresh)]
     assert judged(*sides)["accuracy"] > 0.9
     assert meta["metrics"]["accuracy"] > 0.9
@@ -187,13 +188,16 @@ def test_a_planted_preference_is_ranked(tmp_path: Path, net: str) -> None:
     assert float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_training_stops_where_the_held_out_pairs_get_no_better(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_training_stops_where_the_held_out_pairs_get_no_better(
+    tmp_path: Path, learn_seed: int
+) -> None:
     config = RewardConfig(batch_size=16, learning_rate=2e-3, epochs=40, patience=2)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(learn_seed)
     pairs = [Pair(f"{i}", *(str(n) for n in rng.integers(0, 10**6, 2))) for i in range(80)]
     train, held = split(pairs, 0.3, 0)  # nothing in them to learn
-    best = train_reward_model(reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train,
-                              held, config, tmp_path, seed=0)
+    made = reward_model(llama("1x32", learn_seed), config, TOKENIZER, 0)
+    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
     assert len(losses) == int(np.argmin(losses)) + 1 + config.patience < config.epochs
     assert best == best_checkpoint(tmp_path) == tmp_path / f"ckpt-{np.argmin(losses) + 1:06d}"

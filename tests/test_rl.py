@@ -269,22 +269,23 @@ def test_the_gate_scores_the_new_weights(
 
 # --------------------------------------------------------------------------- learning
 
-def score_against_random(net: torch.nn.Module, games: int = 400) -> float:
+def score_against_random(net: torch.nn.Module, seed: int, games: int = 400) -> float:
     raw = RawPlayer("raw", Evaluator(net, GAME))
     played = play_games(GAME, raw, RandomPlayer("random", GAME), games=games, opening=(0, 2),
-                        seed=7, slots=64)
+                        seed=seed, slots=64)
     return float(np.mean([(1 + g.value * (1 if g.players[0] == "raw" else -1)) / 2
                           for g in played]))
 
 
-def test_self_play_learns(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_self_play_learns(tmp_path: Path, learn_seed: int) -> None:
     config = RLConfig(sims=16, cheap_sims=4, full_share=0.5, games=32, positions=384, reuse=4,
                       window_min=2000, window_max=4000, batch_size=64, learning_rate=5e-3,
                       ema_decay=0.98, temperature_plies=4, opening=(0, 3), iterations=6)
-    run = learner(tmp_path, config, replace(SPEC, size="2x16"))
-    before = score_against_random(run.trainer.inference_net())
+    run = learner(tmp_path, config, replace(SPEC, size="2x16"), learn_seed)
+    before = score_against_random(run.trainer.inference_net(), learn_seed)
     train_rl(run)
-    after = score_against_random(run.trainer.inference_net())
+    after = score_against_random(run.trainer.inference_net(), learn_seed)
     assert after > before + 0.1  # four standard errors of 400 games
     assert after > 0.8
     losses = [row["value_loss"] for row in run.history]

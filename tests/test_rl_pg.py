@@ -128,13 +128,14 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 RATES, STEPS = {"gspo": 0.05, "ppo": 0.01}, {"gspo": 30}
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_every_algorithm_learns(tmp_path: Path, name: str) -> None:
+def test_every_algorithm_learns(tmp_path: Path, name: str, learn_seed: int) -> None:
     """From nothing: the expected score against random moves, exactly, over all games there are."""
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
     settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
                       "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
-    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=1)
+    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=learn_seed)
     before = expected_score(made.policy)
     train_pg(made)
     assert before == pytest.approx(0.5, abs=0.05)
@@ -193,11 +194,12 @@ def test_batchnorms_keep_their_statistics(tmp_path: Path) -> None:
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
 
-def test_a_gain_for_what_won(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_a_gain_for_what_won(tmp_path: Path, learn_seed: int) -> None:
     """One step of REINFORCE raises the mean log-probability of moves that won against that of
     moves that lost."""
     made = learner(tmp_path, config("reinforce", "pool.games=200", "pg.minibatches=1",
-                                    "pg.learning_rate=0.001"))
+                                    "pg.learning_rate=0.001"), learn_seed)
     rollout = made.play().rollout
     won = rollout.reward.sum(1)
     before = made._seen(made.policy, rollout).logp.sum(1)
@@ -208,9 +210,10 @@ def test_a_gain_for_what_won(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------- the notes
 
-def test_what_a_row_says(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_what_a_row_says(tmp_path: Path, learn_seed: int) -> None:
     made = learner(tmp_path, config("grpo", "pool.group=4", "pg.kl_weight=0.1",
-                                    "pg.learning_rate=0.01"))
+                                    "pg.learning_rate=0.01"), learn_seed)
     played = made.play()
     scores = played.score.tolist()
     groups = [set(scores[start : start + 4]) for start in range(0, 24, 4)]
