@@ -135,7 +135,8 @@ def test_every_algorithm_learns(tmp_path: Path, name: str, learn_seed: int) -> N
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
     settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
                       "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
-    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=learn_seed)
+    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu",
+                             seed=learn_seed)
     before = expected_score(made.policy)
     train_pg(made)
     assert before == pytest.approx(0.5, abs=0.05)

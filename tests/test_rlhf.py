@@ -84,7 +84,8 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
             seed: int = 0, **changes: Any) -> KeptRLHFLearner:
-    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=seed)
+    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling,
+                           seed=seed)
 
 
 # ------------------------------------------------------------------------------------ divergence
