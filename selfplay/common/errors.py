@@ -23,12 +23,14 @@ class Breakdown(UserError):
 def advise_on_breakdown(newest: Callable[[], Path | None], option: str, setting: str, rate: float
              ) -> Iterator[None]:
     """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
-    run keeps its settings. option: what gives it a checkpoint to start from. setting: name of the
+    run keeps its settings. option: what gives it a checkpoint to start from; nothing
+    where nothing does. setting: name of the
     learning rate, which is ``rate``."""
     try:
         yield
     except Breakdown as error:
         path, less = newest(), f"--run NEW --set {setting}={rate / 3:.2g}"
+        none = "there is no checkpoint yet, " if option else ""
         raise UserError(f"{error}; " + (
             f"the last good checkpoint is kept, go on from it with {option} {path} {less}"
-            if path else f"there is no checkpoint yet, begin again with {less}")) from None
+            if path and option else f"{none}begin again with {less}")) from None

@@ -104,8 +104,7 @@ class Kept:
         total = self.spent()
         last, (option, setting, rate) = time.monotonic(), self.breakdown
         while True:
-            with advise_on_breakdown(lambda: checkpoint.newest(self.folder) if option else None,
-                                     option, setting, rate):
+            with advise_on_breakdown(lambda: checkpoint.newest(self.folder), option, setting, rate):
                 row = next(rows, None)
             if row is None:
                 break
