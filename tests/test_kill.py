@@ -83,7 +83,7 @@ def check_valid(run: Path, iterations: int = 3) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = selfplay(*TRAIN, cwd=folder)
+    done = selfplay(*TRAIN, cwd=folder, fresh=True)
     assert done.returncode == 0, done.stderr
     check_valid(folder / "run")
     return folder / "run"

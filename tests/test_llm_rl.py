@@ -22,13 +22,13 @@ from selfplay.learn.config import algorithm
 from selfplay.llm.generate import Sampling
 from selfplay.llm.kept import KeptTextLearner, train_rl
 from selfplay.llm.models import load, render, save, small_model
+from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     RewardedTask,
     TextRLConfig,
     count_markers,
 )
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 from selfplay.run.keep import rows_up_to
 

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Net, render, value_model
-from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import (
+from selfplay.llm.policy import (
     Completions,
+    TextPolicy,
     joined,
     looked_at,
     on_last_step,
@@ -24,6 +23,7 @@ from selfplay.llm.rollouts import (
     verifier,
     with_signal,
 )
+from selfplay.llm.rewards import Example
 
 EXAMPLES = [Example(q, "2") for q in QUESTIONS]
 ENDS = (EOS, *range(20, 60))

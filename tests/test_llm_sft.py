@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
-from tiny_llm import TOKENIZER, gpt2, llama, lora
+from tiny_llm import TOKENIZER, gpt2, hugging_face, llama, lora
 
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
@@ -31,8 +31,8 @@ CONFIG = TextSFTConfig(batch_size=16, evaluate_every=3, max_steps=6, looked_at=8
 def test_the_loss_is_that_of_hugging_faces_labels(on: str) -> None:
     model, texts = llama(), texts_of(TASK.batch(0, 12), TOKENIZER, on)
     labels = texts.tokens.masked_fill(~texts.learnt, -100)
-    theirs = model(input_ids=texts.tokens, attention_mask=(texts.tokens != 0).long(),
-                   labels=labels).loss
+    theirs = hugging_face(model)(
+        input_ids=texts.tokens, attention_mask=(texts.tokens != 0).long(), labels=labels).loss
     torch.testing.assert_close(text_loss(model, texts), theirs)
 
 

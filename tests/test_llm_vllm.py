@@ -120,7 +120,7 @@ def has_the_weights_of(inside: Any, model: Any) -> bool:
 def test_it_has_the_new_weights_after_every_update(
     rank: int, folder: str, engines: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     run = learner(folder, tmp_path, rank=rank)
     inside, model = engines[0].inside, run.policy.net.policy
     assert len(inside.loads) == 1 and has_the_weights_of(inside, model)
@@ -141,7 +141,7 @@ def test_the_ratio_is_of_the_trainers_arithmetic(
     folder: str, engines: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine rounds to bfloat16: a figure says how far, and the update does not see it."""
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     run = learner(folder, tmp_path, SampleConfig(engine="vllm", dtype="bfloat16"), epochs=1,
                   minibatches=1)
     row = run.advance()
@@ -180,7 +180,7 @@ def test_a_run_with_it(
 ) -> None:
     """RL, own answers and evaluation ask the engine; another engine may go on with the run."""
     monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     words = ("llm", "train", "--task", TASK, "--model", folder, "--run", "a", "--recipe", "r1",
              *SHORT, "--set", "own.questions=4", "--set", "own.samples=2", "--set", "rl.steps=1")
     done = run(*words, "--set", "sample.engine=vllm")

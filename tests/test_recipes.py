@@ -93,7 +93,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a (alphago) and z (zero), made by the command."""
     place = tmp_path_factory.mktemp("recipes")
     for name, recipe in (("a", "alphago"), ("z", "zero")):
-        done = selfplay("train", *T, "--recipe", recipe, "--run", name, *SMALL, cwd=place)
+        done = selfplay("train", *T, "--recipe", recipe, "--run", name, *SMALL, cwd=place,
+                        fresh=recipe == "alphago")
         assert done.returncode == 0, done.stderr
     return place
 

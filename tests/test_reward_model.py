@@ -21,7 +21,7 @@ from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.kept import best_checkpoint, train_reward_model
 from selfplay.llm.models import Net
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
 from selfplay.llm.reward_model import (
     RewardModel,
@@ -36,7 +36,6 @@ from selfplay.llm.reward_model import (
     reward_model,
 )
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 
 PAD = TOKENIZER.pad_token_id

@@ -103,7 +103,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
     words = ["rl", "--game", "tictactoe", "--init", "random", "--algo", "ppo", "--minutes", "60",
              *(word for setting in ("net=1x8", "rl.iterations=8", "pool.games=24", "pool.every=3")
                for word in ("--set", setting))]
-    done = selfplay(*words, "--run", "whole", cwd=tmp_path)
+    done = selfplay(*words, "--run", "whole", cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     draw = np.random.default_rng(0)
     for step in (1, 4):

@@ -20,7 +20,7 @@ from tiny_llm import TOKENIZER, llama
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json
-from selfplay.llm import rollouts
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RewardConfig, RLHFConfig
 from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
@@ -197,9 +197,9 @@ def test_completions_are_written_down_and_figures_of_every_step(
 ) -> None:
     told: list[list[dict[str, Any]]] = []
     made = KeptRLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
-    asked: list[rollouts.Batch] = []
+    asked: list[rollouts.SampledBatch] = []
     with pytest.MonkeyPatch.context() as patch:
-        def noted(*given: Any) -> rollouts.Batch:
+        def noted(*given: Any) -> rollouts.SampledBatch:
             found = sample(*given)
             asked.extend([found] if given[0].group == 4 and len(given[2]) == 8 else [])
             return found

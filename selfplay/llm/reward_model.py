@@ -33,14 +33,14 @@ from selfplay.llm.models import (
     bare_backbone,
     complete,
     merged,
-    positions_of,
     render,
     small_model,
     value_model,
 )
+from selfplay.llm.policy import Completions, Reward
 from selfplay.llm.preferences import Pair
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions, Reward
+from selfplay.models.transformer import positions_of
 
 BINS = 10  #: of the calibration
 TEXTS = 256  #: read at once where nothing is learnt

@@ -22,12 +22,11 @@ from selfplay.learn import advantages
 from selfplay.learn.config import PGConfig, sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Net, end_tokens, value_model
-from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rollouts import Reward, SampledBatch, verifier
+from selfplay.llm.policy import Reward, SampledBatch, TextPolicy, verifier
 from selfplay.llm.tasks import Task
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on

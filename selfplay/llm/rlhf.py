@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from selfplay.learn.config import sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RLHFConfig
 from selfplay.llm.evaluate import Looked, figures
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Net, end_tokens, value_model
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import figures_of, shown
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones

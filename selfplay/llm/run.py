@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, command
 from selfplay.common.files import locked, read_json, write_json
 from selfplay.common.settings import read, to_dict
 from selfplay.llm import recipes, rlhf_stages, summary, vllm
@@ -56,11 +56,9 @@ def stored_config(folder: Path) -> TextConfig | None:
 def open_run(folder: Path, config: TextConfig) -> TextRun:
     """Create the run, or continue it; nothing is written yet.
 
-    Raises UserError for a recipe or a task that does not exist, and for settings other than
-    those of the run that is there.
+    Raises UserError for a task that does not exist, and for settings other than those of the run
+    that is there.
     """
-    if config.recipe not in RECIPES:
-        raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
     must_fit(config)
     if config.recipe not in ("sft", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
@@ -88,6 +86,8 @@ def train(run: TextRun, device: str) -> None:
     """
     planned = RECIPES[run.config.recipe]
     vllm.must_be_there(run.config.sample, run.config.model)
+    if run.task.note:
+        say(run.task.note)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in planned})
@@ -106,13 +106,14 @@ def newest_model(folder: Path) -> Path:
         found = model_of(folder, stage.name)
         if found is not None:
             return found
-    raise UserError(f"{folder}: no model there; train one with selfplay llm train --run {folder}")
+    raise UserError(f"{folder}: no model there; train one with "
+                    f"{command('selfplay', 'llm', 'train', '--run', folder)}")
 
 
 def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
     """Measure every stage's model on the held-out questions."""
     measure(run, run.config.eval.samples, device, every=True)
-    say(f"ask it: selfplay llm chat {run.folder}   curves and completions: "
+    say(f"ask it: {command('selfplay', 'llm', 'chat', run.folder)}   curves and completions: "
         f"tensorboard --logdir {run.folder / 'tb'}")
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join
 from typing import Any
 
+from selfplay.common.errors import command
 from selfplay.common.files import read_history, read_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
@@ -43,9 +43,9 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
-        "commands": [train_command(run.folder, run.config), join(
-            ["selfplay", "llm", "eval", str(run.folder), "--samples",
-             ",".join(map(str, run.config.eval.samples))])],
+        "commands": [train_command(run.folder, run.config), command(
+            "selfplay", "llm", "eval", run.folder, "--samples",
+            ",".join(map(str, run.config.eval.samples)))],
         "points": points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
@@ -212,11 +212,11 @@ def train_command(folder: Path, config: TextConfig) -> str:
     default["rl"]["algorithm"] = start.rl.algorithm
     default["recipe"] = TextConfig.recipe
     dials = ("task", "recipe", "model", "minutes", "seed", "device")
-    words = ["selfplay", "llm", "train", "--run", str(folder)]
+    words: list[object] = ["selfplay", "llm", "train", "--run", folder]
     for key in dials:
         if key in ("task", "recipe") or now[key] != default[key]:
             words += [f"--{key}", str(now[key])]
-    return join([*words, *assignments(now, default, dials)])
+    return command(*words, *assignments(now, default, dials))
 
 
 def keep_measured(folder: Path, found: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:

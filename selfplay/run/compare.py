@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from shlex import join, quote
 from typing import Any, NamedTuple
 
 from selfplay.arena.elo import Rating, fit
@@ -22,7 +21,7 @@ from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
-from selfplay.common.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError, command
 from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
@@ -285,12 +284,11 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
 def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
     settings = read_settings(folder / "match.json")
     low, high = settings["opening"]
-    command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
-               f"--game {quote(run.game.name)} --games {pairing.games} "
-               f"--seed {settings['seed']} --opening {low}-{high}")
+    again = command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
+                    pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
     return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
             "draws": result.draws, "losses": result.losses, "score": result.score,
-            "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
+            "low": result.low, "high": result.high, "command": again, "folder": str(folder)}
 
 
 def train_command(run: Run) -> str:
@@ -302,11 +300,11 @@ def train_command(run: Run) -> str:
     config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
     default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
     dials = ("game", "recipe", "minutes", "seed", "init", "device")
-    words = ["selfplay", "train", "--run", str(run.folder)]
+    words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:
         if key == "game" or config[key] != default[key]:
             words += [f"--{key}", str(config[key])]
-    return join([*words, *assignments(config, default, dials)])
+    return command(*words, *assignments(config, default, dials))
 
 
 def compare(run: Run, device: str) -> dict[str, Any]:

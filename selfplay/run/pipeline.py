@@ -6,7 +6,6 @@ What a stage is, and how it is run: ``stage``.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -22,7 +21,7 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.supervised import split, to_columns
 from selfplay.board.value import Policies
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, command
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
@@ -242,10 +241,14 @@ def _start(run: Run) -> Path | None:
 def say_what_next(run: Run) -> None:
     """Name the commands that judge the net which RL has made, if it has."""
     if _newest_rl(run) is not None:
-        first, folder = _start(run), shlex.quote(str(run.folder))
-        other = shlex.quote(f"net:{first}" if first else "mcts:100")
-        say(f"next: selfplay compare {folder} --minutes 10   or   selfplay match "
-            f"{shlex.quote(f'net:{run.folder}')} {other} --game {shlex.quote(run.game.name)}")
+        first = _start(run)
+        other = f"net:{first}" if first else "mcts:100"
+        match = command("selfplay", "match", f"net:{run.folder}", other, "--game", run.game.name)
+        say(f"next: {_more_matches(run)}   or   {match}")
+
+
+def _more_matches(run: Run) -> str:
+    return command("selfplay", "compare", run.folder, "--minutes", 10)
 
 
 def _value_folder(run: Run) -> Path:
@@ -335,7 +338,7 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
     pairings = compare.plan(run, compare.points(run))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
-            f"selfplay compare {run.folder} --minutes 10")
+            f"{_more_matches(run)}")
     with Bar("evaluation", clock.budget("eval")) as bar:
         def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
             a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
@@ -365,7 +368,7 @@ def show(run: Run, device: str) -> None:
     say(text_summary(result))
     if not result["points"]:
         say("nothing is rated yet: give the run more --minutes, or play matches with "
-            f"selfplay compare {run.folder} --minutes 10")
+            f"{_more_matches(run)}")
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
         f"curves: tensorboard --logdir {run.folder / 'tb'}")
 
