@@ -15,16 +15,8 @@ import typing
 from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple
 
-from selfplay.common.settings import (
-    MAX_NUMBER,
-    Limit,
-    Settings,
-    flat,
-    keys,
-    name_of,
-    plain,
-    to_dict,
-)
+from selfplay.common.limits import MAX_NUMBER, Limit
+from selfplay.common.settings import Settings, flat, keys, name_of, plain, to_dict
 from selfplay.llm.config import TextConfig
 from selfplay.run.config import RunConfig
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from selfplay.common.settings import Amount, Count, Part, Plies, Positive, Share, Whole
+from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
 from selfplay.learn.config import PGConfig, PlateauConfig
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from selfplay.common.errors import UserError, clip, one_of
-from selfplay.common.settings import MAX_SEED
+from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from selfplay.common.settings import Amount, Count, Positive, Share, Whole
+from selfplay.common.limits import Amount, Count, Positive, Share, Whole
 
 INFINITE = 1e9  #: a clip so wide clips nothing
 

@@ -10,18 +10,8 @@ from typing import Annotated, Any, Literal
 
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import (
-    Amount,
-    Count,
-    Limit,
-    Part,
-    Positive,
-    Seed,
-    Share,
-    Whole,
-    replace_key,
-    set_key,
-)
+from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
 
 

@@ -16,17 +16,8 @@ from typing import Annotated, Any, Literal
 from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import (
-    Amount,
-    Count,
-    Limit,
-    Plies,
-    Positive,
-    Seed,
-    Share,
-    replace_key,
-    set_key,
-)
+from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig
 
 Recipe = Literal["alphago", "alphazero", "zero"]
