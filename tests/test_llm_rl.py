@@ -246,7 +246,8 @@ def test_a_group_of_one_is_refused(init: Path, tmp_path: Path) -> None:
 
 
 def test_the_row_of_a_step(init: Path, tmp_path: Path) -> None:
-    row = learner(init, tmp_path, "ppo", kl_weight=0.1).advance()
+    made = learner(init, tmp_path, "ppo", kl_weight=0.1)
+    row = {**made.advance(made.kept.watch), **made.kept.watch.take()}
     for key in ("reward", "reward_accuracy", "reward_digit", "length", "no_signal", "markers",
                 "sample_kl", "ref_kl", "entropy", "clip_fraction", "value_loss", "tokens",
                 "generate_seconds", "generate_rss_mb", "update_seconds", "update_rss_mb"):

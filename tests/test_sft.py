@@ -258,3 +258,12 @@ def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path
     write_json(oldest / "meta.json", {**meta, "metrics": {"policy_loss": 0.0}})
     assert best_sft(folder) == oldest
     assert full_name(f"net:{tmp_path}") == f"net:{oldest}"  # who plays is who RL starts from
+
+
+def test_a_breakdown_names_what_there_is(tmp_path: Path) -> None:
+    """SFT has no option to go on from a checkpoint: it begins again."""
+    config = SFTConfig(**{**vars(FAST), "learning_rate": 1e9, "evaluate_every": 1})
+    with pytest.raises(UserError, match=r"^training step \d+: the (loss|gradient) is .*begin again "
+                                        r"with --run NEW --set sft\.learning_rate=3\.3e\+08$"):
+        train_sft(GAME, SPEC, opposite_games(20, 1), opposite_games(10, 2), config,
+                  tmp_path, device="cpu", seed=0)

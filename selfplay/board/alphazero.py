@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch
 from selfplay.board.selfplay import Harvest, SelfPlay
-from selfplay.board.trainer import HELD_ROWS, TrainConfig, board_trainer, count, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, count
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
 from selfplay.inference.evaluator import Actors, Evaluator
@@ -148,7 +148,7 @@ def describe(games: Any) -> dict[str, float]:
 def alphazero(
     learner: Learner, *,
     games: Games = fresh_games,
-    held: Columns | None = None,
+    look: Callable[[Learner], dict[str, float]] = lambda learner: {},
     judge: Callable[[Learner], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -157,9 +157,9 @@ def alphazero(
     """Iterate until ``config.iterations`` or until ``stop()``; a row an iteration, which the
     learner has finished with: stop anywhere, save it, go on with the same learner.
 
-    held: an expert's positions to look at. judge: the score of the new weights against those that
-    play, for ``config.gating``. progress is called with ("self-play" or "learning", rows done, rows
-    wanted) within an iteration; watch: with "learn" around learning.
+    look: more figures of an iteration, say of an expert's positions. judge: the score of the new
+    weights against those that play, for ``config.gating``. progress is called with ("self-play" or
+    "learning", rows done, rows wanted) within an iteration; watch: with "learn" around learning.
     """
     config = learner.config
     if config.gating and judge is None:
@@ -176,12 +176,8 @@ def alphazero(
         with watch("learn"):
             metrics = learner.learn(len(new.value), count(progress, "learning", wanted))
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
-               **facts, **metrics, "window": len(learner.window), **learner.players.figures()}
-        if held is not None:
-            some = Columns(*(c[:HELD_ROWS] for c in held))
-            seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some,
-                                    learner.device)
-            row |= {f"expert_{key}": value for key, value in seen.items()}
+               **facts, **metrics, "window": len(learner.window), **learner.players.figures(),
+               **look(learner)}
         if config.gating and judge is not None:
             row["gate"] = judge(learner)
         if row.get("gate", 1.0) >= config.gating_score:

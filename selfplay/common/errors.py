@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LONGEST = 500  #: characters of a message
@@ -69,18 +68,3 @@ def disk_remedy(error: OSError) -> str:
     """What is wrong, in the system's words, and what to do about it."""
     return (f"{error.strerror or error}; {REFUSED.get(error.errno or 0, 'mend the disk')}, "
             "then run the same command again")
-
-
-@contextmanager
-def advise_on_breakdown(newest: Callable[[], Path | None], option: str, setting: str, rate: float
-             ) -> Iterator[None]:
-    """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
-    run keeps its settings. option: what gives it a checkpoint to start from. setting: name of the
-    learning rate, which is ``rate``."""
-    try:
-        yield
-    except Breakdown as error:
-        path, less = newest(), f"--run NEW --set {setting}={rate / 3:.2g}"
-        raise UserError(f"{error}; " + (
-            f"the last good checkpoint is kept, go on from it with {option} {path} {less}"
-            if path else f"there is no checkpoint yet, begin again with {less}")) from None

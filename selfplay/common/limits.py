@@ -1,4 +1,5 @@
-"""The kinds of settings: types that hold the limits of a value, for pydantic to check."""
+"""Types of settings with their limits, which pydantic checks where a value comes from outside
+(``settings``)."""
 
 from __future__ import annotations
 

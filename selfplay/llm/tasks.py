@@ -30,7 +30,7 @@ import numpy as np
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, read_json, text_lines
-from selfplay.common.machine import time_limit
+from selfplay.common.threads import time_limit
 from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number, reward
 from selfplay.llm.scorers import refuse, scorer
 

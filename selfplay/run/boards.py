@@ -28,6 +28,7 @@ from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join
 from selfplay.board.supervised import sft_lesson
+from selfplay.board.trainer import HELD_ROWS, evaluate_columns
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
@@ -204,8 +205,17 @@ def train_rl(
     """``alphazero`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none
     yet. After every iteration its games and, when it is due, its checkpoint are on disk."""
     return learner.kept.go_on(alphazero(
-        learner, games=learner.games, held=held, judge=gate, stop=lambda: left() <= 0,
-        progress=progress, watch=learner.kept.watch), log)
+        learner, games=learner.games, look=partial(_expert, held), judge=gate,
+        stop=lambda: left() <= 0, progress=progress, watch=learner.kept.watch), log)
+
+
+def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
+    """How the net does on an expert's positions."""
+    if held is None:
+        return {}
+    some = Columns(*(c[:HELD_ROWS] for c in held))
+    seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some, learner.device)
+    return {f"expert_{key}": value for key, value in seen.items()}
 
 
 def gate(learner: Learner) -> float:

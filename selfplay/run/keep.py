@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from selfplay.common.errors import advise_on_breakdown
+from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.files import read_history, write_history, write_json
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
@@ -102,10 +102,9 @@ class Kept:
         if not self.history:  # rows of a run that was killed before its first checkpoint
             rows_up_to(self.folder / "history.jsonl", -1, self.number)
         total = self.spent()
-        last, (option, setting, rate) = time.monotonic(), self.breakdown
+        last = time.monotonic()
         while True:
-            with advise_on_breakdown(lambda: checkpoint.newest(self.folder) if option else None,
-                                     option, setting, rate):
+            with _advising(self.folder, *self.breakdown):
                 row = next(rows, None)
             if row is None:
                 break
@@ -188,3 +187,18 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to a history."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@contextmanager
+def _advising(folder: Path, option: str, setting: str, rate: float) -> Iterator[None]:
+    """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
+    run keeps its settings. option: what gives it a checkpoint to start from, if anything does.
+    setting: name of the learning rate, which is ``rate``."""
+    try:
+        yield
+    except Breakdown as error:
+        path, less = checkpoint.newest(folder), f"--run NEW --set {setting}={rate / 3:.2g}"
+        none = "there is no checkpoint yet, " if option else ""
+        raise UserError(f"{error}; " + (
+            f"the last good checkpoint is kept, go on from it with {option} {path} {less}"
+            if path and option else f"{none}begin again with {less}")) from None
