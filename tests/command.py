@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfplay.board.trainer import TrainConfig, Trainer
+from forked import POSSIBLE, Forked
+
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
@@ -35,19 +37,29 @@ TINY = [
 HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 
 
-def start(*words: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """``selfplay WORDS`` in ``cwd``, one thread, its output in pipes."""
+def start(
+    *words: str, cwd: Path, fresh: bool = False, **options: Any
+) -> subprocess.Popen[str] | Forked:
+    """``selfplay WORDS`` in ``cwd``, one thread, its output in pipes.
+
+    fresh: by a Python of its own, whose hashes of text are other ones; so is what has ``options``.
+    """
+    fresh = fresh or bool(options) or not POSSIBLE
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100",
                    **options.pop("env", {})}
+    if not fresh:
+        return Forked("selfplay", words, cwd, environment)
     return subprocess.Popen(
         [sys.executable, "-c", HEARS_CTRL_C + "from selfplay.cli import main; main()", *words],
         cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **options)
 
 
-def selfplay(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def selfplay(
+    *words: str, cwd: Path, fresh: bool = False, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """``start``, waited for."""
-    process = start(*words, cwd=cwd, **options)
+    process = start(*words, cwd=cwd, fresh=fresh, **options)
     out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -72,6 +84,6 @@ Command = Callable[..., Said]
 def save_net(path: Path, game_name: str) -> None:
     game = make(game_name)
     spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
-    trainer = Trainer(seeded(0, lambda: build(spec)), TrainConfig())
+    trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig())
     checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
                                           "compute": {}})

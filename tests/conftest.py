@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from selfplay.cli import main
 from selfplay.games.base import Game
 
+# One thread for each of pytest's workers, and for what they start: torch's own wait for one another
+# on a busy processor. A test of more threads sets them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from forked import POSSIBLE, Forked
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -21,5 +24,10 @@ def load(name: str) -> ModuleType:
 
 def start(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, until it ends."""
-    return subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), *words],
-                          cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+    path = str(SCRIPTS / f"{name}.py")
+    if not POSSIBLE:
+        return subprocess.run([sys.executable, path, *words], cwd=SCRIPTS.parent,
+                              capture_output=True, text=True, check=False)
+    process = Forked(path, words, SCRIPTS.parent, dict(os.environ))
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess([path, *words], process.returncode, out, err)

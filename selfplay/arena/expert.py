@@ -21,10 +21,10 @@ from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
-from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
+from selfplay.arena.records import GameRecord, append_records, resume
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
-from selfplay.common.files import in_use, write_atomic
+from selfplay.common.files import DAMAGE, in_use, parse_json, write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 
@@ -184,7 +184,7 @@ def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGa
     for number, line in enumerate(lines, 1):
         source = f"{file}, line {number}"
         try:
-            found.append(_expert_game(json.loads(line), game, source))
+            found.append(_expert_game(parse_json(line), game, source))
         except DAMAGE as error:
             skipped.append(Skipped(source, f"damaged: {error}"))
         except sgf.RefusedError as refusal:

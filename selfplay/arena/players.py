@@ -23,7 +23,6 @@ it ended.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -42,7 +41,7 @@ from selfplay.arena.spec import (
     net_parts,
     parse_alphago,
 )
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, nearest
 from selfplay.games.base import Game, GameError, take
 from selfplay.games.go import Go
 
@@ -339,8 +338,8 @@ def parse_player(
     """
     prefix, _, text = spec.strip().partition(":")
     if prefix not in PLAYERS:
-        near = difflib.get_close_matches(prefix, PLAYERS, n=1)
-        hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
+        near = nearest(prefix, PLAYERS)
+        hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
     return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import refused, write_atomic
+from selfplay.common.files import DAMAGE, parse_json, read_json, refused, write_atomic
 
 #: What a line that is no record raises: deep nesting RecursionError, infinity OverflowError.
-DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def to_line(record: GameRecord) -> str:
     return json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
 
 
-def from_line(line: str) -> GameRecord:
+def from_line(line: bytes | str) -> GameRecord:
     """Raises one of ``DAMAGE`` for a line that is no record."""
-    data: dict[str, Any] = json.loads(line)
+    data: dict[str, Any] = parse_json(line)
     data["players"] = tuple(map(str, data["players"]))
     data["actions"] = tuple(map(int, data["actions"]))
     data |= {key: int(data[key]) for key in ("index", "seed", "opening")}
@@ -80,7 +79,7 @@ def read_records(path: Path) -> list[GameRecord]:
     if torn:
         write_atomic(path, whole + b"\n" if whole else b"")
     records: dict[int, GameRecord] = {}
-    for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         try:
             record = from_line(line)
         except DAMAGE:
@@ -125,10 +124,4 @@ def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Raises UserError naming a damaged file."""
-    try:
-        stored = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: damaged; delete it and the games beside it, and start again")
-    return stored
+    return read_json(path, dict, "delete it and the games beside it, and start again")

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from sgfmill import boards, sgf_grammar
 
 from selfplay.arena.collection import (
+    REASON,
     SUFFIXES,
     Properties,
     Skipped,
-    one_line,
     trees,
     walk_contents,
 )
 from selfplay.arena.records import GameRecord
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
@@ -92,7 +92,7 @@ def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[
             try:
                 found.append(_game(nodes, name, game.size, MOST_MOVES * game.max_moves))
             except RefusedError as refusal:
-                skipped.append(Skipped(name, one_line(str(refusal))))
+                skipped.append(Skipped(name, clip(str(refusal), REASON)))
     return _check(game, found, skipped)
 
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfplay.cli.llm import llm
+from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
     NETS,
+    Commands,
+    Number,
+    Whole,
     algo_option,
     device_of,
     device_option,
-    finite,
     game_option,
     init_option,
     minutes_option,
@@ -26,7 +28,7 @@ from selfplay.cli.options import (
     seed_option,
     set_option,
 )
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, command
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ NAME_MAX = 255  #: characters that a file system takes as one name
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(package_name="selfplay-lab", prog_name="selfplay")
 def cli() -> None:
     """The AlphaGo recipe: expert games, supervised learning, self-play RL, and the chart.
@@ -54,7 +56,7 @@ def cli() -> None:
     """
 
 
-cli.add_command(llm)
+cli.add_command(texts)
 
 
 @cli.command()
@@ -119,8 +121,7 @@ def value(**options: Any) -> None:
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
-@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
-              callback=finite,
+@click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
@@ -151,10 +152,11 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 @cli.command()
 @click.argument("players", nargs=2, metavar="PLAYER PLAYER")
 @game_option()
-@click.option("--games", "count", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--games", "count", type=Whole(min=1), default=100, show_default=True,
+              help="Games to play.")
 @click.option("--opening", default=None, metavar="LOW-HIGH",
               help="Random plies before the players take over; each opening is played twice.")
-@click.option("--slots", type=click.IntRange(min=1), default=None,
+@click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [64; 4 with an outside engine; 1 with a human].")
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Folder for the games; an interrupted match there is continued "
@@ -203,12 +205,13 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
 @game_option()
 @click.option("--player", required=True, help="The teacher: any player, for example "
               "\"gtp:gnugo --mode gtp --level 10\".")
-@click.option("--games", "count", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--games", "count", type=Whole(min=1), default=1000, show_default=True,
+              help="Games to make.")
 @click.option("--out", type=click.Path(path_type=Path), required=True,
               help="FILE.sgf.gz (Go) or FILE.jsonl.gz (any game).")
 @click.option("--opening", default="2-8", show_default=True, metavar="LOW-HIGH",
               help="Random plies before the teacher takes over.")
-@click.option("--slots", type=click.IntRange(min=1), default=None,
+@click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [2 with an outside engine, else 64].")
 @device_option
 @seed_option
@@ -241,9 +244,10 @@ def games() -> None:
 
 
 @cli.command()
-@click.option("--game", default="go9x9", show_default=True, metavar="NAME")
+@click.option("--game", default="go9x9", show_default=True, metavar="NAME",
+              help="Whose kernels are measured.")
 @click.option("--json", "as_json", is_flag=True, help="One row a line as JSON, no table.")
-@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
+@click.option("--pairs", type=Whole(min=1), default=5, show_default=True,
               help="Pairs of runs (ours, reference) behind each ratio.")
 @click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
 @device_option
@@ -281,7 +285,7 @@ def _open(
 ) -> Run:
     """The run that the options speak of: a new one, or the one on disk with what may change."""
     from selfplay.common.console import announce
-    from selfplay.common.settings import replace_key
+    from selfplay.common.settings import set_key
     from selfplay.games import make
     from selfplay.run.config import override, preset, with_algorithm, with_recipe
     from selfplay.run.folder import open_run, stored_config
@@ -294,8 +298,8 @@ def _open(
     config = stored_config(folder)
     if config is None:
         if game is None:
-            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
-                            f"--run {folder}")
+            new = command("selfplay", "train", "--game", "NAME", "--run", folder)
+            raise UserError(f"{folder}: no run there; start one with {new}")
         config = preset(make(game).name)
     elif game is not None and make(game).name != config.game:
         raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
@@ -303,7 +307,7 @@ def _open(
         config = with_recipe(config, recipe)
     for key, value in top.items():
         if value is not None:
-            config = replace_key(config, key, value)
+            config = set_key(config, key, value)
     if algo is not None:
         config = with_algorithm(config, algo)
     config = override(config, assignments)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfplay.common.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
@@ -56,8 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> DiskError:
     """The user's error for a write that the system refused."""
-    return DiskError(f"{path}: cannot be written ({error.strerror or error}); "
-                     "free disk space or mend the permissions, then run the same command again")
+    return DiskError(f"{path}: cannot be written: {disk_remedy(error)}")
 
 
 @contextlib.contextmanager
@@ -122,16 +122,67 @@ def _at_work(path: Path, option: str) -> UserError:
                      f"{option} another name")
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError naming the file if it is missing or is not JSON."""
+#: What reading JSON raises, and asking what was read for a shape that it may not have.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+AGAIN = "delete it and run the same command again"
+
+
+def parse_json(data: bytes | str) -> Any:
+    """What a JSON text says. Raises ValueError for anything else, be it nested too deep or a number
+    of thousands of digits."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
+    """What a JSON file says, an object where ``kind`` is dict.
+
+    Raises UserError naming the file if it is missing, is not JSON or of another kind.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+        if not isinstance(found, kind):
+            raise ValueError(f"{clipped(found)} where an object is wanted")
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same command again"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 200)}); {remedy}") from None
+
+
+def clipped(value: Any, most: int = 60) -> str:
+    """A value as JSON has it, short enough for a line."""
+    return clip(json.dumps(value, ensure_ascii=False, default=str), most)
+
+
+def finite(value: Any) -> float:
+    """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{clipped(value)} is no number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{clipped(str(value))} is not finite")
+    return number
+
+
+def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """(number from 1, line) of a UTF-8 file's lines that are not blank; a byte order mark is none
+    of its text, and only a line feed ends a line: JSON may hold the other separators.
+
+    Raises UserError that says ``what`` the file is wanted as.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise UserError(f"{path}: cannot be read as {what} "
+                        f"({'no such file' if missing else error})") from None
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -141,10 +192,10 @@ def write_json(path: Path, data: Any) -> None:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Rows of a history.jsonl; UserError naming the first damaged line."""
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
+    data = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:
-            rows.append(dict(json.loads(line)))
+            rows.append(dict(parse_json(line)))
         except (ValueError, TypeError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "
                             "command again") from None

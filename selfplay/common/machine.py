@@ -1,13 +1,19 @@
-"""The machine that a run is on: its name, and how much memory this process holds."""
+"""The machine that a run is on: its name, the memory this process holds, a limit on time."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import resource
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+from selfplay.common.errors import UserError
 
 _PAGE = resource.getpagesize()
 
@@ -52,3 +58,23 @@ def hardware(device: str) -> str:
 
         line += f", {torch.cuda.get_device_name()}"
     return line
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Raise UserError(message) in the block where it takes longer. Only in the main thread, whose
+    Python code alone can be interrupted; elsewhere, and inside a call of C, it goes on."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise UserError(message)
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

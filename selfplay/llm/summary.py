@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import join
 from typing import Any
 
+from selfplay.common.errors import command
 from selfplay.common.files import read_history, read_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.folder import TextRun, task_of
@@ -43,9 +43,9 @@ def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
-        "commands": [train_command(run.folder, run.config), join(
-            ["selfplay", "llm", "eval", str(run.folder), "--samples",
-             ",".join(map(str, run.config.eval.samples))])],
+        "commands": [train_command(run.folder, run.config), command(
+            "selfplay", "llm", "eval", run.folder, "--samples",
+            ",".join(map(str, run.config.eval.samples)))],
         "points": points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
@@ -87,8 +87,8 @@ def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Reco
 
 def handed(folder: Path, rows: Sequence[Record]) -> Record:
     """The row of the checkpoint that a stage hands over: the best by its note, else the last."""
-    note = folder / "best.json"
-    step = step_of(str(read_json(note)["checkpoint"])) if note.exists() else rows[-1]["step"]
+    best = note(folder)
+    step = step_of(best["checkpoint"]) if best else rows[-1]["step"]
     return next((row for row in rows if row["step"] == step), rows[-1])
 
 
@@ -212,11 +212,11 @@ def train_command(folder: Path, config: TextConfig) -> str:
     default["rl"]["algorithm"] = start.rl.algorithm
     default["recipe"] = TextConfig.recipe
     dials = ("task", "recipe", "model", "minutes", "seed", "device")
-    words = ["selfplay", "llm", "train", "--run", str(folder)]
+    words: list[object] = ["selfplay", "llm", "train", "--run", folder]
     for key in dials:
         if key in ("task", "recipe") or now[key] != default[key]:
             words += [f"--{key}", str(now[key])]
-    return join([*words, *assignments(now, default, dials)])
+    return command(*words, *assignments(now, default, dials))
 
 
 def keep_measured(folder: Path, found: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:

@@ -13,22 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from shlex import join, quote
 from typing import Any, NamedTuple
 
 from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.board.value import best_value
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
-from selfplay.common.errors import DiskError, UserError
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.errors import DiskError, UserError, command
+from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 
@@ -65,16 +64,18 @@ def points(run: Run) -> list[Point]:
     """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
     value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
-    best_file = run.folder / "sft" / "best.json"
-    if sft and best_file.exists():
-        best = str(read_json(best_file)["checkpoint"])
+    best_file = run.folder / "sft" / checkpoint.BEST
+    best = checkpoint.note(best_file.parent).get("checkpoint")
+    if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    value = None
+    if run.config.recipe == "alphago":
+        value = checkpoint.best(run.folder / "value", VALUE_METRIC)
     return (sft + _spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
@@ -283,12 +284,11 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
 def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
     settings = read_settings(folder / "match.json")
     low, high = settings["opening"]
-    command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
-               f"--game {quote(run.game.name)} --games {pairing.games} "
-               f"--seed {settings['seed']} --opening {low}-{high}")
+    again = command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
+                    pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
     return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
             "draws": result.draws, "losses": result.losses, "score": result.score,
-            "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
+            "low": result.low, "high": result.high, "command": again, "folder": str(folder)}
 
 
 def train_command(run: Run) -> str:
@@ -300,11 +300,11 @@ def train_command(run: Run) -> str:
     config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
     default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
     dials = ("game", "recipe", "minutes", "seed", "init", "device")
-    words = ["selfplay", "train", "--run", str(run.folder)]
+    words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:
         if key == "game" or config[key] != default[key]:
             words += [f"--{key}", str(config[key])]
-    return join([*words, *assignments(config, default, dials)])
+    return command(*words, *assignments(config, default, dials))
 
 
 def compare(run: Run, device: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from selfplay.arena.players import missing_engine, parse_player
 from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_json, write_json
+from selfplay.common.files import DAMAGE, finite, read_json, write_json
 from selfplay.common.settings import to_dict
 from selfplay.games import make
 from selfplay.games.base import Game
@@ -66,7 +66,7 @@ def stored_config(folder: Path) -> RunConfig | None:
     """
     path = folder / "config.json"
     if path.exists():
-        return from_dict(read_json(path), str(path))
+        return from_dict(read_json(path, dict), str(path))
     if folder.is_file() or (folder.is_dir() and any(map(_foreign, folder.iterdir()))):
         raise UserError(f"{folder}: holds other files, not a run; give --run another name")
     return None
@@ -244,9 +244,9 @@ class Clock:
         self.file = run.folder / "progress.json"
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.shares}
+            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
             self.done = [stage for stage in self.shares if stage in data["done"]]
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)
