@@ -40,8 +40,8 @@ def save_checkpoint(
     path: Path, model: nn.Module, tokenizer: Any,
     training: tuple[dict[str, Tensor], dict[str, Any]], meta: Mapping[str, Any],
 ) -> None:
-    """Write ``path``, in place of what is there: what ``models.save`` writes, so that any tool of Hugging
-    Face reads the folder, with the files of ``learn.checkpoint``.
+    """Write ``path``, in place of what is there: what ``models.save`` writes, so that any tool of
+    Hugging Face reads the folder, with the files of ``learn.checkpoint``.
 
     training: what a trainer's ``state`` returns. meta: JSON types; at least "kind", "step" and
     "compute" belong in it. Raises UserError where the disk refuses.
