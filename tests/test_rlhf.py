@@ -106,7 +106,7 @@ def test_the_divergence_is_the_kl_of_the_distributions(init: Path, tmp_path: Pat
     exact = float((p.exp() * (p - q)).sum())
     policy = replace(made.policy, group=8000)
     batch = rollouts.sample(policy, TOKENIZER, [example], made.reward, {"proxy": 1.0}, 1)
-    drawn = divergence(rollouts.looked_at(batch.rollout, policy, made.reference))
+    drawn = divergence(rollouts.evaluated(batch.rollout, policy, made.reference))
     error = float(drawn.std()) / math.sqrt(8000)
     assert exact > 10 * error
     assert abs(float(drawn.mean()) - exact) < 4 * error

@@ -1,26 +1,29 @@
 """Text stages in their folders: what a start finds there, goes on from, and leaves.
 
-ckpt-STEP (``store``), history.jsonl, best.json, samples.jsonl of a stage that learns from rewards
+ckpt-STEP (``save_checkpoint``), history.jsonl, best.json, samples.jsonl of a stage that learns from
+rewards
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import write_json
+from selfplay.common.files import refused, sync_folder, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
-from selfplay.llm import rlhf, store
+from selfplay.llm import rlhf
 from selfplay.llm.config import RewardConfig, RLHFConfig, TextRLConfig, TextSFTConfig
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.models import Lora, load, reference_of
+from selfplay.llm.models import save as save_pretrained
 from selfplay.llm.preferences import Pair
 from selfplay.llm.reward_model import RewardModel, RewardTrainer, pair_lesson, spec_of
 from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, improve
@@ -31,6 +34,33 @@ from selfplay.run.keep import Kept, Row, Watch, append, learn_until_flat, rows_u
 
 Engine = Callable[[nn.Module, Any], Generator | None]
 Show = Callable[[list[Row]], None]
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, tokenizer: Any,
+    training: tuple[dict[str, Tensor], dict[str, Any]], meta: Mapping[str, Any],
+) -> None:
+    """Write ``path``, in place of what is there: what ``models.save`` writes, so that any tool of
+    Hugging Face reads the folder, with the files of ``learn.checkpoint``.
+
+    training: what a trainer's ``state`` returns. meta: JSON types; at least "kind", "step" and
+    "compute" belong in it. Raises UserError where the disk refuses.
+    """
+    with checkpoint.replacing(path) as folder:
+        try:
+            folder.mkdir(parents=True)
+            save_pretrained(folder, model, tokenizer)
+            for file in folder.iterdir():
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise refused(path, error) from error
+        checkpoint.write_training(folder, *training)
+        checkpoint.write_meta(folder, {**meta, "net": {"model": type(model).__name__}})
+        sync_folder(folder)
 
 
 # ------------------------------------------------------------------------------------------- SFT
@@ -50,7 +80,7 @@ def train_sft(
                         seed=seed)
 
     def save(path: Path, row: Row) -> None:
-        store.save(path, model, tokenizer, trainer.state(), {
+        save_checkpoint(path, model, tokenizer, trainer.state(), {
             "kind": "sft", "step": row["step"],
             "compute": {key: row[key] for key in ("seconds", "flops", "tokens")},
             "metrics": {"loss": row["loss"], "greedy": row["greedy"]["accuracy"],
@@ -128,7 +158,7 @@ def train_rl(
 def _save(learner: Any, kind: str, path: Path, row: Row) -> None:
     seconds = {"seconds": row.get("total_seconds", row.get("seconds"))}
     job = learner.job if kind == "rl" else learner.aim
-    store.save(path, learner.policy.net.policy, learner.tokenizer, learner.optimizer.state(), {
+    save_checkpoint(path, learner.policy.net.policy, learner.tokenizer, learner.optimizer.state(), {
         "kind": kind, "step": row["step"], "task": job.task.name,
         "compute": {**seconds, **learner.compute}, "metrics": row})
 

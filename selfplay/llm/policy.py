@@ -1,7 +1,7 @@
 """Text as a policy-gradient policy: tokens are actions, completions are trajectories.
 
 ``TextPolicy`` writes completions and evaluates them; ``sample`` makes of prompts a batch with
-rewards to learn from, to which ``looked_at`` adds what the critic and the reference say.
+rewards to learn from, to which ``evaluated`` adds what the critic and the reference say.
 
 Axes: n prompts, G completions a prompt, N = n G trajectories of at most T tokens.
 """
@@ -34,7 +34,7 @@ from selfplay.models.transformer import (
     share_prompts,
 )
 
-LOOK_STEPS = 8192  #: tokens, padding included, that are evaluated without a gradient at once
+TOKENS_AT_ONCE = 8192  #: tokens, padding included, that are evaluated without a gradient at once
 
 
 class Prompts(NamedTuple):
@@ -235,7 +235,7 @@ def joined(batches: Sequence[SampledBatch]) -> SampledBatch:
 
 
 @torch.no_grad()
-def looked_at(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Rollout:
+def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Rollout:
     """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
     log-probabilities of the model ``reference``, where there is one.
 
@@ -244,12 +244,12 @@ def looked_at(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     """
     if policy.generator is not None:
         alone = replace(policy, net=Net(policy.net.policy))
-        rollout = replace(rollout, logp=_looked(rollout, lambda r: alone.evaluate(r).logp))
+        rollout = replace(rollout, logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
     if policy.net.value is not None:
-        rollout = replace(rollout, value=_looked(rollout, policy.values))
+        rollout = replace(rollout, value=_in_parts(rollout, policy.values))
     if reference is not None:
         other = replace(policy, net=Net(reference))
-        rollout = replace(rollout, ref_logp=_looked(rollout, lambda r: other.evaluate(r).logp))
+        rollout = replace(rollout, ref_logp=_in_parts(rollout, lambda r: other.evaluate(r).logp))
     return rollout
 
 
@@ -259,11 +259,11 @@ def divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(kl_estimate(logp, other)[mask].mean())
 
 
-def _looked(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
+def _in_parts(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
     """float32 [N, T] of ``look`` in parts of like length, a thread each on a CPU."""
     out = torch.zeros_like(rollout.logp)
     order = torch.argsort(rollout.mask.sum(1), stable=True)
-    cut = order.split(max(1, LOOK_STEPS // out.shape[1]))
+    cut = order.split(max(1, TOKENS_AT_ONCE // out.shape[1]))
 
     def work(rows: Tensor) -> Tensor:
         with torch.no_grad():  # is a thread's own

@@ -89,7 +89,7 @@ class TextLearner:
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One update from a batch of trajectories. act_kl, where it is not torch that wrote them:
         the divergence of the policy as it learns from the one that wrote (k3, nats a token)."""
-        fixed = rollouts.looked_at(rollout, self.policy, self.reference)
+        fixed = rollouts.evaluated(rollout, self.policy, self.reference)
         rng = np.random.default_rng([self.seed, 0x52, self.step])
         figures = self.optimizer(fixed, rng)
         self.policy.refresh()
@@ -151,7 +151,7 @@ class TextLearner:
         assert self.first is not None
         model = self.first().to(rollout.action.device).eval()
         mine = replace(self.policy, net=Net(self.policy.net.policy), sampling=Sampling())
-        seen = rollouts.looked_at(rollout, mine, model)
+        seen = rollouts.evaluated(rollout, mine, model)
         return rollouts.divergence(seen.logp, seen.ref_logp, seen.mask)
 
     def samples(self) -> list[dict[str, Any]]:

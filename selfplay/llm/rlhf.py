@@ -80,7 +80,7 @@ class RLHFLearner:
         examples = self.aim.task.batch(FIRST + self.step, self.config.prompts)
         batch = rollouts.sample(self.policy, self.tokenizer, examples, self.reward, self.weights,
                                 self.seed * 1_000_003 + self.step)
-        rollout = rollouts.looked_at(batch.rollout, self.policy, self.reference)
+        rollout = rollouts.evaluated(batch.rollout, self.policy, self.reference)
         found = self.optimizer(rollout, np.random.default_rng([self.seed, 0x9D, self.step]))
         self.policy.refresh()
         self.step += 1
@@ -93,7 +93,7 @@ class RLHFLearner:
                          generator=None if model else self.policy.generator)
         batch = rollouts.sample(policy, self.tokenizer, self.held, self.reward, {"proxy": 1.0},
                                 HELD_SEED + self.seed)
-        rollout = rollouts.looked_at(batch.rollout, policy, self.reference)
+        rollout = rollouts.evaluated(batch.rollout, policy, self.reference)
         gold = self.aim.gold(batch.completions, batch.examples)
         ended = np.array(batch.completions.ended, np.float64)
         columns = (batch.parts["proxy"], gold, divergence(rollout), rollout.mask.sum(1))

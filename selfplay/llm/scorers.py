@@ -208,7 +208,7 @@ OWN: dict[str, Callable[[str, Entry], float]] = {
 
 # --------------------------------------------------------------------------------------- algebra
 
-SECONDS = 1.0  #: of processor time that sympy gets for a question; most take 0.03
+SECONDS = 0.5  #: of processor time that sympy gets for a question; most take 0.01, few 0.04
 MEMORY = 2 << 30  #: bytes that its process may take
 NODES = 500  #: of a formula's syntax tree
 DEGREE, BITS = 30, 512  #: the most of a polynomial, and of a coefficient
