@@ -152,7 +152,7 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("algo", "play", "other", "left"), [
-    ("gumbel", "board.alphazero.Learner.gather", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
+    ("gumbel", "run.boards.ShardedGames.__call__", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
     ("ppo", "board.league.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
 ])
 def test_an_rl_that_made_nothing_binds_nobody(

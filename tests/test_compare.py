@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from selfplay.arena.elo import fit
 from selfplay.arena.play import GameRecord
 from selfplay.arena.records import append_records
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.cli import _open, cli
 from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import write_json
@@ -50,7 +50,7 @@ def run_in(folder: Path, *settings: str, game: str = "tictactoe") -> Run:
 
 
 def checkpoints(run: Run, stage: str, steps: list[int]) -> None:
-    trainer = Trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
     for step in steps:
         trainer.steps = step
         checkpoint.save(run.folder / stage / f"ckpt-{step:06d}", trainer, SPEC, {

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.board.data import Columns, Window, batch, concat, load_shard, pack, save_shard, unpack
+from selfplay.board.data import Columns, Window, batch, concat, pack, unpack
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Symmetries
+from selfplay.run.shards import load_shard, save_shard
 
 
 def columns(count: int, seed: int = 0, first: int = 0) -> Columns:

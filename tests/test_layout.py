@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from script import load
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "selfplay"
@@ -31,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}
 #: What a folder may not know, though it lies lower.
 APART = {"llm": {"board"}, "learn": {"games"}, "models": {"games"}, "games": {"models"}}
-MOST_FILES = 21  #: of one folder
+MOST_FILES = 22  #: of one folder
 
 
 @cache
@@ -181,6 +182,49 @@ def test_kernels_call_only_kernels_of_their_own_file() -> None:
                     called = f"{path.name}: {kernel.name} {call.func.id}"
                     assert call.func.id not in elsewhere, called
     assert total >= 10
+
+
+REACH = load("reach")
+
+
+@pytest.mark.parametrize(("name", "modules", "lines"), [
+    ("board.alphazero", 22, 3_800), ("llm.rl", 24, 5_000)])
+def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
+    found = REACH.reach(f"selfplay.{name}")
+    assert len(found) <= modules, found
+    assert REACH.lines(found) <= lines
+
+
+def test_reach_is_what_running_imports() -> None:
+    """Against Python: what a fresh process has of the package after the import is counted, but for
+    what lies in packages' own files."""
+    code = ("import sys, selfplay.board.alphazero\n"
+            "print(*(n for n in sys.modules if n.startswith('selfplay')))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    doors = {name for name in done.stdout.split() if MODULES.get(name, ROOT).name == "__init__.py"}
+    assert set(done.stdout.split()) - doors <= set(REACH.reach("selfplay.board.alphazero"))
+
+
+def test_from_a_position_to_its_gradient_in_one_reading() -> None:
+    names = ("board.alphazero", "board.selfplay", "search.search", "search.select", "search.tree",
+             "inference.evaluator", "board.data", "board.trainer")
+    assert REACH.lines([f"selfplay.{name}" for name in names]) <= 2_100
+
+
+#: Modules below ``run`` that read or write files, tell the time or draw.
+TOUCHING = {"learn.checkpoint", "inference.precision"}
+
+
+@pytest.mark.parametrize("folder", ["search", "learn", "board"])
+def test_loops_know_neither_disk_nor_clock_nor_screen(folder: str) -> None:
+    apart = ("time", "pathlib", "rich", "torch.utils.tensorboard", "selfplay.common.files",
+             "selfplay.common.console", "selfplay.learn.checkpoint")
+    for module, path in MODULES.items():
+        name = module.removeprefix("selfplay.")
+        if name.startswith(f"{folder}.") and name not in TOUCHING:
+            found = [i for i in imports(path) if i.startswith(apart)]
+            assert not found, f"{module} imports {found}"
 
 
 def test_files_are_short() -> None:

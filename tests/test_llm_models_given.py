@@ -53,7 +53,7 @@ def killed(run: Command, monkeypatch: pytest.MonkeyPatch, kind: str, *words: str
     """Train "cut", interrupted in its third step of RL, then go on."""
     advance, steps = rl.TextLearner.advance, []
 
-    def interrupted(learner: rl.TextLearner) -> dict[str, Any]:
+    def interrupted(learner: rl.TextLearner, watch: Any) -> dict[str, Any]:
         if len(steps) == 2:
             raise KeyboardInterrupt
         steps.append(1)

@@ -19,20 +19,18 @@ from tiny_llm import TOKENIZER
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.learn.config import algorithm
-from selfplay.llm import store
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import KeptTextLearner, train_rl
 from selfplay.llm.models import load, render, save, small_model
 from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import (
     RewardedTask,
-    TextLearner,
     TextRLConfig,
     count_markers,
-    resumed_history,
-    train_rl,
 )
 from selfplay.llm.tasks import Task
+from selfplay.run.keep import rows_up_to
 
 ARMS = {"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6"}
 
@@ -73,12 +71,12 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learner(
     init: Path, folder: Path, name: str = "grpo", config: TextRLConfig = SMALL, tokens: int = 3,
     job: RewardedTask = JOB, **changes: Any,
-) -> TextLearner:
-    return TextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
+) -> KeptTextLearner:
+    return KeptTextLearner(job, init, folder, config, algorithm(name, **changes), seed=3,
                        sampling=Sampling(max_new_tokens=tokens))
 
 
-def weights(found: TextLearner) -> dict[str, torch.Tensor]:
+def weights(found: KeptTextLearner) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in found.policy.net.named_parameters()}
 
 
@@ -253,12 +251,12 @@ def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
     config = TextRLConfig(prompts=2, group=2, steps=5, checkpoint_every=1, evaluate_every=9,
                           evaluate_prompts=4, keep=3)
     train_rl(learner(init, tmp_path, config=config))
-    names = [path.name for path in store.listing(tmp_path)]
+    names = [path.name for path in checkpoint.listing(tmp_path)]
     assert names == ["ckpt-000003", "ckpt-000004", "ckpt-000005"]
     assert not (tmp_path / names[0] / checkpoint.TRAIN).exists()
     assert (tmp_path / names[1] / checkpoint.TRAIN).exists()
     (tmp_path / names[2] / "model.safetensors").write_bytes(b"")
-    assert store.newest(tmp_path).name == names[1], "a damaged one is passed over"
+    assert checkpoint.newest(tmp_path).name == names[1], "a damaged one is passed over"
     shutil.rmtree(tmp_path / names[1])
     with pytest.raises(UserError, match="holds weights only"):
         learner(init, tmp_path, config=config)
@@ -272,7 +270,7 @@ def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
     shutil.rmtree(cut / "ckpt-000004")
     train_rl(learner(init, cut, config=config))
     assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
-    for path in store.listing(cut):  # killed before there was a checkpoint
+    for path in checkpoint.listing(cut):  # killed before there was a checkpoint
         shutil.rmtree(path)
     train_rl(learner(init, cut, config=config))
     for name in ("samples.jsonl", "history.jsonl"):
@@ -284,16 +282,16 @@ def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
 def test_history_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert resumed_history(path, 1) == [{"step": 1}]
+    assert rows_up_to(path, 1) == [{"step": 1}]
     assert path.read_text() == '{"step": 1}\n'
-    assert resumed_history(tmp_path / "none.jsonl", 1) == []
+    assert rows_up_to(tmp_path / "none.jsonl", 1) == []
 
 
 def test_flops_by_hand(init: Path, tmp_path: Path) -> None:
     """2 a parameter and token asked, 6 where it is learnt; here every prompt is one batch of
     `prompts` examples, whose tokens count once a group."""
     run = learner(init, tmp_path, "ppo", epochs=2, minibatches=3)
-    examples = run.job.task.batch(run.first, SMALL.prompts)
+    examples = run.job.task.batch(run.number, SMALL.prompts)
     asked = sum(len(render(TOKENIZER, e.prompt)) for e in examples)
     row = run.advance()
     policy = sum(p.numel() for p in run.policy.net.policy.parameters())

@@ -15,11 +15,12 @@ import torch
 from tiny_llm import TOKENIZER, gpt2, hugging_face, llama, lora
 
 from selfplay.common.errors import UserError
-from selfplay.llm import store
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best, train_sft
 from selfplay.llm.models import Lora, load, save, small_model
-from selfplay.llm.sft import TextTrainer, best, text_loss, texts_of, train_sft
+from selfplay.llm.sft import text_loss, text_trainer, texts_of
 from selfplay.llm.tasks import make_task
 
 TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")
@@ -84,7 +85,7 @@ def test_dropout_follows_from_the_seed_and_the_step(make: Any, tmp_path: Path) -
     steps = [texts_of(TASK.batch(k, 8), TOKENIZER) for k in range(2)]
     losses = []
     for seed in (0, 0, 1):  # on the same texts
-        trainer = TextTrainer(make(tmp_path), CONFIG, seed)
+        trainer = text_trainer(make(tmp_path), CONFIG, seed)
         losses.append([trainer.step(texts)["grad_norm"] for texts in steps])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
@@ -93,7 +94,7 @@ def test_dropout_follows_from_the_seed_and_the_step(make: Any, tmp_path: Path) -
 def test_a_step_leaves_torchs_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
-    trainer = TextTrainer(gpt2(), CONFIG)
+    trainer = text_trainer(gpt2(), CONFIG)
     torch.manual_seed(5)
     trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
     assert torch.equal(torch.rand(3), expected)
@@ -121,12 +122,12 @@ def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:
     mine, _ = load(path)
     tokens = torch.tensor([TOKENIZER("4-1=\n")["input_ids"]])
     torch.testing.assert_close(model(tokens).logits, mine(tokens).logits)
-    assert best(tmp_path) == path == store.newest(tmp_path)
+    assert best(tmp_path) == path == checkpoint.newest(tmp_path)
 
 
 def test_the_held_out_loss_falls() -> None:
     model = small_model("1x32", TOKENIZER, 0)
-    trainer = TextTrainer(model, replace(CONFIG, learning_rate=5e-3))
+    trainer = text_trainer(model, replace(CONFIG, learning_rate=5e-3))
     first = trainer.step(texts_of(TASK.batch(0, 64), TOKENIZER))["loss"]
     for k in range(1, 40):
         last = trainer.step(texts_of(TASK.batch(k, 64), TOKENIZER))["loss"]
@@ -136,7 +137,7 @@ def test_the_held_out_loss_falls() -> None:
 def test_of_a_lora_model_only_the_adapters_are_saved_and_learnt() -> None:
     model = lora()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    trainer = TextTrainer(model, CONFIG)
+    trainer = text_trainer(model, CONFIG)
     trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed and all("lora_" in name for name in changed)

@@ -26,10 +26,11 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.generate import Sampling, TorchGenerator
+from selfplay.llm.kept import KeptTextLearner
 from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.preferences import Pair, to_lines
-from selfplay.llm.rl import RewardedTask, TextLearner
+from selfplay.llm.rl import RewardedTask
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
 
@@ -98,10 +99,10 @@ def test_greedy_is_torchs(folder: str, engines: list[Any]) -> None:
 
 def learner(
     folder: str, path: Path, sample: SampleConfig = EXACT, rank: int = 0, **changes: Any
-) -> TextLearner:
+) -> KeptTextLearner:
     config = TextRLConfig(prompts=2, group=4, steps=3, evaluate_every=2, evaluate_prompts=2,
                           checkpoint_every=1)
-    return TextLearner(
+    return KeptTextLearner(
         RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,

@@ -19,13 +19,13 @@ from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best_checkpoint, train_reward_model
 from selfplay.llm.models import Net
 from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
 from selfplay.llm.reward_model import (
     RewardModel,
     Texts,
-    best_checkpoint,
     bradley_terry,
     judged,
     last_real,
@@ -34,7 +34,6 @@ from selfplay.llm.reward_model import (
     proxy_reward,
     read_texts,
     reward_model,
-    train_reward_model,
 )
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks import Task
@@ -213,7 +212,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> Non
             folder, seed=5, left=lambda: next(times, 0.0))
 
     whole = run(tmp_path / "whole", 99)
-    run(tmp_path / "parts", 1)
+    run(tmp_path / "parts", 2)
     assert len(read_history(tmp_path / "parts" / "history.jsonl")) == 2
     parts = run(tmp_path / "parts", 99)
     histories = [read_history(path.parent / "history.jsonl") for path in (whole, parts)]
@@ -339,3 +338,27 @@ def test_nothing_to_prefer_is_said() -> None:
         "one": torch.ones(len(completions.texts))})
     with pytest.raises(UserError, match="only 0 differ"):
         synthesise(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
+
+
+def test_a_training_state_that_counted_epochs_as_steps_is_read(tmp_path: Path) -> None:
+    """As versions before 0.2 wrote it: the optimizer's steps beside each moment."""
+    config = RewardConfig(batch_size=16, epochs=2, patience=9)
+    train, held = split(planted(80, 3), 0.25, 0)
+
+    def run(folder: Path, epochs: int) -> Path:
+        return train_reward_model(
+            reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train, held,
+            RewardConfig(batch_size=16, epochs=epochs, patience=9), folder, seed=5)
+
+    whole, first = run(tmp_path / "whole", 2), run(tmp_path / "old", 1)
+    tensors, numbers = checkpoint.load_training(first)
+    steps = {f"step.{key.removeprefix('exp_avg.')}": torch.tensor(float(numbers["steps"]))
+             for key in tensors if key.startswith("exp_avg.")}
+    checkpoint.write_training(first, {**tensors, **steps}, {
+        "steps": numbers.pop("epochs"), "learning_rate": numbers["learning_rate"]})
+    (first.parent / "best.json").unlink()
+    assert best_checkpoint(first.parent) == first
+    run(tmp_path / "old", 2)
+    a, b = (load_reward_model(folder / "ckpt-000002")[0].state_dict()
+            for folder in (whole.parent, first.parent))
+    assert all(torch.equal(a[key], b[key]) for key in a)

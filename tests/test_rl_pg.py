@@ -15,7 +15,6 @@ import torch
 from command import Command, selfplay, start
 
 from selfplay.board import league
-from selfplay.board.league import PolicyLearner, train_pg
 from selfplay.board.policy import BoardPolicy
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
@@ -24,6 +23,7 @@ from selfplay.games.base import take
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.run.boards import KeptPolicyLearner, train_pg
 from selfplay.run.config import RunConfig, override, preset, with_algorithm
 
 GAME = make("tictactoe")
@@ -44,8 +44,8 @@ def config(name: str = "ppo", *changes: str) -> RunConfig:
         "pool.opponents=3", "pg.minibatches=2", *changes])
 
 
-def learner(folder: Path, settings: RunConfig | None = None, seed: int = 1) -> PolicyLearner:
-    return PolicyLearner(GAME, SPEC, settings or config(), folder, init=None, device="cpu",
+def learner(folder: Path, settings: RunConfig | None = None, seed: int = 1) -> KeptPolicyLearner:
+    return KeptPolicyLearner(GAME, SPEC, settings or config(), folder, init=None, device="cpu",
                          seed=seed)
 
 
@@ -68,8 +68,7 @@ def test_a_restart_goes_on_as_if_nothing_had_happened(tmp_path: Path, name: str)
     for step in (0, 2, 4):
         assert weights(cut / "pool", step) == weights(whole / "pool", step)
     assert not (cut / "pool/ckpt-000005").exists()
-    timed = ("seconds", "play_seconds", "learn_seconds", "rss_mb")
-    rows = [[{k: v for k, v in row.items() if k not in timed}
+    rows = [[{k: v for k, v in row.items() if not k.endswith(("seconds", "_mb"))}
              for row in read_history(folder / "history.jsonl")] for folder in (whole, cut)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
 
@@ -135,7 +134,7 @@ def test_every_algorithm_learns(tmp_path: Path, name: str) -> None:
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
     settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
                       "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
-    made = PolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=1)
+    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=1)
     before = expected_score(made.policy)
     train_pg(made)
     assert before == pytest.approx(0.5, abs=0.05)

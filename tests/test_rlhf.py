@@ -24,11 +24,12 @@ from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RewardConfig, RLHFConfig
 from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import KeptRLHFLearner, train_rlhf
 from selfplay.llm.models import render, save
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf import RLHFObjective, best_row, divergence
 from selfplay.llm.tasks import Task
 from selfplay.report.panels import draw_curves
 
@@ -74,8 +75,8 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> RLHFLearner:
-    return RLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+            **changes: Any) -> KeptRLHFLearner:
+    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -103,7 +104,9 @@ def test_the_divergence_is_the_kl_of_the_distributions(init: Path, tmp_path: Pat
 
 
 def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> None:
-    row = climber(init, tmp_path).history[0]
+    made = climber(init, tmp_path, steps=0)
+    train_rlhf(made)
+    (row,) = made.history
     assert row["kl"] == pytest.approx(0, abs=1e-4)
     assert (row["step"], row["held_prompts"], row["held_samples"]) == (0, 12, 4)
 
@@ -182,7 +185,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path)
     train_rlhf(again)
     a, b = (made.policy.net.state_dict() for made in (whole, again))
     assert all(torch.equal(a[key], b[key]) for key in a)
-    rows = [[{k: v for k, v in row.items() if k != "seconds"}
+    rows = [[{k: v for k, v in row.items() if not k.endswith(("seconds", "_mb"))}
              for row in read_history(tmp_path / name / "history.jsonl")]
             for name in ("whole", "parts")]
     assert rows[0] == rows[1]
@@ -193,7 +196,7 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = RLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    made = KeptRLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
     asked: list[rollouts.SampledBatch] = []
     with pytest.MonkeyPatch.context() as patch:
         def noted(*given: Any) -> rollouts.SampledBatch:

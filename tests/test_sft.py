@@ -18,12 +18,13 @@ from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import full_name
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, unpack
-from selfplay.board.supervised import best, split, to_columns, train_sft
+from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json, write_json
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec
+from selfplay.run.boards import best_sft, train_sft
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -243,7 +244,7 @@ def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
 
 def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no SFT checkpoint yet"):
-        best(tmp_path)
+        best_sft(tmp_path)
 
 
 def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path) -> None:
@@ -256,11 +257,11 @@ def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path
     for path in newer:
         checkpoint.load_training(path)
     assert not (oldest / "train.safetensors").exists()
-    noted = best(folder)
+    noted = best_sft(folder)
     assert noted.is_dir()
     (folder / "best.json").unlink()
-    assert best(folder) == noted
+    assert best_sft(folder) == noted
     meta = read_json(oldest / "meta.json")
     write_json(oldest / "meta.json", {**meta, "metrics": {"policy_loss": 0.0}})
-    assert best(folder) == oldest
+    assert best_sft(folder) == oldest
     assert full_name(f"net:{tmp_path}") == f"net:{oldest}"  # who plays is who RL starts from

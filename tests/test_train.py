@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from selfplay.board.data import Batch, Columns, pack
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns, loss_parts, to_tensors
+from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_tensors
 from selfplay.common.errors import UserError
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetOutput, NetSpec, build, seeded
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
@@ -43,7 +45,7 @@ def rows(seed: int = 0, count: int = 16) -> Batch:
 
 
 def trainer(spec: NetSpec = SPEC, **settings: Any) -> Trainer:
-    return Trainer(seeded(0, lambda: build(spec)), TrainConfig(**settings))
+    return board_trainer(seeded(0, lambda: build(spec)), TrainConfig(**settings))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -107,7 +109,7 @@ def test_one_step_of_adamw_by_hand() -> None:
             value = self.inner(obs.flatten(1)).squeeze(1)
             return NetOutput(obs.new_zeros(len(obs), 3), value, None, None)
 
-    some = Trainer(Wrapped(), TrainConfig(learning_rate=0.1, weight_decay=0.5, warmup=1,
+    some = board_trainer(Wrapped(), TrainConfig(learning_rate=0.1, weight_decay=0.5, warmup=1,
                                           grad_clip=1e9, dtype="float32"))
     data = Batch(np.ones((1, 1, 1, 2), np.float32), np.eye(3, dtype=np.float32)[:1],
                  *(np.ones(1, np.float32) for _ in range(2)), np.zeros((1, 2), np.float32),

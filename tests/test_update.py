@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.learn.losses import entropy, gather_logp
-from selfplay.learn.optimizer import SHARDS, PolicyOptimizer, _shards
+from selfplay.learn.policy_gradient import PARTS, PolicyOptimizer, parts_of, policy_gradient
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
 
 N, T = 64, 5
@@ -98,7 +99,7 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
     with torch.no_grad():
         policy.net[0].weight.add_(0.05)  # off the sampling policy
     batch = pg.weighted(pg.columns(rollout, config, 0.1), config)
-    figures = optimizer._gradient(rollout, batch)
+    figures = optimizer.trainer.gradient(pg._Minibatch(rollout, batch))
     found = [p.grad.clone() for p in policy.net.parameters()]
     policy.net.zero_grad()
     loss, _ = pg.objective(batch, policy.evaluate(rollout), config, 0.1)
@@ -110,11 +111,11 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
 
 def test_every_trajectory_is_in_one_shard() -> None:
     mask = torch.arange(T)[None] < torch.randint(0, T + 1, (37, 1))
-    parts = _shards(mask, SHARDS["cpu"], 8192)
+    parts = parts_of(mask, PARTS["cpu"], 8192)
     assert sorted(torch.cat(parts).tolist()) == list(range(37))
-    assert len(parts) == SHARDS["cpu"]
-    assert len(_shards(mask, 1, 10)) >= int(mask.sum()) // 10
-    assert sum(map(len, _shards(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
+    assert len(parts) == PARTS["cpu"]
+    assert len(parts_of(mask, 1, 10)) >= int(mask.sum()) // 10
+    assert sum(map(len, parts_of(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
 
 
 def test_epochs_and_minibatches_count() -> None:
@@ -176,3 +177,25 @@ def test_only_what_wants_a_gradient_is_trained() -> None:
         sample(policy, reference, 0), np.random.default_rng(0))
     assert torch.equal(policy.net[0].weight, frozen)
     assert not torch.equal(policy.net[2].weight, reference.net[2].weight)
+
+
+def test_rows_come_one_at_a_time_and_the_net_is_trained_when_they_do() -> None:
+    policy, reference = chooser(), chooser()
+    asked = []
+
+    def rollouts() -> Iterator[Rollout]:
+        for k in range(4):
+            asked.append(weights(policy))
+            yield sample(policy, reference, k)
+
+    rows = policy_gradient(policy, rollouts(), "grpo", seed=3)
+    first = next(rows)
+    assert len(asked) == 1 and first["step"] == 1 and not torch.equal(weights(policy), asked[0])
+    assert [row["step"] for row in rows] == [2, 3, 4]
+    other = chooser()
+    optimizer = PolicyOptimizer(other, algorithm("grpo"))
+    for k in range(4):
+        optimizer(sample(other, reference, k), np.random.default_rng([3, k]))
+    assert torch.equal(weights(policy), weights(other))
+    with pytest.raises(KeyError):
+        next(policy_gradient(policy, [], "grpoo"))

@@ -11,13 +11,14 @@ import torch
 
 from selfplay.board.config import ValueConfig
 from selfplay.board.data import Columns, pack
-from selfplay.board.trainer import TrainConfig, Trainer
-from selfplay.board.value import best_value, split_rows, train_value
+from selfplay.board.trainer import TrainConfig, board_trainer
+from selfplay.board.value import split_rows
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.boards import train_value
 
 TTT = make("tictactoe")
 SPEC = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)
@@ -71,7 +72,7 @@ def test_both_sides_must_have_some(play_random: Any, share: float) -> None:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    trainer = Trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
     checkpoint.save(tmp_path / "policy", trainer, SPEC,
                     {"game": TTT.name, "kind": "rl", "step": 1, "compute": {}})
     return tmp_path / "policy"
@@ -95,7 +96,7 @@ def test_it_learns_results_and_says_how_well(
 ) -> None:
     found = learn(tmp_path / "value", centre_rows(2000, 0, play_random), policy, max_steps=320)
     rows = read_history(tmp_path / "value/history.jsonl")
-    assert found == best_value(tmp_path / "value")
+    assert found == checkpoint.best(tmp_path / "value", "value_mse")
     by_step = {row["step"]: row["value_mse"] for row in rows}
     assert found.name == f"ckpt-{min(by_step, key=by_step.get):06d}"
     assert rows[0]["value_mse"] > 0.3 > 0.15 > min(by_step.values())
@@ -103,7 +104,7 @@ def test_it_learns_results_and_says_how_well(
     assert meta["kind"] == "value" and meta["policies"] == {"sft": "x"}
     assert meta["compute"]["flops"] > 1e9 and meta["compute"]["seconds"] > 5
     (tmp_path / "value/best.json").unlink()
-    assert best_value(tmp_path / "value") == found
+    assert checkpoint.best(tmp_path / "value", "value_mse") == found
 
 
 def test_what_is_learnt_by_heart_shows(tmp_path: Path, policy: Path, play_random: Any) -> None:

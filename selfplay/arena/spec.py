@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from selfplay.arena.records import read_settings
 from selfplay.common.errors import UserError
 
 LEAVES = 1024  #: of one tree at once, at most
@@ -91,17 +90,14 @@ def _weight(value: str, text: str) -> float:
 
 def _value_checkpoint(path: Path, text: str) -> Path:
     """The value net's best checkpoint of a run, or ``path`` where it is one itself."""
-    from selfplay.learn.checkpoint import META, lowest_loss
+    from selfplay.learn.checkpoint import META, best
 
     if not path.is_dir():
         raise UserError(f"player 'alphago:{text}': {path} is no folder of a run")
     if (path / META).is_file():
         return path
     folder = path if path.name == "value" else path / "value"
-    note = folder / "best.json"
-    if note.exists():
-        return folder / str(read_settings(note).get("checkpoint"))
-    found = lowest_loss(folder, VALUE_METRIC)
+    found = best(folder, VALUE_METRIC)
     if found is None:
         raise UserError(f"player 'alphago:{text}': no value net in {folder}; make one with "
                         f"selfplay value --run {folder.parent}")
@@ -132,9 +128,9 @@ def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
                         f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():
         raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
-    from selfplay.learn.checkpoint import newest
+    from selfplay.learn.checkpoint import best, newest
 
-    found = newest(path / "rl") or _best_sft(path / "sft") or newest(path)
+    found = newest(path / "rl") or best(path / "sft") or newest(path)
     return found or path, thought
 
 
@@ -145,13 +141,3 @@ def net_parts(text: str) -> tuple[Path, Budget | None]:
     if path and thought is not None:
         return Path(path), thought
     return Path(path if path and number == "0" else text), None
-
-
-def _best_sft(folder: Path) -> Path | None:
-    """The SFT net of the lowest held-out loss, as the stage has noted it down."""
-    from selfplay.learn.checkpoint import lowest_loss
-
-    note = folder / "best.json"
-    if not note.exists():
-        return lowest_loss(folder)
-    return folder / str(read_settings(note).get("checkpoint"))

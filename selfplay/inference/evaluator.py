@@ -8,7 +8,6 @@ fast as float32 as the net stands).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,6 +37,9 @@ CPU_MULTIPLE = 16
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
 Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
+#: dtype -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each, where
+#: it is not torch that evaluates: ``openvino`` brings int8.
+COMPILERS: dict[str, Callable[..., Sequence[Run]]] = {}
 
 
 class Evaluator:
@@ -86,6 +88,8 @@ class Evaluator:
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         if dtype == "int8" and workers is not None:
             raise ValueError("int8: its buffers are for one thread; no workers")
+        if dtype == "int8" and dtype not in COMPILERS:
+            raise ValueError("int8: import selfplay.inference.openvino first")
         keep_freed_memory()
         self._run: Run = _nothing_loaded
         self.change(dtype)
@@ -154,12 +158,36 @@ def load_all(
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
-    if first.dtype_name == "int8":
-        runs: Sequence[Run] = _int8_runs(fast, first, len(evaluators), calibration)
+    if first.dtype_name in COMPILERS:
+        runs = COMPILERS[first.dtype_name](fast, first, len(evaluators), calibration)
     else:
         runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
         evaluator.use(run)
+
+
+class Actors:
+    """The weights that play: an evaluator a group of games; new weights go into all at once.
+
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    """
+
+    def __init__(
+        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
+        cache_mb: float = 0,
+    ) -> None:
+        sizes = group_sizes(games, device)
+        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
+                           for _ in sizes]
+        self.load(net)
+
+    def load(self, net: nn.Module) -> None:
+        """Play by the weights of ``net``."""
+        load_all(self.evaluators, net)
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say of them in a row: nothing."""
+        return {}
 
 
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
@@ -178,29 +206,6 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
                 out.value[:rows].float().tanh().cpu().numpy())
 
     return run
-
-
-def _int8_runs(
-    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
-) -> list[Run]:
-    from selfplay.inference.openvino import compile_net, find_ranges
-
-    ranges = find_ranges(net, like.game.obs_shape, calibration)
-    sizes = []
-    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
-        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
-                            binary=like.game.obs_binary, streams=count)
-        sizes.append([first, *(first.another() for _ in range(count - 1))])
-    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
-
-
-def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
-    if len(obs) > many.rows - few.rows:
-        logits, value = many(obs)
-    else:
-        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
-        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-    return logits, np.tanh(value)
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

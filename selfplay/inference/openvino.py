@@ -7,13 +7,14 @@ channel, activations (behind a ReLU, so from 0 up) with one scale per convolutio
 largest value on some positions (Jacob et al. 2018, arXiv:1712.05877). Stem, heads, pooling and the
 sums of the residual stream stay in floating point.
 
-openvino is an extra (``[openvino]``) and is imported only where a net is compiled.
+openvino is an extra (``[openvino]``) and is imported only where a net is compiled. With this module
+an ``Evaluator`` knows int8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
+from selfplay.inference.evaluator import COMPILERS, INT8_FEW, Evaluator, Outputs, Run
 from selfplay.models import has_fast_bfloat16
 from selfplay.models.resnet import ConvNorm, FlatPolicy, PointPolicy, PoolBlock, ResNet
 
@@ -289,3 +291,28 @@ class _Graph:
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().cpu().float().numpy()
+
+
+def int8_runs(
+    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
+) -> list[Run]:
+    """For ``COMPILERS``: a net is compiled for many rows and for few."""
+    ranges = find_ranges(net, like.game.obs_shape, calibration)
+    sizes = []
+    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
+        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
+                            binary=like.game.obs_binary, streams=count)
+        sizes.append([first, *(first.another() for _ in range(count - 1))])
+    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
+
+
+def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
+    if len(obs) > many.rows - few.rows:
+        logits, value = many(obs)
+    else:
+        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
+        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+    return logits, np.tanh(value)
+
+
+COMPILERS["int8"] = int8_runs

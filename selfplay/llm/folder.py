@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfplay.common.errors import UserError
-from selfplay.llm import store
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora
-from selfplay.llm.sft import best
 from selfplay.llm.tasks import SHORT, Task, make_task
-
-
-class NotYet(UserError):
-    """A stage whose turn has come before there is what it builds on."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,10 @@ def sampling_of(config: TextConfig) -> Sampling:
     return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
 
 
-def model_of(folder: Path, name: str) -> Path | None:
-    """The checkpoint that a stage has left: SFT's best, RL's newest; None if there is none."""
-    if (folder / name / "best.json").exists():
-        return best(folder / name)
-    return store.newest(folder / name)
+def model_of(folder: Path, stage: str) -> Path | None:
+    """The checkpoint of a language model that speaks for a stage of the run in ``folder``; None if
+    there is none: a reward model does not speak."""
+    return None if stage == "rm" else checkpoint.chosen(folder / stage)
 
 
 PICTURE = "overoptimisation.png"

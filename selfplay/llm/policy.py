@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
@@ -22,6 +21,7 @@ from selfplay.learn import advantages
 from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
+from selfplay.learn.rollout import joined as joined_rollouts
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import Net, left_padded, render
 from selfplay.llm.rewards import Example
@@ -226,20 +226,7 @@ def joined(batches: Sequence[SampledBatch]) -> SampledBatch:
     """One batch of several; their groups are numbered anew."""
     if len(batches) == 1:
         return batches[0]
-    first, wide = 0, max(b.rollout.inputs["prompt"].shape[1] for b in batches)
-    steps, found = max(b.rollout.mask.shape[1] for b in batches), []
-    for batch in batches:
-        rollout = batch.rollout
-        columns = {name: F.pad(getattr(rollout, name), (0, steps - rollout.mask.shape[1]))
-                   for name in ("action", "mask", "logp", "reward")}
-        inputs = {key: F.pad(tensor, (wide - tensor.shape[1], 0))
-                  for key, tensor in rollout.inputs.items()}
-        found.append(replace(rollout, inputs=inputs, group=rollout.group + first, **columns))
-        first = int(found[-1].group.max()) + 1
-    rollout = Rollout(
-        inputs={key: torch.cat([r.inputs[key] for r in found]) for key in found[0].inputs},
-        **{name: torch.cat([getattr(r, name) for r in found])
-           for name in ("action", "mask", "logp", "reward", "group")})
+    rollout = joined_rollouts([b.rollout for b in batches], left=True, renumber=True)
     return SampledBatch([e for b in batches for e in b.examples],
                  Completions([t for b in batches for t in b.completions.texts],
                              [e for b in batches for e in b.completions.ended]),

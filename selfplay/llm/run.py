@@ -8,7 +8,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from selfplay.common.settings import read, to_dict
 from selfplay.llm import recipes, rlhf_stages, summary, vllm
 from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.folder import NotYet, TextRun, model_of, sampling_of, task_of
+from selfplay.llm.folder import TextRun, model_of, sampling_of, task_of
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load, must_be_there, shape_of
 from selfplay.llm.preferences import read_pairs
@@ -28,15 +27,15 @@ from selfplay.llm.rl import groups_must_fit
 from selfplay.report.page import write_report
 from selfplay.report.text import headlines
 from selfplay.run.folder import Clock
+from selfplay.run.stage import Stage, run_stages
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of a recipe: does its work within ``clock.left(name)`` seconds, from what the folder
-    holds, and leaves its result there."""
+class Part:
+    """A stage of a recipe."""
 
     name: str
-    run: Callable[[TextRun, Clock, str], None]
+    run: Stage
     share: float  #: of the minutes
 
 
@@ -92,12 +91,7 @@ def train(run: TextRun, device: str) -> None:
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in planned})
-        for stage in planned:
-            with clock.running(stage.name):
-                try:
-                    stage.run(run, clock, device)
-                except NotYet as error:  # what there is can be measured all the same
-                    say(str(error))
+        run_stages(run, {stage.name: stage.run for stage in planned}, clock, device)
 
 
 def newest_model(folder: Path) -> Path:
@@ -163,25 +157,25 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
 
 
 #: recipe -> its stages in order; their folders have their names.
-RECIPES: dict[str, tuple[Stage, ...]] = {
-    "sft": (Stage("sft", recipes.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
-    "grpo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-             Stage("eval", eval_stage, 0.05)),
-    "ppo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-            Stage("eval", eval_stage, 0.05)),
-    "r1-zero": (Stage("base", recipes.base_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-                Stage("eval", eval_stage, 0.05)),
-    "r1": (Stage("sft", recipes.sft_stage, 0.2), Stage("rl", recipes.rl_stage, 0.3),
-           Stage("own", recipes.own_stage, 0.15), Stage("rl2", recipes.rl2_stage, 0.3),
-           Stage("eval", eval_stage, 0.05)),
-    "distill": (Stage("sft", recipes.sft_stage, 0.25), Stage("rl", recipes.rl_stage, 0.4),
-                Stage("student", recipes.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
-    "rlhf": (Stage("sft", recipes.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
-             Stage("rlhf", rlhf_stages.rlhf_stage, 0.4), Stage("eval", eval_stage, 0.05)),
-    "overoptimise": (Stage("sft", recipes.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
-                     Stage("free", rlhf_stages.free_stage, 0.25),
-                     Stage("rlhf", rlhf_stages.rlhf_stage, 0.2),
-                     Stage("eval", eval_stage, 0.05)),
+RECIPES: dict[str, tuple[Part, ...]] = {
+    "sft": (Part("sft", recipes.sft_stage, 0.9), Part("eval", eval_stage, 0.1)),
+    "grpo": (Part("sft", recipes.sft_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+             Part("eval", eval_stage, 0.05)),
+    "ppo": (Part("sft", recipes.sft_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+            Part("eval", eval_stage, 0.05)),
+    "r1-zero": (Part("base", recipes.base_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+                Part("eval", eval_stage, 0.05)),
+    "r1": (Part("sft", recipes.sft_stage, 0.2), Part("rl", recipes.rl_stage, 0.3),
+           Part("own", recipes.own_stage, 0.15), Part("rl2", recipes.rl2_stage, 0.3),
+           Part("eval", eval_stage, 0.05)),
+    "distill": (Part("sft", recipes.sft_stage, 0.25), Part("rl", recipes.rl_stage, 0.4),
+                Part("student", recipes.student_stage, 0.3), Part("eval", eval_stage, 0.05)),
+    "rlhf": (Part("sft", recipes.sft_stage, 0.35), Part("rm", rlhf_stages.rm_stage, 0.2),
+             Part("rlhf", rlhf_stages.rlhf_stage, 0.4), Part("eval", eval_stage, 0.05)),
+    "overoptimise": (Part("sft", recipes.sft_stage, 0.3), Part("rm", rlhf_stages.rm_stage, 0.2),
+                     Part("free", rlhf_stages.free_stage, 0.25),
+                     Part("rlhf", rlhf_stages.rlhf_stage, 0.2),
+                     Part("eval", eval_stage, 0.05)),
 }
 
 

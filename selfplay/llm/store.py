@@ -1,4 +1,4 @@
-"""Checkpoints of language models, in the style of the games' (``selfplay.checkpoint``).
+"""Checkpoints of language models, in the style of the games' (``learn.checkpoint``).
 
 ckpt-000123/
     config.json, model.safetensors, tokenizer.json ...   as save_pretrained writes them: any tool
@@ -12,7 +12,6 @@ Written under another name and renamed when complete, as all checkpoints are.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,7 @@ from torch import Tensor, nn
 
 from selfplay.common.files import refused, sync_folder
 from selfplay.learn import checkpoint
-from selfplay.llm.models import WEIGHTS
 from selfplay.llm.models import save as save_pretrained
-
-LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 
 
 def save(
@@ -47,26 +43,6 @@ def save(
         checkpoint.write_training(folder, *training)
         checkpoint.write_meta(folder, {**meta, "net": {"model": type(model).__name__}})
         sync_folder(folder)
-
-
-def listing(folder: Path) -> list[Path]:
-    """The valid checkpoints in ``folder``, oldest first."""
-    return checkpoint.listing(folder, WEIGHTS)
-
-
-def newest(folder: Path) -> Path | None:
-    """The valid checkpoint of the highest step, or None."""
-    found = listing(folder)
-    return found[-1] if found else None
-
-
-def thin(folder: Path, keep: int) -> None:
-    """Leave the ``keep`` newest checkpoints; all but the last ones without their training state."""
-    found = listing(folder)
-    for path in found[:-max(keep, LAST)]:
-        shutil.rmtree(path)
-    for path in found[-max(keep, LAST):-LAST]:
-        checkpoint.drop_training(path)
 
 
 def _sync(file: Path) -> None:

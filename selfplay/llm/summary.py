@@ -15,7 +15,7 @@ from selfplay.common.files import read_history, read_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.folder import TextRun, task_of
@@ -87,8 +87,8 @@ def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Reco
 
 def handed(folder: Path, rows: Sequence[Record]) -> Record:
     """The row of the checkpoint that a stage hands over: the best by its note, else the last."""
-    note = folder / "best.json"
-    step = step_of(str(read_json(note)["checkpoint"])) if note.exists() else rows[-1]["step"]
+    best = note(folder)
+    step = step_of(best["checkpoint"]) if best else rows[-1]["step"]
     return next((row for row in rows if row["step"] == step), rows[-1])
 
 

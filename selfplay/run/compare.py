@@ -19,15 +19,15 @@ from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.board.value import best_value
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
 from selfplay.common.errors import DiskError, UserError, command
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 
@@ -64,16 +64,18 @@ def points(run: Run) -> list[Point]:
     """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
     value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
-    best_file = run.folder / "sft" / "best.json"
-    if sft and best_file.exists():
-        best = str(read_json(best_file)["checkpoint"])
+    best_file = run.folder / "sft" / checkpoint.BEST
+    best = checkpoint.note(best_file.parent).get("checkpoint")
+    if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    value = None
+    if run.config.recipe == "alphago":
+        value = checkpoint.best(run.folder / "value", VALUE_METRIC)
     return (sft + _spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 

@@ -1,6 +1,6 @@
 """Tree search over many games at once: where games, trees and the net meet, once a wave.
 
-A wave walks down every tree by a rule of ``mcts``, lets the game put the leaves' states into a
+A wave walks down every tree by a rule of ``select``, lets the game put the leaves' states into a
 scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
 and grows the trees.
 """
@@ -286,7 +286,7 @@ class Search:
 
 
 def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
-    """(rule, parameters) as ``mcts.select`` takes them."""
+    """(rule, parameters) as ``select.select`` takes them."""
     if config.rule == "puct":
         return select.PUCT, (config.c_puct, config.fpu_reduction, config.root_fpu_reduction)
     if config.rule == "uct":

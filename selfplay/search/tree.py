@@ -1,5 +1,5 @@
 """The search trees as arrays, and the kernels that fill, move and read them. Knows no game, no net,
-and no rule by which to walk (``mcts`` has those).
+and no rule by which to walk (``select`` has those).
 
 Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
@@ -291,8 +291,8 @@ def reroot(tree, rows, actions):
     """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
-    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``mcts.set_root`` comes
-    next.
+    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` of
+    ``select`` comes next.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
