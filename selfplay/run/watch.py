@@ -90,14 +90,15 @@ class Watch:
 
     def __init__(self, folder: Path, settings: dict[str, Any], names: tuple[str, ...] = ()) -> None:
         """Raises UserError for a logger that does not exist or cannot be made."""
+        self.grouped = "game" in settings  #: figures of texts keep their plain names
         self.loggers: list[Logger] = [TensorBoard(folder, settings)]
         self.loggers += [_logger(name, folder, settings) for name in names]
 
     def log(self, stage: str, row: dict[str, Any]) -> None:
         """A row of a stage's history; ``shown`` pairs (prompt, completion) go as text."""
         step = int(row.get("step", 0))
-        figures = {named(stage, name): value for name, value in _flat(row)
-                   if name not in ("step", "iteration")}
+        figures = {named(stage, name) if self.grouped else f"{stage}/{name}": value
+                   for name, value in _flat(row) if name not in ("step", "iteration")}
         lines = [f"    {prompt}\n    {text}" for prompt, text in row.get("shown", ())]
         for logger in self.loggers:
             logger.log(figures, step)
@@ -169,7 +170,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder / "tb"))
-        self.explained = False
+        self.explained = "game" not in settings
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         if not self.explained:
