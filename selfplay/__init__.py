@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selfplay.api.boards import Board, Found, load, match, net, player, search
     from selfplay.api.runs import Run, train
-    from selfplay.api.training import alphazero, policy, policy_gradient, rollouts
+    from selfplay.api.training import alphazero, league, policy, policy_gradient, rollouts
     from selfplay.arena.match import MatchResult
     from selfplay.arena.players import SlotPlayer
     from selfplay.common.errors import UserError
@@ -35,7 +35,7 @@ _PLACES = {
     "check": "selfplay.games.check",
     **dict.fromkeys(("net", "load", "search", "match", "player", "Board", "Found"),
                     "selfplay.api.boards"),
-    **dict.fromkeys(("alphazero", "policy", "policy_gradient", "rollouts"),
+    **dict.fromkeys(("alphazero", "league", "policy", "policy_gradient", "rollouts"),
                     "selfplay.api.training"),
     **dict.fromkeys(("train", "Run"), "selfplay.api.runs"),
     "Evaluator": "selfplay.inference.evaluator",
@@ -46,8 +46,9 @@ _PLACES = {
 }
 
 __all__ = ["Board", "Evaluator", "Found", "Game", "GameError", "MatchResult", "NetOutput",
-           "NetSpec", "Run", "SlotPlayer", "UserError", "alphazero", "check", "load", "make",
-           "match", "net", "player", "policy", "policy_gradient", "rollouts", "search", "train"]
+           "NetSpec", "Run", "SlotPlayer", "UserError", "alphazero", "check", "league", "load",
+           "make", "match", "net", "player", "policy", "policy_gradient", "rollouts", "search",
+           "train"]
 
 
 def __getattr__(name: str) -> Any:

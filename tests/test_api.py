@@ -181,19 +181,36 @@ def test_a_match_of_nets_and_its_picture() -> None:
 
 # ---------------------------------------------------------------------------------- training
 
-def test_alphazero_learns_and_can_be_left(tmp_path: Path) -> None:
+def test_alphazero_learns_and_can_be_left() -> None:
     net = sp.net("tictactoe", "1x8")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    rows = sp.alphazero("tictactoe", net, sims=8, positions=64, games=8, opening=(0, 1),
-                        folder=tmp_path / "a")
+    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1)}
+    rows = sp.alphazero("tictactoe", net, **small)
     assert [next(rows)["iteration"] for _ in range(2)] == [1, 2]
     rows.close()
-    assert any((before[k] != v).any() for k, v in net.state_dict().items())
-    on = sp.alphazero("tictactoe", net, sims=8, positions=64, games=8, opening=(0, 1),
-                      folder=tmp_path / "a", iterations=3)
-    assert [row["iteration"] for row in on] == [3]
+    after = {k: v.clone() for k, v in net.state_dict().items()}
+    assert any((before[k] != v).any() for k, v in after.items())
+    again = sp.net("tictactoe", "1x8")
+    list(sp.alphazero("tictactoe", again, iterations=2, **small))
+    assert all((after[k] == v).all() for k, v in again.state_dict().items()), "the same again"
     with pytest.raises(sp.UserError, match=r"did you mean rl\.positions"):
         next(sp.alphazero("tictactoe", net, posittions=64))
+
+
+def test_a_gated_loop_judges() -> None:
+    row = next(sp.alphazero("tictactoe", sp.net("tictactoe", "1x8"), sims=8, positions=64, games=8,
+                            gating=True, gating_games=8))
+    assert 0 <= row["gate"] <= 1
+
+
+def test_the_league_moves_the_net() -> None:
+    net = sp.net("tictactoe", "1x8")
+    before = [p.clone() for p in net.parameters()]
+    row = next(sp.league("tictactoe", net, "grpo", pool_games=16, pool_group=4, epochs=2))
+    assert row["games"] == 16 and row["updates"] >= 2
+    assert any((a != b).any() for a, b in zip(before, net.parameters(), strict=True))
+    with pytest.raises(sp.UserError, match="searches"):
+        next(sp.league("tictactoe", net, "gumbel"))
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "grpo", {"estimator": "mean",

@@ -14,18 +14,20 @@ from torch import nn
 
 from selfplay.api.boards import _game
 from selfplay.api.boards import net as fresh_net
+from selfplay.board import alphazero as boards
+from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
-from selfplay.board.alphazero import alphazero as board_alphazero
+from selfplay.board.league import PolicyLearner
 from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.common.errors import UserError
 from selfplay.games import Game
 from selfplay.learn import advantages
+from selfplay.learn import policy_gradient as gradient_loop
 from selfplay.learn.config import ALGORITHMS, PGConfig
-from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Policy, Rollout
 from selfplay.run.boards import gate
-from selfplay.run.config import RunConfig, override, preset, spelt
+from selfplay.run.config import RunConfig, must_fit, override, preset, spelt, with_algorithm
 from selfplay.search import random as rng
 
 ROUNDS = 64  #: of games between two looks at which are over
@@ -40,11 +42,11 @@ def alphazero(
     net: what to improve, in place: after every row it has the weights that act (None: a fresh one
     of the game's default size). sims: simulations of a full search; settings: any other field of
     the run's ``rl`` settings (``positions=512``, ``learning_rate=1e-3``; see ``selfplay train
-    --set``), by default those of the game. iterations: None goes on as long as the
-    settings say. Nothing is written to disk; for a run that is kept see ``sp.train``.
+    --set``), by default those of the game. iterations: None goes on for ever. Nothing is written
+    to disk; ``sp.train`` makes runs that are kept.
 
     Yields rows of the history: ``iteration``, ``step`` (of the optimizer), ``policy_loss`` (nats),
-    ``value_loss``, ``mean_length`` (moves a game), ``play_seconds``, and more.
+    ``value_loss``, ``mean_length`` (moves a game), ``first_player_score`` and more.
     Raises UserError for settings that do not exist.
 
     >>> import selfplay as sp
@@ -58,11 +60,48 @@ def alphazero(
     given = settings if sims is None else {"sims": sims, **settings}
     config = override(preset(game.name), words_of("rl", given))
     net = fresh_net(game, config.net, seed) if net is None else net
-    rl = config.rl if iterations is None else replace(config.rl, iterations=iterations)
+    rl = replace(config.rl, iterations=iterations or config.rl.iterations)
     learner = Learner(game, net.spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
-    for row in board_alphazero(learner, judge=gate):
+    for row in boards.alphazero(learner, judge=gate if rl.gating else None):
         net.load_state_dict(learner.inference_net().state_dict())
         yield row
+
+
+def league(
+    game: Game | str, net: nn.Module | None = None, algorithm: str = "ppo", *,
+    iterations: int | None = None, seed: int = 0, device: str = "cpu", **settings: Any,
+) -> Iterator[dict[str, Any]]:
+    """The raw policy against a pool of its own past selves, by policy gradient (AlphaGo's RL of
+    its policy network); an iteration a row.
+
+    net: what to improve, in place (None: a fresh one). algorithm: a name as on the command line,
+    or ``path.py:NAME``. settings: fields of ``pg``, or of ``pool`` with that in front
+    (``pool_games=64``).
+
+    Yields ``iteration``, ``score`` (points a game against the pool), ``entropy`` (nats a move),
+    ``ref_kl`` (nats a move from the first policy) and more. Raises UserError for settings that do
+    not exist, Breakdown where learning diverges.
+
+    >>> import selfplay as sp
+    >>> for row in sp.league("tictactoe", sp.net("tictactoe", "1x8"), "reinforce", iterations=2,
+    ...                      pool_games=16):
+    ...     print(row["iteration"], 0 <= row["score"] <= 1)
+    1 True
+    2 True
+    """
+    game = _game(game)
+    config = with_algorithm(preset(game.name), algorithm)
+    if config.rl.algorithm not in ALGORITHMS:
+        raise UserError(f"algorithm {algorithm!r}: searches; one of {', '.join(ALGORITHMS)} wanted")
+    pool = {key.removeprefix("pool_"): value for key, value in settings.items()
+            if key.startswith("pool_")}
+    rest = {key: value for key, value in settings.items() if not key.startswith("pool_")}
+    config = override(config, words_of("pg", rest) + words_of("pool", pool))
+    must_fit(config)
+    net = fresh_net(game, config.net, seed) if net is None else net
+    config = replace(config, rl=replace(config.rl, iterations=iterations or config.rl.iterations))
+    yield from league_games.league(
+        PolicyLearner(game, net.spec, config, net=net, device=device, seed=seed))
 
 
 def policy(game: Game | str, net: nn.Module, device: str = "cpu") -> BoardPolicy:
@@ -117,7 +156,8 @@ def policy_gradient(
     policy: ``sp.policy`` of a board game, or any ``learn.rollout.Policy``; its net is trained in
     place. rollouts: ``sp.rollouts``, or anything that yields ``Rollout``; each is asked for when
     the one before has been learnt from. algorithm: a name (reinforce, rloo, ppo, grpo, dr_grpo,
-    dapo, gspo) or a dict of settings of ``PGConfig``; settings: single ones beside it.
+    dapo, gspo) or a dict of settings of ``PGConfig``; settings: single ones beside it (dr_grpo
+    wants ``constant_length``, the longest that a trajectory may be).
 
     Yields ``iteration``, ``score`` (mean reward of a trajectory), ``steps`` (moves or tokens) and
     the figures of the update: ``policy_loss``, ``entropy`` (nats a step), ``sample_kl`` ...
@@ -132,21 +172,31 @@ def policy_gradient(
     (1, True)
     """
     config = _settings(algorithm, settings)
+    if config.average == "constant" and not config.constant_length:
+        raise UserError("constant_length=: as many steps as a trajectory may have wanted")
     critic = config.value_weight > 0 or config.estimator == "gae"
     if isinstance(policy, BoardPolicy):
         freeze_unused(policy, critic)
-    optimizer = PolicyOptimizer(policy, config, _device(policy))
-    first = policy.frozen() if config.kl_weight > 0 else None
-    for number, rollout in enumerate(rollouts, 1):
-        with torch.no_grad():
-            now = policy.evaluate(rollout)
-            rollout = replace(rollout, logp=now.logp, value=now.value if critic else None)
-            if first is not None and rollout.ref_logp is None:
-                rollout = replace(rollout, ref_logp=first.evaluate(rollout).logp)
-        figures = optimizer(rollout, np.random.default_rng([seed, number]))
-        score = advantages.scores(rollout.reward, rollout.mask)
-        yield {"iteration": number, "score": float(score.mean()),
-               "steps": int(rollout.mask.sum()), **figures}
+    first = replace(policy, net=copy.deepcopy(policy.net)) if config.kl_weight > 0 else None
+    facts: dict[str, Any] = {}
+
+    def seen() -> Iterator[Rollout]:
+        """The rollouts, with what the policy that learns, the critic and the first policy say."""
+        for rollout in rollouts:
+            with torch.no_grad():
+                now = policy.evaluate(rollout)
+                ref = rollout.ref_logp
+                if first is not None and ref is None:
+                    ref = first.evaluate(rollout).logp
+            facts["score"] = float(advantages.scores(rollout.reward, rollout.mask).mean())
+            facts["steps"] = int(rollout.mask.sum())
+            yield replace(rollout, logp=now.logp, value=now.value if critic else None,
+                          ref_logp=ref)
+
+    device = str(next(policy.net.parameters()).device)
+    rows = gradient_loop.policy_gradient(policy, seen(), config, device=device, seed=seed)
+    for number, row in enumerate(rows, 1):
+        yield {**row, "iteration": number, **facts}
 
 
 def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -> PGConfig:
@@ -160,7 +210,3 @@ def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -
 def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:
     """``stage.key=value`` as ``--set`` takes them."""
     return [f"{stage}.{key}={spelt(value)}" for key, value in settings.items()]
-
-
-def _device(policy: Any) -> str:
-    return str(next(policy.net.parameters()).device)

@@ -6,7 +6,7 @@ of that name where it is installed; ``--log path.py:NAME`` one of your own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -75,6 +75,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "seconds": "of training in all", "flops": "operations in all", "positions": "learnt from",
         "play_seconds": "of this iteration", "learn_seconds": "of this iteration",
         "evaluations_per_second": "speed of play", "rss_mb": "memory in megabytes",
+        "play_rss_mb": "... while it plays", "learn_rss_mb": "... while it learns",
     }),
 }
 _GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names}
@@ -89,24 +90,20 @@ class Loggers:
 
     def __init__(self, folder: Path, settings: dict[str, Any], names: tuple[str, ...] = ()) -> None:
         """Raises UserError for a logger that does not exist or cannot be made."""
+        self.grouped = "game" in settings  #: figures of texts keep their plain names
         self.loggers: list[Logger] = [TensorBoard(folder, settings)]
         self.loggers += [_logger(name, folder, settings) for name in names]
 
     def log(self, stage: str, row: dict[str, Any]) -> None:
-        """A row of a stage's history."""
+        """A row of a stage's history; ``shown`` pairs (prompt, completion) go as text."""
         step = int(row.get("step", 0))
-        figures = {f"{stage} {_GROUP_OF.get(name.rpartition('/')[2], 'other')}/{name}": value
+        figures = {named(stage, name) if self.grouped else f"{stage}/{name}": value
                    for name, value in _flat(row) if name not in ("step", "iteration")}
+        lines = [f"    {prompt}\n    {text}" for prompt, text in row.get("shown", ())]
         for logger in self.loggers:
             logger.log(figures, step)
-        if shown := row.get("shown"):
-            self.completions(stage, step, shown)
-
-    def completions(self, stage: str, step: int, shown: Iterable[Sequence[str]]) -> None:
-        """(prompt, completion) pairs to read."""
-        text = "\n\n".join(f"    {prompt}\n    {written}" for prompt, written in shown)
-        for logger in self.loggers:
-            logger.text(f"{stage}/completions", text, step)
+            if lines:
+                logger.text(f"{stage}/completions", "\n\n".join(lines), step)
 
     def sample(self, stage: str, game: Game, net: nn.Module, device: str, iteration: int,
                step: int) -> None:
@@ -122,6 +119,12 @@ class Loggers:
     def close(self) -> None:
         for logger in self.loggers:
             logger.close()
+
+
+def named(stage: str, figure: str) -> str:
+    """``rl loss/policy_loss``; a figure of no group is ``rl/reward``."""
+    group = _GROUP_OF.get(figure.rpartition("/")[2])
+    return f"{stage} {group}/{figure}" if group else f"{stage}/{figure}"
 
 
 class Sample(NamedTuple):
@@ -167,15 +170,18 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder / "tb"))
-        self._explain()
+        self.explained = "game" not in settings
 
     def log(self, row: Mapping[str, float], step: int) -> None:
+        if not self.explained:
+            self._explain()
         for name, value in row.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def _explain(self) -> None:
         """A page that puts curves of one group together, and the words for them."""
+        self.explained = True
         self.writer.add_custom_scalars({
             stage: {group: ["Multiline", [f"{stage} {group}/.*"]] for group in PLOTTED}
             for stage in STAGES})

@@ -7,9 +7,8 @@ and hands the next one files, not objects: a run killed anywhere continues from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import Bar, say
@@ -53,8 +52,9 @@ class Desk:
 
     def show(self, samples: list[Row]) -> None:
         """Completions to read (``llm.rl.shown``)."""
-        self.loggers.completions(self.name, samples[0]["step"],
-                               [(s["prompt"], s["completion"]) for s in samples])
+        self.loggers.log(self.name, {
+            "step": samples[0]["step"],
+            "shown": [[s["prompt"], s["completion"]] for s in samples]})
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
         if work:
             say(work)
         return
-    with desk(run.folder, run.config, clock, name, work) as place:
+    with desk(Loggers(run.folder, to_dict(run.config), run.config.log), clock, name, work) as place:
         found = work.learn(place)
     if work.ended(found):
         clock.finish(name)
@@ -104,11 +104,7 @@ def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
 
 
 @contextmanager
-def desk(folder: Path, config: Any, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
-    """A desk for ``work``, with a bar and the loggers of ``config``."""
-    loggers = Loggers(folder, to_dict(config), config.log)
-    try:
-        with Bar(work.title, clock.budget(name)) as bar:
-            yield Desk(name, clock, bar, loggers, work.look, work.first)
-    finally:
-        loggers.close()
+def desk(loggers: Loggers, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
+    """A desk for ``work``, with a bar and loggers."""
+    with closing(loggers), Bar(work.title, clock.budget(name)) as bar:
+        yield Desk(name, clock, bar, loggers, work.look, work.first)
