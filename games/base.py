@@ -130,6 +130,7 @@ class Game:
         returned bool [n] is True the same side moves again. None: nowhere.
         """
         states.board[np.arange(len(actions)), actions] = 1 - 2 * states.to_play
+        return None
 
     def step(self, states: Any, actions: NDArray[np.int64]) -> None:
         """Play ``actions`` int64 [B] in place. -1 leaves a row as it is, as does a finished game.

@@ -13,13 +13,8 @@ import torch
 from torch import nn
 
 from selfplay.board.data import Batch, Columns, pack
-from selfplay.board.trainer import (
-    TrainConfig,
-    board_trainer,
-    evaluate_columns,
-    loss_parts,
-    to_tensors,
-)
+from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_tensors
 from selfplay.common.errors import UserError
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetOutput, NetSpec, build, seeded

@@ -109,6 +109,9 @@ class SlotPlayer:
 
     def moved(self, slots: Slots, actions: Actions) -> None: ...
 
+    def act(self, states: Any, slots: Slots) -> Actions:
+        raise UserError(f"player {type(self).__name__}: has no method act(states, slots)")
+
     def close(self) -> None: ...
 
 

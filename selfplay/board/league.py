@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from selfplay.board.config import LeagueSettings
 from selfplay.board.data import Columns
+from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
-from selfplay.board.trainer import HELD_ROWS, count, evaluate_columns
+from selfplay.board.trainer import count
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game
 from selfplay.learn import advantages, policy_gradient

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, endless_batches, pack
-from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
+from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game, take

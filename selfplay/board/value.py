@@ -28,8 +28,9 @@ from torch import nn
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.config import ValueConfig
 from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
+from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.policy import BoardPolicy, Turn
-from selfplay.board.trainer import TrainConfig, board_trainer, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game, side, take

@@ -6,6 +6,7 @@ Of one run: SFT and RL, raw and with search, and how they learned. Of several: a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -74,7 +75,7 @@ def draw_chart(verdict: Verdict) -> bytes:
 
     shared: list[tuple[float, Draw]] = [(MAIN_HEIGHT, strength)]
     for panel in panels_of(histories):
-        shared.append((PANEL_HEIGHT, lambda axes, p=panel: draw_panel(axes, p, histories, axis)))
+        shared.append((PANEL_HEIGHT, partial(draw_panel, panel=panel, histories=histories, axis=axis)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
     return compose(verdict, "training compute", header_lines(verdict),
                    legend(points, style, metric), axis, shared, below, divider(points, axis))

@@ -23,12 +23,12 @@ from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphazero import Learner, alphazero, describe
 from selfplay.board.config import LeagueSettings, RLConfig, SFTConfig, ValueConfig
 from selfplay.board.data import Columns, evenly, unpack
+from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
 from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join
 from selfplay.board.supervised import sft_lesson
-from selfplay.board.trainer import HELD_ROWS, evaluate_columns
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
