@@ -75,7 +75,8 @@ def draw_chart(verdict: Verdict) -> bytes:
 
     shared: list[tuple[float, Draw]] = [(MAIN_HEIGHT, strength)]
     for panel in panels_of(histories):
-        shared.append((PANEL_HEIGHT, partial(draw_panel, panel=panel, histories=histories, axis=axis)))
+        shared.append((PANEL_HEIGHT, partial(
+            draw_panel, panel=panel, histories=histories, axis=axis)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
     return compose(verdict, "training compute", header_lines(verdict),
                    legend(points, style, metric), axis, shared, below, divider(points, axis))
