@@ -19,6 +19,7 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 
 RESIGN = -1  #: what ``act`` returns to give the game up
+TAKE_BACK = -2  #: ... to have its last move taken back, and what was answered
 IN_A_ROW = 20  #: faults without a move between them, after which an engine is given up
 
 CLEAN_UP = "kgs-genmove_cleanup"

@@ -152,6 +152,7 @@ def play_match(
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
+    ended: Callable[[GameRecord], None] = lambda record: None,
 ) -> MatchResult:
     """Play ``games`` games between ``a`` and ``b``: specs, or players with ``slots`` slots.
 
@@ -159,7 +160,7 @@ def play_match(
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
     stop: once True no game is begun. drop: once True games in flight are dropped.
-    progress: called with the number of games finished.
+    progress: called with the number of games finished; ended: with each game that ends.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
     then) and for a folder that holds a different match or that another process plays into.
@@ -183,6 +184,7 @@ def play_match(
                     records.append(record)
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
+                    ended(record)
                     progress(len(_first(games, records)))
     return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
 

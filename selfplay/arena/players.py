@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from selfplay.arena import gtp
 from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
+from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
     LEAVES,
     Budget,
@@ -34,7 +35,7 @@ from selfplay.arena.spec import (
 )
 from selfplay.common.errors import UserError, nearest
 from selfplay.games import own
-from selfplay.games.base import Game, GameError, take
+from selfplay.games.base import Game, take
 from selfplay.games.go import Go
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ class Setup(NamedTuple):
     seed: int
     device: str
     slots: int
+
+
+HINT = 1000  #: rollouts behind a hint to a human
 
 
 class SlotPlayer:
@@ -196,36 +200,6 @@ class SearchPlayer(SlotPlayer):
         return self._search.result(rows).action
 
 
-class HumanPlayer(SlotPlayer):
-    """Somebody at the terminal."""
-
-    def __init__(self, name: str, game: Game) -> None:
-        self.name, self.game = name, game
-
-    def act(self, states: Any, slots: Slots) -> Actions:
-        return np.array([self._ask(take(states, [row])) for row in range(len(slots))], np.int64)
-
-    def _ask(self, states: Any) -> int:
-        legal = self.game.legal(states)[0]
-        example = self.game.action_to_text(states, 0, int(np.flatnonzero(legal)[0]))
-        print(self.game.render(states, 0))
-        while True:
-            try:
-                text = input(f"your move (such as {example}, or resign): ").strip()
-            except EOFError:
-                raise UserError("the input ended in the middle of a game; it is not kept") from None
-            if text.lower() == "resign":
-                return RESIGN
-            try:
-                action = self.game.text_to_action(states, 0, text)
-            except GameError as error:
-                print(error)
-                continue
-            if legal[action]:
-                return action
-            print(f"{text} is illegal here")
-
-
 def _count(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
@@ -248,7 +222,9 @@ def _random(text: str, setup: Setup) -> Player:
 
 def _human(text: str, setup: Setup) -> Player:
     _nothing(text, setup)
-    return HumanPlayer(setup.spec, setup.game)
+    return HumanPlayer(setup.spec, setup.game, lambda states: int(
+        _mcts(f"{HINT}", setup._replace(spec=f"mcts:{HINT}", slots=1)).act(
+            states, np.zeros(1, np.int64))[0]))
 
 
 def _mcts(text: str, setup: Setup) -> Player:

@@ -160,8 +160,8 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 @cli.command()
 @click.argument("players", nargs=2, metavar="PLAYER PLAYER")
 @game_option()
-@click.option("--games", "count", type=Whole(min=1), default=100, show_default=True,
-              help="Games to play.")
+@click.option("--games", "count", type=Whole(min=1), default=None,
+              help="Games to play [100; with a human one more].")
 @click.option("--opening", default=None, metavar="LOW-HIGH",
               help="Random plies before the players take over; each opening is played twice.")
 @click.option("--slots", type=Whole(min=1), default=None,
@@ -172,11 +172,13 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 @own_nets_option
 @device_option
 @seed_option
-def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
-          out: Path | None, nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
+def match(players: tuple[str, str], game: str, count: int | None, opening: str | None,
+          slots: int | None, out: Path | None, nets: tuple[str, ...], device: str | None,
+          seed: int | None) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
     from selfplay.arena.elo import standings
-    from selfplay.arena.match import plain, play_match, shortened
+    from selfplay.arena.human import final_words
+    from selfplay.arena.match import plain, play_match, read_match, shortened
     from selfplay.arena.spec import full_name
     from selfplay.common.console import Bar, say
     from selfplay.run.config import preset
@@ -201,9 +203,25 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
         counts.append(done)
         bar.at(done)
 
-    with Bar(f"{players[0]} - {players[1]}", count, "games", live="human" not in kinds) as bar:
-        result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                            slots=slots, folder=folder, device=where, progress=progress)
+    human = "human" in kinds
+    count = count or (1 if human else 100)
+    if human and (before := read_match(folder, played)):
+        count += before.games  # another game, with the next opening and the other colour
+
+    def ended(record: Any) -> None:
+        if human:
+            say(final_words(played, record, "human"))
+
+    try:
+        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human) as bar:
+            result = play_match(played, *players, games=count, seed=seed, opening=low_high,
+                                slots=slots, folder=folder, device=where, progress=progress,
+                                ended=ended)
+    except KeyboardInterrupt:
+        if not human:
+            raise
+        click.echo("stopped; the game under way is not kept, those that have ended are", err=True)
+        raise click.exceptions.Exit(130) from None
     say(result.summary())
     table = standings(folder.parent, played, (result.a, result.b))
     if table:
