@@ -19,7 +19,7 @@ PARTS: tuple[dict[str, str], ...] = (
     {"board": "learning to play"},
     {"run": "folder, clock, stages, chart"},
     {"llm": "text as a game; apart from board"},
-    {"bench": "the speed table"},
+    {"api": "import selfplay", "bench": "the speed table"},
     {"cli": "the command line"},
 )
 WIDTH, FLOOR, EDGE, ARROW = 720, 44, 16, 84  #: pixels; ARROW from the right
