@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from selfplay.common.errors import UserError
+from selfplay.llm.folder import fitting
+from selfplay.llm.models import character_tokenizer, render, written
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.rewards import reward
 from selfplay.llm.tasks import make_task
@@ -91,3 +93,27 @@ def test_a_task_that_asks_for_too_much_is_refused_soon(
     with pytest.raises(UserError) as caught:
         make_task(spec)
     assert "\n" not in str(caught.value)
+
+
+def test_a_question_that_the_model_cannot_see_is_left_out_and_counted() -> None:
+    task, examples = read("long-prompt.jsonl")
+    longest = max(len(example.prompt) for example in examples)
+    kept = fitting(task, len, longest - 1)
+    assert kept.source.count == task.source.count - 1
+    assert "1 questions longer than" in kept.note
+    assert fitting(task, len, longest) is task
+    with pytest.raises(UserError, match=r"lower --set sample\.max_new_tokens"):
+        fitting(task, len, 1)
+
+
+def test_marks_that_are_special_tokens_are_read_and_none_is_opened_for_the_model() -> None:
+    """Some tokenizers have <think> as a token of their own, and templates that open it."""
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    text = "<think>1+1</think>2"
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 6
+    assert written(tokenizer, [[*tokens, tokenizer.eos_token_id, tokenizer.pad_token_id]]) == [text]
+    plain = render(tokenizer, "1+1?")
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert render(tokenizer, "1+1?") == plain

@@ -28,6 +28,7 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 MODEL = "model.safetensors"  #: weights of the embedded model
+OPENED = "<think>"  #: what some templates end a prompt with
 POSITIONS = 1024  #: tokens that the embedded model can see
 #: One turn of a conversation for the embedded model: the question and a line's end.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
@@ -218,6 +219,18 @@ def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> 
     return _load("model", name, _causal, dtype), tokenizer
 
 
+def reads(name: str) -> tuple[Any, int | None]:
+    """(tokenizer of a model, how many tokens the model sees, None where it does not say); no
+    weights are loaded. Raises UserError like ``load``."""
+    from transformers import AutoConfig
+
+    name = str(Path(name).resolve() if Path(name).is_dir() else name)
+    tokenizer = _load("tokenizer", name, _tokenizer)
+    config = _load("config", base_of(name), AutoConfig.from_pretrained)
+    most = config.to_dict().get("max_position_embeddings")
+    return tokenizer, most if isinstance(most, int) else None
+
+
 def base_of(name: str) -> str:
     """The folder or hub id of the model under an adapter; of another model its own."""
     from peft import PeftConfig
@@ -259,8 +272,19 @@ def render(tokenizer: Any, question: str) -> list[int]:
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template([{"role": "user", "content": question}],
                                              add_generation_prompt=True, tokenize=False)
+        if text.rstrip().endswith(OPENED):  # it is the model's to open, as all formats have it
+            text = text[: text.rindex(OPENED)]
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(question + "\n")["input_ids"])
+
+
+def written(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Rows of tokens as text, without those that begin, end, pad or stand for the unknown. Other
+    special tokens stay: a format's marks, such as <think>, may be some."""
+    silent = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id,
+              tokenizer.unk_token_id}
+    kept = [[token for token in row if token not in silent] for row in rows]
+    return list(tokenizer.batch_decode(kept, skip_special_tokens=False))
 
 
 def unknown_in(tokenizer: Any, text: str) -> list[str]:

@@ -23,7 +23,7 @@ from selfplay.learn.policy_gradient import kl_estimate
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
 from selfplay.learn.rollout import joined as joined_rollouts
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
-from selfplay.llm.models import Net, left_padded, render
+from selfplay.llm.models import Net, left_padded, render, written
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
 from selfplay.models.transformer import (
@@ -193,7 +193,7 @@ def texts_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
     rows = [row[:n] for row, n in zip(acted.action.tolist(), lengths, strict=True)]
     ended = [bool(row) and row[-1] in ends for row in rows]
     plain = [row[:-1] if over else row for row, over in zip(rows, ended, strict=True)]
-    return Completions(tokenizer.batch_decode(plain, skip_special_tokens=True), ended)
+    return Completions(written(tokenizer, plain), ended)
 
 
 def on_last_step(score: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ runs/NAME/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,17 @@ from selfplay.common.settings import read, to_dict
 from selfplay.llm import recipes, rlhf_stages, summary, vllm
 from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.folder import TextRun, model_of, sampling_of, task_of
+from selfplay.llm.folder import TextRun, fitting, model_of, sampling_of, task_of
 from selfplay.llm.generate import TorchGenerator
-from selfplay.llm.models import load, must_be_there, shape_of
+from selfplay.llm.models import (
+    POSITIONS,
+    character_tokenizer,
+    load,
+    must_be_there,
+    reads,
+    render,
+    shape_of,
+)
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.rl import groups_must_fit
 from selfplay.report.page import write_report
@@ -78,6 +86,19 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     return TextRun(folder, config, task_of(config))
 
 
+def fit_to_model(run: TextRun) -> TextRun:
+    """``run`` without the questions that its model cannot see whole, with room for an answer."""
+    config = run.config
+    if config.model:
+        tokenizer, most = reads(config.model)
+    else:
+        tokenizer, most = character_tokenizer(), POSITIONS
+    if most is None:
+        return run
+    return replace(run, task=fitting(run.task, lambda text: len(render(tokenizer, text)),
+                                     most - config.sample.max_new_tokens))
+
+
 def train(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
@@ -86,6 +107,7 @@ def train(run: TextRun, device: str) -> None:
     """
     planned = RECIPES[run.config.recipe]
     vllm.must_be_there(run.config.sample, run.config.model)
+    run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
     with locked(run.folder):
@@ -126,6 +148,7 @@ def measure(
     The file has the newest model's figures, and all that were measured by stage.
     """
     vllm.must_be_there(run.config.sample, run.config.model)
+    run = fit_to_model(run)
     newest = newest_model(run.folder)
     models = {stage.name: path for stage in RECIPES[run.config.recipe]
               if (path := model_of(run.folder, stage.name))}
