@@ -89,7 +89,7 @@ def test_types_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("module", [
-    "api.boards", "api.training", "api.runs", "games", "games.base", "games.check",
+    "api.boards", "api.training", "api.runs", "games.catalogue", "games.base", "games.check",
     "inference.evaluator", "arena.match", "arena.players"])
 def test_examples_in_docstrings(module: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)

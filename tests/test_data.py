@@ -253,7 +253,7 @@ def test_a_refusing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, where, full)
-    with pytest.raises(UserError, match=r"file: cannot be written .*No space left.*free disk"):
+    with pytest.raises(UserError, match=r"file: cannot be written: No space left.*free disk"):
         write_atomic(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"

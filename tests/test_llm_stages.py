@@ -109,7 +109,7 @@ def test_a_stage_without_what_it_builds_on_is_passed_over(
 
     seen: list[str] = []
     monkeypatch.setitem(runs.RECIPES, "r1", (
-        runs.Stage("own", early, 0.5), runs.Stage("eval", lambda *_: seen.append("eval"), 0.5)))
+        runs.Part("own", early, 0.5), runs.Part("eval", lambda *_: seen.append("eval"), 0.5)))
     runs.train(runs.TextRun(tmp_path, TextConfig(TASK, recipe="r1"), None), "cpu")
     assert seen == ["eval"] and "stage own has no model" in capsys.readouterr().out
 

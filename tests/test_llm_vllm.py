@@ -127,11 +127,10 @@ def test_it_has_the_new_weights_after_every_update(
     for count in (2, 3):
         before = {name: w.clone() for name, w in plain_weights(model)}
         row = run.advance()
-        run.history.append(row)
         assert len(inside.loads) == count and has_the_weights_of(inside, model)
         assert any(not torch.equal(before[n], w) for n, w in plain_weights(model))
         assert 0 <= row["act_kl"] < 1e-6, "the same arithmetic in this test"
-    run.save()
+    run.kept.save(run.kept.path(row), row)
     again = learner(folder, tmp_path, rank=rank)
     assert again.step == 2 and len(engines) == 1, "one engine a process"
     assert has_the_weights_of(inside, again.policy.net.policy)

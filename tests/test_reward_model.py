@@ -309,7 +309,7 @@ GOLD = gold_of({"length": 1.0}, lambda completions, examples: {
 def policy(tokens: int = 6) -> TextPolicy:
     net = llama("1x32", 4)
     with torch.no_grad():
-        net.lm_head.weight[EOS] *= 3  # some end soon, others late
+        net.model.embed_tokens.weight[EOS] *= 3  # some end soon, others late
     return TextPolicy(Net(net), (EOS,), PAD, Sampling(max_new_tokens=tokens))
 
 

@@ -124,8 +124,10 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------- learning
 
-#: learning rates with which so few steps tell, and how many; GSPO's clip lets each go a little way
-RATES, STEPS = {"gspo": 0.05, "ppo": 0.01}, {"gspo": 30}
+#: iterations, games each, and a learning rate with which so few tell: nothing clips REINFORCE and
+#: RLOO, GSPO's clip lets each step go a little way
+LESSONS = {"reinforce": (16, 256, 0.01), "rloo": (16, 256, 0.01), "gspo": (30, 128, 0.05),
+           "ppo": (10, 256, 0.01)}
 
 
 @pytest.mark.learns
@@ -133,8 +135,9 @@ RATES, STEPS = {"gspo": 0.05, "ppo": 0.01}, {"gspo": 30}
 def test_every_algorithm_learns(tmp_path: Path, name: str, learn_seed: int) -> None:
     """From nothing: the expected score against random moves, exactly, over all games there are."""
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
-    settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
-                      "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
+    iterations, games, rate = LESSONS.get(name, (16, 256, 0.02))
+    settings = config(name, f"rl.iterations={iterations}", f"pool.games={games}", "pool.every=5",
+                      "pool.opening=0,0", "pg.kl_weight=0", f"pg.learning_rate={rate}")
     made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu",
                              seed=learn_seed)
     before = expected_score(made.policy)

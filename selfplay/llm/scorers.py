@@ -238,11 +238,26 @@ def polynomial(text: str, names: Collection[str]) -> dict[tuple[int, ...], Fract
     Products of sums are another form: a question copied out is no answer to it.
     """
     tree = formula(text, names)
-    if tree is None or any(_is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
+    if tree is None or _degree(tree) > DEGREE or any(_is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
                            for inner in ast.walk(node)):
         return None
     terms = _asked("polynomial", ast.unparse(tree), *sorted(names))
     return None if terms is None else {tuple(powers): Fraction(value) for powers, value in terms}
+
+
+def _degree(node: ast.AST) -> int:
+    """Of a formula as it is written, before anything cancels."""
+    if isinstance(node, ast.BinOp):
+        left, right = _degree(node.left), _degree(node.right)
+        if isinstance(node.op, ast.Mult):
+            return left + right
+        if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
+            return left * int(abs(node.right.value))
+        return max(left, right)
+    if isinstance(node, ast.UnaryOp):
+        return _degree(node.operand)
+    return int(isinstance(node, ast.Name)) if not isinstance(node, ast.Call) else max(
+        map(_degree, node.args), default=0)
 
 
 def formula(text: str, names: Collection[str]) -> ast.expr | None:
