@@ -110,7 +110,8 @@ def test_a_stage_without_what_it_builds_on_is_passed_over(
     seen: list[str] = []
     monkeypatch.setitem(runs.RECIPES, "r1", (
         runs.Part("own", early, 0.5), runs.Part("eval", lambda *_: seen.append("eval"), 0.5)))
-    runs.train(runs.TextRun(tmp_path, TextConfig(TASK, recipe="r1"), None), "cpu")
+    config = TextConfig(TASK, recipe="r1")
+    runs.train(runs.TextRun(tmp_path, config, runs.task_of(config)), "cpu")
     assert seen == ["eval"] and "stage own has no model" in capsys.readouterr().out
 
 

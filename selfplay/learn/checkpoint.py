@@ -28,7 +28,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_json, refused, sync_folder, write_atomic
+from selfplay.common.files import parse_json, read_json, refused, sync_folder, write_atomic
 from selfplay.models import NetError, NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
@@ -261,7 +261,7 @@ def _valid(path: Path) -> bool:
     """Whether meta and the weights' headers can be read (which finds truncated files as well)."""
     files = [file for file in path.glob("*.safetensors") if file.name != TRAIN]
     try:
-        json.loads((path / META).read_bytes())
+        parse_json((path / META).read_bytes())
         for file in files:
             with safe_open(file, "pt"):
                 pass
@@ -280,7 +280,7 @@ def _json(data: Any) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from None
 

@@ -238,8 +238,9 @@ def polynomial(text: str, names: Collection[str]) -> dict[tuple[int, ...], Fract
     Products of sums are another form: a question copied out is no answer to it.
     """
     tree = formula(text, names)
-    if tree is None or _degree(tree) > DEGREE or any(_is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
-                           for inner in ast.walk(node)):
+    if tree is None or _degree(tree) > DEGREE or any(
+            _is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
+            for inner in ast.walk(node)):
         return None
     terms = _asked("polynomial", ast.unparse(tree), *sorted(names))
     return None if terms is None else {tuple(powers): Fraction(value) for powers, value in terms}
