@@ -1,4 +1,4 @@
-"""The Game protocol: every game is a set of functions over batches of states.
+"""The base of every game: a game is a set of functions over batches of states.
 
 Axes, everywhere in this project:
 
@@ -11,18 +11,21 @@ S     symmetries of the board
 ====  =========================================================================
 
 Signs. Player 0 moves first. ``result`` and ``rollout`` speak for **player 0**:
-+1 player 0 has won, -1 player 1 has won, 0 a draw or not over yet. Whatever a net
-predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
++1 player 0 has won, -1 player 1 has won, 0 a draw or a game that is not over. Whatever a
+net predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
 
 States are a NamedTuple of numpy arrays whose first axis is B ("struct of arrays").
-Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; stays what it was once the
+Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; no longer changes once the
 game is over) and ``ply`` int32 [B] (moves made, passes included).
 Terminal states absorb: ``step`` leaves them alone.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+import string
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,67 +51,167 @@ class Symmetries(NamedTuple):
     actions: NDArray[np.int64]
 
 
-class Game(Protocol):
-    """A two-player, zero-sum, sequential, deterministic game of perfect information."""
+class BoardStates(NamedTuple):
+    """What a game that brings no states of its own has.
 
-    name: str  #: canonical spec; ``make(name)`` gives the same game back
-    rules: str  #: one line, printed with every result
-    num_actions: int
+    board: int8 [B, H*W], 0 empty, 1 a stone of player 0, -1 of player 1; to_play: int8 [B];
+    ply: int32 [B]."""
+
+    board: NDArray[np.int8]
+    to_play: NDArray[np.int8]
+    ply: NDArray[np.int32]
+
+
+def _derived(function: Callable[[Any], Any]) -> Any:
+    """An attribute worked out when it is first asked for, unless a game sets it itself."""
+    return cached_property(function)
+
+
+class Game:
+    """A two-player, zero-sum, sequential, deterministic game of perfect information.
+
+    A game writes ``board_shape``, ``result`` and what else is its own. The defaults are those of
+    a game of stones that are put on empty cells and stay (tic-tac-toe, gomoku). With other moves,
+    write ``move`` and ``legal``; with other states, ``new``, ``observe`` and ``render`` as well.
+    All defaults are plain numpy; any function may be replaced by a faster one.
+
+    >>> class TwoInARow(Game):
+    ...     "Two in a row on a line of four cells wins."
+    ...     board_shape = (1, 4)
+    ...     def result(self, states):
+    ...         pairs = states.board[:, 1:] + states.board[:, :-1]
+    ...         value = (pairs == 2).any(1) * 1.0 - (pairs == -2).any(1)
+    ...         return (value != 0) | (states.board != 0).all(1), value.astype(np.float32)
+    >>> game = TwoInARow()
+    >>> states = game.new(1)
+    >>> game.replay(states, np.array([[0, 3, 1]]))
+    >>> game.result(states)
+    (array([ True]), array([1.], dtype=float32))
+    """
+
     board_shape: tuple[int, int]  #: (H, W)
-    obs_shape: tuple[int, int, int]  #: (C, H, W)
-    obs_binary: bool  #: every entry of an observation is 0 or 1
-    max_moves: int  #: a game is over after this many moves at the latest
-    pass_action: int  #: index of the pass, or -1
-    has_ownership: bool  #: ``ownership`` and ``score`` mean something (Go)
+    #: canonical spec: ``make(name)`` gives the same game back. ``make`` names games from files
+    name: str = _derived(lambda self: type(self).__name__)
+    #: one line, printed with every result
+    rules: str = _derived(lambda self: (type(self).__doc__ or "no rules").strip().splitlines()[0])
+    #: as many as cells, and one more for a pass
+    num_actions: int = _derived(lambda self: self.cells + (self.pass_action >= 0))
+    obs_shape: tuple[int, int, int] = _derived(lambda self: (3, *self.board_shape))  #: (C, H, W)
+    obs_binary: bool = True  #: every entry of an observation is 0 or 1
+    #: a game is over after this many moves at the latest
+    max_moves: int = _derived(lambda self: self.cells)
+    pass_action: int = -1  #: index of the pass, or -1
+    has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
+    has_sgf: bool = False  #: its games are read and written as SGF too (Go)
+    sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
+    #: how it is drawn: cells, go (crossings), columns (a move is a column, stones fall), all three
+    #: with own and opposing stones in planes 0 and 1; or text, as ``render`` has it
+    board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
+
+    @property
+    def cells(self) -> int:
+        """H * W"""
+        return self.board_shape[0] * self.board_shape[1]
+
+    @property
+    def _by_cell(self) -> bool:
+        """Whether a move is a cell, or the pass."""
+        return self.num_actions == self.cells + (self.pass_action >= 0)
 
     def new(self, batch: int) -> Any:
         """``batch`` fresh initial states."""
+        return BoardStates(np.zeros((batch, self.cells), np.int8), np.zeros(batch, np.int8),
+                           np.zeros(batch, np.int32))
+
+    def move(self, states: Any, actions: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Make legal moves int64 [n] in n games that are not over; change ``states`` in place.
+
+        Leave ``ply`` alone, and ``to_play`` too: the other side is to move next, but where the
+        returned bool [n] is True the same side moves again. None: nowhere.
+        """
+        states.board[np.arange(len(actions)), actions] = 1 - 2 * states.to_play
+        return None
 
     def step(self, states: Any, actions: NDArray[np.int64]) -> None:
         """Play ``actions`` int64 [B] in place. -1 leaves a row as it is, as does a finished game.
 
         Actions must be legal; this is not checked (``legal`` is the check).
         """
+        actions = np.asarray(actions, np.int64)
+        rows = np.flatnonzero((actions >= 0) & ~self.result(states)[0])
+        if not len(rows):
+            return
+        moved = take(states, rows)
+        again = self.move(moved, actions[rows])
+        moved.ply[:] += 1
+        stays = self.result(moved)[0] if again is None else self.result(moved)[0] | again
+        moved.to_play[~stays] ^= 1
+        put(states, rows, moved)
 
     def replay(self, states: Any, actions: NDArray[np.int64]) -> None:
         """``step`` for every column of ``actions`` int64 [B, T], in one call; -1 pads."""
+        for column in np.asarray(actions).T:
+            self.step(states, column)
 
     def branch(
         self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Put what becomes of ``roots`` [``rows``] by ``moves`` into ``out``; all that a search
-        asks of its leaves, in one call.
+        """Play ``moves`` from ``roots`` [``rows``] and write the resulting states to ``out``: all
+        that a search needs to know of its leaves, in one call.
 
         rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
         the m that are not over, then the others. Returns (place int64 [n], where each is; legal
         bool [m, A]). What lies in ``out`` is good for every other function, but its bytes need
-        not be those of a copy made by ``step``. ``base.branch`` does it for any game.
+        not be those of a copy made by ``step``. The default asks ``replay``, ``result``, ``legal``.
         """
+        return branch(self, roots, rows, moves, out)
 
     def legal(self, states: Any) -> NDArray[np.bool_]:
         """bool [B, A]; all False once a game is over, at least one True before."""
+        live = ~self.result(states)[0][:, None]
+        empty = (states.board == 0) & live
+        return empty if self.pass_action < 0 else np.hstack([empty, live])
 
     def observe(self, states: Any) -> NDArray[Any]:
-        """[B, C, H, W] from the view of the side to move; uint8 if ``obs_binary``, else float32."""
+        """[B, C, H, W] from the view of the side to move; uint8 if ``obs_binary``, else float32.
+
+        The default's planes: own stones, the opponent's, ones.
+        """
+        own = states.board * (1 - 2 * states.to_play[:, None])
+        planes = np.stack([own == 1, own == -1, np.ones_like(own)], axis=1).astype(np.uint8)
+        return planes.reshape(-1, *self.obs_shape)
 
     def result(self, states: Any) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """(done bool [B], value float32 [B] in [-1, 1] for player 0; 0 while not done)."""
+        """(done bool [B], value float32 [B] in [-1, 1] for player 0; 0 while not done).
+
+        Every game brings its own. It must not change once the game is over: what depends on who
+        is to move belongs into a field of the states.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.result")
 
     def ownership(self, states: Any) -> NDArray[np.int8]:
         """int8 [B, H*W], as the board lies: +1 a point of player 0, -1 of player 1, 0 of nobody.
 
         Raises GameError where ``has_ownership`` is False.
         """
+        self._has_none("nobody owns points in this game")
 
     def score(self, states: Any) -> NDArray[np.float32]:
         """float32 [B]: player 0's lead in points, komi included, as the board lies now.
 
         Raises GameError where ``has_ownership`` is False.
         """
+        self._has_none("there is no score in this game, only a result")
+
+    def _has_none(self, why: str) -> NoReturn:
+        raise GameError(f"{self.name}: {why}")
 
     def keys(self, states: Any) -> NDArray[np.uint64]:
-        """uint64 [B]: equal for equal positions with equal pasts, else different but by accident;
-        ``base.keys`` knows a way for any game."""
+        """uint64 [B]: equal for equal positions with equal pasts, else different but by accident.
+
+        The default hashes observations.
+        """
+        return keys(self, states)
 
     def rollout(self, states: Any, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Play each row out with uniformly random sensible moves; ``states`` is left alone.
@@ -116,23 +219,71 @@ class Game(Protocol):
         rng: uint64 [B], one generator state a row, advanced in place, so that a row's playout
         depends on nothing but its own state. Returns float32 [B], the result for player 0.
         """
+        states = take(states, np.arange(len(states.ply)))
+        for _ in range(self.max_moves):
+            legal = self.legal(states)
+            live = np.flatnonzero(legal.any(1))
+            if not len(live):
+                break
+            count = legal[live].cumsum(1)
+            drawn = _draw(rng, live, count[:, -1])
+            actions = np.full(len(legal), -1)
+            actions[live] = (count > drawn[:, None]).argmax(1)
+            self.step(states, actions)
+        return self.result(states)[1]
 
     def opening_moves(self, states: Any) -> NDArray[np.bool_]:
         """bool [B, A]: the legal moves that random openings are drawn from; no pass among them."""
+        moves = self.legal(states)
+        if self.pass_action >= 0:
+            moves[:, self.pass_action] = False
+        return moves
 
-    def symmetries(self) -> Symmetries: ...
+    def symmetries(self) -> Symmetries:
+        """The identity alone; see ``board_symmetries``."""
+        return Symmetries(np.arange(self.cells)[None], np.arange(self.num_actions)[None])
 
-    def action_to_text(self, states: Any, row: int, action: int) -> str: ...
+    def action_to_text(self, states: Any, row: int, action: int) -> str:
+        """Cells as a1 (cell 0) to h8, a pass as pass, other moves by their number."""
+        if action == self.pass_action:
+            return "pass"
+        if not self._by_cell or self.board_shape[1] > 26:
+            return str(action)
+        row, column = divmod(int(action), self.board_shape[1])
+        return f"{string.ascii_lowercase[column]}{row + 1}"
 
     def text_to_action(self, states: Any, row: int, text: str) -> int:
         """Raises GameError for text that is no move of this game (legality is not checked)."""
+        texts = [self.action_to_text(states, row, a) for a in range(self.num_actions)]
+        wanted = text.strip().lower()
+        for action, move in enumerate(texts):
+            if move.lower() == wanted:
+                return action
+        raise GameError(f"{self.name}: {text!r} is no move; moves are {texts[0]} to {texts[-1]}")
+
+    def last_move(self, states: Any) -> NDArray[np.int64]:
+        """int64 [B]: the action made last, where the states remember it, else -1."""
+        return np.full(len(states.ply), -1)
 
     def render(self, states: Any, row: int) -> str:
-        """The board as text, for a terminal and for test failures."""
+        """The board as text, for a terminal and for test failures.
+
+        The default draws planes 0 and 1: X is player 0, O player 1, the first row at the bottom.
+        """
+        own, other = self.observe(take(states, [row]))[0, :2]
+        first, second = (own, other) if states.to_play[row] == 0 else (other, own)
+        height, width = self.board_shape
+        wide = len(str(height))
+        lines = [f"{r + 1:{wide}} " + " ".join("X" if first[r, c] else "O" if second[r, c] else "."
+                                              for c in range(width)) for r in range(height)]
+        names = " ".join(string.ascii_lowercase[c % 26] for c in range(width))
+        return "\n".join([*reversed(lines), f"{'':{wide}} {names}"])
 
 
 def take(states: States, rows: Any) -> States:
     """A copy of some rows (any numpy index that keeps the first axis)."""
+    if isinstance(rows, slice):  # arrays copy by themselves, slices are views
+        return type(states)(*(field[rows].copy() for field in states))
     return type(states)(*(np.ascontiguousarray(field[rows]) for field in states))
 
 
@@ -148,7 +299,7 @@ def side(states: Any) -> NDArray[np.float32]:
 
 
 def keys(game: Game, states: Any) -> NDArray[np.uint64]:
-    """``Game.keys`` by way of observations: a multilinear hash of their words."""
+    """``Game.keys`` for any game: a multilinear hash of the observations' words."""
     planes = np.ascontiguousarray(game.observe(states)).reshape(len(states.ply), -1)
     planes = planes.view(np.uint8)
     words = np.zeros((len(planes), planes.shape[1] // 8 + 2), np.uint64)
@@ -158,10 +309,36 @@ def keys(game: Game, states: Any) -> NDArray[np.uint64]:
     return (words * (factors | np.uint64(1))).sum(1, dtype=np.uint64)
 
 
+def board_symmetries(shape: tuple[int, int], more: int = 0) -> Symmetries:
+    """Those of a board whose moves are its cells, and ``more`` moves after them that stay (a
+    pass): 8 of a square board, 4 of another."""
+    grid = np.arange(shape[0] * shape[1]).reshape(shape)
+    if shape[0] == shape[1]:
+        turned = [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
+    else:
+        turned = [grid, grid[:, ::-1], grid[::-1], grid[::-1, ::-1]]
+    cells = np.stack([g.ravel() for g in turned])
+    stay = np.tile(np.arange(grid.size, grid.size + more), (len(cells), 1))
+    return Symmetries(cells, np.concatenate([cells, stay], axis=1))
+
+
+def _draw(
+    rng: NDArray[np.uint64], rows: NDArray[np.int64], below: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """A number from 0 to ``below`` - 1 from each row's splitmix64 stream (Steele, Lea, Flood
+    2014)."""
+    rng[rows] += np.uint64(0x9E3779B97F4A7C15)
+    z = rng[rows]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+    return ((z * below.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
 def branch(
     game: Game, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """``Game.branch`` by way of ``replay``, ``result`` and ``legal``."""
+    """``Game.branch`` for any game, by ``replay``, ``result`` and ``legal``."""
     count = len(rows)
     for leaf, root in zip(out, roots, strict=True):
         np.take(root, rows, axis=0, out=leaf, mode="clip")  # "raise" would buffer

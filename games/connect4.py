@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch, keys
+from .base import Game, Symmetries
 
 _ROWS, _COLS = 6, 7
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
@@ -135,7 +135,7 @@ def _rollout(boards, to_play, done, value, rng, out):
             own, other, sign = other, own, -sign
 
 
-class Connect4:
+class Connect4(Game):
     """Connect Four; a move is a column from the left, as text "1" to "7".
 
     Planes: own stones, the opponent's, ones.
@@ -143,13 +143,9 @@ class Connect4:
 
     name = "connect4"
     rules = "Connect Four 7x6: four in a row wins, a full board is a draw"
+    board_style = "columns"
     num_actions = _COLS
     board_shape = (_ROWS, _COLS)
-    obs_shape = (3, _ROWS, _COLS)
-    obs_binary = True
-    max_moves = _ROWS * _COLS
-    pass_action = -1
-    has_ownership = False
 
     def new(self, batch: int) -> Connect4States:
         return Connect4States(
@@ -166,12 +162,6 @@ class Connect4:
     def replay(self, states: Connect4States, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64))
 
-    def branch(
-        self, roots: Connect4States, rows: NDArray[np.int64], moves: NDArray[np.int64],
-        out: Connect4States,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return branch(self, roots, rows, moves, out)
-
     def legal(self, states: Connect4States) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), _COLS), np.bool_)
         _legal(states.boards, states.done, out)
@@ -185,22 +175,10 @@ class Connect4:
     def result(self, states: Connect4States) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         return states.done.copy(), states.value.astype(np.float32)
 
-    def ownership(self, states: Connect4States) -> NDArray[np.int8]:
-        raise GameError("connect4: nobody owns points in this game")
-
-    def score(self, states: Connect4States) -> NDArray[np.float32]:
-        raise GameError("connect4: there is no score in this game, only a result")
-
-    def keys(self, states: Connect4States) -> NDArray[np.uint64]:
-        return keys(self, states)
-
     def rollout(self, states: Connect4States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         _rollout(states.boards, states.to_play, states.done, states.value, rng, out)
         return out
-
-    def opening_moves(self, states: Connect4States) -> NDArray[np.bool_]:
-        return self.legal(states)
 
     def symmetries(self) -> Symmetries:
         board = np.arange(_ROWS * _COLS).reshape(_ROWS, _COLS)
@@ -212,12 +190,6 @@ class Connect4:
 
     def action_to_text(self, states: Connect4States, row: int, action: int) -> str:
         return str(action + 1)
-
-    def text_to_action(self, states: Connect4States, row: int, text: str) -> int:
-        move = text.strip()
-        if len(move) != 1 or move not in "1234567":
-            raise GameError(f"connect4: {text!r} is no move; moves are the columns 1 to 7")
-        return int(move) - 1
 
     def render(self, states: Connect4States, row: int) -> str:
         first, second = (int(board) for board in states.boards[row])

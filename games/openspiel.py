@@ -21,7 +21,7 @@ import numpy as np
 import pyspiel
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch, keys
+from .base import Game, GameError
 
 _Type = pyspiel.GameType
 _MASK64 = (1 << 64) - 1
@@ -45,20 +45,19 @@ def playable() -> list[str]:
     )
 
 
-class OpenSpielGame:
+class OpenSpielGame(Game):
     """The OpenSpiel game of a game string such as ``hex(board_size=5)``.
 
     Planes: OpenSpiel's observation tensor for the side to move (the information state tensor
-    where there is none), and one plane more that is 1 where player 1 is to move, because many
-    of the tensors are the same for both players. A tensor of three axes is taken as [C, H, W],
-    of two as [1, H, W], of one as [C, 1, 1].
+    where there is none), and a further plane that is 1 where player 1 is to move, because many
+    tensors are the same for both players. Three axes are read as [C, H, W], two as [1, H, W], one
+    as [C, 1, 1].
 
     Raises GameError for a game that OpenSpiel does not know or that is not suitable.
     """
 
+    board_style = "text"
     obs_binary = False  # OpenSpiel does not say what its tensors hold
-    pass_action = -1
-    has_ownership = False
 
     def __init__(self, game_string: str) -> None:
         self.game, self._start = _load(game_string)
@@ -121,12 +120,6 @@ class OpenSpielGame:
                 states.to_play[row] = node.current_player()
             states.nodes[row] = node
 
-    def branch(
-        self, roots: OpenSpielStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
-        out: OpenSpielStates,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return branch(self, roots, rows, moves, out)
-
     def legal(self, states: OpenSpielStates) -> NDArray[np.bool_]:
         out = np.zeros((len(states.ply), self.num_actions), np.bool_)
         for row, node in enumerate(states.nodes):
@@ -163,15 +156,6 @@ class OpenSpielGame:
     def _value(self, node: Any) -> float:
         return node.returns()[0] / self._scale
 
-    def ownership(self, states: OpenSpielStates) -> NDArray[np.int8]:
-        raise GameError(f"{self.name}: OpenSpiel tells a result, not who owns which point")
-
-    def score(self, states: OpenSpielStates) -> NDArray[np.float32]:
-        raise GameError(f"{self.name}: OpenSpiel tells a result, not a score")
-
-    def keys(self, states: OpenSpielStates) -> NDArray[np.uint64]:
-        return keys(self, states)
-
     def rollout(self, states: OpenSpielStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         for row, node in enumerate(states.nodes):
@@ -185,21 +169,11 @@ class OpenSpielGame:
             out[row] = self._value(node)
         return out
 
-    def opening_moves(self, states: OpenSpielStates) -> NDArray[np.bool_]:
-        return self.legal(states)
-
-    def symmetries(self) -> Symmetries:
-        """The identity alone: OpenSpiel does not tell a game's symmetries."""
-        height, width = self.board_shape
-        return Symmetries(
-            cells=np.arange(height * width)[None], actions=np.arange(self.num_actions)[None]
-        )
-
     def action_to_text(self, states: OpenSpielStates, row: int, action: int) -> str:
         return states.nodes[row].action_to_string(int(states.to_play[row]), int(action))
 
     def text_to_action(self, states: OpenSpielStates, row: int, text: str) -> int:
-        """As in the protocol, but for legal moves only: OpenSpiel spells moves by position."""
+        """As in the protocol, but only for legal moves: OpenSpiel spells moves by position."""
         node, wanted = states.nodes[row], text.strip()
         moves = {self.action_to_text(states, row, move): move for move in node.legal_actions()}
         if wanted in moves:
@@ -248,7 +222,7 @@ def _first_moves(state: Any) -> list[int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenSpiel writes its errors to stderr as well as raising them: keep that off the screen."""
+    """Hides what OpenSpiel writes to stderr when it raises the same error."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -261,7 +235,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _missing(kind: Any, players: int) -> list[str]:
-    """What a game lacks to be played here; ``kind`` is a pyspiel.GameType."""
+    """The properties that a game lacks to be playable here; ``kind`` is a pyspiel.GameType."""
     have = {
         "sequential": kind.dynamics == _Type.Dynamics.SEQUENTIAL,
         "deterministic": kind.chance_mode == _Type.ChanceMode.DETERMINISTIC,
@@ -273,7 +247,7 @@ def _missing(kind: Any, players: int) -> list[str]:
 
 
 def _tensor_of(kind: Any) -> str:
-    """The name of the tensor a net can look at, or "" where there is none."""
+    """The name of the tensor that a net can see, or "" where there is none."""
     if kind.provides_observation_tensor:
         return "observation_tensor"
     return "information_state_tensor" if kind.provides_information_state_tensor else ""

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import GameError, Symmetries, branch, keys
+from .base import Game, Symmetries, board_symmetries
 
 _LINES = (0o007, 0o070, 0o700, 0o111, 0o222, 0o444, 0o421, 0o124)
 _FULL = 0o777
@@ -113,14 +113,7 @@ def _rollout(boards, to_play, done, value, rng, out):
             own, other, sign = other, own, -sign
 
 
-def _dihedral() -> NDArray[np.int64]:
-    """int64 [8, 9]: the board turned and mirrored, the identity first."""
-    board = np.arange(9).reshape(3, 3)
-    turned = [np.rot90(b, turns) for b in (board, board.T) for turns in range(4)]
-    return np.stack(turned).reshape(8, 9)
-
-
-class TicTacToe:
+class TicTacToe(Game):
     """Tic-tac-toe on 3x3; a move is the cell ``row * 3 + col``, as text "a1" (bottom left) to "c3".
 
     Planes: own stones, the opponent's, ones.
@@ -128,13 +121,7 @@ class TicTacToe:
 
     name = "tictactoe"
     rules = "tic-tac-toe: three in a row wins, a full board is a draw"
-    num_actions = 9
     board_shape = (3, 3)
-    obs_shape = (3, 3, 3)
-    obs_binary = True
-    max_moves = 9
-    pass_action = -1
-    has_ownership = False
 
     def new(self, batch: int) -> TicTacToeStates:
         return TicTacToeStates(
@@ -151,12 +138,6 @@ class TicTacToe:
     def replay(self, states: TicTacToeStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64))
 
-    def branch(
-        self, roots: TicTacToeStates, rows: NDArray[np.int64], moves: NDArray[np.int64],
-        out: TicTacToeStates,
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return branch(self, roots, rows, moves, out)
-
     def legal(self, states: TicTacToeStates) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), 9), np.bool_)
         _legal(states.boards, states.done, out)
@@ -170,38 +151,10 @@ class TicTacToe:
     def result(self, states: TicTacToeStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         return states.done.copy(), states.value.astype(np.float32)
 
-    def ownership(self, states: TicTacToeStates) -> NDArray[np.int8]:
-        raise GameError("tictactoe: nobody owns points in this game")
-
-    def score(self, states: TicTacToeStates) -> NDArray[np.float32]:
-        raise GameError("tictactoe: there is no score in this game, only a result")
-
-    def keys(self, states: TicTacToeStates) -> NDArray[np.uint64]:
-        return keys(self, states)
-
     def rollout(self, states: TicTacToeStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         _rollout(states.boards, states.to_play, states.done, states.value, rng, out)
         return out
 
-    def opening_moves(self, states: TicTacToeStates) -> NDArray[np.bool_]:
-        return self.legal(states)
-
     def symmetries(self) -> Symmetries:
-        cells = _dihedral()
-        return Symmetries(cells=cells, actions=cells.copy())
-
-    def action_to_text(self, states: TicTacToeStates, row: int, action: int) -> str:
-        return f"{'abc'[action % 3]}{action // 3 + 1}"
-
-    def text_to_action(self, states: TicTacToeStates, row: int, text: str) -> int:
-        move = text.strip().lower()
-        if len(move) != 2 or move[0] not in "abc" or move[1] not in "123":
-            raise GameError(f"tictactoe: {text!r} is no move; moves are a1 to c3")
-        return (int(move[1]) - 1) * 3 + "abc".index(move[0])
-
-    def render(self, states: TicTacToeStates, row: int) -> str:
-        first, second = (int(board) for board in states.boards[row])
-        marks = ["X" if first >> k & 1 else "O" if second >> k & 1 else "." for k in range(9)]
-        ranks = [f"{r + 1} {' '.join(marks[3 * r : 3 * r + 3])}" for r in (2, 1, 0)]
-        return "\n".join([*ranks, "  a b c"])
+        return board_symmetries(self.board_shape)

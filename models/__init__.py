@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .precision import DTYPES, choose_dtype, has_fast_bfloat16
 from .resnet import NetOutput, ResNet, folded
 
-__all__ = ["DTYPES", "NETS", "PRESETS", "NetError", "NetOutput", "NetSpec", "build", "choose_dtype",
-           "flops", "folded", "has_fast_bfloat16", "seeded"]
+__all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
+           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "seeded"]
 
 PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
 
@@ -34,7 +34,7 @@ class NetSpec:
     """What a net is built from.
 
     Raises NetError for a size that is not ``BLOCKSxCHANNELS`` (or ``FAMILY:BLOCKSxCHANNELS``,
-    FAMILY a name in NETS).
+    FAMILY a name in NETS, or ``path.py:NAME``, a function of the user's).
     """
 
     size: str  #: "6x64": 6 residual blocks of 64 channels
@@ -44,7 +44,8 @@ class NetSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "obs_shape", tuple(self.obs_shape))  # JSON brings a list
-        _parse(self.size)
+        if not _is_own(self.size):
+            _parse(self.size)
 
 
 #: family -> constructor(blocks, channels, obs_shape, num_actions, ownership)
@@ -53,11 +54,26 @@ NETS: dict[str, Callable[[int, int, tuple[int, int, int], int, bool], nn.Module]
 }
 
 
+#: Nets of the user's own: ``file.py:NAME`` -> builder. Only what the user has named is in here:
+#: a checkpoint that came from elsewhere cannot have a file run.
+OWN: dict[str, Callable[[NetSpec], nn.Module]] = {}
+
+
+class OwnNetError(NetError):
+    """A net of somebody's own whose file was not named."""
+
+
 def build(spec: NetSpec) -> nn.Module:
     """A freshly initialised net; weights come from torch's global generator (see ``seeded``).
 
     Its forward takes float [B, C, H, W] and returns NetOutput.
     """
+    if _is_own(spec.size):
+        name = spec.size.rpartition("/")[2]
+        if name not in OWN:
+            raise OwnNetError(f"its net is built by {spec.size}, which is not run unless you name "
+                              f"it: give --net {spec.size}")
+        return OWN[name](spec)
     family, blocks, channels = _parse(spec.size)
     return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership)
 
@@ -80,6 +96,10 @@ def flops(spec: NetSpec) -> int:
         with FlopCounterMode(display=False) as counter:
             net(torch.empty(1, *spec.obs_shape))
     return counter.get_total_flops()
+
+
+def _is_own(size: str) -> bool:
+    return ".py:" in size
 
 
 def _parse(size: str) -> tuple[str, int, int]:

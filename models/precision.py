@@ -1,4 +1,4 @@
-"""Which arithmetic a device runs nets fastest in."""
+"""The arithmetic in which a device runs nets fastest."""
 
 from __future__ import annotations
 

@@ -128,8 +128,8 @@ class FlatPolicy(nn.Module):
 class ValueHead(nn.Module):
     """Value, and where asked for ownership and score.
 
-    flat: see every point by itself (boards whose points have their own meaning, as Connect
-    Four's rows have), else pooled features only.
+    flat: see each point separately, for boards whose points differ in meaning, as the rows of
+    Connect Four do; otherwise only pooled features.
     """
 
     def __init__(self, channels: int, hidden: int, cells: int, flat: bool, ownership: bool) -> None:

@@ -26,7 +26,6 @@ from torch import nn
 
 from selfplay.bench import timing
 from selfplay.bench.arguments import positive, seconds
-from selfplay.board.data import load_shard
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError, take
@@ -35,6 +34,7 @@ from selfplay.inference.openvino import INSTALL, available, compile_net, find_ra
 from selfplay.inference.precision import agree, random_positions
 from selfplay.learn.checkpoint import load_net, newest
 from selfplay.models import folded, has_fast_bfloat16
+from selfplay.run.shards import load_shard
 
 #: planes [n, C, H, W] -> (policy logits [n, A], value [n])
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]

@@ -33,27 +33,30 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
 
     from selfplay.common.machine import rss_mb
     from selfplay.common.settings import override
+    from selfplay.learn.checkpoint import chosen
     from selfplay.llm.config import with_algorithm
-    from selfplay.llm.folder import model_of, sampling_of
+    from selfplay.llm.folder import sampling_of
+    from selfplay.llm.kept import KeptTextLearner
     from selfplay.llm.recipes import job_of
-    from selfplay.llm.rl import TextLearner
     from selfplay.llm.run import open_run, stored_config
+    from selfplay.run.keep import Watch
 
-    stored, taught = stored_config(args.run), model_of(args.run, "sft")
+    stored, taught = stored_config(args.run), chosen(args.run / "sft")
     if stored is None or taught is None:
         sys.exit(f"{args.run}: no run with an SFT; make one as the top of this script says")
     run = open_run(args.run, stored)
     config = override(with_algorithm(stored, args.side), args.assignments)
     with tempfile.TemporaryDirectory() as folder:
-        learner = TextLearner(
+        learner = KeptTextLearner(
             job_of(replace(run, config=config)), taught, Path(folder),
             replace(config.rl, evaluate_prompts=args.questions), config.pg,
             sampling=sampling_of(config), seed=args.seed)
         start, before = learner.look(), rss_mb()
-        rows = []
+        rows, watch = [], Watch()
         for _ in range(args.steps):
             began = time.process_time()
-            rows.append({**learner.advance(), "cpu": time.process_time() - began})
+            row = learner.advance(watch)
+            rows.append({**row, **watch.take(), "cpu": time.process_time() - began})
         tensors, _ = learner.optimizer.state()
         peak = max(max(row["generate_rss_mb"], row["update_rss_mb"]) for row in rows)
         return {

@@ -25,6 +25,7 @@ from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import GameError
+from selfplay.inference import openvino  # noqa: F401 - brings int8
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.precision import random_positions
 from selfplay.learn.checkpoint import load_net

@@ -100,6 +100,7 @@ def serve(side: Any) -> None:
 
 
 def our_evaluators(game: Any, net: str, dtype: str, count: int) -> list[Any]:
+    from selfplay.inference import openvino  # noqa: F401 - brings int8
     from selfplay.inference.evaluator import Evaluator, load_all
     from selfplay.inference.precision import random_positions
     from selfplay.models import NetSpec, build, seeded

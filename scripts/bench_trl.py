@@ -76,15 +76,16 @@ class Clock:
 def our_side(args: argparse.Namespace) -> None:
     from selfplay.learn.config import algorithm
     from selfplay.llm.generate import Sampling
-    from selfplay.llm.rl import RewardedTask, TextLearner, TextRLConfig
+    from selfplay.llm.kept import KeptTextLearner
+    from selfplay.llm.rl import RewardedTask, TextRLConfig
     from selfplay.llm.tasks import make_task
 
     job = RewardedTask(make_task(args.task, style="short"))
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
     with tempfile.TemporaryDirectory() as folder:
-        learner = TextLearner(job, args.model, Path(folder), config,
-                              algorithm("grpo", learning_rate=RATE),
-                              sampling=Sampling(max_new_tokens=args.tokens))
+        learner = KeptTextLearner(job, args.model, Path(folder), config,
+                                  algorithm("grpo", learning_rate=RATE),
+                                  sampling=Sampling(max_new_tokens=args.tokens))
         clock = Clock(args)
         while clock.step(learner.advance()["tokens"]):
             pass

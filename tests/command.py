@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from forked import POSSIBLE, Forked
 
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
@@ -84,6 +84,6 @@ Command = Callable[..., Said]
 def save_net(path: Path, game_name: str) -> None:
     game = make(game_name)
     spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
-    trainer = Trainer(seeded(0, lambda: build(spec)), TrainConfig())
+    trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig())
     checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
                                           "compute": {}})

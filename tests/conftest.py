@@ -26,6 +26,23 @@ torch.set_num_threads(1)
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=0, metavar="N",
+                     help="run the tests that learn something, each with the seeds 0 to N - 1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("seeds") and not config.option.markexpr:
+        config.option.markexpr = "learns"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``learn_seed`` of a test that learns: what its weights and its data are drawn from."""
+    if metafunc.definition.get_closest_marker("learns"):
+        seeds = range(max(metafunc.config.getoption("seeds"), 1))
+        metafunc.parametrize("learn_seed", seeds, ids="seed{}".format)
+
+
 @pytest.fixture(scope="session")
 def gnugo() -> str:
     """Path of GNU Go, which Debian installs off many a PATH."""

@@ -16,7 +16,7 @@ from selfplay.arena import players
 from selfplay.arena import spec as alphago
 from selfplay.arena.players import parse_player
 from selfplay.arena.spec import full_name
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_json
 from selfplay.games import make
@@ -151,7 +151,7 @@ def folder(tmp_path: Path) -> Path:
     """A run with two value nets, the first the better, one policy of SFT and one of RL."""
     spec = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)
     for seed, (stage, step) in enumerate([("sft", 5), ("rl", 7), ("value", 10), ("value", 20)]):
-        trainer = Trainer(seeded(seed, lambda: build(spec)), TrainConfig())
+        trainer = board_trainer(seeded(seed, lambda: build(spec)), TrainConfig())
         checkpoint.save(tmp_path / f"run/{stage}/ckpt-{step:06d}", trainer, spec, {
             "game": TTT.name, "kind": stage, "step": step, "compute": {},
             "metrics": {"value_mse": step / 100},

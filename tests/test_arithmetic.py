@@ -151,6 +151,18 @@ def test_a_dtype_that_is_gone_is_replaced_and_that_is_said(
     assert noted(tmp_path)["dtype"] == PLAIN
 
 
+def test_what_was_fastest_when_measured_plays_and_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "candidates", lambda device: ["bfloat16", "int8"])
+    best = [trial("float32", 1.0), trial("bfloat16", 2.0), trial("int8", 1.5)]
+    monkeypatch.setattr(precision, "trials", lambda *a: best)
+    found = acting_in(tmp_path)
+    assert dtypes(found) == {"bfloat16"}
+    assert "self-play in bfloat16, 2.0 times float32's speed" in found.said
+    assert [t["dtype"] for t in noted(tmp_path)["trials"]] == ["float32", "bfloat16", "int8"]
+
+
 @needs_openvino
 def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)

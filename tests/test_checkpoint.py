@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from selfplay.board.data import Batch
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
 
 SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
@@ -50,7 +51,7 @@ def rows(seed: int, count: int = 16) -> Batch:
 
 
 def trainer(seed: int = 0, **settings: Any) -> Trainer:
-    return Trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(warmup=3, **settings))
+    return board_trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(warmup=3, **settings))
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from command import TINY, Command, Said, save_net, selfplay
 
 from selfplay.cli import cli
+from selfplay.common.errors import LONGEST
 from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 
@@ -32,6 +35,30 @@ def test_help(run: Command, name: str | None) -> None:
     if name:
         assert (cli.commands[name].get_short_help_str(200).split(".")[0]) in " ".join(
             said.out.split())
+
+
+def every_command(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+
+
+def test_every_option_has_a_help_text() -> None:
+    for command in every_command(cli):
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{command.name} {option.name}"
+
+
+@pytest.mark.parametrize("words", [(), ("llm",)])
+def test_a_list_of_commands_says_whole_sentences(
+    run: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    said = run(*words, "--help").out.partition("Commands:")[2]
+    assert said and "..." not in said
+    assert {line[-1] for line in re.split(r"\n  (?=\S)", said.rstrip())[1:]} == {"."}
 
 
 def test_version_and_nothing(run: Command) -> None:
@@ -99,6 +126,19 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("match", "random", "random", *T, "--seed", "-1"), ("--seed",)),
     (("expert", *T, "--player", "random", "--out", "x.sgf.gz"), ("x.sgf.gz", ".jsonl.gz")),
     (("expert", *T, "--player", "randy", "--out", "x.jsonl.gz"), ("randy", "random")),
+    (("train", *T, "--algo", "PPO"), ("--algo PPO", "did you mean ppo?", "train --help")),
+    (("train", *T, "--recipe", "AlphaGo"), ("--recipe AlphaGo", "did you mean alphago?")),
+    (("llm", "train", "--algo", "GRPO"), ("--algo GRPO", "did you mean grpo?")),
+    (("llm", "train", "--recipe", "R1-Zero"), ("--recipe R1-Zero", "did you mean r1-zero?")),
+    (("match", "MCTS:10", "random", *T), ("MCTS:10", "did you mean mcts:10?")),
+    (("train", *T, "--minutes", "two"), ("--minutes two", "a number, 0.05 or more, wanted")),
+    (("match", "random", "random", *T, "--games", "ten"), ("--games ten", "whole number, 1 or")),
+    (("train", *T, "--seed", "1.5"), ("--seed 1.5", "a whole number, from 0 to")),
+    (("compare", "./-dash"), ("-dash", "--run ./-dash")),
+    (("llm", "eval", "./-dash"), ("-dash", "--run ./-dash")),
+    (("train", *T, "--run", "x" * 300), ("File name too long", "choose a shorter name")),
+    (("expert", *T, "--player", "random", "--games", "2", "--out", f"{'x' * 260}.jsonl.gz"),
+     ("File name too long", "choose a shorter name")),
 ]
 
 
@@ -121,6 +161,18 @@ def test_ctrl_c_promises_what_is_so(
         monkeypatch.setattr(work, interrupted)
     ended = run(*words)
     assert (ended.code, ended.err.strip()) == (130, said)
+
+
+@pytest.mark.parametrize("words", [
+    ("match", "x" * 10**5, "random", *T), ("train", "--game", "x" * 10**5),
+    ("train", *T, "--set", f"rl.sims={'x' * 10**5}"), ("train", *T, "--set", f"{'x' * 10**5}=3"),
+    ("train", *T, "--minutes", "x" * 10**5), ("train", *T, "--algo", "x" * 10**5),
+    ("train", *T, "--set", "x" * 10**5), ("x" * 10**5,), ("train", f"--{'x' * 10**5}"),
+], ids=lambda words: " ".join(word[:20] for word in words))
+def test_a_message_has_a_length(run: Command, words: tuple[str, ...]) -> None:
+    said = run(*words)
+    said.mistake()
+    assert len(said.err) < LONGEST + 20
 
 
 def test_no_traceback_from_the_shell(tmp_path: Path) -> None:
@@ -147,8 +199,9 @@ def test_a_run_of_another_game_or_setting(run: Command, tmp_path: Path) -> None:
     assert stored["net"] == "1x8"
     (tmp_path / "here/config.json").write_text('{"game": "tictactoe", "nets": 1}')
     run("train", *T, "--run", "here").mistake("config.json", "nets")
-    (tmp_path / "here/config.json").write_text("{")
-    run("train", *T, "--run", "here").mistake("config.json", "damaged")
+    for text in ("{", "[" * 10**5, '{"game": ' + "9" * 5000 + "}", "[]", "null", "NaN", "\ufeff{}"):
+        (tmp_path / "here/config.json").write_text(text)
+        run("train", *T, "--run", "here").mistake("here/config.json", "delete")
 
 
 def test_a_mistake_is_not_frozen_into_the_run(run: Command) -> None:

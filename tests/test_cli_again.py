@@ -14,10 +14,10 @@ import pytest
 from command import TINY, Command, save_net, selfplay
 from rich.console import Console
 
-from selfplay.cli import options
+from selfplay import cli
 from selfplay.common import console
 from selfplay.common.errors import UserError
-from selfplay.common.files import held, locked
+from selfplay.common.files import in_use, locked
 
 T = ("--game", "tictactoe")
 GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
@@ -152,8 +152,8 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("algo", "play", "other", "left"), [
-    ("gumbel", "rl.Learner.gather", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
-    ("ppo", "rl_pg.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
+    ("gumbel", "run.boards.ShardedGames.__call__", ("rl.sims=4", "rl.dtype=auto"), "rl/dtype.json"),
+    ("ppo", "board.league.PolicyLearner.play", ("pool.games=6",), "rl/pool/ckpt-000000/meta.json"),
 ])
 def test_an_rl_that_made_nothing_binds_nobody(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -240,7 +240,7 @@ def test_a_run_without_time_left_for_its_matches_says_so(run: Command, tmp_path:
 
 def test_two_processes_are_kept_apart(run: Command, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    hold = ("import sys, pathlib, selfplay.files as f\n"
+    hold = ("import sys, pathlib, selfplay.common.files as f\n"
             "with f.locked(pathlib.Path('here')): print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -261,7 +261,7 @@ def test_two_matches_and_two_experts_are_kept_apart(run: Command, tmp_path: Path
     (tmp_path / "here/.notes.tmp").write_text("somebody's own")
     match = ("match", "random", "random", *T, "--games", "2", "--out", "here")
     expert = ("expert", *T, "--player", "random", "--games", "4", "--out", "x.jsonl.gz")
-    with held(tmp_path / "here", "--out"), held(tmp_path / "x.jsonl.gz", "--out"):
+    with in_use(tmp_path / "here", "--out"), in_use(tmp_path / "x.jsonl.gz", "--out"):
         run(*match).mistake("here: another process is at work", "--out")
         run(*expert).mistake("x.jsonl.gz: another process is at work", "--out")
     assert [path.name for path in (tmp_path / "here").iterdir()] == [".notes.tmp"]
@@ -297,5 +297,20 @@ def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.Monkey
     def full(*words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(options, "device_of", full)
+    monkeypatch.setattr(cli, "device_of", full)
     run("match", "net:.", "net:.", *T).mistake("memory is full", "rl.games")
+
+
+def test_a_command_to_repeat_takes_a_folder_that_looks_like_an_option(
+    run: Command, tmp_path: Path
+) -> None:
+    save_net(tmp_path / "net/ckpt-000001", "tictactoe")
+    said = run("rl", *T, "--run", "./-dash run", "--init", "net", *TINY[2:],
+               "--set", "rl.iterations=1")
+    assert said.code == 0, said.err
+    (line,) = [line for line in said.out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: ").split("   or   ")[0])
+    assert words[:3] == ["selfplay", "compare", "./-dash run"]
+    again = run(*words[1:3])
+    assert again.code == 0, again.err
+    assert "./-dash run" in (tmp_path / "-dash run/report.html").read_text()

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from selfplay.arena.elo import fit
 from selfplay.arena.play import GameRecord
 from selfplay.arena.records import append_records
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.cli import _open, cli
 from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import write_json
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
+from selfplay.report.text import headlines
 from selfplay.run import compare
 from selfplay.run import folder as runs
 from selfplay.run.compare import (
@@ -50,7 +51,7 @@ def run_in(folder: Path, *settings: str, game: str = "tictactoe") -> Run:
 
 
 def checkpoints(run: Run, stage: str, steps: list[int]) -> None:
-    trainer = Trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(1, lambda: build(SPEC)), TrainConfig())
     for step in steps:
         trainer.steps = step
         checkpoint.save(run.folder / stage / f"ckpt-{step:06d}", trainer, SPEC, {
@@ -206,7 +207,7 @@ def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
     first = plan(run, points(run))[:8]
     for pairing in first:
         hand_made(run, pairing, [1, -1, 1, 0])
-    found = compare.compare(run, "cpu")
+    found = compare.write_chart(run, "cpu").evaluation
     rated = connected(first)
     assert {row["player"] for row in found["points"]} == {n for n in rated if n.startswith("net:")}
     assert (run.folder / "chart.png").read_bytes().startswith(b"\x89PNG")
@@ -241,14 +242,34 @@ def test_a_damaged_match_costs_that_match(
 
 
 def test_a_chart_without_any_match(run: Run) -> None:
-    assert compare.compare(run, "cpu")["points"] == []
+    assert compare.write_chart(run, "cpu").points == ()
     assert (run.folder / "report.html").exists()
+
+
+def test_what_a_chart_lacks_comes_with_a_command_that_runs(run: Run, tmp_path: Path) -> None:
+    """Checkpoints without matches ask for matches; no checkpoint of RL, for more time."""
+    played = compare.write_chart(run, "cpu")
+    assert played.missing == ("points",)
+    assert headlines(played)[0] == (f"No checkpoint has been rated: selfplay compare {run.folder} "
+                                    "--minutes 10")
+    shutil.rmtree(run.folder / "rl")
+    all_played(run)
+    taught = compare.write_chart(run, "cpu")
+    assert taught.missing == ("rl",)
+    text, _, command = headlines(taught)[0].partition(": ")
+    assert text == "No RL checkpoint has been rated"
+    name, options = typed(command)
+    again = _open(**options)
+    assert (name, again.folder) == ("train", run.folder)
+    assert again.config == replace(run.config, minutes=2 * run.config.minutes)
+    zero = run_in(tmp_path / "zero", "init=random", "recipe=zero")
+    assert compare.remedies(zero).keys() == {"points", "rl"}
 
 
 def test_a_missing_teacher_is_noted(tmp_path: Path) -> None:
     run = run_in(tmp_path / "run", "expert.player=gtp:no-such-engine", "eval.baselines=mcts:8",
                  game="go5x5")
-    found = compare.compare(run, "cpu")
+    found = compare.write_chart(run, "cpu").evaluation
     (teacher,) = (row for row in found["baselines"] if row["expert"])
     assert teacher["elo"] is None
     assert "no-such-engine not found" in teacher["note"]

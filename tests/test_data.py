@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.board.data import Columns, Window, batch, concat, load_shard, pack, save_shard, unpack
+from selfplay.board.data import Columns, Window, batch, concat, pack, unpack
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import Symmetries
+from selfplay.run.shards import load_shard, save_shard
 
 
 def columns(count: int, seed: int = 0, first: int = 0) -> Columns:
@@ -252,7 +253,7 @@ def test_a_refusing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, where, full)
-    with pytest.raises(UserError, match=r"file: cannot be written .*No space left.*free disk"):
+    with pytest.raises(UserError, match=r"file: cannot be written: No space left.*free disk"):
         write_atomic(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfplay.games import GAMES, describe, make
-from selfplay.games.base import GameError, put, side, take
+from selfplay.games.base import GameError, take
+from selfplay.games.check import CHECKS
 
 NATIVE = ["tictactoe", "connect4", "go5x5", "go9x9(komi=5.5)"]
 ADAPTED = [
@@ -35,10 +36,6 @@ def batch_of(game: Any) -> int:
     return 6 if game.name.startswith("openspiel:") else 48
 
 
-def copy(states: Any) -> Any:
-    return take(states, np.arange(len(states.ply)))
-
-
 def fields(states: Any) -> list[Any]:
     """Every field as something comparable."""
     return [
@@ -58,35 +55,19 @@ def middle(game: Any, play_random: Any, seed: int = 3) -> Any:
     return states
 
 
-def test_a_fresh_game(game: Any) -> None:
-    states = game.new(3)
-    done, value = game.result(states)
-    assert not done.any() and not value.any()
-    assert done.dtype == np.bool_ and value.dtype == np.float32
-    assert states.to_play.dtype == np.int8 and states.ply.dtype == np.int32
-    assert states.to_play.tolist() == states.ply.tolist() == [0, 0, 0]
-    assert side(states).tolist() == [1, 1, 1]
-    assert all(len(field) == 3 for field in states)
-    assert all(len(field) == 0 for field in game.new(0))
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_game_keeps_its_promises(game: Any, name: str) -> None:
+    """What ``selfplay games --check`` asks of a user's game; see test_own_games for its teeth."""
+    function, fault = CHECKS[name]
+    assert not list(function(game, batch_of(game), 3)) or not fault
 
 
-def test_whole_games_keep_the_masks_and_end_in_time(game: Any) -> None:
-    states = game.new(batch_of(game))
-    rng = np.random.default_rng(0)
-    for ply in range(game.max_moves + 1):
-        legal = game.legal(states)
-        done, value = game.result(states)
-        assert legal.shape == (len(done), game.num_actions) and legal.dtype == np.bool_
-        assert (legal.any(1) == ~done).all(), "no legal move if and only if the game is over"
-        assert not value[~done].any(), "no result before the end"
-        assert (np.abs(value) <= 1).all()
-        assert np.isin(states.to_play, [0, 1]).all()
-        assert (states.ply[~done] == ply).all() and (states.ply <= ply).all()
-        if done.all():
-            break
-        actions = (legal + rng.random(legal.shape)).argmax(1)
-        game.step(states, np.where(done, -1, actions))
-    assert done.all(), "over after max_moves at the latest"
+@pytest.mark.parametrize("rows", [slice(0, 2), np.arange(2), [0, 1], np.arange(6) < 2])
+def test_what_was_taken_is_a_copy(game: Any, rows: Any, play_random: Any) -> None:
+    states, _ = play_random(game, 6, 1, plies=1)
+    before, some = fields(states), take(states, rows)
+    game.step(some, game.legal(some).argmax(1))
+    assert some.ply.tolist() == [2, 2] and fields(states) == before
 
 
 @pytest.mark.parametrize(("spec", "moves", "value"), [
@@ -114,81 +95,6 @@ def test_the_value_speaks_for_player_0(spec: str, moves: str, value: float) -> N
     assert game.rollout(states, np.zeros(1, np.uint64)).tolist() == [value]
 
 
-def test_finished_games_absorb(game: Any, play_random: Any) -> None:
-    states, _ = play_random(game, batch_of(game), 1)
-    before = fields(copy(states))
-    for action in {0, game.num_actions // 2, game.num_actions - 1}:
-        game.step(states, np.full(len(states.ply), action))
-        game.replay(states, np.full((len(states.ply), 2), action))
-    assert fields(states) == before
-
-
-def test_minus_one_leaves_a_row_alone(game: Any, play_random: Any) -> None:
-    states, _ = play_random(game, batch_of(game), 2, plies=2)
-    moved, rows = copy(states), np.arange(len(states.ply))
-    game.step(moved, np.where(rows % 2, game.legal(states).argmax(1), -1))
-    assert (moved.ply == states.ply + rows % 2).all()
-    assert fields(take(moved, rows % 2 == 0)) == fields(take(states, rows % 2 == 0))
-
-
-def test_replay_is_step_repeated(game: Any, play_random: Any) -> None:
-    stepped, actions = play_random(game, batch_of(game), 4)
-    padded = np.full((len(actions), 2 * actions.shape[1]), -1)
-    padded[:, ::2] = actions
-    for given_actions in (actions, padded):
-        replayed = game.new(len(actions))
-        game.replay(replayed, given_actions)
-        assert fields(replayed) == fields(stepped)
-
-
-def test_take_copies_and_put_overwrites(game: Any, play_random: Any) -> None:
-    states = middle(game, play_random)
-    before, rows = fields(states), np.array([4, 1])
-    some = take(states, rows)
-    assert some.ply.tolist() == states.ply[rows].tolist()
-    game.step(some, np.where(game.legal(some).any(1), game.legal(some).argmax(1), -1))
-    assert fields(states) == before, "a copy moves on by itself"
-    put(states, rows, some)
-    assert fields(take(states, rows)) == fields(some)
-    others = np.setdiff1d(np.arange(len(states.ply)), rows)
-    assert fields(take(states, others)) == fields(take(middle(game, play_random), others))
-
-
-def test_symmetries_are_permutations_with_the_identity_first(game: Any) -> None:
-    cells, actions = game.symmetries()
-    height, width = game.board_shape
-    assert cells.dtype == actions.dtype == np.int64
-    assert len(cells) == len(actions)
-    for table, size in ((cells, height * width), (actions, game.num_actions)):
-        assert (table[0] == np.arange(size)).all()
-        assert (np.sort(table, axis=1) == np.arange(size)).all()
-    assert len(np.unique(np.concatenate([cells, actions], axis=1), axis=0)) == len(cells)
-
-
-def test_transformed_play_gives_the_transformed_game(game: Any, play_random: Any) -> None:
-    plain, actions = play_random(game, batch_of(game), 5, plies=min(30, game.max_moves))
-    channels, height, width = game.obs_shape
-    for cells, table in zip(*game.symmetries(), strict=True):
-        inverse = np.append(np.argsort(table), -1)  # the last entry keeps -1 what it is
-        turned = game.new(len(actions))
-        game.replay(turned, inverse[actions])
-        seen = game.observe(plain).reshape(-1, channels, height * width)[:, :, cells]
-        assert (game.observe(turned).reshape(seen.shape) == seen).all()
-        assert (game.legal(turned) == game.legal(plain)[:, table]).all()
-        for expected, found in zip(game.result(plain), game.result(turned), strict=True):
-            assert (expected == found).all()
-
-
-def test_observations_have_the_promised_shape(game: Any, play_random: Any) -> None:
-    states = middle(game, play_random)
-    seen = game.observe(states)
-    assert seen.shape == (len(states.ply), *game.obs_shape)
-    assert game.obs_shape[1:] == game.board_shape
-    assert seen.dtype == (np.uint8 if game.obs_binary else np.float32)
-    assert np.isfinite(seen).all()
-    assert not game.obs_binary or seen.max() == 1
-
-
 @pytest.mark.parametrize("spec", NATIVE)
 def test_the_view_turns_with_the_side_to_move(spec: str, play_random: Any) -> None:
     """Planes 0 and 1 of the native games are own and opposing stones."""
@@ -203,48 +109,6 @@ def test_the_view_turns_with_the_side_to_move(spec: str, play_random: Any) -> No
     assert (before[:, 0] <= after[:, 1]).all(), "what was mine is now the opponent's"
     assert ((after[:, 1] - before[:, 0]).sum(axis=(1, 2)) == 1).all(), "with one stone more"
     assert (after[:, 0] <= before[:, 1]).all(), "what was the opponent's is mine, unless captured"
-
-
-def test_rollouts_leave_the_states_alone(game: Any, play_random: Any) -> None:
-    states = middle(game, play_random)
-    before = fields(states)
-    done, value = game.result(states)
-    rng = np.arange(len(done), dtype=np.uint64)
-    ends = game.rollout(states, rng)
-    assert ends.shape == done.shape and ends.dtype == np.float32
-    assert (np.abs(ends) <= 1).all()
-    assert (ends[done] == value[done]).all() and done.any()
-    assert fields(states) == before
-    assert (rng != np.arange(len(done)))[~done].all(), "the generators moved on"
-
-
-def test_a_rollout_depends_on_its_own_row_alone(game: Any, play_random: Any) -> None:
-    states = middle(game, play_random)
-    seeds = np.random.default_rng(0).integers(2**64, size=len(states.ply), dtype=np.uint64)
-    together = seeds.copy()
-    ends = game.rollout(states, together)
-    for row in (0, 1, len(seeds) - 1):
-        alone = seeds[row : row + 1].copy()
-        assert game.rollout(take(states, [row]), alone)[0] == ends[row]
-        assert alone[0] == together[row]
-    backward = seeds[::-1].copy()
-    order = np.arange(len(seeds))[::-1]
-    assert (game.rollout(take(states, order), backward) == ends[::-1]).all()
-    assert (backward == together[::-1]).all()
-
-
-def test_rollouts_from_one_position_differ(game: Any) -> None:
-    ends = game.rollout(game.new(60), np.arange(60, dtype=np.uint64))
-    assert len(np.unique(ends)) > 1
-
-
-def test_opening_moves_are_legal(game: Any, play_random: Any) -> None:
-    assert game.opening_moves(game.new(1)).any()
-    states, _ = play_random(game, batch_of(game), 8, plies=3)
-    moves = game.opening_moves(states)
-    assert moves.dtype == np.bool_ and moves.any(1).all()
-    assert not (moves & ~game.legal(states)).any()
-    assert game.pass_action < 0 or not moves[:, game.pass_action].any()
 
 
 def test_moves_as_text_come_back(game: Any, play_random: Any) -> None:
@@ -264,29 +128,6 @@ def test_moves_as_text_come_back(game: Any, play_random: Any) -> None:
 def test_nonsense_is_no_move(game: Any, text: str) -> None:
     with pytest.raises(GameError, match="no "):
         game.text_to_action(game.new(1), 0, text)
-
-
-def test_render_draws_the_row_asked_for(game: Any, play_random: Any) -> None:
-    states, _ = play_random(game, 2, 10, plies=3)
-    fresh = game.new(1)
-    put(states, np.array([0]), fresh)
-    assert game.render(states, 0) == game.render(fresh, 0)
-    assert game.render(states, 0) != game.render(states, 1)
-
-
-def test_ownership_and_score(game: Any, play_random: Any) -> None:
-    states = middle(game, play_random)
-    if not game.has_ownership:
-        for function in (game.ownership, game.score):
-            with pytest.raises(GameError, match=game.name.split("(")[0]):
-                function(states)
-        return
-    owner, score = game.ownership(states), game.score(states)
-    assert owner.dtype == np.int8 and score.dtype == np.float32
-    assert owner.shape == (len(states.ply), np.prod(game.board_shape))
-    assert len(np.unique(score - owner.sum(1))) == 1, "points owned, and the same komi everywhere"
-    done, value = game.result(states)
-    assert (np.sign(score)[done] == value[done]).all()
 
 
 def test_the_name_makes_the_game_again(game: Any, play_random: Any) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from selfplay.board import trainer as gradient
 from selfplay.board.data import Batch
-from selfplay.board.trainer import Gradient, TrainConfig, Trainer, loss_parts, to_tensors
+from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_tensors
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, folded, seeded
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
@@ -41,6 +42,12 @@ def rows(seed: int = 0, count: int = 30) -> Batch:
     )
 
 
+def sharded(net: nn.Module) -> Trainer:
+    """Its ``gradient`` is what is looked at."""
+    weights = {f"{name}_weight": weight for name, weight in WEIGHTS.items()}
+    return board_trainer(net, TrainConfig(dtype="float32", **weights))  # type: ignore[arg-type]
+
+
 def test_shards_add_up_to_the_gradient_of_the_whole() -> None:
     """Of a net without BatchNorms; shards differ in how much their rows weigh."""
     net = folded(seeded(0, lambda: build(SPEC)).eval()).requires_grad_(True)
@@ -53,7 +60,7 @@ def test_shards_add_up_to_the_gradient_of_the_whole() -> None:
     expected = [p.grad.clone() for p in net.parameters()]
 
     torch.set_num_threads(2)
-    metrics = Gradient(net, WEIGHTS, "cpu", torch.float32)(data)
+    metrics = sharded(net).gradient(data)
     assert max(float(g.abs().max()) for g in expected) > 0.01
     for found, want in zip(net.parameters(), expected, strict=True):
         assert torch.allclose(found.grad, want, atol=1e-6), (found.grad - want).abs().max()
@@ -72,7 +79,7 @@ def test_threads_do_not_change_the_weights(dtype: str) -> None:
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
         net = seeded(0, lambda: build(SPEC))
-        trainer = Trainer(net, TrainConfig(warmup=1, dtype=dtype))  # type: ignore[arg-type]
+        trainer = board_trainer(net, TrainConfig(warmup=1, dtype=dtype))  # type: ignore[arg-type]
         for step in range(5):
             trainer.step(rows(step))
         assert torch.get_num_threads() == threads
@@ -90,7 +97,7 @@ def test_running_statistics_are_the_mean_over_shards() -> None:
         alone = seeded(0, lambda: build(SPEC)).train()
         alone(to_tensors(Batch(*(f[half] for f in data)), "cpu").obs)
         want.append(alone.stem.norm.running_mean)
-    Gradient(net, WEIGHTS, "cpu", torch.float32)(data)
+    sharded(net).gradient(data)
     assert torch.allclose(net.stem.norm.running_mean, (want[0] + want[1]) / 2, atol=1e-6)
     assert not torch.allclose(want[0], want[1], atol=1e-4)
     assert int(net.stem.norm.num_batches_tracked) == 1
@@ -99,7 +106,7 @@ def test_running_statistics_are_the_mean_over_shards() -> None:
 def test_what_changes_between_steps_reaches_every_shard() -> None:
     """Weights loaded into the net, as after a restart, are those of all its replicas."""
     net, other = (seeded(seed, lambda: build(SPEC)) for seed in (0, 1))
-    mine, theirs = (Gradient(n, WEIGHTS, "cpu", torch.float32) for n in (net, other))
+    mine, theirs = (sharded(n).gradient for n in (net, other))
     mine(rows(1))
     net.load_state_dict(other.state_dict())
     mine(rows(2)), theirs(rows(2))

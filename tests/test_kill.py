@@ -17,15 +17,16 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay.board.alphazero import Learner, thin, train_rl
 from selfplay.board.config import RLConfig, SFTConfig
-from selfplay.board.data import Columns, load_shard
-from selfplay.board.supervised import best, train_sft
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.data import Columns
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.boards import KeptLearner, best_sft, train_rl, train_sft
+from selfplay.run.shards import load_shard
 
 TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 GAME = make("tictactoe")
@@ -192,7 +193,7 @@ def every_death(
 
 
 def trainer(seed: int) -> Trainer:
-    found = Trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(batch_size=8))
+    found = board_trainer(seeded(seed, lambda: build(SPEC)), TrainConfig(batch_size=8))
     found.step(random_batch(seed))
     return found
 
@@ -302,10 +303,13 @@ def test_thinning_leaves_whole_checkpoints(tmp_path: Path) -> None:
             weights(path)
         assert found[-1].name == "ckpt-000005"
         checkpoint.load_training(found[-1])
-        thin(folder, 2)
+        thin(folder)
         assert len(checkpoint.listing(folder)) == 3  # two, and the one before the newest
 
-    assert every_death(tmp_path, tmp_path / "before", lambda folder: thin(folder, 2), check) >= 10
+    def thin(folder: Path) -> None:
+        checkpoint.thin(folder, 2, evenly=True)
+
+    assert every_death(tmp_path, tmp_path / "before", thin, check) >= 10
 
 
 # float32: a forked child cannot use OpenVINO's threads either
@@ -315,9 +319,9 @@ RL = RLConfig(dtype="float32", sims=2, cheap_sims=1, full_share=0.5, games=8, po
 
 
 def test_a_self_play_iteration_killed_anywhere(tmp_path: Path) -> None:
-    def learn(folder: Path, iterations: int) -> Learner:
-        learner = Learner(GAME, SPEC, RLConfig(**{**vars(RL), "iterations": iterations}), folder,
-                          init=None, device="cpu", seed=1)
+    def learn(folder: Path, iterations: int) -> KeptLearner:
+        config = RLConfig(**{**vars(RL), "iterations": iterations})
+        learner = KeptLearner(GAME, SPEC, config, folder, init=None, device="cpu", seed=1)
         train_rl(learner)
         return learner
 
@@ -329,7 +333,7 @@ def test_a_self_play_iteration_killed_anywhere(tmp_path: Path) -> None:
         rows = read_history(folder / "history.jsonl")
         assert [row["iteration"] for row in rows] == [1, 2]
         assert all(row["mean_length"] > 0 and row["evaluations"] > 0 for row in rows)
-        assert learner.compute["seconds"] >= seconds
+        assert learner.kept.spent() >= seconds
         assert learner.compute["flops"] == rows[-1]["flops"] > rows[0]["flops"] > 0
         assert checkpoint.newest(folder).name == "ckpt-000002"
         assert len(learner.window) == sum(
@@ -352,7 +356,7 @@ def test_sft_killed_anywhere_gives_the_same_weights(tmp_path: Path) -> None:
     def check(folder: Path) -> None:
         learn(folder)
         assert same(weights(folder / "ckpt-000003"), weights(whole / "ckpt-000003"))
-        assert best(folder).name == best(whole).name
+        assert best_sft(folder).name == best_sft(whole).name
         steps = [row["step"] for row in read_history(folder / "history.jsonl")]
         assert steps == [2, 3]
         assert [p.name for p in checkpoint.listing(folder)] == [

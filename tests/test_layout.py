@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from script import load
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "selfplay"
@@ -25,13 +26,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("board",),
     ("run",),
     ("llm",),
-    ("bench",),
+    ("api", "bench"),
     ("cli",),
 )
 FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}
 #: What a folder may not know, though it lies lower.
 APART = {"llm": {"board"}, "learn": {"games"}, "models": {"games"}, "games": {"models"}}
-MOST_FILES = 27  #: of one folder
+MOST_FILES = 21  #: of one folder
 
 
 @cache
@@ -139,14 +140,20 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("click", {"cli", "arena.players"}),
     ("pyspiel", {"games.openspiel", "games", "arena.engines", "bench.search"}),
     ("matplotlib", {"report"}),
+    ("jinja2", {"report.page"}),
+    ("filelock", {"common.files"}),
     ("rich", {"common.console"}),
     ("openvino", {"inference.openvino"}),
-    ("transformers", {"llm.models", "llm.decode"}),
+    ("transformers", {"llm.models"}),
     ("tokenizers", {"llm.models"}),
     ("peft", {"llm.models"}),
+    ("sympy", {"llm.scorers"}),
+    ("mpmath", {"llm.scorers"}),
     ("reasoning_gym", {"llm.tasks"}),
     ("trl", set()),
     ("vllm", {"llm.vllm"}),
+    ("pydantic", {"common.settings"}),
+    ("pydantic_core", {"common.limits"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     """allowed: modules, or whole folders."""
@@ -179,6 +186,49 @@ def test_kernels_call_only_kernels_of_their_own_file() -> None:
     assert total >= 10
 
 
+REACH = load("reach")
+
+
+@pytest.mark.parametrize(("name", "modules", "lines"), [
+    ("board.alphazero", 22, 3_880), ("llm.rl", 24, 5_040)])
+def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
+    found = REACH.reach(f"selfplay.{name}")
+    assert len(found) <= modules, found
+    assert REACH.lines(found) <= lines
+
+
+def test_reach_is_what_running_imports() -> None:
+    """Against Python: what a fresh process has of the package after the import is counted, but for
+    what lies in packages' own files."""
+    code = ("import sys, selfplay.board.alphazero\n"
+            "print(*(n for n in sys.modules if n.startswith('selfplay')))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    doors = {name for name in done.stdout.split() if MODULES.get(name, ROOT).name == "__init__.py"}
+    assert set(done.stdout.split()) - doors <= set(REACH.reach("selfplay.board.alphazero"))
+
+
+def test_from_a_position_to_its_gradient_in_one_reading() -> None:
+    names = ("board.alphazero", "board.selfplay", "search.search", "search.select", "search.tree",
+             "inference.evaluator", "board.data", "board.trainer")
+    assert REACH.lines([f"selfplay.{name}" for name in names]) <= 2_100
+
+
+#: Modules below ``run`` that read or write files, tell the time or draw.
+TOUCHING = {"learn.checkpoint", "inference.precision"}
+
+
+@pytest.mark.parametrize("folder", ["search", "learn", "board"])
+def test_loops_know_neither_disk_nor_clock_nor_screen(folder: str) -> None:
+    apart = ("time", "pathlib", "rich", "torch.utils.tensorboard", "selfplay.common.files",
+             "selfplay.common.console", "selfplay.learn.checkpoint")
+    for module, path in MODULES.items():
+        name = module.removeprefix("selfplay.")
+        if name.startswith(f"{folder}.") and name not in TOUCHING:
+            found = [i for i in imports(path) if i.startswith(apart)]
+            assert not found, f"{module} imports {found}"
+
+
 def test_files_are_short() -> None:
     for path in every_module():
         lines = len(path.read_text().splitlines())
@@ -186,7 +236,7 @@ def test_files_are_short() -> None:
 
 
 @pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
-                                   "transformers"])
+                                   "transformers", "pydantic"])
 @pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
 def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
     code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"

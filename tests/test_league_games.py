@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import torch
 
 from selfplay.board.config import PoolConfig
 from selfplay.board.data import unpack
-from selfplay.board.league_games import LeagueGames, Pool, deal_groups, harvest
+from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.trainer import TrainConfig, Trainer
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import side, take
 from selfplay.games.openings import deal
 from selfplay.learn.rollout import Acted
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.boards import KeptPool
 from selfplay.search import random as rng
 
 
@@ -136,9 +138,9 @@ GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 
 
-def pool(folder: Path, **settings: Any) -> Pool:
+def pool(folder: Path, **settings: Any) -> KeptPool:
     like = BoardPolicy(seeded(0, lambda: build(SPEC)).eval(), GAME.obs_shape, GAME.num_actions)
-    return Pool(folder, like, GAME.name, PoolConfig(**settings))
+    return KeptPool(folder, like, SPEC, GAME.name, PoolConfig(**settings))
 
 
 def test_who_is_in_the_pool() -> None:
@@ -160,9 +162,9 @@ def test_opponents_are_drawn_uniformly() -> None:
 
 
 def test_members_are_checkpoints_of_weights(tmp_path: Path) -> None:
-    trainer = Trainer(seeded(7, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(7, lambda: build(SPEC)), TrainConfig())
     made = pool(tmp_path, every=5)
-    made.add(trainer, SPEC, {"game": GAME.name, "step": 5, "compute": {}})
+    made.add(5, replace(made.like, net=trainer.inference_net()))
     files = sorted(path.name for path in (tmp_path / "ckpt-000005").iterdir())
     assert files == ["meta.json", "weights.safetensors"]
     states = GAME.new(1)

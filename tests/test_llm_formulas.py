@@ -1,16 +1,19 @@
-"""Formulas: bounds that nesting cannot get round, integrals and products worked by hand."""
+"""Formulas: what sympy is never given, what it is stopped at, integrals and products by hand."""
 
 from __future__ import annotations
 
+import os
+import time
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("mpmath", reason='pip install -e ".[llm]"')
+pytest.importorskip("sympy", reason='pip install -e ".[llm]"')
 
-from selfplay.llm.formulas import DEGREE, FUNCTIONS, formula, is_antiderivative, polynomial
+from selfplay.llm import scorers
+from selfplay.llm.scorers import FUNCTIONS, formula, is_antiderivative, polynomial
 
 ENDLESS = ["((((9**99)**99)**99)**99)", "9**9**9**9", "((x+1)**99)**99", "(x+1)**99",
            "((((x+1)**9)**9)**9)**9", "sin(" * 90 + "x" + ")" * 90 + "**99", "x**x", "9**(9**9)",
@@ -22,9 +25,13 @@ FOREIGN = ["", "y", "x(1)", "f(x)", "sin(x, x)", "sin(x=1)", "x.real", "x[0]", "
            "nan", "inf", "x\nx", "\0"]
 
 
+@pytest.mark.parametrize("text", FOREIGN)
+def test_what_is_no_formula_is_not_given_to_sympy(text: str) -> None:
+    assert formula(text, {"x"}) is None
+
+
 @pytest.mark.parametrize("text", ENDLESS + FOREIGN)
 def test_what_is_no_bounded_formula_is_none(text: str) -> None:
-    assert formula(text, {"x"}) is None
     assert polynomial(text, {"x"}) is None
     assert not is_antiderivative(text, "2*x", "x")
 
@@ -53,8 +60,8 @@ TERMS = st.recursive(
 @given(TERMS)
 def test_no_nesting_gets_round_the_degree(term: tuple[str, int]) -> None:
     text, degree = term
-    if degree > DEGREE:
-        assert formula(text, {"x"}) is None
+    if degree > scorers.DEGREE:
+        assert polynomial(text, {"x"}) is None
     assert is_antiderivative(text, "5*x**4 + 77", "x") is False
 
 
@@ -102,3 +109,29 @@ def test_integrals(answer: str, integrand: str) -> None:
     assert not is_antiderivative(f"{answer} + x/10**9", integrand, "x")
     assert not is_antiderivative(integrand if integrand != "exp(x)" else "2*exp(x)", integrand, "x")
     assert not is_antiderivative("C", integrand, "x")
+
+
+def test_a_question_without_end_is_stopped_and_the_next_one_answered() -> None:
+    """By the processor's time, not by the clock's; in a new process."""
+    assert is_antiderivative("x**2", "2*x", "x")
+    first = scorers._worker(os.getpid())
+    before = time.monotonic(), sum(os.times()[2:4])
+    assert not is_antiderivative("x**2 + 9**9**9", "2*x", "x")
+    took, worked = time.monotonic() - before[0], sum(os.times()[2:4]) - before[1]
+    assert first.poll() is not None and took < 60
+    assert scorers.SECONDS * 0.9 < worked < scorers.SECONDS + 5, "its start counts as well"
+    assert is_antiderivative("x**2 + 1", "2*x", "x")
+    assert scorers._worker(os.getpid()) is not first
+
+
+def test_a_question_that_eats_memory_is_wrong() -> None:
+    assert polynomial("x**1e9", {"x"}) is None
+    assert polynomial("x**2", {"x"}) == {(2,): Fraction(1)}
+
+
+def test_sympy_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than every answer being wrong."""
+    scorers._worker.cache_clear()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(scorers.UserError, match="sympy does not start"):
+        is_antiderivative("x**2 + 2", "2*x", "x")

@@ -10,14 +10,21 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_llm import EOS, MODELS, PAD, QUESTIONS, TOKENIZER, llama, prompts
+from tiny_llm import EOS, MODELS, PAD, QUESTIONS, TOKENIZER, hugging_face, llama, prompts
 
 from selfplay.common.errors import UserError
-from selfplay.llm import decode
-from selfplay.llm.cache import HostCache, TensorCache
-from selfplay.llm.decode import ForwardDecoder, LlamaDecoder
-from selfplay.llm.generate import Sampling, TorchGenerator, draw, generate, keys, uniforms
-from selfplay.llm.models import positions_of
+from selfplay.llm.generate import (
+    ForwardDecoder,
+    HostCache,
+    Sampling,
+    TorchGenerator,
+    decoder_of,
+    generate,
+    keys,
+    sample_tokens,
+    uniforms,
+)
+from selfplay.models.transformer import Decoder, TensorCache, positions_of
 
 GREEDY = Sampling(temperature=0, max_new_tokens=20)
 WARM = Sampling(temperature=1.3, max_new_tokens=20)
@@ -39,8 +46,9 @@ def test_greedy_tokens_are_those_of_hugging_face(name: str) -> None:
     model = MODELS[name]()
     prompt, mask = prompts()
     samples = generate(model, prompt, mask, 1, GREEDY, 0, [EOS], PAD)
-    theirs = model.generate(input_ids=prompt, attention_mask=mask.long(), do_sample=False,
-                            max_new_tokens=20, pad_token_id=PAD, eos_token_id=EOS)
+    theirs = hugging_face(model).generate(
+        input_ids=prompt, attention_mask=mask.long(), do_sample=False, max_new_tokens=20,
+        pad_token_id=PAD, eos_token_id=EOS)
     theirs = theirs[:, prompt.shape[1]:]
     assert len(set(map(tuple, theirs.tolist()))) > 1
     assert torch.equal(samples.action, theirs[:, :samples.action.shape[1]])
@@ -57,16 +65,13 @@ def test_logp_is_the_whole_texts(name: str) -> None:
     torch.testing.assert_close(samples.logp, again, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "grouped", "qwen"])
+@pytest.mark.parametrize("size", ["2x64", "1x32", "3x96"])
 @pytest.mark.parametrize("cache", [HostCache, TensorCache])
-def test_decoding_by_hand_gives_the_forwards_logits(name, cache, monkeypatch) -> None:
-    model = MODELS[name]()
-    monkeypatch.setattr(decode, "cache_for", lambda mask, room, layers, like:
-                        cache(mask, room, layers))
+def test_the_decoder_gives_hugging_faces_logits(size: str, cache: type) -> None:
+    model = llama(size)
     prompt, mask = prompts()
     found = []
-    for make in (LlamaDecoder, ForwardDecoder):
-        decoder = make(model)
+    for decoder in (Decoder(model, cache), ForwardDecoder(hugging_face(model))):
         with torch.no_grad():
             logits = [decoder.prefill(prompt, mask, 6)]
             decoder.select(torch.tensor([0, 0, 1, 3, 3]))
@@ -77,13 +82,10 @@ def test_decoding_by_hand_gives_the_forwards_logits(name, cache, monkeypatch) ->
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
-def test_models_that_differ_are_left_to_their_own_forward() -> None:
-    assert decode.knows(MODELS["qwen"]())
-    assert not decode.knows(MODELS["gpt2"]())
-    assert not decode.knows(MODELS["lora"]())
-    model = llama()
-    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "linear"}
-    assert not decode.knows(model)
+def test_models_of_others_are_left_to_their_own_forward() -> None:
+    assert isinstance(decoder_of(MODELS["llama"]()), Decoder)
+    for name in ("grouped", "qwen", "gpt2", "lora"):
+        assert isinstance(decoder_of(MODELS[name]()), ForwardDecoder)
 
 
 def test_completions_do_not_depend_on_the_batch() -> None:
@@ -130,7 +132,7 @@ def test_draws_follow_the_distribution() -> None:
     """Chi-squared of 20,000 draws against softmax(logits / T)."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -40.0])
     uniform = torch.from_numpy(uniforms(np.arange(20_000, dtype=np.uint64), 1)[:, 0])
-    token, logp = draw(logits.expand(20_000, 5), Sampling(temperature=0.7), uniform)
+    token, logp = sample_tokens(logits.expand(20_000, 5), Sampling(temperature=0.7), uniform)
     p = torch.softmax(logits / 0.7, 0)
     counts = torch.bincount(token, minlength=5)
     assert counts[4] == 0
@@ -142,7 +144,7 @@ def test_top_p_by_hand() -> None:
     """Of 0.5, 0.3, 0.15, 0.05 the first two reach 0.8; what is left is drawn 5 : 3."""
     logits = torch.tensor([0.3, 0.05, 0.5, 0.15]).log().expand(8, 4)
     uniform = (torch.arange(8) + 0.5).double() / 8
-    token, logp = draw(logits, Sampling(top_p=0.79), uniform)
+    token, logp = sample_tokens(logits, Sampling(top_p=0.79), uniform)
     assert token.tolist() == [0] * 3 + [2] * 5
     torch.testing.assert_close(logp[0], torch.tensor(0.3).log())
 

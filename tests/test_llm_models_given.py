@@ -41,7 +41,7 @@ from selfplay.llm.tasks import make_task
 def offline_and_generous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
 
 
 def trained(run: Command, kind: str, name: str, *words: str) -> None:
@@ -53,7 +53,7 @@ def killed(run: Command, monkeypatch: pytest.MonkeyPatch, kind: str, *words: str
     """Train "cut", interrupted in its third step of RL, then go on."""
     advance, steps = rl.TextLearner.advance, []
 
-    def interrupted(learner: rl.TextLearner) -> dict[str, Any]:
+    def interrupted(learner: rl.TextLearner, watch: Any) -> dict[str, Any]:
         if len(steps) == 2:
             raise KeyboardInterrupt
         steps.append(1)

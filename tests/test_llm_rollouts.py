@@ -12,18 +12,18 @@ from torch.nn import functional as F
 
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Net, render, value_model
-from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import (
+from selfplay.llm.policy import (
     Completions,
+    TextPolicy,
+    evaluated,
     joined,
-    looked_at,
     on_last_step,
     sample,
     take,
     verifier,
     with_signal,
 )
+from selfplay.llm.rewards import Example
 
 EXAMPLES = [Example(q, "2") for q in QUESTIONS]
 ENDS = (EOS, *range(20, 60))
@@ -110,7 +110,7 @@ def test_what_is_looked_at_is_the_models_own_view() -> None:
     learning, reference = policy(value=True), llama(seed=9)
     torch.nn.init.normal_(learning.net.value.head.weight)
     found = sample(learning, TOKENIZER, EXAMPLES, lengths, {"length": 1.0}, 0)
-    rollout = looked_at(found.rollout, learning, reference)
+    rollout = evaluated(found.rollout, learning, reference)
     for i in range(len(rollout)):
         prompt = rollout.inputs["prompt"][i][rollout.inputs["prompt_mask"][i]]
         action = rollout.action[i][rollout.mask[i]]
@@ -125,5 +125,5 @@ def test_what_is_looked_at_is_the_models_own_view() -> None:
                                    value[len(prompt) - 1:-1], atol=2e-4, rtol=1e-4)
     for column in (rollout.ref_logp, rollout.value):
         assert (column[~rollout.mask] == 0).all()
-    plain = looked_at(found.rollout, policy(), None)
+    plain = evaluated(found.rollout, policy(), None)
     assert plain.value is None and plain.ref_logp is None

@@ -12,14 +12,15 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
-from tiny_llm import TOKENIZER, gpt2, llama, lora
+from tiny_llm import TOKENIZER, gpt2, hugging_face, llama, lora
 
 from selfplay.common.errors import UserError
-from selfplay.llm import store
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best, train_sft
 from selfplay.llm.models import Lora, load, save, small_model
-from selfplay.llm.sft import TextTrainer, best, text_loss, texts_of, train_sft
+from selfplay.llm.sft import text_loss, text_trainer, texts_of
 from selfplay.llm.tasks import make_task
 
 TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")
@@ -30,8 +31,8 @@ CONFIG = TextSFTConfig(batch_size=16, evaluate_every=3, max_steps=6, looked_at=8
 def test_the_loss_is_that_of_hugging_faces_labels(on: str) -> None:
     model, texts = llama(), texts_of(TASK.batch(0, 12), TOKENIZER, on)
     labels = texts.tokens.masked_fill(~texts.learnt, -100)
-    theirs = model(input_ids=texts.tokens, attention_mask=(texts.tokens != 0).long(),
-                   labels=labels).loss
+    theirs = hugging_face(model)(
+        input_ids=texts.tokens, attention_mask=(texts.tokens != 0).long(), labels=labels).loss
     torch.testing.assert_close(text_loss(model, texts), theirs)
 
 
@@ -45,16 +46,17 @@ def test_what_is_learnt() -> None:
                             ) == f"4-1=\n#{example.answer}<eos>"
 
 
-def fit(folder: Path, steps: int, model=None) -> Path:
-    return train_sft(model or small_model("1x32", TOKENIZER, 0), TOKENIZER, TASK,
+def fit(folder: Path, steps: int, model=None, seed: int = 0) -> Path:
+    return train_sft(model or small_model("1x32", TOKENIZER, seed), TOKENIZER, TASK,
                      replace(CONFIG, max_steps=steps), folder, held_out=16,
-                     sampling=Sampling(max_new_tokens=8), seed=0)
+                     sampling=Sampling(max_new_tokens=8), seed=seed)
 
 
-def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    whole = fit(tmp_path / "whole", 6)
-    fit(tmp_path / "parts", 3)
-    parts = fit(tmp_path / "parts", 6)
+@pytest.mark.learns
+def test_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path, learn_seed: int) -> None:
+    whole = fit(tmp_path / "whole", 6, seed=learn_seed)
+    fit(tmp_path / "parts", 3, seed=learn_seed)
+    parts = fit(tmp_path / "parts", 6, seed=learn_seed)
     assert whole.name == parts.name == "ckpt-000006"
     one, other = load(whole)[0].state_dict(), load(parts)[0].state_dict()
     for name in one:
@@ -84,7 +86,7 @@ def test_dropout_follows_from_the_seed_and_the_step(make: Any, tmp_path: Path) -
     steps = [texts_of(TASK.batch(k, 8), TOKENIZER) for k in range(2)]
     losses = []
     for seed in (0, 0, 1):  # on the same texts
-        trainer = TextTrainer(make(tmp_path), CONFIG, seed)
+        trainer = text_trainer(make(tmp_path), CONFIG, seed)
         losses.append([trainer.step(texts)["grad_norm"] for texts in steps])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
@@ -93,7 +95,7 @@ def test_dropout_follows_from_the_seed_and_the_step(make: Any, tmp_path: Path) -
 def test_a_step_leaves_torchs_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
-    trainer = TextTrainer(gpt2(), CONFIG)
+    trainer = text_trainer(gpt2(), CONFIG)
     torch.manual_seed(5)
     trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
     assert torch.equal(torch.rand(3), expected)
@@ -121,12 +123,13 @@ def test_a_checkpoint_is_a_folder_of_hugging_faces(tmp_path: Path) -> None:
     mine, _ = load(path)
     tokens = torch.tensor([TOKENIZER("4-1=\n")["input_ids"]])
     torch.testing.assert_close(model(tokens).logits, mine(tokens).logits)
-    assert best(tmp_path) == path == store.newest(tmp_path)
+    assert best(tmp_path) == path == checkpoint.newest(tmp_path)
 
 
-def test_the_held_out_loss_falls() -> None:
-    model = small_model("1x32", TOKENIZER, 0)
-    trainer = TextTrainer(model, replace(CONFIG, learning_rate=5e-3))
+@pytest.mark.learns
+def test_the_held_out_loss_falls(learn_seed: int) -> None:
+    model = small_model("1x32", TOKENIZER, learn_seed)
+    trainer = text_trainer(model, replace(CONFIG, learning_rate=5e-3))
     first = trainer.step(texts_of(TASK.batch(0, 64), TOKENIZER))["loss"]
     for k in range(1, 40):
         last = trainer.step(texts_of(TASK.batch(k, 64), TOKENIZER))["loss"]
@@ -136,7 +139,7 @@ def test_the_held_out_loss_falls() -> None:
 def test_of_a_lora_model_only_the_adapters_are_saved_and_learnt() -> None:
     model = lora()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    trainer = TextTrainer(model, CONFIG)
+    trainer = text_trainer(model, CONFIG)
     trainer.step(texts_of(TASK.batch(0, 8), TOKENIZER))
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed and all("lora_" in name for name in changed)

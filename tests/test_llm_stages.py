@@ -15,16 +15,17 @@ pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
+from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import run as runs
-from selfplay.llm import store
 from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
-from selfplay.llm.folder import NotYet, task_of
+from selfplay.llm.folder import task_of
+from selfplay.llm.kept import train_sft
 from selfplay.llm.models import load
 from selfplay.llm.recipes import job_of, own_task
 from selfplay.llm.rewards import answer_of, reward
-from selfplay.llm.sft import train_sft
 from selfplay.llm.tasks import chain_sum_forgetting, make_task
+from selfplay.run.stage import NotYet
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
 TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4",
@@ -47,7 +48,7 @@ def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**parts, "accuracy": float(len(completion) % 2), "partial": 0.5}
 
     monkeypatch.setattr("selfplay.llm.evaluate.reward", generous)
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", generous)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", generous)
 
 
 @pytest.mark.parametrize(("recipe", "stages"), [
@@ -93,7 +94,7 @@ def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     one, other = (load(folder / "rl/ckpt-000005")[0] for folder in (whole, cut))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         np.testing.assert_array_equal(a.detach(), b.detach())
-    assert len(store.listing(cut / "rl")) == 4
+    assert len(checkpoint.listing(cut / "rl")) == 4
     trained("texts", "sft")
     assert steps(trained("texts", "sft", "sft.max_steps=18") / "sft") == [6, 12, 18]
     with pytest.raises(UserError, match=r"rl\.group=4, not 8"):
@@ -108,7 +109,7 @@ def test_a_stage_without_what_it_builds_on_is_passed_over(
 
     seen: list[str] = []
     monkeypatch.setitem(runs.RECIPES, "r1", (
-        runs.Stage("own", early, 0.5), runs.Stage("eval", lambda *_: seen.append("eval"), 0.5)))
+        runs.Part("own", early, 0.5), runs.Part("eval", lambda *_: seen.append("eval"), 0.5)))
     runs.train(runs.TextRun(tmp_path, TextConfig(TASK, recipe="r1"), None), "cpu")
     assert seen == ["eval"] and "stage own has no model" in capsys.readouterr().out
 
@@ -119,7 +120,7 @@ def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:
     runs.train(run, "cpu")
     note = json.loads((tmp_path / "sft/best.json").read_bytes())
     one, _ = load(tmp_path / "sft" / note["checkpoint"])
-    other, _ = load(store.newest(tmp_path / "rl"))
+    other, _ = load(checkpoint.newest(tmp_path / "rl"))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         np.testing.assert_allclose(a.detach(), b.detach(), atol=1e-7)
 
@@ -128,7 +129,7 @@ def test_a_model_of_ones_own_needs_no_pretraining(tmp_path: Path) -> None:
     runs.train(opened(tmp_path / "a", "sft"), "cpu")
     model = str(runs.newest_model(tmp_path / "a"))
     runs.train(opened(tmp_path / "b", "r1-zero", f"model={model}", "data.style=short"), "cpu")
-    assert not (tmp_path / "b/base").exists() and store.newest(tmp_path / "b/rl")
+    assert not (tmp_path / "b/base").exists() and checkpoint.newest(tmp_path / "b/rl")
     with pytest.raises(UserError, match="no model to go on from"):
         from selfplay.llm.recipes import own_stage
 
@@ -142,14 +143,14 @@ class _NoClock:
 def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> None:
     run = opened(tmp_path, "grpo")
     runs.train(run, "cpu")
-    own = own_task(run, store.newest(tmp_path / "rl"), "cpu")
+    own = own_task(run, checkpoint.newest(tmp_path / "rl"), "cpu")
     assert len(own.examples) > 10
     assert all(len(e.demonstration) % 2 for e in own.examples), "what counts as right here"
     assert len({(e.prompt, e.demonstration) for e in own.examples}) >= len(own.examples) * 0.5
     held = {e.prompt for e in run.task.held_out(100)}
     assert not held & {e.prompt for e in own.examples}
     assert [e.prompt for e in own.held_out(8)] == [e.prompt for e in run.task.held_out(8)]
-    again = own_task(run, store.newest(tmp_path / "rl"), "cpu")
+    again = own_task(run, checkpoint.newest(tmp_path / "rl"), "cpu")
     assert again.examples == own.examples and again.batch(3, 5) == own.batch(3, 5)
 
 
@@ -157,7 +158,7 @@ def test_own_answers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     run = opened(tmp_path, "grpo", "rl.checkpoint_every=1", "rl.keep=3", "pg.learning_rate=0.05",
                  "pg.max_kl=1e9")
     runs.train(run, "cpu")
-    old, new = store.listing(tmp_path / "rl")[-2:]
+    old, new = checkpoint.listing(tmp_path / "rl")[-2:]
     (tmp_path / "rl-own.jsonl").write_text("of no known policy")
     (tmp_path / "rl2-ckpt-000009-own.jsonl").write_text("another stage's")
     before = own_task(run, old, "cpu").examples

@@ -74,6 +74,27 @@ def test_costs_add_up_from_the_checkpoint_that_was_handed_over(tmp_path: Path) -
     assert [row["flops"] for row in found["rl_history"]] == [27, 34, 41]
 
 
+def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: Path) -> None:
+    from selfplay.report.text import headlines
+    from selfplay.report.verdict import judge
+
+    rows(tmp_path / "sft", [taught(1, 0.3)], best=1)
+    again = (f"selfplay llm train --run {tmp_path} --task '{TASK}' --recipe grpo "
+             "--minutes 60.0")
+    stages = ("sft", "rl", "eval")
+    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    assert told[0] == f"No RL checkpoint has been rated: {again}"
+    rows(tmp_path / "rl", [rewarded(1, 0.5)])
+    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    assert told[0].startswith("One answer: ")
+    for stage, row in (("sft", taught(1, 0.0)), ("rl", rewarded(1, 0.0))):
+        (tmp_path / stage / "history.jsonl").write_text(json.dumps(row) + "\n")
+    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    assert told[0] == ("No question has been answered rightly yet, so there is nothing to compare: "
+                       + again)
+    assert not any("undecided" in line for line in told)
+
+
 def test_without_a_known_compute_the_chart_goes_by_time(tmp_path: Path) -> None:
     rows(tmp_path / "sft", [taught(1, 0.1)], best=1)
     rows(tmp_path / "rl", [{key: value for key, value in rewarded(2, 0.6).items()
@@ -140,9 +161,9 @@ def test_figures_of_a_checkpoint_that_no_longer_speaks_are_dropped(tmp_path: Pat
     write_json(tmp_path / "evaluation.json", {"stages": {
         "sft": measured("sft/ckpt-000001"), "rl": measured("rl/ckpt-000001")}})
     models = {"sft": tmp_path / "sft/ckpt-000001", "rl": tmp_path / "rl/ckpt-000002"}
-    found = summary.keep_measured(tmp_path, {"rl": measured("rl/ckpt-000002")}, models)
+    found = summary.with_earlier(tmp_path, {"rl": measured("rl/ckpt-000002")}, models)
     fewer = {**measured("sft/ckpt-000001"), "pass": {"1": 0.6}, "majority": {"1": 0.6}}
-    again = summary.keep_measured(tmp_path, {"sft": fewer}, models)["sft"]
+    again = summary.with_earlier(tmp_path, {"sft": fewer}, models)["sft"]
     assert again["pass"] == {"1": 0.6, "4": 0.9} and again["majority"] == {"1": 0.6, "4": 0.7}
     assert {name: row["checkpoint"] for name, row in found.items()} == {
         "sft": "sft/ckpt-000001", "rl": "rl/ckpt-000002"}

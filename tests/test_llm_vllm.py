@@ -26,10 +26,11 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.generate import Sampling, TorchGenerator
+from selfplay.llm.kept import KeptTextLearner
 from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
 from selfplay.llm.policy import Prompts, TextPolicy
 from selfplay.llm.preferences import Pair, to_lines
-from selfplay.llm.rl import RewardedTask, TextLearner
+from selfplay.llm.rl import RewardedTask
 from selfplay.llm.run import newest_model
 from selfplay.llm.tasks import make_task
 
@@ -98,10 +99,10 @@ def test_greedy_is_torchs(folder: str, engines: list[Any]) -> None:
 
 def learner(
     folder: str, path: Path, sample: SampleConfig = EXACT, rank: int = 0, **changes: Any
-) -> TextLearner:
+) -> KeptTextLearner:
     config = TextRLConfig(prompts=2, group=4, steps=3, evaluate_every=2, evaluate_prompts=2,
                           checkpoint_every=1)
-    return TextLearner(
+    return KeptTextLearner(
         RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,
@@ -119,18 +120,17 @@ def has_the_weights_of(inside: Any, model: Any) -> bool:
 def test_it_has_the_new_weights_after_every_update(
     rank: int, folder: str, engines: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     run = learner(folder, tmp_path, rank=rank)
     inside, model = engines[0].inside, run.policy.net.policy
     assert len(inside.loads) == 1 and has_the_weights_of(inside, model)
     for count in (2, 3):
         before = {name: w.clone() for name, w in plain_weights(model)}
         row = run.advance()
-        run.history.append(row)
         assert len(inside.loads) == count and has_the_weights_of(inside, model)
         assert any(not torch.equal(before[n], w) for n, w in plain_weights(model))
         assert 0 <= row["act_kl"] < 1e-6, "the same arithmetic in this test"
-    run.save()
+    run.kept.save(run.kept.path(row), row)
     again = learner(folder, tmp_path, rank=rank)
     assert again.step == 2 and len(engines) == 1, "one engine a process"
     assert has_the_weights_of(inside, again.policy.net.policy)
@@ -140,7 +140,7 @@ def test_the_ratio_is_of_the_trainers_arithmetic(
     folder: str, engines: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine rounds to bfloat16: a figure says how far, and the update does not see it."""
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     run = learner(folder, tmp_path, SampleConfig(engine="vllm", dtype="bfloat16"), epochs=1,
                   minibatches=1)
     row = run.advance()
@@ -179,7 +179,7 @@ def test_a_run_with_it(
 ) -> None:
     """RL, own answers and evaluation ask the engine; another engine may go on with the run."""
     monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
-    monkeypatch.setattr("selfplay.llm.rollouts.parts_of", odd)
+    monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     words = ("llm", "train", "--task", TASK, "--model", folder, "--run", "a", "--recipe", "r1",
              *SHORT, "--set", "own.questions=4", "--set", "own.samples=2", "--set", "rl.steps=1")
     done = run(*words, "--set", "sample.engine=vllm")

@@ -89,11 +89,12 @@ def test_gtp_is_for_go_only() -> None:
 
 
 def test_every_prefix_is_in_the_list_of_forms() -> None:
-    assert {form.split(":")[0] for form in FORMS.split(", ")} == set(PLAYERS)
+    assert {form.split(":")[0] for form in FORMS.split(", ")} == {*PLAYERS, "path.py"}
 
 
 def test_random_against_random_loads_no_torch_and_no_pyspiel() -> None:
-    code = ("import sys; from selfplay.games import make; from selfplay.arena import play_match;"
+    code = ("import sys; from selfplay.arena.match import play_match;"
+            "from selfplay.games import make;"
             "r = play_match(make('tictactoe'), 'random', 'random', games=4, opening=(0, 0));"
             "assert r.games == 4; assert not {'torch', 'pyspiel'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -10,7 +10,7 @@ import pytest
 from command import TINY, Command, selfplay
 from PIL import Image
 
-from selfplay.board.value import SHARD_GAMES, read_games
+from selfplay.board.value import SHARD_GAMES
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.common.settings import to_dict
@@ -19,6 +19,7 @@ from selfplay.run import compare_runs
 from selfplay.run.compare import Pairing
 from selfplay.run.config import RunConfig, from_dict, override, preset, with_recipe
 from selfplay.run.folder import Clock, open_run, stages
+from selfplay.run.shards import read_games
 
 T = ("--game", "tictactoe")
 SMALL = [*TINY, *(word for setting in (

@@ -22,6 +22,7 @@ from selfplay.report import axis as compute
 from selfplay.report import chart, panels, style, verdict
 from selfplay.report import page as report
 from selfplay.report import text as sentences
+from selfplay.report.verdict import judge
 
 
 def point(stage: str, step: int, elo: float, sims: int = 0, half: float = 40, **more: Any) -> dict:
@@ -72,9 +73,22 @@ def evaluation(**more: Any) -> dict:
     return {**known, **more}
 
 
+def judged(case: dict) -> dict[str, dict]:
+    """Each mode as summary.json has it."""
+    return report.summarise(judge(case))["modes"]
+
+
 def raw_mode(**more: Any) -> dict:
-    modes = verdict.judge(evaluation(**more))
-    return next(mode for mode in modes if mode["mode"] == "raw")
+    return judged(evaluation(**more))["raw"]
+
+
+def headlines(case: dict) -> list[str]:
+    return sentences.headlines(judge(case))
+
+
+def ceiling_of(case: dict, sims: int) -> verdict.Mode | None:
+    """The mode, where it has an SFT best."""
+    return next((m for m in judge(case).modes if m.sims == sims and m.sft), None)
 
 
 def image(png: bytes) -> np.ndarray:
@@ -88,7 +102,7 @@ def test_intervals_apart_decide():
     mode = raw_mode()
     assert (mode["passed"], mode["decided_by"]) == ("yes", "Elo intervals")
     assert (mode["sft"]["elo"], mode["rl"]["elo"]) == (812, 1011)
-    sentence = sentences.headlines(evaluation())[0]
+    sentence = headlines(evaluation())[0]
     assert "1011 ± 45" in sentence and "812 ± 40" in sentence
     assert "do not overlap" in sentence
 
@@ -142,9 +156,7 @@ def test_the_match_with_most_games_decides_whoever_won():
 def test_modes_are_judged_apart():
     searched = [point("sft", 100, 1100, sims=32), point("rl", 400, 1120, sims=32)]
     wrong_mode = match(searched[1], SFT[-1], 0.99, 0.01)
-    modes = {m["mode"]: m for m in verdict.judge(
-        evaluation(points=SFT + RL + searched, matches=[wrong_mode])
-    )}  # fmt: skip
+    modes = judged(evaluation(points=SFT + RL + searched, matches=[wrong_mode]))
     assert list(modes) == ["raw", "search@32"]
     assert modes["raw"]["passed"] == "yes"
     assert (modes["search@32"]["passed"], modes["search@32"]["match"]) == ("undecided", None)
@@ -156,44 +168,44 @@ def test_unknown_interval_is_never_a_verdict():
 
 
 def test_ceiling_is_flat_by_elo_or_by_the_held_out_curve():
-    flat = verdict.ceiling_of(evaluation(), 0)
-    assert flat is not None and flat.flat and flat.start["step"] == 40
+    flat = ceiling_of(evaluation(), 0)
+    assert flat is not None and flat.flat and flat.flat_from["step"] == 40
     rising = [point("sft", 10, 300), point("sft", 50, 500), point("sft", 100, 800)]
-    ceiling = verdict.ceiling_of(evaluation(points=rising), 0)
+    ceiling = ceiling_of(evaluation(points=rising), 0)
     assert ceiling is not None and not ceiling.flat
     stuck = [{"step": s, "policy_loss": 2 + abs(s - 100) / 100} for s in range(10, 201, 10)]
-    ceiling = verdict.ceiling_of(evaluation(points=rising, sft_history=stuck), 0)
+    ceiling = ceiling_of(evaluation(points=rising, sft_history=stuck), 0)
     assert ceiling is not None and ceiling.flat
-    ceiling = verdict.ceiling_of(evaluation(points=rising[:2], sft_history=stuck), 0)
+    ceiling = ceiling_of(evaluation(points=rising[:2], sft_history=stuck), 0)
     assert ceiling is not None and not ceiling.flat  # measured only on the way up
 
 
 def test_few_games_show_no_ceiling():
     """400 +- 150 and 590 +- 150 may be level, or 400 Elo apart."""
     points = [point("sft", 40, 400, low=250, high=550), point("sft", 100, 590, low=440, high=740)]
-    ceiling = verdict.ceiling_of(evaluation(points=points), 0)
+    ceiling = ceiling_of(evaluation(points=points), 0)
     assert ceiling is not None and not ceiling.flat
-    told = sentences.headlines(evaluation(points=points))
+    told = headlines(evaluation(points=points))
     assert any("may be no ceiling" in line for line in told)
 
 
 def test_ceiling_is_flat_where_the_stage_ended_by_itself():
     rising = [point("sft", 10, 300), point("sft", 50, 500), point("sft", 100, 800)]
-    ceiling = verdict.ceiling_of(evaluation(points=rising, sft_flat=True), 0)
+    ceiling = ceiling_of(evaluation(points=rising, sft_flat=True), 0)
     assert ceiling is not None and ceiling.flat
     assert any("flat at its lowest" in line
-               for line in sentences.headlines(evaluation(points=rising, sft_flat=True)))
+               for line in headlines(evaluation(points=rising, sft_flat=True)))
 
 
 def test_expert_sentences():
-    assert "RL raw policy is level with it" in sentences.headlines(evaluation())[-1]
+    assert "RL raw policy is level with it" in headlines(evaluation())[-1]
     wide = evaluation()
     for baseline in wide["baselines"]:
         if baseline.get("expert"):
             baseline.update(low=baseline["elo"] - 300, high=baseline["elo"] + 300)
-    assert "RL raw policy cannot be told from it" in sentences.headlines(wide)[-1]
+    assert "RL raw policy cannot be told from it" in headlines(wide)[-1]
     absent = {"player": "gtp:gnugo", "expert": True, "elo": None, "note": "gnugo not installed"}
-    assert "gnugo not installed" in sentences.headlines(evaluation(baselines=[absent]))[-1]
+    assert "gnugo not installed" in headlines(evaluation(baselines=[absent]))[-1]
 
 
 @pytest.mark.parametrize(
@@ -207,13 +219,64 @@ def test_expert_sentences():
     ],
 )
 def test_strength_text(low, high, text):
-    assert sentences.strength_text({"elo": 812.0, "low": low, "high": high}, verdict.ELO) == text
+    assert sentences.strength_text({"elo": 812.0, "low": low, "high": high}, compute.ELO) == text
 
 
 def test_amounts_use_the_unit_that_fits():
     shown = [compute.amount_text(x, compute.FLOPS) for x in (0, 4.2e5, 1.25e15, 3e30, None)]
     assert shown == ["0 FLOP", "420 kFLOP", "1.25 PFLOP", "3e+09 ZFLOP", "-"]
     assert compute.amount_text(5400, compute.TIMES) == "1.5 h"
+
+
+# ------------------------------------------------------------------------------ what is missing
+
+REMEDIES = {"points": "play", "signal": "longer", "sft": "teach", "rl": "improve", "value": "judge",
+            "own": "of no stage that a verdict needs"}
+
+
+@pytest.mark.parametrize(("more", "missing", "first"), [
+    ({"points": []}, ["points"], "No checkpoint has been rated: play"),
+    ({"points": SFT}, ["rl", "value"], "No RL checkpoint has been rated: improve"),
+    ({"points": RL, "remedies": {"sft": "teach"}}, ["sft"],
+     "No SFT checkpoint has been rated: teach"),
+    ({"points": SFT, "remedies": {}}, [], "Raw policy: SFT's best 812 ± 40 Elo; no RL point"),
+    ({"points": SFT + RL, "remedies": {"sft": "", "rl": ""}}, [], "Raw policy: RL passed"),
+])
+def test_what_is_missing_comes_first_with_its_command(tmp_path, more, missing, first):
+    case = evaluation(**{"remedies": REMEDIES, **more})
+    found = judge(case)
+    assert list(found.missing) == missing
+    assert headlines(case)[0].startswith(first)
+    assert sentences.header_lines(found)[0][0].startswith(first)
+    report.write_report(tmp_path, case)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["missing"] == missing
+    wanted = ["yes" if first.endswith("passed") else "missing"] * bool(more["points"])
+    assert [mode["passed"] for mode in summary["modes"].values()] == wanted
+
+
+def test_no_right_answer_is_no_verdict():
+    """Nothing is right, with intervals that overlap: there is nothing that could be undecided."""
+    points = [{**p, "accuracy": 0.0, "low": 0.0, "high": 0.7} for p in ANSWERS["points"]]
+    case = {**ANSWERS, "points": points, "remedies": REMEDIES}
+    told = headlines(case)
+    assert told[0] == ("No question has been answered rightly yet, so there is nothing to compare: "
+                       "longer")
+    assert not any("undecided" in line for line in told)
+    assert {mode["passed"] for mode in judged(case).values()} == {"missing"}
+    points[0] = {**points[0], "accuracy": 0.2, "high": 1.0}
+    assert judged({**case, "points": points})["raw"]["passed"] == "undecided"
+
+
+def test_a_run_is_judged_once(tmp_path, monkeypatch):
+    """What chart, page, summary and terminal say is of one verdict."""
+    made = []
+    monkeypatch.setattr(report, "judge", lambda case: made.append(judge(case)) or made[-1])
+    found = report.write_report(tmp_path, evaluation())
+    report.text_summary(found)
+    assert made == [found]
+    with pytest.raises(AttributeError):
+        found.first = "rl"
 
 
 # --------------------------------------------------------------------------------- axis and margin
@@ -278,14 +341,14 @@ ANSWERS = {
 
 
 def test_accuracy_is_judged_by_what_was_measured_not_by_a_lucky_look():
-    modes = {mode["mode"]: mode for mode in verdict.judge(ANSWERS)}
+    modes = judged(ANSWERS)
     assert list(modes) == ["raw", "majority@16"]
     raw = modes["raw"]
     assert (raw["passed"], raw["decided_by"]) == ("yes", "accuracy intervals")
     assert (raw["sft"]["accuracy"], raw["rl"]["accuracy"]) == (40, 92)  # not 41, not 97
     looks = {**ANSWERS, "points": [p for p in ANSWERS["points"] if p.get("look")]}
-    assert verdict.judge(looks)[0]["rl"]["accuracy"] == 97
-    told = sentences.headlines(ANSWERS)
+    assert judged(looks)["raw"]["rl"]["accuracy"] == 97
+    told = headlines(ANSWERS)
     assert told[0].startswith("One answer: RL passed SFT's best: 92.0% ± 4.0 against 40.0% ± 4.0")
     assert told[1].startswith("Majority of 16 answers: RL passed")
     assert "The teacher stands at 43.5% ± 3.1: SFT one answer is level with it" in told[-1]
@@ -316,7 +379,7 @@ def test_samples_and_policy_gradients_get_their_panels():
     assert labels == ["held-out\ntop-1 (%)", "RL losses"]
 
     def tall(case):
-        return image(chart.draw(case)).shape[0]
+        return image(chart.draw_chart(judge(case))).shape[0]
 
     assert tall(ANSWERS) - tall({**ANSWERS, "samples": []}) == pytest.approx(
         (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * style.DPI, abs=2)
@@ -353,22 +416,79 @@ def test_every_case_is_drawn_and_told(tmp_path, case):
     assert pixels.shape[1] == 2000
     assert 0.002 < (pixels.min(axis=2) < 200).mean() < 0.5
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert summary["headlines"] == sentences.headlines(case)
-    assert summary["headlines"][0] in report.text_summary(case)
+    assert summary["headlines"] == headlines(case)
+    assert summary["headlines"][0] in report.text_summary(judge(case))
     assert "<table>" in (tmp_path / "report.html").read_text() or case == CASES["nothing"]
 
 
-def test_stages_show_in_their_colours():
-    def share(pixels: np.ndarray, colour: str) -> float:
-        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        return float((np.abs(pixels - rgb).max(axis=2) < 12).mean())
+def share(pixels: np.ndarray, colour: str) -> float:
+    """Of the picture that is in this colour."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return float((np.abs(pixels - rgb).max(axis=2) < 12).mean())
 
-    pictures = {name: image(chart.draw(CASES[name])) for name in ("full", "no rl", "no sft")}
+
+def test_stages_show_in_their_colours():
+    pictures = {name: image(chart.draw_chart(judge(CASES[name])))
+                for name in ("full", "no rl", "no sft")}
     seen = {
-        name: [share(pixels, style.COLOURS[stage]) > 1e-4 for stage in ("sft", "rl")]
+        name: [share(pixels, style.STAGES[stage].colour) > 1e-4 for stage in ("sft", "rl")]
         for name, pixels in pictures.items()
     }
     assert seen == {"full": [True, True], "no rl": [True, False], "no sft": [False, True]}
+
+
+TWO_RUNS = {
+    **{key: evaluation()[key] for key in ("game", "anchor", "baselines")},
+    "matches": [match(RL[-1], SFT[-1], 0.7, 0.1)],
+    "runs": [{"label": "one", "points": [*SFT, *RL, point("rl", 400, 1300, sims=32)]},
+             {"label": HOSTILE, "points": [point("sft", 20, 300), point("value", 300, 1500, 32)]}],
+}
+
+
+def test_several_runs_show_in_colours_of_their_own():
+    pixels = image(chart.draw_runs(TWO_RUNS))
+    assert pixels.shape[1] == 2000
+    assert [share(pixels, colour) > 1e-4 for colour in chart.RUNS[:3]] == [True, True, False]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each figure drawn hereafter: do texts reach over its edge, as the Agg renderer measures
+    them? (Ticks beyond the limits of their axis are not drawn, hence not measured.)"""
+    from matplotlib.figure import Figure
+
+    found, save = [], Figure.savefig
+
+    def savefig(figure: Figure, *words: Any, **options: Any) -> None:
+        save(figure, *words, **options)
+        box = figure.get_tightbbox(figure.canvas.get_renderer())  # in inches
+        width, height = figure.get_size_inches()
+        found.append(box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return found
+
+
+def long_ticks(digits: float) -> dict:
+    """Answers whose entropy needs ticks of many digits."""
+    rows = [{**row, "entropy": digits + 1e-5 * i} for i, row in enumerate(ANSWERS["rl_history"])]
+    return {**ANSWERS, "rl_history": rows}
+
+
+@pytest.mark.parametrize("case", [
+    *CASES.values(), long_ticks(0.1), long_ticks(12345.0),
+    evaluation(game=HOSTILE, rules="W" * 300, hardware="W" * 300,
+               baselines=[{**NO_EXPERT, "player": "W" * 99, "note": "W" * 99},
+                          {"player": "W" * 99, "elo": 5.0, "low": 1.0, "high": 9.0, "games": 1}]),
+], ids=[*CASES, "long ticks", "longer ticks", "wide names"])
+def test_no_label_is_cut(case, cut):
+    chart.draw_chart(judge(case))
+    assert cut == [False]
+
+
+def test_no_label_of_several_runs_is_cut(cut):
+    chart.draw_runs(TWO_RUNS, "seconds")
+    assert cut == [False]
 
 
 def test_grey_keeps_the_stages_apart():
@@ -376,7 +496,7 @@ def test_grey_keeps_the_stages_apart():
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         return 0.299 * red + 0.587 * green + 0.114 * blue
 
-    assert abs(luminance(style.COLOURS["sft"]) - luminance(style.COLOURS["rl"])) > 60
+    assert abs(luminance(style.STAGES["sft"].colour) - luminance(style.STAGES["rl"].colour)) > 60
 
 
 def test_summary_json(tmp_path):
@@ -439,7 +559,7 @@ def test_html_holds_every_number_and_the_commands_to_repeat_it(tmp_path):
 
 
 def test_text_summary_is_aligned():
-    lines = report.text_summary(evaluation()).splitlines()
+    lines = report.text_summary(judge(evaluation())).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("stage"))
     column = lines[head].index("player")
     rows = lines[head + 1 :]

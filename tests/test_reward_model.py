@@ -19,13 +19,13 @@ from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import best_checkpoint, train_reward_model
 from selfplay.llm.models import Net
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
 from selfplay.llm.reward_model import (
     RewardModel,
     Texts,
-    best_checkpoint,
     bradley_terry,
     judged,
     last_real,
@@ -34,10 +34,8 @@ from selfplay.llm.reward_model import (
     proxy_reward,
     read_texts,
     reward_model,
-    train_reward_model,
 )
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions
 from selfplay.llm.tasks import Task
 
 PAD = TOKENIZER.pad_token_id
@@ -171,16 +169,17 @@ def test_the_reward_of_completions_has_what_was_cut_off_apart() -> None:
 # ---------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("net", ["", "1x32"], ids=["policy", "small"])
-def test_a_planted_preference_is_ranked(tmp_path: Path, net: str) -> None:
+def test_a_planted_preference_is_ranked(tmp_path: Path, net: str, learn_seed: int) -> None:
     config = RewardConfig(net=net, batch_size=32, learning_rate=2e-3, epochs=8)
-    made = reward_model(llama("1x64"), config, TOKENIZER, 0)
-    train, held = split(planted(500, 1), 0.2, 0)
-    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=0)
+    made = reward_model(llama("1x64", learn_seed), config, TOKENIZER, learn_seed)
+    train, held = split(planted(500, 2 * learn_seed + 1), 0.2, learn_seed)
+    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     rows = read_history(tmp_path / "history.jsonl")
     assert rows[0]["loss"] < math.log(2) + 0.05
     kept, meta = load_reward_model(best)
-    fresh = planted(300, 2)
+    fresh = planted(300, 2 * learn_seed + 2)
     sides = [kept.score(side) for side in pair_texts(TOKENIZER, fresh)]
     assert judged(*sides)["accuracy"] > 0.9
     assert meta["metrics"]["accuracy"] > 0.9
@@ -189,13 +188,16 @@ def test_a_planted_preference_is_ranked(tmp_path: Path, net: str) -> None:
     assert float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_training_stops_where_the_held_out_pairs_get_no_better(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_training_stops_where_the_held_out_pairs_get_no_better(
+    tmp_path: Path, learn_seed: int
+) -> None:
     config = RewardConfig(batch_size=16, learning_rate=2e-3, epochs=40, patience=2)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(learn_seed)
     pairs = [Pair(f"{i}", *(str(n) for n in rng.integers(0, 10**6, 2))) for i in range(80)]
     train, held = split(pairs, 0.3, 0)  # nothing in them to learn
-    best = train_reward_model(reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train,
-                              held, config, tmp_path, seed=0)
+    made = reward_model(llama("1x32", learn_seed), config, TOKENIZER, 0)
+    best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
     assert len(losses) == int(np.argmin(losses)) + 1 + config.patience < config.epochs
     assert best == best_checkpoint(tmp_path) == tmp_path / f"ckpt-{np.argmin(losses) + 1:06d}"
@@ -214,7 +216,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> Non
             folder, seed=5, left=lambda: next(times, 0.0))
 
     whole = run(tmp_path / "whole", 99)
-    run(tmp_path / "parts", 1)
+    run(tmp_path / "parts", 2)
     assert len(read_history(tmp_path / "parts" / "history.jsonl")) == 2
     parts = run(tmp_path / "parts", 99)
     histories = [read_history(path.parent / "history.jsonl") for path in (whole, parts)]
@@ -307,7 +309,7 @@ GOLD = gold_of({"length": 1.0}, lambda completions, examples: {
 def policy(tokens: int = 6) -> TextPolicy:
     net = llama("1x32", 4)
     with torch.no_grad():
-        net.lm_head.weight[EOS] *= 3  # some end soon, others late
+        net.model.embed_tokens.weight[EOS] *= 3  # some end soon, others late
     return TextPolicy(Net(net), (EOS,), PAD, Sampling(max_new_tokens=tokens))
 
 
@@ -340,3 +342,27 @@ def test_nothing_to_prefer_is_said() -> None:
         "one": torch.ones(len(completions.texts))})
     with pytest.raises(UserError, match="only 0 differ"):
         synthesise(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
+
+
+def test_a_training_state_that_counted_epochs_as_steps_is_read(tmp_path: Path) -> None:
+    """As versions before 0.2 wrote it: the optimizer's steps beside each moment."""
+    config = RewardConfig(batch_size=16, epochs=2, patience=9)
+    train, held = split(planted(80, 3), 0.25, 0)
+
+    def run(folder: Path, epochs: int) -> Path:
+        return train_reward_model(
+            reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train, held,
+            RewardConfig(batch_size=16, epochs=epochs, patience=9), folder, seed=5)
+
+    whole, first = run(tmp_path / "whole", 2), run(tmp_path / "old", 1)
+    tensors, numbers = checkpoint.load_training(first)
+    steps = {f"step.{key.removeprefix('exp_avg.')}": torch.tensor(float(numbers["steps"]))
+             for key in tensors if key.startswith("exp_avg.")}
+    checkpoint.write_training(first, {**tensors, **steps}, {
+        "steps": numbers.pop("epochs"), "learning_rate": numbers["learning_rate"]})
+    (first.parent / "best.json").unlink()
+    assert best_checkpoint(first.parent) == first
+    run(tmp_path / "old", 2)
+    a, b = (load_reward_model(folder / "ckpt-000002")[0].state_dict()
+            for folder in (whole.parent, first.parent))
+    assert all(torch.equal(a[key], b[key]) for key in a)

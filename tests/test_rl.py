@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 
 from selfplay.arena.play import play_games
 from selfplay.arena.players import RandomPlayer, RawPlayer
-from selfplay.board import alphazero
-from selfplay.board.alphazero import Learner, gate, thin, train_rl
 from selfplay.board.config import RLConfig
-from selfplay.board.data import load_shard, pack
+from selfplay.board.data import pack
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, flops
+from selfplay.run import boards
+from selfplay.run.boards import KeptLearner, gate, train_rl
+from selfplay.run.shards import load_shard
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -42,8 +43,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def learner(folder: Path, config: RLConfig = SMALL, spec: NetSpec = SPEC, seed: int = 1) -> Learner:
-    return Learner(GAME, spec, config, folder, init=None, device="cpu", seed=seed)
+def learner(folder: Path, config: RLConfig = SMALL, spec: NetSpec = SPEC, seed: int = 1
+            ) -> KeptLearner:
+    return KeptLearner(GAME, spec, config, folder, init=None, device="cpu", seed=seed)
 
 
 def outputs(evaluator: Any) -> np.ndarray:
@@ -85,7 +87,7 @@ def test_learning_from_a_shard_on_disk_is_learning_from_fresh_games(tmp_path: Pa
     parts = learner(tmp_path / "parts")
     train_rl(parts, left=iter([1.0, 1.0, *[0.0] * 99_999]).__next__)  # the time ends in play
     assert parts.iteration == 0
-    parts.gather(lambda: False, lambda n: None)
+    parts.games(parts, lambda: False, lambda n: None)
     restarted = learner(tmp_path / "parts")
     train_rl(restarted)
     one, other = whole.history[0], restarted.history[0]
@@ -100,7 +102,7 @@ def test_learning_from_a_shard_on_disk_is_learning_from_fresh_games(tmp_path: Pa
 def test_notes_of_the_cost_that_are_gone_or_damaged(tmp_path: Path) -> None:
     """The user is told to delete them: the games then cost nothing that is known."""
     played = learner(tmp_path)
-    played.gather(lambda: False, lambda n: None)
+    played.games(played, lambda: False, lambda n: None)
     note = played.shard(1).with_suffix(".json")
     for damaged in ("{", "[]", '{"seconds": "long"}'):
         note.write_text(damaged)
@@ -116,7 +118,7 @@ def test_notes_of_the_cost_that_are_gone_or_damaged(tmp_path: Path) -> None:
 
 def test_whole_parts_without_their_note_become_the_shard(tmp_path: Path) -> None:
     played = learner(tmp_path)
-    played.gather(lambda: False, lambda n: None)
+    played.games(played, lambda: False, lambda n: None)
     shard = played.shard(1)
     parts = shard.with_suffix(".parts")
     parts.mkdir()
@@ -187,10 +189,10 @@ def test_thinning_keeps_the_ends_and_the_spacing(keep: int, iterations: int) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "listing", lambda folder: list(kept))
         patch.setattr(checkpoint, "drop_training", dropped.append)
-        patch.setattr(alphazero.shutil, "rmtree", lambda path: kept.remove(path))
+        patch.setattr(checkpoint.shutil, "rmtree", lambda path: kept.remove(path))
         for step in range(1, iterations + 1):
             kept.append(Path(f"ckpt-{step:06d}"))
-            thin(Path(), keep)
+            checkpoint.thin(Path(), keep, evenly=True)
             assert kept[-1].name == f"ckpt-{step:06d}"
             assert not set(kept[-2:]) & set(dropped)
     steps = [int(path.name[5:]) for path in kept]
@@ -227,7 +229,7 @@ def test_a_damaged_newest_checkpoint_costs_its_iteration_only(tmp_path: Path) ->
 def test_gating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, let_through: bool
 ) -> None:
-    monkeypatch.setattr(alphazero, "gate", lambda learner: score)
+    monkeypatch.setattr(boards, "gate", lambda learner: score)
     gated = learner(tmp_path, replace(SMALL, iterations=1, gating=True))
     before = outputs(gated.players.evaluators[0])
     train_rl(gated)
@@ -267,22 +269,23 @@ def test_the_gate_scores_the_new_weights(
 
 # --------------------------------------------------------------------------- learning
 
-def score_against_random(net: torch.nn.Module, games: int = 400) -> float:
+def score_against_random(net: torch.nn.Module, seed: int, games: int = 400) -> float:
     raw = RawPlayer("raw", Evaluator(net, GAME))
     played = play_games(GAME, raw, RandomPlayer("random", GAME), games=games, opening=(0, 2),
-                        seed=7, slots=64)
+                        seed=seed, slots=64)
     return float(np.mean([(1 + g.value * (1 if g.players[0] == "raw" else -1)) / 2
                           for g in played]))
 
 
-def test_self_play_learns(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_self_play_learns(tmp_path: Path, learn_seed: int) -> None:
     config = RLConfig(sims=16, cheap_sims=4, full_share=0.5, games=32, positions=384, reuse=4,
                       window_min=2000, window_max=4000, batch_size=64, learning_rate=5e-3,
                       ema_decay=0.98, temperature_plies=4, opening=(0, 3), iterations=6)
-    run = learner(tmp_path, config, replace(SPEC, size="2x16"))
-    before = score_against_random(run.trainer.inference_net())
+    run = learner(tmp_path, config, replace(SPEC, size="2x16"), learn_seed)
+    before = score_against_random(run.trainer.inference_net(), learn_seed)
     train_rl(run)
-    after = score_against_random(run.trainer.inference_net())
+    after = score_against_random(run.trainer.inference_net(), learn_seed)
     assert after > before + 0.1  # four standard errors of 400 games
     assert after > 0.8
     losses = [row["value_loss"] for row in run.history]

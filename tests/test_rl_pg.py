@@ -15,7 +15,6 @@ import torch
 from command import Command, selfplay, start
 
 from selfplay.board import league
-from selfplay.board.league import PolicyLearner, train_pg
 from selfplay.board.policy import BoardPolicy
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
@@ -24,6 +23,7 @@ from selfplay.games.base import take
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.run.boards import KeptPolicyLearner, train_pg
 from selfplay.run.config import RunConfig, override, preset, with_algorithm
 
 GAME = make("tictactoe")
@@ -44,8 +44,8 @@ def config(name: str = "ppo", *changes: str) -> RunConfig:
         "pool.opponents=3", "pg.minibatches=2", *changes])
 
 
-def learner(folder: Path, settings: RunConfig | None = None, seed: int = 1) -> PolicyLearner:
-    return PolicyLearner(GAME, SPEC, settings or config(), folder, init=None, device="cpu",
+def learner(folder: Path, settings: RunConfig | None = None, seed: int = 1) -> KeptPolicyLearner:
+    return KeptPolicyLearner(GAME, SPEC, settings or config(), folder, init=None, device="cpu",
                          seed=seed)
 
 
@@ -68,8 +68,7 @@ def test_a_restart_goes_on_as_if_nothing_had_happened(tmp_path: Path, name: str)
     for step in (0, 2, 4):
         assert weights(cut / "pool", step) == weights(whole / "pool", step)
     assert not (cut / "pool/ckpt-000005").exists()
-    timed = ("seconds", "play_seconds", "learn_seconds", "rss_mb")
-    rows = [[{k: v for k, v in row.items() if k not in timed}
+    rows = [[{k: v for k, v in row.items() if not k.endswith(("seconds", "_mb"))}
              for row in read_history(folder / "history.jsonl")] for folder in (whole, cut)]
     assert rows[0] == rows[1] and len(rows[0]) == 5
 
@@ -125,17 +124,22 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------- learning
 
-#: learning rates with which so few steps tell, and how many; GSPO's clip lets each go a little way
-RATES, STEPS = {"gspo": 0.05, "ppo": 0.01}, {"gspo": 30}
+#: iterations, games each, and a learning rate with which so few tell: nothing clips REINFORCE and
+#: RLOO, GSPO's clip lets each step go a little way
+LESSONS = {"reinforce": (16, 256, 0.01), "rloo": (16, 256, 0.01), "gspo": (30, 128, 0.05),
+           "ppo": (10, 256, 0.01)}
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_every_algorithm_learns(tmp_path: Path, name: str) -> None:
+def test_every_algorithm_learns(tmp_path: Path, name: str, learn_seed: int) -> None:
     """From nothing: the expected score against random moves, exactly, over all games there are."""
     spec = NetSpec("1x16", GAME.obs_shape, GAME.num_actions, False)
-    settings = config(name, f"rl.iterations={STEPS.get(name, 10)}", "pool.games=128",
-                      "pool.every=5", f"pg.learning_rate={RATES.get(name, 0.02)}")
-    made = PolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu", seed=1)
+    iterations, games, rate = LESSONS.get(name, (16, 256, 0.02))
+    settings = config(name, f"rl.iterations={iterations}", f"pool.games={games}", "pool.every=5",
+                      "pool.opening=0,0", "pg.kl_weight=0", f"pg.learning_rate={rate}")
+    made = KeptPolicyLearner(GAME, spec, settings, tmp_path, init=None, device="cpu",
+                             seed=learn_seed)
     before = expected_score(made.policy)
     train_pg(made)
     assert before == pytest.approx(0.5, abs=0.05)
@@ -194,11 +198,12 @@ def test_batchnorms_keep_their_statistics(tmp_path: Path) -> None:
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
 
-def test_a_gain_for_what_won(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_a_gain_for_what_won(tmp_path: Path, learn_seed: int) -> None:
     """One step of REINFORCE raises the mean log-probability of moves that won against that of
     moves that lost."""
     made = learner(tmp_path, config("reinforce", "pool.games=200", "pg.minibatches=1",
-                                    "pg.learning_rate=0.001"))
+                                    "pg.learning_rate=0.001"), learn_seed)
     rollout = made.play().rollout
     won = rollout.reward.sum(1)
     before = made._seen(made.policy, rollout).logp.sum(1)
@@ -209,9 +214,10 @@ def test_a_gain_for_what_won(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------- the notes
 
-def test_what_a_row_says(tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_what_a_row_says(tmp_path: Path, learn_seed: int) -> None:
     made = learner(tmp_path, config("grpo", "pool.group=4", "pg.kl_weight=0.1",
-                                    "pg.learning_rate=0.01"))
+                                    "pg.learning_rate=0.01"), learn_seed)
     played = made.play()
     scores = played.score.tolist()
     groups = [set(scores[start : start + 4]) for start in range(0, 24, 4)]

@@ -20,19 +20,25 @@ from tiny_llm import TOKENIZER, llama
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json
-from selfplay.llm import rollouts
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RewardConfig, RLHFConfig
 from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.generate import Sampling
+from selfplay.llm.kept import KeptRLHFLearner, train_rlhf
 from selfplay.llm.models import render, save
 from selfplay.llm.preferences import gold_of
 from selfplay.llm.reward_model import RewardModel, Texts, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, best_row, divergence, train_rlhf
+from selfplay.llm.rlhf import RLHFObjective, best_row, divergence
 from selfplay.llm.tasks import Task
-from selfplay.report.panels import draw_curves
+from selfplay.report.panels import draw_overoptimisation
 
-A = TOKENIZER("a")["input_ids"][0]
+LIKED = "abcdefghi"  # so many that none has to be met by luck
+TOKENS = torch.tensor(TOKENIZER(LIKED)["input_ids"])
+
+
+def liked(text: str) -> int:
+    return sum(text.count(letter) for letter in LIKED)
 
 
 class Letters:
@@ -45,11 +51,11 @@ class Letters:
 
 
 class Counting(RewardModel):
-    """Likes the letter a, were it the thousandth."""
+    """Likes each liked letter, were it the thousandth."""
 
     @torch.no_grad()
     def score(self, texts: Texts) -> torch.Tensor:
-        return ((texts.tokens == A) & texts.mask).sum(1).float()
+        return (torch.isin(texts.tokens, TOKENS) & texts.mask).sum(1).float()
 
 
 def counting() -> Counting:
@@ -58,7 +64,7 @@ def counting() -> Counting:
 
 #: The truth: two of them are best, each further one does harm.
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
-    [2.0 - abs(text.count("a") - 2) for text in completions.texts])})
+    [2.0 - abs(liked(text) - 2) for text in completions.texts])})
 AIM = RLHFObjective(Task("letters", Letters()), counting(), GOLD)
 SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
                    held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
@@ -66,16 +72,20 @@ SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluat
 SAMPLING = Sampling(max_new_tokens=6)
 
 
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("init")
-    save(folder, llama("1x32", 3), TOKENIZER)
+def begun(folder: Path, seed: int = 3) -> Path:
+    save(folder, llama("1x32", seed), TOKENIZER)
     return folder
 
 
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begun(tmp_path_factory.mktemp("init"))
+
+
 def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
-            **changes: Any) -> RLHFLearner:
-    return RLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling, seed=0)
+            seed: int = 0, **changes: Any) -> KeptRLHFLearner:
+    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling,
+                           seed=seed)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -96,14 +106,16 @@ def test_the_divergence_is_the_kl_of_the_distributions(init: Path, tmp_path: Pat
     exact = float((p.exp() * (p - q)).sum())
     policy = replace(made.policy, group=8000)
     batch = rollouts.sample(policy, TOKENIZER, [example], made.reward, {"proxy": 1.0}, 1)
-    drawn = divergence(rollouts.looked_at(batch.rollout, policy, made.reference))
+    drawn = divergence(rollouts.evaluated(batch.rollout, policy, made.reference))
     error = float(drawn.std()) / math.sqrt(8000)
     assert exact > 10 * error
     assert abs(float(drawn.mean()) - exact) < 4 * error
 
 
 def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> None:
-    row = climber(init, tmp_path).history[0]
+    made = climber(init, tmp_path, steps=0)
+    train_rlhf(made)
+    (row,) = made.history
     assert row["kl"] == pytest.approx(0, abs=1e-4)
     assert (row["step"], row["held_prompts"], row["held_samples"]) == (0, 12, 4)
 
@@ -111,10 +123,14 @@ def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> No
 # -------------------------------------------------------------------------------------- climbing
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_the_proxy_rises_and_the_truth_turns(init: Path, tmp_path: Path, algorithm: str) -> None:
-    made = climber(init, tmp_path, algorithm=algorithm, steps=60, evaluate_every=10,
-                   learning_rate=5e-3)
+def test_the_proxy_rises_and_the_truth_turns(
+    tmp_path: Path, algorithm: str, learn_seed: int
+) -> None:
+    init, folder = begun(tmp_path / "init", learn_seed), tmp_path / "climb"
+    made = climber(init, folder, seed=learn_seed, algorithm=algorithm, steps=40,
+                   evaluate_every=8, learning_rate=5e-3)
     best = train_rlhf(made)
     rows = made.history
     assert rows[-1]["proxy"] > 4.5 > 1 > rows[0]["proxy"]
@@ -122,15 +138,17 @@ def test_the_proxy_rises_and_the_truth_turns(init: Path, tmp_path: Path, algorit
     found = turn(rows)
     assert found["proxy_rise"] > 0 < found["loss"]
     assert best.name == f"ckpt-{found['step']:06d}"
-    assert read_json(tmp_path / "best.json")["ended"] == "steps"
-    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert kept == {best.name, "ckpt-000060"}
+    assert read_json(folder / "best.json")["ended"] == "steps"
+    kept = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert kept == {best.name, "ckpt-000040"}
 
 
-def test_the_kl_budget_ends_the_run(init: Path, tmp_path: Path) -> None:
-    made = climber(init, tmp_path, steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
+@pytest.mark.learns
+def test_the_kl_budget_ends_the_run(tmp_path: Path, learn_seed: int) -> None:
+    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+                   steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
     best = train_rlhf(made)
-    note, kls = read_json(tmp_path / "best.json"), [row["kl"] for row in made.history]
+    note, kls = read_json(tmp_path / "climb" / "best.json"), [row["kl"] for row in made.history]
     assert note["ended"] == "kl budget"
     assert made.step < 60
     assert kls[-1] > 2 >= max(kls[:-1])
@@ -147,21 +165,24 @@ def test_a_run_over_budget_from_the_start_names_the_reference() -> None:
     assert best_row(rows, 0.0)["step"] == 5
 
 
-def test_a_kl_weight_holds_the_policy_back(init: Path, tmp_path: Path) -> None:
-    gone = {}
+@pytest.mark.learns
+def test_a_kl_weight_holds_the_policy_back(tmp_path: Path, learn_seed: int) -> None:
+    init, gone = begun(tmp_path / "init", learn_seed), {}
     for weight in (0.0, 1.0):
-        made = climber(init, tmp_path / str(weight), steps=30, evaluate_every=30,
+        made = climber(init, tmp_path / str(weight), seed=learn_seed, steps=15, evaluate_every=15,
                        learning_rate=5e-3, kl_weight=weight)
         train_rlhf(made)
         gone[weight] = made.history[-1]["kl"]
     assert gone[1.0] < 0.5 * gone[0.0]
 
 
-def test_the_weight_is_steered_to_half_the_budget(init: Path, tmp_path: Path) -> None:
+@pytest.mark.learns
+def test_the_weight_is_steered_to_half_the_budget(tmp_path: Path, learn_seed: int) -> None:
     config = replace(SMALL, kl_budget=3.0, kl_weight=0.01, adapt=True)
     assert config.objective(6.0).kl_target == pytest.approx(0.25)
-    made = climber(init, tmp_path, steps=20, evaluate_every=20, learning_rate=5e-3, kl_budget=3.0,
-                   kl_weight=0.01, adapt=True)
+    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+                   steps=10, evaluate_every=10, learning_rate=5e-3, kl_budget=3.0, kl_weight=0.01,
+                   adapt=True)
     train_rlhf(made)
     assert made.optimizer.kl_weight > 0.01
     assert replace(config, adapt=False).objective(6.0).kl_target == 0
@@ -182,7 +203,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path)
     train_rlhf(again)
     a, b = (made.policy.net.state_dict() for made in (whole, again))
     assert all(torch.equal(a[key], b[key]) for key in a)
-    rows = [[{k: v for k, v in row.items() if k != "seconds"}
+    rows = [[{k: v for k, v in row.items() if not k.endswith(("seconds", "_mb"))}
              for row in read_history(tmp_path / name / "history.jsonl")]
             for name in ("whole", "parts")]
     assert rows[0] == rows[1]
@@ -193,10 +214,10 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = RLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
-    asked: list[rollouts.Batch] = []
+    made = KeptRLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    asked: list[rollouts.SampledBatch] = []
     with pytest.MonkeyPatch.context() as patch:
-        def noted(*given: Any) -> rollouts.Batch:
+        def noted(*given: Any) -> rollouts.SampledBatch:
             found = sample(*given)
             asked.extend([found] if given[0].group == 4 and len(given[2]) == 8 else [])
             return found
@@ -210,11 +231,11 @@ def test_completions_are_written_down_and_figures_of_every_step(
     held = {e.prompt: e.answer for e in made.held}
     for row in rows:
         assert held[row["prompt"]] == row["wanted"]
-        count = row["completion"].count("a")
+        count = liked(row["completion"])
         assert (row["proxy"], row["gold"]) == (count, 2 - abs(count - 2))
     first = asked[:2]
     train = made.history[1]["train"]
-    texts = [[t.count("a") for t in b.completions.texts] for b in first]
+    texts = [[liked(t) for t in b.completions.texts] for b in first]
     assert train["reward_proxy"] == pytest.approx(np.mean(texts))
     assert train["length"] == pytest.approx(
         np.mean([float(b.rollout.mask.sum()) / 32 for b in first]))
@@ -250,7 +271,7 @@ def test_what_was_cut_off_costs_the_penalty(init: Path, tmp_path: Path) -> None:
     batch = rollouts.sample(made.policy, TOKENIZER, made.held, made.reward, made.weights, 0)
     ended = torch.tensor(batch.completions.ended)
     found = batch.rollout.reward.sum(1)
-    count = torch.tensor([float(t.count("a")) for t in batch.completions.texts])
+    count = torch.tensor([float(liked(t)) for t in batch.completions.texts])
     assert 0 < int(ended.sum()) < len(ended)
     assert torch.equal(found, count - 7.0 * (~ended).float())
 
@@ -302,8 +323,10 @@ def test_the_turn_of_a_curve() -> None:
 
 def test_the_picture_is_a_png_with_every_curve() -> None:
     row = figures(looked(np.zeros((4, 2)), np.ones((4, 2))))
-    plain = draw_curves({"one": [row, {**row, "kl_root": 1.0}]}, "a title with $two$ dollars")
-    full = draw_curves({"one": [row], "other": [row]}, "t", budget=4.0, best_of=[{**row, "n": 1}])
+    plain = draw_overoptimisation({"one": [row, {**row, "kl_root": 1.0}]},
+                                  "a title with $two$ dollars")
+    full = draw_overoptimisation({"one": [row], "other": [row]}, "t", budget=4.0,
+                                 best_of=[{**row, "n": 1}])
     for data in (plain, full):
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(data) > 10_000

@@ -16,13 +16,13 @@ import torch
 from script import SCRIPTS, load, start
 
 from selfplay.arena.sgf import ExpertGame
-from selfplay.board.alphazero import Learner, train_rl
 from selfplay.board.config import RLConfig, SFTConfig
-from selfplay.board.supervised import best, split, to_columns, train_sft
+from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.inference import openvino
 from selfplay.models import NetSpec
+from selfplay.run.boards import KeptLearner, best_sft, train_rl, train_sft
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -54,8 +54,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_sft(GAME, SPEC, train, held, short, folder / name / "sft", device="cpu", seed=seed)
     shutil.copytree(folder / "a/sft", folder / "b/sft")
     for seed, run in enumerate(folder / name for name in "abc"):
-        train_rl(Learner(GAME, SPEC, SELF_PLAY, run / "rl", init=best(run / "sft"), device="cpu",
-                         seed=seed))
+        train_rl(KeptLearner(GAME, SPEC, SELF_PLAY, run / "rl", init=best_sft(run / "sft"),
+                             device="cpu", seed=seed))
     torch.set_num_threads(threads)
     return folder
 

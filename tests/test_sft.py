@@ -18,12 +18,13 @@ from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import full_name
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, unpack
-from selfplay.board.supervised import best, split, to_columns, train_sft
+from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json, write_json
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec
+from selfplay.run.boards import best_sft, train_sft
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -119,34 +120,25 @@ def test_the_split_has_its_share_and_depends_on_the_seed() -> None:
 
 # --------------------------------------------------------------------------- training
 
-def lowest_cell_games(count: int, seed: int) -> Columns:
-    """Games of an expert that takes the lowest free cell after a random opening.
-
-    As nets learn from turned and mirrored boards they cannot tell lowest from highest, but they
-    can tell rows and corners: about two moves in three can be foretold, one in three by chance.
-    """
+def opposite_games(count: int, seed: int) -> Columns:
+    """Games of an expert that moves opposite the one stone that has no stone opposite, but one time
+    in five anywhere: more than four moves in five can be foretold, turned or mirrored."""
     rng, games = np.random.default_rng(seed), []
     for _ in range(count):
-        opening = rng.permutation(9)[:3].tolist()
-        rest = [cell for cell in range(9) if cell not in opening]
-        games.append(expert((*opening, *rest), 0.0, opening=3))
-    states = GAME.new(len(games))  # cut each where somebody has won
-    kept = []
-    for g in games:
-        states, moves = GAME.new(1), []
-        for action in g.actions:
-            if GAME.result(states)[0][0]:
-                break
-            GAME.step(states, np.array([action]))
-            moves.append(action)
-        kept.append(expert(tuple(moves), float(GAME.result(states)[1][0]), 3))
-    return to_columns(GAME, kept)
+        cells = rng.permutation([0, 1, 2, 3, 5, 6, 7, 8]).tolist()
+        first, alone = cells[0], next(cell for cell in cells[1:] if cell != 8 - cells[0])
+        taken = (first, 8 - first, alone)
+        free = [cell for cell in range(9) if cell not in taken]
+        answer = 8 - alone if rng.random() < 0.8 else int(rng.choice(free))
+        games.append(expert((*taken, answer), 0.0, opening=3))
+    return to_columns(GAME, games)
 
 
-def test_it_learns_until_flat_and_names_the_best(tmp_path: Path) -> None:
-    config = SFTConfig(**{**vars(FAST), "patience": 3, "evaluate_every": 20})
-    found = train_sft(GAME, SPEC, lowest_cell_games(300, 1), lowest_cell_games(60, 2), config,
-                      tmp_path, device="cpu", seed=0)
+@pytest.mark.learns
+def test_it_learns_until_flat_and_names_the_best(tmp_path: Path, learn_seed: int) -> None:
+    config = SFTConfig(**{**vars(FAST), "patience": 2, "evaluate_every": 20})
+    train, held = (opposite_games(count, 1000 * learn_seed + count) for count in (400, 200))
+    found = train_sft(GAME, SPEC, train, held, config, tmp_path, device="cpu", seed=learn_seed)
     rows = read_history(tmp_path / "history.jsonl")
     assert rows[-1]["step"] < FAST.max_steps
     assert read_json(tmp_path / "best.json")["flat"] is True
@@ -166,14 +158,16 @@ def test_it_learns_until_flat_and_names_the_best(tmp_path: Path) -> None:
 
 def noise(seed: int) -> Columns:
     """Labels that mean nothing."""
-    real = lowest_cell_games(40, seed)
+    real = opposite_games(40, seed)
     labels = np.random.default_rng(seed).integers(0, 9, len(real.value))
     return real._replace(policy=np.eye(9, dtype=np.float16)[labels],
                          policy_weight=np.ones(len(labels), np.float32))
 
 
-def test_noise_is_flat_at_once(tmp_path: Path) -> None:
-    train_sft(GAME, SPEC, noise(1), noise(2), FAST, tmp_path, device="cpu", seed=0)
+@pytest.mark.learns
+def test_noise_is_flat_at_once(tmp_path: Path, learn_seed: int) -> None:
+    train, held = noise(2 * learn_seed + 1), noise(2 * learn_seed + 2)
+    train_sft(GAME, SPEC, train, held, FAST, tmp_path, device="cpu", seed=learn_seed)
     assert read_history(tmp_path / "history.jsonl")[-1]["step"] <= 200
     assert read_json(tmp_path / "best.json")["flat"] is True
 
@@ -204,7 +198,7 @@ def test_going_on_gives_the_same_weights(tmp_path: Path, interrupted_at: int) ->
 
 
 def test_the_clock_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
-    train, held = lowest_cell_games(20, 1), lowest_cell_games(10, 2)
+    train, held = opposite_games(20, 1), opposite_games(10, 2)
     for steps in range(11, 18):  # wherever between two looks the time is up
         left = iter([1.0] * steps)  # asked at the start and after every step
         folder = tmp_path / str(steps)
@@ -216,7 +210,7 @@ def test_the_clock_ends_it_with_a_checkpoint(tmp_path: Path) -> None:
 
 def test_the_rate_drops_while_there_is_time_for_it(tmp_path: Path) -> None:
     """At 0.4 and 0.4 ** 2 of the time, however well it still learns."""
-    train, held = lowest_cell_games(300, 1), lowest_cell_games(60, 2)
+    train, held = opposite_games(300, 1), opposite_games(60, 2)
 
     def learn(folder: Path, until: int, left: Callable[[], float]) -> list[int]:
         config = SFTConfig(**{**vars(FAST), "patience": 99, "max_steps": until})
@@ -235,7 +229,7 @@ def test_the_rate_drops_while_there_is_time_for_it(tmp_path: Path) -> None:
 
 
 def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
-    found = train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), FAST,
+    found = train_sft(GAME, SPEC, opposite_games(20, 1), opposite_games(10, 2), FAST,
                       tmp_path, device="cpu", seed=0, left=lambda: 0.0)
     assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == [1]
     assert found == tmp_path / "ckpt-000001"
@@ -243,24 +237,33 @@ def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
 
 def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no SFT checkpoint yet"):
-        best(tmp_path)
+        best_sft(tmp_path)
 
 
 def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path) -> None:
     config = SFTConfig(**{**vars(FAST), "max_steps": 30, "drops": 9})
     folder = tmp_path / "sft"
-    train_sft(GAME, SPEC, lowest_cell_games(20, 1), lowest_cell_games(10, 2), config, folder,
+    train_sft(GAME, SPEC, opposite_games(20, 1), opposite_games(10, 2), config, folder,
               device="cpu", seed=0)
     oldest, *newer = checkpoint.listing(folder)
     assert len(newer) == 2
     for path in newer:
         checkpoint.load_training(path)
     assert not (oldest / "train.safetensors").exists()
-    noted = best(folder)
+    noted = best_sft(folder)
     assert noted.is_dir()
     (folder / "best.json").unlink()
-    assert best(folder) == noted
+    assert best_sft(folder) == noted
     meta = read_json(oldest / "meta.json")
     write_json(oldest / "meta.json", {**meta, "metrics": {"policy_loss": 0.0}})
-    assert best(folder) == oldest
+    assert best_sft(folder) == oldest
     assert full_name(f"net:{tmp_path}") == f"net:{oldest}"  # who plays is who RL starts from
+
+
+def test_a_breakdown_names_what_there_is(tmp_path: Path) -> None:
+    """SFT has no option to go on from a checkpoint: it begins again."""
+    config = SFTConfig(**{**vars(FAST), "learning_rate": 1e9, "evaluate_every": 1})
+    with pytest.raises(UserError, match=r"^training step \d+: the (loss|gradient) is .*begin again "
+                                        r"with --run NEW --set sft\.learning_rate=3\.3e\+08$"):
+        train_sft(GAME, SPEC, opposite_games(20, 1), opposite_games(10, 2), config,
+                  tmp_path, device="cpu", seed=0)

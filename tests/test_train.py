@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from selfplay.board.data import Batch, Columns, pack
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns, loss_parts, to_tensors
+from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_tensors
 from selfplay.common.errors import UserError
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetOutput, NetSpec, build, seeded
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
@@ -42,15 +44,18 @@ def rows(seed: int = 0, count: int = 16) -> Batch:
     )
 
 
-def trainer(spec: NetSpec = SPEC, **settings: Any) -> Trainer:
-    return Trainer(seeded(0, lambda: build(spec)), TrainConfig(**settings))
+def trainer(spec: NetSpec = SPEC, seed: int = 0, **settings: Any) -> Trainer:
+    return board_trainer(seeded(seed, lambda: build(spec)), TrainConfig(**settings))
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_small_batch_is_learnt_by_heart(dtype: Any) -> None:
+def test_a_small_batch_is_learnt_by_heart(dtype: Any, learn_seed: int) -> None:
     """The policy loss falls to the targets' own entropy, the others towards 0."""
-    some = trainer(learning_rate=4e-3, warmup=10, weight_decay=0.0, dtype=dtype)
-    data = rows()
+    some = trainer(seed=learn_seed, learning_rate=4e-3, warmup=10, weight_decay=0.0, dtype=dtype)
+    data = rows(learn_seed)
+    best = np.eye(17, dtype=np.float32)[data.policy.argmax(1)]
+    data = data._replace(policy=(data.policy + best) / 2)  # no near ties
     first = some.step(data)
     for _ in range(150):
         last = some.step(data)
@@ -61,7 +66,7 @@ def test_a_small_batch_is_learnt_by_heart(dtype: Any) -> None:
     assert last["value_loss"] < 0.05 < first["value_loss"]
     assert last["ownership_loss"] < 0.1 < first["ownership_loss"]
     assert last["score_loss"] < first["score_loss"] / 4
-    assert last["top1"] >= 0.8  # some targets hold near ties
+    assert last["top1"] == 1
     assert last["entropy"] == pytest.approx(floor, abs=0.2)
 
 
@@ -107,7 +112,7 @@ def test_one_step_of_adamw_by_hand() -> None:
             value = self.inner(obs.flatten(1)).squeeze(1)
             return NetOutput(obs.new_zeros(len(obs), 3), value, None, None)
 
-    some = Trainer(Wrapped(), TrainConfig(learning_rate=0.1, weight_decay=0.5, warmup=1,
+    some = board_trainer(Wrapped(), TrainConfig(learning_rate=0.1, weight_decay=0.5, warmup=1,
                                           grad_clip=1e9, dtype="float32"))
     data = Batch(np.ones((1, 1, 1, 2), np.float32), np.eye(3, dtype=np.float32)[:1],
                  *(np.ones(1, np.float32) for _ in range(2)), np.zeros((1, 2), np.float32),

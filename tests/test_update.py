@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.learn.losses import entropy, gather_logp
-from selfplay.learn.optimizer import SHARDS, PolicyOptimizer, _shards
+from selfplay.learn.policy_gradient import PARTS, PolicyOptimizer, parts_of, policy_gradient
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
 
 N, T = 64, 5
@@ -35,8 +36,8 @@ class Chooser:
         return Evaluated(gather_logp(logits, rollout.action), entropy(logits), out[..., 2])
 
 
-def chooser() -> Chooser:
-    torch.manual_seed(0)
+def chooser(seed: int = 0) -> Chooser:
+    torch.manual_seed(seed)
     return Chooser(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3)))
 
 
@@ -53,10 +54,13 @@ def sample(policy: Chooser, reference: Chooser, seed: int) -> Rollout:
                    ref_logp=reference.evaluate(rollout).logp)
 
 
-def trained(config: PGConfig, batches: int) -> tuple[Chooser, list[dict[str, float]]]:
-    policy, reference = chooser(), chooser()
-    optimizer, rng = PolicyOptimizer(policy, config), np.random.default_rng(0)
-    return policy, [optimizer(sample(policy, reference, k), rng) for k in range(batches)]
+def trained(
+    config: PGConfig, batches: int, seed: int = 0
+) -> tuple[Chooser, list[dict[str, float]]]:
+    policy, reference = chooser(seed), chooser(seed)
+    optimizer, rng = PolicyOptimizer(policy, config), np.random.default_rng(seed)
+    first = 100 * seed
+    return policy, [optimizer(sample(policy, reference, first + k), rng) for k in range(batches)]
 
 
 def accuracy(policy: Chooser) -> float:
@@ -64,10 +68,12 @@ def accuracy(policy: Chooser) -> float:
     return float(rollout.reward[rollout.mask].mean())
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_learns(name: str) -> None:
-    before = accuracy(chooser())
-    policy, _ = trained(sized(algorithm(name, learning_rate=2e-2), T), 60)
+def test_every_algorithm_learns(name: str, learn_seed: int) -> None:
+    before = accuracy(chooser(learn_seed))
+    batches = 20 if name == "ppo" else 60  # of several epochs
+    policy, _ = trained(sized(algorithm(name, learning_rate=2e-2), T), batches, learn_seed)
     assert accuracy(policy) > before + 0.25
 
 
@@ -98,7 +104,7 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
     with torch.no_grad():
         policy.net[0].weight.add_(0.05)  # off the sampling policy
     batch = pg.weighted(pg.columns(rollout, config, 0.1), config)
-    figures = optimizer._gradient(rollout, batch)
+    figures = optimizer.trainer.gradient(pg._Minibatch(rollout, batch))
     found = [p.grad.clone() for p in policy.net.parameters()]
     policy.net.zero_grad()
     loss, _ = pg.objective(batch, policy.evaluate(rollout), config, 0.1)
@@ -110,27 +116,29 @@ def test_shards_give_the_gradient_of_the_whole() -> None:
 
 def test_every_trajectory_is_in_one_shard() -> None:
     mask = torch.arange(T)[None] < torch.randint(0, T + 1, (37, 1))
-    parts = _shards(mask, SHARDS["cpu"], 8192)
+    parts = parts_of(mask, PARTS["cpu"], 8192)
     assert sorted(torch.cat(parts).tolist()) == list(range(37))
-    assert len(parts) == SHARDS["cpu"]
-    assert len(_shards(mask, 1, 10)) >= int(mask.sum()) // 10
-    assert sum(map(len, _shards(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
+    assert len(parts) == PARTS["cpu"]
+    assert len(parts_of(mask, 1, 10)) >= int(mask.sum()) // 10
+    assert sum(map(len, parts_of(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
 
 
-def test_epochs_and_minibatches_count() -> None:
-    _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4), 1)
+@pytest.mark.learns
+def test_epochs_and_minibatches_count(learn_seed: int) -> None:
+    _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4), 1, learn_seed)
     assert row["updates"] == 12
     _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4, learning_rate=0.3,
-                                 stop_kl=1e-4), 1)
+                                 stop_kl=1e-4), 1, learn_seed)
     assert row["updates"] < 12
 
 
-def test_a_divergence_ends_the_run_and_keeps_the_weights() -> None:
-    policy, reference = chooser(), chooser()
+@pytest.mark.learns
+def test_a_divergence_ends_the_run_and_keeps_the_weights(learn_seed: int) -> None:
+    policy, reference = chooser(learn_seed), chooser(learn_seed)
     optimizer = PolicyOptimizer(policy, PGConfig(estimator="group", learning_rate=5.0, epochs=9,
                                                  max_kl=0.5))
     with pytest.raises(UserError, match=r"sample_kl.*lower learning rate"):
-        optimizer(sample(policy, reference, 0), np.random.default_rng(0))
+        optimizer(sample(policy, reference, learn_seed), np.random.default_rng(0))
     before, rollout = weights(policy), sample(policy, reference, 0)
     broken = replace(rollout, reward=rollout.reward * float("nan"))
     with pytest.raises(UserError, match="the loss is nan"):
@@ -138,14 +146,16 @@ def test_a_divergence_ends_the_run_and_keeps_the_weights() -> None:
     assert torch.equal(weights(policy), before)
 
 
-def test_the_penalty_pulls_towards_the_reference() -> None:
-    free = trained(algorithm("grpo", learning_rate=2e-2), 40)[1][-1]
-    held = trained(algorithm("grpo", learning_rate=2e-2, kl_weight=2.0), 40)[1][-1]
+@pytest.mark.learns
+def test_the_penalty_pulls_towards_the_reference(learn_seed: int) -> None:
+    free = trained(algorithm("grpo", learning_rate=2e-2), 1)[1][-1]
+    far = {"learning_rate": 2e-2, "max_kl": 1e9}
+    held = trained(algorithm("grpo", kl_weight=2.0, **far), 40, learn_seed)[1][-1]
     assert "ref_kl" not in free
-    rows = trained(algorithm("grpo", learning_rate=2e-2, kl_weight=1e-6), 40)[1]
+    rows = trained(algorithm("grpo", kl_weight=1e-6, **far), 40, learn_seed)[1]
     assert held["ref_kl"] < rows[-1]["ref_kl"] / 3
     adapted = trained(PGConfig(estimator="group", learning_rate=2e-2, kl_weight=1e-2,
-                               kl_target=1e-3, kl_horizon=200), 40)[1]
+                               kl_target=1e-3, kl_horizon=200), 40, learn_seed)[1]
     assert adapted[-1]["kl_weight"] > adapted[0]["kl_weight"]
 
 
@@ -176,3 +186,25 @@ def test_only_what_wants_a_gradient_is_trained() -> None:
         sample(policy, reference, 0), np.random.default_rng(0))
     assert torch.equal(policy.net[0].weight, frozen)
     assert not torch.equal(policy.net[2].weight, reference.net[2].weight)
+
+
+def test_rows_come_one_at_a_time_and_the_net_is_trained_when_they_do() -> None:
+    policy, reference = chooser(), chooser()
+    asked = []
+
+    def rollouts() -> Iterator[Rollout]:
+        for k in range(4):
+            asked.append(weights(policy))
+            yield sample(policy, reference, k)
+
+    rows = policy_gradient(policy, rollouts(), "grpo", seed=3)
+    first = next(rows)
+    assert len(asked) == 1 and first["step"] == 1 and not torch.equal(weights(policy), asked[0])
+    assert [row["step"] for row in rows] == [2, 3, 4]
+    other = chooser()
+    optimizer = PolicyOptimizer(other, algorithm("grpo"))
+    for k in range(4):
+        optimizer(sample(other, reference, k), np.random.default_rng([3, k]))
+    assert torch.equal(weights(policy), weights(other))
+    with pytest.raises(KeyError):
+        next(policy_gradient(policy, [], "grpoo"))

@@ -11,16 +11,14 @@ import pytest
 import torch
 
 from selfplay.board import value
-from selfplay.board.data import load_shard, unpack
+from selfplay.board.data import unpack
 from selfplay.board.policy import BoardPolicy, Turn
 from selfplay.board.value import (
     GROUP_GAMES,
     SHARD_GAMES,
     Policies,
-    make_games,
     play_group,
     play_shard,
-    read_games,
     turns,
 )
 from selfplay.common.errors import UserError
@@ -28,6 +26,7 @@ from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.learn.rollout import Acted
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.shards import load_shard, make_games, read_games
 
 TTT, C4 = make("tictactoe"), make("connect4")
 

@@ -11,13 +11,14 @@ import torch
 
 from selfplay.board.config import ValueConfig
 from selfplay.board.data import Columns, pack
-from selfplay.board.trainer import TrainConfig, Trainer
-from selfplay.board.value import best_value, split_rows, train_value
+from selfplay.board.trainer import TrainConfig, board_trainer
+from selfplay.board.value import split_rows
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
+from selfplay.run.boards import train_value
 
 TTT = make("tictactoe")
 SPEC = NetSpec("1x8", TTT.obs_shape, TTT.num_actions, TTT.has_ownership)
@@ -71,31 +72,35 @@ def test_both_sides_must_have_some(play_random: Any, share: float) -> None:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    trainer = Trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
+    trainer = board_trainer(seeded(40, lambda: build(SPEC)), TrainConfig())
     checkpoint.save(tmp_path / "policy", trainer, SPEC,
                     {"game": TTT.name, "kind": "rl", "step": 1, "compute": {}})
     return tmp_path / "policy"
 
 
-def learn(folder: Path, rows: Columns, policy: Path, **changes: Any) -> Path:
+def learn(folder: Path, rows: Columns, policy: Path, seed: int = 3, **changes: Any) -> Path:
     config = ValueConfig(**{"batch_size": 64, "learning_rate": 5e-3, "evaluate_every": 40,
                             "init": "random", "held_out": 0.2, **changes})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train_value(TTT, SPEC, policy, rows, config, folder, device="cpu", seed=3,
+        return train_value(TTT, SPEC, policy, rows, config, folder, device="cpu", seed=seed,
                            about={"policies": {"sft": "x"}},
                            before={"seconds": 5.0, "flops": 1e9, "positions": 7})
     finally:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.learns
 def test_it_learns_results_and_says_how_well(
-    tmp_path: Path, policy: Path, play_random: Any
+    tmp_path: Path, policy: Path, play_random: Any, learn_seed: int
 ) -> None:
-    found = learn(tmp_path / "value", centre_rows(2000, 0, play_random), policy, max_steps=320)
+    positions = centre_rows(2000, learn_seed, play_random)
+    decided = Columns(*(column[positions.value != 0] for column in positions))  # 1 if unlearnt
+    found = learn(tmp_path / "value", decided, policy, learn_seed, max_steps=100,
+                  evaluate_every=20)
     rows = read_history(tmp_path / "value/history.jsonl")
-    assert found == best_value(tmp_path / "value")
+    assert found == checkpoint.best(tmp_path / "value", "value_mse")
     by_step = {row["step"]: row["value_mse"] for row in rows}
     assert found.name == f"ckpt-{min(by_step, key=by_step.get):06d}"
     assert rows[0]["value_mse"] > 0.3 > 0.15 > min(by_step.values())
@@ -103,14 +108,17 @@ def test_it_learns_results_and_says_how_well(
     assert meta["kind"] == "value" and meta["policies"] == {"sft": "x"}
     assert meta["compute"]["flops"] > 1e9 and meta["compute"]["seconds"] > 5
     (tmp_path / "value/best.json").unlink()
-    assert best_value(tmp_path / "value") == found
+    assert checkpoint.best(tmp_path / "value", "value_mse") == found
 
 
-def test_what_is_learnt_by_heart_shows(tmp_path: Path, policy: Path, play_random: Any) -> None:
+@pytest.mark.learns
+def test_what_is_learnt_by_heart_shows(
+    tmp_path: Path, policy: Path, play_random: Any, learn_seed: int
+) -> None:
     """Few positions with results at random: the error falls on those learnt from alone."""
-    rows = centre_rows(60, 0, play_random)._replace(
-        value=np.random.default_rng(1).choice([-1, 1], 60).astype(np.float32))
-    learn(tmp_path / "value", rows, policy, max_steps=400, evaluate_every=400,
+    rows = centre_rows(60, learn_seed, play_random)._replace(
+        value=np.random.default_rng(learn_seed).choice([-1, 1], 60).astype(np.float32))
+    learn(tmp_path / "value", rows, policy, learn_seed, max_steps=200, evaluate_every=200,
           learning_rate=1e-2, weight_decay=0.0)
     row = read_history(tmp_path / "value/history.jsonl")[-1]
     assert row["train_mse"] < 0.7 < row["value_mse"]
@@ -129,16 +137,19 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
         assert mine.equal(theirs)
 
 
-def test_more_games_make_a_new_curve(tmp_path: Path, policy: Path, play_random: Any) -> None:
+@pytest.mark.learns
+def test_more_games_make_a_new_curve(
+    tmp_path: Path, policy: Path, play_random: Any, learn_seed: int
+) -> None:
     """A curve that was flat with few positions does not keep more of them from being learnt."""
-    rows = centre_rows(800, 0, play_random)
+    rows = centre_rows(800, learn_seed, play_random)
     few = Columns(*(column[:80] for column in rows))
     flat = {"patience": 1, "drops": 0, "gain": 0.9, "evaluate_every": 20}
-    learn(tmp_path, few, policy, **flat)
+    learn(tmp_path, few, policy, learn_seed, **flat)
     steps = read_history(tmp_path / "history.jsonl")[-1]["step"]
-    learn(tmp_path, few, policy, **flat)
+    learn(tmp_path, few, policy, learn_seed, **flat)
     assert read_history(tmp_path / "history.jsonl")[-1]["step"] == steps
-    learn(tmp_path, rows, policy, **flat)
+    learn(tmp_path, rows, policy, learn_seed, **flat)
     assert read_history(tmp_path / "history.jsonl")[-1]["step"] > steps
 
 

@@ -58,6 +58,8 @@ def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
                                     (ROOT, "models"))
                for p in (ROOT / folder).rglob("*.py")}
     assert packed == sources
+    templates = {p.relative_to(ROOT) for p in (ROOT / "selfplay").rglob("*.j2")}
+    assert {p.relative_to(unpacked) for p in unpacked.rglob("*.j2")} == templates != set()
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}
     assert {p.name for p in (unpacked / "selfplay/expert_games").iterdir()} == games != set()
 
@@ -89,6 +91,14 @@ def test_the_embedded_expert_games_can_be_read(unpacked: Path, traps: Path) -> N
     games, skipped, file = done.stdout.split()
     assert int(games) > 100 and int(skipped) == 0
     assert file.startswith(str(unpacked))
+
+
+def test_a_report_is_written_from_it(unpacked: Path, traps: Path) -> None:
+    code = ("from pathlib import Path\nfrom selfplay.report.page import write_report\n"
+            "write_report(Path('out'), {'game': '<chess>'})")
+    done = python(code, cwd=traps, path=unpacked)
+    assert done.returncode == 0, done.stderr
+    assert "&lt;chess&gt;" in (traps / "out/report.html").read_text()
 
 
 def test_a_match_runs_from_it(unpacked: Path, traps: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from selfplay.llm.models import character_tokenizer, left_padded, small_model
+from selfplay.models.transformer import Transformer
 
 TOKENIZER = character_tokenizer()
 PAD, EOS = TOKENIZER.pad_token_id, TOKENIZER.eos_token_id
@@ -28,6 +31,21 @@ def sharp(model: Any) -> Any:
 
 def llama(dial: str = "2x64", seed: int = 0) -> Any:
     return sharp(small_model(dial, TOKENIZER, seed))
+
+
+def hugging_face(model: Any) -> Any:
+    """The embedded model as transformers loads what was saved of it; any other as it is."""
+    from transformers import AutoModelForCausalLM, PreTrainedModel
+
+    from selfplay.llm.models import save
+
+    if not isinstance(model, Transformer):
+        return model
+    with TemporaryDirectory() as folder:
+        save(Path(folder), model, TOKENIZER)
+        found = AutoModelForCausalLM.from_pretrained(folder)
+    assert isinstance(found, PreTrainedModel)
+    return found
 
 
 def grouped() -> Any:
@@ -69,10 +87,12 @@ def gpt2() -> Any:
 
 
 def lora() -> Any:
-    from selfplay.llm.models import Lora, adapt
+    from selfplay.llm.models import Lora, load, save
 
+    with TemporaryDirectory() as folder:
+        save(Path(folder), llama(), TOKENIZER)
+        model = load(folder, Lora(rank=4))[0]
     torch.manual_seed(4)
-    model = adapt(llama(), Lora(rank=4))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import GameError, Symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries
 from . import large, planes, playouts, small
 from .planes import PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -22,7 +22,7 @@ States = GoStates | BitStates  #: up to 9x9 the latter
 KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
 
 
-class Go:
+class Go(Game):
     """Tromp-Taylor Go (https://tromp.github.io/go.html) as a batched ``Game``.
 
     Actions are ``row * N + col`` with row 0 the line that GTP calls 1, then the pass, N * N.
@@ -36,8 +36,10 @@ class Go:
     forbids; 14 all ones where white is to move; 15 all ones after a pass.
     """
 
-    obs_binary = True
     has_ownership = True
+    has_sgf = True
+    sides = ("black", "white")
+    board_style = "go"
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -83,7 +85,7 @@ class Go:
         words = 1 << max(0, (4 * self.max_moves - 1).bit_length() - 6)
         seen = np.zeros((1, words), np.uint64)
         seen[0, 0] = 1  # the empty board, whose hash is 0
-        common = {
+        common: dict[str, Any] = {
             "to_play": np.zeros(1, np.int8),
             "ply": np.zeros(1, np.int32),
             "done": np.zeros(1, np.bool_),
@@ -137,11 +139,11 @@ class Go:
         return place, legal[:live]
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """What kernels note down about one board at a time, an entry a point."""
+        """Scratch arrays of the kernels, for one board at a time, an entry a point."""
         points = self.zobrist.shape[1]
         return np.empty(points, np.int16), np.empty(points, np.uint8)
 
-    def _legality(self, states: GoStates) -> NDArray[np.uint8]:
+    def _legality(self, states: States) -> NDArray[np.uint8]:
         out = np.zeros((len(states.ply), self.num_actions), np.uint8)
         large.legality(states, self.zobrist, self.size, self.suicide, self._scratch()[1], out)
         return out
@@ -163,7 +165,7 @@ class Go:
         return out.reshape(-1, *self.obs_shape)
 
     def _leads(self, states: States, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """Black's, of the games that are ``wanted``; else 0."""
+        """int32 [B]: Black's lead in the games that are ``wanted``, 0 in the others."""
         leads = np.zeros(len(wanted), np.int32)
         if self._in_sets:
             playouts.leads_of(states, wanted, self.size, self._bits[-1], leads)
@@ -188,7 +190,7 @@ class Go:
         return (self._leads(states, wanted) - self.komi).astype(np.float32)
 
     def keys(self, states: States) -> NDArray[np.uint64]:
-        """Of a past, the last four moves count."""
+        """As in the protocol; only the last four moves of a past count."""
         board = states.history[np.arange(len(states.ply)), states.ply]
         moves = states.recent.view(np.uint64)[:, 0]
         return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
@@ -216,11 +218,7 @@ class Go:
         return self.legal(states) & self._opening_points
 
     def symmetries(self) -> Symmetries:
-        grid = np.arange(self.size * self.size).reshape(self.board_shape)
-        turns = [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
-        cells = np.stack([turn.ravel() for turn in turns])
-        passes = np.full((len(turns), 1), self.pass_action)
-        return Symmetries(cells, np.concatenate([cells, passes], axis=1))
+        return board_symmetries(self.board_shape, more=1)
 
     def action_to_text(self, states: States, row: int, action: int) -> str:
         if action == self.pass_action:
@@ -237,6 +235,9 @@ class Go:
             last = f"{columns[-1]}{self.size}"
             raise GameError(f"{text!r} is no vertex of {self.name}; play A1 to {last} or pass")
         return (int(vertex[2]) - 1) * self.size + columns.index(vertex[1])
+
+    def last_move(self, states: States) -> NDArray[np.int64]:
+        return states.recent[:, 0].astype(np.int64)
 
     def render(self, states: States, row: int) -> str:
         """Black X, white O, the last move in brackets; row N on top."""

@@ -37,7 +37,7 @@ def liberty(point):
 
 @njit(cache=True, nogil=True)
 def in_atari(packed):
-    """All pseudo-liberties (at least one) are the same point."""
+    """Whether all pseudo-liberties (at least one) are the same point."""
     total = (packed >> SUM_AT) & SUM_MASK
     return (packed >> COUNT_AT) * (packed & SQUARES_MASK) == total * total
 
@@ -129,7 +129,7 @@ def ko_point(following, liberties, p, count, gone):
 
 @njit(cache=True, nogil=True)
 def has_seen(seen, history, ply, key):
-    """``key`` is among ``history[: ply + 1]``."""
+    """Whether ``key`` is among ``history[: ply + 1]``."""
     bit = np.int64(key & np.uint64(seen.shape[0] * 64 - 1))
     if (seen[bit >> 6] >> np.uint64(bit & 63)) & ONE == 0:
         return False
@@ -223,7 +223,7 @@ def move(s, i, action, zobrist, size, max_moves, gone):
     s.seen[i, bit >> 6] |= ONE << np.uint64(bit & 63)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def play(s, zobrist, actions, size, max_moves, gone):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
     for i in range(actions.shape[0]):
@@ -247,7 +247,7 @@ def survey(s, i, size, suicide, zobrist, verdicts):
                 s.seen[i], np.int64(s.ply[i]), p, np.int64(own), size + 1, suicide, zobrist)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def legality(s, zobrist, size, suicide, verdicts, out):
     """Fill ``out`` uint8 [B, A], ILLEGAL everywhere on entry; finished games are left so."""
     for i in range(out.shape[0]):
@@ -278,7 +278,7 @@ def duplicate(s, i, d, o):
         d.seen[o, j] = s.seen[i, j]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def branch(
     s, rows, moves, zobrist, size, suicide, max_moves, gone, verdicts, d, place_of, legal
 ):
@@ -313,7 +313,7 @@ def branch(
 
 @njit(cache=True, nogil=True, inline="always")
 def plausible(stones, chain, liberties, p, own, width, ko):
-    """A playout may put a stone on the empty point p: legal by simple ko, no own one-point eye.
+    """Whether a playout may play on the empty point p: legal by simple ko, no own one-point eye.
 
     An eye has own stones or the edge all round and fewer than two enemy diagonals (none at the
     edge), the usual test of Monte Carlo Go programs.
@@ -388,7 +388,7 @@ def playout(stones, chain, following, liberties, empty, gone, own, passes, ko, s
 
 @njit(cache=True, nogil=True, inline="always")
 def link(stones, chain, following, liberties, size, gone):
-    """Fill in the chains of a board and their liberties: as if its stones were played anew."""
+    """Work out the chains and liberties of a board from its stones."""
     width = size + 1
     for p in range(stones.shape[0]):
         chain[p] = following[p] = p
@@ -405,7 +405,7 @@ def link(stones, chain, following, liberties, size, gone):
 
 @njit(cache=True, nogil=True)
 def rollout(to_play, done, recent, ko, size, rng, boards):
-    """Let playouts go on in ``boards`` int8 [B, P]; ``rng`` advances. The others as in GoStates."""
+    """Play ``boards`` int8 [B, P] to their end; ``rng`` advances. Other arrays as in GoStates."""
     points = boards.shape[1]
     chain, following = np.empty(points, np.uint16), np.empty(points, np.uint16)
     liberties = np.empty(points, np.int64)

@@ -116,7 +116,7 @@ def few_liberties(stones, following, packed, head, width):
             return 2
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def observe(s, moves, size, codes, out):
     """Fill ``out`` uint8 [B, PLANES, N * N]; ``Go`` lists the planes.
 
@@ -167,7 +167,7 @@ def mark_cells(s, i, word, start, end, shift, code):
             | (two >> at & ONE) << np.uint64(3) | (banned >> at & ONE) << np.uint64(4))
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def observe_sets(s, shift, split, code, out):
     """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]; shift and split as in
     ``small.moves``. code: scratch uint8 [at least N * N]."""

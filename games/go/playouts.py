@@ -48,8 +48,8 @@ def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[n
     place = np.zeros(64, np.uint64)
     for bit in range(64):
         place[((int(DE_BRUIJN) << bit) % 2**64) >> 58] = bit
-    masks = np.array(words, np.uint64)
-    return masks, place, np.bitwise_or.reduce(masks[:, :2])
+    table = np.array(words, np.uint64)
+    return table, place, np.bitwise_or.reduce(table[:, :2])
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -97,14 +97,14 @@ def captured(low, high, mine_low, mine_high, free_low, free_high, width):
 
 @njit(cache=True, nogil=True, inline="always")
 def two(low, high):
-    """At least two bits are set."""
+    """Whether at least two bits are set."""
     return ((low != ZERO) & (high != ZERO)) | (low & (low - ONE) != ZERO) | (
         high & (high - ONE) != ZERO)
 
 
 @njit(cache=True, nogil=True, inline="always")
 def one(low, high):
-    """Exactly one bit is set."""
+    """Whether exactly one bit is set."""
     return (low | high != ZERO) & (not two(low, high))
 
 
@@ -113,11 +113,11 @@ def surrounded(
     near_low, near_high, diagonal_low, diagonal_high, edge,
     own_low, own_high, opp_low, opp_high, free_low, free_high, width,
 ):
-    """A playout may put a stone on an empty point without free neighbours, other than a ko's.
+    """Whether a playout may play on an empty point without free neighbours, other than a ko's.
 
-    It has to capture or to be tied to a chain with another liberty, and may fill no eye: own
+    The stone must capture, or join a chain with another liberty, and must not fill an eye: own
     stones or the edge all round, and fewer than two enemies on the diagonals, none at the edge.
-    ``free`` is without the point itself.
+    ``free`` does not contain the point itself.
     """
     touch_low, touch_high = near_low & opp_low, near_high & opp_high
     if touch_low | touch_high == ZERO:
@@ -137,7 +137,7 @@ def surrounded(
 
 @njit(cache=True, nogil=True, inline="always")
 def bit_index(low, high, place):
-    """Where the lone bit is."""
+    """The index of the only bit that is set."""
     if low != ZERO:
         return place[(low * DE_BRUIJN) >> S58]
     return S64 + place[(high * DE_BRUIJN) >> S58]
@@ -181,7 +181,7 @@ def choose(
 ):
     """(bit or 0 for a pass, its place in ``empty``, next state): a random sensible move.
 
-    The points tried in vain lie behind its place.
+    Points that were tried and refused lie behind its place.
     """
     tries, chosen = left, ZERO
     while tries > ZERO and chosen == ZERO:
@@ -207,7 +207,7 @@ def choose(
 
 @njit(cache=True, nogil=True)
 def enlist(low, high, empty, left, place):
-    """Put the bits of (low, high) behind the first ``left`` of ``empty``; how many there are."""
+    """Append the bits of (low, high) to the first ``left`` of ``empty``; returns the new count."""
     while low | high != ZERO:
         one_low = low & (~low + ONE)
         one_high = ZERO if one_low != ZERO else high & (~high + ONE)

@@ -1,7 +1,8 @@
 """The rules of Go up to 9x9 on sets of points, two words each: the kernels behind ``go.py``.
 
-``states`` says where a point lies in a word. What ``large`` keeps in chains is flooded here
-when it is asked for: a flood takes a few instructions a step, and a board is copied in no time.
+``states`` says where a point lies in a word. ``large`` keeps chains; here they are found by
+flooding when they are needed: a flood takes a few instructions a step, and boards without chains
+are small to copy.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def rest(low, high):
 
 @njit(cache=True, nogil=True, inline="always")
 def flood(low, high, mine_low, mine_high, width):
-    """All of ``mine`` that is tied to (low, high), which is part of it."""
+    """The chains of ``mine`` that contain (low, high), which is part of ``mine``."""
     more_low, more_high = low, high
     while more_low | more_high != ZERO:
         low |= more_low
@@ -48,7 +49,7 @@ def flood(low, high, mine_low, mine_high, width):
 
 @njit(cache=True, nogil=True, inline="always")
 def bit_index(low, high, place):
-    """Where the lone bit is."""
+    """The index of the only bit that is set."""
     if low != ZERO:
         return place[(low * DE_BRUIJN) >> S58]
     return S64 + place[(high * DE_BRUIJN) >> S58]
@@ -56,7 +57,7 @@ def bit_index(low, high, place):
 
 @njit(cache=True, nogil=True, inline="always")
 def hash_of(low, high, colour, zobrist, place):
-    """Of stones of one colour; a bit's point is one more than its place."""
+    """The Zobrist hash of stones of one colour; a bit's point is its index plus 1."""
     key = ZERO
     while low | high != ZERO:
         rest_low, rest_high = rest(low, high)
@@ -102,7 +103,7 @@ def put_stone(s, i, p, masks, place, board, zobrist, width):
 
 @njit(cache=True, nogil=True, inline="always")
 def move(s, i, action, size, max_moves, masks, place, board, zobrist):
-    """Play ``action`` (not -1) in row i, whose game is not over; the last sets are left behind."""
+    """Play ``action`` (not -1) in row i, whose game is not over; ``survey`` must follow."""
     passing = size * size
     key = s.history[i, s.ply[i]]
     s.ko[i] = 0
@@ -125,7 +126,7 @@ def move(s, i, action, size, max_moves, masks, place, board, zobrist):
 
 @njit(cache=True, nogil=True, inline="always")
 def has_been(s, i, key):
-    """A board of this hash is in the game's past."""
+    """Whether a board of this hash is in the game's past."""
     bit = np.int64(key & np.uint64(s.seen.shape[1] * 64 - 1))
     if (s.seen[i, bit >> 6] >> np.uint64(bit & 63)) & ONE == ZERO:
         return False
@@ -170,7 +171,7 @@ def count_liberties(s, i, board, width):
 
 @njit(cache=True, nogil=True, inline="always")
 def hash_after(s, i, low, high, place, board, zobrist, width):
-    """Of the board after a stone on the lone bit (low, high), by the set at ATARI."""
+    """The hash after a stone on the single bit (low, high); reads the set at ATARI."""
     own = np.int64(s.to_play[i])
     atari_low, atari_high = s.sets[i, ATARI, 0], s.sets[i, ATARI, 1]
     near_low, near_high = around(low, high, width)
@@ -193,7 +194,7 @@ def hash_after(s, i, low, high, place, board, zobrist, width):
 
 @njit(cache=True, nogil=True, inline="always")
 def survey(s, i, suicide, place, board, zobrist, width):
-    """Fill the sets that follow from the others."""
+    """Fill the sets that are derived from the others: ATARI, TWO, MOVES and BANNED."""
     count_liberties(s, i, board, width)
     own = np.int64(s.to_play[i])
     opp = 1 - own
@@ -224,7 +225,7 @@ def survey(s, i, suicide, place, board, zobrist, width):
     s.sets[i, BANNED, 0], s.sets[i, BANNED, 1] = banned_low, banned_high
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
     for i in range(actions.shape[0]):
@@ -238,7 +239,7 @@ def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
 
 @njit(cache=True, nogil=True, inline="always")
 def duplicate(s, i, d, o):
-    """Copy row i of ``s`` to row o of ``d``; of ``history`` no more than there is."""
+    """Copy row i of ``s`` to row o of ``d``, and of ``history`` only what has been filled."""
     d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
     for j in range(s.recent.shape[1]):
         d.recent[o, j] = s.recent[i, j]
@@ -261,17 +262,17 @@ def spread_moves(s, i, shift, split, out):
     out[i, shift.shape[0]] = not s.done[i]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def moves(s, shift, split, out):
     """Fill ``out`` bool [B, A] with the legal moves.
 
-    shift: uint64 [N * N], where each cell lies in its word; the first ``split`` are in the low one.
+    shift: uint64 [N * N], the bit of each cell; the first ``split`` cells are in the low word.
     """
     for i in range(out.shape[0]):
         spread_moves(s, i, shift, split, out)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def branch(
     s, rows, paths, size, suicide, max_moves, masks, place, board, zobrist, shift, split, d,
     place_of, legal,

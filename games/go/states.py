@@ -1,6 +1,6 @@
 """What a Go game is made of: the names of its numbers, and the arrays of its state.
 
-Points. A board of N x N lies in a padded line with one column of edge between the rows:
+Points. A board of N x N is stored as a padded line with one column of edge between the rows:
 cell (row, col) is point ``(row + 1) * (N + 1) + col + 1``, its neighbours are +-1 and
 +-(N + 1), and every neighbour and diagonal of a cell exists. P = (N + 2) * (N + 1) + 1 points.
 

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import io
 import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from sgfmill import sgf_grammar
+
+from selfplay.common.errors import clip
 
 SUFFIXES = (".sgf", ".sgf.gz", ".zip")
 MOST_BYTES = 1 << 28  #: of one unpacked file or member of a zip
 GAME_BYTES = 1 << 23  #: of one game, its comments and variations included
-NAMED = 60  #: characters of a text that is no game, in its name
+NAMED, REASON = 60, 160  #: characters of a text that is no game, and of a reason
 
 Properties = list[dict[str, list[bytes]]]  # the main line, one dict a node
 
@@ -83,13 +84,7 @@ def read_unpacked(file: Path) -> bytes:
 
 def unreadable(error: Exception) -> str:
     """The reason in words; gzip's shows bytes."""
-    return "unreadable: " + one_line(re.sub(r" \(b['\"].*", "", str(error)))
-
-
-def one_line(text: str, most: int = 160) -> str:
-    """``text`` without line breaks, and cut where it is long."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return "unreadable: " + clip(re.sub(r" \(b['\"].*", "", str(error)), REASON)
 
 
 def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
@@ -107,10 +102,10 @@ def _members(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, bytes]]:
             yield name, data
 
 
-def _unpacked(name: str, stream: io.BufferedIOBase | object) -> bytes:
+def _unpacked(name: str, stream: IO[bytes]) -> bytes:
     """All bytes of ``stream``. Raises ValueError where they are too many."""
-    source = gzip.GzipFile(fileobj=stream) if name.lower().endswith(".gz") else stream
-    data = source.read(MOST_BYTES + 1)  # type: ignore[attr-defined]
+    source: Any = gzip.GzipFile(fileobj=stream) if name.lower().endswith(".gz") else stream
+    data: bytes = source.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES >> 20} MB; cut the file into smaller ones")
     return data
@@ -131,7 +126,7 @@ def trees(
     number = 0
     for piece in pieces:
         if not piece.is_game:
-            text = one_line(piece.data.decode("utf-8", "replace"), NAMED)
+            text = clip(piece.data.decode("utf-8", "replace"), NAMED)
             skipped.append(Skipped(source, f"not SGF: {text!r} is no game"))
             continue
         number += 1
@@ -311,5 +306,5 @@ def _why(game: bytes) -> str:
     try:
         sgf_grammar.parse_sgf_game(game)
     except ValueError as error:
-        return one_line(str(error))
+        return clip(str(error), REASON)
     return ""

@@ -9,10 +9,10 @@ of a single log-odds nearly unbiased: Haldane 1956, Anscombe 1956).
 
 Intervals: from the inverse of the likelihood's curvature (observed information). They are
 intervals of a difference: to the anchor, or to the mean of the players that are to be compared,
-so that an anchor far below, of whom all win every game, does not blur how these compare. Draws
-carry less variance than the model says, hence the intervals are, if anything, wide.
+so that an anchor far below, whom all of them always beat, does not widen the comparison. Draws
+have less variance than the model assumes, so the intervals are, if anything, too wide.
 
-Elo over all players met: every match of one game below a folder, rated together.
+``standings`` rates all matches of one game below a folder together.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _scores(
 
 
 def _connected(pairs: Iterable[tuple[str, str]], anchor: str) -> list[str]:
-    """The anchor and all whom a chain of pairs ties to it; the anchor first."""
+    """The anchor and all players that a chain of pairs connects to it; the anchor first."""
     neighbours: dict[str, list[str]] = {anchor: []}
     for a, b in pairs:
         neighbours.setdefault(a, []).append(b)

@@ -1,7 +1,7 @@
 """Other people's programs as players: GTP engines, and OpenSpiel's bot.
 
-``players`` says what a player is; these two are told of every move, because they keep a board of
-their own for each slot.
+``players`` has the protocol. These two keep a board of their own for each slot, so they are told
+of every move.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 
 RESIGN = -1  #: what ``act`` returns to give the game up
+TAKE_BACK = -2  #: ... to have its last move taken back, and what was answered
 IN_A_ROW = 20  #: faults without a move between them, after which an engine is given up
 
 CLEAN_UP = "kgs-genmove_cleanup"
@@ -136,13 +137,14 @@ class GtpPlayer:
         self._engines.clear()
 
     def _ask_move(self, states: Any, row: int, slot: int) -> int:
-        """Tell the slot's engine what it has missed and ask for a move; how many answers come."""
+        """Send the slot's engine the moves that it has missed and ask for one; returns how many
+        answers to expect."""
         engine, untold = self._engines[slot], self._untold[slot]
         for ply, action in untold:
             engine.send(f"play {'bw'[ply % 2]} {self.game.action_to_text(states, row, action)}")
         count = len(untold) + 1
         untold.clear()
-        # after the opening: the seed is for what the engine itself decides
+        # after the opening, so that the seed is for the engine's own decisions
         if self._seeds[slot] is not None and "set_random_seed" in (self._known or ()):
             engine.send(f"set_random_seed {self._seeds[slot]}")
             count += 1

@@ -1,9 +1,9 @@
-"""Expert games: made by one player against itself, and read from any file of ours or of others.
+"""Expert games: one player against itself, or read from files in our formats or in SGF.
 
-Game i begins with opening i of the seed (see ``play``) and is played on by the expert on both
-sides, so a file depends on the game, the player, the seed and the openings, and on nothing else.
-Finished games wait in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are
-there; then FILE is written at once and those two go. ``FILE.lock`` keeps other processes off.
+Game i begins with opening i of the seed (see ``games.openings``) and the expert plays on for both
+sides, so a file depends only on the game, the player, the seed and the openings. Finished games
+are kept in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are there; then
+FILE is written and those two are deleted. ``FILE.lock`` keeps other processes out.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
-from selfplay.arena.records import DAMAGE, GameRecord, append_records, resume
+from selfplay.arena.records import GameRecord, append_records, resume
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
-from selfplay.common.files import in_use, write_atomic
+from selfplay.common.files import DAMAGE, in_use, parse_json, write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 
@@ -33,7 +33,7 @@ JSONL = ".jsonl.gz"
 
 @dataclass(frozen=True)
 class Generated:
-    """What ``generate`` has written, or had written at an earlier start."""
+    """The counts of the games that ``generate`` has written, now or at an earlier start."""
 
     path: Path
     games: int  #: in the file
@@ -114,7 +114,7 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def _check_name(out: Path, game: Game) -> None:
-    kinds = (JSONL, ".sgf.gz", ".sgf") if isinstance(game, Go) else (JSONL,)
+    kinds = (JSONL, ".sgf.gz", ".sgf") if game.has_sgf else (JSONL,)
     if not out.name.endswith(kinds):
         raise UserError(f"{out}: games of {game.name} go into a file ending in "
                         f"{' or '.join(kinds)}")
@@ -169,7 +169,7 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
     if isinstance(game, Go):
         games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
     if not games:
-        kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+        kinds = (JSONL, *sgf.SUFFIXES) if game.has_sgf else (JSONL,)
         raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
     return games, skipped
 
@@ -184,7 +184,7 @@ def _read_jsonl(file: Path, game: Game, skipped: list[Skipped]) -> list[ExpertGa
     for number, line in enumerate(lines, 1):
         source = f"{file}, line {number}"
         try:
-            found.append(_expert_game(json.loads(line), game, source))
+            found.append(_expert_game(parse_json(line), game, source))
         except DAMAGE as error:
             skipped.append(Skipped(source, f"damaged: {error}"))
         except sgf.RefusedError as refusal:

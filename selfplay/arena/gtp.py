@@ -1,4 +1,4 @@
-"""GTP 2 client: one outside engine in a process of its own.
+"""A GTP 2 client: one outside engine in a process of its own.
 
 ``send`` and ``receive`` are separate, so that many engines can think at the same time: send to
 all of them, then read all of them. Anything that goes wrong with an engine is a ``UserError``
@@ -202,7 +202,7 @@ class GtpEngine:
             chunk = os.read(pipe, 65536)
             if not chunk:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(1.0)  # it closes its output a moment before it is gone
+                    self._process.wait(1.0)  # it closes its output a moment before it exits
                 raise self._failure(f"the engine has quit{self._hint()}")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
@@ -221,7 +221,7 @@ class GtpEngine:
 
     def _failure(self, what: str) -> UserError:
         if self._process.poll() is not None:
-            self._drain.join(1.0)  # let the last words come in
+            self._drain.join(1.0)  # wait for the last lines
         words = f"; its last line: {self._errors[-1][:200]}" if self._errors else ""
         return UserError(f"engine {self.command!r}: {what} (after {self._last!r}{words})")
 

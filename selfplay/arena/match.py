@@ -1,8 +1,8 @@
 """Matches: two players, many games, a score with its interval; every game kept.
 
 A match folder holds ``match.json`` (what was asked for), ``games.jsonl`` (one record a line, added
-as games finish) and, for Go, ``games.sgf``. The same call on the same folder goes on where the
-last one stopped.
+as games finish) and, for Go, ``games.sgf``. The same call on the same folder continues where
+the last one stopped.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfplay.arena.play import play_games
-from selfplay.arena.players import parse_player
+from selfplay.arena.players import Player, parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
-from selfplay.games.go import Go
+from selfplay.report.board import score_bar
 
 
 class Tally(NamedTuple):
@@ -50,7 +50,15 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class MatchResult:
-    """What a match came to, seen from player A."""
+    """What a match came to, seen from player A.
+
+    ``score`` is in points a game (a draw is half a point), ``low`` and ``high`` its 95% interval.
+
+    >>> import selfplay as sp
+    >>> result = sp.match("tictactoe", "random", "random", games=4)
+    >>> result.games, result.wins + result.draws + result.losses
+    (4, 4)
+    """
 
     game: str
     rules: str
@@ -62,6 +70,7 @@ class MatchResult:
     mean_length: float  #: moves a game, the opening included
     distinct: int  #: different games (sequences of moves) among them
     seconds: float  #: wall time of the call; 0 for a match read from disk
+    sides: tuple[str, str] = Game.sides  #: what players 0 and 1 are called
 
     @property
     def total(self) -> Tally:
@@ -97,7 +106,7 @@ class MatchResult:
     def low(self) -> float:
         """Lower end of the score's 95% interval (see ``wilson``).
 
-        A game that was played before says nothing new: the interval is that of ``distinct`` games.
+        A repeated game adds no information: the interval is that of ``distinct`` games.
         """
         return wilson(self.score, self.distinct)[0]
 
@@ -105,11 +114,18 @@ class MatchResult:
     def high(self) -> float:
         return wilson(self.score, self.distinct)[1]
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the score with its interval as a bar, and the words."""
+        return score_bar(self.score, self.low, self.high, self.summary())
+
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """The result in a few lines, the rules among them."""
         if not self.games:
             return f"{self.a} against {self.b}: no game finished\nrules: {self.rules}"
-        names = ("black", "white") if self.game.startswith("go") else ("first", "second")
+        names = self.sides
         ends = ", ".join(f"{count} {end}" for end, count in self.ends.items())
         return "\n".join([
             f"{self.a} against {self.b}: {self.score:.1%} of {self.games} games "
@@ -123,8 +139,8 @@ class MatchResult:
 
 def play_match(
     game: Game,
-    a: str,
-    b: str,
+    a: str | Player,
+    b: str | Player,
     *,
     games: int,
     seed: int = 0,
@@ -136,23 +152,24 @@ def play_match(
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
+    ended: Callable[[GameRecord], None] = lambda record: None,
 ) -> MatchResult:
-    """Play ``games`` games between the players of specs ``a`` and ``b``.
+    """Play ``games`` games between ``a`` and ``b``: specs, or players with ``slots`` slots.
 
     Games 2j and 2j + 1 share opening j (``opening``: fewest and most random plies) with colours
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
     stop: once True no game is begun. drop: once True games in flight are dropped.
-    progress: called with the number of games finished.
+    progress: called with the number of games finished; ended: with each game that ends.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
     then) and for a folder that holds a different match or that another process plays into.
     """
     began = time.monotonic()
     slots = min(slots, games)
-    first = parse_player(a, game, seed=seed, device=device, slots=slots)
+    first = _seated(a, game, seed=seed, device=device, slots=slots)
     with closing(first):
-        second = parse_player(b, game, seed=seed + 1, device=device, slots=slots)
+        second = _seated(b, game, seed=seed + 1, device=device, slots=slots)
         with closing(second):
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
@@ -167,15 +184,20 @@ def play_match(
                     records.append(record)
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
+                    ended(record)
                     progress(len(_first(games, records)))
     return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
+
+
+def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
+    return parse_player(who, game, **setup) if isinstance(who, str) else who
 
 
 @contextmanager
 def _kept(
     folder: Path | None, game: Game, settings: dict[str, Any], games: int
 ) -> Iterator[list[GameRecord]]:
-    """The records that ``folder`` holds, to be added to; no other process plays into it."""
+    """The records in ``folder``, which is locked so that games can be added."""
     if folder is None:
         yield []
         return
@@ -185,7 +207,7 @@ def _kept(
         try:
             yield records
         finally:  # an engine that has died included
-            if records and isinstance(game, Go):
+            if records and game.has_sgf:
                 write_collection(folder / "games.sgf",
                                  (to_sgf(game, record) for record in _first(games, records)))
 
@@ -201,7 +223,7 @@ def plain(text: str) -> str:
 
 
 def shortened(name: str, key: str) -> str:
-    """The beginning of a name, and a checksum of ``key`` that tells it from its likes."""
+    """The beginning of a name, and a checksum of ``key`` that makes it unique."""
     return f"{name[:100]}-{zlib.crc32(key.encode()) & 0xFFFF:04x}"
 
 
@@ -246,4 +268,5 @@ def tally(
         mean_length=sum(len(r.actions) for r in records) / max(len(records), 1),
         distinct=len({record.actions for record in records}),
         seconds=seconds,
+        sides=game.sides,
     )

@@ -1,25 +1,25 @@
 """Many games at once between any two players.
 
-Games sit in slots; each round, every player is asked once for all slots where it is to move, so a
-net gets its whole batch and outside engines think side by side. A slot whose game has ended is
-dealt the next one.
+Each game has a slot. In each round every player is asked once, for all slots where it is to move,
+so that a net gets its whole batch and outside engines think at the same time. A slot whose game has
+ended gets the next game.
 
-Openings. Game pairs share an opening, colours swapped, so that neither side owes its score to the
-openings. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
+Openings. The two games of a pair share an opening with colours swapped, so that the openings favour
+neither player. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
 stream then gives the players' seeds. So game i is the same whatever the number of slots, and
 after a restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.arena.engines import FaultError
+from selfplay.arena.engines import TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player
 from selfplay.arena.records import GameRecord
 from selfplay.games.base import Game, put, take
@@ -101,14 +101,29 @@ class _Hall:
 
     def begin(self, slot: int, table: _Table) -> None:
         """Seat the players and play the opening."""
+        self._set_up(slot, table, table.deal.actions)
+
+    def _set_up(self, slot: int, table: _Table, actions: Sequence[int]) -> None:
         self.tables[slot] = table
         slots = np.array([slot])
         put(self.states, slots, self.game.new(1))
         for player in self.players:
             seat = 0 if player is table.seats[0] else 1
             player.start(slots, np.array([table.deal.seeds[seat]]))
-        for action in table.deal.actions:
+        for action in actions:
             self._move(slots, np.array([action]))
+
+    def _take_back(self, slot: int, player: Player) -> None:
+        """Go back to where ``player`` was to move last, if it was."""
+        table, states, turns = self.tables[slot], self.game.new(1), list[int]()
+        assert table is not None
+        for action in table.actions:
+            turns.append(int(states.to_play[0]))
+            self.game.step(states, np.array([action]))
+        own = [ply for ply in range(len(table.deal.actions), len(turns))
+               if table.seats[turns[ply]] is player]
+        kept = table.actions[: own[-1]] if own else list(table.actions)
+        self._set_up(slot, replace(table, actions=[]), kept)
 
     def round(self, player: Player) -> Iterator[GameRecord]:
         """One move in every slot where ``player`` is to move; the games that end by it."""
@@ -124,6 +139,11 @@ class _Hall:
             actions = player.act(states, slots)
         except FaultError as fault:
             actions, reasons = fault.actions, fault.reasons
+        for row in np.flatnonzero(actions == TAKE_BACK):
+            self._take_back(int(slots[row]), player)
+        if (actions == TAKE_BACK).any():
+            rows = np.flatnonzero(actions != TAKE_BACK)
+            slots, states, actions = slots[rows], take(states, rows), actions[rows]
         legal = self.game.legal(states)
         known = (actions >= 0) & (actions < self.game.num_actions)
         known[list(reasons)] = False
@@ -165,7 +185,7 @@ class _Hall:
     def _forfeit(
         self, slot: int, player: Player, states: Any, row: int, action: int, why: str
     ) -> GameRecord:
-        """``player`` has resigned, made an illegal move, or failed (``why``)."""
+        """The record of a lost game: ``player`` resigned, moved illegally, or failed (``why``)."""
         loses = -1.0 if states.to_play[row] == 0 else 1.0
         if why:
             return self._record(slot, loses, None, f"failure of {player.name}: {why}")

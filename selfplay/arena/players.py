@@ -1,29 +1,19 @@
-"""Everybody who can play a match, behind one protocol.
+"""All kinds of players, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
-``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``. A player holds many games
-at once, one a slot; ``play`` tells it of every start and every move, and asks it for moves in
-batches. torch and pyspiel are imported only where a player needs them.
+``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``, ``path.py:NAME``. A
+player holds many games at once, one a slot; ``play`` tells it of every start and every move, and
+asks it for moves in batches. torch and pyspiel are imported only where a player needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
 many games fills its batches without. It is a different search, so that it is for the spec to say,
 not for the number of games in flight.
-
-AlphaGo's player: a policy net for the priors, a value net and rollouts for the leaves.
-
-    alphago:RUN@64                        alphago:RUN@64x8,lambda=0.25,prior=rl
-
-A leaf s is worth (1 - lambda) v(s) + lambda z (Silver et al. 2016, "Searching with policy and
-value networks"): v the value net's, z the result of one of the game's fast random playouts, which
-stands where AlphaGo's had a linear policy of its own. Every node is evaluated once, so that the
-mean of these is the mixture of the two means that AlphaGo keeps apart. A finished game counts as
-it ended.
 """
 
 from __future__ import annotations
 
-import difflib
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -31,24 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena import gtp
+from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
+from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
     LEAVES,
     Budget,
-    Words,
     budget,
     checkpoint_of,
     full_name,
     net_parts,
     parse_alphago,
 )
-from selfplay.common.errors import UserError
-from selfplay.games.base import Game, GameError, take
+from selfplay.common.errors import UserError, nearest
+from selfplay.games import own
+from selfplay.games.base import Game, take
 from selfplay.games.go import Go
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from selfplay.search.search import SearchConfig
 
 
@@ -59,8 +49,6 @@ __all__ = ["FORMS", "PLAYERS", "RESIGN", "Player", "Setup", "missing_engine", "p
 
 Slots = NDArray[np.int64]
 Actions = NDArray[np.int64]
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-Evaluate = Callable[[Any, NDArray[np.bool_]], Outputs]
 
 
 class Player(Protocol):
@@ -72,17 +60,17 @@ class Player(Protocol):
         """New games in ``slots`` int64 [n]; all randomness in them comes from ``seeds`` [n]."""
 
     def moved(self, slots: Slots, actions: Actions) -> None:
-        """Told of every move made in its slots: openings', opponents' and its own."""
+        """Called for every move in its slots: of the opening, the opponent's and its own."""
 
     def act(self, states: Any, slots: Slots) -> Actions:
         """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop the processes that were started."""
 
 
 class NetEvaluator(Protocol):
-    """``inference.Evaluator``, or anything like it."""
+    """``inference.evaluator.Evaluator``, or anything like it."""
 
     game: Game
 
@@ -101,17 +89,37 @@ class Setup(NamedTuple):
     slots: int
 
 
-class _Silent:
-    """A player that needs to be told nothing."""
+HINT = 1000  #: rollouts behind a hint to a human
+
+
+class SlotPlayer:
+    """A player that needs to be told nothing; the base of players of your own, which write
+    ``act``. A player in a file is made by ``NAME(game, seed=..., device=..., slots=...)``, as far
+    as it has these parameters.
+
+    act(states, slots int64 [n]) -> int64 [n]: a legal move for each of the n rows of ``states``.
+
+    >>> import selfplay as sp
+    >>> class Lowest(sp.SlotPlayer):
+    ...     def act(self, states, slots):
+    ...         return sp.make("tictactoe").legal(states).argmax(1)
+    >>> sp.match("tictactoe", Lowest(), Lowest(), games=2).games
+    2
+    """
+
+    name = ""
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 
     def moved(self, slots: Slots, actions: Actions) -> None: ...
 
+    def act(self, states: Any, slots: Slots) -> Actions:
+        raise UserError(f"player {type(self).__name__}: has no method act(states, slots)")
+
     def close(self) -> None: ...
 
 
-class RandomPlayer(_Silent):
+class RandomPlayer(SlotPlayer):
     """Uniform over the legal moves."""
 
     def __init__(self, name: str, game: Game) -> None:
@@ -128,7 +136,7 @@ class RandomPlayer(_Silent):
                          for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
 
 
-class RawPlayer(_Silent):
+class RawPlayer(SlotPlayer):
     """A net without search: its most probable legal move."""
 
     def __init__(self, name: str, evaluator: NetEvaluator) -> None:
@@ -140,7 +148,7 @@ class RawPlayer(_Silent):
         return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
 
 
-class SamplingPlayer(_Silent):
+class SamplingPlayer(SlotPlayer):
     """A net without search that draws its moves from its policy, as AlphaGo's policy networks did
     when they were compared (Silver et al. 2016). A draw depends on the game's seed and the ply."""
 
@@ -159,7 +167,7 @@ class SamplingPlayer(_Silent):
         return np.where(legal, logits + noise, -np.inf).argmax(1).astype(np.int64)
 
 
-class SearchPlayer(_Silent):
+class SearchPlayer(SlotPlayer):
     """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
 
     A move depends on the game's seed, the position and the evaluations, not on the other games.
@@ -192,36 +200,6 @@ class SearchPlayer(_Silent):
         return self._search.result(rows).action
 
 
-class HumanPlayer(_Silent):
-    """Somebody at the terminal."""
-
-    def __init__(self, name: str, game: Game) -> None:
-        self.name, self.game = name, game
-
-    def act(self, states: Any, slots: Slots) -> Actions:
-        return np.array([self._ask(take(states, [row])) for row in range(len(slots))], np.int64)
-
-    def _ask(self, states: Any) -> int:
-        legal = self.game.legal(states)[0]
-        example = self.game.action_to_text(states, 0, int(np.flatnonzero(legal)[0]))
-        print(self.game.render(states, 0))
-        while True:
-            try:
-                text = input(f"your move (such as {example}, or resign): ").strip()
-            except EOFError:
-                raise UserError("the input ended in the middle of a game; it is not kept") from None
-            if text.lower() == "resign":
-                return RESIGN
-            try:
-                action = self.game.text_to_action(states, 0, text)
-            except GameError as error:
-                print(error)
-                continue
-            if legal[action]:
-                return action
-            print(f"{text} is illegal here")
-
-
 def _count(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
@@ -244,7 +222,9 @@ def _random(text: str, setup: Setup) -> Player:
 
 def _human(text: str, setup: Setup) -> Player:
     _nothing(text, setup)
-    return HumanPlayer(setup.spec, setup.game)
+    return HumanPlayer(setup.spec, setup.game, lambda states: int(
+        _mcts(f"{HINT}", setup._replace(spec=f"mcts:{HINT}", slots=1)).act(
+            states, np.zeros(1, np.int64))[0]))
 
 
 def _mcts(text: str, setup: Setup) -> Player:
@@ -258,7 +238,7 @@ def _mcts(text: str, setup: Setup) -> Player:
 def _gtp(text: str, setup: Setup) -> Player:
     if not isinstance(setup.game, Go):
         raise UserError(f"player {setup.spec!r}: GTP engines play Go, not {setup.game.name}")
-    gtp.find_executable(text)  # complain now rather than at the first game
+    gtp.find_executable(text)  # fail now rather than in the first game
     return GtpPlayer(setup.spec, text, setup.game)
 
 
@@ -276,15 +256,38 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 def _net(text: str, setup: Setup) -> Player:
     from selfplay.inference.evaluator import spread
     from selfplay.learn.checkpoint import load_net
-    from selfplay.search.search import SearchConfig
 
     folder, thought = checkpoint_of(text, setup.spec)
     net, _ = load_net(folder, setup.game.name, setup.device)
-    evaluate, name = spread(net, setup.game, setup.device), full_name(setup.spec)
-    if thought is None:
+    sims, leaves = thought or (0, 1)
+    return player_of(full_name(setup.spec), setup.game, spread(net, setup.game, setup.device),
+                     sims, leaves, setup.slots)
+
+
+def player_of(name: str, game: Game, evaluate: NetEvaluator, sims: int, leaves: int,
+              slots: int) -> Player:
+    """A net that plays: with ``sims`` simulations a move, or with 0 its most probable move."""
+    from selfplay.search.search import SearchConfig
+
+    if not sims:
         return RawPlayer(name, evaluate)
-    config = SearchConfig(rule="puct", leaves=thought.leaves)
-    return SearchPlayer(name, setup.game, config, evaluate, thought.sims, setup.slots)
+    return SearchPlayer(name, game, SearchConfig(rule="puct", leaves=leaves), evaluate, sims, slots)
+
+
+def _own(spec: str, setup: Setup) -> Player:
+    """The player of a file."""
+    maker = own.load(spec, "a player", UserError)
+    if not callable(maker):
+        raise UserError(f"player {spec!r}: a class or a function that makes a player wanted")
+    given = {"game": setup.game, "seed": setup.seed, "device": setup.device, "slots": setup.slots}
+    takes = inspect.signature(maker).parameters
+    words = own.keywords(spec.partition("(")[0], own.arguments_of(spec), maker, given, UserError)
+    made = maker(**{key: value for key, value in given.items() if key in takes}, **words)
+    if not isinstance(made, SlotPlayer):
+        raise UserError(f"player {spec!r}: makes {type(made).__name__}, which is no subclass of "
+                        "selfplay.SlotPlayer")
+    made.name = own.identity(spec)
+    return made
 
 
 def _policy(text: str, setup: Setup) -> Player:
@@ -327,7 +330,7 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
 }
 
 FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
-         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human")
+         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human, path.py:NAME")
 
 
 def parse_player(
@@ -338,9 +341,11 @@ def parse_player(
     seed: of whatever a player draws outside the games' own seeds. Raises UserError.
     """
     prefix, _, text = spec.strip().partition(":")
+    if own.is_own(spec):
+        return _own(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     if prefix not in PLAYERS:
-        near = difflib.get_close_matches(prefix, PLAYERS, n=1)
-        hint = f"did you mean {near[0]}? Forms: " if near else "forms: "
+        near = nearest(prefix, PLAYERS)
+        hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
     return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
 
@@ -354,38 +359,3 @@ def missing_engine(spec: str) -> str | None:
     except UserError as error:
         return str(error)
     return None
-
-
-class Mixed:
-    """An ``Evaluate``: logits of ``prior``, and (1 - weight) * value + weight * rollout.
-
-    All three speak for the side to move. What has no weight is not evaluated.
-    """
-
-    def __init__(
-        self, prior: Evaluate, value: Evaluate, rollout: Evaluate, weight: float
-    ) -> None:
-        self.prior, self.weight = prior, weight
-        self.parts = [(part, share) for part, share in ((value, 1 - weight), (rollout, weight))
-                      if share > 0]
-
-    def __call__(self, states: Any, legal: NDArray[np.bool_]) -> Outputs:
-        logits, _ = self.prior(states, legal)
-        values = [np.float32(share) * part(states, legal)[1] for part, share in self.parts]
-        return logits, np.sum(values, axis=0, dtype=np.float32)
-
-
-def load_alphago(words: Words, game: str, device: str) -> tuple[nn.Module, nn.Module]:
-    """(policy net, value net) in eval mode.
-
-    Raises UserError for a checkpoint that is missing, damaged, of another game, or no value net.
-    """
-    from selfplay.learn.checkpoint import load_net
-
-    value, meta = load_net(words.path, game, device)
-    policies = meta.get("policies")
-    if not isinstance(policies, dict) or words.prior not in policies:
-        raise UserError(f"player 'alphago:{words}': {words.path} is no value net; give a run of "
-                        "selfplay train --recipe alphago")
-    run = words.path.parent.parent
-    return load_net(run / str(policies[words.prior]), game, device)[0], value

@@ -1,7 +1,7 @@
 """A finished game as a record, and files of such records (one JSON object a line).
 
-``play`` makes records, ``arena`` and ``expert`` keep them on disk as games finish, so that a
-killed match goes on where it stopped.
+``play`` makes records; ``match`` and ``expert`` write each to disk when its game ends, so that a
+killed match continues where it stopped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import refused, write_atomic
+from selfplay.common.files import DAMAGE, parse_json, read_json, refused, write_atomic
 
 #: What a line that is no record raises: deep nesting RecursionError, infinity OverflowError.
-DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ def to_line(record: GameRecord) -> str:
     return json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
 
 
-def from_line(line: str) -> GameRecord:
+def from_line(line: bytes | str) -> GameRecord:
     """Raises one of ``DAMAGE`` for a line that is no record."""
-    data: dict[str, Any] = json.loads(line)
+    data: dict[str, Any] = parse_json(line)
     data["players"] = tuple(map(str, data["players"]))
     data["actions"] = tuple(map(int, data["actions"]))
     data |= {key: int(data[key]) for key in ("index", "seed", "opening")}
@@ -70,7 +69,7 @@ def from_line(line: str) -> GameRecord:
 def read_records(path: Path) -> list[GameRecord]:
     """The records of a file, ``[]`` where there is none; of each index the first.
 
-    A last line torn by a kill is cut off the file, so that the next one can be appended.
+    A last line cut short by a kill is removed from the file, so that the next can be appended.
     Raises UserError naming the first damaged line before it.
     """
     if not path.exists():
@@ -80,7 +79,7 @@ def read_records(path: Path) -> list[GameRecord]:
     if torn:
         write_atomic(path, whole + b"\n" if whole else b"")
     records: dict[int, GameRecord] = {}
-    for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         try:
             record = from_line(line)
         except DAMAGE:
@@ -92,7 +91,7 @@ def read_records(path: Path) -> list[GameRecord]:
 
 
 def append_records(path: Path, records: Iterable[GameRecord]) -> None:
-    """Add records at the end of a file and see them to the disk.
+    """Append records to a file and flush them to the disk.
 
     Raises UserError naming the file if it cannot be written.
     """
@@ -106,7 +105,7 @@ def append_records(path: Path, records: Iterable[GameRecord]) -> None:
 
 
 def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list[GameRecord]:
-    """The records already made under ``settings``, which are written where there are none yet.
+    """The records already made under ``settings``, which are saved where there are none yet.
 
     Raises UserError where the files were made under other settings, or are damaged.
     """
@@ -125,10 +124,4 @@ def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Raises UserError naming a damaged file."""
-    try:
-        stored = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: damaged; delete it and the games beside it, and start again")
-    return stored
+    return read_json(path, dict, "delete it and the games beside it, and start again")

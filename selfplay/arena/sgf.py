@@ -1,6 +1,6 @@
 """Go games in SGF: read from anywhere, and written.
 
-Reading keeps what can be kept: every game that is left out is named with its reason
+Reading keeps every game that it can; each one left out is named with the reason
 (``collection`` takes files apart). The moves are checked against our own rules, all games at once.
 Writing is deterministic, byte for byte.
 
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from sgfmill import boards, sgf_grammar
 
 from selfplay.arena.collection import (
+    REASON,
     SUFFIXES,
     Properties,
     Skipped,
-    one_line,
     trees,
     walk_contents,
 )
 from selfplay.arena.records import GameRecord
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
@@ -92,7 +92,7 @@ def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[
             try:
                 found.append(_game(nodes, name, game.size, MOST_MOVES * game.max_moves))
             except RefusedError as refusal:
-                skipped.append(Skipped(name, one_line(str(refusal))))
+                skipped.append(Skipped(name, clip(str(refusal), REASON)))
     return _check(game, found, skipped)
 
 
@@ -201,7 +201,7 @@ def _action(point: bytes, size: int) -> int | None:
 
 
 def parse_result(text: str) -> float | None:
-    """RE as a result for black: 1, -1, 0 for a draw; None where it tells no winner.
+    """RE as a result for black: 1, -1, 0 for a draw; None where it names no winner.
 
     Taken in: "B+3.5", "w+r", "B+", "B+Time", "W+Forfeit", "White wins by 2,5", "White resigns",
     "0", "0.0", "Draw", "Jigo", "B+0" (a draw). Not told: "", "?", "Void" and anything else.
@@ -239,7 +239,7 @@ def _text(node: dict[str, list[bytes]], name: str) -> str:
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8 where it fits, else Latin-1, which always does: a wrong name is better than none."""
+    """UTF-8 where possible, else Latin-1, which always is: a garbled name is better than none."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The words for players: which checkpoint they name, and how much it may search.
+"""Players as words: the checkpoint that a spec names, and how much it may search.
 
 A budget is ``64`` simulations, or ``64x8`` with eight leaves of a tree under way.
 """
@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from selfplay.arena.records import read_settings
 from selfplay.common.errors import UserError
 
 LEAVES = 1024  #: of one tree at once, at most
@@ -27,7 +26,7 @@ class Budget(NamedTuple):
 
 
 def budget(text: str) -> Budget | None:
-    """Of ``1000`` or ``1000x8``; None for other text."""
+    """The budget written as ``1000`` or ``1000x8``; None for other text."""
     found = re.fullmatch(r"([0-9]{1,9})(?:x([0-9]{1,4}))?", text)
     if found is None or int(found[1]) < 1 or not 1 <= int(found[2] or 1) <= LEAVES:
         return None
@@ -40,7 +39,7 @@ VALUE_METRIC = "value_mse"
 
 
 class Words(NamedTuple):
-    """What ``alphago:`` is followed by: the value net's checkpoint, and how to search."""
+    """The text after ``alphago:``: the value net's checkpoint, and how to search."""
 
     path: Path
     budget: Budget
@@ -55,7 +54,8 @@ class Words(NamedTuple):
 
 
 def parse_alphago(text: str) -> Words:
-    """Of PATH@SIMULATIONS with options; PATH is a run, its folder ``value``, or a checkpoint there.
+    """The words of PATH@SIMULATIONS with options; PATH is a run, its folder ``value``, or a
+    checkpoint in there.
 
     Raises UserError.
     """
@@ -91,17 +91,14 @@ def _weight(value: str, text: str) -> float:
 
 def _value_checkpoint(path: Path, text: str) -> Path:
     """The value net's best checkpoint of a run, or ``path`` where it is one itself."""
-    from selfplay.learn.checkpoint import META, lowest_loss
+    from selfplay.learn.checkpoint import META, best
 
     if not path.is_dir():
         raise UserError(f"player 'alphago:{text}': {path} is no folder of a run")
     if (path / META).is_file():
         return path
     folder = path if path.name == "value" else path / "value"
-    note = folder / "best.json"
-    if note.exists():
-        return folder / str(read_settings(note).get("checkpoint"))
-    found = lowest_loss(folder, VALUE_METRIC)
+    found = best(folder, VALUE_METRIC)
     if found is None:
         raise UserError(f"player 'alphago:{text}': no value net in {folder}; make one with "
                         f"selfplay value --run {folder.parent}")
@@ -109,7 +106,7 @@ def _value_checkpoint(path: Path, text: str) -> Path:
 
 
 def full_name(spec: str) -> str:
-    """``spec`` with the checkpoint that it means now in place of a run or a stage.
+    """``spec`` with a run or a stage replaced by the checkpoint that it means now.
 
     Raises UserError for a folder that is not there.
     """
@@ -132,9 +129,9 @@ def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
                         f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():
         raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
-    from selfplay.learn.checkpoint import newest
+    from selfplay.learn.checkpoint import best, newest
 
-    found = newest(path / "rl") or _best_sft(path / "sft") or newest(path)
+    found = newest(path / "rl") or best(path / "sft") or newest(path)
     return found or path, thought
 
 
@@ -145,13 +142,3 @@ def net_parts(text: str) -> tuple[Path, Budget | None]:
     if path and thought is not None:
         return Path(path), thought
     return Path(path if path and number == "0" else text), None
-
-
-def _best_sft(folder: Path) -> Path | None:
-    """The SFT net of the lowest held-out loss, as the stage has noted it down."""
-    from selfplay.learn.checkpoint import lowest_loss
-
-    note = folder / "best.json"
-    if not note.exists():
-        return lowest_loss(folder)
-    return folder / str(read_settings(note).get("checkpoint"))

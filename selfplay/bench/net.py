@@ -24,11 +24,12 @@ from selfplay.bench.timing import Rate, repeat, row
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch, pack
 from selfplay.board.selfplay import Actor, SelfPlay, search_config
-from selfplay.board.trainer import TrainConfig, Trainer, loss_parts, to_tensors
+from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_tensors
 from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.evaluator import Dtype, Evaluator, group_sizes, load_all
+from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, choose_dtype, seeded
 from selfplay.run.config import preset
 from selfplay.search.search import Search, SearchConfig
@@ -203,7 +204,7 @@ def _columns(game: Game, count: int) -> Columns:
 
 
 def _trainer(spec: NetSpec, device: str, size: int) -> Trainer:
-    return Trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
+    return board_trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
 
 
 def _learner(game: Game, spec: NetSpec, device: str) -> Rate:

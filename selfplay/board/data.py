@@ -1,22 +1,18 @@
-"""Training rows as columns, shards of them on disk, the window that is sampled, and batches.
+"""Training rows as columns, the window that is sampled, and batches.
 
-``expert games -> sft`` and ``actor -> rl`` both end here; ``batch`` is what ``train`` steps on.
+Expert games and self-play both end here; ``batch`` is what ``trainer`` steps on.
 """
 
 from __future__ import annotations
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import write_atomic
 from selfplay.games.base import Game, Symmetries
 
 
@@ -43,18 +39,6 @@ class Batch(NamedTuple):
     ownership: NDArray[np.float32]  #: [B, H*W]
     score: NDArray[np.float32]  #: [B]
     aux_weight: NDArray[np.float32]  #: [B]
-
-
-class Shard(NamedTuple):
-    """A file of rows and the games they come from.
-
-    Game g is ``actions[ends[g-1]:ends[g]]`` and ended with ``values[g]`` for player 0.
-    """
-
-    columns: Columns
-    actions: NDArray[np.int16]  #: [moves of all games]
-    ends: NDArray[np.int64]  #: [games]
-    values: NDArray[np.float32]  #: [games]
 
 
 def pack(obs: NDArray[Any], binary: bool) -> NDArray[Any]:
@@ -169,38 +153,3 @@ class Window:
                                            strict=True):
             parts.append(Columns(*(column[index[low:high] - start] for column in shard)))
         return concat(parts), np.arange(count)
-
-
-def save_shard(
-    path: Path,
-    columns: Columns,
-    actions: NDArray[np.int16],
-    ends: NDArray[np.int64],
-    values: NDArray[np.float32],
-) -> None:
-    """Write rows and the games behind them (see Shard) as a compressed .npz, atomically.
-
-    Raises UserError where the disk refuses.
-    """
-    arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values}
-    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def load_shard(path: Path) -> Shard:
-    """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = Columns(*(file[name] for name in Columns._fields))
-            shard = Shard(columns, file["actions"], file["ends"], file["values"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, str(error)) from None
-    lengths = {len(column) for column in shard.columns}
-    if len(lengths) != 1 or len(shard.ends) != len(shard.values):
-        raise _damaged(path, "its columns differ in length")
-    return shard
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: damaged shard ({why}); delete it and run the same command again")

@@ -4,14 +4,11 @@
 them, then one of the opponent. Every game draws from its own stream and knows nothing of
 the others, so what is played does not depend on how many threads share them.
 
-Past selves to play against (AlphaGo: Silver et al. 2016): checkpoints of weights in a folder.
+Past selves to play against (AlphaGo: Silver et al. 2016).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +17,9 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import PoolConfig
 from selfplay.board.policy import BoardPolicy, Turn, inputs_of
-from selfplay.common.errors import UserError
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
-from selfplay.learn import checkpoint
-from selfplay.learn.rollout import Rollout
-from selfplay.models import NetSpec
+from selfplay.learn.rollout import Rollout, joined
 
 
 class Deals(NamedTuple):
@@ -68,7 +62,7 @@ class _Moves(NamedTuple):
 class LeagueGames:
     """n games under way between the learner and one opponent.
 
-    streams: uint64 [n], a generator (``rng``) a game, advanced in place.
+    streams: uint64 [n], a generator (``search.random``) a game, advanced in place.
     """
 
     def __init__(
@@ -134,9 +128,7 @@ class Played(NamedTuple):
 
 def harvest(groups: list[LeagueGames]) -> Played:
     """What the games have come to; all must have ended."""
-    parts = [_rollout(played) for played in groups]
-    steps = max(part.mask.shape[1] for part in parts)
-    rollout = _joined([_padded(part, steps) for part in parts])
+    rollout = joined([_rollout(played) for played in groups])
     score = np.concatenate([played.scores() for played in groups])
     some = rollout.mask.any(1)
     return Played(
@@ -170,50 +162,24 @@ def _rollout(played: LeagueGames) -> Rollout:
         group=torch.from_numpy(played.deals.group))
 
 
-def _padded(rollout: Rollout, steps: int) -> Rollout:
-    def wider(tensor: torch.Tensor) -> torch.Tensor:
-        out = tensor.new_zeros((len(tensor), steps, *tensor.shape[2:]))
-        out[:, : tensor.shape[1]] = tensor
-        return out
-
-    return replace(rollout, inputs={k: wider(v) for k, v in rollout.inputs.items()}, **{
-        key: wider(getattr(rollout, key)) for key in ("action", "mask", "logp", "reward")})
-
-
-def _joined(parts: list[Rollout]) -> Rollout:
-    def all_of(key: str) -> torch.Tensor:
-        return torch.cat([getattr(part, key) for part in parts])
-
-    return Rollout(
-        inputs={k: torch.cat([part.inputs[k] for part in parts]) for k in parts[0].inputs},
-        **{key: all_of(key) for key in ("action", "mask", "logp", "reward", "group")})
-
-
-LOADED = 16  #: policies kept in memory
-
-
 class Pool:
-    """The first policy and those after every ``config.every`` iterations.
-
-    Which there are at an iteration follows from its number; what lies in the folder beside them,
-    of iterations that a kill has undone, is overwritten when they come again.
+    """Past selves to play against: the first policy and those after every ``config.every``
+    iterations, in memory. Which there are at an iteration follows from its number.
     """
 
-    def __init__(self, folder: Path, like: BoardPolicy, game: str, config: PoolConfig) -> None:
-        self.folder, self.like, self.game, self.config = folder, like, game, config
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
         self._loaded: dict[int, BoardPolicy] = {}
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"ckpt-{step:06d}"
 
     def joins(self, iteration: int) -> bool:
         """Whether the policy after so many iterations becomes a member."""
         return iteration % self.config.every == 0
 
-    def add(self, policy: checkpoint.Training, spec: NetSpec, meta: Mapping[str, Any]) -> None:
-        path = self.path(int(meta["step"]))
-        checkpoint.save(path, policy, spec, meta)
-        checkpoint.drop_training(path)
+    def add(self, step: int, policy: BoardPolicy) -> None:
+        """Take in the policy after ``step`` iterations; those that are drawn no more go."""
+        self._loaded[step] = policy.frozen()
+        kept = {0, *self.steps(step + 1)}
+        self._loaded = {k: one for k, one in self._loaded.items() if k in kept}
 
     def steps(self, iteration: int) -> list[int]:
         """The members while iteration ``iteration`` (from 1) is played, oldest first."""
@@ -227,15 +193,5 @@ class Pool:
         return sorted(order[:wanted].tolist())
 
     def member(self, step: int) -> BoardPolicy:
-        """Raises UserError where its checkpoint is gone or damaged."""
-        if step not in self._loaded:
-            try:
-                net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
-            except UserError as error:
-                raise UserError(f"opponent of the pool: {error}") from None
-            while len(self._loaded) >= LOADED:
-                del self._loaded[next(iter(self._loaded))]
-            self._loaded[step] = BoardPolicy(
-                net, self.like.obs_shape, self.like.num_actions, self.like.device,
-                self.like.dtype).frozen()
+        """Frozen, as it was after ``step`` iterations."""
         return self._loaded[step]

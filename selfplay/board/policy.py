@@ -30,8 +30,8 @@ ROWS, MULTIPLE = {"cpu": 256, "cuda": 1 << 14}, {"cpu": 16, "cuda": 1}
 class Turn(NamedTuple):
     """n positions of sides to move.
 
-    obs: [n, C, H, W]; legal: bool [n, A]; streams: uint64 [B] (``rng``), rows: int64 [n] those
-    of them that these positions draw from.
+    obs: [n, C, H, W]; legal: bool [n, A]; streams: uint64 [B] (``search.random``), rows: int64 [n]
+    those of them that these positions draw from.
     """
 
     obs: NDArray[Any]

@@ -1,11 +1,10 @@
 """Supervised learning: expert games to rows, rows to a net, until its held-out curve is flat
-(``flat``): that is the SFT ceiling.
+(``plateau``): that is the SFT ceiling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,13 @@ from numpy.typing import NDArray
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.config import SFTConfig
 from selfplay.board.data import Columns, endless_batches, pack
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
+from selfplay.common.threads import ahead
 from selfplay.games.base import Game, take
-from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
+from selfplay.learn.optimizer import Trainer
+from selfplay.learn.plateau import Lesson
 from selfplay.models import NetSpec, build, flops, seeded
 
 
@@ -89,41 +90,22 @@ def split(games: Sequence[ExpertGame], held_out: float, seed: int) -> tuple[list
     return [g for g in games if g.actions not in held], [g for g in games if g.actions in held]
 
 
-def train_sft(
-    game: Game,
-    spec: NetSpec,
-    train: Columns,
-    held: Columns,
-    config: SFTConfig,
-    folder: Path,
-    *,
-    device: str,
-    seed: int,
-    **hooks: Any,
-) -> Path:
-    """Learn the experts' moves and results; see ``plateau.train_to_plateau``, which takes the hooks
-    left, log and progress.
+def sft_lesson(
+    game: Game, spec: NetSpec, train: Columns, held: Columns, config: SFTConfig, *,
+    device: str = "cpu", seed: int = 0,
+) -> tuple[Trainer, Lesson]:
+    """A new net and what it learns, the experts' moves and results, for ``plateau.until_flat``.
 
-    Rows of the history have top1, top5, policy_loss and value_mse. Returns the best checkpoint by
-    held-out policy loss.
+    Rows have top1, top5, policy_loss (which must fall), value_mse, value_accuracy of held-out
+    rows.
     """
-    trainer = Trainer(seeded(seed, lambda: build(spec)), TrainConfig(
+    trainer = board_trainer(seeded(seed, lambda: build(spec)), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
-    lesson = Lesson(
-        spec=spec, rows=len(train.value),
-        batches=lambda step: endless_batches(game, train, config.batch_size, [seed, 0x5F], step),
-        step_flops=3 * flops(spec) * config.batch_size,
-        kind="sft", metric="policy_loss", kept=("top1", "top5", "policy_loss", "value_mse"),
-        look=lambda net: evaluate_columns(net, game, held, device), about={"game": game.name})
-    return train_to_plateau(trainer, lesson, config, folder, **hooks)
-
-
-def best(folder: Path) -> Path:
-    """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
-    found = noted_best(folder) or checkpoint.lowest_loss(folder)  # a damaged note was deleted
-    if found is None:
-        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
-                        "self-play from nothing with --init random")
-    return found
+    return trainer, Lesson(
+        batches=lambda step: ahead(
+            endless_batches(game, train, config.batch_size, [seed, 0x5F], step)),
+        look=lambda: evaluate_columns(trainer.inference_net(), game, held, device),
+        metric="policy_loss", rows=len(train.value), size=lambda batch: len(batch.value),
+        flops=3 * flops(spec))

@@ -1,5 +1,5 @@
 """AlphaGo's value net: what the RL policy's games against itself come to, learnt from one position
-of each (``value_games``) and judged by the positions of other games.
+of each and judged by the positions of other games.
 
 A net that has learnt the games by heart shows it in the difference of two errors: mean (v - z)^2
 over positions that it has learnt from, and over those held out (Silver et al. 2016 report both).
@@ -18,9 +18,7 @@ depends neither on the number of threads nor on which games are played with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,24 +27,16 @@ from torch import nn
 
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.config import ValueConfig
-from selfplay.board.data import (
-    Columns,
-    concat,
-    endless_batches,
-    evenly,
-    load_shard,
-    pack,
-    save_shard,
-    unpack,
-)
+from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
+from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.policy import BoardPolicy, Turn
-from selfplay.board.trainer import TrainConfig, Trainer, evaluate_columns
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
-from selfplay.common.threads import Workers
+from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game, side, take
-from selfplay.learn import checkpoint
-from selfplay.learn.plateau import Lesson, noted_best, train_to_plateau
-from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.learn.optimizer import Trainer
+from selfplay.learn.plateau import Lesson
+from selfplay.models import NetSpec, flops
 from selfplay.search import random as rng
 from selfplay.search.random import fingerprint
 
@@ -78,48 +68,27 @@ def split_rows(
     return Columns(*(c[~held] for c in columns)), Columns(*(c[held] for c in columns))
 
 
-def train_value(
-    game: Game,
-    spec: NetSpec,
-    policy: Path,
-    columns: Columns,
-    config: ValueConfig,
-    folder: Path,
-    *,
-    device: str,
-    seed: int,
-    about: Mapping[str, Any],
-    before: Mapping[str, float],
-    **hooks: Any,
-) -> Path:
-    """Learn the results of ``columns``; the best checkpoint by the held-out error.
+def value_lesson(
+    game: Game, net: nn.Module, spec: NetSpec, columns: Columns, config: ValueConfig, *,
+    device: str = "cpu", seed: int = 0, before: Mapping[str, float] | None = None,
+) -> tuple[Trainer, Lesson]:
+    """``net`` and what it learns, the results of ``columns``, for ``plateau.until_flat``.
 
-    policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
-    random. about: what checkpoints tell beside. before: compute spent so far. See
-    ``plateau.train_to_plateau`` for the hooks left, log and progress, and for how it goes on.
-    Rows of the history have value_mse and value_accuracy of held-out positions, train_mse of as
-    many that were learnt from.
+    before: compute spent so far. Rows have value_mse, which must fall, and value_accuracy of
+    held-out positions, train_mse of as many that were learnt from.
     """
     train, held = split_rows(game, columns, config.held_out, seed)
-    if config.init == "rl":
-        net, meta = checkpoint.load_net(policy, game.name, device)
-        spec = checkpoint.spec_of(meta)
-    else:
-        net = seeded(seed, lambda: build(spec))
-    trainer = Trainer(net.train(), TrainConfig(
+    trainer = board_trainer(net.train(), TrainConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,
         ownership_weight=0.0, score_weight=0.0,
     ), device)
-    lesson = Lesson(
-        spec=spec, rows=len(train.value),
-        batches=lambda step: endless_batches(
-            game, train, config.batch_size, [seed, ROW_SALT], step),
-        step_flops=3 * flops(spec) * config.batch_size,
-        kind="value", metric=VALUE_METRIC, kept=(VALUE_METRIC, "value_accuracy", "train_mse"),
-        look=_look(game, evenly(train, len(held.value)), held, device),
-        about={"game": game.name, **about}, before=before)
-    return train_to_plateau(trainer, lesson, config, folder, **hooks)
+    look = _look(game, evenly(train, len(held.value)), held, device)
+    return trainer, Lesson(
+        batches=lambda step: ahead(
+            endless_batches(game, train, config.batch_size, [seed, ROW_SALT], step)),
+        look=lambda: look(trainer.inference_net()), metric=VALUE_METRIC, rows=len(train.value),
+        size=lambda batch: len(batch.value), flops=3 * flops(spec), before=before or {})
 
 
 def _look(
@@ -131,11 +100,6 @@ def _look(
                 "train_mse": evaluate_columns(net, game, learnt, device)[VALUE_METRIC]}
 
     return look
-
-
-def best_value(folder: Path) -> Path | None:
-    """The checkpoint of the lowest held-out error; None if there is none yet."""
-    return noted_best(folder) or checkpoint.lowest_loss(folder, VALUE_METRIC)
 
 
 GROUP_GAMES = 128  #: in step with each other, the work of one thread
@@ -258,39 +222,3 @@ def play_shard(
         np.concatenate([part.actions for part in parts]),
         np.concatenate([part.ends + s for part, s in zip(parts, starts, strict=True)]),
         np.concatenate([part.values for part in parts]), sum(part.evaluations for part in parts))
-
-
-def make_games(
-    game: Game, policies: Policies, folder: Path, games: int, latest: int, *, seed: int,
-    threads: int, stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda played: None,
-    spent: Callable[[int], None] = lambda evaluations: None,
-) -> int:
-    """Play what is missing of ``games`` games (rounded up to whole shards) and keep them in
-    ``folder``, one .npz a shard; the first shard even if ``stop()`` says otherwise.
-
-    latest: the last turn that the random move may come at; 0 is any of the game's. progress: told
-    the games played so far; spent: told the evaluations of a shard. Returns the games on disk.
-    """
-    workers, latest = Workers(threads), latest or game.max_moves
-    wanted, played = math.ceil(games / SHARD_GAMES), 0
-    for number in range(wanted):
-        path = folder / f"{number:06d}.npz"
-        if not path.exists():
-            done = play_shard(game, policies, number, latest, seed, workers,
-                              stop if number else lambda: False)
-            if done is None:
-                break
-            spent(done.evaluations)
-            save_shard(path, done.columns, done.actions, done.ends, done.values)
-        played += SHARD_GAMES
-        progress(played)
-    return played
-
-
-def read_games(folder: Path) -> Columns:
-    """The rows of all shards in order. Raises UserError for a damaged one, or for none at all."""
-    paths = sorted(folder.glob("[0-9]*.npz"))
-    if not paths:
-        raise UserError(f"{folder}: no games for the value net yet; make them with selfplay value")
-    return concat([load_shard(path).columns for path in paths])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -10,23 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfplay.cli.llm import llm
+from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
     NETS,
+    Commands,
+    Number,
+    Whole,
     algo_option,
     device_of,
     device_option,
-    finite,
     game_option,
     init_option,
+    log_option,
     minutes_option,
+    net_option,
     opening_of,
+    own_nets_option,
     recipe_option,
     run_option,
     seed_option,
     set_option,
 )
-from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ NAME_MAX = 255  #: characters that a file system takes as one name
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(cls=Commands, context_settings=SETTINGS)
 @click.version_option(package_name="selfplay-lab", prog_name="selfplay")
 def cli() -> None:
     """The AlphaGo recipe: expert games, supervised learning, self-play RL, and the chart.
@@ -50,11 +53,12 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human.
+    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
+    path.py:NAME.
     """
 
 
-cli.add_command(llm)
+cli.add_command(texts)
 
 
 @cli.command()
@@ -64,6 +68,8 @@ cli.add_command(llm)
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -82,6 +88,8 @@ def train(**options: Any) -> None:
               help="Expert games: .sgf, .sgf.gz, .zip, .jsonl.gz or a folder (repeatable).")
 @minutes_option
 @run_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -98,6 +106,8 @@ def sft(files: tuple[str, ...], **options: Any) -> None:
 @run_option
 @init_option
 @algo_option
+@net_option
+@log_option
 @device_option
 @seed_option
 @set_option
@@ -119,8 +129,7 @@ def value(**options: Any) -> None:
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
-@click.option("--minutes", type=click.FloatRange(min=0), default=0.0, show_default=True,
-              callback=finite,
+@click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
               help="Time for matches that the chart still wants; 0 draws what is on disk.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
@@ -132,44 +141,49 @@ def value(**options: Any) -> None:
 def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
             out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
     """The chart of a run, again, from what is on disk; or of several runs, rated together."""
-    from selfplay.run.pipeline import draw
+    from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
     runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
     run, where = runs[0], device_of(runs[0].config.device)
     if len(runs) > 1:
-        from selfplay.run.compare_runs import show
+        from selfplay.run.compare_runs import compare_runs
 
-        return show(runs, labels.split(",") if labels else [], minutes, out, where,
-                    "seconds" if by_time else "flops")
+        return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
+                            "seconds" if by_time else "flops")
     if minutes > 0:
         run_stages(run, where, only="eval", minutes=minutes)
     else:
-        draw(run, where)
+        redraw(run, where)
 
 
 @cli.command()
 @click.argument("players", nargs=2, metavar="PLAYER PLAYER")
 @game_option()
-@click.option("--games", "count", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--games", "count", type=Whole(min=1), default=None,
+              help="Games to play [100; with a human one more].")
 @click.option("--opening", default=None, metavar="LOW-HIGH",
               help="Random plies before the players take over; each opening is played twice.")
-@click.option("--slots", type=click.IntRange(min=1), default=None,
+@click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [64; 4 with an outside engine; 1 with a human].")
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Folder for the games; an interrupted match there is continued "
                    "[runs/matches/…].")
+@own_nets_option
 @device_option
 @seed_option
-def match(players: tuple[str, str], game: str, count: int, opening: str | None, slots: int | None,
-          out: Path | None, device: str | None, seed: int | None) -> None:
+def match(players: tuple[str, str], game: str, count: int | None, opening: str | None,
+          slots: int | None, out: Path | None, nets: tuple[str, ...], device: str | None,
+          seed: int | None) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
     from selfplay.arena.elo import standings
-    from selfplay.arena.match import plain, play_match, shortened
+    from selfplay.arena.human import final_words
+    from selfplay.arena.match import plain, play_match, read_match, shortened
     from selfplay.arena.spec import full_name
     from selfplay.common.console import Bar, say
     from selfplay.run.config import preset
 
+    _use(nets)
     players = (full_name(players[0].strip()), full_name(players[1].strip()))
     played = _make(game)
     config = preset(played.name).eval
@@ -189,9 +203,25 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
         counts.append(done)
         bar.at(done)
 
-    with Bar(f"{players[0]} - {players[1]}", count, "games", live="human" not in kinds) as bar:
-        result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                            slots=slots, folder=folder, device=where, progress=progress)
+    human = "human" in kinds
+    count = count or (1 if human else 100)
+    if human and (before := read_match(folder, played)):
+        count += before.games  # another game, with the next opening and the other colour
+
+    def ended(record: Any) -> None:
+        if human:
+            say(final_words(played, record, "human"))
+
+    try:
+        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human) as bar:
+            result = play_match(played, *players, games=count, seed=seed, opening=low_high,
+                                slots=slots, folder=folder, device=where, progress=progress,
+                                ended=ended)
+    except KeyboardInterrupt:
+        if not human:
+            raise
+        click.echo("stopped; the game under way is not kept, those that have ended are", err=True)
+        raise click.exceptions.Exit(130) from None
     say(result.summary())
     table = standings(folder.parent, played, (result.a, result.b))
     if table:
@@ -203,21 +233,24 @@ def match(players: tuple[str, str], game: str, count: int, opening: str | None, 
 @game_option()
 @click.option("--player", required=True, help="The teacher: any player, for example "
               "\"gtp:gnugo --mode gtp --level 10\".")
-@click.option("--games", "count", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--games", "count", type=Whole(min=1), default=1000, show_default=True,
+              help="Games to make.")
 @click.option("--out", type=click.Path(path_type=Path), required=True,
               help="FILE.sgf.gz (Go) or FILE.jsonl.gz (any game).")
 @click.option("--opening", default="2-8", show_default=True, metavar="LOW-HIGH",
               help="Random plies before the teacher takes over.")
-@click.option("--slots", type=click.IntRange(min=1), default=None,
+@click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [2 with an outside engine, else 64].")
+@own_nets_option
 @device_option
 @seed_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
-           device: str | None, seed: int | None) -> None:
+           nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
     """Make expert games: a player against itself from varied openings. Continues if interrupted."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
 
+    _use(nets)
     made = _make(game)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
@@ -232,18 +265,32 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
 
 @cli.command()
-def games() -> None:
-    """What can be played: native games, and OpenSpiel's through the adapter."""
+@click.option("--check", "spec", default=None, metavar="FILE.py:NAME",
+              help="Play a game of your own and say what is wrong with it.")
+def games(spec: str | None) -> None:
+    """What can be played: native games, OpenSpiel's, and your own; --check looks for faults."""
     from selfplay.common.console import say
     from selfplay.games import describe
 
-    say(describe())
+    if spec is None:
+        return say(describe())
+    from selfplay.games.check import check, sample
+
+    made = _make(spec)
+    found = check(made)
+    for finding in found:
+        say(f"{'fault' if finding.fault else 'note'}: {finding.check}: {finding.words}")
+    if any(finding.fault for finding in found):
+        sys.exit(1)
+    say(f"{made.name}: no fault found. A random game, to see whether the right side wins:\n\n"
+        f"{sample(made)}")
 
 
 @cli.command()
-@click.option("--game", default="go9x9", show_default=True, metavar="NAME")
+@click.option("--game", default="go9x9", show_default=True, metavar="NAME",
+              help="Whose kernels are measured.")
 @click.option("--json", "as_json", is_flag=True, help="One row a line as JSON, no table.")
-@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True,
+@click.option("--pairs", type=Whole(min=1), default=5, show_default=True,
               help="Pairs of runs (ours, reference) behind each ratio.")
 @click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
 @device_option
@@ -266,6 +313,14 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
         click.echo(table(rows))
 
 
+def _use(nets: tuple[str, ...]) -> None:
+    """Let players load these nets of the user's own."""
+    if nets:
+        from selfplay.run.own_nets import use_net
+
+        list(map(use_net, nets))
+
+
 def _make(name: str) -> Any:
     """The game; from here on compilation is announced."""
     from selfplay.common.console import announce
@@ -275,40 +330,13 @@ def _make(name: str) -> Any:
     return make(name)
 
 
-def _open(
-    folder: Path | None = None, game: str | None = None, assignments: tuple[str, ...] = (),
-    algo: str | None = None, recipe: str | None = None, **top: Any,
-) -> Run:
-    """The run that the options speak of: a new one, or the one on disk with what may change."""
+def _open(**options: Any) -> Run:
+    """``open_or_start``; from here on compilation is announced."""
     from selfplay.common.console import announce
-    from selfplay.common.settings import replace_key
-    from selfplay.games import make
-    from selfplay.run.config import override, preset, with_algorithm, with_recipe
-    from selfplay.run.folder import open_run, stored_config
+    from selfplay.run.start import open_or_start
 
     announce()
-    if folder is None:
-        if game is None:
-            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", game).strip("-")
-    config = stored_config(folder)
-    if config is None:
-        if game is None:
-            raise UserError(f"{folder}: no run there; start one with selfplay train --game NAME "
-                            f"--run {folder}")
-        config = preset(make(game).name)
-    elif game is not None and make(game).name != config.game:
-        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
-    if recipe is not None:
-        config = with_recipe(config, recipe)
-    for key, value in top.items():
-        if value is not None:
-            config = replace_key(config, key, value)
-    if algo is not None:
-        config = with_algorithm(config, algo)
-    config = override(config, assignments)
-    device_of(config.device)
-    return open_run(folder, config)
+    return open_or_start(**options)
 
 
 def _stage(name: str, **options: Any) -> None:

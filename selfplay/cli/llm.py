@@ -7,18 +7,28 @@ import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from selfplay.common.errors import UserError
-from selfplay.common.settings import MAX_SEED
+from selfplay.cli.options import (
+    Commands,
+    Number,
+    OneOf,
+    device_of,
+    log_option,
+    minutes_option,
+    seed_option,
+)
+from selfplay.common.errors import UserError, command
+from selfplay.learn.config import ALGORITHMS
+from selfplay.llm.config import Recipe
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
 NAMED = 40  #: characters of a folder's name
 
 
-@click.group()
+@click.group(cls=Commands)
 def llm() -> None:
     """Language models on the same core: SFT, RL on verifiable rewards, measured on held-out tasks.
 
@@ -32,19 +42,18 @@ def llm() -> None:
 @llm.command()
 @click.option("--task", default=None, metavar="NAME|FILE.jsonl",
               help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
-@click.option("--recipe", default=None, metavar="NAME",
-              help="sft, grpo, ppo, r1-zero, r1, distill, rlhf, overoptimise [sft].")
-@click.option("--algo", default=None, metavar="NAME",
-              help="How RL learns: reinforce, rloo, ppo, grpo, dr_grpo, dapo, gspo [by recipe].")
+@click.option("--recipe", default=None, metavar="NAME", type=OneOf(get_args(Recipe)),
+              help=f"{', '.join(get_args(Recipe))} [sft].")
+@click.option("--algo", default=None, metavar="NAME", type=OneOf(ALGORITHMS),
+              help=f"How RL learns: {', '.join(ALGORITHMS)} [by recipe].")
 @click.option("--model", default=None, metavar="PATH|HUB-ID",
               help="What to start from [the embedded model, from nothing].")
-@click.option("--minutes", type=click.FloatRange(min=0.05, max=1e6), default=None,
-              help="Time to spend [30].")
+@minutes_option
 @click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
               help="The run's folder [runs/TASK].")
 @click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None,
-              help="Seed of everything drawn [0].")
+@seed_option
+@log_option
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
@@ -53,9 +62,8 @@ def train(
 ) -> None:
     """Train by a recipe; the same command continues it."""
     _must_be_installed()
-    from selfplay.cli.options import device_of
     from selfplay.common.console import say
-    from selfplay.common.settings import replace_key
+    from selfplay.common.settings import set_key
     from selfplay.llm.config import TextConfig, asked, override, with_algorithm, with_recipe
     from selfplay.llm.run import open_run, stored_config
     from selfplay.llm.run import train as run_stages
@@ -71,8 +79,8 @@ def train(
             raise UserError(f"{folder}: no run there; start one with --task NAME")
         config = TextConfig(top["task"])
     for key, value in top.items():
-        if value is not None:
-            config = replace_key(config, key, value)
+        if value not in (None, ()):
+            config = set_key(config, key, value)
     if recipe is not None:
         config = with_recipe(config, recipe)
     if algo is not None:
@@ -90,12 +98,11 @@ def train(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--samples", default=None, metavar="K,K,...", help="k of pass@k [1,2,4,8,16].")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
-@click.option("--engine", type=click.Choice(("auto", "torch", "vllm")), default=None,
+@click.option("--engine", type=OneOf(("auto", "torch", "vllm")), default=None,
               help="Who writes the answers [the run's sample.engine].")
 def evaluate(folder: Path, samples: str | None, device: str, engine: str | None) -> None:
     """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
     _must_be_installed()
-    from selfplay.cli.options import device_of
     from selfplay.common.files import locked
     from selfplay.common.settings import replace_key
     from selfplay.llm.run import measure
@@ -110,13 +117,12 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
 
 @llm.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True,
+@click.option("--temperature", type=Number(0, 10), default=0.0, show_default=True,
               help="0 takes the best token.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 def chat(folder: Path, temperature: float, device: str) -> None:
     """Type a question, see how the model works it out."""
     _must_be_installed()
-    from selfplay.cli.options import device_of
     from selfplay.llm.evaluate import written_in
     from selfplay.llm.generate import TorchGenerator
     from selfplay.llm.models import TEMPLATE, end_tokens, load, render, unknown_in
@@ -174,8 +180,8 @@ def _stored(folder: Path) -> Any:
 
     config = stored_config(folder) if folder.is_dir() else None
     if config is None:
-        raise UserError(f"{folder}: no language-model run; train one with selfplay llm train "
-                        f"--task NAME --run {folder}")
+        new = command("selfplay", "llm", "train", "--task", "NAME", "--run", folder)
+        raise UserError(f"{folder}: no language-model run; train one with {new}")
     return open_run(folder, config)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 import click
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 
 #: Commands that a second start does not go on with.
 ANEW = ("bench", "games", "llm chat", "llm eval")
@@ -17,13 +16,10 @@ GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
          "--set eval.slots=16")
 TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_tokens=64, "
          "--set lora.rank=16")
-#: What a disk refuses: a matter of the user's folders, not of the program.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-           errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def run_command(cli: click.Group) -> int:
-    """Run ``cli``; the exit code. A mistake of the user's is run_command in one line on stderr."""
+    """Run ``cli``; the exit code. A mistake of the user's ends in one line on stderr."""
     try:
         code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -42,8 +38,7 @@ def run_command(cli: click.Group) -> int:
     except OSError as error:
         if error.errno not in REFUSED:
             raise
-        code = _fail(f"{error.filename or 'disk'}: {error.strerror}; nothing finished was lost, "
-                     "make room or choose another folder and run the same command again")
+        code = _fail(f"{error.filename or 'disk'}: {disk_remedy(error)}; nothing finished was lost")
     except ValueError as error:
         if not _users(error):
             raise
@@ -72,5 +67,5 @@ def _users(error: ValueError) -> bool:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    click.echo(f"selfplay: {' '.join(message.split())}", err=True)
+    click.echo(f"selfplay: {clip(message)}", err=True)
     return code

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from selfplay.common.errors import UserError
-from selfplay.common.settings import MAX_SEED
+from selfplay.common.errors import UserError, clip, one_of
+from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
@@ -19,31 +19,89 @@ NETS = {"net", "policy", "alphago"}  #: players that run on a device
 
 def game_option(required: bool = True) -> Any:
     return click.option("--game", required=required, metavar="NAME",
-                        help="go9x9, connect4, openspiel:hex(board_size=5) … (see: selfplay games)")
+                        help="go9x9, connect4, openspiel:hex(board_size=5), my.py:Game … "
+                             "(see: selfplay games)")
 
 
-def finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number.")
-    return value
+class Whole(click.IntRange):
+    """A whole number; a mistake names the option, what was typed and what is wanted."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            raise _mistaken(param, ctx, value, f"a whole number, {_range(self)}, wanted") from None
 
 
-seed_option = click.option("--seed", type=click.IntRange(0, MAX_SEED), default=None,
+class Number(click.FloatRange):
+    """A number, and neither infinite nor NaN, told as for ``Whole``."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        wanted = f"a number, {_range(self)}, wanted"
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter:
+            raise _mistaken(param, ctx, value, wanted) from None
+        if not math.isfinite(number):
+            raise _mistaken(param, ctx, value, f"{number} is not a finite number; {wanted}")
+        return number
+
+
+class OneOf(click.Choice[str]):
+    """One of some names, told with the nearest of them."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value in self.choices:
+            return str(value)
+        raise _mistaken(param, ctx, value, one_of(self.choices, value))
+
+
+def _range(kind: Any) -> str:
+    return f"{kind.min} or more" if kind.max is None else f"from {kind.min} to {kind.max}"
+
+
+def _mistaken(param: Any, ctx: Any, value: Any, what: str) -> click.UsageError:
+    return click.UsageError(f"{param.opts[0]} {clip(str(value), 80)}: {what}", ctx)
+
+
+class Commands(click.Group):
+    """A group that lists what each of its commands does in whole sentences."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(1000))
+                                for name in self.list_commands(ctx)])
+
+
+seed_option = click.option("--seed", type=Whole(0, MAX_SEED), default=None,
                            help="Seed of everything drawn [0].")
 device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
                              help="Where nets run [auto].")
-minutes_option = click.option("--minutes", type=click.FloatRange(min=0.05), default=None,
-                              callback=finite, help="Time to spend [30].")
+minutes_option = click.option("--minutes", type=Number(min=0.05), default=None,
+                              help="Time to spend [30].")
 set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
                           help="The run's folder [runs/GAME].")
+class _Algorithm(OneOf):
+    """A name, or a dict of settings in a file of the user's."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if ".py:" in value else super().convert(value, param, ctx)
+
+
+net_option = click.option("--net", default=None, metavar="BxC|FILE.py:NAME",
+                          help="Size of the net, or a function of yours that builds one.")
+own_nets_option = click.option("--net", "nets", multiple=True, metavar="FILE.py:NAME",
+                               help="Your own nets that players may load (runs the file).")
+log_option = click.option("--log", multiple=True, metavar="NAME|FILE.py:NAME",
+                          help="Loggers beside TensorBoard: wandb, mlflow, trackio, your own.")
 algo_option = click.option("--algo", default=None, metavar="NAME",
-                           type=click.Choice(["gumbel", "puct", *ALGORITHMS]),
+                           type=_Algorithm(["gumbel", "puct", *ALGORITHMS]),
                            help="gumbel, puct: self-play with search; policy gradient without: "
                                 f"{', '.join(ALGORITHMS)} [gumbel].")
 recipe_option = click.option(
-    "--recipe", default=None, metavar="NAME", type=click.Choice(RECIPES),
+    "--recipe", default=None, metavar="NAME", type=OneOf(RECIPES),
     help="alphago: SFT, policy gradient, a value net, search with both and rollouts; alphazero: "
          "self-play with search from SFT; zero: from nothing [alphazero].")
 init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOINT",
@@ -51,16 +109,10 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
 
 
 def device_of(name: str) -> str:
-    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
-    import torch
+    """ "auto" to "cuda" or "cpu"."""
+    from selfplay.run.start import device_of as found
 
-    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    return found(name)
 
 
 def opening_of(text: str) -> tuple[int, int]:

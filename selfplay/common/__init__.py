@@ -1,1 +1,1 @@
-"""What knows neither games nor nets."""
+"""What all other folders use: files, settings, threads, the terminal. No games, no nets."""

@@ -1,7 +1,7 @@
 """What a person at the terminal sees: plain lines, and one progress bar at a time.
 
 On a terminal the bar is live; in a log file a line is printed twice a minute instead. A first
-start, while Numba compiles, says so: it is not a hang.
+start, while Numba compiles, says so, lest it look like a hang.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def clock_text(seconds: float) -> str:
 class Bar:
     """Progress of a stage against its total (a time budget in seconds, or a count of games).
 
-    live: whether it may redraw itself on a terminal; where somebody types there, it may not.
+    live: whether it may redraw itself on a terminal; False where somebody types there.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Bar:
         self.redraws = live and _console.is_terminal
         self.started = self.logged = time.monotonic()
         self.first: float | None = None
-        self.latest = ""  #: the line that a log has not had yet
+        self.latest = ""  #: the line that has not been logged yet
         self.live: Progress | None = None
         self.task: TaskID | None = None
 
@@ -101,7 +101,7 @@ _heard: list[Any] = []
 
 
 def announce() -> None:
-    """Say so, once and on stderr, if this process has to compile; what is cached says nothing."""
+    """Print one line to stderr the first time that this process compiles a kernel."""
     from numba.core import event
 
     class Listener(event.Listener):

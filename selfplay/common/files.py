@@ -1,25 +1,26 @@
-"""Writing files so that a kill, a crash or a full disk leaves the old one or the new one."""
+"""Files that are whole at any time: after a kill, a crash or a full disk the old one or the new."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfplay.common.errors import DiskError, UserError
+from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Replace ``path`` by ``data``: bytes, or a function that writes to the open file.
 
-    The bytes go to a temporary file in the same folder, to the disk (fsync), and take the name
-    last. Missing parent folders are made.
+    The bytes go to a temporary file in the same folder, which is flushed to the disk (fsync) and
+    renamed last. Missing parent folders are made.
 
-    Raises UserError where the system refuses (disk full, no permission); ``path`` is then what it
-    was and the temporary file is gone.
+    Raises UserError where the system refuses (disk full, no permission); ``path`` is then
+    unchanged and the temporary file deleted.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,7 +47,7 @@ def _write(file: BinaryIO, data: bytes | Callable[[BinaryIO], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk."""
+    """Flush the folder's list of names to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,16 +57,15 @@ def sync_folder(folder: Path) -> None:
 
 def refused(path: Path, error: OSError) -> DiskError:
     """The user's error for a write that the system refused."""
-    return DiskError(f"{path}: cannot be written ({error.strerror or error}); "
-                     "free disk space or mend the permissions, then run the same command again")
+    return DiskError(f"{path}: cannot be written: {disk_remedy(error)}")
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the block; the lock dies with its process.
+    """Lock ``folder`` against other processes for the block; a process that dies frees its lock.
 
-    A missing folder is made. What a kill has left half written in there (``.NAME.PID.tmp``) is
-    deleted. Where the system knows no such locks (Windows) nothing is kept out.
+    A missing folder is made. Temporary files that a kill has left in it (``.NAME.PID.tmp``) are
+    deleted. Where the system has no such locks (Windows), nothing is locked.
 
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
@@ -86,28 +86,26 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def in_use(path: Path, option: str) -> Iterator[None]:
-    """``locked`` for a folder in which nothing is deleted, or for a file that is yet to be made.
+    """Lock a folder without deleting anything in it, or a file that does not exist yet.
 
-    A file is held by ``FILE.lock`` beside it, which goes with the block. option: where the user
-    names ``path``. Raises UserError if another process has it.
+    A file is locked by ``FILE.lock`` beside it, which is deleted at the end of the block. option:
+    the option by which the user names ``path``. Raises UserError if another process has it.
     """
-    try:
-        import fcntl
-    except ImportError:
+    from filelock import lock_descriptor  # which takes folders, read-only ones too, as they are
+
+    if os.name == "nt":  # opens no folder
         yield
         return
     lock, kind = path, os.O_RDONLY
     if not path.is_dir():
         lock, kind = path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT
-    descriptor = os.open(lock, kind)
+    descriptor, free = os.open(lock, kind), True
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise _at_work(path, option) from None
-        if not os.fstat(descriptor).st_nlink:  # who had it has just deleted it
-            raise _at_work(path, option)
+            free = lock_descriptor(descriptor, blocking=False)
+        if not free or not os.fstat(descriptor).st_nlink:  # who had it has just deleted it
+            raise UserError(f"{path}: another process is at work on it; wait for it, stop it, or "
+                            f"give {option} another name")
         try:
             yield
         finally:
@@ -117,21 +115,67 @@ def in_use(path: Path, option: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _at_work(path: Path, option: str) -> UserError:
-    return UserError(f"{path}: another process is at work on it; wait for it, stop it, or give "
-                     f"{option} another name")
+#: What reading JSON raises, and asking what was read for a shape that it may not have.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+AGAIN = "delete it and run the same command again"
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError naming the file if it is missing or is not JSON."""
+def parse_json(data: bytes | str) -> Any:
+    """What a JSON text says. Raises ValueError for anything else, be it nested too deep or a number
+    of thousands of digits."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
+    """What a JSON file says, an object where ``kind`` is dict.
+
+    Raises UserError naming the file if it is missing, is not JSON or of another kind.
+    """
+    try:
+        found = parse_json(path.read_bytes())
+        if not isinstance(found, kind):
+            raise ValueError(f"{clipped(found)} where an object is wanted")
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); delete it and run the same command again"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 200)}); {remedy}") from None
+
+
+def clipped(value: Any, most: int = 60) -> str:
+    """A value as JSON has it, short enough for a line."""
+    return clip(json.dumps(value, ensure_ascii=False, default=str), most)
+
+
+def finite(value: Any) -> float:
+    """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{clipped(value)} is no number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{clipped(str(value))} is not finite")
+    return number
+
+
+def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """(number from 1, line) of a UTF-8 file's lines that are not blank; a byte order mark is none
+    of its text, and only a line feed ends a line: JSON may hold the other separators.
+
+    Raises UserError that says ``what`` the file is wanted as.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise UserError(f"{path}: cannot be read as {what} "
+                        f"({'no such file' if missing else error})") from None
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -141,10 +185,10 @@ def write_json(path: Path, data: Any) -> None:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Rows of a history.jsonl; UserError naming the first damaged line."""
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
+    data = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:
-            rows.append(dict(json.loads(line)))
+            rows.append(dict(parse_json(line)))
         except (ValueError, TypeError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "
                             "command again") from None

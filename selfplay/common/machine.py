@@ -1,4 +1,4 @@
-"""The machine that a run is on: its name, and how much memory this process holds."""
+"""The machine of a run: its processor, the memory of this process, a limit on time."""
 
 from __future__ import annotations
 

@@ -1,42 +1,32 @@
 """Frozen dataclasses as settings: what ``--set stage.key=value`` and config.json may say.
 
-A mistake is told with the nearest key, or with the type or the range that was wanted.
+A field's type holds its limits (``sims: Count = 32``). What comes from outside is checked against
+them by pydantic, which is imported when the first such value comes: ``--help`` does without it.
+``dataclasses.replace`` in the code checks nothing. A mistake is told with the nearest key, or with
+the type or the range that was wanted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
+import functools
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip, nearest, one_of
 
 #: What a config.json is, by what its run is named by.
 OTHERS = {"task": "this run is one of texts, for selfplay llm eval and chat",
           "game": "this run is one of a game, for selfplay compare and match"}
-#: Seeds go to torch, which takes 63 bits; other numbers count what a machine holds and does.
-MAX_SEED, MAX_NUMBER = 2**63 - 1, 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Ranges of settings, by their dotted keys; other numbers may be 0, none may be below it."""
-
-    named: str  #: what names a run, is no setting that --set may change, and has an option
-    positive: frozenset[str]  #: more than 0
-    shares: frozenset[str]  #: at most 1
+MEND = "mend it, or delete the file and run the same command again"
+SHOWN = 80  #: characters of a value in a message
 
 
 class Settings(Protocol):
-    """A frozen dataclass of settings and of dataclasses of settings."""
+    """A frozen dataclass of settings and of dataclasses of settings; the first names a run."""
 
-    LIMITS: ClassVar[Limits]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
@@ -52,35 +42,25 @@ def override(
     bringing: what sets keys that bring settings of their own; these come first, in its order.
     Raises UserError naming the nearest key, or the type that was wanted.
     """
-    order = list(bringing)
+    order, named = list(bringing), name_of(type(config))
 
     def rank(text: str) -> int:
         key = text.partition("=")[0].strip()
         return order.index(key) if key in bringing else len(order)
 
     for text in sorted(assignments, key=rank):
-        key, equals, value = text.partition("=")
+        key, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
             raise UserError(f"--set {text}: write it as key=value, for example rl.sims=32")
-        kind = _types(config).get(key.strip())
-        if key.strip() == config.LIMITS.named:  # the settings so far are another's
-            named = config.LIMITS.named
+        if key == named:  # the settings so far are another's
             raise UserError(f"--set {text}: choose the {named} with --{named}")
-        if kind is None:
-            raise UserError(_unknown(config, key.strip()))
-        if key.strip() in bringing:
-            config = bringing[key.strip()](config, value.strip())
-        else:
-            config = replace_key(config, key.strip(), _parse(key.strip(), value.strip(), kind))
+        config = bringing[key](config, value) if key in bringing else set_key(
+            config, key, value, text=True)
     return config
 
 
-def replace_key(config: C, key: str, value: Any, where: str = "") -> C:
-    """``config`` with one dotted key set.
-
-    Raises UserError, which begins with ``where``, for a value that no run could work with.
-    """
-    _must_be_in_range(f"{where}{key}", key, value, config.LIMITS)
+def replace_key(config: C, key: str, value: Any) -> C:
+    """``config`` with one dotted key set to ``value``, which is not checked."""
     stage, _, name = key.rpartition(".")
     if not stage:
         return dataclasses.replace(config, **{name: value})
@@ -88,9 +68,38 @@ def replace_key(config: C, key: str, value: Any, where: str = "") -> C:
     return dataclasses.replace(config, **{stage: inner})
 
 
+def set_key(config: C, key: str, value: Any, text: bool = False) -> C:
+    """``replace_key`` with a value from outside (of lists, tuples are made).
+
+    text: it is words of the command line, and no value of JSON. Raises UserError for a key that is
+    none, and for a value that no run could work with.
+    """
+    kind = _type_of(type(config), key)
+    if text and typing.get_origin(plain(kind)) is tuple:
+        value = [part.strip() for part in value.split(",") if part]
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        return replace_key(config, key, _validator(kind)(value, strict=not text))
+    except ValueError as error:  # of several the last, which is that of missing values
+        first = typing.cast(Any, error).errors(include_url=False)[-1]
+    value = first["input"]
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else (
+        value if text else repr(value))
+    raise UserError(f"{key}={clip(shown, SHOWN)}: {_wanted(first, plain(kind))}")
+
+
 def to_dict(config: Settings) -> dict[str, Any]:
     """Plain JSON types, as ``config.json`` holds them."""
     return dataclasses.asdict(config)
+
+
+def flat(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of what ``to_dict`` gives."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
 
 
 def assignments(
@@ -99,124 +108,93 @@ def assignments(
     """The words ``--set key=value`` that make ``default`` into ``config``, both of ``to_dict``;
     dials: keys that are options of their own, left out."""
     words: list[str] = []
-    for key, value in config.items():
-        pairs = {f"{key}.{k}": (v, default[key][k]) for k, v in value.items()} if isinstance(
-            value, dict) else {key: (value, default[key])}
-        for name, (now, before) in pairs.items():
-            if now != before and name not in dials:
-                text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
-                words += ["--set", f"{name}={text}"]
+    before = dict(flat(default))
+    for key, now in flat(config):
+        if now != before[key] and key not in dials:
+            text = ",".join(map(str, now)) if isinstance(now, (list, tuple)) else str(now)
+            words += ["--set", f"{key}={text}"]
     return words
 
 
 def read(
-    kind: type[C], data: dict[str, Any], where: str, start: Callable[[str], C] | None = None
+    kind: type[C], data: Any, where: str, start: Callable[[str], C] | None = None
 ) -> C:
     """Inverse of ``to_dict``; ``start`` makes, of what the run is named by, what ``data`` changes.
 
     Raises UserError naming ``where`` for anything that does not fit.
     """
-    named = kind.LIMITS.named
-    if not isinstance(data, dict) or not isinstance(data.get(named), str):
-        known = OTHERS if isinstance(data, dict) else {}
-        what = next((kind for key, kind in known.items() if key != named and key in data),
-                    "it is not a run's config.json")
+    named, data = name_of(kind), data if isinstance(data, dict) else {}
+    name = data.get(named)
+    if not isinstance(name, str):
+        what = next((OTHERS[key] for key in OTHERS if key != named and key in data),
+                    f"it is not a run's config.json ({MEND})")
         raise UserError(f"{where}: no {named} in it; {what}")
-    config = start(data[named]) if start else kind(**{named: data[named]})
-    for key, value in _flat(data).items():
-        wanted = _types(config).get(key)
-        if wanted is None:
-            raise UserError(f"{where}: {_unknown(config, key)}")
-        config = replace_key(config, key, checked(f"{where}: {key}", value, wanted), f"{where}: ")
+    config = start(name) if start else kind(**{named: name})
+    for key, value in flat(data):
+        try:
+            config = set_key(config, key, value)
+        except UserError as error:
+            raise UserError(f"{where}: {error} ({MEND})") from None
     return config
 
 
-def _flat(data: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
-            flat[key] = value
-    return flat
+def name_of(kind: type[Settings]) -> str:
+    """The field that a run is named by, which is no setting to be changed."""
+    return next(iter(kind.__dataclass_fields__))
 
 
-def _types(config: Settings) -> dict[str, Any]:
-    """Every dotted key and its type."""
-    return _types_of(type(config))
-
-
-@cache
-def _types_of(config: type[Settings]) -> dict[str, Any]:
-    hints = typing.get_type_hints(config)
+@functools.cache
+def keys(kind: type[Settings]) -> dict[str, Any]:
+    """Every dotted key and its type, limits included."""
     found: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        if dataclasses.is_dataclass(hints[f.name]):
-            inner = typing.get_type_hints(hints[f.name])
-            found.update({f"{f.name}.{name}": kind for name, kind in inner.items()})
-        else:
-            found[f.name] = hints[f.name]
+    for name, hint in _hints(kind).items():
+        inner = _hints(hint) if dataclasses.is_dataclass(hint) else None
+        found |= {name: hint} if inner is None else {f"{name}.{k}": h for k, h in inner.items()}
     return found
 
 
-def _unknown(config: Settings, key: str) -> str:
-    names = list(_types(config))
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def plain(kind: Any) -> Any:
+    """A field's type without its own limits."""
+    return kind.__origin__ if typing.get_origin(kind) is Annotated else kind
+
+
+def _type_of(kind: type[Settings], key: str) -> Any:
+    """Raises UserError naming the nearest key, or what there is, for a key that is none."""
+    names = list(keys(kind))
+    if key in names:
+        return keys(kind)[key]
+    inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
+    if inside:
+        raise UserError(f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}")
     meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
-    near = difflib.get_close_matches(meant, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else f"; keys are {', '.join(names)}"
-    return f"no setting {key!r}{hint}"
+    near = nearest(meant, names, cutoff=0.4)
+    stages = dict.fromkeys(name.partition(".")[0] for name in names)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(stages)}"
+    raise UserError(f"no setting {clip(key, SHOWN)!r}; {hint}")
 
 
-def _parse(key: str, text: str, kind: Any) -> Any:
-    """Text of the command line to a value of ``kind``."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        parts = [part.strip() for part in text.split(",") if part]
-        if args[-1] is not Ellipsis and len(parts) != len(args):
-            raise UserError(f"{key}={text}: {len(args)} values wanted, separated by commas")
-        return checked(key, [_parse(key, part, args[0]) for part in parts], kind)
-    if kind is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):
-        return text.lower() in ("true", "1", "yes")
-    if kind in (int, float):
-        try:
-            return checked(key, kind(text.replace("_", "")), kind)
-        except ValueError:
-            raise UserError(f"{key}={text}: {kind.__name__} wanted") from None
-    return checked(key, text, kind)
+@functools.cache
+def _validator(kind: Any) -> Callable[..., Any]:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind).validate_python
 
 
-def _must_be_in_range(where: str, key: str, value: Any, limits: Limits) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, str):
-            continue
-        if not (number > 0 or (number == 0 and key not in limits.positive)):  # NaN fails as well
-            wanted = "more than 0" if key in limits.positive else "0 or more"
-            raise UserError(f"{where}={number}: {wanted} wanted")
-        if key in limits.shares and number > 1:
-            raise UserError(f"{where}={number}: a share, at most 1, wanted")
-        most = MAX_SEED if key == "seed" else MAX_NUMBER
-        if number > most:  # infinity does as well
-            raise UserError(f"{where}={number}: at most {most} wanted")
-    if key == "shares" and not sum(value):
-        raise UserError(f"{where}: at least one above 0 wanted")
-    if key.endswith(".opening") and value[0] > value[1]:
-        raise UserError(f"{where}={value[0]},{value[1]}: fewest and most plies wanted, in order")
-
-
-def checked(where: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind`` (lists become tuples, ints become floats), or UserError."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise UserError(f"{where}={value}: one of {', '.join(map(str, args))} wanted")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(kinds) != len(value):
-            raise UserError(f"{where}: {len(kinds)} values wanted, separated by commas")
-        return tuple(checked(where, v, k) for v, k in zip(value, kinds, strict=True))
-    if kind is float and type(value) is int:
-        return float(str(value))  # 400 digits become infinity, which is refused by its key
-    if origin is None and not isinstance(kind, types.UnionType) and type(value) is kind:
-        return value
-    raise UserError(f"{where}={value!r}: {getattr(kind, '__name__', kind)} wanted")
+def _wanted(error: Mapping[str, Any], kind: Any) -> str:
+    """What one of pydantic's errors about a value of ``kind`` means for a user."""
+    said, value, args = error["type"], error["input"], typing.get_args(kind)
+    if said == "value_error":
+        return f"{error['ctx']['error']} wanted"
+    if typing.get_origin(kind) is Literal:
+        return one_of(args, value)
+    if said in ("missing", "too_long", "tuple_type"):
+        many = "" if Ellipsis in args else f"{len(args)} "
+        return f"{many}values wanted, separated by commas"
+    if said == "int_parsing_size" or (said == "float_type" and type(value) is int):
+        return "a smaller number wanted"
+    return f"{plain(args[0] if args else kind).__name__} wanted"

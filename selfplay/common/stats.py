@@ -1,4 +1,4 @@
-"""Intervals of what was counted."""
+"""Intervals of rates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Z95 = 1.959964
 def wilson(score: float, games: int) -> tuple[float, float]:
     """95% score interval of a rate (Wilson 1927, JASA 22:209), draws counted as half a win.
 
-    A draw carries less variance than the binomial has, so with draws the interval is, if
-    anything, wide. (0, 1) without games.
+    A draw has less variance than the binomial assumes, so with draws the interval is, if
+    anything, too wide. (0, 1) without games.
     """
     if not games:
         return 0.0, 1.0

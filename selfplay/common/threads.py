@@ -1,23 +1,27 @@
 """Work for torch on several threads, each of which computes alone.
 
-torch's own threads meet at every layer: on small boards that costs a third of the second core, and
-where a core is busy with something else, nearly everything. What one thread computes depends on
-no other, so results are the same for any number of them.
+torch's own threads wait for each other at every layer. On small boards that costs a third of the
+second core; where a core is busy with something else, it costs nearly everything. Here no thread's
+work depends on another's, so results are the same for any number of threads.
 """
 
 from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from selfplay.common.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,9 +37,9 @@ def keep_freed_memory() -> None:
     """Let the process keep what it frees, up to TRIM_THRESHOLD in each of malloc's arenas (a few
     threads share one or have their own), for what it allocates next.
 
-    Else glibc hands the memory of a net's layers back and asks for it again in every pass, and
-    the system clears every page: a fifth of the time of a pass in bfloat16. Elsewhere it does
-    nothing.
+    Otherwise glibc returns the memory of a net's layers to the system in every pass and asks for
+    it again, and the system clears every page: a fifth of the time of a pass in bfloat16. Without
+    glibc this does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):  # no C library to ask, or not glibc
         mallopt = ctypes.CDLL(None).mallopt
@@ -45,7 +49,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def torch_alone() -> Iterator[None]:
-    """torch keeps to the calling thread."""
+    """Within the block torch uses the calling thread only."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -55,7 +59,7 @@ def torch_alone() -> Iterator[None]:
 
 
 class Workers:
-    """At most ``threads`` threads, in each of which torch keeps to that thread."""
+    """At most ``threads`` threads, in each of which torch uses that thread only."""
 
     def __init__(self, threads: int) -> None:
         keep_freed_memory()
@@ -64,7 +68,7 @@ class Workers:
         if threads > 1:
             self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads,
                                             initargs=(1,))
-            barrier = Barrier(threads)
+            barrier = threading.Barrier(threads)
             with torch_alone():  # what a new thread sets, torch takes for the whole process
                 list(self._pool.map(lambda _: barrier.wait(), range(threads)))
 
@@ -75,7 +79,7 @@ class Workers:
             return list(run(work, items))
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """``items``, each made while the caller is at work on the one before it."""
     end: Any = object()
     with ThreadPoolExecutor(1) as pool:
@@ -91,3 +95,23 @@ def replica(net: nn.Module) -> nn.Module:
     for mine, shared in zip(copied.parameters(), net.parameters(), strict=True):
         mine.data = shared.data
     return copied
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Raise UserError(message) in the block where it takes longer. Only in the main thread, whose
+    Python code alone can be interrupted; elsewhere, and inside a call of C, it goes on."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise UserError(message)
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,4 +1,4 @@
-"""Evaluations remembered: a position that was evaluated before is not evaluated again.
+"""A cache of evaluations: no position is evaluated twice by the same weights.
 
 Self-play begins thousands of games from one position, and searches of successive moves visit the
 same ones: of the evaluations of Connect Four about half are repetitions, of Go 9x9 an eighth.

@@ -8,7 +8,6 @@ fast as float32 as the net stands).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,13 +37,16 @@ CPU_MULTIPLE = 16
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
 Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
+#: dtype -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each, where
+#: it is not torch that evaluates: ``openvino`` brings int8.
+COMPILERS: dict[str, Callable[..., Sequence[Run]]] = {}
 
 
 class Evaluator:
     """A copy of a net, ready for use as an ``Evaluate``. For one thread at a time.
 
-    net: any net of ``models``; its weights are copied, later training does not change them. None:
-        nothing to evaluate by until ``load``.
+    net: any net of ``models``; its weights are copied, so later training does not change them.
+        None: ``load`` must come before the first evaluation.
     dtype: "auto" (bfloat16 where the device multiplies it), "float32", "bfloat16", or "int8"
         (OpenVINO, see ``openvino``), which wants ``calibration`` [n, C, H, W], positions to take
         its ranges from.
@@ -52,6 +54,14 @@ class Evaluator:
     workers: threads for the parts, of ``max_batch`` rows, of one call; None is the caller's, with
         as many of torch's as it is set to use. Not for int8.
     Raises UserError for another dtype, or a device that is not there.
+
+    >>> import selfplay as sp
+    >>> game = sp.make("tictactoe")
+    >>> evaluate = sp.Evaluator(sp.net(game, "1x8"), game)
+    >>> states = game.new(5)
+    >>> logits, value = evaluate(states, game.legal(states))
+    >>> logits.shape, value.shape, evaluate.evaluations
+    ((5, 9), (5,), 5)
     """
 
     def __init__(
@@ -78,6 +88,8 @@ class Evaluator:
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         if dtype == "int8" and workers is not None:
             raise ValueError("int8: its buffers are for one thread; no workers")
+        if dtype == "int8" and dtype not in COMPILERS:
+            raise ValueError("int8: import selfplay.inference.openvino first")
         keep_freed_memory()
         self._run: Run = _nothing_loaded
         self.change(dtype)
@@ -93,7 +105,7 @@ class Evaluator:
                                         MAX_BATCH.get(kind, MAX_BATCH["cuda"]))
 
     def load(self, net: nn.Module, calibration: NDArray[Any] | None = None) -> None:
-        """Act on new weights, those of a net like the one before."""
+        """Evaluate by new weights, those of a net of the same shape as before."""
         load_all([self], net, calibration)
 
     def use(self, run: Run) -> None:
@@ -114,12 +126,12 @@ class Evaluator:
         return self.forward(obs) if self.cache is None else self.cache(obs, self.forward)
 
     def forward(self, obs: NDArray[Any]) -> Outputs:
-        """As a call, of observations [n, C, H, W] (any number type)."""
+        """As a call, but for observations [n, C, H, W] (any number type), and never cached."""
         self.evaluations += len(obs)
         return self.run(obs)
 
     def run(self, obs: NDArray[Any]) -> Outputs:
-        """``forward``, not counted."""
+        """``forward`` without counting it in ``evaluations``."""
         logits = np.empty((len(obs), self.game.num_actions), np.float32)
         value = np.empty(len(obs), np.float32)
 
@@ -142,21 +154,45 @@ def _nothing_loaded(obs: NDArray[Any]) -> Outputs:
 def load_all(
     evaluators: Sequence[Evaluator], net: nn.Module, calibration: NDArray[Any] | None = None
 ) -> None:
-    """Let evaluators of one game, dtype and device act on the weights of ``net``."""
+    """Load the weights of ``net`` into evaluators of one game, dtype and device."""
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
-    if first.dtype_name == "int8":
-        runs: Sequence[Run] = _int8_runs(fast, first, len(evaluators), calibration)
+    if first.dtype_name in COMPILERS:
+        runs = COMPILERS[first.dtype_name](fast, first, len(evaluators), calibration)
     else:
         runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
         evaluator.use(run)
 
 
+class Actors:
+    """The weights that play: an evaluator a group of games; new weights go into all at once.
+
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    """
+
+    def __init__(
+        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
+        cache_mb: float = 0,
+    ) -> None:
+        sizes = group_sizes(games, device)
+        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
+                           for _ in sizes]
+        self.load(net)
+
+    def load(self, net: nn.Module) -> None:
+        """Play by the weights of ``net``."""
+        load_all(self.evaluators, net)
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say of them in a row: nothing."""
+        return {}
+
+
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
-    net = net.to(device, dtype, memory_format=torch.channels_last)
+    net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     multiple = CPU_MULTIPLE if device.type == "cpu" else 1
 
     @torch.inference_mode()
@@ -172,32 +208,9 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     return run
 
 
-def _int8_runs(
-    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
-) -> list[Run]:
-    from selfplay.inference.openvino import compile_net, find_ranges
-
-    ranges = find_ranges(net, like.game.obs_shape, calibration)
-    sizes = []
-    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
-        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
-                            binary=like.game.obs_binary, streams=count)
-        sizes.append([first, *(first.another() for _ in range(count - 1))])
-    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
-
-
-def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
-    if len(obs) > many.rows - few.rows:
-        logits, value = many(obs)
-    else:
-        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
-        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-    return logits, np.tanh(value)
-
-
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
-    """An Evaluator for many games at once: of every call each SPREAD_ROWS rows are one thread's
-    work, on as many threads as torch is set to use."""
+    """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
+    on as many threads as torch is set to use."""
     if torch.device(device).type != "cpu":
         return Evaluator(net, game, device)
     return Evaluator(net, game, device, max_batch=SPREAD_ROWS,

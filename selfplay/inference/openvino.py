@@ -7,13 +7,14 @@ channel, activations (behind a ReLU, so from 0 up) with one scale per convolutio
 largest value on some positions (Jacob et al. 2018, arXiv:1712.05877). Stem, heads, pooling and the
 sums of the residual stream stay in floating point.
 
-openvino is an extra (``[openvino]``) and is imported only where a net is compiled.
+openvino is an extra (``[openvino]``) and is imported only where a net is compiled. With this module
+an ``Evaluator`` knows int8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
+from selfplay.inference.evaluator import COMPILERS, INT8_FEW, Evaluator, Outputs, Run
 from selfplay.models import has_fast_bfloat16
 from selfplay.models.resnet import ConvNorm, FlatPolicy, PointPolicy, PoolBlock, ResNet
 
@@ -116,7 +118,7 @@ def compile_net(
     ValueError for int8 without ranges and for a net that has not been folded.
     """
     ov = _library()
-    _must_be_resnet(net)
+    net = _resnet(net)
     if precision == "int8" and ranges is None:
         raise ValueError("int8 wants the ranges of positions to calibrate on")
     quantised = ranges if precision == "int8" and ranges is not None else {}
@@ -128,10 +130,12 @@ def compile_net(
                                 streams))
 
 
-def _must_be_resnet(net: nn.Module) -> None:
+def _resnet(net: nn.Module) -> ResNet:
+    """``net`` itself; UserError for another family."""
     if not isinstance(net, ResNet):
         raise UserError(f"{type(net).__name__}: OpenVINO runs nets of the family resnet only; "
                         "choose another backend")
+    return net
 
 
 def _library() -> Any:
@@ -164,13 +168,13 @@ def _compile(ov: Any, model: Any, precision: str, threads: int, streams: int = 1
 def find_ranges(
     net: nn.Module, obs_shape: tuple[int, int, int], calibration: NDArray[Any] | None
 ) -> Ranges:
-    """The range to quantise for the input of each convolution of the blocks of a folded ResNet.
+    """The range by which to quantise the input of each convolution in a folded ResNet's blocks.
 
     calibration: [n, C, H, W], positions of real or random games; 256 are plenty.
     Found by the same library in float32 on one thread: the same bits on every call.
     Raises as ``compile_net``, and ValueError without positions.
     """
-    _must_be_resnet(net)
+    net = _resnet(net)
     if calibration is None or not len(calibration):
         raise ValueError("int8 wants positions to calibrate on")
     ov = _library()
@@ -289,3 +293,28 @@ class _Graph:
 
 def _numpy(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().cpu().float().numpy()
+
+
+def int8_runs(
+    net: nn.Module, like: Evaluator, count: int, calibration: NDArray[Any] | None
+) -> list[Run]:
+    """For ``COMPILERS``: a net is compiled for many rows and for few."""
+    ranges = find_ranges(net, like.game.obs_shape, calibration)
+    sizes = []
+    for rows in (min(INT8_FEW, like.max_batch), like.max_batch):
+        first = compile_net(net, like.game.obs_shape, rows, "int8", ranges,
+                            binary=like.game.obs_binary, streams=count)
+        sizes.append([first, *(first.another() for _ in range(count - 1))])
+    return [partial(_int8_run, few=few, many=many) for few, many in zip(*sizes, strict=True)]
+
+
+def _int8_run(obs: NDArray[Any], few: Any, many: Any) -> Outputs:
+    if len(obs) > many.rows - few.rows:
+        logits, value = many(obs)
+    else:
+        parts = [few(obs[i : i + few.rows]) for i in range(0, max(len(obs), 1), few.rows)]
+        logits, value = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+    return logits, np.tanh(value)
+
+
+COMPILERS["int8"] = int8_runs

@@ -1,9 +1,9 @@
-"""Which arithmetic self-play's net runs in: the fastest here that still says what float32 says.
+"""The arithmetic of self-play's net: the fastest on this machine that agrees with float32.
 
-The choice is made by measuring, so it is written down beside the run's checkpoints: a run goes on
-in what it began in. A config that names a dtype is not measured at all.
+The choice is measured, so it is saved beside the run's checkpoints, and a run continues in the
+arithmetic that it began in. Where the config names a dtype, nothing is measured.
 
-The weights that play: an evaluator for every group of games, in the arithmetic chosen.
+``ActorNets`` holds the nets that play: an evaluator for every group of games, in that arithmetic.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ LEAST_SAME, MOST_KL, MOST_VALUE = 0.93, 0.003, 0.02
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a dtype says what float32 says."""
+    """How far the outputs in a dtype agree with those in float32."""
 
     same: float  #: share of positions with float32's most probable move
     kl: float  #: mean KL(float32 || dtype) of the policies, nats
     value: float  #: mean absolute difference of the values
 
     def good(self) -> bool:
-        """Enough to learn from. False for NaN."""
+        """Whether the agreement is enough to learn from; False for NaN."""
         return self.same >= LEAST_SAME and self.kl <= MOST_KL and self.value <= MOST_VALUE
 
     def __str__(self) -> str:
@@ -61,8 +61,8 @@ class Trial:
 def random_positions(game: Game, seed: int = 0, count: int = POSITIONS) -> NDArray[Any]:
     """Observations [count, C, H, W] of positions up to half of the board into random games.
 
-    For int8's ranges they do as well as real games, and leave the outputs a function of the
-    weights alone.
+    They calibrate int8 as well as real games do, and make the outputs depend on the weights
+    alone.
     """
     rng = np.random.default_rng([seed, 0xA7])
     states = game.new(count)
@@ -89,7 +89,7 @@ def agree(
 
 
 def candidates(device: str) -> list[Dtype]:
-    """What may be faster than float32 here."""
+    """The dtypes that may be faster than float32 on this device."""
     found: list[Dtype] = ["bfloat16"] if has_fast_bfloat16(device) else []
     if device == "cpu" and openvino.has_fast_int8() and openvino.available():
         found.append("int8")
@@ -110,12 +110,12 @@ def trials(
         outputs = {dtype: evaluator.forward(positions) for dtype, evaluator in made.items()}
         rates = [{dtype: _rate(evaluator, positions[:batch]) for dtype, evaluator in made.items()}
                  for _ in range(BURSTS)]
-    return [Trial(dtype, max(burst[dtype] for burst in rates),  # others at work only slow it down
+    return [Trial(dtype, max(burst[dtype] for burst in rates),  # others can only slow it down
                   agree(outputs["float32"], outputs[dtype])) for dtype in made]
 
 
 def choose(found: list[Trial]) -> Trial:
-    """The fastest that agrees; float32 does.
+    """The fastest that agrees with float32; float32 itself always does.
 
     Raises FloatingPointError where it does not agree with itself.
     """
@@ -127,7 +127,7 @@ def choose(found: list[Trial]) -> Trial:
 
 
 def must_have_int8() -> None:
-    """Raises UserError where int8 cannot be had."""
+    """Raises UserError where int8 is not available."""
     if not openvino.has_fast_int8():
         raise UserError("rl.dtype=int8: this CPU has no VNNI; take --set rl.dtype=auto")
     if not openvino.available():
@@ -135,7 +135,7 @@ def must_have_int8() -> None:
 
 
 def without_openvino(device: str) -> str:
-    """What OpenVINO would bring here and how to get it; nothing where it is or is of no use."""
+    """What OpenVINO would gain and how to install it; "" where it is installed or of no use."""
     if device != "cpu" or openvino.available() or not openvino.has_fast_int8():
         return ""
     return f"OpenVINO is not installed ({openvino.GAIN}): {openvino.INSTALL}"
@@ -161,7 +161,7 @@ DTYPES_NOTED = ("float32", "bfloat16", "int8")
 
 
 class ActorSettings(Protocol):
-    """What there is to know of self-play: games at once, the dtype asked for, cache in MB."""
+    """The settings of self-play that matter here: games at once, dtype, cache in megabytes."""
 
     @property
     def games(self) -> int: ...
@@ -199,8 +199,8 @@ class ActorNets:
         self.load(net)
 
     def load(self, net: nn.Module) -> None:
-        """Play by the weights of ``net``; in bfloat16 or float32 for the rest of the run, should
-        these weights in int8 say something else than in float32."""
+        """Play by the weights of ``net``. Where these disagree with float32 in int8, the rest of
+        the run plays in bfloat16 or float32."""
         load_all(self.evaluators, net, self._ranges)
         if self.evaluators[0].dtype_name != "int8":
             return
@@ -218,12 +218,12 @@ class ActorNets:
             load_all(self.evaluators, net)
 
     def figures(self) -> dict[str, float]:
-        """For the history: int8's agreement with float32, where it plays."""
+        """Columns for the history: int8's agreement with float32, where int8 plays."""
         found = {} if self.agreement is None else asdict(self.agreement)
         return {f"int8_{key}": value for key, value in found.items()}
 
     def _dtype(self, net: nn.Module, named: Dtype, batch: int, fresh: bool) -> Dtype:
-        """What the run has played in; else what is named, else what is fastest here."""
+        """The dtype that the run has played in; else the one named, else the fastest here."""
         noted = self._noted()
         if named not in ("auto", "int8"):
             return named
@@ -236,16 +236,16 @@ class ActorNets:
         if dtype not in known:
             self.said = f"{dtype} cannot be had here: {_plain(self.device)} from now on"
             dtype = _plain(self.device)
-        trials: list[Trial] = []
+        measured: list[Trial] = []
         if fresh and not noted and "int8" in known:
-            trials = trials(net, self.game, self._positions(), known[1:], batch)
-            best = choose(trials)
+            measured = trials(net, self.game, self._positions(), known[1:], batch)
+            best = choose(measured)
             dtype = best.dtype
-            self.said = (f"self-play in {dtype}, {best.rate / trials[0].rate:.1f} times "
+            self.said = (f"self-play in {dtype}, {best.rate / measured[0].rate:.1f} times "
                          f"float32's speed, {best.agreement}")
         elif fresh and not noted and (advice := without_openvino(self.device)):
             self.said = f"self-play in {dtype}; {advice}"
-        write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in trials]})
+        write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in measured]})
         return dtype
 
     def _noted(self) -> dict[str, Any]:

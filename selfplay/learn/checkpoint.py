@@ -28,16 +28,18 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import refused, sync_folder, write_atomic
-from selfplay.models import NetError, NetSpec, build
+from selfplay.common.files import read_json, refused, sync_folder, write_atomic
+from selfplay.models import NetError, NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
+BEST = "best.json"
+LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 _TEMPORARY = ".tmp-"
 
 
 class Training(Protocol):
-    """What is saved: ``train.Trainer``, or anything like it."""
+    """What is saved: ``optimizer.Trainer``, or anything like it."""
 
     def inference_net(self) -> nn.Module: ...
 
@@ -52,9 +54,19 @@ def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) 
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
     with replacing(path) as temporary:
-        write_atomic(temporary / WEIGHTS, _bytes(trainer.inference_net().state_dict()))
+        _write_net(temporary, trainer.inference_net(), spec, meta)
         write_training(temporary, *trainer.state())
-        write_meta(temporary, {**meta, "net": dataclasses.asdict(spec)})
+
+
+def save_net(path: Path, net: nn.Module, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+    """As ``save``, without what training goes on from."""
+    with replacing(path) as temporary:
+        _write_net(temporary, net, spec, meta)
+
+
+def _write_net(folder: Path, net: nn.Module, spec: NetSpec, meta: Mapping[str, Any]) -> None:
+    write_atomic(folder / WEIGHTS, _bytes(net.state_dict()))
+    write_meta(folder, {**meta, "net": dataclasses.asdict(spec)})
 
 
 @contextlib.contextmanager
@@ -83,18 +95,17 @@ def write_meta(path: Path, meta: Mapping[str, Any]) -> None:
     write_atomic(path / META, _json(meta))
 
 
-def listing(folder: Path, weights: str = WEIGHTS) -> list[Path]:
+def listing(folder: Path) -> list[Path]:
     """The valid checkpoints in ``folder``, oldest first, by the step in their names (NAME-STEP).
 
-    weights: the name of the file with what acts, as a pattern. Folders that are unfinished or
-    damaged are left out.
+    Folders that are unfinished or damaged are left out.
     """
     if not folder.is_dir():
         return []
     named = []
     for path in folder.iterdir():
         step = path.name.rpartition("-")[2]
-        if step.isdigit() and not path.name.startswith(".") and _valid(path, weights):
+        if step.isdigit() and not path.name.startswith(".") and _valid(path):
             named.append((int(step), path))
     return [path for _, path in sorted(named)]
 
@@ -105,12 +116,60 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def lowest_loss(folder: Path, metric: str = "policy_loss") -> Path | None:
-    """The valid checkpoint of the lowest held-out loss in its meta; of equals the newest."""
+def note(folder: Path) -> dict[str, Any]:
+    """What ``best.json`` says of a stage: "checkpoint" is the name of its best; empty where there
+    is no such file. Raises UserError naming one that is damaged."""
+    path = folder / BEST
+    found = read_json(path) if path.exists() else {}
+    if path.exists() and not (isinstance(found, dict) and isinstance(found.get("checkpoint"), str)):
+        raise UserError(f"{path}: damaged (no checkpoint in it); delete it and run the same "
+                        "command again")
+    return found
+
+
+def best(folder: Path, metric: str = "policy_loss") -> Path | None:
+    """A stage's best checkpoint, as ``note`` has it; else that of the lowest held-out ``metric`` in
+    its meta, of equals the newest. None where there is none yet."""
+    found = note(folder)
+    if found:
+        return folder / found["checkpoint"]
+
     def loss(path: Path) -> float:
         return float(dict(read_meta(path).get("metrics") or {}).get(metric, math.inf))
 
     return min(reversed(listing(folder)), key=loss, default=None)
+
+
+def chosen(folder: Path) -> Path | None:
+    """The checkpoint that speaks for a stage: the best where one is noted, else the newest."""
+    return best(folder) if note(folder) else newest(folder)
+
+
+def reached_plateau(folder: Path) -> bool:
+    """Whether learning ended because no more was learnt, not because the time was up."""
+    return bool(note(folder).get("flat"))
+
+
+def thin(folder: Path, keep: int, best: Path | None = None, evenly: bool = False) -> None:
+    """Delete checkpoints until the newest ``keep`` are left, and ``best``.
+
+    evenly: those that are left lie as evenly as they come, and the newest and the one before it,
+    should the newest get damaged, are always among them. All but the last two lose what training
+    goes on from: a chart needs weights only.
+    """
+    found = listing(folder)
+    for path in found[:-LAST]:
+        drop_training(path)
+    if not evenly:
+        for path in found[:-keep]:
+            if path != best:
+                shutil.rmtree(path)
+        return
+    del found[-2:-1]
+    while len(found) > max(keep, LAST):
+        steps = [int(p.name.split("-")[1]) for p in found]
+        gaps = [steps[i + 1] - steps[i - 1] for i in range(1, len(steps) - 1)]
+        shutil.rmtree(found.pop(1 + gaps.index(min(gaps))))
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -119,9 +178,9 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
     meta = _read_json(path / META)
-    compute, kinds = meta.get("compute"), {"step": int, "net": dict, "compute": dict}
+    kinds = {"step": int, "net": dict, "compute": dict}
     if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
-            and all(isinstance(value, (int, float)) for value in compute.values())):
+            and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
         raise _damaged(path / META, "no step, no net or no compute in it")
     return meta
 
@@ -142,6 +201,8 @@ def load_net(
     try:
         net = build(spec_of(meta))
         net.load_state_dict(tensors)
+    except OwnNetError as error:
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, NetError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
@@ -196,9 +257,9 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _valid(path: Path, weights: str) -> bool:
+def _valid(path: Path) -> bool:
     """Whether meta and the weights' headers can be read (which finds truncated files as well)."""
-    files = sorted(path.glob(weights))
+    files = [file for file in path.glob("*.safetensors") if file.name != TRAIN]
     try:
         json.loads((path / META).read_bytes())
         for file in files:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from selfplay.common.limits import Amount, Count, Positive, Share, Whole
+
 INFINITE = 1e9  #: a clip so wide clips nothing
 
 
@@ -21,32 +23,34 @@ class PGConfig:
     #: gae: Schulman et al. 2016, arXiv:1506.02438, the only one with a critic (lam=1: the return
     #: less the critic's value); group: GRPO (Shao et al. 2024, arXiv:2402.03300); leave_one_out:
     #: RLOO (Ahmadian et al. 2024, arXiv:2402.14740)
-    gamma: float = 1.0  #: discount a step
-    lam: float = 0.95  #: GAE's lambda
+    gamma: Share = 1.0  #: discount a step
+    lam: Share = 0.95  #: GAE's lambda
     normalise_std: bool = True  #: divide by the group's std (GRPO); False: Dr. GRPO, 2503.20783
     whiten: bool = False  #: advantages to mean 0 and deviation 1 over the batch's steps (PPO)
-    clip_low: float = 0.2  #: the ratio counts down to 1 - clip_low (PPO: arXiv:1707.06347, eq. 7)
-    clip_high: float = 0.2  #: ... and up to 1 + clip_high; DAPO: 0.28 (Yu et al. 2025, 2503.14476)
-    ratio: Literal["token", "sequence"] = "token"  #: sequence: GSPO (Zheng et al. 2025, 2507.18071)
+    clip_low: Amount = 0.2  #: the ratio counts down to 1 less this (PPO: 1707.06347, eq. 7)
+    clip_high: Amount = 0.2  #: the ratio counts up to 1 plus this (DAPO: 0.28, 2503.14476)
+    ratio: Literal["token", "sequence"] = "token"
+    #: to the sampling policy, of each token or of the whole sequence (GSPO: Zheng et al. 2025,
+    #: 2507.18071)
     average: Literal["token", "sequence", "constant"] = "token"
     #: over all steps alike (PPO, DAPO), each trajectory's mean alike (GRPO), or over
     #: ``constant_length`` steps a trajectory, however many it has (Dr. GRPO)
-    constant_length: int = 0  #: steps; 0 is as many as the run has room for: ``sized``
-    kl_weight: float = 0.0  #: of the KL divergence to the reference policy; 0 needs no reference
+    constant_length: Whole = 0  #: its steps; 0: as many as the run has room for (``sized``)
+    kl_weight: Amount = 0.0  #: weight of the KL to the reference policy; 0 needs no reference
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  #: Schulman 2020, joschu.net/blog/kl-approx.html
     kl_in: Literal["loss", "reward"] = "loss"  #: reward: taken off each step's reward (RLHF's PPO)
-    kl_target: float = 0.0  #: nats a step that kl_weight is adapted to (arXiv:1909.08593); 0: fixed
-    kl_horizon: float = 10_000.0  #: trajectories over which it adapts
-    value_weight: float = 0.0  #: of the critic's loss; 0 needs no critic
-    value_clip: float = 0.2  #: its change per update, as the ratio's; 0 is free
-    entropy_weight: float = 0.0  #: of the entropy bonus
-    epochs: int = 1  #: times that a batch is gone through
-    minibatches: int = 1  #: parts of it, an optimizer step each
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0  #: largest norm of the gradient
-    stop_kl: float = 0.0  #: nats a step from the sampling policy that end a batch's use; 0: never
-    max_kl: float = 5.0  #: nats a step from sampling or reference policy that end the run
+    kl_target: Amount = 0.0  #: nats a step that kl_weight is adapted to (1909.08593); 0: fixed
+    kl_horizon: Positive = 10_000.0  #: trajectories over which kl_weight adapts
+    value_weight: Amount = 0.0  #: weight of the critic's loss; 0 needs no critic
+    value_clip: Amount = 0.2  #: how far the critic moves in an update, as the ratio; 0: freely
+    entropy_weight: Amount = 0.0  #: weight of the entropy bonus
+    epochs: Count = 1  #: times that a batch is gone through
+    minibatches: Count = 1  #: parts of a batch, an optimizer step each
+    learning_rate: Positive = 1e-4  #: AdamW's
+    weight_decay: Amount = 0.0  #: AdamW's
+    grad_clip: Positive = 1.0  #: largest norm of the gradient
+    stop_kl: Amount = 0.0  #: nats a step from the sampling policy that end a batch's use; 0: never
+    max_kl: Positive = 5.0  #: nats a step from sampling or reference policy that end the run
 
 
 _PPO = dict[str, Any](estimator="gae", whiten=True, value_weight=0.5, epochs=3, minibatches=4,
@@ -84,11 +88,11 @@ def sized(config: PGConfig, longest: int) -> PGConfig:
 class PlateauConfig:
     """Learning from rows until their held-out curve is flat."""
 
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    evaluate_every: int = 200  #: steps between two looks at the held-out games
-    gain: float = 0.005  #: share of the held-out loss that must go ...
-    patience: int = 4  #: ... within so many looks, or the rate drops
-    drops: int = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
-    max_steps: int = 100_000
+    batch_size: Count = 256  #: rows a step
+    learning_rate: Positive = 2e-3  #: AdamW's, at first
+    weight_decay: Amount = 1e-2  #: AdamW's
+    evaluate_every: Count = 200  #: steps between two looks at the held-out rows
+    gain: Share = 0.005  #: share of the held-out loss that must go within ``patience`` looks
+    patience: Count = 4  #: looks without that gain before the learning rate drops
+    drops: Whole = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
+    max_steps: Count = 100_000  #: steps at most, flat or not

@@ -1,193 +1,295 @@
-"""Improving a policy on trajectories: epochs over minibatches of the policy-gradient objective.
+"""The trainer: a net, AdamW, and one step on a batch, whatever the loss and the net are.
 
-The same for boards and texts (``seam``). On a CPU a minibatch goes in shards, a thread each, whose
-gradients are added in order, so that the weights do not depend on the number of threads.
+The loss is handed in. On a CPU a batch may go in parts, a thread and a replica of the net each; as
+in data-parallel training a part's BatchNorms see that part alone, and the running statistics are
+the mean over parts. Gradients are added in the order of the parts, so that the weights do not
+depend on the number of threads, to the last bit.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.threads import Workers, replica, torch_alone
-from selfplay.learn import policy_gradient as pg
-from selfplay.learn.config import PGConfig
-from selfplay.learn.rollout import Policy, Rollout
 
-#: Shards of a minibatch at least, and steps of a shard (padding included) at most.
-SHARDS, SHARD_STEPS = {"cpu": 4, "cuda": 1}, {"cpu": 8192, "cuda": 1 << 17}
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+#: (net, a part of a batch) -> (scalar to descend, scalars to watch). Of both the sum over the parts
+#: is the batch's.
+Loss = Callable[[nn.Module, Any], tuple[Tensor, Mapping[str, Tensor]]]
 
 
-class PolicyOptimizer:
-    """A policy in training, its optimizer, and the weight of its KL penalty.
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights move (AdamW: Loshchilov and Hutter 2019, arXiv:1711.05101)."""
 
-    policy.net is trained in place: those of its parameters that want a gradient. It is evaluated
-    in the mode, training or not, that it is given in.
+    learning_rate: float
+    weight_decay: float = 0.0
+    decay_all: bool = False  #: or matrices only: biases and norms do not decay
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0  #: largest norm of the gradient
+    warmup: int = 0  #: steps over which the rate rises from 0
+    cosine: int = 0  #: step at which the rate has come down to a tenth; 0 leaves it
+    ema_decay: float | None = None
+    #: of a second set of weights that acts, a step; 0: they are the weights; None: there is none
+    fused: bool = True
+
+
+class Trainer:
+    """A net in training, its optimizer and, where asked for, the running average of its weights.
+
+    net is trained in place: those of its parameters that want a gradient.
+    parts: cuts a batch for threads, each part a thread's own work; None leaves it whole, with as
+    many of torch's threads as it is set to use. mode: that the net is put in for a step; None is
+    the one it is in. called: what a step is called in messages.
     """
 
-    def __init__(self, policy: Policy, config: PGConfig, device: str = "cpu") -> None:
-        self.policy, self.config, self.kind = policy, config, torch.device(device).type
-        self.kl_weight, self.steps = config.kl_weight, 0
-        self.named = {n: p for n, p in policy.net.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            list(self.named.values()), lr=config.learning_rate, betas=(0.9, 0.95),
-            weight_decay=config.weight_decay, fused=True)
-        self._replicas = [policy]
+    def __init__(
+        self, net: nn.Module, loss: Loss, config: OptimizerConfig, *, device: str = "cpu",
+        parts: Callable[[Any], Sequence[Any]] | None = None, mode: bool | None = None,
+        called: str = "training step",
+    ) -> None:
+        self.net, self.loss, self.config, self.parts = net, loss, config, parts
+        self.mode, self.called = mode, called
+        self.steps = 0
+        self.learning_rate = config.learning_rate  #: before warm-up and schedule; may be set
+        self.named = {n: p for n, p in net.named_parameters() if p.requires_grad}
+        self._optimizer = _adamw(list(self.named.values()), config)
+        self._average: _Average | None = None
+        if config.ema_decay is not None:
+            self._average = _Average(net, config.ema_decay)
+        self._apart = parts is not None and torch.device(device).type == "cpu"
+        self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
 
-    def __call__(self, rollout: Rollout, rng: np.random.Generator) -> dict[str, float]:
-        """Learn from ``rollout`` as ``config`` says; minibatches are drawn from ``rng``.
+    def inference_net(self) -> nn.Module:
+        """The net that acts: averaged weights in eval mode, if there are any. Not a copy: the next
+        step moves it."""
+        return self.net if self._average is None else self._average.net
 
-        Returns the means over minibatches of ``policy_gradient.objective``'s figures, grad_norm,
-        kl_weight, updates (optimizer steps made: fewer than asked for after ``stop_kl``),
-        explained_variance (of returns, by the critic that played, where there is one).
-        Raises Breakdown if the loss or its gradient is not finite or a divergence is above
-        ``max_kl``; the weights are then those of the last good step.
+    def step(self, batch: Any) -> dict[str, float]:
+        """Train on one batch: the loss, what else is watched, and grad_norm before clipping.
+
+        Raises Breakdown if the loss or its gradient is not finite; the weights are then as they
+        were before the step.
         """
-        fixed = pg.columns(rollout, self.config, self.kl_weight)
-        seen: list[dict[str, float]] = []
-        for rows in self._minibatches(len(rollout), rng):
-            found = self._step(rollout.rows(rows), fixed, rows)
-            seen.append(found)
-            if 0 < self.config.stop_kl < found["sample_kl"]:
-                break
-        means = {key: sum(one[key] for one in seen) / len(seen) for key in seen[0]}
-        if "ref_kl" in means:
-            self.kl_weight = pg.adapted(self.kl_weight, means["ref_kl"], self.config, len(rollout))
-        return {**means, "kl_weight": self.kl_weight, "updates": float(len(seen)),
-                **_explained(fixed)}
+        figures = self.gradient(batch)
+        self.must_be_sound("loss", figures["loss"])
+        return {**figures, "grad_norm": self.descend()}
 
-    def _minibatches(self, count: int, rng: np.random.Generator) -> list[Tensor]:
-        parts = []
-        for _ in range(self.config.epochs):
-            order = rng.permutation(count)
-            pieces = np.array_split(order, min(self.config.minibatches, count))
-            parts += [torch.from_numpy(piece) for piece in pieces]
-        return parts
-
-    def _step(self, part: Rollout, fixed: pg.LossColumns, rows: Tensor) -> dict[str, float]:
-        batch = pg.weighted(fixed.rows(rows, part.mask.shape[1]), self.config)
-        figures = self._gradient(part, batch)
-        self._must_be_sound(figures)
-        with torch_alone():
-            norm = float(nn.utils.clip_grad_norm_(self.named.values(), self.config.grad_clip))
-            if not math.isfinite(norm):
-                raise self._broken("gradient", norm)
-            self._optimizer.step()
-        self.steps += 1
-        return {**figures, "grad_norm": norm}
-
-    def _gradient(self, part: Rollout, batch: pg.LossColumns) -> dict[str, float]:
-        """Leave the gradient of a minibatch in the net's parameters."""
-        shards = _shards(part.mask, SHARDS[self.kind], SHARD_STEPS[self.kind])
-        self._prepare(len(shards))
-        apart = len(self._replicas) > 1
-
-        def work(k: int) -> dict[str, Tensor]:
-            rows = shards[k]
-            policy = self._replicas[k if apart else 0]
-            some = part.rows(rows)
-            now = policy.evaluate(some)
-            loss, found = pg.objective(batch.rows(rows, some.mask.shape[1]), now, self.config,
-                                       self.kl_weight)
-            loss.backward()
-            return found
-
-        assert self._workers is not None
-        found = self._workers.map(work, range(len(shards)))
-        if apart:
-            _sum_gradients([policy.net for policy in self._replicas[: len(shards)]])
+    def gradient(self, batch: Any) -> dict[str, float]:
+        """Leave the gradient of the batch's loss in the net's parameters: the loss and what else
+        is watched."""
+        parts = [batch] if self.parts is None else self.parts(batch)
+        self._prepare(len(parts))
+        replicas = self._replicas[: len(parts)] if self._apart else self._replicas * len(parts)
+        with self._threads():
+            for one in replicas:
+                one.begin(self._replicas[0], self.mode)
+            jobs = list(zip(replicas, parts, strict=True))
+            work = map(self._part, jobs) if self._workers is None else self._workers.map(
+                self._part, jobs)
+            found = list(work)
+            if self._apart:
+                _sum_gradients(replicas)
+                if self.net.training:
+                    _mean_buffers(replicas)
         sums = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found]).sum(0)
-        return dict(zip(found[0], sums.tolist(), strict=True))
+        return dict(zip(found[0], sums.tolist(), strict=True))  # a GPU is waited for once
 
-    def _prepare(self, shards: int) -> None:
-        """On a CPU as many replicas as shards, which share the net's parameters, not its
-        gradients."""
-        net = self.policy.net
-        while self.kind == "cpu" and len(self._replicas) < shards:
-            self._replicas.append(replace(self.policy, net=replica(net)))  # type: ignore[type-var]
-        threads = min(torch.get_num_threads(), shards) if self.kind == "cpu" else 1
+    def descend(self) -> float:
+        """Move the weights by the gradient that is there; its norm before clipping.
+
+        Raises Breakdown where that is not finite.
+        """
+        with self._threads():
+            norm = float(nn.utils.clip_grad_norm_(list(self.named.values()), self.config.grad_clip,
+                                                  foreach=True))
+            self.must_be_sound("gradient", norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.rate()
+            self._optimizer.step()
+            self.steps += 1
+            if self._average is not None:
+                self._average.update(self.steps)
+        return norm
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        rate = self.learning_rate * min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
+        if self.config.cosine:
+            done = min(self.steps / self.config.cosine, 1.0)
+            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
+        return rate
+
+    def _threads(self) -> Any:
+        return nullcontext() if self.parts is None else torch_alone()
+
+    def _part(self, job: tuple[_Replica, Any]) -> dict[str, Tensor]:
+        one, part = job
+        loss, watched = self.loss(one.net, part)
+        loss.backward()
+        return {"loss": loss.detach(), **{key: f.detach() for key, f in watched.items()}}
+
+    def _prepare(self, parts: int) -> None:
+        """As many replicas as parts, and a thread for each, as far as torch may use so many."""
+        if not self._apart:
+            return
+        while len(self._replicas) < parts:
+            self._replicas.append(_Replica(replica(self.net)))
+        threads = min(torch.get_num_threads(), parts)
         if self._workers is None or self._workers.threads != threads:
             self._workers = Workers(threads)
-        for policy in self._replicas:
-            policy.net.zero_grad(set_to_none=True)
 
-    def _must_be_sound(self, figures: dict[str, float]) -> None:
-        if not math.isfinite(figures["loss"]):
-            raise self._broken("loss", figures["loss"])
-        for key in ("sample_kl", "ref_kl"):
-            if key in figures and not figures[key] <= self.config.max_kl:  # NaN is not, either
-                raise self._broken(f"divergence {key}", figures[key])
-
-    def _broken(self, what: str, value: float) -> Breakdown:
-        return Breakdown(
-            f"policy update {self.steps + 1}: the {what} is {value:.3g}, which asks for a lower "
-            f"learning rate (it is {self.config.learning_rate:g}) or a larger KL weight (it is "
-            f"{self.kl_weight:g})")
+    def must_be_sound(self, what: str, value: float, most: float = math.inf) -> None:
+        """Raises Breakdown for a ``value`` that is not finite or is above ``most``."""
+        if not (math.isfinite(value) and value <= most):
+            raise Breakdown(f"{self.called} {self.steps + 1}: the {what} is {value:.3g}, which "
+                            f"asks for a lower learning rate (it is {self.learning_rate:g})")
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, JSON types): what training depends on beside its rollouts, parameters
-        included; tensors are named net.NAME, exp_avg.NAME, exp_avg_sq.NAME."""
-        tensors = {f"net.{name}": p.detach() for name, p in self.named.items()}
+        """(tensors, JSON types): all that training depends on beside its batches.
+
+        Tensors are named net.NAME, exp_avg.NAME, exp_avg_sq.NAME: of what is trained, with an
+        average (average.NAME) of all that the net has.
+        """
+        if self._average is None:
+            tensors = {f"net.{name}": p.detach() for name, p in self.named.items()}
+        else:
+            tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+            tensors |= {f"average.{k}": v for k, v in self._average.net.state_dict().items()}
         for name, parameter in self.named.items():
             state = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": state[key] for key in _MOMENTS if key in state}
-        return tensors, {"steps": self.steps, "learning_rate": self.config.learning_rate,
-                         "kl_weight": self.kl_weight}
+            tensors |= {f"{key}.{name}": state[key] for key in MOMENTS if key in state}
+        return tensors, {"steps": self.steps, "learning_rate": self.learning_rate}
 
-    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from a ``state``. Raises UserError if it is of another net."""
-        wanted = {f"net.{name}" for name in self.named}
-        if {name for name in tensors if name.startswith("net.")} != wanted:
-            raise UserError("the checkpoint's training state is of another net; give --run "
-                            "another name")
-        self.steps, self.kl_weight = int(numbers["steps"]), float(numbers["kl_weight"])
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(tensors[f"net.{name}"])
-                if self.steps:
-                    held = {key: torch.zeros_like(parameter) for key in _MOMENTS}
-                    for key, moment in held.items():  # in the layout that AdamW's kernel relies on
-                        moment.copy_(tensors[f"{key}.{name}"])
-                    self._optimizer.state[parameter] = {
-                        "step": torch.tensor(float(self.steps), device=parameter.device), **held}
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken. Raises UserError if it is another net's."""
+        try:
+            self._load_weights(tensors)
+            self.steps = int(numbers["steps"])
+            self.learning_rate = float(numbers["learning_rate"])
+            for name, parameter in self.named.items() if self.steps else ():
+                self._load_moments(parameter, [tensors.get(f"{key}.{name}") for key in MOMENTS])
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the training state is of another net and does not fit this net "
+                            f"({reason}); give --run another name, or go on with the net that the "
+                            "run was started with") from None
+
+    @torch.no_grad()
+    def _load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        mine = under(tensors, "net.")
+        if self._average is not None:
+            self.net.load_state_dict(mine)
+            self._average.net.load_state_dict(under(tensors, "average."))
+            return
+        if odd := mine.keys() ^ self.named.keys():
+            raise KeyError(f"{min(odd)} is in one of them only")
+        for name, parameter in self.named.items():
+            parameter.copy_(mine[name])
+
+    def _load_moments(self, parameter: Tensor, moments: list[Tensor | None]) -> None:
+        state = self._optimizer.state[parameter]
+        for key, moment in zip(MOMENTS, moments, strict=True):
+            if moment is None:  # it has never had a gradient
+                del self._optimizer.state[parameter]
+                return
+            # in the parameter's memory layout, which AdamW's kernel relies on
+            state[key] = torch.zeros_like(parameter, requires_grad=False)
+            state[key].copy_(moment)
+        state["step"] = torch.tensor(float(self.steps),
+                                     device=parameter.device if self.config.fused else "cpu")
+
+
+class _Average:
+    """average += (1 - d) (weights - average), d = min(decay, (1 + steps) / (10 + steps)).
+
+    The second term lets the average forget the first, untrained weights. BatchNorm's running
+    statistics are averaged like weights; its counts of steps are copied.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.net, self.decay = copy.deepcopy(net).eval().requires_grad_(False), decay
+        self._floats = [[t for t in some.state_dict().values() if t.is_floating_point()]
+                        for some in (self.net, net)]
+        self._counts = [[t for t in some.state_dict().values() if not t.is_floating_point()]
+                        for some in (self.net, net)]
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        decay = min(self.decay, (1 + steps) / (10 + steps)) if self.decay else 0.0
+        averaged, new = self._floats
+        torch._foreach_lerp_(averaged, new, 1 - decay)
+        for mine, theirs in zip(*self._counts, strict=True):
+            mine.copy_(theirs)
+
+
+class _Replica:
+    """A net and lists of its tensors: to walk through its modules takes longer than to add them up.
+
+    floats: running statistics; the other buffers count steps.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.parameters, self.buffers = list(net.parameters()), list(net.buffers())
+        self.floats = [b for b in self.buffers if b.is_floating_point()]
+
+    @torch.no_grad()
+    def begin(self, original: _Replica, mode: bool | None) -> None:
+        """No gradient yet, and the statistics of ``original``."""
+        wanted = original.net.training if mode is None else mode
+        if self.net.training is not wanted:
+            self.net.train(wanted)
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self is not original and self.buffers:
+            torch._foreach_copy_(self.buffers, original.buffers)
 
 
 @torch.no_grad()
-def _sum_gradients(nets: list[nn.Module]) -> None:
-    """Leave the sum in the first; a shard may have none where a part of a net was not used."""
-    for mine, *others in zip(*(net.parameters() for net in nets), strict=True):
-        for other in others:
-            if other.grad is not None:
-                mine.grad = other.grad if mine.grad is None else mine.grad.add_(other.grad)
+def _sum_gradients(replicas: list[_Replica]) -> None:
+    """In the first; in order, whichever was ready first. A part may have none where it has not
+    used a part of the net."""
+    first, *others = replicas
+    for other in others:
+        both = []
+        for mine, theirs in zip(first.parameters, other.parameters, strict=True):
+            if theirs.grad is not None and mine.grad is not None:
+                both.append((mine.grad, theirs.grad))
+            elif theirs.grad is not None:
+                mine.grad = theirs.grad
+        if both:
+            torch._foreach_add_(*(list(side) for side in zip(*both, strict=True)))
 
 
-def _shards(mask: Tensor, fewest: int, most: int) -> list[Tensor]:
-    """Trajectories of like length together, in parts of about as many real steps: at least
-    ``fewest`` parts, at most ``most`` steps a part."""
-    lengths = mask.sum(1)
-    order = torch.argsort(lengths, stable=True)
-    total = max(int(lengths.sum()), 1)
-    count = min(max(fewest, -(-total // most)), len(mask))
-    ends = lengths[order].cumsum(0)
-    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
-    edges = sorted({0, *cuts[1:], len(mask)})
-    return [order[a:b] for a, b in pairwise(edges)]
+@torch.no_grad()
+def _mean_buffers(replicas: list[_Replica]) -> None:
+    total = replicas[0].floats
+    if len(replicas) > 1 and total:
+        for other in replicas[1:]:
+            torch._foreach_add_(total, other.floats)
+        torch._foreach_div_(total, len(replicas))
 
 
-def _explained(fixed: pg.LossColumns) -> dict[str, float]:
-    """How much of the variance of the returns the critic has foreseen."""
-    if fixed.value_old is None or fixed.returns is None:
-        return {}
-    returns, value = fixed.returns[fixed.mask], fixed.value_old[fixed.mask]
-    variance = float(returns.var()) if returns.numel() > 1 else 0.0
-    left = float((returns - value).var()) if variance else 0.0
-    return {"explained_variance": 1 - left / variance if variance else 0.0}
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    rest = config.weight_decay if config.decay_all else 0.0
+    return torch.optim.AdamW(
+        [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": rest}],
+        lr=config.learning_rate, betas=config.betas, fused=config.fused or None)
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those named PREFIX..., without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

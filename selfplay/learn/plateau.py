@@ -2,32 +2,25 @@
 
 The learning rate drops when a held-out loss hardly improves any more, or when so little time is
 left that it has to; where it stops improving after the last drop the curve is flat, and that is
-all that these rows can teach this net. SFT learns so, and the value net.
-
-When a held-out curve is flat, and when the learning rate drops before that.
+all that these rows can teach this net. SFT of boards and of texts learns so, the value net, and
+the reward model, whose rate does not drop.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-
-from selfplay.common.files import read_history, read_json, write_history, write_json
-from selfplay.common.threads import ahead
-from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
-from selfplay.models import NetSpec
 
-COMPUTE = ("seconds", "flops", "positions")
+DROP = 0.3  #: factor of one rate drop
+LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
-class Trainer(Protocol):
+class Learning(Protocol):
     """What is in training."""
 
     learning_rate: float
@@ -35,125 +28,82 @@ class Trainer(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def step(self, rows: Any) -> dict[str, float]: ...
-
-    def inference_net(self) -> nn.Module: ...
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
-
-    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None: ...
+    def step(self, batch: Any) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What is learnt, and how it is judged.
 
-    spec: of the net. rows: how many there are to learn from. batches: those of the steps from the
-    given one on, without end. step_flops: of one step. kind: of the checkpoints. metric: the figure
-    of ``look`` that must fall; look: what the net that acts makes of the held-out rows. kept:
-    figures that checkpoints tell. about: what else they tell. before: compute spent before the
-    first step.
+    batches: those of the steps from the given one on, without end. look: figures of what is held
+    out, as the net is now; metric: the one that must fall. rows: how many there are to learn from;
+    a run that goes on with another number begins a new curve. size: of a batch, in ``unit``;
+    flops: of one unit; before: compute ("flops", ``unit``) spent before the first step.
     """
 
-    spec: NetSpec
-    rows: int
-    batches: Callable[[int], Iterator[Any]]
-    step_flops: float
-    kind: str
+    batches: Callable[[int], Generator[Any, None, None]]
+    look: Callable[[], dict[str, Any]]
     metric: str
-    look: Callable[[nn.Module], dict[str, float]]
-    kept: tuple[str, ...]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    size: Callable[[Any], int] = len
+    unit: str = "positions"
+    flops: float = 0.0
     before: Mapping[str, float] = field(default_factory=dict)
 
 
-def train_to_plateau(
-    trainer: Trainer,
+def until_flat(
+    trainer: Learning,
     lesson: Lesson,
     config: PlateauConfig,
-    folder: Path,
+    history: Sequence[Mapping[str, Any]] = (),
     *,
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
-    progress: Callable[[int, dict[str, Any]], None] = lambda step, row: None,
-) -> Path:
-    """Train until the held-out curve is flat, ``max_steps``, or ``left()`` seconds are used up,
-    but for one look at what is held out at least.
+    left: Callable[[], float] = lambda: 1.0,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+) -> Iterator[dict[str, Any]]:
+    """Train until the held-out curve is flat, ``max_steps``, or nothing is left of the time, but
+    for one look at what is held out at least; yields a row a look.
 
-    Every look saves a checkpoint ``ckpt-STEP`` and a row of ``history.jsonl`` (the figures of
-    ``lesson.look``, learning_rate, seconds, flops); a later call in the same folder goes on from
-    the newest, with a new curve where there are more rows than then. Returns the best checkpoint
-    by ``lesson.metric``, which ``best.json`` names as well.
+    trainer: goes on from where it is, ``history`` being the rows so far. left: share of the time
+    that is left, from 1 to 0. A row has step, ``lesson.unit``, flops where
+    they are known, learning_rate, rows, train
+    (figures of the last step) and the figures of ``lesson.look``; ``noted`` says which was best.
     """
-    history: list[dict[str, Any]] = []
-    start = {key: float(lesson.before.get(key, 0.0)) for key in COMPUTE}
-    curve, step, spent, count = HeldOutCurve(), 0, 0.0, lesson.rows
-    newest = checkpoint.newest(folder)
-    if newest is not None:
-        trainer.load_state(*checkpoint.load_training(newest))
-        step = trainer.steps
-        found = read_history(folder / "history.jsonl")
-        history = [row for row in found if row["step"] <= step]
-        curve = replayed([row for row in history if row.get("rows", count) == count],
-                         lesson.metric, config.learning_rate, config.gain, config.patience)
-        spent = max(history[-1]["seconds"] - start["seconds"], 0.0) if history else 0.0
-        if curve.best_step:  # a kill may have come just before it was noted
-            write_json(folder / "best.json", curve.note(config.drops))
-    started = time.monotonic()
-    batches = ahead(lesson.batches(step))
+    curve = curve_of(history, lesson, config)
+    last = history[-1] if history else lesson.before
+    seen, spent = int(last.get(lesson.unit, 0)), last.get("flops", 0.0)
     remaining = left()
-    time_in_all = spent + remaining
-    over = bool(history) and remaining <= 0  # without one look the run could not go on
-    while curve.drops <= config.drops and step < config.max_steps and not over:
-        if curve.drops < config.drops and remaining < time_in_all * LATEST ** (curve.drops + 1):
-            curve.drop()
-        trainer.learning_rate = config.learning_rate * DROP**curve.drops
-        metrics = trainer.step(next(batches))
-        step += 1
-        progress(step, metrics)
-        remaining = left()
-        over = remaining <= 0
-        if step % config.evaluate_every and step < config.max_steps and not over:
-            continue
-        row = {"step": step, "seconds": start["seconds"] + spent + time.monotonic() - started,
-               "flops": start["flops"] + step * lesson.step_flops,
-               "positions": start["positions"] + step * config.batch_size,
-               "learning_rate": trainer.learning_rate, "rows": count, "train": metrics,
-               **lesson.look(trainer.inference_net())}
-        history.append(row)
-        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        _save(folder, trainer, lesson, row)
-        for path in checkpoint.listing(folder)[-4:-2]:  # the last two: one may get damaged
-            checkpoint.drop_training(path)
-        curve.look(step, row[lesson.metric], config.gain, config.patience)
-        write_json(folder / "best.json", curve.note(config.drops))
-        log(row)
-    best = noted_best(folder) or checkpoint.lowest_loss(folder, lesson.metric)
-    assert best is not None, "there has been a look"
-    return best
+    over = bool(history) and remaining <= 0  # without one look a run could not go on
+    with closing(lesson.batches(trainer.steps)) as batches:
+        while curve.drops <= config.drops and trainer.steps < config.max_steps and not over:
+            if curve.drops < config.drops and 0 < remaining < LATEST ** (curve.drops + 1):
+                curve.drop()
+            trainer.learning_rate = config.learning_rate * DROP**curve.drops
+            batch = next(batches)
+            figures = trainer.step(batch)
+            step, size = trainer.steps, lesson.size(batch)
+            seen, spent = seen + size, spent + lesson.flops * size
+            progress(step, figures)
+            remaining = left()
+            over = remaining <= 0
+            if step % config.evaluate_every and step < config.max_steps and not over:
+                continue
+            row = {"step": step, lesson.unit: seen, "learning_rate": trainer.learning_rate,
+                   "rows": lesson.rows, "train": figures, **lesson.look()}
+            if lesson.flops:
+                row["flops"] = spent
+            curve.look(step, row[lesson.metric], config.gain, config.patience)
+            yield row
 
 
-def noted_best(folder: Path) -> Path | None:
-    """The checkpoint that ``best.json`` names; None where there is no such note."""
-    note = folder / "best.json"
-    return folder / str(read_json(note)["checkpoint"]) if note.exists() else None
-
-
-def reached_plateau(folder: Path) -> bool:
-    """Whether learning ended because no more was learnt, not because the time was up."""
-    note = folder / "best.json"
-    return bool(read_json(note).get("flat")) if note.exists() else False
-
-
-def _save(folder: Path, trainer: Trainer, lesson: Lesson, row: dict[str, Any]) -> None:
-    meta = {"kind": lesson.kind, "step": row["step"],
-            "compute": {key: row[key] for key in COMPUTE},
-            "metrics": {key: row[key] for key in lesson.kept}, **lesson.about}
-    checkpoint.save(folder / f"ckpt-{row['step']:06d}", trainer, lesson.spec, meta)
-
-
-DROP = 0.3  #: factor of one rate drop
-LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
+def noted(
+    history: Sequence[Mapping[str, Any]], lesson: Lesson, config: PlateauConfig
+) -> dict[str, Any]:
+    """best.json: the checkpoint of the lowest loss, and whether the curve is flat, having gone
+    through ``config.drops`` drops and found no more. Empty before the first look."""
+    curve = curve_of(history, lesson, config)
+    if not curve.best_step:
+        return {}
+    return {"checkpoint": f"ckpt-{curve.best_step:06d}", "flat": curve.drops > config.drops}
 
 
 @dataclass
@@ -181,20 +131,23 @@ class HeldOutCurve:
     def drop(self) -> None:
         self.mark, self.waiting, self.drops = self.best, 0, self.drops + 1
 
-    def note(self, drops: int) -> dict[str, Any]:
-        """best.json: the checkpoint of the lowest loss, and whether the curve is flat, having gone
-        through ``drops`` drops and found no more."""
-        return {"checkpoint": f"ckpt-{self.best_step:06d}", "flat": self.drops > drops}
+
+def curve_of(
+    history: Sequence[Mapping[str, Any]], lesson: Lesson, config: PlateauConfig
+) -> HeldOutCurve:
+    """After the looks in ``history`` at as many rows as ``lesson`` has."""
+    rows = [row for row in history if row.get("rows", lesson.rows) == lesson.rows]
+    return replayed(rows, lesson.metric, config.learning_rate, config.gain, config.patience)
 
 
 def replayed(
     history: Iterable[Mapping[str, Any]], metric: str, rate: float, gain: float, patience: int
 ) -> HeldOutCurve:
-    """The curve after the looks in ``history``, whose rows have step, learning_rate and ``metric``;
-    rate: the learning rate before any drop."""
+    """The curve after the looks in ``history``, whose rows have step, ``metric`` and, where it may
+    drop, learning_rate; rate: the learning rate before any drop."""
     curve = HeldOutCurve()
     for row in history:
-        drops = round(math.log(row["learning_rate"] / rate, DROP))
+        drops = round(math.log(row.get("learning_rate", rate) / rate, DROP))
         if drops != curve.drops:  # the time had asked for it, or the settings have changed
             curve.drop()
             curve.drops = drops

@@ -1,23 +1,32 @@
 """The policy-gradient objective: one, over log-probabilities, advantages and masks.
 
-REINFORCE, RLOO, PPO, GRPO and their kin differ in settings (``algorithms``), not in code, and
-nothing here knows what a step is: a move on a board and a token of a text are columns alike.
+REINFORCE, RLOO, PPO, GRPO and their kin differ in settings (``config.ALGORITHMS``), not in code,
+and nothing here knows what a step is: a move on a board and a token of a text are columns alike.
 Axes: N trajectories, T steps; a bool mask [N, T] marks the real ones, and what stands at the
 others, NaN included, changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from selfplay.common.errors import Breakdown
 from selfplay.learn import advantages
 from selfplay.learn.config import PGConfig
+from selfplay.learn.config import algorithm as named
 from selfplay.learn.losses import masked_mean
-from selfplay.learn.rollout import Evaluated, Rollout
+from selfplay.learn.optimizer import OptimizerConfig, Trainer
+from selfplay.learn.rollout import Evaluated, Policy, Rollout
+
+#: Parts of a minibatch at least, and steps of a part (padding included) at most.
+PARTS, PART_STEPS = {"cpu": 4, "cuda": 1}, {"cpu": 8192, "cuda": 1 << 17}
 
 
 class LossColumns(NamedTuple):
@@ -39,7 +48,7 @@ class LossColumns(NamedTuple):
 
     def rows(self, index: Tensor | slice, steps: int) -> LossColumns:
         """Some trajectories, cut after ``steps``."""
-        return LossColumns(*(None if f is None else f[index][:, :steps] for f in self))
+        return LossColumns._make(None if f is None else f[index][:, :steps] for f in self)
 
 
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
@@ -65,7 +74,7 @@ def step_weights(mask: Tensor, average: str, constant_length: int = 0) -> Tensor
 
     token: 1 / real steps of the batch (DAPO, eq. 8). sequence: 1 / (N x real steps of its
     trajectory) (GRPO, eq. 3). constant: 1 / (N x constant_length) (Dr. GRPO).
-    Raises ValueError for a constant_length of 0 where one is wanted (``algorithms.sized``).
+    Raises ValueError for a constant_length of 0 where one is wanted (``config.sized``).
     """
     real = mask.float()
     if average == "token":
@@ -211,3 +220,141 @@ def adapted(kl_weight: float, kl: float, config: PGConfig, trajectories: int) ->
         return kl_weight
     error = min(max(kl / config.kl_target - 1, -0.2), 0.2)
     return kl_weight * (1 + error * trajectories / config.kl_horizon)
+
+
+class _Minibatch(NamedTuple):
+    """A minibatch or a part of one."""
+
+    rollout: Rollout
+    columns: LossColumns
+
+
+class PolicyOptimizer:
+    """Learns from rollouts of boards or texts: epochs over minibatches of ``objective``.
+
+    policy.net is trained in place: those of its parameters that want a gradient. It is evaluated
+    in the mode, training or not, that it is given in.
+    """
+
+    def __init__(self, policy: Policy, config: PGConfig, device: str = "cpu") -> None:
+        self.policy, self.config, self.kind = policy, config, torch.device(device).type
+        self.kl_weight = config.kl_weight
+        self.trainer = Trainer(
+            policy.net, self._loss,
+            OptimizerConfig(config.learning_rate, config.weight_decay, decay_all=True,
+                            grad_clip=config.grad_clip),
+            device=device, parts=self._parts, called="policy update")
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, so far."""
+        return self.trainer.steps
+
+    def __call__(self, rollout: Rollout, rng: np.random.Generator) -> dict[str, float]:
+        """Learn from ``rollout`` as ``config`` says; minibatches are drawn from ``rng``.
+
+        Returns the means over minibatches of ``objective``'s figures, grad_norm, kl_weight,
+        updates (optimizer steps made: fewer than asked for after ``stop_kl``),
+        explained_variance (of returns, by the critic that played, where there is one).
+        Raises Breakdown if the loss or its gradient is not finite or a divergence is above
+        ``max_kl``; the weights are then those of the last good step.
+        """
+        fixed = columns(rollout, self.config, self.kl_weight)
+        seen: list[dict[str, float]] = []
+        for rows in self._minibatches(len(rollout), rng):
+            found = self._step(rollout.rows(rows), fixed, rows)
+            seen.append(found)
+            if 0 < self.config.stop_kl < found["sample_kl"]:
+                break
+        means = {key: sum(one[key] for one in seen) / len(seen) for key in seen[0]}
+        if "ref_kl" in means:
+            self.kl_weight = adapted(self.kl_weight, means["ref_kl"], self.config, len(rollout))
+        return {**means, "kl_weight": self.kl_weight, "updates": float(len(seen)),
+                **_explained(fixed)}
+
+    def _minibatches(self, count: int, rng: np.random.Generator) -> list[Tensor]:
+        parts = []
+        for _ in range(self.config.epochs):
+            order = rng.permutation(count)
+            pieces = np.array_split(order, min(self.config.minibatches, count))
+            parts += [torch.from_numpy(piece) for piece in pieces]
+        return parts
+
+    def _step(self, some: Rollout, fixed: LossColumns, rows: Tensor) -> dict[str, float]:
+        batch = weighted(fixed.rows(rows, some.mask.shape[1]), self.config)
+        try:
+            figures = self.trainer.gradient(_Minibatch(some, batch))
+            self._must_be_sound(figures)
+            return {**figures, "grad_norm": self.trainer.descend()}
+        except Breakdown as error:
+            raise Breakdown(f"{error} or a larger KL weight (it is {self.kl_weight:g})") from None
+
+    def _loss(self, net: nn.Module, part: _Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        policy: Any = self.policy
+        if net is not policy.net:
+            policy = replace(policy, net=net)
+        return objective(part.columns, policy.evaluate(part.rollout), self.config, self.kl_weight)
+
+    def _parts(self, batch: _Minibatch) -> list[_Minibatch]:
+        found = []
+        for rows in parts_of(batch.rollout.mask, PARTS[self.kind], PART_STEPS[self.kind]):
+            some = batch.rollout.rows(rows)
+            found.append(_Minibatch(some, batch.columns.rows(rows, some.mask.shape[1])))
+        return found
+
+    def _must_be_sound(self, figures: dict[str, float]) -> None:
+        self.trainer.must_be_sound("loss", figures["loss"])
+        for key in ("sample_kl", "ref_kl"):
+            if key in figures:
+                self.trainer.must_be_sound(f"divergence {key}", figures[key], self.config.max_kl)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON types): what training depends on beside its rollouts (``Trainer.state``),
+        and the weight of the KL penalty."""
+        tensors, numbers = self.trainer.state()
+        return tensors, {**numbers, "kl_weight": self.kl_weight}
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from a ``state``. Raises UserError if it is of another net."""
+        self.trainer.load_state(tensors, numbers)
+        self.trainer.learning_rate = self.config.learning_rate
+        self.kl_weight = float(numbers["kl_weight"])
+
+
+def policy_gradient(
+    policy: Policy, rollouts: Iterable[Rollout], algorithm: str | PGConfig, *,
+    device: str = "cpu", seed: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Learn from each of ``rollouts`` as it comes: a row each, step and what ``PolicyOptimizer``
+    says. Rollouts may be drawn by ``policy`` as they are asked for.
+
+    algorithm: a name in ``config.ALGORITHMS``, or settings. ``policy.net`` is trained in place:
+    stop anywhere. Raises Breakdown where learning breaks down, KeyError for a name that is none.
+    """
+    config = named(algorithm) if isinstance(algorithm, str) else algorithm
+    optimizer = PolicyOptimizer(policy, config, device)
+    for number, rollout in enumerate(rollouts):
+        yield {"step": number + 1, **optimizer(rollout, np.random.default_rng([seed, number]))}
+
+
+def parts_of(mask: Tensor, fewest: int, most: int) -> list[Tensor]:
+    """Trajectories of like length together, in parts of about as many real steps: at least
+    ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]."""
+    lengths = mask.sum(1)
+    order = torch.argsort(lengths, stable=True)
+    total = max(int(lengths.sum()), 1)
+    count = min(max(fewest, -(-total // most)), len(mask))
+    ends = lengths[order].cumsum(0)
+    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
+    edges = sorted({0, *cuts[1:], len(mask)})
+    return [order[a:b] for a, b in pairwise(edges)]
+
+
+def _explained(fixed: LossColumns) -> dict[str, float]:
+    """How much of the variance of the returns the critic has foreseen."""
+    if fixed.value_old is None or fixed.returns is None:
+        return {}
+    returns, value = fixed.returns[fixed.mask], fixed.value_old[fixed.mask]
+    variance = float(returns.var()) if returns.numel() > 1 else 0.0
+    left = float((returns - value).var()) if variance else 0.0
+    return {"explained_variance": 1 - left / variance if variance else 0.0}

@@ -7,9 +7,11 @@ Axes: N trajectories, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -72,6 +74,48 @@ class Rollout:
             return field[index] if name == "group" else field[index][:, :steps]
 
         return replace(self, **{f.name: cut(f.name, getattr(self, f.name)) for f in fields(self)})
+
+
+#: Tensors [N, T] of a rollout, and those of them that some rollouts do without.
+COLUMNS, OPTIONAL = ("action", "mask", "logp", "reward"), ("value", "ref_logp")
+
+
+def joined(parts: Sequence[Rollout], *, left: bool = False, renumber: bool = False) -> Rollout:
+    """The trajectories of all parts, in order, padded with 0 to the longest; optional columns
+    where all have them.
+
+    left: inputs are padded before what is there, as prompts are, not behind it. renumber: the
+    groups of a part come behind those of the parts before it.
+    """
+    steps = max(part.mask.shape[1] for part in parts)
+    widest = {key: max(part.inputs[key].shape[1] for part in parts) for key in parts[0].inputs}
+    numbers, first = [part.group for part in parts], 0
+    for i, part in enumerate(parts if renumber else ()):
+        numbers[i] = part.group + first
+        first = int(numbers[i].max()) + 1
+    kept = [key for key in (*COLUMNS, *OPTIONAL)
+            if all(getattr(part, key) is not None for part in parts)]
+    return Rollout(
+        inputs={key: torch.cat([padded(part.inputs[key], widest[key], left) for part in parts])
+                for key in widest},
+        **{key: torch.cat([padded(getattr(part, key), steps) for part in parts]) for key in kept},
+        group=torch.cat(numbers))
+
+
+def padded(tensor: Tensor, width: int, left: bool = False) -> Tensor:
+    """[N, width, ...] of [N, T, ...], with 0 behind what is there, or before it."""
+    missing = width - tensor.shape[1]
+    if not missing:
+        return tensor
+    none = tensor.new_zeros((len(tensor), missing, *tensor.shape[2:]))
+    return torch.cat([none, tensor] if left else [tensor, none], 1)
+
+
+def on(rollout: Rollout, device: str) -> Rollout:
+    """``rollout`` on another device."""
+    moved = {key: tensor.to(device) for key, tensor in vars(rollout).items()
+             if isinstance(tensor, Tensor)}
+    return replace(rollout, inputs={k: t.to(device) for k, t in rollout.inputs.items()}, **moved)
 
 
 class Policy(Protocol):

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import Limits, replace_key
+from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
 
 
@@ -18,10 +19,10 @@ from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
 class GoldConfig:
     """The true reward: weights of the verifier's parts (``rewards.reward``)."""
 
-    accuracy: float = 1.0
-    partial: float = 0.0
-    format: float = 0.0
-    length_cost: float = 0.0  #: taken off a character
+    accuracy: Amount = 1.0  #: weight of a right answer
+    partial: Amount = 0.0  #: weight of an answer that is nearly right
+    format: Amount = 0.0  #: weight of a completion in the form asked for
+    length_cost: Amount = 0.0  #: taken off for each character
 
     def weights(self) -> dict[str, float]:
         """Of the parts that count."""
@@ -35,9 +36,9 @@ class PairConfig:
     """Preference pairs: a file's, or made of the policy's own samples."""
 
     file: str = ""  #: JSON lines of prompt, chosen, rejected; none: made here
-    count: int = 4000  #: pairs to make, those held out included
-    noise: float = 0.0  #: share of the labels made here that are turned round
-    held_out: float = 0.2  #: share of the prompts whose pairs are kept for measuring
+    count: Count = 4000  #: pairs to make, those held out included
+    noise: Share = 0.0  #: share of the labels made here that are turned round
+    held_out: Share = 0.2  #: share of the prompts whose pairs are kept for measuring
 
 
 @dataclass(frozen=True)
@@ -45,33 +46,33 @@ class RewardConfig:
     """How a reward model is trained."""
 
     net: str = ""  #: LAYERSxWIDTH of a small one of its own; none: a copy of the policy's backbone
-    batch_size: int = 64  #: pairs a step
-    learning_rate: float = 6e-4
-    weight_decay: float = 1e-2
-    epochs: int = 30  #: at most
-    patience: int = 4  #: epochs without a lower held-out loss before training ends
+    batch_size: Count = 64  #: pairs a step
+    learning_rate: Positive = 6e-4  #: AdamW's
+    weight_decay: Amount = 1e-2  #: AdamW's
+    epochs: Count = 30  #: times that the pairs are gone through, at most
+    patience: Count = 4  #: epochs without a lower held-out loss before training ends
 
 
 @dataclass(frozen=True)
 class RLHFConfig:
     """How a policy climbs a reward model, and how far."""
 
-    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
-    prompts: int = 64  #: a step
-    group: int = 8  #: completions a prompt
-    steps: int = 300
-    epochs: int = 1  #: times that a batch is gone through
-    minibatches: int = 1  #: parts of it, an optimizer step each
-    learning_rate: float = 1e-4
-    kl_weight: float = 0.05  #: of the divergence, taken off the reward token by token; 0: free
-    kl_budget: float = 0.0  #: nats a completion from the reference that end the run; 0: no budget
+    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"  #: of the policy gradient
+    prompts: Count = 64  #: prompts a step
+    group: Count = 8  #: completions a prompt
+    steps: Count = 300  #: steps at most
+    epochs: Count = 1  #: times that a batch is gone through
+    minibatches: Count = 1  #: parts of a batch, an optimizer step each
+    learning_rate: Positive = 1e-4  #: AdamW's
+    kl_weight: Amount = 0.05  #: weight of the KL, taken off the reward token by token; 0: free
+    kl_budget: Amount = 0.0  #: nats a completion from the reference that end the run; 0: no budget
     adapt: bool = False  #: steer kl_weight so that half the budget is kept to
-    entropy_weight: float = 0.0
-    cut_penalty: float = 1.0  #: taken off the reward of a completion cut off before its end
-    evaluate_every: int = 10  #: steps between two looks at the held-out prompts
-    held_prompts: int = 256
-    held_samples: int = 4  #: completions of each at a look
-    best_of: int = 64  #: samples of the reference a prompt, for best-of-n; 0: none
+    entropy_weight: Amount = 0.0  #: weight of the entropy bonus
+    cut_penalty: Amount = 1.0  #: taken off the reward of a completion cut off before its end
+    evaluate_every: Count = 10  #: steps between two looks at the held-out prompts
+    held_prompts: Count = 256  #: held-out prompts looked at
+    held_samples: Count = 4  #: completions of each at a look
+    best_of: Whole = 64  #: samples of the reference a prompt, for best-of-n; 0: none
 
     def objective(self, length: float) -> PGConfig:
         """Settings of the core, for completions of ``length`` tokens in the mean.
@@ -87,6 +88,7 @@ class RLHFConfig:
 
 
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
+Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of PPO is many steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
@@ -104,35 +106,35 @@ class TaskConfig:
     style: str = "auto"
     #: short (tersely, for models that learn characters), marked, answer (in words; the format of
     #: the completion); auto: short for the embedded model where the task can, else answer
-    wrong: float = 0.0  #: share of the demonstrations' steps that are wrong
+    wrong: Share = 0.0  #: share of the demonstrations' steps that are wrong
     slips: Literal["any", "carry"] = "any"
     #: where they are wrong: anywhere, or where a ten is carried (chain_sum), which at a share above
     #: one half makes the likeliest step the wrong one
-    guessed: float = 0.7
+    guessed: Share = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
-    held_out: int = 512  #: questions held out for measuring, at most
+    held_out: Count = 512  #: questions held out for measuring, at most
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (Hu et al. 2021); rank 0 trains all weights."""
 
-    rank: int = 0
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Whole = 0  #: of the adapters; 0 trains all weights
+    alpha: Amount = 32.0  #: they are scaled by this over their rank
+    dropout: Share = 0.0  #: share of their inputs left out in training
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     """How completions are drawn."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 64
+    temperature: Amount = 1.0  #: of the softmax; 0 takes the best token
+    top_p: Part = 1.0  #: tokens are of the likeliest that hold this share of the probability
+    max_new_tokens: Count = 64  #: of a completion, which is cut off there
     engine: Literal["auto", "torch", "vllm"] = "auto"
-    #: who draws them at evaluations, in RL and of own answers: auto is vLLM where it is installed,
-    #: the run is on a GPU and the model was given with --model, else torch
-    memory: float = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
+    #: who draws completions at evaluations, in RL and of own answers: auto is vLLM where it is
+    #: installed, the run is on a GPU and the model was given with --model, else torch
+    memory: Part = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
 
 
@@ -140,19 +142,19 @@ class SampleConfig:
 class TextSFTConfig:
     """Supervised learning on demonstrations."""
 
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup: int = 50  #: steps over which the rate rises from 0
-    grad_clip: float = 1.0
+    batch_size: Count = 64  #: demonstrations a step
+    learning_rate: Positive = 2e-3  #: AdamW's, at first
+    weight_decay: Amount = 1e-2  #: AdamW's
+    warmup: Whole = 50  #: steps over which the rate rises from 0
+    grad_clip: Positive = 1.0  #: largest norm of the gradient
     on: Literal["completion", "text"] = "completion"  #: tokens learnt; text: the question as well
-    evaluate_every: int = 100  #: steps between two looks at what is held out
-    gain: float = 0.005  #: share of the held-out loss that must go ...
-    patience: int = 4  #: ... within so many looks, or the rate drops
-    drops: int = 2  #: rate drops before the curve counts as flat
-    max_steps: int = 100_000
-    looked_at: int = 256  #: held-out questions answered at a look
-    keep: int = 8  #: checkpoints kept
+    evaluate_every: Count = 100  #: steps between two looks at what is held out
+    gain: Share = 0.005  #: share of the held-out loss that must go within ``patience`` looks
+    patience: Count = 4  #: looks without that gain before the learning rate drops
+    drops: Whole = 2  #: rate drops before the curve counts as flat
+    max_steps: Count = 100_000  #: steps at most, flat or not
+    looked_at: Count = 256  #: held-out questions answered at a look
+    keep: Count = 8  #: checkpoints kept
 
 
 @dataclass(frozen=True)
@@ -161,23 +163,23 @@ class TextRLConfig:
 
     algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
     #: chosen by --algo, which sets pg accordingly
-    prompts: int = 32  #: a step
-    group: int = 16  #: completions a prompt
-    steps: int = 100_000
-    format_weight: float = 0.0  #: in the reward, of a completion in the form asked for
-    partial_weight: float = 0.0  #: of what is nearly right; of what is right it is 1
+    prompts: Count = 32  #: prompts a step
+    group: Count = 16  #: completions a prompt
+    steps: Count = 100_000  #: steps at most
+    format_weight: Amount = 0.0  #: weight in the reward of a completion in the form asked for
+    partial_weight: Amount = 0.0  #: weight of what is nearly right; of what is right it is 1
     no_signal: Literal["keep", "drop", "resample"] = "keep"
     #: groups that all fare alike: kept; left out; left out and other prompts asked until there
     #: are enough (DAPO's dynamic sampling: Yu et al. 2025, arXiv:2503.14476, sec. 3.2)
-    draws: int = 4  #: batches of prompts asked in a step at most, when resampling
-    evaluate_every: int = 20  #: steps between two looks at the held-out prompts
-    evaluate_prompts: int = 256  #: held-out prompts looked at
+    draws: Count = 4  #: batches of prompts asked in a step at most, when resampling
+    evaluate_every: Count = 20  #: steps between two looks at the held-out prompts
+    evaluate_prompts: Count = 256  #: held-out prompts looked at
     watch_kl: bool = True
     #: at a look, measure the divergence from the first model, which is read from disk for that
     #: (where a KL weight has it at hand, every step tells)
-    checkpoint_every: int = 20
-    keep: int = 3  #: checkpoints
-    shown: int = 4  #: completions written down at a look
+    checkpoint_every: Count = 20  #: steps between checkpoints on disk
+    keep: Count = 3  #: checkpoints kept
+    shown: Whole = 4  #: completions written down at a look
     markers: tuple[str, ...] = ("wait", "check", "again", "verify", "mistake")
     #: words that are counted in completions, as signs of reflection; a count, no more
 
@@ -186,29 +188,33 @@ class TextRLConfig:
 class OwnConfig:
     """Learning from a policy's own right answers."""
 
-    questions: int = 2000  #: asked, of the training split
-    samples: int = 4  #: answers drawn to each
+    questions: Count = 2000  #: questions asked, of the training split
+    samples: Count = 4  #: answers drawn to each
     net: str = "2x64"  #: layers x width of the student, in recipe distill
+
+
+Counts = Annotated[tuple[Count, ...], Limit(lambda counts: len(counts) > 0, "at least one")]
 
 
 @dataclass(frozen=True)
 class TextEvalConfig:
     """What is measured at the end."""
 
-    samples: tuple[int, ...] = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
+    samples: Counts = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """A whole run; frozen into ``config.json`` of its folder."""
 
-    task: str
-    recipe: str = "sft"
-    seed: int = 0
-    minutes: float = 30.0
+    task: str  #: a data set of reasoning-gym with its parameters, or a file of questions
+    recipe: Recipe = "sft"  #: which stages there are, and what they learn from
+    seed: Seed = 0  #: of everything drawn
+    minutes: Positive = 30.0  #: time to spend on all stages together
     model: str = ""  #: folder or hub id to start from; empty: the embedded model, from nothing
     net: str = "3x96"  #: layers x width of the embedded model
-    device: str = "auto"
+    device: str = "auto"  #: where it runs: auto, cpu or cuda
+    log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
     data: TaskConfig = field(default_factory=TaskConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -222,21 +228,6 @@ class TextConfig:
     rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
 
-    LIMITS: ClassVar[Limits] = Limits("task", positive=frozenset((
-        "minutes", "data.held_out", "sample.max_new_tokens", "sample.top_p", "sample.memory",
-        "sft.batch_size", "sft.learning_rate", "sft.grad_clip", "sft.evaluate_every",
-        "sft.patience", "sft.max_steps", "sft.looked_at", "sft.keep", "eval.samples",
-        "rl.prompts", "rl.group", "rl.steps", "rl.draws", "rl.evaluate_every",
-        "rl.evaluate_prompts", "rl.checkpoint_every", "rl.keep", "pg.epochs", "pg.kl_horizon",
-        "pg.minibatches", "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "own.questions",
-        "own.samples", "pairs.count", "rm.batch_size", "rm.learning_rate", "rm.epochs",
-        "rm.patience", "rlhf.prompts", "rlhf.group", "rlhf.steps", "rlhf.epochs",
-        "rlhf.minibatches", "rlhf.learning_rate", "rlhf.evaluate_every", "rlhf.held_prompts",
-        "rlhf.held_samples",
-    )), shares=frozenset(("data.wrong", "data.guessed", "sample.top_p", "sample.memory",
-                          "lora.dropout", "sft.gain", "pg.gamma", "pg.lam", "pairs.noise",
-                          "pairs.held_out")))
-
 
 def of_algorithm(name: str) -> PGConfig:
     """A named algorithm's settings for texts. Raises KeyError for a name that is none."""
@@ -246,14 +237,14 @@ def of_algorithm(name: str) -> PGConfig:
 def with_algorithm(config: TextConfig, name: str) -> TextConfig:
     """``config`` learning by ``name``, where that changes with the settings it has by default."""
     if config.recipe in AGAINST_A_MODEL:
-        return settings.override(config, [f"rlhf.algorithm={name}"])
+        return set_key(config, "rlhf.algorithm", name)
     if name == config.rl.algorithm:
         return config
     if name in ALGORITHMS:
         config = replace(config, pg=of_algorithm(name))
         if config.model:
             config = with_rate(config, "pg.learning_rate", config.lora.rank > 0)
-    return settings.override(config, [f"rl.algorithm={name}"])
+    return set_key(config, "rl.algorithm", name)
 
 
 def with_model(config: TextConfig, adapters: bool) -> TextConfig:
@@ -274,7 +265,7 @@ def with_recipe(config: TextConfig, name: str) -> TextConfig:
     """``config`` by the recipe ``name``, with its algorithm where that changes."""
     if name == config.recipe:
         return config
-    config = replace(config, recipe=name)
+    config = set_key(config, "recipe", name)
     if name in AGAINST_A_MODEL:
         return config
     return with_algorithm(config, "ppo" if name == "ppo" else "grpo")
@@ -324,7 +315,7 @@ def fixed(config: TextConfig) -> TextConfig:
     plain = TextConfig(config.task)
     sample = replace(config.sample, **{key: getattr(plain.sample, key)
                                        for key in ("engine", "memory", "dtype")})
-    return replace(config, minutes=plain.minutes, device=plain.device, eval=plain.eval,
-                   sample=sample,
+    return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
+                   eval=plain.eval, sample=sample,
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from selfplay.common.stats import wilson
 from selfplay.llm.generate import Generator, Samples, Sampling
-from selfplay.llm.models import render
+from selfplay.llm.models import render, written
 from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
 
 AT_ONCE = 1024  #: completions sampled side by side
@@ -57,13 +57,13 @@ def answers(
     for start in range(0, len(examples), size):
         some = examples[start:start + size]
         samples = generator([render(tokenizer, e.prompt) for e in some], group, sampling, seed)
-        written = written_in(tokenizer, samples)
+        found = written_in(tokenizer, samples)
         ended = samples.ended.tolist()
         tokens += int(samples.mask.sum())
         for i, example in enumerate(some):
             rows = range(i * group, (i + 1) * group)
-            texts.append([written[r] for r in rows])
-            parts.append([reward(written[r], example, ended[r]) for r in rows])
+            texts.append([found[r] for r in rows])
+            parts.append([reward(found[r], example, ended[r]) for r in rows])
     return Answers(list(examples), texts, parts, tokens / max(len(examples) * group, 1))
 
 
@@ -71,7 +71,7 @@ def written_in(tokenizer: Any, samples: Samples) -> list[str]:
     """The completions as text, without their end token."""
     lengths = (samples.mask.sum(1) - samples.ended.long()).tolist()
     rows = [row[:n] for row, n in zip(samples.action.tolist(), lengths, strict=True)]
-    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
+    return written(tokenizer, rows)
 
 
 def accuracy(found: Answers) -> dict[str, float]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfplay.common.errors import UserError
-from selfplay.llm import store
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora
-from selfplay.llm.sft import best
-from selfplay.llm.tasks import SHORT, Task, make_task
-
-
-class NotYet(UserError):
-    """A stage whose turn has come before there is what it builds on."""
+from selfplay.llm.tasks import SHORT, Lines, Task, make_task
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,26 @@ def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
                      slips=config.data.slips)
 
 
+def fitting(task: Task, tokens: Callable[[str], int], most: int) -> Task:
+    """``task`` without the questions of a file that are longer than ``most`` tokens, which its note
+    counts: one of them would end a run whenever it is drawn.
+
+    Raises UserError where fewer than 2 are left.
+    """
+    if not isinstance(task.source, Lines):
+        return task
+    kept = [example for example in task.source.examples if tokens(example.prompt) <= most]
+    out = len(task.source.examples) - len(kept)
+    if not out:
+        return task
+    if len({example.prompt for example in kept}) < 2:
+        raise UserError(f"{task.name}: {out} questions are longer than the {most} tokens that the "
+                        "model sees beside its answer; lower --set sample.max_new_tokens, or give "
+                        "shorter ones")
+    note = f"{task.name}: {out} questions longer than {most} tokens: left out"
+    return replace(task, source=Lines(kept), note="\n".join(filter(None, (task.note, note))))
+
+
 def lora_of(config: TextConfig) -> Lora | None:
     lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.seed)
     return lora if lora.rank else None
@@ -49,11 +65,10 @@ def sampling_of(config: TextConfig) -> Sampling:
     return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
 
 
-def model_of(folder: Path, name: str) -> Path | None:
-    """The checkpoint that a stage has left: SFT's best, RL's newest; None if there is none."""
-    if (folder / name / "best.json").exists():
-        return best(folder / name)
-    return store.newest(folder / name)
+def model_of(folder: Path, stage: str) -> Path | None:
+    """The checkpoint of a language model that speaks for a stage of the run in ``folder``; None if
+    there is none: a reward model does not speak."""
+    return None if stage == "rm" else checkpoint.chosen(folder / stage)
 
 
 PICTURE = "overoptimisation.png"

@@ -1,7 +1,10 @@
 """Groups of sampled completions: every prompt is read once, then answered G times.
 
-Draws are counted, not streamed: a completion depends on (seed, its prompt, its number in the
-group) and on no other row, so neither on the batch's order nor on what has been dropped from it.
+The embedded model writes by its own decoder (``selfplay.models.transformer.Decoder``), on a CPU
+with a cache whose kernels are here; any other model by its own forward pass and cache.
+
+The random numbers of a completion follow from (seed, its prompt, its number in the group) alone,
+so that it depends neither on the batch's order nor on the rows that have been dropped from it.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.llm.decode import decoder_of
 from selfplay.llm.models import left_padded
+from selfplay.models.transformer import Decoder, TensorCache, Transformer, positions_of
 
 COMPACT = 8  #: rows are dropped from the batch when one in so many has ended
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(v) for v in (
@@ -28,10 +32,10 @@ _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(v) for v in (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from its logits."""
+    """How a token is sampled from its logits."""
 
     temperature: float = 1.0  #: 0 takes the best token
-    top_p: float = 1.0  #: draw from the fewest best tokens of this mass (Holtzman et al. 2020)
+    top_p: float = 1.0  #: sample from the fewest best tokens of this mass (Holtzman et al. 2020)
     max_new_tokens: int = 128
 
 
@@ -96,9 +100,10 @@ def generate(
     action = torch.full((count, room), pad, dtype=torch.int64, device=device)
     logp = torch.zeros((count, room), device=device)
     mask = torch.zeros((count, room), dtype=torch.bool, device=device)
-    draws = None
+    uniform = None
     if sampling.temperature > 0:
-        draws = torch.from_numpy(uniforms(keys(prompt, prompt_mask, group, seed), room)).to(device)
+        uniform = torch.from_numpy(uniforms(keys(prompt, prompt_mask, group, seed), room))
+        uniform = uniform.to(device)
     end_ids = torch.tensor(list(ends), device=device)
     was_training = model.training
     model.eval()
@@ -110,9 +115,10 @@ def generate(
         rows = torch.arange(count, device=device)
         alive = torch.ones(count, dtype=torch.bool, device=device)
         for t in range(room):
-            token, drawn = draw(logits, sampling, None if draws is None else draws[rows, t])
+            token, token_logp = sample_tokens(
+                logits, sampling, None if uniform is None else uniform[rows, t])
             action[rows, t] = torch.where(alive, token, pad)
-            logp[rows, t] = torch.where(alive, drawn, 0.0)
+            logp[rows, t] = torch.where(alive, token_logp, 0.0)
             mask[rows, t] = alive
             alive = alive & ~torch.isin(token, end_ids)
             left = int(alive.sum())
@@ -131,21 +137,23 @@ def generate(
                    logp[:, :longest], ended)
 
 
-def draw(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
+def sample_tokens(
+    logits: Tensor, sampling: Sampling, uniform: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(token int64 [B], its log-probability float32 [B]) from logits float32 [B, V].
 
     uniform: float64 [B] in (0, 1), the place in the cumulative distribution; None takes the best.
     """
     if uniform is None or sampling.temperature == 0:
         token = logits.argmax(-1)
-        return token, _at(torch.log_softmax(logits, -1), token)
+        return token, _of_token(torch.log_softmax(logits, -1), token)
     logp = torch.log_softmax(logits / sampling.temperature, -1)
     weight = logp.exp().double()
     if sampling.top_p < 1:
         weight = nucleus(weight, sampling.top_p)
     total = weight.cumsum(-1)
     token = torch.searchsorted(total, (uniform * total[:, -1])[:, None], right=True)[:, 0]
-    return token, _at(logp, token)
+    return token, _of_token(logp, token)
 
 
 def nucleus(weight: Tensor, top_p: float) -> Tensor:
@@ -183,7 +191,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _at(logp: Tensor, token: Tensor) -> Tensor:
+def _of_token(logp: Tensor, token: Tensor) -> Tensor:
     return logp.gather(-1, token[:, None])[:, 0]
 
 
@@ -193,3 +201,129 @@ def must_fit(config: Any, wanted: int) -> None:
     if most is not None and wanted > most:
         raise UserError(f"prompts and completions of {wanted} tokens, but the model sees {most}; "
                         "lower --set sample.max_new_tokens, or take shorter prompts")
+
+
+# -------------------------------------------------------------------------------------- decoders
+
+
+def decoder_of(model: nn.Module) -> Decoder | ForwardDecoder:
+    """What decodes with ``model``, with the weights that it has now."""
+    if not isinstance(model, Transformer):
+        return ForwardDecoder(model)
+    weight = model.model.embed_tokens.weight
+    on_host = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return Decoder(model, HostCache if on_host else TensorCache)
+
+
+class ForwardDecoder:
+    """``Decoder`` for any causal language model of Hugging Face, by its forward and cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def prefill(self, tokens: Tensor, mask: Tensor, room: int) -> Tensor:
+        self.mask = mask.long()
+        out = self.model(input_ids=tokens, attention_mask=self.mask,
+                         position_ids=positions_of(mask), use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        return out.logits[:, -1].float()
+
+    def select(self, rows: Tensor) -> None:
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        out = self.model(input_ids=tokens[:, None], attention_mask=self.mask,
+                         position_ids=self.mask.sum(1, keepdim=True) - 1,
+                         past_key_values=self.cache, use_cache=True)
+        return out.logits[:, -1].float()
+
+
+class HostCache:
+    """``transformer.Cache`` for float32 in main memory: rows of a prompt read the same keys, and
+    ``select`` copies nothing. Axes: m rows, H heads of d, prompts of P tokens."""
+
+    def __init__(self, mask: Tensor, room: int) -> None:
+        self.first = mask.int().argmax(1).numpy()  # the first token behind the padding
+        self.room, self.written = room, 0
+        self.prompt: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.own: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.prompt_of = np.arange(len(mask))
+        self.slot = np.arange(len(mask))
+
+    def start(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self.prompt[layer] = _array(k.transpose(1, 2)), _array(v.transpose(1, 2))
+
+    def select(self, rows: Tensor) -> None:
+        index = rows.numpy()
+        self.prompt_of = self.prompt_of[index]
+        self.slot = self.slot[index] if self.written else np.arange(len(index))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.written == 0:
+            shape = (len(q), q.shape[1], self.room, q.shape[2])
+            self.own[layer] = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        keys, values = self.own[layer]
+        keys[self.slot, :, self.written] = k.numpy()
+        values[self.slot, :, self.written] = v.numpy()
+        end = self.written + 1
+        prompt_keys, prompt_values = self.prompt[layer]
+        scores = np.empty((*q.shape[:2], prompt_keys.shape[2] + end), np.float32)
+        _attention_scores(_array(q), prompt_keys, keys, self.prompt_of, self.slot, self.first, end,
+                          scores)
+        weights = torch.softmax(torch.from_numpy(scores), -1).numpy()
+        mixed = np.empty(tuple(q.shape), np.float32)
+        _mix_values(weights, prompt_values, values, self.prompt_of, self.slot, self.first, end,
+                    mixed)
+        return torch.from_numpy(mixed).flatten(1)
+
+    def advance(self) -> None:
+        self.written += 1
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.contiguous().numpy()
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _attention_scores(q, prompt, own, prompt_of, slot, first, end, out):
+    """out [m, H, P + end] = q . k / sqrt(d), of prompt [n, H, P, d] and own [slots, H, room, d]."""
+    rows, heads, width = q.shape
+    length = prompt.shape[2]
+    scale = np.float32(1.0 / np.sqrt(width))
+    for b in range(rows):
+        p, s = prompt_of[b], slot[b]
+        for h in range(heads):
+            for t in range(first[p]):
+                out[b, h, t] = np.float32(-1e30)
+            for t in range(first[p], length):
+                total = np.float32(0.0)
+                for i in range(width):
+                    total += q[b, h, i] * prompt[p, h, t, i]
+                out[b, h, t] = total * scale
+            for t in range(end):
+                total = np.float32(0.0)
+                for i in range(width):
+                    total += q[b, h, i] * own[s, h, t, i]
+                out[b, h, length + t] = total * scale
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _mix_values(weight, prompt, own, prompt_of, slot, first, end, out):
+    """out [m, H, d] = sum over tokens of weight [m, H, P + end] times their values."""
+    rows, heads, width = out.shape
+    length = prompt.shape[2]
+    for b in range(rows):
+        p, s = prompt_of[b], slot[b]
+        for h in range(heads):
+            for i in range(width):
+                out[b, h, i] = np.float32(0.0)
+            for t in range(first[p], length):
+                w = weight[b, h, t]
+                for i in range(width):
+                    out[b, h, i] += w * prompt[p, h, t, i]
+            for t in range(end):
+                w = weight[b, h, length + t]
+                for i in range(width):
+                    out[b, h, i] += w * own[s, h, t, i]

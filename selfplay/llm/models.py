@@ -1,11 +1,14 @@
-"""Causal language models and their tokenizers: any of Hugging Face's, or the small one made here.
+"""Causal language models and their tokenizers.
 
-Weights are safetensors only and nobody's code is run: no pickle, no remote code.
+The embedded model is a ``selfplay.models.transformer.Transformer``; models that are given, and
+models with adapters, are Hugging Face's. Both are called alike and saved as the same kind of
+folder. Weights are in safetensors only, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
+from selfplay.models import seeded
+from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
+MODEL = "model.safetensors"  #: weights of the embedded model
+OPENED = "<think>"  #: what some templates end a prompt with
 POSITIONS = 1024  #: tokens that the embedded model can see
 #: One turn of a conversation for the embedded model: the question and a line's end.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
@@ -64,8 +73,8 @@ class ValueModel(nn.Module):
 
 
 def value_model(policy: nn.Module) -> ValueModel:
-    """A value model that begins from a copy of ``policy``'s backbone; of a LoRA model it has
-    adapters of its own on the same frozen weights."""
+    """A value model whose backbone is a copy of ``policy``'s. The copy of a LoRA model has its own
+    adapters and shares the frozen weights."""
     plain = policy.get_base_model() if _is_peft(policy) else policy
     return ValueModel(copy_of(plain.get_decoder()), plain.config.hidden_size)
 
@@ -80,8 +89,11 @@ def reference_of(
     model: nn.Module, init: str | Path, begun: bool, lora: Lora | None = None,
     dtype: str = "float32",
 ) -> nn.Module:
-    """What ``model``, made of ``init`` with ``lora``, was before it learnt, which it has where
-    ``begun``; on its device, and sharing what does not learn."""
+    """A frozen copy of ``model`` as it was before training, on the same device.
+
+    init, lora, dtype: what ``load`` made the model from. begun: training has changed the model,
+    so that its first weights are read from ``init`` again. Frozen weights are shared.
+    """
     same = copy_of(model)
     if begun:
         same.load_state_dict(load(init, lora, dtype)[0].state_dict())
@@ -89,7 +101,7 @@ def reference_of(
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """The same model without adapters, which are in its weights; all of it may learn."""
+    """``model`` with its adapters merged into its weights, all of which may learn."""
     if not _is_peft(model):
         return model
     return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
@@ -97,8 +109,8 @@ def merged(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, weight) of every weight under the name that a checkpoint of the model without adapters
-    has for it, tied ones once; adapters are merged into copies, a layer at a time."""
+    """(name, weight) of all weights as a checkpoint without adapters names them, tied weights once.
+    Adapters are merged into copies, one layer at a time."""
     whole = model.get_base_model() if _is_peft(model) else model
     yield from _plain(whole, "", set())
 
@@ -121,11 +133,15 @@ def _plain(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str
 
 
 def bare_backbone(config: dict[str, Any]) -> nn.Module:
-    """A backbone without a head, its weights random, of a configuration as
-    ``config.to_diff_dict()`` gives it. Raises KeyError, TypeError or ValueError if it is none."""
+    """A backbone with random weights and no head, from what ``config.to_diff_dict()`` returned.
+
+    Raises KeyError, TypeError or ValueError if that is no configuration.
+    """
     from transformers import AutoConfig, AutoModel
 
-    return AutoModel.from_config(AutoConfig.for_model(**config))
+    described = AutoConfig.for_model(**config)
+    embedded = config_of(described.to_dict())
+    return Backbone(embedded) if embedded else AutoModel.from_config(described)
 
 
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
@@ -154,24 +170,18 @@ def shape_of(dial: str, name: str = "net") -> tuple[int, int]:
     return layers, width
 
 
-def small_model(dial: str, tokenizer: Any, seed: int) -> nn.Module:
-    """The embedded Llama of ``dial`` "LAYERSxWIDTH", such as "3x96", with random weights.
+def small_model(dial: str, tokenizer: Any, seed: int) -> Transformer:
+    """The embedded model of size ``dial`` "LAYERSxWIDTH", such as "3x96", with random weights.
 
     Raises UserError for another dial.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     layers, width = shape_of(dial)
-    heads = width // HEAD
-    config = LlamaConfig(
+    config = TransformerConfig(
         vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
-        intermediate_size=-(-8 * width // 3 // 32) * 32, num_attention_heads=heads,
-        num_key_value_heads=heads, max_position_embeddings=POSITIONS, tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, initializer_range=width**-0.5 / 2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        intermediate_size=-(-8 * width // 3 // 32) * 32, num_attention_heads=width // HEAD,
+        max_position_embeddings=POSITIONS, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, initializer_range=width**-0.5 / 2)
+    return seeded(seed, lambda: Transformer(config))
 
 
 def must_be_there(name: str) -> None:
@@ -193,9 +203,9 @@ def must_be_there(name: str) -> None:
 def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> tuple[Any, Any]:
     """(causal language model, its tokenizer) from a folder or a hub id; on the CPU.
 
-    A folder with an adapter (``adapter_config.json``) brings the model under it along, and an
-    adapter remembers its model's folder by its whole path. Raises UserError in one line if there
-    is none, if it has no safetensors, or the network is away.
+    Where the folder holds an adapter (``adapter_config.json``), the model it belongs to is loaded
+    as well, from the absolute path in that file. Raises UserError in one line if there is no
+    model, no safetensors file, or no network.
     """
     from transformers.utils.logging import disable_progress_bar
 
@@ -204,8 +214,21 @@ def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> 
     tokenizer = _load("tokenizer", name, _tokenizer)
     if _is_adapter(name):
         return _load("adapter", name, _adapted, dtype), tokenizer
-    model = _load("model", name, _causal, dtype)
-    return (adapt(model, lora) if lora else model), tokenizer
+    if lora:
+        return adapt(_load("model", name, _given, dtype), lora), tokenizer
+    return _load("model", name, _causal, dtype), tokenizer
+
+
+def reads(name: str) -> tuple[Any, int | None]:
+    """(tokenizer of a model, how many tokens the model sees, None where it does not say); no
+    weights are loaded. Raises UserError like ``load``."""
+    from transformers import AutoConfig
+
+    name = str(Path(name).resolve() if Path(name).is_dir() else name)
+    tokenizer = _load("tokenizer", name, _tokenizer)
+    config = _load("config", base_of(name), AutoConfig.from_pretrained)
+    most = config.to_dict().get("max_position_embeddings")
+    return tokenizer, most if isinstance(most, int) else None
 
 
 def base_of(name: str) -> str:
@@ -229,12 +252,19 @@ def adapt(model: nn.Module, lora: Lora) -> nn.Module:
 
 
 def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:
-    """``save_pretrained`` of both into ``folder``: safetensors and JSON."""
+    """Save both into ``folder`` in Hugging Face's form: safetensors and JSON."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if not isinstance(model, Transformer):
+        model.save_pretrained(folder)
+        return
+    described = {**model.config.to_diff_dict(),
+                 "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
+              folder / MODEL, metadata={"format": "pt"})
 
 
 def render(tokenizer: Any, question: str) -> list[int]:
@@ -242,8 +272,19 @@ def render(tokenizer: Any, question: str) -> list[int]:
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template([{"role": "user", "content": question}],
                                              add_generation_prompt=True, tokenize=False)
+        if text.rstrip().endswith(OPENED):  # it is the model's to open, as all formats have it
+            text = text[: text.rindex(OPENED)]
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(question + "\n")["input_ids"])
+
+
+def written(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """Rows of tokens as text, without those that begin, end, pad or stand for the unknown. Other
+    special tokens stay: a format's marks, such as <think>, may be some."""
+    silent = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id,
+              tokenizer.unk_token_id}
+    kept = [[token for token in row if token not in silent] for row in rows]
+    return list(tokenizer.batch_decode(kept, skip_special_tokens=False))
 
 
 def unknown_in(tokenizer: Any, text: str) -> list[str]:
@@ -269,11 +310,6 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor
         tokens[i, width - len(row):] = torch.tensor(list(row), dtype=torch.int64)
         mask[i, width - len(row):] = True
     return tokens, mask
-
-
-def positions_of(mask: Tensor) -> Tensor:
-    """int64 [N, L]: each token's place in its own text; 0 on padding."""
-    return (mask.long().cumsum(1) - 1).clamp_min(0)
 
 
 def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
@@ -307,6 +343,21 @@ def _tokenizer(name: str) -> Any:
 
 
 def _causal(name: str, dtype: str) -> nn.Module:
+    """The embedded model, where the folder ``name`` holds one, or Hugging Face's."""
+    from transformers import AutoConfig
+
+    weights = Path(name) / MODEL
+    described = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = config_of(described.to_dict()) if weights.is_file() else None
+    if config is None:
+        return _given(name, dtype)
+    with torch.device("meta"):  # no random weights
+        model = Transformer(config)
+    model.load_state_dict(load_file(weights), assign=True)
+    return model.to(getattr(torch, dtype)).eval()
+
+
+def _given(name: str, dtype: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
@@ -323,13 +374,13 @@ def _adapted(name: str, dtype: str) -> nn.Module:
     if not (Path(name) / "adapter_model.safetensors").is_file():  # peft would take a pickle
         raise UserError(f"--model {name}: adapter_model.safetensors is not in it; save the adapter "
                         "as safetensors")
-    return PeftModel.from_pretrained(_causal(under, dtype), name, is_trainable=True)
+    return PeftModel.from_pretrained(_given(under, dtype), name, is_trainable=True)
 
 
 def _load(what: str, name: str, loader: Any, *arguments: Any) -> Any:
     try:
         return loader(name, *arguments)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--model {name}: no {what} could be loaded from this folder or hub id "
                         f"({type(error).__name__}: {reason}); give a folder that save_pretrained "

@@ -1,20 +1,40 @@
-"""Text as a policy-gradient policy: tokens are actions, completions games."""
+"""Text as a policy-gradient policy: tokens are actions, completions are trajectories.
+
+``TextPolicy`` writes completions and evaluates them; ``sample`` makes of prompts a batch with
+rewards to learn from, to which ``evaluated`` adds what the critic and the reference say.
+
+Axes: n prompts, G completions a prompt, N = n G trajectories of at most T tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
+from selfplay.learn import advantages
 from selfplay.learn.losses import entropy, gather_logp
+from selfplay.learn.policy_gradient import kl_estimate
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
-from selfplay.llm import forward
-from selfplay.llm.decode import knows
+from selfplay.learn.rollout import joined as joined_rollouts
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
-from selfplay.llm.models import Net, positions_of
+from selfplay.llm.models import Net, left_padded, render, written
+from selfplay.llm.rewards import Example
+from selfplay.llm.rewards import reward as parts_of
+from selfplay.models.transformer import (
+    Backbone,
+    SharedPrompts,
+    Transformer,
+    positions_of,
+    share_prompts,
+)
+
+TOKENS_AT_ONCE = 8192  #: tokens, padding included, that are evaluated without a gradient at once
 
 
 class Prompts(NamedTuple):
@@ -29,8 +49,8 @@ class Prompts(NamedTuple):
 class TextPolicy:
     """A language model as a policy; ``group`` completions a prompt.
 
-    generator: who writes them, where it is not torch with the net's own weights; ``refresh`` then
-    hands these over, and what it says of log-probabilities is in its own arithmetic.
+    generator: writes the completions in place of torch with the net's own weights. ``refresh``
+    hands it new weights. Its log-probabilities are in its own arithmetic.
     """
 
     net: Net
@@ -67,11 +87,10 @@ class TextPolicy:
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
         policy, count = self.net.policy, rollout.action.shape[1]
-        if knows(policy) and forward.reads(policy.model):
-            seen = forward.states(policy.model, _shared(rollout))
-            logits = F.linear(seen, policy.lm_head.weight)
+        if isinstance(policy, Transformer):
+            logits = policy.logits(policy.model.hidden_states(_shared(rollout)))
         else:
-            tokens, mask, positions = _read(rollout)
+            tokens, mask, positions = _whole_texts(rollout)
             logits = policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
                             use_cache=False, logits_to_keep=count).logits
         logits = logits.float() / (self.sampling.temperature or 1.0)
@@ -84,20 +103,19 @@ class TextPolicy:
         """The value of ``evaluate`` alone; for a net with a critic."""
         critic = self.net.value
         assert critic is not None
-        if forward.reads(critic.backbone):
-            found = critic.head(forward.states(critic.backbone, _shared(rollout)))[..., 0].float()
+        if isinstance(critic.backbone, Backbone):
+            found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
         else:
-            found = critic(*_read(rollout))[:, -rollout.action.shape[1]:]
+            found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
         return found.masked_fill(~rollout.mask, 0.0)
 
 
-def _shared(rollout: Rollout) -> forward.Read:
-    """Prompts and completions for ``forward``."""
-    return forward.shared(*_trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
-                          rollout.action)
+def _shared(rollout: Rollout) -> SharedPrompts:
+    return share_prompts(*_trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
+                         rollout.action)
 
 
-def _read(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, mask, positions), int64 [N, L]: prompts and completions but for the last token,
     which nothing follows."""
     prompt, prompt_mask = _trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
@@ -109,3 +127,149 @@ def _trimmed(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Without the columns that are padding in every row (a part of a batch may have some)."""
     first = int(mask.any(0).int().argmax())
     return prompt[:, first:], mask[:, first:]
+
+
+class Completions(NamedTuple):
+    """Completions as texts, without their end token, and whether they came to an end."""
+
+    texts: list[str]
+    ended: list[bool]
+
+
+#: (N completions, the N examples that they answer) -> named parts, float32 [N] each. A verifier, a
+#: reward model, or several of them together.
+Reward = Callable[[Completions, Sequence[Example]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class SampledBatch:
+    """N completions of whole groups, in the order of their groups, ready to be learnt from."""
+
+    examples: list[Example]
+    completions: Completions
+    parts: dict[str, Tensor]  #: float32 [N]
+    rollout: Rollout
+
+
+def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """The parts of ``rewards.reward``."""
+    rows = [parts_of(text, example, ended)
+            for text, ended, example in zip(*completions, examples, strict=True)]
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def sample(
+    policy: TextPolicy, tokenizer: Any, examples: Sequence[Example], reward: Reward,
+    weights: Mapping[str, float], seed: int,
+) -> SampledBatch:
+    """Answer each of ``examples`` ``policy.group`` times and judge the answers.
+
+    The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
+    """
+    tokens, mask = left_padded([render(tokenizer, e.prompt) for e in examples], policy.pad)
+    prompts = Prompts(tokens, mask, seed)
+    acted = policy.act(prompts)
+    answered = [e for e in examples for _ in range(policy.group)]
+    completions = texts_of(tokenizer, acted, policy.ends)
+    parts = reward(completions, answered)
+    score = weighed(parts, weights).to(acted.logp.device)
+    group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
+    rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
+                      on_last_step(score, acted.mask), group)
+    return SampledBatch(answered, completions, parts, rollout)
+
+
+def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """float32 [N]: the sum of the parts named in ``weights``. UserError for one there is not."""
+    for name in weights:
+        if name not in parts:
+            raise UserError(f"reward: no part {name!r}; there are {', '.join(parts)}")
+    return torch.stack([weight * parts[name].float() for name, weight in weights.items()]).sum(0)
+
+
+def texts_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
+    """What was written, as text."""
+    lengths = acted.mask.sum(1).tolist()
+    rows = [row[:n] for row, n in zip(acted.action.tolist(), lengths, strict=True)]
+    ended = [bool(row) and row[-1] in ends for row in rows]
+    plain = [row[:-1] if over else row for row, over in zip(rows, ended, strict=True)]
+    return Completions(written(tokenizer, plain), ended)
+
+
+def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
+    """float32 [N, T]: score [N] on the last real step of each trajectory, 0 elsewhere."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).amax(1)
+    return (steps == last[:, None]) * score.float()[:, None]
+
+
+def with_signal(batch: SampledBatch) -> SampledBatch | None:
+    """The groups whose completions fared differently; None if there are none."""
+    rollout = batch.rollout
+    useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
+    _, place = torch.unique(rollout.group, return_inverse=True)
+    kept = useful[place].nonzero()[:, 0]
+    return take(batch, kept) if len(kept) else None
+
+
+def take(batch: SampledBatch, rows: Tensor) -> SampledBatch:
+    """Some of the completions."""
+    index = rows.tolist()
+    texts, ended = batch.completions
+    return SampledBatch([batch.examples[i] for i in index],
+                 Completions([texts[i] for i in index], [ended[i] for i in index]),
+                 {key: part[rows.to(part.device)] for key, part in batch.parts.items()},
+                 batch.rollout.rows(rows))
+
+
+def joined(batches: Sequence[SampledBatch]) -> SampledBatch:
+    """One batch of several; their groups are numbered anew."""
+    if len(batches) == 1:
+        return batches[0]
+    rollout = joined_rollouts([b.rollout for b in batches], left=True, renumber=True)
+    return SampledBatch([e for b in batches for e in b.examples],
+                 Completions([t for b in batches for t in b.completions.texts],
+                             [e for b in batches for e in b.completions.ended]),
+                 {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts},
+                 rollout)
+
+
+@torch.no_grad()
+def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Rollout:
+    """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
+    log-probabilities of the model ``reference``, where there is one.
+
+    Where it is not torch that wrote the completions, the log-probabilities become those of
+    ``policy``'s own arithmetic, so that a ratio to them begins at 1 exactly.
+    """
+    if policy.generator is not None:
+        alone = replace(policy, net=Net(policy.net.policy))
+        rollout = replace(rollout, logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
+    if policy.net.value is not None:
+        rollout = replace(rollout, value=_in_parts(rollout, policy.values))
+    if reference is not None:
+        other = replace(policy, net=Net(reference))
+        rollout = replace(rollout, ref_logp=_in_parts(rollout, lambda r: other.evaluate(r).logp))
+    return rollout
+
+
+def divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
+    """k3 estimate, nats a step, of the divergence of ``other`` from the policy of ``logp``, which
+    drew."""
+    return float(kl_estimate(logp, other)[mask].mean())
+
+
+def _in_parts(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
+    """float32 [N, T] of ``look`` in parts of like length, a thread each on a CPU."""
+    out = torch.zeros_like(rollout.logp)
+    order = torch.argsort(rollout.mask.sum(1), stable=True)
+    cut = order.split(max(1, TOKENS_AT_ONCE // out.shape[1]))
+
+    def work(rows: Tensor) -> Tensor:
+        with torch.no_grad():  # is a thread's own
+            return look(rollout.rows(rows))
+
+    threads = torch.get_num_threads() if out.device.type == "cpu" else 1
+    for rows, found in zip(cut, Workers(threads).map(work, cut), strict=True):
+        out[rows, :found.shape[1]] = found
+    return out

@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from selfplay.common.errors import UserError
+from selfplay.common.files import parse_json, text_lines
 from selfplay.llm.config import PairConfig
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.policy import Completions, Reward, TextPolicy, sample, verifier, weighed
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions, Reward, sample, verifier, weighed
 from selfplay.llm.tasks import Task
 
 BATCH = 64  #: prompts that are answered at once
@@ -50,14 +50,8 @@ def read_pairs(path: Path) -> list[Pair]:
 
     Raises UserError naming the file and the first line that is no pair.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of preference pairs") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as preference pairs ({error})") from None
     pairs = [_pair(line, f"{path}, line {number}")
-             for number, line in enumerate(lines, 1) if line.strip()]
+             for number, line in text_lines(path, "preference pairs")]
     if len({pair.prompt for pair in pairs}) < 2:
         raise UserError(f"{path}: pairs of 2 different prompts at least are needed, "
                         "as some are held out")
@@ -79,8 +73,8 @@ def not_held_out(pairs: Sequence[Pair], task: Task, path: Path) -> tuple[list[Pa
 
 def _pair(line: str, where: str) -> Pair:
     try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(line)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON ({' '.join(str(error).split())[:80]}); mend or delete "
                         "that line") from None
     wanted = ('{"prompt": ..., "chosen": ..., "rejected": ...} wanted, each a text; mend or '

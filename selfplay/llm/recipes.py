@@ -19,19 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.common.console import Bar, say
+from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json, write_atomic
-from selfplay.learn.checkpoint import read_meta
-from selfplay.llm import store
+from selfplay.common.files import read_history, write_atomic
+from selfplay.learn import checkpoint
 from selfplay.llm.evaluate import answers
-from selfplay.llm.folder import NotYet, TextRun, lora_of, model_of, sampling_of, task_of
+from selfplay.llm.folder import TextRun, lora_of, model_of, sampling_of, task_of
+from selfplay.llm.kept import KeptTextLearner, best, train_rl, train_sft
 from selfplay.llm.models import character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import FIRST, RewardedTask, TextLearner, train_rl
-from selfplay.llm.sft import best, train_sft
+from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.vllm import engine_of, generator_of
 from selfplay.run.folder import Clock
+from selfplay.run.stage import Desk, NotYet, Work
 
 #: Stages that go on from what a stage has made: once one of them has begun, that stays as it is.
 AFTER = {"sft": ("rl", "own", "rm", "free", "rlhf"), "base": ("rl",), "rl": ("own", "student"),
@@ -55,28 +55,27 @@ def built_on(folder: Path, name: str) -> bool:
     return any(any(folder.glob(f"{later}/ckpt-*")) for later in AFTER.get(name, ()))
 
 
-def sft_stage(run: TextRun, clock: Clock, device: str) -> None:
+def sft_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Learn the demonstrations until the held-out curve is flat or the share is used up."""
-    _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
+    return _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
 
 
-def base_stage(run: TextRun, clock: Clock, device: str) -> None:
+def base_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Pretrain the embedded model; a model that was given is pretrained."""
     if run.config.model:
-        say(f"base: {run.config.model}")
-        return
-    _learn_texts(run, clock, device, "base", lambda: start(run),
-                 lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
+        return f"base: {run.config.model}"
+    return _learn_texts(run, clock, device, "base", lambda: start(run),
+                        lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
 
 
-def own_stage(run: TextRun, clock: Clock, device: str) -> None:
+def own_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Teach the model of stage sft the right answers of that of stage rl."""
     before = _before(run, "own", ("rl",))
-    _learn_texts(run, clock, device, "own", lambda: load(_before(run, "own", ("sft",))),
-                 lambda: own_task(run, before, device))
+    return _learn_texts(run, clock, device, "own", lambda: load(_before(run, "own", ("sft",))),
+                        lambda: own_task(run, before, device))
 
 
-def student_stage(run: TextRun, clock: Clock, device: str) -> None:
+def student_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Teach a smaller model the right answers of the newest policy."""
     before = _before(run, "student", ("rl2", "rl"))
 
@@ -84,17 +83,18 @@ def student_stage(run: TextRun, clock: Clock, device: str) -> None:
         tokenizer = load(before)[1]
         return small_model(run.config.own.net, tokenizer, run.config.seed), tokenizer
 
-    _learn_texts(run, clock, device, "student", student, lambda: own_task(run, before, device))
+    return _learn_texts(run, clock, device, "student", student,
+                        lambda: own_task(run, before, device))
 
 
-def rl_stage(run: TextRun, clock: Clock, device: str) -> None:
+def rl_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Reinforcement learning from SFT's model, or from the base."""
-    _learn_rewards(run, clock, device, "rl", ("sft", "base"), FIRST)
+    return _learn_rewards(run, clock, device, "rl", ("sft", "base"), FIRST)
 
 
-def rl2_stage(run: TextRun, clock: Clock, device: str) -> None:
+def rl2_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Reinforcement learning from the model that has learnt its own answers, on new prompts."""
-    _learn_rewards(run, clock, device, "rl2", ("own",), FIRST + (FIRST >> 1))
+    return _learn_rewards(run, clock, device, "rl2", ("own",), FIRST + (FIRST >> 1))
 
 
 def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
@@ -111,69 +111,66 @@ def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
 def _learn_texts(
     run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
     task: Callable[[], Any], on: str = "",
-) -> None:
+) -> Work | str:
     """SFT of what ``begin`` gives, in folder ``name``, on ``task``; on: what of it, if not what
     the settings say."""
     folder, config = run.folder / name, run.config
     sft = replace(config.sft, on=on or config.sft.on)
     if name in clock.done or built_on(run.folder, name):
-        say(f"{name}: finished, best checkpoint {best(folder).name}")
-        return
-    writer, last = tensorboard(run.folder), {"text": "no look yet"}
+        return f"{name}: finished, best checkpoint {best(folder).name}"
 
-    def log(row: dict[str, Any]) -> None:
-        log_row(writer, name, row)
-        last["text"] = look_text(row)
-
-    with Bar(name, clock.budget(name)) as bar:
+    def learn(at: Desk) -> str:
         found = train_sft(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
-            sampling=sampling_of(config), seed=config.seed, device=device,
-            left=lambda: clock.left(name), log=log,
-            progress=lambda step, _: bar.at(clock.spent(name), f"step {step:,}  {last['text']}"))
-    writer.close()
-    flat = read_json(folder / "best.json")["flat"]
-    if flat:
-        clock.finish(name)
-    say(f"{name}: {'flat' if flat else 'not flat yet'}, best checkpoint {found.name}, "
-        f"{last['text']}")
+            sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
+            log=at.log, progress=at.step)
+        return f"best checkpoint {found.name}, {at.latest}"
+
+    def flat(found: Any = None) -> bool:
+        return checkpoint.reached_plateau(folder)
+
+    return Work(name, learn, look_text, ended=flat, first="no look yet", said=lambda found: (
+        f"{name}: {'flat' if flat() else 'not flat yet'}, {found}"))
 
 
 def _learn_rewards(
     run: TextRun, clock: Clock, device: str, name: str, before: Sequence[str], first: int
-) -> None:
+) -> Work | str:
     """RL of an earlier stage's model, in folder ``name``, from batch ``first`` of prompts on."""
     folder, config = run.folder / name, run.config
-    newest = store.newest(folder)
-    done = newest is not None and read_meta(newest)["step"] >= config.rl.steps
+    newest = checkpoint.newest(folder)
+    done = newest is not None and checkpoint.read_meta(newest)["step"] >= config.rl.steps
     if (name in clock.done and done) or built_on(run.folder, name):
-        say(f"{name}: finished, checkpoint {newest}")
-        return
-    learner = TextLearner(
+        return f"{name}: finished, checkpoint {newest}"
+    learner = KeptTextLearner(
         job_of(run), _before(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first=first, engine=lambda model, tokenizer: engine_of(
             model, tokenizer, config.sample, config.model, device))
-    writer, last = tensorboard(run.folder), {"text": "no look yet"}
 
-    def log(row: dict[str, Any]) -> None:
-        log_row(writer, name, row)
-        if "greedy_accuracy" in row:
-            last["text"] = (f"held-out greedy {row['greedy_accuracy']:.1%}, "
-                            f"sampled {row['sampled_accuracy']:.1%}")
-        bar.at(clock.spent(name), f"step {row['step']:,}  reward {row['reward']:.3f}, "
-                                  f"{row['length']:.1f} tokens  {last['text']}")
+    def learn(at: Desk) -> str:
+        def log(row: dict[str, Any]) -> None:
+            at.log(row)
+            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens")
 
-    with Bar(f"{name} by {config.rl.algorithm}", clock.budget(name)) as bar:
-        train_rl(learner, left=lambda: clock.left(name), log=log,
-                 show=lambda samples: log_samples(writer, name, samples))
-    writer.close()
-    if learner.step >= config.rl.steps:
-        clock.finish(name)
-    say(f"{name}: {learner.step:,} steps, {last['text']}")
-    if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
-        say(f"{name}: in every group all answers were worth the same: nothing to learn from; give "
-            "SFT more time, or raise --set rl.group")
+        train_rl(learner, left=at.left, log=log, show=at.show)
+        return f"{name}: {learner.step:,} steps, {at.latest}"
+
+    def said(found: str) -> str:
+        if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
+            found += (f"\n{name}: in every group all answers were worth the same: nothing to learn "
+                      "from; give SFT more time, or raise --set rl.group")
+        return found
+
+    return Work(f"{name} by {config.rl.algorithm}", learn, _accuracies, said,
+                ended=lambda found: learner.step >= config.rl.steps, first="no look yet")
+
+
+def _accuracies(row: dict[str, Any]) -> str:
+    if "greedy_accuracy" not in row:
+        return ""
+    return (f"held-out greedy {row['greedy_accuracy']:.1%}, "
+            f"sampled {row['sampled_accuracy']:.1%}")
 
 
 def job_of(run: TextRun) -> RewardedTask:
@@ -247,29 +244,3 @@ def look_text(row: dict[str, Any]) -> str:
     """A look at what is held out, in a few words."""
     return (f"held-out greedy {row['greedy']['accuracy']:.1%}, "
             f"sampled {row['sampled']['accuracy']:.1%}")
-
-
-def tensorboard(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tb"))
-
-
-def log_row(writer: Any, stage: str, row: dict[str, Any], step: int | None = None) -> None:
-    """A row of history: numbers as scalars, ``shown`` pairs (prompt, completion) as text."""
-    step = row["step"] if step is None else step
-    for key, value in row.items():
-        if isinstance(value, dict):
-            log_row(writer, f"{stage}/{key}", value, step)
-        elif isinstance(value, (int, float)):
-            writer.add_scalar(f"{stage}/{key}", value, step)
-        elif key == "shown":
-            lines = [f"    {prompt}\n    {text}" for prompt, text in value]
-            writer.add_text(f"{stage}/completions", "\n\n".join(lines), step)
-    writer.flush()
-
-
-def log_samples(writer: Any, stage: str, samples: list[dict[str, Any]]) -> None:
-    """Completions of a step (``rl.shown``) as text."""
-    log_row(writer, stage, {"step": samples[0]["step"],
-                            "shown": [[s["prompt"], s["completion"]] for s in samples]})

@@ -8,10 +8,8 @@ et al. 2022, arXiv:2203.02155, eq. 1). Axes: N texts of L tokens, M pairs.
 from __future__ import annotations
 
 import copy
-import math
-import shutil
-import time
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,23 +22,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_history
 from selfplay.common.stats import wilson
 from selfplay.learn import checkpoint
+from selfplay.learn.config import PlateauConfig
+from selfplay.learn.optimizer import OptimizerConfig, Trainer
+from selfplay.learn.plateau import Lesson
 from selfplay.llm.config import RewardConfig
 from selfplay.llm.models import (
     ValueModel,
     bare_backbone,
     complete,
     merged,
-    positions_of,
     render,
     small_model,
     value_model,
 )
+from selfplay.llm.policy import Completions, Reward
 from selfplay.llm.preferences import Pair
 from selfplay.llm.rewards import Example
-from selfplay.llm.rollouts import Completions, Reward
+from selfplay.models.transformer import positions_of
 
 BINS = 10  #: of the calibration
 TEXTS = 256  #: read at once where nothing is learnt
@@ -194,31 +194,23 @@ def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
             read_texts(tokenizer, prompts, [pair.rejected for pair in pairs]))
 
 
-class Training:
-    """A reward model in training: what ``checkpoint.save`` asks for."""
+class RewardTrainer:
+    """A reward model in training, an epoch a step: what ``checkpoint.save`` asks for."""
 
     def __init__(self, model: RewardModel, config: RewardConfig) -> None:
-        self.model, self.config, self.epochs = model, config, 0
+        self.model, self.steps = model, 0
+        self.learning_rate = config.learning_rate  #: it does not drop
         self.scored = torch.zeros(2)  #: rewards of the texts looked at last
-        self.named = dict(model.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.named.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.trainer = Trainer(model, _pair_loss, OptimizerConfig(
+            config.learning_rate, config.weight_decay, decay_all=True, betas=(0.9, 0.999),
+            fused=False), called="reward model's step")
 
-    def epoch(self, chosen: Texts, rejected: Texts, seed: int) -> float:
-        """Go once through the pairs; the mean loss. The order depends on (seed, epoch) alone."""
-        rng, total = np.random.default_rng([seed, 0x9C, self.epochs]), 0.0
-        order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
-        for rows in order.split(self.config.batch_size):
-            sides = [self.model(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(
-                self.model.shift.device)) for side in (chosen, rejected)]
-            loss = bradley_terry(*sides).mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.named.values(), 1.0)
-            self.optimizer.step()
-            total += float(loss.detach()) * len(rows)
-        self.epochs += 1
-        return total / len(order)
+    def step(self, batches: Sequence[tuple[Texts, Texts]]) -> dict[str, float]:
+        """Go once through batches of pairs (chosen, rejected); the mean loss of a pair."""
+        sizes = [len(chosen.tokens) for chosen, _ in batches]
+        losses = [self.trainer.step(pairs)["loss"] for pairs in batches]
+        self.steps += 1
+        return {"loss": float(np.average(losses, weights=sizes))}
 
     def look(self, chosen: Texts, rejected: Texts) -> dict[str, Any]:
         """``judged`` of held-out pairs."""
@@ -231,84 +223,53 @@ class Training:
         return self.model.normalised(self.scored)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"net.{name}": p.detach() for name, p in self.named.items()}
-        for name, parameter in self.named.items():
-            found = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": value for key, value in found.items()}
-        return tensors, {"steps": self.epochs, "learning_rate": self.config.learning_rate}
+        """``Trainer.state``, and epochs."""
+        tensors, numbers = self.trainer.state()
+        return tensors, {**numbers, "epochs": self.steps}
 
-    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from a ``state``. Raises UserError if it is of another net."""
-        if {n for n in tensors if n.startswith("net.")} != {f"net.{n}" for n in self.named}:
-            raise UserError("the reward model's training state is of another net; give --run "
-                            "another name")
-        self.epochs = int(numbers["steps"])
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(tensors[f"net.{name}"])
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"{key}.{name}"].to(
-                        "cpu" if key == "step" else parameter.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from a ``state``, or from one of a version that counted epochs as steps and kept
+        the steps beside each moment. Raises UserError if it is of another net."""
+        steps = {key: int(value) for key, value in tensors.items() if key.startswith("step.")}
+        self.steps = int(numbers.get("epochs", numbers["steps"]))
+        self.trainer.load_state(
+            {key: value for key, value in tensors.items() if key not in steps},
+            {**numbers, "steps": max(steps.values(), default=numbers["steps"])})
 
 
-def train_reward_model(
-    model: RewardModel, tokenizer: Any, pairs: Sequence[Pair], held: Sequence[Pair],
-    config: RewardConfig, folder: Path, *, seed: int,
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> Path:
-    """Train until the held-out loss has not gone down for ``patience`` epochs, or ``epochs`` are
-    done, or ``left()`` seconds are used up; the checkpoint of the lowest held-out loss.
+def _pair_loss(model: nn.Module, pairs: tuple[Texts, Texts]) -> tuple[Tensor, dict[str, Tensor]]:
+    return bradley_terry(*(model(side) for side in pairs)).mean(), {}
 
-    An epoch makes a row of ``history.jsonl`` (step is the epoch, seconds so far, train_loss, and
-    ``judged`` of the held-out pairs) and a checkpoint ``ckpt-EPOCH``; a later call in the same
-    folder goes on from the newest. The model is trained in place.
+
+def epochs_of(
+    chosen: Texts, rejected: Texts, size: int, seed: int, epoch: int, device: torch.device
+) -> Iterator[list[tuple[Texts, Texts]]]:
+    """The batches of epoch ``epoch`` and of all after it; the order of one depends on (seed, its
+    number) alone."""
+    for number in itertools.count(epoch):
+        rng = np.random.default_rng([seed, 0x9C, number])
+        order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
+        yield [tuple(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(device)
+                     for side in (chosen, rejected)) for rows in order.split(size)]
+
+
+def pair_lesson(
+    training: RewardTrainer, tokenizer: Any, pairs: Sequence[Pair], held: Sequence[Pair],
+    config: RewardConfig, seed: int,
+) -> tuple[Lesson, PlateauConfig]:
+    """What ``training`` learns, and when the held-out loss has not gone down for ``patience``
+    epochs, or ``epochs`` are done, for ``plateau.until_flat``.
+
+    Rows have pairs, train (the mean loss) and ``judged`` of the held-out pairs.
     """
-    training, history = Training(model.eval(), config), []
-    newest = checkpoint.newest(folder)
-    if newest is not None:
-        training.load_state(*checkpoint.load_training(newest))
-        found = read_history(folder / "history.jsonl")
-        history = [row for row in found if row["step"] <= training.epochs]
     sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held)
-    began = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
-    while not history or not (_over(history, config) or left() <= 0):
-        loss = training.epoch(*sides, seed)
-        row = {"step": training.epochs, "seconds": time.monotonic() - began, "train_loss": loss,
-               **training.look(*looked_at)}
-        history.append(row)
-        write_history(folder / "history.jsonl", history)  # first: a row too many is left out later
-        meta = {"kind": "reward model", "step": row["step"],
-                "compute": {"pairs": len(pairs), "seconds": row["seconds"]},
-                "metrics": {key: row[key] for key in ("loss", "accuracy", "calibration_error")}}
-        checkpoint.save(_path(folder, row["step"]), training, spec_of(model), meta)
-        for step in range(1, row["step"]):
-            if step != _best(history):
-                shutil.rmtree(_path(folder, step), ignore_errors=True)
-        log(row)
-    return _path(folder, _best(history))
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the lowest held-out loss in a folder of ``train_reward_model``."""
-    history = read_history(folder / "history.jsonl")
-    if not history or not _path(folder, _best(history)).is_dir():
-        raise UserError(f"{folder}: no reward model there; give a folder such as runs/NAME/rm")
-    return _path(folder, _best(history))
-
-
-def _over(history: list[dict[str, Any]], config: RewardConfig) -> bool:
-    return (len(history) >= config.epochs
-            or history[-1]["step"] - _best(history) >= config.patience)
-
-
-def _best(history: list[dict[str, Any]]) -> int:
-    return min(history, key=lambda row: row["loss"])["step"]
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"ckpt-{step:06d}"
+    device = training.model.shift.device
+    lesson = Lesson(
+        lambda epoch: epochs_of(*sides, config.batch_size, seed, epoch, device),
+        lambda: training.look(*looked_at), "loss", size=lambda batches: len(pairs), unit="learnt")
+    return lesson, PlateauConfig(
+        batch_size=config.batch_size, learning_rate=config.learning_rate, evaluate_every=1,
+        gain=0.0, patience=config.patience, drops=0, max_steps=config.epochs)
 
 
 # ---------------------------------------------------------------------------------------- on disk

@@ -1,40 +1,32 @@
 """Reinforcement learning of a language model: ask -> answer -> judge -> update -> repeat.
 
-The update is ``selfplay.update``'s, which games use as well; nothing here knows a loss. Step k
-depends on (seed, k) and the weights alone, so that a run that was killed goes on from its last
-checkpoint as if it had not been.
+The update is ``learn.policy_gradient``'s, which games use as well; nothing here knows a loss. Step
+k depends on (seed, k) and the weights alone.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from selfplay.common.errors import UserError, advise_on_breakdown
-from selfplay.common.files import read_history, write_history
-from selfplay.common.machine import peak_mb, reset_peak
+from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
-from selfplay.learn import advantages, checkpoint
+from selfplay.learn import advantages
 from selfplay.learn.config import PGConfig, sized
-from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts, store
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import TextRLConfig
-from selfplay.llm.generate import Generator, Sampling
-from selfplay.llm.models import Lora, Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.policy import TextPolicy
-from selfplay.llm.rollouts import Reward, SampledBatch, verifier
+from selfplay.llm.generate import Sampling
+from selfplay.llm.models import Net, end_tokens, value_model
+from selfplay.llm.policy import Reward, SampledBatch, TextPolicy, verifier
 from selfplay.llm.tasks import Task
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
@@ -50,54 +42,35 @@ class RewardedTask:
 
 
 class TextLearner:
-    """The state of a run between two steps.
-
-    init: a folder or hub id of the model to begin with, and to stay near to where the KL penalty
-    has a weight. A run whose ``folder`` has checkpoints goes on from the newest.
-    """
+    """The state of learning between two steps."""
 
     def __init__(
-        self, job: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig,
+        self, job: RewardedTask, model: nn.Module, tokenizer: Any, config: TextRLConfig,
         pg: PGConfig, *,
-        sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
-        dtype: str = "float32", first: int = FIRST,
-        engine: Callable[[nn.Module, Any], Generator | None] = lambda model, tokenizer: None,
+        sampling: Sampling, device: str = "cpu", seed: int = 0, number: int = FIRST,
+        reference: nn.Module | None = None, first: Callable[[], Any] | None = None,
     ) -> None:
-        """lora: adapters for a model that has none yet. first: number of the first batch of
-        prompts. engine: of (model, tokenizer), who writes completions if it is not torch."""
+        """model, tokenizer: trained in place. number: of the first batch of prompts. reference: the
+        model that it stays near to, where the KL penalty has a weight. first: makes the model that
+        it began as, for ``watch_kl``; None does not watch."""
         groups_must_fit(config, pg)
-        self.job, self.folder, self.config, self.seed = job, folder, config, seed
-        self.first, self.init, self.dtype = first, init, dtype
-        newest = store.newest(folder)
-        model, self.tokenizer = load(newest or init, None if newest else lora, dtype)
+        self.job, self.config, self.seed = job, config, seed
+        self.tokenizer, self.number, self.first = tokenizer, number, first
         critic = pg.estimator == "gae" or pg.value_weight > 0
         net = Net(model, value_model(model) if critic else None).to(device).eval()
-        self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
-                                 self.tokenizer.pad_token_id, sampling, config.group)
-        self.reference = None  #: costs memory and a forward pass, so only where it is wanted
-        if pg.kl_weight > 0:
-            self.reference = reference_of(model, init, newest is not None, lora, dtype)
+        self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
+                                 sampling, config.group)
+        self.reference = reference  #: costs memory and a forward pass, so only where it is wanted
         self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
-        self.step, self.compute = 0, {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
-        self.history: list[dict[str, Any]] = []
-        if newest is not None:
-            self._resume(newest)
-        self.policy.generator = engine(model, self.tokenizer)
+        self.step, self.compute = 0, {"tokens": 0.0, "flops": 0.0}
         self.held = job.task.held_out(config.evaluate_prompts)
-
-    def _resume(self, newest: Path) -> None:
-        self.optimizer.load_state(*checkpoint.load_training(newest))
-        meta = checkpoint.read_meta(newest)
-        self.step = int(meta["step"])
-        self.compute |= meta["compute"]
-        self.history = resumed_history(self.folder / "history.jsonl", self.step)
 
     def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
         """(what this step learns from, figures of all that was asked for it)."""
         config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
         for draw in range(config.draws if config.no_signal == "resample" else 1):
-            number = self.first + self.step * config.draws + draw
-            examples = self.job.task.batch(number, config.prompts)
+            asked_for = self.number + self.step * config.draws + draw
+            examples = self.job.task.batch(asked_for, config.prompts)
             seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
             batch = rollouts.sample(self.policy, self.tokenizer, examples, self.job.reward,
                                     self.job.weights, seed)
@@ -116,7 +89,7 @@ class TextLearner:
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One update from a batch of trajectories. act_kl, where it is not torch that wrote them:
         the divergence of the policy as it learns from the one that wrote (k3, nats a token)."""
-        fixed = rollouts.looked_at(rollout, self.policy, self.reference)
+        fixed = rollouts.evaluated(rollout, self.policy, self.reference)
         rng = np.random.default_rng([self.seed, 0x52, self.step])
         figures = self.optimizer(fixed, rng)
         self.policy.refresh()
@@ -124,22 +97,21 @@ class TextLearner:
             figures["act_kl"] = rollouts.divergence(rollout.logp, fixed.logp, fixed.mask)
         return figures
 
-    def advance(self) -> dict[str, Any]:
-        """One step; its row of the history. Raises UserError where learning breaks down."""
-        device = next(self.policy.net.parameters()).device
-        with measured(device) as generated:
+    def advance(
+        self, watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
+    ) -> dict[str, Any]:
+        """One step; its row. watch: with "generate" and "update" around the two halves. Raises
+        Breakdown where learning breaks down."""
+        with watch("generate"):
             batch, row = self.gather()
-        with measured(device) as updated:
+        with watch("update"):
             if batch is not None:
                 row |= self.learn(batch.rollout)
         self.step += 1
-        self.compute["seconds"] += generated["seconds"] + updated["seconds"]
         self.compute["tokens"] += row["tokens"]
         self.compute["flops"] += self._flops(row, batch)
         return {"step": self.step, **row,
-                **{f"total_{key}": value for key, value in self.compute.items()},
-                **{f"generate_{key}": value for key, value in generated.items()},
-                **{f"update_{key}": value for key, value in updated.items()}}
+                **{f"total_{key}": value for key, value in self.compute.items()}}
 
     def _flops(self, row: Mapping[str, float], batch: SampledBatch | None) -> float:
         """Of a step, prompts counted once a group: 2 a parameter and token that is read, 4 more
@@ -163,7 +135,7 @@ class TextLearner:
         drawn, greedy = self._answered(1.0), self._answered(0.0)
         found = {f"{name}_{key}": value for name, batch in (("sampled", drawn), ("greedy", greedy))
                  for key, value in accuracy_of(batch).items()}
-        if self.config.watch_kl and self.step and self.reference is None:
+        if self.config.watch_kl and self.step and self.first and self.reference is None:
             found["ref_kl"] = self._drift(drawn.rollout)
         return found
 
@@ -174,11 +146,12 @@ class TextLearner:
                                self.seed)
 
     def _drift(self, rollout: Rollout) -> float:
-        """The divergence of what was drawn at temperature 1 from the first model, which is on disk
-        (k3, nats a token)."""
-        model = load(self.init, None, self.dtype)[0].to(rollout.action.device).eval()
+        """The divergence of what was drawn at temperature 1 from the first model (k3, nats a
+        token)."""
+        assert self.first is not None
+        model = self.first().to(rollout.action.device).eval()
         mine = replace(self.policy, net=Net(self.policy.net.policy), sampling=Sampling())
-        seen = rollouts.looked_at(rollout, mine, model)
+        seen = rollouts.evaluated(rollout, mine, model)
         return rollouts.divergence(seen.logp, seen.ref_logp, seen.mask)
 
     def samples(self) -> list[dict[str, Any]]:
@@ -188,52 +161,27 @@ class TextLearner:
             self.job.reward, self.job.weights, self.seed + self.step)
         return shown(some, self.step)
 
-    def save(self) -> Path:
-        """Write a checkpoint, then drop the oldest."""
-        path = self.folder / f"ckpt-{self.step:06d}"
-        write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
-        store.save(path, self.policy.net.policy, self.tokenizer, self.optimizer.state(), {
-            "kind": "rl", "step": self.step, "compute": self.compute,
-            "task": self.job.task.name, "metrics": self.history[-1]})
-        store.thin(self.folder, self.config.keep)
-        return path
 
-
-def train_rl(
+def improve(
     learner: TextLearner, *,
-    left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
+    stop: Callable[[], bool] = lambda: False,
     show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
-) -> Path | None:
-    """Go on until ``config.steps`` or until ``left()`` seconds are used up.
+    watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Iterator[dict[str, Any]]:
+    """Go on until ``config.steps`` or until ``stop()``; a row a step, which the learner has
+    finished with: stop anywhere, save it, go on with the same learner.
 
-    history.jsonl gets a row a step, samples.jsonl some completions at every look. Where learning
-    breaks down (UserError) nothing more is saved, and the newest checkpoint is the last good one.
-    Returns the newest checkpoint, None if there is none.
+    show: told some completions (``shown``) at every look. watch: see ``TextLearner.advance``.
+    Raises Breakdown where learning breaks down.
     """
-    config, folder = learner.config, learner.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("history.jsonl", "samples.jsonl"):  # also of a run killed before a checkpoint
-        resumed_history(folder / name, learner.step)
-    while learner.step < config.steps and left() > 0:
+    config = learner.config
+    while learner.step < config.steps and not stop():
         first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
-        with advise_on_breakdown(lambda: store.newest(folder), "--model", "pg.learning_rate",
-                                  learner.optimizer.config.learning_rate):
-            row = {**learner.advance(), **first}
-        ended = learner.step == config.steps
-        if learner.step % config.evaluate_every == 0 or ended:
+        row = {**learner.advance(watch), **first}
+        if learner.step % config.evaluate_every == 0 or learner.step == config.steps:
             row |= learner.look()
-            samples = learner.samples()
-            append(folder / "samples.jsonl", samples)
-            show(samples)
-        learner.history.append(row)
-        append(folder / "history.jsonl", [row])
-        if learner.step % config.checkpoint_every == 0 or ended:
-            learner.save()
-        log(row)
-    if learner.history and not (folder / f"ckpt-{learner.step:06d}").exists():
-        learner.save()
-    return store.newest(folder)
+            show(learner.samples())
+        yield row
 
 
 def accuracy_of(batch: SampledBatch) -> dict[str, float]:
@@ -283,38 +231,6 @@ def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:
         return 0
     words = re.compile(rf"\b(?:{'|'.join(map(re.escape, markers))})\b", re.IGNORECASE)
     return sum(len(words.findall(text)) for text in texts)
-
-
-@contextmanager
-def measured(device: torch.device) -> Iterator[dict[str, float]]:
-    """seconds, and peak memory in megabytes (rss_mb; on a GPU cuda_mb as well), of the block."""
-    found: dict[str, float] = {}
-    cuda = device.type == "cuda"
-    reset_peak()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    start = time.perf_counter()
-    yield found
-    if cuda:
-        torch.cuda.synchronize(device)
-        found["cuda_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    found |= {"seconds": time.perf_counter() - start, "rss_mb": peak_mb()}
-
-
-def resumed_history(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows up to ``step``; what a kill has left behind them is dropped from the file."""
-    if not path.exists():
-        return []
-    whole, newline, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-    path.write_text(whole + newline, encoding="utf-8")
-    rows = [row for row in read_history(path) if row["step"] <= step]
-    write_history(path, rows)
-    return rows
-
-
-def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def groups_must_fit(config: TextRLConfig, pg: PGConfig) -> None:

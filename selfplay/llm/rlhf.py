@@ -9,34 +9,27 @@ nats a completion, and a budget of it ends the run.
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from selfplay.common.errors import advise_on_breakdown
-from selfplay.common.files import read_history, write_history, write_json
-from selfplay.learn import checkpoint
 from selfplay.learn.config import sized
-from selfplay.learn.optimizer import PolicyOptimizer
+from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import rollouts, store
+from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RLHFConfig
 from selfplay.llm.evaluate import Looked, figures
 from selfplay.llm.generate import Generator, Sampling
-from selfplay.llm.models import Net, end_tokens, load, reference_of, value_model
-from selfplay.llm.policy import TextPolicy
+from selfplay.llm.models import Net, end_tokens, value_model
+from selfplay.llm.policy import Completions, TextPolicy
 from selfplay.llm.preferences import Judge
 from selfplay.llm.reward_model import RewardModel, proxy_reward
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import append, figures_of, resumed_history, shown
-from selfplay.llm.rollouts import Completions
+from selfplay.llm.rl import figures_of, shown
 from selfplay.llm.tasks import Task
 
 FIRST = 5 << 20  #: number of the first batch of prompts; SFT and other RL take earlier ones
@@ -55,60 +48,42 @@ class RLHFObjective:
 
 
 class RLHFLearner:
-    """The state of a run between two steps.
+    """The state of a climb between two steps."""
 
-    init: folder of the policy to begin with, which is the reference as well. A run whose
-    ``folder`` has checkpoints goes on from the newest.
-    """
-
-    def __init__(self, aim: RLHFObjective, init: str | Path, folder: Path, config: RLHFConfig, *,
-                 sampling: Sampling, seed: int = 0, device: str = "cpu",
-                 markers: Sequence[str] = (),
-                 engine: Callable[[nn.Module, Any], Generator | None] = lambda model, words: None,
-                 ) -> None:
-        """engine: of (model, tokenizer), who writes completions if it is not torch. markers: words
-        that are counted in completions."""
-        self.markers = markers
-        self.aim, self.folder, self.config, self.seed = aim, folder, config, seed
-        newest = store.newest(folder)
-        model, self.tokenizer = load(newest or init)
+    def __init__(
+        self, aim: RLHFObjective, model: nn.Module, tokenizer: Any, reference: nn.Module,
+        config: RLHFConfig, *,
+        sampling: Sampling, seed: int = 0, device: str = "cpu", markers: Sequence[str] = (),
+        generator: Generator | None = None, length: float | None = None,
+    ) -> None:
+        """model, tokenizer: the policy, trained in place; reference: what it began as. markers:
+        words that are counted in completions. generator: who writes them if it is not torch.
+        length: mean tokens of a completion before the first step, where that is known."""
+        self.aim, self.config, self.seed, self.markers = aim, config, seed, markers
+        self.tokenizer, self.reference = tokenizer, reference
         critic = value_model(model) if config.algorithm == "ppo" else None
         net = Net(model, critic).to(device).eval()
-        self.reference = reference_of(model, init, newest is not None)
-        self.policy = TextPolicy(net, end_tokens(model, self.tokenizer),
-                                 self.tokenizer.pad_token_id, sampling, config.group,
-                                 engine(model, self.tokenizer))
+        self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
+                                 sampling, config.group, generator)
         self.weights = {**aim.weights, "cut": -config.cut_penalty}
-        self.reward = proxy_reward(aim.proxy, self.tokenizer)
+        self.reward = proxy_reward(aim.proxy, tokenizer)
         self.held = aim.task.held_out(config.held_prompts)
-        self.history: list[dict[str, Any]] = []
-        self.step, self.seconds = 0, 0.0
-        if newest is not None:
-            self.step = int(checkpoint.read_meta(newest)["step"])
-            found = read_history(folder / "history.jsonl")
-            self.history = [row for row in found if row["step"] <= self.step]
-            self.seconds = float(self.history[-1]["seconds"])
-        first = self.history[0] if self.history else self.figures()
-        objective = sized(config.objective(first["length"]), sampling.max_new_tokens)
+        self.step = 0
+        self.kl: float | None = None  #: nats a completion at the last look; None before the first
+        self.first = self.figures() if length is None else {"length": length}
+        objective = sized(config.objective(self.first["length"]), sampling.max_new_tokens)
         self.optimizer = PolicyOptimizer(self.policy, objective, device)
-        if newest is not None:
-            self.optimizer.load_state(*checkpoint.load_training(newest))
-            self.policy.refresh()
-        else:
-            self.keep({"step": 0, "seconds": 0.0, **first})
 
     def advance(self) -> dict[str, float]:
         """One step of learning: the learner's figures, ``rl.figures_of`` what it learnt from, and
         kl (nats a completion)."""
-        started = time.monotonic()
         examples = self.aim.task.batch(FIRST + self.step, self.config.prompts)
         batch = rollouts.sample(self.policy, self.tokenizer, examples, self.reward, self.weights,
                                 self.seed * 1_000_003 + self.step)
-        rollout = rollouts.looked_at(batch.rollout, self.policy, self.reference)
+        rollout = rollouts.evaluated(batch.rollout, self.policy, self.reference)
         found = self.optimizer(rollout, np.random.default_rng([self.seed, 0x9D, self.step]))
         self.policy.refresh()
         self.step += 1
-        self.seconds += time.monotonic() - started
         return {**found, **figures_of(batch, self.markers),
                 "kl": float(divergence(rollout).mean())}
 
@@ -118,7 +93,7 @@ class RLHFLearner:
                          generator=None if model else self.policy.generator)
         batch = rollouts.sample(policy, self.tokenizer, self.held, self.reward, {"proxy": 1.0},
                                 HELD_SEED + self.seed)
-        rollout = rollouts.looked_at(batch.rollout, policy, self.reference)
+        rollout = rollouts.evaluated(batch.rollout, policy, self.reference)
         gold = self.aim.gold(batch.completions, batch.examples)
         ended = np.array(batch.completions.ended, np.float64)
         columns = (batch.parts["proxy"], gold, divergence(rollout), rollout.mask.sum(1))
@@ -139,74 +114,43 @@ class RLHFLearner:
                                judge, self.weights, self.seed + self.step)
         return shown(some, self.step)
 
-    def keep(self, row: dict[str, Any]) -> None:
-        """Take a row into the history and save a checkpoint; of the older ones the best stays."""
-        self.history.append(row)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_history(self.folder / "history.jsonl", self.history)  # a row too many does no harm
-        store.save(self.folder / name_of(row), self.policy.net.policy, self.tokenizer,
-                   self.optimizer.state(), {
-                       "kind": "rlhf", "step": row["step"], "task": self.aim.task.name,
-                       "compute": {"seconds": row["seconds"]}, "metrics": row})
-        best = name_of(best_row(self.history, self.config.kl_budget))
-        for path in store.listing(self.folder)[:-1]:
-            if path.name != best:
-                shutil.rmtree(path)
-
-    def ended(self, left: Callable[[], float]) -> str:
-        """Why the run is over; nothing where it is not."""
-        if 0 < self.config.kl_budget < self.history[-1]["kl"]:
+    def ended(self, stop: Callable[[], bool]) -> str:
+        """Why the climb is over; nothing where it is not."""
+        if self.kl is not None and 0 < self.config.kl_budget < self.kl:
             return "kl budget"
         if self.step >= self.config.steps:
             return "steps"
-        return "time" if left() <= 0 else ""
+        return "time" if stop() else ""
 
 
-def train_rlhf(
-    learner: RLHFLearner, *, left: Callable[[], float] = lambda: math.inf,
-    log: Callable[[dict[str, Any]], None] = lambda row: None,
+def climb(
+    learner: RLHFLearner, *,
+    stop: Callable[[], bool] = lambda: False,
     show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
-) -> Path:
+    watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+) -> Iterator[dict[str, Any]]:
     """Climb until the divergence from the reference is above the budget, all steps are done or
-    ``left()`` seconds are used up; the checkpoint of the best gold reward within the budget.
+    ``stop()``.
 
-    Before the first step and every ``evaluate_every`` a row of ``history.jsonl``
-    (``optimism.figures`` of the held-out prompts; train: means of ``RLHFLearner.advance``), some
-    completions (``samples.jsonl``) and a checkpoint. Step k depends on the weights and (seed, k)
-    alone. ``best.json`` names the best checkpoint, and why the run ended.
+    Before the first step and every ``evaluate_every`` a row (``evaluate.figures`` of the held-out
+    prompts; train: means of ``RLHFLearner.advance``), and some completions for ``show``. Step k
+    depends on the weights and (seed, k) alone. watch: with "learn" around steps.
     """
-    path, first = learner.folder / "samples.jsonl", learner.step == 0
-    resumed_history(path, -1 if first else learner.step)
-
-    def read() -> None:
-        samples = learner.samples()
-        append(path, samples)
-        show(samples)
-
-    if first:
-        log(learner.history[0])
-        read()
-    while not (why := learner.ended(left)):
-        taken = [_advance(learner)]
-        while learner.step % learner.config.evaluate_every and learner.step < learner.config.steps:
-            taken.append(_advance(learner))
+    if learner.kl is None:
+        learner.kl = learner.first["kl"]
+        show(learner.samples())
+        yield {"step": 0, **learner.first}
+    config = learner.config
+    while not learner.ended(stop):
+        with watch("learn"):
+            taken = [learner.advance()]
+            while learner.step % config.evaluate_every and learner.step < config.steps:
+                taken.append(learner.advance())
         means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
-        row = {"step": learner.step, "seconds": learner.seconds, **learner.figures(),
-               "train": means}
-        read()  # before the checkpoint: what has none is dropped later
-        learner.keep(row)
-        log(row)
-    best = best_row(learner.history, learner.config.kl_budget)
-    write_json(learner.folder / "best.json", {
-        "checkpoint": name_of(best), "ended": why,
-        **{key: best[key] for key in ("step", "gold", "gold_low", "gold_high", "proxy", "kl")}})
-    return learner.folder / name_of(best)
-
-
-def _advance(learner: RLHFLearner) -> dict[str, float]:
-    with advise_on_breakdown(lambda: store.newest(learner.folder), "--model", "rlhf.learning_rate",
-                              learner.config.learning_rate):
-        return learner.advance()
+        row = {"step": learner.step, **learner.figures(), "train": means}
+        learner.kl = row["kl"]
+        show(learner.samples())  # before the row is kept: what has none is dropped later
+        yield row
 
 
 def divergence(rollout: Rollout) -> Any:

@@ -13,11 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.console import Bar, say
+from selfplay.common.console import say
 from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.learn import checkpoint
 from selfplay.llm.config import RLHFConfig
 from selfplay.llm.evaluate import best_of_n, turn
 from selfplay.llm.folder import PICTURE, TextRun, sampling_of
+from selfplay.llm.kept import (
+    KeptRLHFLearner,
+    best,
+    best_checkpoint,
+    train_reward_model,
+    train_rlhf,
+)
 from selfplay.llm.models import Net, end_tokens, load
 from selfplay.llm.policy import TextPolicy
 from selfplay.llm.preferences import (
@@ -29,82 +37,79 @@ from selfplay.llm.preferences import (
     synthesise,
     to_lines,
 )
-from selfplay.llm.recipes import log_row, log_samples, tensorboard
-from selfplay.llm.reward_model import (
-    best_checkpoint,
-    load_reward_model,
-    reward_model,
-    train_reward_model,
-)
-from selfplay.llm.rlhf import RLHFLearner, RLHFObjective, train_rlhf
-from selfplay.llm.sft import best
+from selfplay.llm.reward_model import load_reward_model, reward_model
+from selfplay.llm.rlhf import RLHFLearner, RLHFObjective
 from selfplay.llm.vllm import engine_of
-from selfplay.report.panels import draw_curves
+from selfplay.report.panels import draw_overoptimisation
 from selfplay.run.folder import Clock
+from selfplay.run.stage import Desk, Work
 
 
-def rm_stage(run: TextRun, clock: Clock, device: str) -> None:
+def rm_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Pairs, and a reward model that learns them, until its held-out loss goes up again."""
     folder, config = run.folder / "rm", run.config
     if "rm" in clock.done:
-        say(f"reward model: finished, best checkpoint {best_checkpoint(folder).name}")
-        return
+        return f"reward model: finished, best checkpoint {best_checkpoint(folder).name}"
     policy, tokenizer = _policy(run, device)
     train, held = split(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
     model = reward_model(policy.net.policy, config.rm, tokenizer, config.seed).to(device)
-    writer = tensorboard(run.folder)
-    with Bar("reward model", clock.budget("rm")) as bar:
-        def look(row: dict[str, Any]) -> None:
-            log_row(writer, "rm", row)
-            bar.at(clock.spent("rm"), f"epoch {row['step']}  {_judged(row)}")
 
-        found = train_reward_model(model, tokenizer, train, held, config.rm, folder,
-                                   seed=config.seed, left=lambda: clock.left("rm"), log=look)
-    writer.close()
-    clock.finish("rm")  # were the time up as well: what is climbed must not move
-    row = next(row for row in read_history(folder / "history.jsonl")
-               if found.name.endswith(f"-{row['step']:06d}"))
-    say(f"reward model: {len(train):,} pairs learnt, {_judged(row)}, checkpoint {found.name}")
+    def learn(at: Desk) -> Path:
+        return train_reward_model(model, tokenizer, train, held, config.rm, folder,
+                                  seed=config.seed, left=at.left, log=at.log,
+                                  progress=lambda epoch, _: at.at(f"epoch {epoch}"))
+
+    def said(found: Path) -> str:
+        row = next(row for row in read_history(folder / "history.jsonl")
+                   if found.name.endswith(f"-{row['step']:06d}"))
+        return (f"reward model: {len(train):,} pairs learnt, {_judged(row)}, "
+                f"checkpoint {found.name}")
+
+    # were the time up as well: what is climbed must not move
+    return Work("reward model", learn, _judged, said, ended=lambda found: True)
 
 
-def free_stage(run: TextRun, clock: Clock, device: str) -> None:
+def free_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """The climb without a KL weight and without a budget, to see where the truth turns."""
     config = replace(run.config.rlhf, kl_weight=0.0, kl_budget=0.0, adapt=False)
-    _climb(run, clock, device, "free", config)
+    return _climb(run, clock, device, "free", config)
 
 
-def rlhf_stage(run: TextRun, clock: Clock, device: str) -> None:
+def rlhf_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
     """The climb as the settings hold it back."""
-    _climb(run, clock, device, "rlhf", run.config.rlhf)
+    return _climb(run, clock, device, "rlhf", run.config.rlhf)
 
 
-def _climb(run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConfig) -> None:
+def _climb(
+    run: TextRun, clock: Clock, device: str, stage: str, config: RLHFConfig
+) -> Work | str:
     folder = run.folder / stage
     if stage in clock.done:
-        say(f"{stage}: finished, {_best_text(folder)}")
-        return
+        return f"{stage}: finished, {_best_text(folder)}"
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
     aim = RLHFObjective(run.task, proxy.to(device), gold_of(run.config.gold.weights()))
-    learner = RLHFLearner(aim, best(run.folder / "sft"), folder, config,
-                      sampling=sampling_of(run.config), seed=run.config.seed, device=device,
-                      markers=run.config.rl.markers,
-                      engine=lambda model, tokenizer: engine_of(
-                          model, tokenizer, run.config.sample, run.config.model, device))
+    learner = KeptRLHFLearner(
+        aim, best(run.folder / "sft"), folder, config, sampling=sampling_of(run.config),
+        seed=run.config.seed, device=device, markers=run.config.rl.markers,
+        engine=lambda model, tokenizer: engine_of(
+            model, tokenizer, run.config.sample, run.config.model, device))
     _best_of(learner, run.folder / "rm" / "best_of_n.json", config.best_of)
-    writer = tensorboard(run.folder)
-    with Bar(stage, clock.budget(stage)) as bar:
-        def look(row: dict[str, Any]) -> None:
-            log_row(writer, stage, row)
-            bar.at(clock.spent(stage), f"step {row['step']}  proxy {row['proxy']:.2f}, "
-                                       f"true {row['gold']:.3f}, {row['kl']:.2f} nats")
 
-        train_rlhf(learner, left=lambda: clock.left(stage), log=look,
-                   show=lambda samples: log_samples(writer, stage, samples))
-    writer.close()
-    if read_json(folder / "best.json")["ended"] != "time":
-        clock.finish(stage)
-    picture(run.folder, run.config.rlhf, run.config.task)
-    say(f"{stage}: {_best_text(folder)}\n{_turn_text(learner.history)}")
+    def learn(at: Desk) -> None:
+        def log(row: dict[str, Any]) -> None:
+            at.log(row)
+            at.at(f"step {row['step']}")
+
+        train_rlhf(learner, left=at.left, log=log, show=at.show)
+
+    def said(found: None) -> str:
+        picture(run.folder, run.config.rlhf, run.config.task)
+        return f"{stage}: {_best_text(folder)}\n{_turn_text(learner.history)}"
+
+    return Work(
+        stage, learn, said=said, ended=lambda found: checkpoint.note(folder)["ended"] != "time",
+        look=lambda row: (f"proxy {row['proxy']:.2f}, true {row['gold']:.3f}, "
+                          f"{row['kl']:.2f} nats"))
 
 
 def picture(folder: Path, config: RLHFConfig, title: str) -> None:
@@ -115,7 +120,7 @@ def picture(folder: Path, config: RLHFConfig, title: str) -> None:
     climbs = {text: rows for name, text in names.items()
               if (rows := read_history(folder / name / "history.jsonl"))}
     best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / PICTURE, draw_curves(
+    write_atomic(folder / PICTURE, draw_overoptimisation(
         climbs, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
         best_of=read_json(best_of) if best_of.exists() else []))
 
@@ -160,7 +165,7 @@ def _judged(row: dict[str, Any]) -> str:
 
 
 def _best_text(folder: Path) -> str:
-    note = read_json(folder / "best.json")
+    note = checkpoint.note(folder)
     return (f"ended by {note['ended']}; best true reward {note['gold']:.3f} "
             f"[{note['gold_low']:.3f}, {note['gold_high']:.3f}] at {note['kl']:.2f} nats, "
             f"{note['checkpoint']}")

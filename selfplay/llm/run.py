@@ -8,35 +8,42 @@ runs/NAME/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, command
 from selfplay.common.files import locked, read_json, write_json
 from selfplay.common.settings import read, to_dict
 from selfplay.llm import recipes, rlhf_stages, summary, vllm
 from selfplay.llm.config import AGAINST_A_MODEL, TextConfig, fixed, must_fit
 from selfplay.llm.evaluate import evaluate, table
-from selfplay.llm.folder import NotYet, TextRun, model_of, sampling_of, task_of
+from selfplay.llm.folder import TextRun, fitting, model_of, sampling_of, task_of
 from selfplay.llm.generate import TorchGenerator
-from selfplay.llm.models import load, must_be_there, shape_of
+from selfplay.llm.models import (
+    POSITIONS,
+    character_tokenizer,
+    load,
+    must_be_there,
+    reads,
+    render,
+    shape_of,
+)
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.rl import groups_must_fit
 from selfplay.report.page import write_report
 from selfplay.report.text import headlines
 from selfplay.run.folder import Clock
+from selfplay.run.stage import Stage, run_stages
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of a recipe: does its work within ``clock.left(name)`` seconds, from what the folder
-    holds, and leaves its result there."""
+class Part:
+    """A stage of a recipe."""
 
     name: str
-    run: Callable[[TextRun, Clock, str], None]
+    run: Stage
     share: float  #: of the minutes
 
 
@@ -57,11 +64,9 @@ def stored_config(folder: Path) -> TextConfig | None:
 def open_run(folder: Path, config: TextConfig) -> TextRun:
     """Create the run, or continue it; nothing is written yet.
 
-    Raises UserError for a recipe or a task that does not exist, and for settings other than
-    those of the run that is there.
+    Raises UserError for a task that does not exist, and for settings other than those of the run
+    that is there.
     """
-    if config.recipe not in RECIPES:
-        raise UserError(f"--recipe {config.recipe}: one of {', '.join(RECIPES)} wanted")
     must_fit(config)
     if config.recipe not in ("sft", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
@@ -81,6 +86,19 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
     return TextRun(folder, config, task_of(config))
 
 
+def fit_to_model(run: TextRun) -> TextRun:
+    """``run`` without the questions that its model cannot see whole, with room for an answer."""
+    config = run.config
+    if config.model:
+        tokenizer, most = reads(config.model)
+    else:
+        tokenizer, most = character_tokenizer(), POSITIONS
+    if most is None:
+        return run
+    return replace(run, task=fitting(run.task, lambda text: len(render(tokenizer, text)),
+                                     most - config.sample.max_new_tokens))
+
+
 def train(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
@@ -89,15 +107,13 @@ def train(run: TextRun, device: str) -> None:
     """
     planned = RECIPES[run.config.recipe]
     vllm.must_be_there(run.config.sample, run.config.model)
+    run = fit_to_model(run)
+    if run.task.note:
+        say(run.task.note)
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         clock = Clock(run, {stage.name: stage.share for stage in planned})
-        for stage in planned:
-            with clock.running(stage.name):
-                try:
-                    stage.run(run, clock, device)
-                except NotYet as error:  # what there is can be measured all the same
-                    say(str(error))
+        run_stages(run, {stage.name: stage.run for stage in planned}, clock, device)
 
 
 def newest_model(folder: Path) -> Path:
@@ -112,13 +128,14 @@ def newest_model(folder: Path) -> Path:
         found = model_of(folder, stage.name)
         if found is not None:
             return found
-    raise UserError(f"{folder}: no model there; train one with selfplay llm train --run {folder}")
+    raise UserError(f"{folder}: no model there; train one with "
+                    f"{command('selfplay', 'llm', 'train', '--run', folder)}")
 
 
 def eval_stage(run: TextRun, clock: Clock, device: str) -> None:
     """Measure every stage's model on the held-out questions."""
     measure(run, run.config.eval.samples, device, every=True)
-    say(f"ask it: selfplay llm chat {run.folder}   curves and completions: "
+    say(f"ask it: {command('selfplay', 'llm', 'chat', run.folder)}   curves and completions: "
         f"tensorboard --logdir {run.folder / 'tb'}")
 
 
@@ -131,18 +148,19 @@ def measure(
     The file has the newest model's figures, and all that were measured by stage.
     """
     vllm.must_be_there(run.config.sample, run.config.model)
+    run = fit_to_model(run)
     newest = newest_model(run.folder)
     models = {stage.name: path for stage in RECIPES[run.config.recipe]
               if (path := model_of(run.folder, stage.name))}
     asked = models if every else {newest.parent.name: newest}
     measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
-    measured = summary.keep_measured(run.folder, measured, models)
+    measured = summary.with_earlier(run.folder, measured, models)
     result = {**measured[newest.parent.name], "stages": measured}
     write_json(run.folder / "evaluation.json", result)
     expert = summary.teacher(run)
-    shown = summary.evaluation(run, {**measured, "teacher": expert} if expert else measured, device)
-    write_report(run.folder, shown)
-    say("\n".join(["", *headlines(shown)]))
+    shown = summary.evaluation(run, {**measured, "teacher": expert} if expert else measured, device,
+                               [stage.name for stage in RECIPES[run.config.recipe]])
+    say("\n".join(["", *headlines(write_report(run.folder, shown))]))
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}")
     return result
 
@@ -162,25 +180,25 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
 
 
 #: recipe -> its stages in order; their folders have their names.
-RECIPES: dict[str, tuple[Stage, ...]] = {
-    "sft": (Stage("sft", recipes.sft_stage, 0.9), Stage("eval", eval_stage, 0.1)),
-    "grpo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-             Stage("eval", eval_stage, 0.05)),
-    "ppo": (Stage("sft", recipes.sft_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-            Stage("eval", eval_stage, 0.05)),
-    "r1-zero": (Stage("base", recipes.base_stage, 0.35), Stage("rl", recipes.rl_stage, 0.6),
-                Stage("eval", eval_stage, 0.05)),
-    "r1": (Stage("sft", recipes.sft_stage, 0.2), Stage("rl", recipes.rl_stage, 0.3),
-           Stage("own", recipes.own_stage, 0.15), Stage("rl2", recipes.rl2_stage, 0.3),
-           Stage("eval", eval_stage, 0.05)),
-    "distill": (Stage("sft", recipes.sft_stage, 0.25), Stage("rl", recipes.rl_stage, 0.4),
-                Stage("student", recipes.student_stage, 0.3), Stage("eval", eval_stage, 0.05)),
-    "rlhf": (Stage("sft", recipes.sft_stage, 0.35), Stage("rm", rlhf_stages.rm_stage, 0.2),
-             Stage("rlhf", rlhf_stages.rlhf_stage, 0.4), Stage("eval", eval_stage, 0.05)),
-    "overoptimise": (Stage("sft", recipes.sft_stage, 0.3), Stage("rm", rlhf_stages.rm_stage, 0.2),
-                     Stage("free", rlhf_stages.free_stage, 0.25),
-                     Stage("rlhf", rlhf_stages.rlhf_stage, 0.2),
-                     Stage("eval", eval_stage, 0.05)),
+RECIPES: dict[str, tuple[Part, ...]] = {
+    "sft": (Part("sft", recipes.sft_stage, 0.9), Part("eval", eval_stage, 0.1)),
+    "grpo": (Part("sft", recipes.sft_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+             Part("eval", eval_stage, 0.05)),
+    "ppo": (Part("sft", recipes.sft_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+            Part("eval", eval_stage, 0.05)),
+    "r1-zero": (Part("base", recipes.base_stage, 0.35), Part("rl", recipes.rl_stage, 0.6),
+                Part("eval", eval_stage, 0.05)),
+    "r1": (Part("sft", recipes.sft_stage, 0.2), Part("rl", recipes.rl_stage, 0.3),
+           Part("own", recipes.own_stage, 0.15), Part("rl2", recipes.rl2_stage, 0.3),
+           Part("eval", eval_stage, 0.05)),
+    "distill": (Part("sft", recipes.sft_stage, 0.25), Part("rl", recipes.rl_stage, 0.4),
+                Part("student", recipes.student_stage, 0.3), Part("eval", eval_stage, 0.05)),
+    "rlhf": (Part("sft", recipes.sft_stage, 0.35), Part("rm", rlhf_stages.rm_stage, 0.2),
+             Part("rlhf", rlhf_stages.rlhf_stage, 0.4), Part("eval", eval_stage, 0.05)),
+    "overoptimise": (Part("sft", recipes.sft_stage, 0.3), Part("rm", rlhf_stages.rm_stage, 0.2),
+                     Part("free", rlhf_stages.free_stage, 0.25),
+                     Part("rlhf", rlhf_stages.rlhf_stage, 0.2),
+                     Part("eval", eval_stage, 0.05)),
 }
 
 

@@ -3,20 +3,28 @@
 A data set's own score is asked last: of answers of bounded length, in ASCII or in characters of
 the question, that cannot make it work without end. Where a question has one right answer, what
 the data set calls right must be that answer besides.
+
+Integrals and polynomials are judged by sympy. A short text can keep sympy busy for ever
+(9**9**9**9), so it works in a process of its own, with a limit on its time and its memory.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from selfplay.common.errors import UserError
-from selfplay.llm.formulas import is_antiderivative, polynomial
 from selfplay.llm.rewards import arithmetic, parsed_number
 
 LONGEST = 1000  #: characters of an answer, or twice the wanted one's where that is more
@@ -196,3 +204,187 @@ OWN: dict[str, Callable[[str, Entry], float]] = {
     "intermediate_integration": _integral,
     "polynomial_multiplication": _product,
 }
+
+
+# --------------------------------------------------------------------------------------- algebra
+
+SECONDS = 0.5  #: of processor time that sympy gets for a question; most take 0.01, few 0.04
+MEMORY = 2 << 30  #: bytes that its process may take
+NODES = 500  #: of a formula's syntax tree
+DEGREE, BITS = 30, 512  #: the most of a polynomial, and of a coefficient
+DIGITS, NEAR = 250, 200  #: decimal digits reckoned with, and those that must agree
+FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+             "tanh")
+#: Points of evaluation: no simple numbers, on both sides of zero, inside and outside |x| = 1.
+POINTS = (("0.3183098861", "0.1193662073"), ("-0.4142135623", "0.2236067977"),
+          ("1.6180339887", "-0.3010299956"), ("-2.2360679774", "-0.1414213562"))
+
+_SUMS, _PRODUCTS = (ast.Add, ast.Sub), (ast.Mult, ast.Div, ast.Pow)
+_SYNTAX = (ast.BinOp, ast.UnaryOp, ast.USub, ast.UAdd, ast.Load, *_SUMS, *_PRODUCTS)
+_lock = threading.Lock()
+
+
+def is_antiderivative(answer: str, integrand: str, variable: str) -> bool:
+    """Whether the derivative of ``answer`` (C: any constant) is ``integrand``."""
+    found, wanted = formula(answer, {variable, "C"}), formula(integrand, {variable})
+    if found is None or wanted is None:
+        return False
+    return bool(_asked("antiderivative", ast.unparse(found), ast.unparse(wanted), variable))
+
+
+def polynomial(text: str, names: Collection[str]) -> dict[tuple[int, ...], Fraction] | None:
+    """{exponents of the sorted names: coefficient} of a sum of products; None for other forms.
+
+    Products of sums are another form: a question copied out is no answer to it.
+    """
+    tree = formula(text, names)
+    if tree is None or _degree(tree) > DEGREE or any(_is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
+                           for inner in ast.walk(node)):
+        return None
+    terms = _asked("polynomial", ast.unparse(tree), *sorted(names))
+    return None if terms is None else {tuple(powers): Fraction(value) for powers, value in terms}
+
+
+def _degree(node: ast.AST) -> int:
+    """Of a formula as it is written, before anything cancels."""
+    if isinstance(node, ast.BinOp):
+        left, right = _degree(node.left), _degree(node.right)
+        if isinstance(node.op, ast.Mult):
+            return left + right
+        if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
+            return left * int(abs(node.right.value))
+        return max(left, right)
+    if isinstance(node, ast.UnaryOp):
+        return _degree(node.operand)
+    return int(isinstance(node, ast.Name)) if not isinstance(node, ast.Call) else max(
+        map(_degree, node.args), default=0)
+
+
+def formula(text: str, names: Collection[str]) -> ast.expr | None:
+    """The syntax tree of a formula in ``names``: numbers, + - * / ** and FUNCTIONS of one
+    argument. None for any other text: sympy runs what it is given."""
+    if len(text) > LONGEST or not text.isascii():
+        return None
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        nodes = list(ast.walk(tree))
+        good = len(nodes) <= NODES and all(_allowed(node, names) for node in nodes)
+        calls = sum(isinstance(node, ast.Call) for node in nodes)
+        named = sum(isinstance(node, ast.Name) and node.id in FUNCTIONS for node in nodes)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree if good and calls == named else None
+
+
+def _allowed(node: ast.AST, names: Collection[str]) -> bool:
+    if isinstance(node, ast.Constant):
+        return type(node.value) in (int, float)
+    if isinstance(node, ast.Name):
+        return node.id in names or node.id in FUNCTIONS
+    if isinstance(node, ast.Call):
+        return (isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
+                and len(node.args) == 1 and not node.keywords)
+    return isinstance(node, _SYNTAX)
+
+
+def _is(node: ast.AST, operators: tuple[type, ...]) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, operators)
+
+
+@lru_cache(maxsize=4096)
+def _asked(*question: str) -> Any:
+    """What ``QUESTIONS`` answers to (name, arguments); None where it fails or takes too long."""
+    with _lock:
+        worker = _worker(os.getpid())
+        try:
+            worker.stdin.write(json.dumps(question) + "\n")
+            worker.stdin.flush()
+            line = worker.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:  # the limit has ended it
+            worker.kill()
+            worker.communicate()
+            _worker.cache_clear()
+        return json.loads(line or "null")
+
+
+@lru_cache(maxsize=1)
+def _worker(parent: int) -> Any:
+    """The process in which sympy works for the process ``parent``; it ends when that does."""
+    code = ("import sys; sys.path[:] = sys.argv[1:]; "
+            "from selfplay.llm.scorers import answer_questions; answer_questions()")
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, start_new_session=True)  # Ctrl-C is not for it
+    if worker.stdout is None or not worker.stdout.readline():
+        raise UserError("sympy does not start, which judges integrals and polynomials; "
+                        'pip install -e ".[llm]"')
+    return worker
+
+
+def answer_questions() -> None:
+    """Answer each line of stdin, a question as JSON, by a line of stdout.
+
+    Where a question takes more than SECONDS of processor time, the kernel ends the process,
+    whatever it is doing. Processor time, so that a busy machine changes no verdict.
+    """
+    import resource
+    import signal
+
+    import sympy
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    print(json.dumps(sympy.__version__), flush=True)
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            found = QUESTIONS[name](*arguments)
+        except Exception:  # of sympy's many; none makes an answer right
+            found = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(found), flush=True)
+
+
+def _parsed(text: str, *names: str) -> Any:
+    """sympy's expression; decimal numbers are exact."""
+    import sympy
+    from sympy.parsing.sympy_parser import auto_number, parse_expr, rationalize
+
+    known = {name: getattr(sympy, name) for name in (*FUNCTIONS, "Integer", "Float", "Rational")}
+    known |= {name: sympy.Symbol(name) for name in names} | {"__builtins__": {}}
+    return parse_expr(text, {}, (auto_number, rationalize), known)
+
+
+def _antiderivative(answer: str, integrand: str, variable: str) -> bool:
+    """Whether the derivative agrees with the integrand at four complex points."""
+    import mpmath
+    import sympy
+
+    name = sympy.Symbol(variable)
+    slope, wanted = (sympy.lambdify(name, expression, "mpmath") for expression in (
+        sympy.diff(_parsed(answer, variable, "C"), name), _parsed(integrand, variable)))
+    with mpmath.workdps(DIGITS):
+        near = mpmath.mpf(10) ** -NEAR
+        for point in POINTS:
+            z = mpmath.mpc(*point)
+            if not abs(wanted(z) - slope(z)) <= near * (1 + abs(wanted(z))):
+                return False
+    return True
+
+
+def _polynomial(text: str, *names: str) -> list[Any] | None:
+    """[exponents, "p/q"] of each term."""
+    import sympy
+
+    found = sympy.Poly(_parsed(text, *names), *map(sympy.Symbol, names), domain="QQ")
+    terms = [(powers, value) for powers, value in found.terms() if value]
+    if any(sum(powers) > DEGREE or value.p.bit_length() + value.q.bit_length() > BITS
+           for powers, value in terms):
+        return None
+    return [[powers, f"{value.p}/{value.q}"] for powers, value in terms]
+
+
+QUESTIONS: dict[str, Callable[..., Any]] = {
+    "antiderivative": _antiderivative, "polynomial": _polynomial}

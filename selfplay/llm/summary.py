@@ -7,21 +7,23 @@ history, and at the end of stages those measured with more questions and with ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from shlex import join
 from typing import Any
 
+from selfplay.common.errors import command
 from selfplay.common.files import read_history, read_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
-from selfplay.learn.plateau import reached_plateau
+from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm import folder as rlhf_stages
 from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.folder import TextRun, task_of
 from selfplay.llm.rewards import reward
-from selfplay.report.axis import Record, finite
-from selfplay.report.verdict import ACCURACY, LEARNERS, STAGES
+from selfplay.report.axis import ACCURACY, Record, finite
+from selfplay.report.style import STAGES
+from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
 
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
@@ -29,23 +31,27 @@ SHOWN = 6  #: answers to read, a stage
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
 
-def evaluation(run: TextRun, measured: dict[str, Any], device: str) -> Record:
-    """What ``report.write_report`` shows of a run.
+def evaluation(
+    run: TextRun, measured: dict[str, Any], device: str, planned: Sequence[str] = ()
+) -> Record:
+    """What ``report.page`` shows of a run.
 
     measured: stage -> figures of ``evaluate.evaluate`` with "checkpoint", and under "teacher"
-    those of ``teacher`` where there is one.
+    those of ``teacher`` where there is one. planned: the stages of the run's recipe.
     """
     stages = {name: rows for name in STAGES if (rows := history(run.folder / name))}
     before = handed_over(run, stages)
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
+    longer = replace(run.config, minutes=2 * run.config.minutes)
     return {
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
-        "commands": [train_command(run.folder, run.config), join(
-            ["selfplay", "llm", "eval", str(run.folder), "--samples",
-             ",".join(map(str, run.config.eval.samples))])],
+        "commands": [train_command(run.folder, run.config), command(
+            "selfplay", "llm", "eval", run.folder, "--samples",
+            ",".join(map(str, run.config.eval.samples)))],
+        "remedies": dict.fromkeys((POINTS, SIGNAL, *planned), train_command(run.folder, longer)),
         "points": points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
@@ -87,8 +93,8 @@ def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Reco
 
 def handed(folder: Path, rows: Sequence[Record]) -> Record:
     """The row of the checkpoint that a stage hands over: the best by its note, else the last."""
-    note = folder / "best.json"
-    step = step_of(str(read_json(note)["checkpoint"])) if note.exists() else rows[-1]["step"]
+    best = note(folder)
+    step = step_of(best["checkpoint"]) if best else rows[-1]["step"]
     return next((row for row in rows if row["step"] == step), rows[-1])
 
 
@@ -212,14 +218,14 @@ def train_command(folder: Path, config: TextConfig) -> str:
     default["rl"]["algorithm"] = start.rl.algorithm
     default["recipe"] = TextConfig.recipe
     dials = ("task", "recipe", "model", "minutes", "seed", "device")
-    words = ["selfplay", "llm", "train", "--run", str(folder)]
+    words: list[object] = ["selfplay", "llm", "train", "--run", folder]
     for key in dials:
         if key in ("task", "recipe") or now[key] != default[key]:
             words += [f"--{key}", str(now[key])]
-    return join([*words, *assignments(now, default, dials)])
+    return command(*words, *assignments(now, default, dials))
 
 
-def keep_measured(folder: Path, found: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:
+def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:
     """``found`` and what evaluation.json has of other stages, as far as it is of the checkpoints
     that speak for them now."""
     path = folder / "evaluation.json"

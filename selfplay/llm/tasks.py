@@ -21,7 +21,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from selfplay.common.errors import UserError
+from selfplay.common.files import parse_json, read_json, text_lines
+from selfplay.common.threads import time_limit
 from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number, reward
 from selfplay.llm.scorers import refuse, scorer
 
@@ -37,6 +39,7 @@ SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
 TRIES = 20  #: draws in vain, per question wanted, before a data set counts as used up
 
 #: Data sets of reasoning-gym whose answers are numbers, checked exactly.
+PATIENCE = 20.0  #: seconds that a data set may take for its first question
 NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "leg_counting",
                      "gsm_symbolic", "decimal_chain_sum", "decimal_arithmetic"))
 
@@ -57,6 +60,7 @@ class Task:
     name: str
     source: Source
     seed: int = 0
+    note: str = ""  #: what of the file was left out
 
     def batch(self, number: int, size: int) -> list[Example]:
         """``size`` training examples, the same ones for the same number."""
@@ -118,7 +122,8 @@ def make_task(
         raise UserError(f"task.style={style}: one of full, {', '.join(FORMATS)} wanted")
     form = FORMATS["answer" if style == "full" else style]
     if spec.endswith((".jsonl", ".json")) or Path(spec).is_file():
-        return Task(spec, _file(Path(spec), form), seed)
+        lines, note = _file(Path(spec), form)
+        return Task(spec, lines, seed, note)
     return Task(spec, _gym(spec, form, seed, wrong, slips, guessed), seed)
 
 
@@ -210,9 +215,13 @@ def _gym(
         from reasoning_gym.factory import create_dataset
 
         size = ENDLESS if name in SHORT else SIZE  # some data sets draw all in advance
-        data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
-        data[0]
-    except (AssertionError, TypeError, ValueError, IndexError, AttributeError) as error:
+        with time_limit(PATIENCE, f"task {spec}: no question within {PATIENCE:g} s; ask for "
+                        "smaller ones"):
+            data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
+            data[0]
+            int(data.config.size)
+    except (AssertionError, TypeError, ValueError, IndexError, AttributeError, OverflowError,
+            MemoryError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"task {spec}: {reason or type(error).__name__}") from None
     return Gym(name, data, form, seed, wrong, slips, guessed)
@@ -241,32 +250,65 @@ def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
     return values
 
 
-def _file(path: Path, form: Format) -> Lines:
-    """Lines of {"prompt", "answer", "checker" (exact), "demonstration" (optional),
-    "task" and "metadata" (of checker "reasoning-gym")}."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a task ({error})") from None
-    found: dict[str, Example] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            example = _line(line, f"{path}, line {number}", form)
-            found.setdefault(example.prompt, example)
-    if len(found) < 2:
-        raise UserError(f"{path}: {len(found)} questions; at least 2 are wanted")
-    return Lines(list(found.values()))
+def _file(path: Path, form: Format) -> tuple[Lines, str]:
+    """(the questions of a file, what was left out of it in words).
+
+    Lines, or one array, of {"prompt", "answer", "checker" (exact), "demonstration" (optional),
+    "task" and "metadata" (of checker "reasoning-gym")}. A question may stand there several times:
+    every demonstration of it is kept. With another answer than at first it is left out.
+    """
+    kept: dict[tuple[str, str | None], Example] = {}
+    answers: dict[str, str] = {}
+    repeated = other = 0
+    for where, data in _objects(path):
+        example = _example(data, where, form)
+        key = (example.prompt, example.demonstration)
+        if answers.setdefault(example.prompt, example.answer) != example.answer:
+            other += 1
+        elif key in kept:
+            repeated += 1
+        else:
+            kept[key] = example
+    if len(answers) < 2:
+        raise UserError(f"{path}: {len(answers)} questions; at least 2 are wanted")
+    told = ((other, "with another answer to a question than at first"), (repeated, "repeated"))
+    notes = [f"{count} {what}" for count, what in told if count]
+    note = f"{path}: {', '.join(notes)}: left out" if notes else ""
+    return Lines(list(kept.values())), note
 
 
-def _line(line: str, where: str, form: Format) -> Example:
+def _objects(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where it stands, what JSON says there) of every line, or of every item of an array."""
+    lines = text_lines(path, "a task")
+    if path.suffix == ".json" and lines and lines[0][1].lstrip().startswith("["):
+        for number, item in enumerate(read_json(path, list, "mend it"), 1):
+            yield f"{path}, item {number}", item
+        return
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        try:
+            yield where, parse_json(line)
+        except ValueError:
+            raise UserError(f"{where}: {_WANTED}") from None
+
+
+_WANTED = '{"prompt": ..., "answer": ...} wanted'
+
+
+def _example(line: Any, where: str, form: Format) -> Example:
     try:
-        data = dict(json.loads(line))
-        prompt, answer = str(data["prompt"]), data["answer"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f'{where}: {{"prompt": ..., "answer": ...}} wanted') from None
+        data = dict(line)
+        prompt, answer = _asked(data["prompt"]), data["answer"]
+        for text in (prompt, str(answer), str(data.get("demonstration"))):
+            text.encode()  # a lone surrogate is no letter
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {error.object[error.start]!a} is half a letter; mend the line"
+                        ) from None
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{where}: {_WANTED}") from None
     if not isinstance(answer, str | int | float):
         raise UserError(f"{where}: answer {_brief(answer)}; a text or a number wanted")
-    answer, checker = str(answer), str(data.get("checker", "exact"))
+    answer, checker = _answer(answer), str(data.get("checker", "exact"))
     if checker not in (*CHECKERS, "reasoning-gym"):
         raise UserError(f"{where}: checker {checker!r}; one of {', '.join(CHECKERS)}, "
                         "reasoning-gym wanted")
@@ -287,6 +329,22 @@ def _line(line: str, where: str, form: Format) -> Example:
     if example.demonstration is None or reward(example.demonstration, example)["format"] >= 1:
         return example
     return replace(example, demonstration=demonstration(example.demonstration, answer, form))
+
+
+def _asked(prompt: Any) -> str:
+    """A question's text, be it the only message of a conversation. Raises TypeError."""
+    if isinstance(prompt, list) and len(prompt) == 1 and prompt[0].get("role") == "user":
+        prompt = prompt[0]["content"]
+    if not isinstance(prompt, str):
+        raise TypeError("a text is wanted")
+    return prompt
+
+
+def _answer(answer: str | float) -> str:
+    """As a person would write it: true, 7 (for 7.0)."""
+    if isinstance(answer, bool):
+        return str(answer).lower()
+    return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer)
 
 
 def _metadata(data: dict[str, Any], where: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ names of a checkpoint, adapters merged. There is one engine a process, as vLLM d
 memory of one back. Tokens go in and come out: no tokenizer is loaded, the ends are stop tokens.
 
 Its arithmetic is another than the trainer's. The log-probabilities that it returns are therefore
-not what learning compares with: ``rollouts.looked_at`` computes those of the trainer, and the
+not what learning compares with: ``policy.evaluated`` computes those of the trainer, and the
 divergence between both is a figure of every step (act_kl). That the samples were drawn by the one
 and are taken as the other's is left uncorrected.
 """

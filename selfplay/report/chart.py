@@ -1,17 +1,16 @@
-"""The chart of a run: strength against training compute, SFT and RL, raw and with search.
+"""The chart: strength against training compute, of one run or of several.
 
-Called by report.py with an evaluation (whose keys it names); verdict.py does the judging.
-matplotlib is imported where something is drawn, so that importing this file costs nothing. No
-pyplot, hence no global state and no display.
+Of one run: SFT and RL, raw and with search, and how they learned. Of several: a colour a run.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 from typing import Any
 
-from selfplay.report.axis import Axis, Record, divider, finite, shorten, x_axis
+from selfplay.report.axis import Axis, Metric, Record, divider, finite, shorten, x_axis, y_limits
 from selfplay.report.panels import (
     PANEL_HEIGHT,
     SAMPLES_GAP,
@@ -21,104 +20,149 @@ from selfplay.report.panels import (
     panels_of,
 )
 from selfplay.report.style import (
-    COLOURS,
-    DPI,
     FAINT,
     GREY,
     INK,
     LEFT,
-    MARKERS,
     RAW_DASHES,
     RIGHT,
     SEARCH_DASHES,
+    STAGES,
     WIDTH,
-    WORDS,
     Level,
     name_levels,
+    open_frame,
+    png,
+    widen_left,
+    write_fitting,
 )
 from selfplay.report.text import anchor_text, header_lines
-from selfplay.report.verdict import (
-    NAMES,
-    STAGES,
-    Ceiling,
-    Metric,
-    best,
-    ceilings,
-    first,
-    later,
-    levels,
-    metric_of,
-    modes,
-    rated,
-)
+from selfplay.report.verdict import IMPROVERS, Verdict, judge, sims_of
 
 MAIN_HEIGHT, GAP, BOTTOM = 4.3, 0.24, 0.62
 LINE = 0.2  # inches a line of the header
+#: Of runs: apart for every kind of colour blindness (Okabe and Ito 2008), darkened where they are
+#: text.
+RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")
+
+Draw = Callable[[Any], None]  #: draws into axes
+Style = Callable[[str, int], Record]  #: the line of a stage and a number of simulations
+Header = Sequence[tuple[str, bool]]  #: lines, and whether each is a verdict
 
 
-def draw(evaluation: Record) -> bytes:
-    """PNG bytes (2000 px wide) of the whole figure."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9.5,
-        "text.parse_math": False,  # a name with two dollar signs is not a formula
-        "axes.edgecolor": GREY,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-    points = rated(evaluation)
+def draw_chart(verdict: Verdict) -> bytes:
+    """PNG bytes (2000 px wide) of the whole figure of a run."""
+    evaluation, metric, points = verdict.evaluation, verdict.metric, verdict.points
     histories = {stage: evaluation.get(f"{stage}_history") or [] for stage in ("sft", "rl")}
-    panels, samples = panels_of(histories), evaluation.get("samples") or []
-    header = header_lines(evaluation)
-    handles = legend_handles(points, metric_of(evaluation))
-    top = 0.62 + LINE * (len(header) + legend_shape(handles)[0]) + 0.2
-    under = top + MAIN_HEIGHT + len(panels) * (PANEL_HEIGHT + GAP)
-    height = under + BOTTOM + bool(samples) * (SAMPLES_GAP + SAMPLES_HEIGHT)
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
+    samples, beside = evaluation.get("samples") or [], histories["sft"] + histories["rl"]
+    axis, style = x_axis(points or beside, beside), styles(points)
 
-        def place(from_top: float, tall: float):
-            box = (LEFT, height - from_top - tall, WIDTH - LEFT - RIGHT, tall)
-            return figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, tall / height))
+    def strength(axes: Any) -> None:
+        cut, names = draw_levels(axes, verdict, points)
+        draw_curves(axes, points, axis, style, cut)
+        for mode in verdict.modes:
+            if mode.sft and mode.flat_from:
+                what = " ceiling" if mode.flat else "'s best"
+                names.append(draw_best(axes, {**mode.flat_from, "value": mode.sft["value"]}, axis,
+                                       "sft", f"{STAGES[mode.first].name}{what}", metric))
+        names += [draw_best(axes, point, axis, point["stage"],
+                            f"{STAGES[point['stage']].name}'s best", metric)
+                  for point in verdict.bests]
+        name_levels(axes, names, MAIN_HEIGHT, metric.form)
+        if not points:
+            axes.text(0.5, 0.5, "no checkpoint has been rated", transform=axes.transAxes,
+                      ha="center", color=GREY)  # fmt: skip
 
-        beside = histories["sft"] + histories["rl"]
-        axis = x_axis(points or beside, beside)
-        title(figure, evaluation, header, height)
-        rows = [place(top, MAIN_HEIGHT)]
-        draw_strength(rows[0], points, ceilings(evaluation), evaluation, axis)
-        for index, panel in enumerate(panels):
-            row = place(top + MAIN_HEIGHT + GAP + index * (PANEL_HEIGHT + GAP), PANEL_HEIGHT)
-            draw_panel(row, panel, histories, axis)
-            rows.append(row)
-        finish_x(rows, axis, points, metric_of(evaluation).improver)
-        if samples:
-            draw_samples(place(under + SAMPLES_GAP, SAMPLES_HEIGHT), samples)
-        series_legend(figure, handles, (height - top + 0.15) / height)
-        target = io.BytesIO()
-        figure.savefig(target, format="png", dpi=DPI, metadata={"Software": None})
-    return target.getvalue()
+    shared: list[tuple[float, Draw]] = [(MAIN_HEIGHT, strength)]
+    for panel in panels_of(histories):
+        shared.append((PANEL_HEIGHT, partial(
+            draw_panel, panel=panel, histories=histories, axis=axis)))
+    below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
+    return compose(verdict, "training compute", header_lines(verdict),
+                   legend(points, style, metric), axis, shared, below, divider(points, axis))
 
 
-# ------------------------------------------------------------------------------------- the x axis
+def draw_runs(result: Record, over: str = "flops") -> bytes:
+    """PNG bytes of the runs of ``result`` in one panel, a colour a run.
+
+    result: an evaluation with "runs", each with label and points, in place of points. over: "flops"
+    or "seconds" of training, cumulative.
+    """
+    runs = [(run["label"], judge({**result, "points": run["points"]}), colour)
+            for run, colour in zip(result["runs"], cycle(RUNS), strict=False)]
+    points = [point for _, run, _ in runs for point in run.points]
+    verdict = judge({**result, "points": points})
+    axis = x_axis([{over: p.get(over), "stage": p["stage"]} for p in points])
+
+    def strength(axes: Any) -> None:
+        cut, names = draw_levels(axes, verdict, points)
+        for label, run, colour in runs:
+            ends = draw_curves(axes, run.points, axis, styles(points, colour), cut, lone=True)
+            names += [Level(y, f"{label}: {STAGES[stage].name}, {verdict.metric.mode_short(sims)}",
+                            colour, "bold") for sims, (stage, y) in ends.items()]
+        name_levels(axes, names, MAIN_HEIGHT, verdict.metric.form)
+
+    played = verdict.metric.total(result)
+    words = f"{verdict.metric.name} with 95% intervals; {played:,} games between the runs"
+    return compose(verdict, "training", [(words, False)],
+                   legend(points, styles(points, GREY), verdict.metric), axis,
+                   [(MAIN_HEIGHT, strength)])
 
 
-def finish_x(
-    rows: Sequence[Any], axis: Axis, points: Sequence[Record], improver: str = ""
-) -> None:
+# ------------------------------------------------------------------------------------- the figure
+
+
+def compose(
+    verdict: Verdict, against: str, header: Header, handles: Sequence[Any], axis: Axis,
+    shared: Sequence[tuple[float, Draw]], below: Sequence[Draw] = (), border: float | None = None,
+) -> bytes:
+    """PNG bytes of title, header, legend and panels from above.
+
+    shared: (inches, drawing) of the panels over the shared x axis, at whose ``border`` RL takes
+    over from SFT; below: those of their own x axis.
+    """
+    longest = max([len(handle.get_label()) for handle in handles], default=1)
+    columns = max(1, min(len(handles), int(WIDTH / (0.55 + 0.075 * longest))))
+    top = 0.62 + LINE * (len(header) - (-len(handles) // columns)) + 0.2
+    under = top + sum(tall + GAP for tall, _ in shared) - GAP
+    height = under + BOTTOM + len(below) * (SAMPLES_GAP + SAMPLES_HEIGHT)
+
+    def place(figure: Any, from_top: float, tall: float) -> Any:
+        return figure.add_axes((LEFT / WIDTH, (height - from_top - tall) / height,
+                                (WIDTH - LEFT - RIGHT) / WIDTH, tall / height))
+
+    def paint(figure: Any) -> None:
+        game = shorten(verdict.evaluation.get("game", ""), 40)
+        write_fitting(figure.text(0.16 / WIDTH, 1 - 0.34 / height, "", fontsize=14.5,
+                                  weight="bold", color=INK),
+                      f"{verdict.metric.title} against {against}: {game}")
+        for index, (line, bold) in enumerate(header):
+            write_fitting(figure.text(0.16 / WIDTH, 1 - (0.60 + LINE * index) / height, "",
+                                      fontsize=9, color=INK if bold else GREY), line)
+        rows, at = [], top
+        for tall, fill in shared:
+            rows.append(place(figure, at, tall))
+            fill(rows[-1])
+            at += tall + GAP
+        finish_x(rows, axis, border, verdict.metric.improver)
+        for fill in below:
+            fill(place(figure, under + SAMPLES_GAP, SAMPLES_HEIGHT))
+        if handles:
+            figure.legend(handles=handles, loc="lower left", frameon=False, ncol=columns,
+                          bbox_to_anchor=(0.1 / WIDTH, (height - top + 0.15) / height),
+                          handlelength=3.2, columnspacing=1.6, fontsize=9.2)  # fmt: skip
+        widen_left(figure)
+
+    return png(WIDTH, height, paint)
+
+
+def finish_x(rows: Sequence[Any], axis: Axis, border: float | None, improver: str) -> None:
     """Scale, limits, grid and the SFT | RL divider of every panel; labels on the lowest.
 
     improver: what follows SFT there.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
-    border = divider(points, axis)
     for row in rows:
         if axis.ticks and axis.limits[0] == 0.0:  # zero stands left of the logarithmic part
             first = axis.ticks[1] if len(axis.ticks) > 1 else axis.limits[1]
@@ -128,11 +172,9 @@ def finish_x(
         if axis.ticks is not None:
             row.xaxis.set_major_locator(FixedLocator(axis.ticks))
             row.xaxis.set_minor_locator(NullLocator())
-        row.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+        row.xaxis.set_major_formatter("{x:,.10g}")
         row.set_xlim(*axis.limits)
-        row.grid(axis="y", color=FAINT, linewidth=0.6)
-        row.set_axisbelow(True)
-        row.spines[["top", "right"]].set_visible(False)
+        open_frame(row)
         row.tick_params(labelbottom=row is rows[-1])
         if border is not None:
             row.axvline(border, color=FAINT, linewidth=1.4, zorder=0)
@@ -146,89 +188,81 @@ def finish_x(
             )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------- drawing
+# ----------------------------------------------------------------------------------------- curves
 
 
-def title(figure: Any, evaluation: Record, header: list[tuple[str, bool]], height: float) -> None:
-    """Title and the lines under it, at the left edge of the figure."""
-    what = metric_of(evaluation).title
-    words = f"{what} against training compute: {shorten(evaluation.get('game', ''), 40)}"
-    figure.text(0.16 / WIDTH, 1 - 0.34 / height, words, fontsize=14.5, weight="bold", color=INK)
-    for index, (line, verdict) in enumerate(header):
-        y = 1 - (0.60 + LINE * index) / height
-        figure.text(0.16 / WIDTH, y, line, fontsize=9, color=INK if verdict else GREY)
+def styles(points: Sequence[Record], colour: str = "") -> Style:
+    """Colour and mark tell the stage (with ``colour`` the mark alone does); dashes and filling
+    tell raw from search."""
+    searched = [sims for sims in sims_of(points) if sims]
+
+    def style(stage: str, sims: int) -> Record:
+        shade = colour or STAGES[stage].colour
+        return {"color": shade, "linewidth": 2.0, "marker": STAGES[stage].marker,
+                "linestyle": SEARCH_DASHES[searched.index(sims) % 3] if sims else RAW_DASHES,
+                "markersize": 5.5, "markerfacecolor": shade if sims else "white",
+                "markeredgecolor": shade, "markeredgewidth": 1.4}
+
+    return style
 
 
-def line_style(stage: str, sims: int, searched: Sequence[int]) -> Record:
-    """Colour and marker shape tell the stage; dashes and filling tell raw from search."""
-    colour = COLOURS[stage]
-    dashes = SEARCH_DASHES[list(searched).index(sims) % 3] if sims else RAW_DASHES
-    return {
-        "color": colour,
-        "linestyle": dashes,
-        "linewidth": 2.0,
-        "marker": MARKERS[stage],
-        "markersize": 5.5,
-        "markerfacecolor": colour if sims else "white",
-        "markeredgecolor": colour,
-        "markeredgewidth": 1.4,
-    }
+def legend(points: Sequence[Record], style: Style, metric: Metric) -> list[Any]:
+    """Which line is which."""
+    from matplotlib.lines import Line2D
+
+    there = {(point["stage"], point.get("sims", 0)) for point in points}
+    return [Line2D([], [], **style(stage, sims), label=f"{STAGES[stage].name}, {metric.mode(sims)}")
+            for stage in STAGES for sims in sims_of(points) if (stage, sims) in there]
 
 
-def draw_strength(
-    axes: Any, points: Sequence[Record], tops: Sequence[Ceiling], evaluation: Record, axis: Axis
-) -> None:
-    """The main panel: curves with bands, dotted baselines, SFT's ceilings."""
-    measure = metric_of(evaluation)
-    known = [b for b in levels(evaluation) if finite(b["value"])]
-    low, high = y_limits([*points, *({"value": b["value"]} for b in known)], measure)
-    axes.set_ylim(low, high)
-    names = [draw_baseline(axes, baseline) for baseline in known]
-    if measure.zero and not any(b["player"] == evaluation.get("anchor") for b in known):
-        anchor = {"player": evaluation.get("anchor", "random"), "value": 0.0}
-        names.append(draw_baseline(axes, anchor))
-    searched = [sims for sims in modes(points) if sims]
-    for sims in modes(points):
-        draw_mode(axes, [p for p in points if p.get("sims", 0) == sims], axis,
-                  {stage: line_style(stage, sims, searched) for stage in STAGES}, (low, high),
-                  divider(points, axis) is not None)
-    names += [draw_ceiling(axes, ceiling, axis, measure, NAMES[first(evaluation)])
-              for ceiling in tops]
-    after = {later(evaluation, sims) for sims in modes(points)} | {"rl", "value"}
-    for stage in (s for s in STAGES if s in after and s != first(evaluation)):
-        highest = [best(evaluation, stage, sims) for sims in modes(points)]
-        names += [draw_best(axes, point, axis, stage, f"{NAMES[stage]}'s best", measure)
-                  for point in highest if point]
-    name_levels(axes, names, MAIN_HEIGHT, measure.form)
-    anchored = anchor_text(evaluation)
-    axes.set_ylabel(f"{measure.name} ({anchored or measure.sign})", color=INK)
-    if not points:
-        axes.text(0.5, 0.5, "no checkpoint has been rated", transform=axes.transAxes,
-                  ha="center", color=GREY)  # fmt: skip
+def draw_levels(
+    axes: Any, verdict: Verdict, points: Sequence[Record]
+) -> tuple[tuple[float, float], list[Level]]:
+    """The y axis with its limits, and the dotted lines of baselines and anchor with their names."""
+    metric, anchor = verdict.metric, verdict.evaluation.get("anchor", "random")
+    known = [baseline for baseline in verdict.baselines if finite(baseline["value"])]
+    limits = y_limits([*points, *({"value": b["value"]} for b in known)], metric)
+    axes.set_ylim(*limits)
+    axes.set_ylabel(f"{metric.name} ({anchor_text(verdict) or metric.sign})", color=INK)
+    if metric.anchored and not any(b["player"] == anchor for b in known):
+        known.append({"player": anchor, "value": 0.0})
+    return limits, [draw_baseline(axes, baseline, metric) for baseline in known]
 
 
-def draw_mode(
-    axes: Any, points: Sequence[Record], axis: Axis, styles: dict[str, Record],
-    cut: tuple[float, float], joined: bool,
-) -> None:
-    """The curves of one mode, a colour a stage; joined: RL starts from SFT's net."""
-    curves = {stage: draw_series(axes, [p for p in points if p["stage"] == stage], axis, style, cut)
-              for stage, style in styles.items()}
-    for learner in ("base", "sft"):
-        if joined and curves[learner] and len(curves["rl"]) > 1:
-            xs, ys = zip(curves[learner][-1], curves["rl"][0], strict=True)
-            axes.plot(xs, ys, **{**styles["rl"], "marker": None})
+def draw_baseline(axes: Any, baseline: Record, metric: Metric) -> Level:
+    """A dotted line across; the expert's is heavier."""
+    expert = bool(baseline.get("expert"))
+    colour = INK if expert else GREY
+    axes.axhline(baseline["value"], color=colour, linestyle=":", linewidth=1.9 if expert else 1.2,
+                 zorder=1)  # fmt: skip
+    # "--mode gtp" is what every GTP engine is started with: it tells nothing here
+    name = shorten(baseline["player"], 60).replace(" --mode gtp", "")
+    return Level(baseline["value"], name + metric.expert_mark * expert, colour, "normal")
 
 
-def y_limits(records: Sequence[Record], measure: Metric) -> tuple[float, float]:
-    """Room for every value, up to a point for every interval, and for an anchor's zero."""
-    values = [record["value"] for record in records] + [0.0] * measure.zero or [0.0]
-    span = max(max(values) - min(values), measure.least)
-    ends = [r[end] for r in records for end in ("low", "high") if finite(r.get(end))]
-    # an interval of a player that lost every game may reach very far: it is cut at half the span
-    near = [end for end in ends if min(values) - span / 2 <= end <= max(values) + span / 2]
-    low, high = min(values + near), max(values + near)
-    return low - 0.04 * span, max(high, low + span) + 0.06 * span
+def draw_curves(
+    axes: Any, points: Sequence[Record], axis: Axis, style: Style, cut: tuple[float, float],
+    lone: bool = False,
+) -> dict[int, tuple[str, float]]:
+    """The curves of a run, one a stage and mode; what is to improve on a stage starts where the
+    last before it has ended. lone: also where it has but one point.
+
+    `cut` is where an interval without an end ends. Returns each mode's last stage and its last y.
+    """
+    ends: dict[int, tuple[str, float]] = {}
+    for sims in sims_of(points):
+        last: tuple[float, float] | None = None
+        for stage in STAGES:
+            series = [p for p in points if p["stage"] == stage and p.get("sims", 0) == sims]
+            drawn = draw_series(axes, series, axis, style(stage, sims), cut)
+            if not drawn:
+                continue
+            follows = stage in IMPROVERS and (lone or len(drawn) > 1)
+            if follows and last is not None and 0 < last[0] <= drawn[0][0]:
+                axes.plot(*zip(last, drawn[0], strict=True),
+                          **{**style(stage, sims), "marker": None})
+            last, ends[sims] = drawn[-1], (stage, drawn[-1][1])
+    return ends
 
 
 def draw_series(
@@ -236,7 +270,7 @@ def draw_series(
 ) -> list[tuple[float, float]]:
     """One curve and its 95% band; bars instead of the band where there is but one point.
 
-    `cut` is where an interval without an end ends. Returns the curve's (x, y).
+    Returns the curve's (x, y).
     """
     series = sorted((p for p in series if finite(p.get(axis.key))), key=lambda p: p[axis.key])
     if not series:
@@ -254,61 +288,12 @@ def draw_series(
     return list(zip(xs, ys, strict=True))
 
 
-def draw_baseline(axes: Any, baseline: Record) -> Level:
-    """A dotted line across; the expert's is heavier."""
-    expert = bool(baseline.get("expert"))
-    colour = INK if expert else GREY
-    axes.axhline(baseline["value"], color=colour, linestyle=":", linewidth=1.9 if expert else 1.2,
-                 zorder=1)  # fmt: skip
-    # "--mode gtp" is what every GTP engine is started with: it tells nothing here
-    name = shorten(baseline["player"], 60).replace(" --mode gtp", "")
-    name += " (expert)" * (expert and "elo" in baseline)  # a teacher of texts is called one
-    return Level(baseline["value"], name, colour, "normal")
-
-
-def draw_ceiling(axes: Any, ceiling: Ceiling, axis: Axis, measure: Metric, who: str) -> Level:
-    """A thin line at SFT's best, from where its curve goes flat to the right edge."""
-    name = f"{who} ceiling" if ceiling.flat else f"{who}'s best"
-    start = {**ceiling.start, "value": ceiling.best["value"]}
-    return draw_best(axes, start, axis, "sft", name, measure)
-
-
 def draw_best(
-    axes: Any, point: Record, axis: Axis, stage: str, name: str, measure: Metric
+    axes: Any, point: Record, axis: Axis, stage: str, name: str, metric: Metric
 ) -> Level:
     """A thin line from a point to the right edge."""
     left = point[axis.key] / axis.unit if finite(point.get(axis.key)) else 0.0
-    axes.plot([left, axis.limits[1]], [point["value"]] * 2, color=COLOURS[stage], linewidth=0.9,
-              zorder=2)  # fmt: skip
-    mode = measure.mode_short(point.get("sims", 0))
-    return Level(point["value"], f"{name}, {mode}", WORDS[stage], "bold")
-
-
-def legend_handles(points: Sequence[Record], measure: Metric) -> list[Any]:
-    """Which line is which."""
-    from matplotlib.lines import Line2D
-
-    searched = [sims for sims in modes(points) if sims]
-    present = sorted(
-        {(p["stage"], p.get("sims", 0)) for p in points}, key=lambda k: (STAGES.index(k[0]), k[1])
-    )
-    return [
-        Line2D([], [], **line_style(stage, sims, searched),
-               label=f"{NAMES[stage]}, {measure.mode(sims)}")
-        for stage, sims in present
-    ]
-
-
-def legend_shape(handles: Sequence[Any]) -> tuple[int, int]:
-    """(rows, columns): as many columns as the longest name lets into the figure."""
-    longest = max([len(handle.get_label()) for handle in handles], default=1)
-    columns = max(1, min(len(handles), int(WIDTH / (0.55 + 0.075 * longest))))
-    return -(-len(handles) // columns), columns
-
-
-def series_legend(figure: Any, handles: Sequence[Any], y: float) -> None:
-    """The rows over the plot."""
-    if handles:
-        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.1 / WIDTH, y),
-                      frameon=False, ncol=legend_shape(handles)[1], handlelength=3.2,
-                      columnspacing=1.6, fontsize=9.2)  # fmt: skip
+    axes.plot([left, axis.limits[1]], [point["value"]] * 2, color=STAGES[stage].colour,
+              linewidth=0.9, zorder=2)  # fmt: skip
+    text = f"{name}, {metric.mode_short(point.get('sims', 0))}"
+    return Level(point["value"], text, STAGES[stage].word, "bold")

@@ -1,31 +1,25 @@
-"""The small panels under a chart: what learning looked like, and accuracy against samples.
+"""The small panels under a chart (what learning looked like, accuracy against samples), and the
+picture of over-optimisation: proxy and gold reward against the divergence.
 
-Called by chart.py. A panel is drawn where a history has one of its columns.
-
-The picture of over-optimisation: proxy and gold reward against the divergence.
-
-matplotlib is imported where something is drawn; no pyplot, hence no global state and no display.
+A panel is drawn where a history has one of its columns.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from selfplay.report.axis import Axis, Record, finite
 from selfplay.report.style import (
-    COLOURS,
-    FAINT,
     GREY,
     INK,
-    MARKERS,
     RAW_DASHES,
-    WORDS,
+    STAGES,
     Level,
     name_levels,
+    open_frame,
+    png,
 )
-from selfplay.report.verdict import NAMES, STAGES
 
 PANEL_HEIGHT = 0.95  # inches
 ZERO = 1e-7
@@ -79,12 +73,13 @@ def panels_of(histories: dict[str, list[Record]]) -> list[Panel]:
         wanted += [HELD_OUT]
     wanted += [*GRADIENT] if gradient else [LOSSES]
     wanted += [*TEXTS] if texts else []
-    found = [panel._replace(columns=tuple(c for c in panel.columns if tells(c, histories)))
-             for panel in wanted]
+    found = [panel._replace(columns=tuple(
+        column for column in panel.columns if more_than_zeros(column, histories)))
+        for panel in wanted]
     return [panel for panel in found if panel.columns]
 
 
-def tells(column: Column, histories: dict[str, list[Record]]) -> bool:
+def more_than_zeros(column: Column, histories: dict[str, list[Record]]) -> bool:
     """Is there more than zeros? With one update a batch nothing is clipped, nor far away."""
     values = [row[column.key] for row in histories[column.stage] if finite(row.get(column.key))]
     return any(abs(value) > ZERO for value in values)
@@ -111,16 +106,17 @@ def draw_curve(
     if not rows:
         return None
     xs, ys = [r[axis.key] / axis.unit for r in rows], [r[column.key] * column.factor for r in rows]
-    alone = {"marker": MARKERS[column.stage]} if len(rows) == 1 else {}
-    axes.plot(xs, ys, color=COLOURS[column.stage], linewidth=1.6, linestyle=column.dashes, **alone)
+    stage = STAGES[column.stage]
+    alone = {"marker": stage.marker} if len(rows) == 1 else {}
+    axes.plot(xs, ys, color=stage.colour, linewidth=1.6, linestyle=column.dashes, **alone)
     if column.stage == "sft":
         above = ys[-1] <= (min(ys) + max(ys)) / 2  # where there is room
         axes.annotate(f"{ys[-1]:{form}}  {column.name}", (xs[-1], ys[-1]),
                       xytext=(-3, 6 if above else -6), va="bottom" if above else "top", ha="right",
-                      textcoords="offset points", fontsize=8.6, color=WORDS[column.stage],
+                      textcoords="offset points", fontsize=8.6, color=stage.word,
                       weight="bold", annotation_clip=False)  # fmt: skip
         return None
-    return Level(ys[-1], column.name, WORDS[column.stage], "bold")
+    return Level(ys[-1], column.name, stage.word, "bold")
 
 
 def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
@@ -129,84 +125,75 @@ def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
 
     rows: stage, k, majority, low, high, pass, all in percent but k.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     levels = []
-    for stage in (s for s in STAGES if any(row["stage"] == s for row in rows)):
-        mine = sorted((row for row in rows if row["stage"] == stage), key=lambda row: row["k"])
-        ks, colour = [row["k"] for row in mine], COLOURS[stage]
+    for name, stage in STAGES.items():
+        mine = sorted((row for row in rows if row["stage"] == name), key=lambda row: row["k"])
+        if not mine:
+            continue
+        ks, colour = [row["k"] for row in mine], stage.colour
         axes.fill_between(ks, [r["low"] for r in mine], [r["high"] for r in mine], color=colour,
                           alpha=0.2, linewidth=0)
-        for key, dashes, name in (("majority", "-", "majority of k"),
-                                  ("pass", RAW_DASHES, "pass@k")):
+        for key, dashes, what, fill in (("majority", "-", "majority of k", colour),
+                                        ("pass", RAW_DASHES, "pass@k", "white")):
             ys = [row[key] for row in mine]
-            axes.plot(ks, ys, color=colour, linestyle=dashes, marker=MARKERS[stage], markersize=4.5,
-                      markerfacecolor=colour if key == "majority" else "white", linewidth=1.8)
-            levels.append(Level(ys[-1], f"{NAMES[stage]}, {name}", WORDS[stage], "bold"))
-    every = sorted({row["k"] for row in rows})
+            axes.plot(ks, ys, color=colour, linestyle=dashes, marker=stage.marker, markersize=4.5,
+                      markerfacecolor=fill, linewidth=1.8)
+            levels.append(Level(ys[-1], f"{stage.name}, {what}", stage.word, "bold"))
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(every))
+    axes.xaxis.set_major_locator(FixedLocator(sorted({row["k"] for row in rows})))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(y=0.08)
     name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
     axes.set_ylabel("accuracy (%)", color=INK)
     axes.set_xlabel("Answers drawn to a question: test-time compute (log scale)", color=INK)
-    axes.grid(axis="y", color="#d9d9d9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=GREY, labelcolor=INK)
+    open_frame(axes)
 
 
-Row = dict[str, Any]
-
-CURVES = (COLOURS["rl"], COLOURS["sft"], "#2e7d5b")
+CLIMBS = ((STAGES["rl"].colour, "o"), (STAGES["sft"].colour, "s"), ("#2e7d5b", "^"))
 
 
-def draw_curves(
-    climbs: dict[str, Sequence[Row]], title: str, *, budget: float = 0.0,
-    best_of: Sequence[Row] = (),
+def draw_overoptimisation(
+    climbs: dict[str, Sequence[Record]], title: str, *, budget: float = 0.0,
+    best_of: Sequence[Record] = (),
 ) -> bytes:
     """PNG bytes: gold and proxy reward against the root of the divergence (nats a completion).
 
     climbs: rows of ``history.jsonl`` by what the curve is called, three at most; budget: nats at
-    which a line stands (0: none); best_of: rows of ``optimism.best_of_n``. Bars are 95% intervals
+    which a line stands (0: none); best_of: rows of ``evaluate.best_of_n``. Bars are 95% intervals
     over prompts.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    curves = [(rows, label, *marks)
+              for (label, rows), marks in zip(climbs.items(), CLIMBS, strict=False)]
+    curves += [(best_of, "best of n samples", GREY, "d")] * bool(best_of)
 
-    with matplotlib.rc_context({"font.size": 9.5, "text.parse_math": False,
-                                "axes.edgecolor": GREY}):
-        figure = Figure(figsize=(8, 6.4), dpi=150, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    def paint(figure: Any) -> None:
+        figure.set_layout_engine("constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         figure.suptitle(title, x=0.02, ha="left", weight="bold", color=INK)
-        for axes, part in ((above, "gold"), (below, "proxy")):
-            for (label, rows), colour, marker in zip(climbs.items(), CURVES, "os^", strict=False):
-                _curve(axes, rows, part, colour, label, marker)
-            if best_of:
-                _curve(axes, best_of, part, GREY, "best of n samples", "d")
+        for axes, part, name in ((above, "gold", "true (gold)"), (below, "proxy", "proxy")):
+            for rows, label, colour, marker in curves:
+                draw_climb(axes, rows, part, label, colour, marker)
             if budget > 0:
                 axes.axvline(budget**0.5, color=GREY, linestyle=(0, (4, 2)), linewidth=1)
-            axes.set_ylabel(f"{'true (gold)' if part == 'gold' else 'proxy'} reward")
-            axes.grid(axis="y", color=FAINT, linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_ylabel(f"{name} reward")
+            open_frame(axes)
         above.legend(frameon=False, fontsize=8.5)
         below.set_xlabel("root of the KL divergence from the reference (nats a completion)")
-        target = io.BytesIO()
-        figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
+
+    return png(8, 6.4, paint, dpi=150)
 
 
-def _curve(axes: Any, rows: Sequence[Row], name: str, colour: str, label: str, marker: str) -> None:
+def draw_climb(
+    axes: Any, rows: Sequence[Record], part: str, label: str, colour: str, marker: str
+) -> None:
     """One climb; its label tells the best gold reward."""
     best = max(row["gold"] for row in rows)
-    label = f"{label}: best {best:.3f}, last {rows[-1]['gold']:.3f}"
-    x = [row["kl_root"] for row in rows]
-    axes.plot(x, [row[name] for row in rows], marker=marker, markersize=3, linewidth=1.4,
-              color=colour, label=label)
-    axes.errorbar(x, [row[name] for row in rows],
-                  [[row[name] - row[f"{name}_low"] for row in rows],
-                   [row[f"{name}_high"] - row[name] for row in rows]],
-                  fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5)
+    ys = [row[part] for row in rows]
+    reach = [[y - row[f"{part}_low"] for y, row in zip(ys, rows, strict=True)],
+             [row[f"{part}_high"] - y for y, row in zip(ys, rows, strict=True)]]
+    axes.errorbar([row["kl_root"] for row in rows], ys, reach, marker=marker, markersize=3,
+                  linewidth=1.4, color=colour, elinewidth=0.7,
+                  label=f"{label}: best {best:.3f}, last {rows[-1]['gold']:.3f}")

@@ -1,62 +1,61 @@
-"""What a verdict says: the sentences of the chart's head, the report and the terminal.
-
-Pure functions of an evaluation (report.py describes it) and of what verdict.py decides of it.
-"""
+"""What a verdict says: the sentences of the chart's head, the report and the terminal."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
-from selfplay.report.axis import FLOPS, TIMES, Record, amount_text, finite, shorten
-from selfplay.report.verdict import (
-    NAMES,
-    Metric,
-    by_intervals,
-    held_out_stop,
-    judge,
-    levels,
-    metric_of,
-    rated,
-    well_known,
-)
+from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
+from selfplay.report.style import STAGES
+from selfplay.report.verdict import POINTS, SIGNAL, Mode, Verdict, by_intervals, well_known
+
+MISSING = {
+    POINTS: "No checkpoint has been rated",
+    SIGNAL: "No question has been answered rightly yet, so there is nothing to compare",
+}
 
 
-def headlines(evaluation: Record) -> list[str]:
-    """Sentences computed from the data: each mode's verdict, SFT's flat stretch, the expert."""
-    found, measure = judge(evaluation), metric_of(evaluation)
-    sentences = [verdict_text(mode, measure) for mode in found]
-    sentences = sentences or ["No checkpoint has been rated."]
-    sentences += value_texts(evaluation) + flat_texts(evaluation, found)
-    return sentences + expert_texts(evaluation, found)
+def headlines(verdict: Verdict) -> list[str]:
+    """What is missing, each mode's verdict, the value net, SFT's flat stretch, the expert."""
+    return [*verdict_texts(verdict), *value_texts(verdict), *flat_texts(verdict),
+            *expert_texts(verdict)]
 
 
-def verdict_text(mode: Record, measure: Metric) -> str:
+def verdict_texts(verdict: Verdict) -> list[str]:
+    """What there would have to be, with the command that brings it; then each mode's verdict."""
+    remedies = verdict.evaluation.get("remedies") or {}
+    sentences = []
+    for what in verdict.missing:
+        text = MISSING.get(what) or f"No {STAGES[what].name} checkpoint has been rated"
+        sentences.append(f"{text}: {remedies[what]}" if what in remedies else f"{text}.")
+    return sentences + [verdict_text(mode, verdict.metric) for mode in verdict.modes]
+
+
+def verdict_text(mode: Mode, metric: Metric) -> str:
     """One mode's sentence: both bests, the intervals, the direct match, the verdict."""
-    name = measure.mode(mode["sims"])
+    name = metric.mode(mode.sims)
     name = name[0].upper() + name[1:]
-    sft, rl, who, before = mode["sft"], mode["rl"], NAMES[mode["stage"]], NAMES[mode["first"]]
+    sft, rl, who, before = mode.sft, mode.rl, STAGES[mode.stage].name, STAGES[mode.first].name
     if not (sft and rl):
-        stage, only = (before, sft) if sft else (who, rl)
-        told = strength_text(only, measure)
-        other = who if sft else before
-        return f"{name}: {stage}'s best {told}{measure.unit}; no {other} point to compare with."
-    verdict = {
+        stage, only, other = (before, sft, who) if sft else (who, rl, before)
+        shown = strength_text(only or {}, metric)
+        return f"{name}: {stage}'s best {shown}{metric.unit}; no {other} point to compare with."
+    both = f"{strength_text(rl, metric)} against {strength_text(sft, metric)}{metric.unit}"
+    decided = {
         "yes": f"{who} passed {before}'s best",
         "no": f"{who} stayed below {before}'s best",
         "undecided": f"undecided whether {who} passed {before}'s best",
-    }[mode["passed"]]
+        "missing": f"{who} and {before} cannot be compared",
+    }[mode.passed]
     overlap = "overlap" if by_intervals(sft, rl) == "undecided" else "do not overlap"
-    both = f"{strength_text(rl, measure)} against {strength_text(sft, measure)}{measure.unit}"
-    return f"{name}: {verdict}: {both} (intervals {overlap}){match_text(mode)}."
+    return f"{name}: {decided}: {both} (intervals {overlap}){match_text(mode, sft, rl)}."
 
 
-def match_text(mode: Record) -> str:
-    match = mode["match"]
+def match_text(mode: Mode, sft: Record, rl: Record) -> str:
+    match = mode.match
     if match is None or not finite(match["score"]):
         return ""
-    bests = (mode["rl"]["player"], mode["sft"]["player"])
-    whose = "" if (match["rl"], match["sft"]) == bests else " of checkpoints level with these"
+    bests = (match["rl"], match["sft"]) == (rl["player"], sft["player"])
+    whose = "" if bests else " of checkpoints level with these"
     return f"; direct match{whose} {score_text(match)} of {match['games']} games"
 
 
@@ -70,9 +69,9 @@ def score_text(match: Record) -> str:
     return text
 
 
-def value_texts(evaluation: Record) -> list[str]:
+def value_texts(verdict: Verdict) -> list[str]:
     """How well the value net knows results, and how much of that is learnt by heart."""
-    rows = [r for r in evaluation.get("value_history") or [] if finite(r.get("value_mse"))]
+    rows = [r for r in verdict.evaluation.get("value_history") or [] if finite(r.get("value_mse"))]
     if not rows:
         return []
     row = min(rows, key=lambda row: row["value_mse"])
@@ -80,105 +79,95 @@ def value_texts(evaluation: Record) -> list[str]:
             f"{row['train_mse']:.3f} on those learnt from (results in -1 to 1)."]
 
 
-def flat_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
+def flat_texts(verdict: Verdict) -> list[str]:
     """Where SFT stopped gaining, by strength for each mode and by its held-out curve."""
-    stop, sentences, measure = held_out_stop(evaluation), [], metric_of(evaluation)
-    who = NAMES[found[0]["first"]] if found else "SFT"
-    for mode in (mode for mode in found if mode["sft"]):
-        since, name = mode["sft_flat_from_flops"], measure.mode(mode["sims"])
-        if since != mode["sft"]["flops"]:
-            since = amount_text(since, FLOPS)
-            sentences.append(f"{who}, {name}: no measurable gain in {measure.name} after {since}.")
-        elif not mode["sft_flat"]:
+    sentences, metric, who = [], verdict.metric, STAGES[verdict.first].name
+    for mode in verdict.modes:
+        if not (mode.sft and mode.flat_from):
+            continue
+        since, name = mode.flat_from.get("flops"), metric.mode(mode.sims)
+        if since != mode.sft.get("flops"):
+            after = amount_text(since, FLOPS)
+            sentences.append(f"{who}, {name}: no measurable gain in {metric.name} after {after}.")
+        elif not mode.flat:
             sentences.append(
                 f"{who}, {name}: no flat stretch measured; its best may be no ceiling.")
-    if stop:
-        since = amount_text(stop.get("flops"), FLOPS)
+    if verdict.stop:
+        since = amount_text(verdict.stop.get("flops"), FLOPS)
         sentences.append(f"{who}'s held-out policy loss stopped improving at {since}.")
-    elif evaluation.get("sft_flat"):
+    elif verdict.evaluation.get("sft_flat"):
         sentences.append(f"{who}'s held-out policy loss was flat at its lowest learning rate.")
     return sentences
 
 
-def expert_texts(evaluation: Record, found: Sequence[Record]) -> list[str]:
+def expert_texts(verdict: Verdict) -> list[str]:
     """Where each expert stands against the best of each stage and mode."""
-    sentences, measure = [], metric_of(evaluation)
-    for expert in (b for b in levels(evaluation) if b.get("expert")):
-        who = measure.expert.format(expert["player"])
+    sentences, metric = [], verdict.metric
+    for expert in (b for b in verdict.baselines if b.get("expert")):
+        who = metric.expert.format(expert["player"])
         who = who[0].upper() + who[1:]
         if not finite(expert["value"]):
-            note = expert.get("note", f"no {measure.name}")
-            sentences.append(f"{who} was not played: {note}.")
+            sentences.append(f"{who} was not played: {note_of(expert, metric)}.")
             continue
         relations = [
-            f"{NAMES[stage]} {measure.mode(mode['sims'])} {relation(mode[key], expert, measure)}"
-            for mode in found
-            for key, stage in (("sft", mode["first"]), ("rl", mode["stage"]))
-            if mode[key]
+            f"{STAGES[stage].name} {metric.mode(mode.sims)} {relation(point, expert, metric)}"
+            for mode in verdict.modes
+            for point, stage in ((mode.sft, mode.first), (mode.rl, mode.stage)) if point
         ]
-        stands = f"stands at {strength_text(expert, measure)}{measure.unit}"
-        text = f"{who} {stands}"
+        text = f"{who} stands at {strength_text(expert, metric)}{metric.unit}"
         sentences.append(f"{text}: {', '.join(relations)}." if relations else f"{text}.")
     return sentences
 
 
-def relation(point: Record, expert: Record, measure: Metric) -> str:
+def relation(point: Record, expert: Record, metric: Metric) -> str:
     found = by_intervals(expert, point)
     if found != "undecided":
         return "is above it" if found == "yes" else "is below it"
-    if not well_known(expert, point, measure):
-        return f"cannot be told from it (too few {measure.counted})"
+    if not well_known(expert, point, metric):
+        return f"cannot be told from it (too few {metric.counted})"
     return "is level with it (intervals overlap)"
 
 
-def header_lines(evaluation: Record) -> list[tuple[str, bool]]:
+def header_lines(verdict: Verdict) -> list[tuple[str, bool]]:
     """(text, whether it is a verdict) lines of the chart: verdicts, rules, games, hardware."""
-    measure, count = metric_of(evaluation), counted(evaluation)
-    longest = max([p["seconds"] for p in rated(evaluation) if finite(p.get("seconds"))], default=0)
+    evaluation, metric = verdict.evaluation, verdict.metric
+    count, rules = metric.total(evaluation), evaluation.get("rules")
+    longest = max([p["seconds"] for p in verdict.points if finite(p.get("seconds"))], default=0)
     facts = [
-        f"{count:,} {measure.counted}" if count else "",
+        f"{count:,} {metric.counted}" if count else "",
         f"{amount_text(longest, TIMES)} of training" if longest else "",
-        f"{measure.name} with 95% intervals{anchor_text(evaluation, ', ')}",
+        ", ".join(filter(None, [f"{metric.name} with 95% intervals", anchor_text(verdict)])),
         shorten(evaluation.get("hardware") or "", 90),
     ]
-    rules = evaluation.get("rules")
-    plain = [f"{measure.about}: {shorten(rules, 280)}" if rules else ""]
-    plain.append("  ·  ".join(fact for fact in facts if fact))
-    absent = [
-        f"{shorten(b['player'], 40)} not played "
-        f"({shorten(b.get('note', f'no {measure.name}'), 80)})"
-        for b in levels(evaluation)
-        if not finite(b["value"])
-    ]
-    plain += absent
-    wrapped = [line for text in plain if text for line in textwrap.wrap(text, 148)[:2]]
-    verdicts = [verdict_text(mode, measure) for mode in judge(evaluation)]
-    bold = [line for text in verdicts for line in textwrap.wrap(text, 148)]
-    return [(line, True) for line in bold] + [(line, False) for line in wrapped]
+    plain = [f"{metric.about}: {shorten(rules, 280)}" if rules else "",
+             "  ·  ".join(filter(None, facts))]
+    plain += [f"{shorten(b['player'], 40)} not played ({shorten(note_of(b, metric), 80)})"
+              for b in verdict.baselines if not finite(b["value"])]
+    return [(line, bold) for texts, bold, most in ((verdict_texts(verdict), True, None),
+                                                   (plain, False, 2))
+            for text in texts for line in textwrap.wrap(text, 148)[:most]]
 
 
 # ------------------------------------------------------------------------------ names and numbers
 
 
-def counted(evaluation: Record) -> int:
-    """What all of it rests on: games, or the questions that all were asked."""
-    if metric_of(evaluation).counted == "games":
-        return sum(match.get("games", 0) for match in evaluation.get("matches", []))
-    return max([p.get("questions") or 0 for p in rated(evaluation)], default=0)
+def note_of(baseline: Record, metric: Metric) -> str:
+    """Why a baseline was not played."""
+    return str(baseline.get("note", f"no {metric.name}"))
 
 
-def anchor_text(evaluation: Record, before: str = "") -> str:
-    """`random = 0`, behind ``before``; empty where nothing is anchored."""
-    anchored = metric_of(evaluation).zero
-    return f"{before}{evaluation.get('anchor', 'random')} = 0" if anchored else ""
+def anchor_text(verdict: Verdict) -> str:
+    """`random = 0`; empty where nothing is anchored."""
+    return verdict.metric.anchored.format(verdict.evaluation.get("anchor", "random"))
 
 
-def strength_text(record: Record, measure: Metric) -> str:
+def strength_text(record: Record, metric: Metric) -> str:
     """`812 ± 40`; `812 (780 to 900)` where the interval is lopsided; `812` where it is unknown."""
-    value, low, high = record.get(measure.key), record.get("low"), record.get("high")
-    form, shown = measure.form, f"{value:{measure.form}}{measure.sign}" if finite(value) else ""
+    value, low, high = record.get(metric.key), record.get("low"), record.get("high")
+    form = metric.form
     if not finite(value):
         return "not measured"
+    shown = f"{value:{form}}{metric.sign}"
     if not finite(low) and not finite(high):
         return shown
     if not finite(low):

@@ -9,30 +9,33 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from shlex import join, quote
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.board.value import best_value
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
-from selfplay.common.errors import DiskError, UserError
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.errors import DiskError, UserError, command
+from selfplay.common.files import read_history, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
-from selfplay.learn.plateau import reached_plateau
-from selfplay.run.config import RunConfig
-from selfplay.run.folder import Run
+from selfplay.learn.checkpoint import reached_plateau
+from selfplay.report.axis import Record
+from selfplay.report.verdict import POINTS, Verdict
+from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
+from selfplay.run.folder import Run, stages
 
 RANDOM = "random"
+STAGES = ("sft", "rl", "value")  #: whose checkpoints play
 OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
@@ -65,16 +68,18 @@ def points(run: Run) -> list[Point]:
     """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
     value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
-    best_file = run.folder / "sft" / "best.json"
-    if sft and best_file.exists():
-        best = str(read_json(best_file)["checkpoint"])
+    best_file = run.folder / "sft" / checkpoint.BEST
+    best = checkpoint.note(best_file.parent).get("checkpoint")
+    if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
                             f"bring it back, or delete {best_file.parent} and train again")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
-    value = best_value(run.folder / "value") if run.config.recipe == "alphago" else None
+    value = None
+    if run.config.recipe == "alphago":
+        value = checkpoint.best(run.folder / "value", VALUE_METRIC)
     return (sft + _spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
@@ -111,10 +116,11 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
     checkpoints play that have it (``modes_of``)."""
     config = run.config.eval
     modes = (0, config.sims)
-    stages = {stage: [p for p in chosen if p.stage == stage] for stage in ("sft", "rl", "value")}
+    by_stage = {stage: [p for p in chosen if p.stage == stage] for stage in STAGES}
 
     def groups(sims: int) -> list[list[Point]]:
-        return [found for stage, found in stages.items() if found and sims in modes_of(run, stage)]
+        return [found for stage, found in by_stage.items()
+                if found and sims in modes_of(run, stage)]
 
     ladder = [RANDOM, *config.baselines, run.config.expert.player]
     outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
@@ -172,25 +178,28 @@ def play(
     pairings: list[Pairing],
     *,
     device: str,
+    place: Callable[[Pairing], tuple[Path, int]] | None = None,
     left: Callable[[], float] = lambda: math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
     """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept.
 
     In ROUNDS, so that a short time gives every pairing some games before it gives any all.
+    place: folder and seed of a match that is not one of the run's own.
     """
-    config = run.config.eval
+    config, home = run.config.eval, run.folder if place is None else None
+    place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
     for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
         if left() <= 0:
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
         games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
+        folder, seed = place(pairing)
         try:
             play_match(
-                run.game, pairing.a, pairing.b, games=games, seed=match_seed(run, pairing),
+                run.game, pairing.a, pairing.b, games=games, seed=seed,
                 opening=config.opening, slots=config.engine_slots if outside else config.slots,
-                folder=match_folder(run, pairing), home=run.folder, device=device,
-                stop=lambda: left() <= 0,
+                folder=folder, home=home, device=device, stop=lambda: left() <= 0,
                 drop=lambda: left() <= -OVERTIME * run.config.minutes * 60,
                 progress=lambda done, i=index, p=pairing: progress(
                     i, len(ROUNDS) * len(pairings), p, done),
@@ -207,54 +216,75 @@ def match_seed(run: Run, pairing: Pairing) -> int:
     return (run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)) % 2**63
 
 
-def evaluation(run: Run, device: str) -> dict[str, Any]:
-    """Ratings and tables from the matches on disk, as report.write_report reads them."""
+def evaluation(run: Run, device: str) -> Record:
+    """Ratings and tables from the matches on disk, as ``report.page`` reads them."""
     played = matches(run)
-    games: dict[str, int] = {}
-    for p, r, _ in played:
-        for name in (p.a, p.b):
-            games[name] = games.get(name, 0) + r.games
-    nets = [name for name in games if name != local(run, name)]
-    ratings = fit([(p.a, p.b, *r.counts) for p, r, _ in played], anchor=RANDOM,
-                  centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
+    rows = rated([(p, r) for p, r, _ in played], [run.folder])
     expert = run.config.expert.player
-    baselines = [{**rated(name, ratings, games), "expert": name == expert}
-                 for name in dict.fromkeys([RANDOM, *run.config.eval.baselines, expert])]
-    for row in baselines:
-        if row["elo"] is None:
-            row["note"] = missing_engine(row["player"]) or "no time was left for its matches"
+    baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
-        "commands": [train_command(run)],
-        "points": rated_points(run, ratings, games),
+        "commands": [train_command(run)], "remedies": remedies(run),
+        "points": rated_points(run, rows),
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
-        "matches": [_match_row(run, p, r, folder) for p, r, folder in played],
+        "matches": [{**match_row(p, r), "command": match_command(run, p, folder),
+                     "folder": str(folder)} for p, r, folder in played],
         "recipe": run.config.recipe, "config": to_dict(run.config),
         "sft_flat": reached_plateau(run.folder / "sft"),
-        "sft_history": read_history(run.folder / "sft" / "history.jsonl"),
-        "rl_history": read_history(run.folder / "rl" / "history.jsonl"),
-        "value_history": read_history(run.folder / "value" / "history.jsonl"),
+        **{f"{stage}_history": read_history(run.folder / stage / "history.jsonl")
+           for stage in STAGES},
     }
 
 
 def rated(
-    name: str, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
-) -> dict[str, Any]:
-    """A player's row of an evaluation; its Elo None where it has none."""
-    elo, low, high = ratings.get(name) or (None, None, None)
-    return {"player": name, "elo": elo, "low": low, "high": high, "games": games.get(name, 0)}
+    played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path]
+) -> dict[str, Record]:
+    """A row of an evaluation for each player of the matches; its Elo None where no matches tie it
+    to ``random``. homes: the folders of the runs whose nets are to be compared."""
+    games = Counter({RANDOM: 0})
+    for pairing, result in played:
+        games.update({pairing.a: result.games, pairing.b: result.games})
+    nets = [name for name in games if any(name != without_home(name, home) for home in homes)]
+    ratings = fit([(p.a, p.b, *r.counts) for p, r in played], anchor=RANDOM,
+                  centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
+    return {name: _row(name, ratings.get(name), count) for name, count in games.items()}
 
 
-def rated_points(
-    run: Run, ratings: Mapping[str, Rating | None], games: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """The rows of all the run's checkpoints that are in ``ratings``, in each of their modes."""
-    chosen = [_point(stage, path) for stage in ("sft", "rl", "value")
+def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
+    elo, low, high = rating or (None, None, None)
+    return {"player": name, "elo": elo, "low": low, "high": high, "games": games}
+
+
+def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
+    """The rows of ``random``, the baselines and the expert, with a note where not rated."""
+    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, run.config.expert.player])
+    found = [rows.get(name) or _row(name) for name in names]
+    return [row if row["elo"] is not None else {
+        **row, "note": missing_engine(row["player"]) or "no time was left for its matches"}
+        for row in found]
+
+
+def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
+    """The rows of all the run's checkpoints that have an Elo, in each of their modes."""
+    chosen = [_point(stage, path) for stage in STAGES
               for path in checkpoint.listing(run.folder / stage)]
-    return [{**rated(p.player(s), ratings, games), "stage": p.stage, "sims": s, "step": p.step,
+    return [{**row, "stage": p.stage, "sims": s, "step": p.step,
              **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
-            for p in chosen for s in (0, run.config.eval.sims) if p.player(s) in ratings]
+            for p in chosen for s in (0, run.config.eval.sims)
+            if (row := rows.get(p.player(s))) and row["elo"] is not None]
+
+
+def remedies(run: Run) -> dict[str, str]:
+    """What brings a stage on the chart: matches of its checkpoints, or time to make them."""
+    play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
+    longer = replace(run.config, minutes=2 * run.config.minutes)
+    train_more = train_command(replace(run, config=longer))
+    found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
+             for stage in STAGES if stage in stages(run.config)}
+    if run.config.init != "sft":
+        del found["sft"]
+    return {POINTS: play_more if play_more in found.values() else train_more, **found}
 
 
 def read_matches(parent: Path, game: Game) -> Iterator[tuple[Path, MatchResult]]:
@@ -280,38 +310,39 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
 
 
-def _match_row(run: Run, pairing: Pairing, result: MatchResult, folder: Path) -> dict[str, Any]:
-    settings = read_settings(folder / "match.json")
-    low, high = settings["opening"]
-    command = (f"selfplay match {quote(pairing.a)} {quote(pairing.b)} "
-               f"--game {quote(run.game.name)} --games {pairing.games} "
-               f"--seed {settings['seed']} --opening {low}-{high}")
+def match_row(pairing: Pairing, result: MatchResult) -> Record:
     return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
             "draws": result.draws, "losses": result.losses, "score": result.score,
-            "low": result.low, "high": result.high, "command": command, "folder": str(folder)}
+            "low": result.low, "high": result.high}
+
+
+def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
+    """The command that plays the match in ``folder`` again."""
+    settings = read_settings(folder / "match.json")
+    low, high = settings["opening"]
+    return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
+                   pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
 
 
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
-    from selfplay.run.config import preset, with_algorithm, with_recipe
-
     start = with_recipe(preset(run.config.game), run.config.recipe)
     name = run.config.rl.algorithm
     config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
     default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
     dials = ("game", "recipe", "minutes", "seed", "init", "device")
-    words = ["selfplay", "train", "--run", str(run.folder)]
+    words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:
         if key == "game" or config[key] != default[key]:
             words += [f"--{key}", str(config[key])]
-    return join([*words, *assignments(config, default, dials)])
+    return command(*words, *assignments(config, default, dials))
 
 
-def compare(run: Run, device: str) -> dict[str, Any]:
-    """Rate what is on disk and write evaluation.json, report.html, chart.png, summary.json."""
+def write_chart(run: Run, device: str) -> Verdict:
+    """Rate what is on disk and write evaluation.json, report.html, chart.png, summary.json; what
+    they say."""
     from selfplay.report.page import write_report
 
     result = evaluation(run, device)
     write_json(run.path("evaluation.json"), result)
-    write_report(run.folder, result)
-    return result
+    return write_report(run.folder, result)

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from selfplay.arena.elo import fit
-from selfplay.arena.match import plain, play_match, shortened
+from selfplay.arena.match import plain, shortened
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
-from selfplay.report.verdict import metric_of
+from selfplay.report.axis import Record, metric_of
+from selfplay.report.verdict import with_value
 from selfplay.run import compare
-from selfplay.run.compare import RANDOM, ROUNDS, Pairing, Point
+from selfplay.run.compare import RANDOM, Pairing, Point
 from selfplay.run.folder import Run
 
 
@@ -100,79 +100,71 @@ def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
 def play(
     found: Sequence[Entry], folder: Path, *, device: str,
     left: Callable[[], float] = lambda: math.inf,
-    progress: Callable[[Pairing, int], None] = lambda pairing, done: None,
+    progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
     """Play the matches between the runs until ``left()`` seconds are used up; all are kept in
     ``folder``, in which no other process may play."""
     run = found[0].run
+
+    def place(pairing: Pairing) -> tuple[Path, int]:
+        key = f"{pairing.a}|{pairing.b}|{run.config.eval.opening}"
+        return (folder / shortened(f"{plain(pairing.a)}--{plain(pairing.b)}", key),
+                zlib.crc32(key.encode()))
+
     make_folder(folder)
     with in_use(folder, "--out"):
-        for share, pairing in ((share, p) for share in ROUNDS for p in pairings(found)):
-            if left() <= 0:
-                return
-            key = f"{pairing.a}|{pairing.b}|{run.config.eval.opening}"
-            play_match(
-                run.game, pairing.a, pairing.b, games=2 * math.ceil(pairing.games * share / 2),
-                seed=zlib.crc32(key.encode()), opening=run.config.eval.opening,
-                slots=run.config.eval.slots, device=device, stop=lambda: left() <= 0,
-                folder=folder / shortened(f"{plain(pairing.a)}--{plain(pairing.b)}", key),
-                progress=lambda done, p=pairing: progress(p, done))
+        compare.play(run, pairings(found), device=device, place=place, left=left,
+                     progress=progress)
 
 
-def rate(found: Sequence[Entry], folder: Path) -> dict[str, Any]:
-    """Ratings of all checkpoints from all matches on disk, as ``write`` and ``table`` read them."""
-    direct = [(match.a, match.b, match)
-              for _, match in compare.read_matches(folder, found[0].run.game)]
-    played = direct + [(p.a, p.b, r) for entry in found for p, r, _ in compare.matches(entry.run)]
-    games: dict[str, int] = {}
-    for a, b, result in played:
-        for name in (a, b):
-            games[name] = games.get(name, 0) + result.games
-    mine = [compare.rated_points(entry.run, dict.fromkeys(games), games) for entry in found]
-    nets = {row["player"] for rows in mine for row in rows}
-    ratings = fit([(a, b, *r.counts) for a, b, r in played], anchor=RANDOM, centre=nets)
-    baselines = dict.fromkeys([RANDOM, *(name for entry in found for name in (
-        *entry.run.config.eval.baselines, entry.run.config.expert.player))])
+def evaluation(found: Sequence[Entry], folder: Path) -> Record:
+    """Ratings of all checkpoints from all matches on disk, as ``draw_runs`` and ``table`` read
+    them."""
+    runs, game = [entry.run for entry in found], found[0].run.game
+    direct = [(Pairing(match.a, match.b, match.games), match)
+              for _, match in compare.read_matches(folder, game)]
+    own = [(pairing, result) for run in runs for pairing, result, _ in compare.matches(run)]
+    rows = compare.rated(direct + own, [run.folder for run in runs])
+    baselines = {row["player"]: row for run in runs for row in compare.baseline_rows(run, rows)}
     return {
-        "game": found[0].run.game.name, "rules": found[0].run.game.rules, "anchor": RANDOM,
+        "game": game.name, "rules": game.rules, "anchor": RANDOM,
         "runs": [{"label": entry.label, "folder": str(entry.run.folder),
                   "recipe": entry.run.config.recipe,
-                  "points": compare.rated_points(entry.run, ratings, games)} for entry in found],
-        "baselines": [compare.rated(name, ratings, games) for name in baselines
-                      if name in ratings],
-        "matches": [{"a": a, "b": b, "games": r.games, "score": r.score, "low": r.low,
-                     "high": r.high} for a, b, r in direct],
+                  "points": compare.rated_points(entry.run, rows)} for entry in found],
+        "baselines": [row for row in baselines.values() if row["elo"] is not None],
+        "matches": [compare.match_row(pairing, result) for pairing, result in direct],
     }
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Record) -> str:
     """Elo and 95% interval of every checkpoint, then the runs' matches against each other."""
     from selfplay.report.page import aligned, baseline_rows, point_head, point_rows
 
-    rows = [["run", *point_head(metric_of(result))]]
+    metric, baselines = metric_of(result), with_value(result, "baselines")
+    rows = [["run", *point_head(metric)]]
     for run in result["runs"]:
-        rows += [[run["label"], *cells] for cells in point_rows(run)]
-    rows += [["", *cells] for cells in baseline_rows(result)]
-    text = aligned(rows, {2, 4, 5, 6, 7, 8, 9})
+        rows += [[run["label"], *cells] for cells in point_rows(run["points"], metric)]
+    rows += [["", *cells] for cells in baseline_rows(baselines, metric)]
     lines = [f"{m['a']} against {m['b']}: {m['score']:.1%} ({m['low']:.1%} to {m['high']:.1%}) of "
              f"{m['games']} games" for m in result["matches"]]
-    return "\n".join([f"{result['game']}  {result['rules']}", "", text, "", *lines])
+    return "\n".join([f"{result['game']}  {result['rules']}", "",
+                      aligned(rows, {2, 4, 5, 6, 7, 8, 9}), "", *lines])
 
 
-def write(result: dict[str, Any], folder: Path, over: str) -> Path:
+def write_chart(result: Record, folder: Path, over: str) -> Path:
     """Write compared.json and compared.png beside the matches; the picture's path.
 
     over: "flops" or "seconds", what the chart's x axis is.
     """
-    from selfplay.report.chart_runs import draw_runs
-    from selfplay.report.page import plain as plain_json
+    from selfplay.report.chart import draw_runs
+    from selfplay.report.page import json_ready
 
-    write_json(folder / "compared.json", plain_json(result))
+    write_json(folder / "compared.json", json_ready(result))
     write_atomic(folder / "compared.png", draw_runs(result, over))
     return folder / "compared.png"
 
 
-def show(
+def compare_runs(
     runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str, over: str
 ) -> None:
     """Play matches between the runs for so many minutes, then say and draw what there is.
@@ -190,7 +182,8 @@ def show(
         if minutes > 0:
             bar = stack.enter_context(Bar("matches between the runs", minutes * 60))
             play(found, folder, device=device, left=lambda: minutes * 60 - spent(),
-                 progress=lambda p, n: bar.at(spent(), f"{p.a} - {p.b}  {n}/{p.games}"))
-        result = rate(found, folder)
+                 progress=lambda index, count, p, n: bar.at(
+                     spent(), f"match {index + 1}/{count}  {p.a} - {p.b}  {n}/{p.games}"))
+        result = evaluation(found, folder)
     say(table(result))
-    say(f"chart: {write(result, folder, over)}")
+    say(f"chart: {write_chart(result, folder, over)}")

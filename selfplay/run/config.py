@@ -11,13 +11,18 @@ import dataclasses
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.settings import Limits, checked, replace_key
+from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share
+from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig
+
+Recipe = Literal["alphago", "alphazero", "zero"]
+Shares = Annotated[tuple[Amount, Amount, Amount, Amount],
+                   Limit(lambda shares: sum(shares) > 0, "at least one above 0")]
 
 
 @dataclass(frozen=True)
@@ -26,41 +31,42 @@ class ExpertConfig:
 
     games: tuple[str, ...] = ()  #: files or folders; empty: the embedded games, else made here
     player: str = "mcts:1000"  #: the teacher as a player: the dotted line of the chart
-    count: int = 400  #: games to make where none are given or embedded
-    opening: tuple[int, int] = (2, 8)  #: random plies before the teacher takes over, low and high
-    held_out: float = 0.1  #: share of the games (whole games) kept for measuring
+    count: Count = 400  #: games to make where none are given or embedded
+    opening: Plies = (2, 8)  #: random plies before the teacher takes over, low and high
+    held_out: Share = 0.1  #: share of the games (whole games) kept for measuring
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """The matches behind the chart."""
 
-    sims: int = 32  #: simulations of the "with search" curves
-    sft_points: int = 5
-    rl_points: int = 6
-    games: int = 60  #: per pairing along a curve
-    decisive_games: int = 200  #: SFT's best against RL's last, raw and with search
-    baseline_games: int = 100
-    baselines: tuple[str, ...] = ("mcts:100", "mcts:1000")
-    opening: tuple[int, int] = (2, 6)
-    slots: int = 64  #: games at once where no outside engine plays
-    engine_slots: int = 4  #: games at once where one does
+    sims: Count = 32  #: simulations of the "with search" curves
+    sft_points: Count = 5  #: checkpoints of SFT that are rated
+    rl_points: Count = 6  #: checkpoints of RL that are rated
+    games: Count = 60  #: games per pairing along a curve
+    decisive_games: Count = 200  #: SFT's best against RL's last, raw and with search
+    baseline_games: Count = 100  #: games per pairing with a baseline
+    baselines: tuple[str, ...] = ("mcts:100", "mcts:1000")  #: players to compare with
+    opening: Plies = (2, 6)  #: random plies before the players take over, low and high
+    slots: Count = 64  #: games at once where no outside engine plays
+    engine_slots: Count = 4  #: games at once where one does
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """A whole run; frozen into ``config.json`` of its folder."""
 
-    game: str
-    recipe: Literal["alphago", "alphazero", "zero"] = "alphazero"
+    game: str  #: its name, as ``selfplay games`` lists it
+    recipe: Recipe = "alphazero"
     #: alphago: policy gradient from SFT, a value net, search with both and with rollouts (Silver
     #: et al. 2016); alphazero, zero: self-play with search, from SFT or from nothing (2017)
-    seed: int = 0
-    minutes: float = 30.0
+    seed: Seed = 0  #: of everything drawn
+    minutes: Positive = 30.0  #: time to spend on all stages together
     init: str = "sft"  #: what self-play starts from: sft, random, or a checkpoint's folder
-    net: str = "4x32"
-    device: str = "auto"
-    shares: tuple[float, float, float, float] = (0.1, 0.2, 0.5, 0.2)
+    net: str = "4x32"  #: blocks x channels
+    device: str = "auto"  #: where nets run: auto, cpu or cuda
+    log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
+    shares: Shares = (0.1, 0.2, 0.5, 0.2)
     #: of the minutes: making expert games, SFT, RL, evaluation; what a stage leaves goes on
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -70,25 +76,8 @@ class RunConfig:
     value: ValueConfig = field(default_factory=ValueConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
-    LIMITS: ClassVar[Limits] = Limits("game", positive=frozenset((
-        "minutes", "expert.count", "sft.batch_size", "sft.learning_rate", "sft.evaluate_every",
-        "sft.patience", "sft.max_steps", "rl.sims", "rl.cheap_sims", "rl.full_share", "rl.games",
-        "rl.positions", "rl.reuse", "rl.window_min", "rl.window_max", "rl.batch_size",
-        "rl.learning_rate", "rl.gating_games", "rl.checkpoint_every", "rl.iterations", "eval.sims",
-        "eval.sft_points", "eval.rl_points", "eval.games", "eval.decisive_games",
-        "eval.baseline_games", "eval.slots", "eval.engine_slots", "pg.epochs", "pg.minibatches",
-        "pg.learning_rate", "pg.grad_clip", "pg.max_kl", "pg.kl_horizon", "pool.games",
-        "pool.group", "pool.opponents", "pool.every", "value.batch_size", "value.learning_rate",
-        "value.evaluate_every", "value.patience", "value.max_steps", "value.games", "value.share",
-    )), shares=frozenset((
-        "expert.held_out", "sft.gain", "rl.full_share", "rl.window_growth", "rl.ema_decay",
-        "rl.resign_checked", "rl.gating_score", "pg.gamma", "pg.lam", "value.gain",
-        "value.held_out", "value.play", "value.share",
-    )))
 
-ALGORITHM, ALGORITHM_KEY = typing.get_type_hints(RLConfig)["algorithm"], "rl.algorithm"
-RECIPE, RECIPE_KEY = typing.get_type_hints(RunConfig)["recipe"], "recipe"
-RECIPES = typing.get_args(RECIPE)
+RECIPES = typing.get_args(Recipe)
 
 
 def preset(game: str, **top: Any) -> RunConfig:
@@ -100,9 +89,11 @@ def preset(game: str, **top: Any) -> RunConfig:
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     """``config`` learning by ``name``: where that changes, with the settings that it has by default
     in this game. Raises UserError for a name that is none."""
+    if ".py:" in name:
+        return _own_algorithm(config, name)
     if name == config.rl.algorithm:
         return config
-    config = replace_key(config, "rl.algorithm", checked("rl.algorithm", name, ALGORITHM))
+    config = set_key(config, "rl.algorithm", name)
     config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
     if name not in ALGORITHMS:
         return config
@@ -111,12 +102,31 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     return config
 
 
+def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
+    """``config`` with the settings of a dict in a file: keys as ``--set`` takes them, those of
+    ``pg`` without the stage; ``like`` names the algorithm that they are changes of [reinforce]."""
+    from selfplay.games import own
+
+    found = own.load(name, "an algorithm", UserError)
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: a dict of settings wanted, not {type(found).__name__}")
+    config = with_algorithm(config, str(found.get("like", "reinforce")))
+    words = [f"{key if '.' in key else f'pg.{key}'}={spelt(value)}"
+             for key, value in found.items() if key != "like"]
+    return override(config, words)
+
+
+def spelt(value: Any) -> str:
+    """A value as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def with_recipe(config: RunConfig, name: str) -> RunConfig:
     """``config`` by the recipe ``name``: where that changes, with the start and the algorithm that
     it has by default. Raises UserError for a name that is none."""
     if name == config.recipe:
         return config
-    config = replace_key(config, RECIPE_KEY, checked(RECIPE_KEY, name, RECIPE))
+    config = set_key(config, "recipe", name)
     if name == "zero" or config.init == "random":
         config = replace_key(config, "init", "random" if name == "zero" else "sft")
     if (config.rl.algorithm in ALGORITHMS) != (name == "alphago"):
@@ -151,7 +161,7 @@ def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
     """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
     their own."""
     return settings.override(config, assignments,
-                             {RECIPE_KEY: with_recipe, ALGORITHM_KEY: with_algorithm})
+                             {"recipe": with_recipe, "rl.algorithm": with_algorithm})
 
 
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:

@@ -22,14 +22,16 @@ from typing import Any, Protocol
 from selfplay.arena.players import missing_engine, parse_player
 from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_json, write_json
+from selfplay.common.files import DAMAGE, finite, read_json, write_json
 from selfplay.common.settings import to_dict
-from selfplay.games import make
+from selfplay.games import identity, make, own
 from selfplay.games.base import Game
 from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, read_meta
 from selfplay.models import NetSpec
 from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fit
+from selfplay.run.loggers import must_be_logger
+from selfplay.run.own_nets import use_net
 
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
 OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",
@@ -66,7 +68,7 @@ def stored_config(folder: Path) -> RunConfig | None:
     """
     path = folder / "config.json"
     if path.exists():
-        return from_dict(read_json(path), str(path))
+        return from_dict(read_json(path, dict), str(path))
     if folder.is_file() or (folder.is_dir() and any(map(_foreign, folder.iterdir()))):
         raise UserError(f"{folder}: holds other files, not a run; give --run another name")
     return None
@@ -90,6 +92,8 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     """
     stored = stored_config(folder)
     game, known = make(config.game), _players(stored) if stored else set()
+    if own.is_own(config.net):  # by the user's words, or those of a run of his
+        config = replace(config, net=use_net(config.net))
     config = _of_init(_full_names(config, known), stored)
     if stored is not None and _begun(folder):
         asked, had = _essence(config, folder), _essence(stored, folder)
@@ -98,6 +102,8 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     must_fit(config)
     must_be_of_recipe(config)
     NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
+    for name in config.log:
+        must_be_logger(name)
     _must_exist(config, stored or RunConfig(config.game), game)
     return Run(folder, config, game)
 
@@ -194,7 +200,9 @@ def _essence(config: RunConfig, folder: Path) -> RunConfig:
     if not any(folder.glob("value/*")):
         config = replace(config, value=plain.value)
     value = replace(config.value, games=0, max_steps=0, share=0.0, play=0.0)
-    return replace(config, recipe=plain.recipe, minutes=plain.minutes, device=plain.device,
+    return replace(config, game=identity(config.game), net=identity(config.net),
+                   recipe=plain.recipe, log=plain.log,
+                   minutes=plain.minutes, device=plain.device,
                    shares=plain.shares, eval=plain.eval, value=value,
                    rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
                    sft=replace(config.sft, max_steps=0))
@@ -244,9 +252,9 @@ class Clock:
         self.file = run.folder / "progress.json"
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {stage: float(data["seconds"].get(stage, 0)) for stage in self.shares}
+            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
             self.done = [stage for stage in self.shares if stage in data["done"]]
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)

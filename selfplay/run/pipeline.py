@@ -1,13 +1,11 @@
 """The main job: expert games -> SFT -> RL -> matches -> the chart, resumable anywhere; by AlphaGo's
 recipe with a value net before the matches.
 
-Each stage looks at what the run's folder holds, does what is left within its share of the time,
-and hands the next one files, not objects: a run killed anywhere continues from its folder.
+What a stage is, and how it is run: ``stage``.
 """
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -17,22 +15,33 @@ from typing import Any
 import torch
 
 from selfplay.arena import expert
-from selfplay.board.alphazero import Learner, train_rl
+from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.data import Columns
-from selfplay.board.league import PolicyLearner, train_pg
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.supervised import best, split, to_columns, train_sft
-from selfplay.board.value import Policies, best_value, make_games, read_games, train_value
+from selfplay.board.supervised import split, to_columns
+from selfplay.board.value import Policies
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, command
 from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
 from selfplay.learn import checkpoint
+from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
-from selfplay.learn.plateau import reached_plateau
 from selfplay.models import flops
 from selfplay.run import compare
+from selfplay.run.boards import (
+    KeptLearner,
+    KeptPolicyLearner,
+    best_sft,
+    train_pg,
+    train_rl,
+    train_sft,
+    train_value,
+)
 from selfplay.run.config import preset
 from selfplay.run.folder import Clock, Run, freeze, stages
+from selfplay.run.keep import Row
+from selfplay.run.shards import make_games, read_games
+from selfplay.run.stage import Desk, Stage, Work, run_stages
 
 EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
 EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
@@ -52,25 +61,7 @@ def train(
     with locked(run.folder):
         freeze(run)
         clock = Clock(run, stages(run.config), minutes)
-        for name, stage in STAGES.items():
-            if name in clock.shares and only in (None, name):
-                with clock.running(name):
-                    stage(run, clock, device)
-
-
-def _writer(run: Run) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.folder / "tb"))
-
-
-def _log(writer: Any, stage: str, row: dict[str, Any]) -> None:
-    for key, value in row.items():
-        if isinstance(value, dict):
-            _log(writer, f"{stage}/{key}", {**value, "step": row.get("step", 0)})
-        elif isinstance(value, (int, float)):
-            writer.add_scalar(f"{stage}/{key}", value, row.get("step", 0))
-    writer.flush()
+        run_stages(run, STAGES, clock, device, only)
 
 
 def net_spec(run: Run) -> Any:
@@ -88,15 +79,15 @@ def expert_files(run: Run) -> list[Path]:
     if (run.game.name in EMBEDDED
             and run.config.expert.player == preset(run.game.name).expert.player):
         return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
-    suffix = "sgf.gz" if run.game.name.startswith("go") else "jsonl.gz"
+    suffix = "sgf.gz" if run.game.has_sgf else "jsonl.gz"
     return [run.folder / "expert" / f"games.{suffix}"]
 
 
-def expert_stage(run: Run, clock: Clock, device: str) -> None:
+def expert_stage(run: Run, clock: Clock, device: str) -> str | None:
     """Make the teacher's games where none are given or embedded."""
     config, (file, *_) = run.config.expert, expert_files(run)
     if run.config.init != "sft" or file.exists() or config.games:
-        return
+        return None
     file.parent.mkdir(parents=True, exist_ok=True)
     say(f"expert games: {config.player} plays itself")
     made = 0
@@ -118,6 +109,7 @@ def expert_stage(run: Run, clock: Clock, device: str) -> None:
     if written.duplicates or written.unfinished:
         say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
     clock.finish("expert")
+    return None
 
 
 def expert_columns(run: Run) -> tuple[Columns, Columns]:
@@ -140,36 +132,25 @@ def _name_skipped(run: Run, lines: list[str], read: int) -> None:
     say(f"expert games: {read:,} read, {len(lines):,} skipped, all named in {file}")
 
 
-def sft_stage(run: Run, clock: Clock, device: str) -> None:
+def sft_stage(run: Run, clock: Clock, device: str) -> Work | str:
     """Learn the expert's moves until the held-out curve is flat or the share is used up.
 
     Once self-play has begun from its net, that net stays.
     """
     folder = run.folder / "sft"
     if run.config.init != "sft":
-        say(f"SFT: left out, self-play starts from {run.config.init}")
-        return
+        return f"SFT: left out, self-play starts from {run.config.init}"
     if "sft" in clock.done or checkpoint.newest(run.folder / "rl") is not None:
-        say(f"SFT: finished, {_best_look(folder)}")
-        return
-    train_rows, held_rows = expert_columns(run)
-    writer, last = _writer(run), {"text": "first look soon"}
+        return f"SFT: finished, {_best_look(folder)}"
+    rows = expert_columns(run)
 
-    def log(row: dict[str, Any]) -> None:
-        _log(writer, "sft", row)
-        last["text"] = _look(row)
+    def learn(at: Desk) -> bool:
+        train_sft(run.game, net_spec(run), *rows, run.config.sft, folder, device=device,
+                  seed=run.config.seed, left=at.left, log=at.log, progress=at.step)
+        return reached_plateau(folder)
 
-    with Bar("SFT", clock.budget("sft")) as bar:
-        train_sft(
-            run.game, net_spec(run), train_rows, held_rows, run.config.sft, folder,
-            device=device, seed=run.config.seed, left=lambda: clock.left("sft"), log=log,
-            progress=lambda step, _: bar.at(clock.spent("sft"), f"step {step:,}  {last['text']}"),
-        )
-    writer.close()
-    flat = reached_plateau(folder)
-    if flat:
-        clock.finish("sft")
-    say(f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}")
+    return Work("SFT", learn, _look, ended=bool, said=lambda flat: (
+        f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
 
 
 def _look(row: dict[str, Any]) -> str:
@@ -178,84 +159,74 @@ def _look(row: dict[str, Any]) -> str:
 
 
 def _best_look(folder: Path) -> str:
-    name = best(folder).name
-    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(folder / "history.jsonl")}
-    return f"best checkpoint {name}" + (f", {_look(rows[name])}" if name in rows else "")
+    return f"best checkpoint {_look_of(best_sft(folder), _look)}"
 
 
-def rl_stage(run: Run, clock: Clock, device: str) -> None:
+def _look_of(path: Path, look: Callable[[Row], str]) -> str:
+    """A checkpoint's name, and its row in words where that is there."""
+    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(path.parent / "history.jsonl")}
+    return path.name + (f", {look(rows[path.name])}" if path.name in rows else "")
+
+
+def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     """Improve the SFT net, or one from nothing, by the run's algorithm.
 
     Once games for a value net have been made with its policy, that policy stays.
     """
     if any(_value_folder(run).glob("*.npz")):
-        say(f"RL: finished, its policy plays for the value net: {_newest_rl(run)}")
-        return
-    init, held = _start(run), None
-    if run.config.init == "sft":
-        _, held = expert_columns(run)
-    improve = _policy_gradient if run.config.rl.algorithm in ALGORITHMS else _policy_iteration
-    writer = _writer(run)
-    newest = improve(run, clock, device, init, held, writer)
-    writer.close()
-    if newest is None:
-        kept = "" if improve is _policy_gradient else "games that have ended are kept, "
-        advice = ("RL: the time ended before the first iteration; "
-                  f"{kept}continue with more --minutes")
-        if init is None:
-            raise UserError(advice)
-        say(advice)
-        return
-    count = int(checkpoint.read_meta(newest)["step"])
-    say(f"RL: {count} iterations, newest checkpoint {newest.name}")
-
-
-def _policy_iteration(
-    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
-) -> Path | None:
-    """Self-play with search."""
-    learner = Learner(run.game, net_spec(run), run.config.rl, run.folder / "rl",
-                      init=init, device=device, seed=run.config.seed, known=held)
-    _say_of(learner)
-    last = {"text": ""}
-
-    def log(row: dict[str, Any]) -> None:
-        _log(writer, "rl", row)
-        last["text"] = f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
+        return f"RL: finished, its policy plays for the value net: {_newest_rl(run)}"
+    begins = {"init": _start(run), "device": device, "seed": run.config.seed}
+    held = expert_columns(run)[1] if run.config.init == "sft" else None
+    given = run.game, net_spec(run)
+    if run.config.rl.algorithm in ALGORITHMS:
+        learner: Any = KeptPolicyLearner(*given, run.config, run.folder / "rl", **begins)
+        improve: Any = train_pg
+    else:
+        learner = KeptLearner(*given, run.config.rl, run.folder / "rl", known=held, **begins)
+        improve = train_rl
+    played = improve is train_rl
+    if played:
         _say_of(learner)
 
-    def progress(what: str, done: int, total: int) -> None:
-        number = learner.iteration + (what == "self-play")  # it counts once its games are there
-        bar.at(clock.spent("rl"), f"iteration {number}  {what} {done:,}/{total:,}  {last['text']}")
+    def learn(at: Desk) -> Path | None:
+        def log(row: Row) -> None:
+            at.log(row)
+            at.loggers.sample("rl", run.game, learner.inference_net(), device, row["iteration"],
+                            row["step"])
+            if played:
+                _say_of(learner)
 
-    with Bar("RL", clock.budget("rl")) as bar:
-        return train_rl(learner, held=held, left=lambda: clock.left("rl"), log=log,
-                        progress=progress)
+        def progress(what: str, done: int, total: int) -> None:
+            number = learner.iteration + (what != "learning" or not played)
+            at.at(f"iteration {number}  {what} {done:,}/{total:,}")
 
+        return improve(learner, held=held, left=at.left, log=log, progress=progress)
 
-def _policy_gradient(
-    run: Run, clock: Clock, device: str, init: Path | None, held: Columns | None, writer: Any
-) -> Path | None:
-    """The raw policy against its past selves."""
-    learner = PolicyLearner(run.game, net_spec(run), run.config, run.folder / "rl",
-                            init=init, device=device, seed=run.config.seed)
-    last = {"text": ""}
+    def said(newest: Path | None) -> str:
+        if newest is not None:
+            count = int(checkpoint.read_meta(newest)["step"])
+            return f"RL: {count} iterations, newest checkpoint {newest.name}"
+        kept = "games that have ended are kept, " if played else ""
+        advice = ("RL: the time ended before the first iteration; "
+                  f"{kept}continue with more --minutes")
+        if begins["init"] is None:
+            raise UserError(advice)
+        return advice
 
-    def log(row: dict[str, Any]) -> None:
-        _log(writer, "rl", row)
-        last["text"] = (f"score {row['score']:.2f} against the pool, entropy {row['entropy']:.2f}, "
-                        f"KL {row['ref_kl']:.3f} to the first policy")
-
-    def progress(what: str, done: int, total: int) -> None:
-        bar.at(clock.spent("rl"), f"iteration {learner.iteration + 1}  {what} "
-                                  f"{done:,}/{total:,}  {last['text']}")
-
-    with Bar(f"RL by {run.config.rl.algorithm}", clock.budget("rl")) as bar:
-        return train_pg(learner, held=held, left=lambda: clock.left("rl"), log=log,
-                        progress=progress)
+    title = "RL" if played else f"RL by {run.config.rl.algorithm}"
+    return Work(title, learn, _played if played else _climbed, said, first="")
 
 
-def _say_of(learner: Learner) -> None:
+def _played(row: Row) -> str:
+    return f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
+
+
+def _climbed(row: Row) -> str:
+    return (f"score {row['score']:.2f} against the pool, entropy {row['entropy']:.2f}, "
+            f"KL {row['ref_kl']:.3f} to the first policy")
+
+
+def _say_of(learner: KeptLearner) -> None:
     """What has been found about the arithmetic of self-play since the last time, if anything."""
     if learner.players.said:
         say(f"RL: {learner.players.said}")
@@ -266,16 +237,20 @@ def _start(run: Run) -> Path | None:
     """The checkpoint that self-play starts from; None is from nothing."""
     if run.config.init == "random":
         return None
-    return best(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
+    return best_sft(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
 
 
 def say_what_next(run: Run) -> None:
     """Name the commands that judge the net which RL has made, if it has."""
     if _newest_rl(run) is not None:
-        first, folder = _start(run), shlex.quote(str(run.folder))
-        other = shlex.quote(f"net:{first}" if first else "mcts:100")
-        say(f"next: selfplay compare {folder} --minutes 10   or   selfplay match "
-            f"{shlex.quote(f'net:{run.folder}')} {other} --game {shlex.quote(run.game.name)}")
+        first = _start(run)
+        other = f"net:{first}" if first else "mcts:100"
+        match = command("selfplay", "match", f"net:{run.folder}", other, "--game", run.config.game)
+        say(f"next: {_more_matches(run)}   or   {match}")
+
+
+def _more_matches(run: Run) -> str:
+    return command("selfplay", "compare", run.folder, "--minutes", 10)
 
 
 def _value_folder(run: Run) -> Path:
@@ -287,16 +262,14 @@ def _newest_rl(run: Run) -> Path | None:
     return checkpoint.newest(run.folder / "rl")
 
 
-def value_stage(run: Run, clock: Clock, device: str) -> None:
+def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
     """Make the RL policy's games, one position each, and learn their results until the held-out
     curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
     if "value" in clock.done:
-        say(f"value net: finished, {_best_value_look(folder)}")
-        return
+        return f"value net: finished, {_best_value_look(folder)}"
     if policy is None:
-        say("value net: left out, there is no RL policy yet; continue with more --minutes")
-        return
+        return "value net: left out, there is no RL policy yet; continue with more --minutes"
     start = _start(run)
     assert start is not None, "must_be_of_recipe has seen to it"
     about = {"sft": start, "rl": policy}
@@ -304,23 +277,17 @@ def value_stage(run: Run, clock: Clock, device: str) -> None:
     cost = read_json(folder / "cost.json")
     before = {key: value + cost.get(key, 0.0)
               for key, value in checkpoint.read_meta(policy)["compute"].items()}
-    writer, last = _writer(run), {"text": "first look soon"}
 
-    def log(row: dict[str, Any]) -> None:
-        _log(writer, "value", row)
-        last["text"] = _value_look(row)
-
-    with Bar("value net", clock.budget("value")) as bar:
+    def learn(at: Desk) -> bool:
         train_value(
             run.game, net_spec(run), policy, read_games(_value_folder(run)), config, folder,
             device=device, seed=run.config.seed, before=before,
             about={"policies": {key: _inside(run, path) for key, path in about.items()}},
-            left=lambda: clock.left("value"), log=log,
-            progress=lambda step, _: bar.at(clock.spent("value"), f"step {step:,}  {last['text']}"))
-    writer.close()
-    if reached_plateau(folder) and made >= config.games:
-        clock.finish("value")
-    say(f"value net: {_best_value_look(folder)}")
+            left=at.left, log=at.log, progress=at.step)
+        return reached_plateau(folder) and made >= config.games
+
+    return Work("value net", learn, _value_look, ended=bool,
+                said=lambda flat: f"value net: {_best_value_look(folder)}")
 
 
 def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path]) -> int:
@@ -364,11 +331,8 @@ def _value_look(row: dict[str, Any]) -> str:
 
 
 def _best_value_look(folder: Path) -> str:
-    found = best_value(folder)
-    if found is None:
-        return "no checkpoint yet"
-    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(folder / "history.jsonl")}
-    return f"{found.name}" + (f", {_value_look(rows[found.name])}" if found.name in rows else "")
+    found = checkpoint.best(folder, VALUE_METRIC)
+    return "no checkpoint yet" if found is None else _look_of(found, _value_look)
 
 
 def eval_stage(run: Run, clock: Clock, device: str) -> None:
@@ -376,7 +340,7 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
     pairings = compare.plan(run, compare.points(run))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
-            f"selfplay compare {run.folder} --minutes 10")
+            f"{_more_matches(run)}")
     with Bar("evaluation", clock.budget("eval")) as bar:
         def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
             a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
@@ -388,7 +352,7 @@ def eval_stage(run: Run, clock: Clock, device: str) -> None:
     show(run, device)
 
 
-def draw(run: Run, device: str) -> None:
+def redraw(run: Run, device: str) -> None:
     """The chart of a run that nobody else is at work on.
 
     Raises UserError before anything is made if another process is.
@@ -402,16 +366,12 @@ def show(run: Run, device: str) -> None:
     """Draw the chart from what is on disk and say what it shows."""
     from selfplay.report.page import text_summary
 
-    result = compare.compare(run, device)
-    say(text_summary(result))
-    if not result["points"]:
-        say("nothing is rated yet: give the run more --minutes, or play matches with "
-            f"selfplay compare {run.folder} --minutes 10")
+    say(text_summary(compare.write_chart(run, device)))
     say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
         f"curves: tensorboard --logdir {run.folder / 'tb'}")
 
 
-STAGES: dict[str, Callable[[Run, Clock, str], None]] = {
+STAGES: dict[str, Stage] = {
     "expert": expert_stage, "sft": sft_stage, "rl": rl_stage, "value": value_stage,
     "eval": eval_stage,
 }

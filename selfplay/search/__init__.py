@@ -1,1 +1,1 @@
-"""Trees: no rules, no net."""
+"""Tree search. Knows no game's rules and no net."""

@@ -1,6 +1,6 @@
 """The plan of Gumbel AlphaZero's searches (Danihelka et al. 2022, "Policy improvement by planning
 with Gumbel"): at the root, the m moves with the highest Gumbel draw + logit share the simulations
-by sequential halving. The walks that keep to it are in ``mcts``.
+by sequential halving. The walks that keep to it are in ``select``.
 """
 
 from __future__ import annotations

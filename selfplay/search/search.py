@@ -1,6 +1,6 @@
 """Tree search over many games at once: where games, trees and the net meet, once a wave.
 
-A wave walks down every tree by a rule of ``mcts``, lets the game put the leaves' states into a
+A wave walks down every tree by a rule of ``select``, lets the game put the leaves' states into a
 scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
 and grows the trees.
 """
@@ -184,7 +184,7 @@ class Search:
                 self._left[rows[new]] += 1
             if new.any():
                 self._prepare(rows[new])
-        except BaseException:  # Ctrl-C included: walks are out that will not come home
+        except BaseException:  # Ctrl-C included: some walks will never be backed up
             self.tree.size[rows] = 0
             self._left[rows] = self._sims[rows]
             raise
@@ -193,7 +193,7 @@ class Search:
     def run(
         self, states: Any, sims: ArrayLike, evaluate: Evaluate, noise: ArrayLike = False
     ) -> SearchResult:
-        """Fresh searches of all rows from ``states`` (``batch`` rows), to their end."""
+        """Search every row afresh from ``states`` (``batch`` rows), to the end of the budgets."""
         rows = np.arange(len(self._left))
         self.begin(rows, states, sims, noise)
         while self._left.any():
@@ -201,7 +201,7 @@ class Search:
         return self.result(rows)
 
     def result(self, rows: ArrayLike) -> SearchResult:
-        """What the trees of ``rows`` int [n] hold now; raises ValueError where one is empty."""
+        """What the searches of ``rows`` int [n] have found; ValueError where a tree is empty."""
         rows, trees = np.asarray(rows, np.int64), self.tree
         if (trees.size[rows] == 0).any():
             raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
@@ -242,8 +242,8 @@ class Search:
         return slot, outcome, leaves.to_play[place], self._head(live), legal
 
     def _head(self, end: int, start: int = 0) -> Any:
-        """Views of some rows of the scratch states, kept: to a lone game they are a tenth of a
-        wave."""
+        """Views of some rows of the scratch states. They are kept: making them anew takes a tenth
+        of a wave when one game is searched alone."""
         if (end, start) not in self._heads:
             if len(self._heads) >= HEADS:
                 self._heads.clear()
@@ -286,7 +286,7 @@ class Search:
 
 
 def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
-    """(rule, parameters) as ``mcts.select`` takes them."""
+    """(rule, parameters) as ``select.select`` takes them."""
     if config.rule == "puct":
         return select.PUCT, (config.c_puct, config.fpu_reduction, config.root_fpu_reduction)
     if config.rule == "uct":

@@ -1,20 +1,20 @@
-"""Walks down the trees of ``tree``, by the rules PUCT, UCT and Gumbel AlphaZero's.
+"""Walks down the trees of ``tree``, by the rules of PUCT, UCT and Gumbel AlphaZero.
 
 PUCT: Silver et al. 2017, with KataGo's first-play urgency. UCT: Kocsis and Szepesvari 2006, UCB1
-at every node, for values from rollouts. Gumbel: Danihelka et al. 2022; at the root it keeps to a
-plan of ``gumbel``, below it visits follow the improved policy. Its Q-values are rescaled from
+at every node, for values from rollouts. Gumbel: Danihelka et al. 2022; at the root it follows a
+plan of ``gumbel``, below it the visits follow the improved policy. Its Q-values are rescaled from
 [-1, 1] to [0, 1], as MuZero does where the bounds are known:
 sigma(q) = (c_visit + max_b N(b)) * c_scale * (q + 1) / 2.
 
-Several walks of one tree may go out before the first comes home. As in WU-UCT (Liu et al. 2020,
-"Watch the unobserved"), each counts as a visit from the moment it goes out, so that the next is
-drawn elsewhere, but brings no value until ``tree.grow``. A walk that comes to a leaf that is
-waited for already is taken back, and the tree sends out no more for now.
+Several walks of one tree may start before the first is backed up. As in WU-UCT (Liu et al. 2020,
+"Watch the unobserved"), each counts as a visit from its start, so that the next is drawn elsewhere,
+but adds no value until ``tree.grow``. A walk that reaches a leaf whose evaluation is already
+pending is undone, and the tree starts no more walks in this wave.
 
 Speed. A step down looks at the children that exist and at one unvisited move, the one of the
-highest prior: ``favourite`` changes only when it gets a node. ``select`` is compiled without
+highest prior: ``favourite`` changes only when that move gets a node. ``select`` is compiled without
 numba's counting of references (``_nrt``), which took a third of the time of a search; such a
-kernel is given its scratch arrays.
+kernel cannot allocate: its scratch arrays are passed in.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ def _gumbel_inner(tree, b, node, policy, visits, factor):
 
 @njit(cache=True, nogil=True, inline="always")
 def _take_back(tree, b, node):
-    """Undo the visits of a walk that ended at ``node`` without visiting it."""
+    """Undo the visits of a walk that ended at ``node``, which is pending."""
     while tree.edge[b, node] >= 0:
         tree.n[b, tree.edge[b, node]] -= 1
         node = tree.parent[b, node]
@@ -300,7 +300,7 @@ def _take_back(tree, b, node):
 
 
 # numpy's error model: a check for a division by 0 would keep loops from becoming vector loops
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
 def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, visits):
     """Walks from the roots of ``rows`` int64 [n] to leaves; fills ``walk``, returns (how many, the
     depth of the deepest).

@@ -1,5 +1,5 @@
 """The search trees as arrays, and the kernels that fill, move and read them. Knows no game, no net,
-and no rule by which to walk (``mcts`` has those).
+and no rule by which to walk (``select`` has those).
 
 Node 0 is the root; a parent's number is lower than its children's. ``visits`` of a node counts
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
@@ -129,7 +129,7 @@ def new_walk(count: int, depth: int) -> Walk:
 
 
 def node_bytes(actions: int) -> int:
-    """Memory that a node takes."""
+    """Bytes that a node takes."""
     return NODE.itemsize + 4 + 4 * actions + EDGES * EDGE.itemsize
 
 
@@ -160,7 +160,7 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
     )
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def _shift(logits, bits, legal, out, out_bits):
     """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere.
 
@@ -206,7 +206,7 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
     return odds
 
 
-@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
+@njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
 def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
     """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
 
@@ -291,8 +291,8 @@ def reroot(tree, rows, actions):
     """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
-    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``mcts.set_root`` comes
-    next.
+    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` of
+    ``select`` must follow.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     child, move, n = np.empty((3, tree.child.shape[1]), np.int32)

@@ -1,0 +1,419 @@
+"""The embedded language model: a decoder-only transformer of Llama's shape (Touvron et al. 2023,
+arXiv:2302.13971) with tied embeddings.
+
+Weights are named and laid out as Hugging Face's ``LlamaForCausalLM`` has them, and models are
+called as Hugging Face's are. Prompts that several completions share are read once: in training by
+``Backbone.hidden_states``, in generation by ``Decoder``. All of it runs through ``_run_layers``;
+only the attention differs.
+
+Axes: n prompts of P tokens, N completions of T tokens, m rows being written, M tokens of any
+texts one behind the other; width D, H heads of d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROTARY_BASE = 10000.0
+
+#: (number of the layer, queries, keys, values [M, H, d]) -> [M, H d], the mixed values
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Named as in Hugging Face's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    pad_token_id: int
+    eos_token_id: int
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def fixed(self) -> dict[str, Any]:
+        """What else config.json says, the same for every model of this kind."""
+        return {"model_type": "llama", "num_key_value_heads": self.num_attention_heads,
+                "head_dim": self.head_dim, "hidden_act": "silu", "attention_bias": False,
+                "attention_dropout": 0.0, "mlp_bias": False, "tie_word_embeddings": True,
+                "bos_token_id": None,
+                "rope_parameters": {"rope_type": "default", "rope_theta": ROTARY_BASE}}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        return {"architectures": ["LlamaForCausalLM"], **asdict(self), **self.fixed()}
+
+
+def config_of(described: Mapping[str, Any]) -> TransformerConfig | None:
+    """The configuration in a config.json with all values filled in; None where it describes
+    another kind of model."""
+    try:
+        config = TransformerConfig(**{f.name: described[f.name] for f in fields(TransformerConfig)})
+        fits = all(described[key] == value for key, value in config.fixed().items())
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+    return config if fits else None
+
+
+class SharedPrompts(NamedTuple):
+    """Completions, and the different prompts that they follow."""
+
+    prompt: Tensor  #: int64 [n, P], left-padded
+    prompt_mask: Tensor  #: bool [n, P]
+    prompt_of: Tensor  #: int64 [N]
+    action: Tensor  #: int64 [N, T]
+
+
+def share_prompts(prompt: Tensor, mask: Tensor, action: Tensor) -> SharedPrompts:
+    """Find the different ones among prompts [N, P], one for each of the completions [N, T]."""
+    both, place = torch.unique(torch.cat([prompt, mask.long()], 1), dim=0, return_inverse=True)
+    width = prompt.shape[1]
+    return SharedPrompts(both[:, :width], both[:, width:].bool(), place, action)
+
+
+class BackboneOutput(NamedTuple):
+    last_hidden_state: Tensor  #: [N, L, D], after the last norm
+
+
+class CausalOutput(NamedTuple):
+    logits: Tensor  #: [N, L, V]
+
+
+class Layer(nn.Module):
+    """Weights of a layer; ``_run_layers`` computes with them."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.self_attn = nn.ModuleDict(
+            {f"{name}_proj": nn.Linear(width, width, bias=False) for name in "qkvo"})
+        self.mlp = nn.ModuleDict({
+            "gate_proj": nn.Linear(width, inner, bias=False),
+            "up_proj": nn.Linear(width, inner, bias=False),
+            "down_proj": nn.Linear(inner, width, bias=False)})
+        self.input_layernorm = nn.RMSNorm(width)
+        self.post_attention_layernorm = nn.RMSNorm(width)
+
+
+class Backbone(nn.Module):
+    """From tokens to hidden states."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None, use_cache: bool = False,
+    ) -> BackboneOutput:
+        """Read whole texts int64 [N, L].
+
+        attention_mask: [N, L], 0 on padding; not needed where padding stands on the right and what
+        is computed there is thrown away. Nothing is cached.
+        """
+        rows, length = input_ids.shape
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device).expand(rows, -1)
+        sight = None if attention_mask is None else _causal(attention_mask.bool())
+        x = self._run(input_ids.reshape(-1), position_ids.reshape(-1),
+                      lambda _, *parts: _attend(*_texts(parts, rows, length), sight))
+        return BackboneOutput(x.unflatten(0, (rows, length)))
+
+    def hidden_states(self, texts: SharedPrompts) -> Tensor:
+        """[N, T, D]: what is thought of the text before each token of the completions, after the
+        last norm. Each prompt is read once."""
+        (rows, length), count = texts.prompt.shape, len(texts.action)
+        steps = texts.action.shape[1] - 1  # nothing follows the last token
+        prompts, own = slice(rows * length), slice(rows * length, None)
+        sight, behind = _causal(texts.prompt_mask), _causal_behind(texts, steps)
+
+        def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            first = _texts((q[prompts], k[prompts], v[prompts]), rows, length)
+            q, k, v = _texts((q[own], k[own], v[own]), count, steps)
+            k, v = (torch.cat([before.index_select(0, texts.prompt_of), part], 1)
+                    for before, part in ((first[1], k), (first[2], v)))
+            return torch.cat([_attend(*first, sight), _attend(q, k, v, behind)])
+
+        after = texts.prompt_mask.sum(1)[texts.prompt_of, None] + torch.arange(
+            steps, device=texts.action.device)
+        x = self._run(
+            torch.cat([texts.prompt.reshape(-1), texts.action[:, :-1].reshape(-1)]),
+            torch.cat([positions_of(texts.prompt_mask).reshape(-1), after.reshape(-1)]), attention)
+        last = x[prompts].unflatten(0, (rows, length))[:, -1].index_select(0, texts.prompt_of)
+        return torch.cat([last[:, None], x[own].unflatten(0, (count, steps))], 1)
+
+    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """[M, D], after the last norm."""
+        layers, x = [fused(layer) for layer in self.layers], self.embed_tokens(tokens)
+        return _run_layers(layers, x, positions, attention, self.config) * self.norm.weight
+
+
+class Transformer(nn.Module):
+    """The causal language model; its head is its embedding."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Weights are random, drawn from torch's global generator."""
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+        with torch.no_grad():
+            self.model.embed_tokens.weight[config.pad_token_id] = 0
+
+    def get_decoder(self) -> Backbone:
+        return self.model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None, use_cache: bool = False, logits_to_keep: int = 0,
+    ) -> CausalOutput:
+        """As ``Backbone.forward``. logits_to_keep: of the last so many tokens; 0: of all."""
+        seen = self.model(input_ids, attention_mask, position_ids, use_cache).last_hidden_state
+        return CausalOutput(self.logits(seen[:, -logits_to_keep:]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., V] of hidden states [..., D]."""
+        return F.linear(hidden, self.model.embed_tokens.weight)
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """int64 [N, L]: each token's place in its own text; 0 on padding."""
+    return (mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+class Cache(Protocol):
+    """Keys and values of prompts and of what each row writes behind its prompt; made of the
+    prompts' mask bool [n, P] and of the most tokens that a row may write.
+
+    start keeps what the prompts leave, k and v [n, P, H, d]; attend takes and keeps q, k and v
+    [m, H, d] of a new token a row and returns [m, H d]; advance comes after the last layer.
+    """
+
+    def start(self, layer: int, k: Tensor, v: Tensor) -> None: ...
+
+    def select(self, rows: Tensor) -> None: ...
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+    def advance(self) -> None: ...
+
+
+class TensorCache:
+    """On any device: prompts are repeated for each of their rows, dropped rows copied out."""
+
+    def __init__(self, mask: Tensor, room: int) -> None:
+        self.padding = None if bool(mask.all()) else ~mask
+        self.room, self.used = room, mask.shape[1]
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  #: keys, values [m, H, P + room, d]
+
+    def start(self, layer: int, k: Tensor, v: Tensor) -> None:
+        keys, values = (F.pad(part.transpose(1, 2), (0, 0, 0, self.room)) for part in (k, v))
+        self.kept[layer] = keys, values
+
+    def select(self, rows: Tensor) -> None:
+        self.padding = None if self.padding is None else self.padding[rows]
+        self.kept = {layer: (k[rows], v[rows]) for layer, (k, v) in self.kept.items()}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        (keys, values), end = self.kept[layer], self.used + 1
+        keys[:, :, self.used], values[:, :, self.used] = k, v
+        scores = (q[:, :, None] @ keys[:, :, :end].transpose(2, 3)).float() * q.shape[-1] ** -0.5
+        if self.padding is not None:
+            width = self.padding.shape[1]
+            scores[..., :width].masked_fill_(self.padding[:, None, None], -1e30)
+        return (torch.softmax(scores, -1).to(v.dtype) @ values[:, :, :end]).flatten(1)
+
+    def advance(self) -> None:
+        self.used += 1
+
+
+class Decoder:
+    """One token after another, with the weights that ``model`` has now. No gradient."""
+
+    @torch.no_grad()
+    def __init__(
+        self, model: Transformer, new_cache: Callable[[Tensor, int], Cache] = TensorCache
+    ) -> None:
+        self.config, self.new_cache, backbone = model.config, new_cache, model.model
+        self.embedding = backbone.embed_tokens.weight.detach()
+        self.layers = [fused(layer) for layer in backbone.layers]
+        self.head = self.embedding * backbone.norm.weight
+
+    @torch.no_grad()
+    def prefill(self, tokens: Tensor, mask: Tensor, room: int) -> Tensor:
+        """Read prompts int64 [n, P], left-padded, mask bool [n, P]; ``room`` tokens may follow.
+        Returns the logits of the next token, float32 [n, V]."""
+        self.cache = cache = self.new_cache(mask, room)
+        positions, sight = positions_of(mask), _causal(mask)
+        self.next = positions[:, -1] + 1
+
+        def attention(layer: int, *parts: Tensor) -> Tensor:
+            q, k, v = _texts(parts, *tokens.shape)
+            cache.start(layer, k, v)
+            return _attend(q, k, v, sight)
+
+        x = self._run(tokens.reshape(-1), positions.reshape(-1), attention)
+        return F.linear(x.unflatten(0, tokens.shape)[:, -1], self.head).float()
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes the old row rows[i], int64 [m]. Rows may be repeated only before the first
+        ``step``."""
+        self.next = self.next[rows]
+        self.cache.select(rows)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits float32 [m, V] after one more token a row, int64 [m]."""
+        x = self._run(tokens, self.next, self.cache.attend)
+        self.cache.advance()
+        self.next = self.next + 1
+        return F.linear(x, self.head).float()
+
+    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        return _run_layers(self.layers, self.embedding[tokens], positions, attention, self.config)
+
+
+class Fused(NamedTuple):
+    """Weights of a layer with few, large products, its norms' weights in them:
+    (x / rms(x) * g) W^T = x / rms(x) (g W)^T."""
+
+    qkv: Tensor  #: [3 D, D]
+    out: Tensor  #: [D, D]
+    gate_up: Tensor  #: [2 I, D]
+    down: Tensor  #: [D, I]
+
+
+def fused(layer: Any) -> Fused:
+    """The weights of a ``Layer``, which gradients reach through these."""
+    mixer, mlp = layer.self_attn, layer.mlp
+    qkv = torch.cat([mixer.q_proj.weight, mixer.k_proj.weight, mixer.v_proj.weight])
+    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+    return Fused(qkv * layer.input_layernorm.weight, mixer.o_proj.weight,
+                 gate_up * layer.post_attention_layernorm.weight, mlp.down_proj.weight)
+
+
+def _run_layers(
+    layers: Sequence[Fused], x: Tensor, positions: Tensor, attention: Attention,
+    config: TransformerConfig,
+) -> Tensor:
+    """[M, D], normed but without the last norm's weight, of embedded tokens x [M, D]."""
+    heads, eps = config.num_attention_heads, config.rms_norm_eps
+    cos, sin = _rotation(positions, config.head_dim, x.dtype)
+    for number, layer in enumerate(layers):
+        qkv = F.linear(_Normed.apply(x, eps), layer.qkv).unflatten(1, (3 * heads, -1))
+        rotated = _Rotated.apply(qkv[:, :2 * heads], cos, sin)
+        seen = attention(number, rotated[:, :heads], rotated[:, heads:], qkv[:, 2 * heads:])
+        x = x + F.linear(seen, layer.out)
+        x = x + F.linear(_Gated.apply(F.linear(_Normed.apply(x, eps), layer.gate_up)), layer.down)
+    return _Normed.apply(x, eps)
+
+
+def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(cos, sin), [M, 1, d / 2] each, of positions [M]."""
+    powers = torch.arange(0, width, 2, device=positions.device).float() / width
+    angles = (positions[:, None].float() * (1.0 / ROTARY_BASE**powers))[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _texts(parts: Sequence[Tensor], rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[rows, length, H, d] each of [rows length, H, d]."""
+    q, k, v = (part.unflatten(0, (rows, length)) for part in parts)
+    return q, k, v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """[N L, H d] of q [N, L, H, d], k and v [N, S, H, d]. mask: bool [N, 1, L, S]; None: every
+    token sees itself and those before it."""
+    seen = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
+        is_causal=mask is None)
+    return seen.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _causal(mask: Tensor) -> Tensor:
+    """bool [N, 1, L, L]: what each token of texts with the mask bool [N, L] sees."""
+    square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
+    itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # no empty rows
+    return (square.tril() & mask[:, None] | itself)[:, None]
+
+
+def _causal_behind(texts: SharedPrompts, steps: int) -> Tensor:
+    """bool [N, 1, steps, P + steps]: what each token of completions sees."""
+    before = texts.prompt_mask[texts.prompt_of][:, None].expand(-1, steps, -1)
+    own = torch.ones(steps, steps, dtype=torch.bool, device=before.device).tril()
+    return torch.cat([before, own.expand(len(before), -1, -1)], 2)[:, None]
+
+
+class _Normed(torch.autograd.Function):
+    """x / rms(x) over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        out = x * scale
+        ctx.save_for_backward(out, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Any:
+        out, scale = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad[0], out)[..., None].div_(-out.shape[-1])
+        return torch.addcmul(grad[0], out, along).mul_(scale), None
+
+
+class _Rotated(torch.autograd.Function):
+    """Rotary embedding by halves (Su et al. 2021, arXiv:2104.09864); gradients turn back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        out = x.new_empty(x.shape)
+        (a, b), (c, d) = x.chunk(2, -1), out.chunk(2, -1)
+        torch.mul(a, cos, out=c).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=d).addcmul_(a, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _Rotated.apply(grad[0], cos, -sin), None, None
+
+
+class _Gated(torch.autograd.Function):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202): silu(a) * b of [M, 2 I], the halves a and b."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        ctx.save_for_backward(x)
+        return F.silu(a).mul_(b)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Any:
+        x, = ctx.saved_tensors
+        a, b = x.chunk(2, -1)
+        out = torch.empty_like(x)
+        da, db = out.chunk(2, -1)
+        torch.mul(grad[0], F.silu(a), out=db)
+        torch.ops.aten.silu_backward.grad_input(grad[0] * b, a, grad_input=da)
+        return out

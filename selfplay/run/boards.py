@@ -1,0 +1,364 @@
+"""Board stages in their folders: what a start finds there, goes on from, and leaves.
+
+sft/, value/   ckpt-STEP, history.jsonl, best.json
+rl/            ckpt-ITERATION, history.jsonl, records/ (games by iteration) or pool/ (past selves),
+               dtype.json (the arithmetic of self-play)
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.arena.spec import VALUE_METRIC
+from selfplay.board.alphazero import Learner, alphazero, describe
+from selfplay.board.config import LeagueSettings, RLConfig, SFTConfig, ValueConfig
+from selfplay.board.data import Columns, evenly, unpack
+from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
+from selfplay.board.league import PolicyLearner, league
+from selfplay.board.league_games import Pool
+from selfplay.board.policy import BoardPolicy
+from selfplay.board.selfplay import Harvest, join
+from selfplay.board.supervised import sft_lesson
+from selfplay.board.value import value_lesson
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_json, write_json
+from selfplay.games.base import Game
+from selfplay.inference import precision
+from selfplay.inference.evaluator import spread
+from selfplay.inference.precision import ActorNets
+from selfplay.learn import checkpoint
+from selfplay.models import NetSpec, build, seeded
+from selfplay.run.keep import Kept, Row, learn_until_flat
+from selfplay.run.shards import Shard, load_shard, save_shard
+
+PART_SECONDS = 1.0  #: between two writes of finished self-play games
+LOADED = 16  #: policies of a pool kept in memory
+
+
+class ShardedGames:
+    """Games of self-play as a folder keeps them: those that a killed start has finished are not
+    played again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def shard(self, iteration: int) -> Path:
+        return self.folder / f"{iteration:06d}.npz"
+
+    def __call__(
+        self, learner: Learner, stop: Callable[[], bool], progress: Callable[[int], None]
+    ) -> tuple[Columns, dict[str, float]] | None:
+        """The next iteration's rows; None where ``stop()`` ended it early, the games that have
+        finished being on disk by then."""
+        path, began = self.shard(learner.iteration + 1), time.monotonic()
+        if not path.exists() and not self._play(path, learner, stop, progress):
+            return None
+        shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+        shard, cost = load_shard(path), _cost(path.with_suffix(".json"))
+        seconds = cost.pop("seconds")
+        return shard.columns, {
+            **describe(shard), **cost, "play_seconds": seconds,
+            "evaluations_per_second": cost["evaluations"] / max(seconds, 1e-9),
+            "earlier_seconds": seconds - (time.monotonic() - began)}
+
+    def _play(
+        self, path: Path, learner: Learner, stop: Callable[[], bool],
+        progress: Callable[[int], None],
+    ) -> bool:
+        """Play the games of one shard; False where ``stop()`` came first.
+
+        What has finished is written to ``.parts`` every PART_SECONDS, for a start after a kill.
+        """
+        folder, wanted = path.with_suffix(".parts"), learner.config.positions
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [load_shard(part) for part in sorted(folder.glob("*.npz"))]
+        note = folder / "cost.json"
+        cost = _cost(note)
+        have, earlier = sum(len(part.columns.value) for part in parts), len(parts)
+        progress(have)
+        while have < wanted and not stop():
+            began, before = time.monotonic(), learner.evaluated()
+            pause = began + PART_SECONDS
+            harvest = learner.play(
+                wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress,
+                earlier)
+            for key, count in learner.evaluated().items():
+                cost[key] += count - before[key]
+            cost["seconds"] += time.monotonic() - began
+            if harvest is not None:
+                write_json(note, cost)
+                save_shard(folder / f"{len(parts):04d}.npz", *harvest)
+                parts.append(Shard(*harvest))
+                have += len(harvest.columns.value)
+        if have < wanted:
+            return False
+        write_json(path.with_suffix(".json"), cost)
+        save_shard(path, *join([Harvest(*part) for part in parts]))  # last: where it is, all is
+        return True
+
+
+def _cost(note: Path) -> dict[str, float]:
+    """What games have cost, as far as ``note`` tells: one that was damaged has been deleted.
+
+    Raises UserError naming a damaged one.
+    """
+    cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
+    found = read_json(note) if note.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(v, (int, float)) for v in found.values()):
+        raise UserError(f"{note}: damaged; delete it and run the same command again")
+    return cost | found
+
+
+def _begin(
+    game: Game, spec: NetSpec, folder: Path, init: Path | None, device: str, seed: int
+) -> tuple[Any, NetSpec, dict[str, float]]:
+    """(net, its spec, compute so far) of the newest checkpoint, else of ``init``, else of none:
+    its net goes on, whatever size the dial says."""
+    source = checkpoint.newest(folder) or init
+    compute = {key: 0.0 for key in ("seconds", "flops", "positions")}
+    if source is None:
+        return seeded(seed, lambda: build(spec)), spec, compute
+    net, meta = checkpoint.load_net(source, game.name, device)
+    return net, checkpoint.spec_of(meta), compute | {
+        key: float(value) for key, value in meta["compute"].items()}
+
+
+def _resume(learner: Any, kept: Kept, load: Callable[..., None]) -> bool:
+    """Let ``learner`` go on where the newest checkpoint was taken, if there is one."""
+    newest = checkpoint.newest(kept.folder)
+    if newest is not None:
+        load(*checkpoint.load_training(newest))
+        learner.iteration = int(checkpoint.read_meta(newest)["step"])
+        kept.resume(learner.iteration)
+    return newest is not None
+
+
+def _save(learner: Any, path: Path, row: Row) -> None:
+    checkpoint.save(path, learner, learner.spec, _meta(learner, row["iteration"], row))
+
+
+def _meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
+    return {"game": learner.game.name, "kind": "rl", "step": iteration, "iteration": iteration,
+            "compute": {**learner.compute, "seconds": row.get("seconds", 0.0)}, "metrics": row}
+
+
+# -------------------------------------------------------------------------------- self-play
+
+
+class KeptLearner(Learner):
+    """Self-play in a folder: begins where the newest checkpoint was taken, else from ``init``."""
+
+    def __init__(
+        self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *, init: Path | None,
+        device: str, seed: int, known: Columns | None = None,
+    ) -> None:
+        """known: positions to begin with, an expert's say, to compare dtypes on."""
+        net, spec, start = _begin(game, spec, folder, init, device, seed)
+        super().__init__(game, spec, config, net=net, device=device, seed=seed,
+                         players=self._actors)
+        self.folder, self.known, self.games = folder, known, ShardedGames(folder / "records")
+        self.shard = self.games.shard
+        self.compute = {key: start[key] for key in ("flops", "positions")}
+        self.kept = Kept(
+            folder, partial(_save, self), "iteration", config.checkpoint_every, config.keep,
+            evenly=True, before=start["seconds"],
+            breakdown=("--init", "rl.learning_rate", config.learning_rate))
+        _resume(self, self.kept, self.trainer.load_state)
+        for index in range(1, self.iteration + 1):
+            if self.shard(index).exists():
+                self.window.add(load_shard(self.shard(index)).columns)
+        _ = self.players  # a dtype that cannot be had is heard of now
+
+    @property
+    def history(self) -> list[Row]:
+        return self.kept.history
+
+    def _actors(self, net: Any) -> ActorNets:
+        return ActorNets(self.game, net, self.config, self.folder / "dtype.json", self.device,
+                         self.positions, fresh=not self.iteration)
+
+    def positions(self) -> NDArray[Any]:
+        """Observations [n, C, H, W] of the newest games, else of those known before, else of
+        random ones."""
+        if not len(self.window) and self.known is None:
+            return precision.random_positions(self.game)
+        source = self.window.newest() if len(self.window) else self.known
+        return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
+
+
+def train_rl(
+    learner: KeptLearner, *, held: Columns | None = None,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[Row], None] = lambda row: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Path | None:
+    """``alphazero`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none
+    yet. After every iteration its games and, when it is due, its checkpoint are on disk."""
+    return learner.kept.go_on(alphazero(
+        learner, games=learner.games, look=partial(_expert, held), judge=gate,
+        stop=lambda: left() <= 0, progress=progress, watch=learner.kept.watch), log)
+
+
+def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
+    """How the net does on an expert's positions."""
+    if held is None:
+        return {}
+    some = Columns(*(c[:HELD_ROWS] for c in held))
+    seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some, learner.device)
+    return {f"expert_{key}": value for key, value in seen.items()}
+
+
+def gate(learner: Learner) -> float:
+    """Score of the new weights against those that play: raw policies, varied openings."""
+    from selfplay.arena.play import play_games
+    from selfplay.arena.players import RawPlayer
+
+    config, device = learner.config, learner.device
+    new = RawPlayer("new", spread(learner.trainer.inference_net(), learner.game, device))
+    old = RawPlayer("old", spread(learner.actors_net, learner.game, device))
+    games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
+                       seed=learner.seed + learner.iteration, slots=config.gating_games)
+    scores = [(1 + g.value * (1 if g.players[0] == "new" else -1)) / 2 for g in games]
+    return float(np.mean(scores))
+
+
+# --------------------------------------------------------------------------- policy gradient
+
+
+class KeptPool(Pool):
+    """Past selves as checkpoints of weights in a folder. What lies there of iterations that a kill
+    has undone is overwritten when they come again."""
+
+    def __init__(
+        self, folder: Path, like: BoardPolicy, spec: NetSpec, game: str, config: Any
+    ) -> None:
+        super().__init__(config)
+        self.folder, self.like, self.spec, self.game = folder, like, spec, game
+        self.compute: Callable[[], dict[str, float]] = dict  #: that a checkpoint tells
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"ckpt-{step:06d}"
+
+    def add(self, step: int, policy: BoardPolicy) -> None:
+        checkpoint.save_net(self.path(step), policy.net, self.spec, {
+            "game": self.game, "kind": "rl", "step": step, "iteration": step,
+            "compute": self.compute(), "metrics": {}})
+        self._loaded.pop(step, None)
+
+    def member(self, step: int) -> BoardPolicy:
+        """Raises UserError where its checkpoint is gone or damaged."""
+        if step not in self._loaded:
+            try:
+                net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
+            except UserError as error:
+                raise UserError(f"opponent of the pool: {error}") from None
+            while len(self._loaded) >= LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[step] = replace(self.like, net=net).frozen()
+        return self._loaded[step]
+
+
+class KeptPolicyLearner(PolicyLearner):
+    """Policy gradient in a folder: begins where the newest checkpoint was taken, else from
+    ``init``."""
+
+    def __init__(
+        self, game: Game, spec: NetSpec, config: LeagueSettings, folder: Path, *,
+        init: Path | None, device: str, seed: int,
+    ) -> None:
+        net, spec, start = _begin(game, spec, folder, init, device, seed)
+        pool = KeptPool(folder / "pool", BoardPolicy(net, game.obs_shape, game.num_actions, device),
+                        spec, game.name, config.pool)
+        super().__init__(game, spec, config, net=net, device=device, seed=seed, pool=pool)
+        self.folder = folder
+        self.compute = {key: start[key] for key in ("flops", "positions")}
+        self.kept = Kept(
+            folder, partial(_save, self), "iteration", config.rl.checkpoint_every, config.rl.keep,
+            evenly=True, parts=True, before=start["seconds"],
+            breakdown=("--init", "pg.learning_rate", config.pg.learning_rate))
+        pool.compute = lambda: {**self.compute, "seconds": self.kept.spent()}
+        if not _resume(self, self.kept, self.optimizer.load_state):
+            pool.add(0, self.policy)
+
+    @property
+    def history(self) -> list[Row]:
+        return self.kept.history
+
+
+def train_pg(
+    learner: KeptPolicyLearner, *, held: Columns | None = None,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[Row], None] = lambda row: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Path | None:
+    """``league`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none."""
+    return learner.kept.go_on(league(
+        learner, held=held, stop=lambda: left() <= 0, progress=progress,
+        watch=learner.kept.watch), log)
+
+
+# ---------------------------------------------------------------------- until a curve is flat
+
+
+def _kept_lesson(
+    folder: Path, trainer: Any, spec: NetSpec, kind: str, figures: tuple[str, ...], rate: float,
+    about: Mapping[str, Any], before: float = 0.0,
+) -> Kept:
+    def save(path: Path, row: Row) -> None:
+        checkpoint.save(path, trainer, spec, {
+            "kind": kind, "step": row["step"],
+            "compute": {key: row[key] for key in ("seconds", "flops", "positions")},
+            "metrics": {key: row[key] for key in figures}, **about})
+
+    return Kept(folder, save, before=before, breakdown=("", f"{kind}.learning_rate", rate))
+
+
+def train_sft(
+    game: Game, spec: NetSpec, train: Columns, held: Columns, config: SFTConfig, folder: Path, *,
+    device: str, seed: int, **hooks: Any,
+) -> Path:
+    """Learn the experts' moves and results; the best checkpoint by held-out policy loss. hooks: see
+    ``keep.learn_until_flat``."""
+    trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
+    kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
+                        config.learning_rate, {"game": game.name})
+    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+
+
+def train_value(
+    game: Game, spec: NetSpec, policy: Path, columns: Columns, config: ValueConfig, folder: Path, *,
+    device: str, seed: int, about: Mapping[str, Any], before: Mapping[str, float], **hooks: Any,
+) -> Path:
+    """Learn the results of ``columns``; the best checkpoint by the held-out error.
+
+    policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
+    random. about: what checkpoints tell beside. before: compute spent so far. hooks: see
+    ``keep.learn_until_flat``.
+    """
+    start = policy if config.init == "rl" else None
+    net, spec, _ = _begin(game, spec, folder / "none", start, device, seed)
+    trainer, lesson = value_lesson(game, net, spec, columns, config, device=device, seed=seed,
+                                   before=before)
+    kept = _kept_lesson(folder, trainer, spec, "value",
+                        (VALUE_METRIC, "value_accuracy", "train_mse"), config.learning_rate,
+                        {"game": game.name, **about}, float(before.get("seconds", 0.0)))
+    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+
+
+def best_sft(folder: Path) -> Path:
+    """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
+    found = checkpoint.best(folder)
+    if found is None:
+        raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "
+                        "self-play from nothing with --init random")
+    return found

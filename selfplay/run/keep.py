@@ -1,0 +1,204 @@
+"""Rows of learning as they come, kept in a folder: the loop that every stage goes through.
+
+What learns is a generator in memory. Here its rows get their seconds and go into
+``history.jsonl``, checkpoints are saved when they are due and thinned, the best is noted in
+``best.json``, and a run that was killed finds where to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfplay.common.errors import Breakdown, UserError
+from selfplay.common.files import read_history, write_history, write_json
+from selfplay.common.machine import peak_mb, reset_peak, rss_mb
+from selfplay.learn import checkpoint
+from selfplay.learn.config import PlateauConfig
+from selfplay.learn.plateau import Learning, Lesson, noted, until_flat
+
+Row = dict[str, Any]
+
+
+class Watch:
+    """Seconds, and peak memory in megabytes (rss_mb; on a GPU cuda_mb as well), of named parts of
+    what makes a row: ``with watch("play")`` gives play_seconds, play_rss_mb."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.seen: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        cuda, start = self.device.type == "cuda", time.perf_counter()
+        reset_peak()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        if cuda:
+            torch.cuda.synchronize(self.device)
+            self.seen[f"{name}_cuda_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        self.seen |= {f"{name}_seconds": time.perf_counter() - start, f"{name}_rss_mb": peak_mb()}
+
+    def take(self) -> dict[str, float]:
+        """What was seen since the last time, and rss_mb as it is now; nothing if nothing was."""
+        found, self.seen = self.seen, {}
+        return {**found, "rss_mb": rss_mb()} if found else {}
+
+
+@dataclass
+class Kept:
+    """A stage's folder, and how its rows are kept there.
+
+    save: writes the checkpoint of a row as a path. number: the entry of a row that numbers it.
+    every: rows between two checkpoints. keep, evenly: see ``checkpoint.thin``. note: of the rows so
+    far what best.json says (nothing: no file). seconds: the entry for the seconds so far; parts:
+    of what is watched alone. before: seconds spent before the first row.
+    breakdown: (option that a checkpoint is gone on from by, its learning rate's setting and value).
+    """
+
+    folder: Path
+    save: Callable[[Path, Row], object]
+    number: str = "step"
+    every: int = 1
+    keep: int = 1 << 30
+    evenly: bool = False
+    note: Callable[[Sequence[Row]], Mapping[str, Any]] = lambda history: {}
+    seconds: str = "seconds"
+    before: float = 0.0
+    parts: bool = False
+    watch: Watch = field(default_factory=Watch)
+    breakdown: tuple[str, str, float] = ("", "", 1.0)
+    history: list[Row] = field(default_factory=list)
+
+    def path(self, row: Mapping[str, Any]) -> Path:
+        """Of a row's checkpoint."""
+        return self.folder / f"ckpt-{row[self.number]:06d}"
+
+    def resume(self, step: int) -> None:
+        """Find the rows up to ``step``, that of the checkpoint that is gone on from."""
+        self.history = rows_up_to(self.folder / "history.jsonl", step, self.number)
+        self._note()  # a kill may have come just before it
+
+    def spent(self) -> float:
+        """Seconds up to the last row."""
+        return float(self.history[-1][self.seconds]) if self.history else self.before
+
+    def go_on(self, rows: Iterator[Row], log: Callable[[Row], None] = lambda row: None
+              ) -> Path | None:
+        """Keep every row that ``rows`` yields; the newest checkpoint, None if there is none.
+
+        Raises UserError where learning breaks down; what was saved is then as it was.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.history:  # rows of a run that was killed before its first checkpoint
+            rows_up_to(self.folder / "history.jsonl", -1, self.number)
+        total = self.spent()
+        last = time.monotonic()
+        while True:
+            with _advising(self.folder, *self.breakdown):
+                row = next(rows, None)
+            if row is None:
+                break
+            now = time.monotonic()
+            seen = self.watch.take()
+            spent = sum(value for key, value in seen.items() if key.endswith("_seconds"))
+            total += row.pop("earlier_seconds", 0.0) + (spent if self.parts else now - last)
+            last = now
+            self.history.append({**row, self.seconds: total, **seen})
+            due = row[self.number] % self.every == 0
+            self._write(due)
+            log(self.history[-1])
+        if self.history and not self.path(self.history[-1]).exists():
+            self._write(True)
+        return checkpoint.newest(self.folder)
+
+    def _write(self, due: bool) -> None:
+        path, row = self.folder / "history.jsonl", self.history[-1]
+        if not due:
+            append(path, [row])
+            return
+        write_history(path, self.history)  # first: a row too many is left out later
+        self.save(self.path(row), row)
+        best = self._note()
+        checkpoint.thin(self.folder, self.keep, best and self.folder / best, self.evenly)
+
+    def _note(self) -> str | None:
+        """Write best.json; the name of the best."""
+        found = self.note(self.history) if self.history else {}
+        if found:
+            write_json(self.folder / checkpoint.BEST, found)
+        return found.get("checkpoint")
+
+
+def learn_until_flat(
+    trainer: Learning, lesson: Lesson, config: PlateauConfig, kept: Kept, *,
+    left: Callable[[], float] = lambda: math.inf,
+    log: Callable[[Row], None] = lambda row: None,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
+) -> Path:
+    """``until_flat`` within ``left()`` seconds, kept; a later call goes on from the newest
+    checkpoint. Returns the best one by ``lesson.metric``, which best.json names as well."""
+    kept.note = lambda history: noted(history, lesson, config)
+    newest = checkpoint.newest(kept.folder)
+    if newest is not None:
+        trainer.load_state(*checkpoint.load_training(newest))  # type: ignore[attr-defined]
+        kept.resume(trainer.steps)
+    begun = [left()]
+    in_all = kept.spent() - kept.before + begun[0]
+
+    def share() -> float:
+        now = begun.pop() if begun else left()
+        return 1.0 if math.isinf(in_all) else now / max(in_all, 1e-9)
+
+    kept.go_on(until_flat(trainer, lesson, config, kept.history[:], left=share,
+                          progress=progress), log)
+    best = checkpoint.best(kept.folder, lesson.metric)
+    assert best is not None, "there has been a look"
+    return best
+
+
+def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
+    """The rows up to ``step``; what a kill has left behind them is dropped from the file.
+
+    Raises UserError naming a damaged line.
+    """
+    if not path.exists():
+        return []
+    whole, newline, rest = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    if rest:
+        path.write_text(whole + newline, encoding="utf-8")
+    found = read_history(path)
+    rows = [row for row in found if row[number] <= step]
+    if len(rows) < len(found):
+        write_history(path, rows)
+    return rows
+
+
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a history."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@contextmanager
+def _advising(folder: Path, option: str, setting: str, rate: float) -> Iterator[None]:
+    """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
+    run keeps its settings. option: what gives it a checkpoint to start from, if anything does.
+    setting: name of the learning rate, which is ``rate``."""
+    try:
+        yield
+    except Breakdown as error:
+        path, less = checkpoint.newest(folder), f"--run NEW --set {setting}={rate / 3:.2g}"
+        none = "there is no checkpoint yet, " if option else ""
+        raise UserError(f"{error}; " + (
+            f"the last good checkpoint is kept, go on from it with {option} {path} {less}"
+            if path and option else f"{none}begin again with {less}")) from None

@@ -1,0 +1,103 @@
+"""Training rows on disk, and the games that they come from; the value net's games."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.board.data import Columns, concat
+from selfplay.board.value import SHARD_GAMES, Policies, play_shard
+from selfplay.common.errors import UserError
+from selfplay.common.files import write_atomic
+from selfplay.common.threads import Workers
+from selfplay.games.base import Game
+
+
+class Shard(NamedTuple):
+    """A file of rows and the games they come from.
+
+    Game g is ``actions[ends[g-1]:ends[g]]`` and ended with ``values[g]`` for player 0.
+    """
+
+    columns: Columns
+    actions: NDArray[np.int16]  #: [moves of all games]
+    ends: NDArray[np.int64]  #: [games]
+    values: NDArray[np.float32]  #: [games]
+
+
+def save_shard(
+    path: Path,
+    columns: Columns,
+    actions: NDArray[np.int16],
+    ends: NDArray[np.int64],
+    values: NDArray[np.float32],
+) -> None:
+    """Write rows and the games behind them (see Shard) as a compressed .npz, atomically.
+
+    Raises UserError where the disk refuses.
+    """
+    arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values}
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def load_shard(path: Path) -> Shard:
+    """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = Columns(*(file[name] for name in Columns._fields))
+            shard = Shard(columns, file["actions"], file["ends"], file["values"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, str(error)) from None
+    lengths = {len(column) for column in shard.columns}
+    if len(lengths) != 1 or len(shard.ends) != len(shard.values):
+        raise _damaged(path, "its columns differ in length")
+    return shard
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: damaged shard ({why}); delete it and run the same command again")
+
+
+def make_games(
+    game: Game, policies: Policies, folder: Path, games: int, latest: int, *, seed: int,
+    threads: int, stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda played: None,
+    spent: Callable[[int], None] = lambda evaluations: None,
+) -> int:
+    """Play what is missing of ``games`` games (rounded up to whole shards) and keep them in
+    ``folder``, one .npz a shard; the first shard even if ``stop()`` says otherwise.
+
+    latest: the last turn that the random move may come at; 0 is any of the game's. progress: told
+    the games played so far; spent: told the evaluations of a shard. Returns the games on disk.
+    """
+    workers, latest = Workers(threads), latest or game.max_moves
+    wanted, played = math.ceil(games / SHARD_GAMES), 0
+    for number in range(wanted):
+        path = folder / f"{number:06d}.npz"
+        if not path.exists():
+            done = play_shard(game, policies, number, latest, seed, workers,
+                              stop if number else lambda: False)
+            if done is None:
+                break
+            spent(done.evaluations)
+            save_shard(path, done.columns, done.actions, done.ends, done.values)
+        played += SHARD_GAMES
+        progress(played)
+    return played
+
+
+def read_games(folder: Path) -> Columns:
+    """The rows of all shards in order. Raises UserError for a damaged one, or for none at all."""
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise UserError(f"{folder}: no games for the value net yet; make them with selfplay value")
+    return concat([load_shard(path).columns for path in paths])

@@ -1,0 +1,61 @@
+"""A run by its words: the game's preset and what is asked for beside it, or the one on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from selfplay.common.errors import UserError, command
+from selfplay.common.settings import replace_key, set_key
+from selfplay.games import identity, located, make
+from selfplay.run.config import override, preset, with_algorithm, with_recipe
+from selfplay.run.folder import Run, open_run, stored_config
+
+
+def device_of(name: str) -> str:
+    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
+    import torch
+
+    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def open_or_start(
+    folder: Path | None = None, game: str | None = None, assignments: Iterable[str] = (),
+    algo: str | None = None, recipe: str | None = None, **top: Any,
+) -> Run:
+    """The run that the options speak of: a new one, or the one on disk with what may change.
+
+    top: fields of RunConfig, None where they are not spoken of. Raises UserError.
+    """
+    if folder is None:
+        if game is None:
+            raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
+        folder = Path("runs") / re.sub(r"[^A-Za-z0-9]+", "-", identity(game)).strip("-")
+    config = stored_config(folder)
+    if config is None:
+        if game is None:
+            new = command("selfplay", "train", "--game", "NAME", "--run", folder)
+            raise UserError(f"{folder}: no run there; start one with {new}")
+        config = preset(make(game).name)
+    elif game is not None and make(game).name != identity(config.game):
+        raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
+    if game is not None and located(game) != game:  # a file is where it was named last
+        config = replace_key(config, "game", located(game))
+    if recipe is not None:
+        config = with_recipe(config, recipe)
+    for key, value in top.items():
+        if value not in (None, ()):
+            config = set_key(config, key, value)
+    if algo is not None:
+        config = with_algorithm(config, algo)
+    config = override(config, assignments)
+    device_of(config.device)
+    return open_run(folder, config)
