@@ -35,7 +35,8 @@ class Forked:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES)
         self._process = context.Process(
-            target=_run, args=(self.args, str(cwd), environment, list(map(str, self._said))))
+            target=_run, args=(self.args, str(cwd), environment, list(map(str, self._said))),
+            daemon=True)  # a test that fails leaves none behind
         self._process.start()
 
     @property
