@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.common.stats import wilson
+from selfplay.common.stats import Z95, wilson
 from selfplay.llm.generate import Generator, Samples, Sampling
 from selfplay.llm.models import render, written
 from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
@@ -145,9 +145,6 @@ def table(result: dict[str, Any]) -> str:
 def _name(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)
-
-
-Z95 = 1.959964
 
 
 class Looked(NamedTuple):
