@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from selfplay.board.data import Batch
 from selfplay.board.trainer import TrainConfig, board_trainer
@@ -241,4 +242,28 @@ def test_no_checkpoint_there(tmp_path: Path, name: str) -> None:
 def test_a_missing_weights_file(saved: Path) -> None:
     (saved / "weights.safetensors").unlink()
     with pytest.raises(UserError, match=r"weights\.safetensors: damaged"):
+        checkpoint.load_net(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(saved: Path, value: float) -> None:
+    tensors = load_file(saved / checkpoint.WEIGHTS)
+    next(t for t in tensors.values() if t.is_floating_point()).view(-1)[0] = value
+    (saved / checkpoint.WEIGHTS).write_bytes(to_bytes(tensors))
+    with pytest.raises(UserError, match=r"weights\.safetensors: damaged \(weights that are no"):
+        checkpoint.load_net(saved)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("size", "99x9999"), ("size", "9999999x99999999"), ("obs_shape", [2]), ("obs_shape", None),
+    ("num_actions", -1)])
+def test_a_meta_that_asks_for_another_net_is_refused_before_it_is_made(
+    saved: Path, key: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = json.loads((saved / checkpoint.META).read_text())
+    meta["net"][key] = value
+    (saved / checkpoint.META).write_text(json.dumps(meta))
+    if key == "size":
+        monkeypatch.setattr(checkpoint, "build", lambda spec: pytest.fail("it was made"))
+    with pytest.raises(UserError, match="damaged"):
         checkpoint.load_net(saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -296,3 +297,25 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be written"):
         write_atomic(tmp_path / "plain" / "file", b"x")
+
+
+def test_every_flipped_bit_of_a_shard_is_found_or_harmless(tmp_path: Path) -> None:
+    """In what says how it is packed, above all: a method or a version that no library knows."""
+    path = tmp_path / "a.npz"
+    saved(path, 3)
+    whole, draw = path.read_bytes(), np.random.default_rng(0)
+    for place in [*range(60), *draw.integers(0, len(whole), 300).tolist()]:
+        torn = bytearray(whole)
+        torn[place] ^= 1 << int(draw.integers(8))
+        path.write_bytes(torn)
+        with contextlib.suppress(UserError):
+            load_shard(path)
+
+
+def test_a_column_without_an_axis_is_damage(tmp_path: Path) -> None:
+    data = columns(3)
+    one = np.zeros(1)
+    np.savez(tmp_path / "a.npz", **{**data._asdict(), "value": np.float32(1), "actions": one,
+                                    "ends": one, "values": one})
+    with pytest.raises(UserError, match="damaged"):
+        load_shard(tmp_path / "a.npz")

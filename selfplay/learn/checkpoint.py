@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, read_json, refused, sync_folder, write_atomic
-from selfplay.models import NetError, NetSpec, OwnNetError, build
+from selfplay.models import NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
@@ -198,15 +198,30 @@ def load_net(
         raise UserError(f"{path}: a net for {meta.get('game')}, not for {game}; "
                         f"give a checkpoint of {game}, or --game {meta.get('game')}")
     tensors = _read_tensors(path / WEIGHTS)
+    if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
+        raise _damaged(path / WEIGHTS, "weights that are no finite numbers")
     try:
-        net = build(spec_of(meta))
+        spec = spec_of(meta)
+        _must_fit(spec, tensors)
+        net = build(spec)
         net.load_state_dict(tensors)
     except OwnNetError as error:
         raise UserError(f"{path}: {error}") from None
-    except (KeyError, TypeError, NetError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
     return net.to(device).eval(), meta
+
+
+def _must_fit(spec: NetSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Raises RuntimeError before a net is made that the weights are not of: its size is a few
+    characters of a file, and might ask for all memory. A net of the user's own is made anyway."""
+    if ".py:" in spec.size:
+        return
+    blocks, _, channels = spec.size.rpartition(":")[2].partition("x")
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if blocks.isdecimal() and channels.isdecimal() and int(blocks) * int(channels) > stored:
+        raise RuntimeError(f"a net of {spec.size} has more weights than the {stored:,} stored")
 
 
 def spec_of(meta: Mapping[str, Any]) -> NetSpec:

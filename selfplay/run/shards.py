@@ -53,12 +53,14 @@ def load_shard(path: Path) -> Shard:
         with np.load(path, allow_pickle=False) as file:
             columns = Columns(*(file[name] for name in Columns._fields))
             shard = Shard(columns, file["actions"], file["ends"], file["values"])
+        lengths = {len(column) for column in shard.columns}  # of an array without axes: TypeError
+        whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, str(error)) from None
-    lengths = {len(column) for column in shard.columns}
-    if len(lengths) != 1 or len(shard.ends) != len(shard.values):
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, RuntimeError,
+            MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, str(error)) from None  # the last: what a bit of a zip's header asks
+    if not whole:
         raise _damaged(path, "its columns differ in length")
     return shard
 
