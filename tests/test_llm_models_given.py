@@ -17,6 +17,7 @@ import torch
 from given_llm import SHORT, TASK, model, odd, saved, tokenizer
 from safetensors.torch import load_file
 
+from selfplay.common.errors import UserError
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import rl
 from selfplay.llm.config import TextConfig, with_model
@@ -28,6 +29,7 @@ from selfplay.llm.models import (
     complete,
     copy_of,
     load,
+    must_attend,
     plain_weights,
     render,
     value_model,
@@ -235,3 +237,15 @@ def test_an_adapter_finds_its_model_from_anywhere(tmp_path: Path, monkeypatch: A
     other, _ = load(tmp_path / "adapter")
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", [
+    "mamba", "mamba2", "rwkv", "recurrent_gemma", "qwen3_next", "granitemoehybrid", "nemotron_h",
+    "falcon_h1", "jamba"])
+def test_models_with_a_state_are_refused_in_one_line(kind: str) -> None:
+    from transformers import AutoConfig
+
+    with pytest.raises(UserError, match=f"{kind} model has layers of .* attention in every layer"):
+        must_attend(AutoConfig.for_model(kind), "x")
+    for fine in ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2"):
+        must_attend(AutoConfig.for_model(fine), "x")

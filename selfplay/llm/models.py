@@ -227,8 +227,25 @@ def reads(name: str) -> tuple[Any, int | None]:
     name = str(Path(name).resolve() if Path(name).is_dir() else name)
     tokenizer = _load("tokenizer", name, _tokenizer)
     config = _load("config", base_of(name), AutoConfig.from_pretrained)
+    must_attend(config, name)
     most = config.to_dict().get("max_position_embeddings")
     return tokenizer, most if isinstance(most, int) else None
+
+
+def must_attend(config: Any, name: str) -> None:
+    """Raises UserError for a model with layers that are no attention (linear, state-space,
+    convolution): they carry a state from token to token, from which no single rows can be taken, as
+    generation does with those that have ended and training with prompts read once."""
+    from transformers import AutoModelForCausalLM
+
+    kinds = set(config.to_dict().get("layer_types") or ())
+    others = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    classes = AutoModelForCausalLM._model_mapping
+    if others or (type(config) in classes and classes[type(config)]._is_stateful):
+        what = ", ".join(sorted(others)) or "state"
+        raise UserError(f"{name}: a {config.model_type} model has layers of {what}, which cannot "
+                        "be trained here; take one with attention in every layer, such as Llama, "
+                        "Qwen2, Qwen3, Mistral, Gemma or GPT-2")
 
 
 def base_of(name: str) -> str:
