@@ -249,3 +249,11 @@ def test_a_sample_game_is_the_nets(tmp_path: Path) -> None:
         assert game.action_to_text(states, 0, int(best[0])) == text
         game.step(states, best)
     assert game.result(states)[0][0]
+
+
+def test_events_that_cannot_be_written_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfplay.run.loggers.os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"tb: cannot be written: Read-only file system"):
+        loggers.Loggers(tmp_path, {})

@@ -6,6 +6,8 @@ of that name where it is installed; ``--log path.py:NAME`` one of your own.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.common.errors import UserError
+from selfplay.common.files import make_folder, refused
 from selfplay.games import own
 from selfplay.games.base import Game
 from selfplay.inference.evaluator import Evaluator
@@ -169,7 +172,11 @@ class TensorBoard:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tb"))
+        place = folder / "tb"
+        make_folder(place)
+        if not os.access(place, os.W_OK):  # its own thread would print a traceback
+            raise refused(place, OSError(errno.EROFS, os.strerror(errno.EROFS)))
+        self.writer = SummaryWriter(str(place))
         self.explained = "game" not in settings
 
     def log(self, row: Mapping[str, float], step: int) -> None:
