@@ -255,5 +255,5 @@ def test_events_that_cannot_be_written_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("selfplay.run.loggers.os.access", lambda *_: False)
-    with pytest.raises(UserError, match=r"tb: cannot be written: Read-only file system"):
+    with pytest.raises(sp.UserError, match=r"tb: cannot be written: Read-only file system"):
         loggers.Loggers(tmp_path, {})
