@@ -42,8 +42,7 @@ def fitting(task: Task, tokens: Callable[[str], int], most: int) -> Task:
 
     Raises UserError where fewer than 2 are left.
     """
-    if not isinstance(task.source, Lines):
-        return task
+    assert isinstance(task.source, Lines)
     kept = [example for example in task.source.examples if tokens(example.prompt) <= most]
     out = len(task.source.examples) - len(kept)
     if not out:

@@ -227,7 +227,6 @@ def reads(name: str) -> tuple[Any, int | None]:
     name = str(Path(name).resolve() if Path(name).is_dir() else name)
     tokenizer = _load("tokenizer", name, _tokenizer)
     config = _load("config", base_of(name), AutoConfig.from_pretrained)
-    must_attend(config, name)
     most = config.to_dict().get("max_position_embeddings")
     return tokenizer, most if isinstance(most, int) else None
 
@@ -375,8 +374,9 @@ def _causal(name: str, dtype: str) -> nn.Module:
 
 
 def _given(name: str, dtype: str) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    must_attend(AutoConfig.from_pretrained(name, trust_remote_code=False), name)
     return AutoModelForCausalLM.from_pretrained(
         name, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype))
 

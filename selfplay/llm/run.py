@@ -32,6 +32,7 @@ from selfplay.llm.models import (
 )
 from selfplay.llm.preferences import read_pairs
 from selfplay.llm.rl import groups_must_fit
+from selfplay.llm.tasks import Lines
 from selfplay.report.page import write_report
 from selfplay.report.text import headlines
 from selfplay.run.folder import Clock
@@ -89,6 +90,8 @@ def open_run(folder: Path, config: TextConfig) -> TextRun:
 def fit_to_model(run: TextRun) -> TextRun:
     """``run`` without the questions that its model cannot see whole, with room for an answer."""
     config = run.config
+    if not isinstance(run.task.source, Lines):
+        return run
     if config.model:
         tokenizer, most = reads(config.model)
     else:
