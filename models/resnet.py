@@ -240,3 +240,13 @@ def folded(net: nn.Module) -> nn.Module:
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
     return copied
+
+
+def placed(
+    net: nn.Module, device: str | torch.device, dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """``net`` itself, moved to ``device``; weights lie channels last, the order in which
+    convolutions run fastest. dtype: cast to this; None leaves it."""
+    moved: nn.Module = net.to(  # type: ignore[call-overload]
+        device, dtype, memory_format=torch.channels_last)
+    return moved

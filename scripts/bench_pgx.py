@@ -39,6 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,8 +188,8 @@ def speed_rows(
         f"theirs: {found['about']}; {found['mflop']:.1f} MFLOP an evaluation")
     kept = []
     for do in ("selfplay", "raw"):
-        pairs = take_pairs(lambda do=do: ours.ask(do, seconds=options.seconds),
-                           lambda do=do: theirs.ask(do, seconds=options.seconds),
+        pairs = take_pairs(partial(ours.ask, do, seconds=options.seconds),
+                           partial(theirs.ask, do, seconds=options.seconds),
                            options.pairs, options.calm)
         say(f"{do}: kept {len(pairs)} pairs; other programs had at most "
             f"{max(map(disturbance, pairs)):.0%} of the cores")

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 RAW_BATCHES = (16, 32, 64, 128, 256)
@@ -99,7 +100,7 @@ def serve(side: Any) -> None:
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-def our_evaluators(game: Any, net: str, dtype: str, count: int) -> list[Any]:
+def our_evaluators(game: Any, net: str, dtype: Any, count: int) -> list[Any]:
     from selfplay.inference import openvino  # noqa: F401 - brings int8
     from selfplay.inference.evaluator import Evaluator, load_all
     from selfplay.inference.precision import random_positions
@@ -192,7 +193,7 @@ class Ours:
         self.workers = Workers(len(self.alone))
         planes = np.random.default_rng(0).random((max(RAW_BATCHES), *self.game.obs_shape)) < 0.3
         self.planes = planes.astype(np.uint8)
-        rates = {b: rate_of(lambda b=b: self._forward(b), TUNE_SECONDS) for b in RAW_BATCHES}
+        rates = {b: rate_of(partial(self._forward, b), TUNE_SECONDS) for b in RAW_BATCHES}
         self.raw_batch = fastest(rates)
         return {"raw": f"batch {self.raw_batch}"}
 

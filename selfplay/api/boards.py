@@ -47,7 +47,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     size = use_net(size) if is_own(size) else size
     spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
-    made.spec = spec
+    made.spec = spec  # type: ignore[assignment]  # no tensor
     return made
 
 
@@ -80,7 +80,7 @@ def load(
         raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
     folder = path if (path / META).is_file() else checkpoint_of(str(path), f"net:{path}")[0]
     found, meta = load_net(folder, None if game is None else _game(game), device)
-    found.spec = spec_of(meta)
+    found.spec = spec_of(meta)  # type: ignore[assignment]
     return found
 
 

@@ -30,7 +30,7 @@ from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.evaluator import Dtype, Evaluator, group_sizes, load_all
 from selfplay.learn.optimizer import Trainer
-from selfplay.models import NetSpec, build, choose_dtype, seeded
+from selfplay.models import NetSpec, build, choose_dtype, placed, seeded
 from selfplay.run.config import preset
 from selfplay.search.search import Search, SearchConfig
 
@@ -232,7 +232,7 @@ def _learner(game: Game, spec: NetSpec, device: str) -> Rate:
 def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s of forward and backward passes on rows that lie ready."""
     kind, sizes = torch.device(device).type, LEARNT[torch.device(device).type]
-    nets = [seeded(0, lambda: build(spec)).to(device, memory_format=torch.channels_last).train()
+    nets = [placed(seeded(0, lambda: build(spec)), device).train()
             for _ in range(_threads(device))]
     low = choose_dtype("auto", device) is torch.bfloat16
     columns, symmetries = _columns(game, max(sizes)), game.symmetries()

@@ -60,7 +60,8 @@ class Learner:
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
         self.symmetries = game.symmetries()
-        self._players, self._make = None, players
+        self._players: Any = None
+        self._make = players
 
     @property
     def players(self) -> Any:

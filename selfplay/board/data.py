@@ -28,6 +28,10 @@ class Columns(NamedTuple):
     score: NDArray[np.float32]  #: [N] points
     aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
 
+    def rows(self, index: Any) -> Columns:
+        """Some rows, as numpy's ``index`` picks them (a slice copies nothing)."""
+        return Columns._make(column[index] for column in self)
+
 
 class Batch(NamedTuple):
     """Rows as a net and the losses want them; the fields of Columns, unpacked."""
@@ -62,7 +66,7 @@ def concat(parts: list[Columns]) -> Columns:
     wide = max(part.obs.shape[1] for part in parts)
     parts = [part if part.obs.shape[1] == wide else part._replace(
         obs=np.pad(part.obs, ((0, 0), (0, wide - part.obs.shape[1])))) for part in parts]
-    return Columns(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+    return Columns._make(np.concatenate(fields) for fields in zip(*parts, strict=True))
 
 
 def batch(
@@ -73,7 +77,7 @@ def batch(
     rng: np.random.Generator | None,
 ) -> Batch:
     """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
-    picked = Columns(*(column[rows] for column in columns))
+    picked = columns.rows(rows)
     obs = unpack(picked.obs, game.obs_shape)
     policy, ownership = picked.policy.astype(np.float32), picked.ownership.astype(np.float32)
     if rng is not None:
@@ -103,7 +107,7 @@ def endless_batches(
 def evenly(columns: Columns, count: int) -> Columns:
     """``count`` rows at most, spread evenly."""
     rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
-    return Columns(*(column[rows] for column in columns))
+    return columns.rows(rows)
 
 
 class Window:
@@ -155,5 +159,5 @@ class Window:
         parts = []
         for shard, low, high, start in zip(self._shards, [0, *cuts[:-1]], cuts, starts,
                                            strict=True):
-            parts.append(Columns(*(column[index[low:high] - start] for column in shard)))
+            parts.append(shard.rows(index[low:high] - start))
         return concat(parts), np.arange(count)

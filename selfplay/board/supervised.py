@@ -52,7 +52,7 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
     policy[np.arange(len(rows)), moves] = 1
     owner, score, known = _final(game, states, games)
     order = np.argsort(rows, kind="stable")  # whole games side by side
-    return Columns(*(column[order] for column in Columns(
+    return Columns(
         obs=np.concatenate([p[1] for p in parts]),
         policy=policy,
         policy_weight=np.concatenate([p[4] for p in parts]).astype(np.float32),
@@ -60,7 +60,7 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
         ownership=(owner[rows] * sign[:, None]).astype(np.int8),
         score=(score[rows] * sign).astype(np.float32),
         aux_weight=known[rows],
-    )))
+    ).rows(order)
 
 
 def _komi(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:

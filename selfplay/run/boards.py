@@ -214,8 +214,8 @@ def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
     """How the net does on an expert's positions."""
     if held is None:
         return {}
-    some = Columns(*(c[:HELD_ROWS] for c in held))
-    seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some, learner.device)
+    seen = evaluate_columns(learner.trainer.inference_net(), learner.game,
+                            held.rows(slice(HELD_ROWS)), learner.device)
     return {f"expert_{key}": value for key, value in seen.items()}
 
 
