@@ -104,9 +104,9 @@ def our_evaluators(game: Any, net: str, dtype: Any, count: int) -> list[Any]:
     from selfplay.inference import openvino  # noqa: F401 - brings int8
     from selfplay.inference.evaluator import Evaluator, load_all
     from selfplay.inference.precision import random_positions
-    from selfplay.models import NetSpec, build, seeded
+    from selfplay.models import build, seeded, spec_for
 
-    spec = NetSpec(net, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, net)
     made = [Evaluator(None, game, dtype=dtype) for _ in range(count)]
     load_all(made, seeded(0, lambda: build(spec)).eval(), random_positions(game))
     return made
@@ -161,7 +161,7 @@ class Ours:
         import torch
 
         from selfplay.games import make
-        from selfplay.models import NetSpec, flops
+        from selfplay.models import flops, spec_for
 
         imported = time.perf_counter()
         self.game, self.net, self.dtype = make("go9x9"), net, dtype
@@ -169,7 +169,7 @@ class Ours:
         built = time.perf_counter()
         our_moves(self.loop, 0.0)
         moved = time.perf_counter()
-        spec = NetSpec(net, self.game.obs_shape, self.game.num_actions, self.game.has_ownership)
+        spec = spec_for(self.game, net)
         return {"parts": f"import {imported - began:.1f}, set up {built - imported:.1f}, "
                          f"compile and first moves {moved - built:.1f}",
                 "mflop": flops(spec) / 1e6,

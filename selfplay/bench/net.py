@@ -257,11 +257,11 @@ import sys
 from selfplay.board.selfplay import SelfPlay
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator, group_sizes
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.run.config import preset
 game, size, device = make(sys.argv[1]), *sys.argv[2:]
 config = preset(game.name).rl
-net = seeded(0, lambda: build(NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)))
+net = seeded(0, lambda: build(spec_for(game, size)))
 evaluators = [Evaluator(net, game, device) for _ in group_sizes(config.games, device)]
 actor = SelfPlay(game, evaluators, config, seed=0, threads=1).actors[0]
 start = actor.states.ply.sum()

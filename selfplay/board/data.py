@@ -52,7 +52,7 @@ def pack(obs: NDArray[Any], binary: bool) -> NDArray[Any]:
 
 
 def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Inverse of ``pack``: uint8 (bits) or float32 [N, C, H, W]."""
+    """Inverse of ``pack``: uint8 (bits; missing ones are 0) or float32 [N, C, H, W]."""
     if packed.dtype == np.uint8:
         flat = np.unpackbits(packed, axis=1, count=int(np.prod(obs_shape)))
     else:
@@ -61,7 +61,11 @@ def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def concat(parts: list[Columns]) -> Columns:
-    """The rows of all parts (at least one), in order."""
+    """The rows of all parts (at least one), in order; rows of an earlier version that showed fewer
+    planes get empty ones."""
+    wide = max(part.obs.shape[1] for part in parts)
+    parts = [part if part.obs.shape[1] == wide else part._replace(
+        obs=np.pad(part.obs, ((0, 0), (0, wide - part.obs.shape[1])))) for part in parts]
     return Columns._make(np.concatenate(fields) for fields in zip(*parts, strict=True))
 
 

@@ -124,6 +124,7 @@ class Actor:
         over = self.game.result(fresh)[0]
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
+        self.game.vary(fresh, self.config, self.rng)
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
