@@ -12,7 +12,7 @@ from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
-from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
+from selfplay.learn.config import ALGORITHMS, PGConfig, PlateauConfig, algorithm
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,20 @@ class RLHFConfig:
             entropy_weight=self.entropy_weight)
 
 
-AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
+#: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
+#: its name; what the stages do is in ``recipes``.
+RECIPES: dict[Recipe, dict[str, float]] = {
+    "sft": {"sft": 0.9, "eval": 0.1},
+    "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
+    "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
+    "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
+    "rlhf": {"sft": 0.35, "rm": 0.2, "rlhf": 0.4, "eval": 0.05},
+    "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
+}
+AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of PPO is many steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
@@ -139,20 +151,14 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
-class TextSFTConfig:
+class TextSFTConfig(PlateauConfig):
     """Supervised learning on demonstrations."""
 
     batch_size: Count = 64  #: demonstrations a step
-    learning_rate: Positive = 2e-3  #: AdamW's, at first
-    weight_decay: Amount = 1e-2  #: AdamW's
+    evaluate_every: Count = 100  #: steps between two looks at the held-out questions
     warmup: Whole = 50  #: steps over which the rate rises from 0
     grad_clip: Positive = 1.0  #: largest norm of the gradient
     on: Literal["completion", "text"] = "completion"  #: tokens learnt; text: the question as well
-    evaluate_every: Count = 100  #: steps between two looks at what is held out
-    gain: Share = 0.005  #: share of the held-out loss that must go within ``patience`` looks
-    patience: Count = 4  #: looks without that gain before the learning rate drops
-    drops: Whole = 2  #: rate drops before the curve counts as flat
-    max_steps: Count = 100_000  #: steps at most, flat or not
     looked_at: Count = 256  #: held-out questions answered at a look
     keep: Count = 8  #: checkpoints kept
 
@@ -282,7 +288,7 @@ def asked(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
     return override(config, assignments)
 
 
-def must_fit(config: TextConfig) -> None:
+def must_not_contradict(config: TextConfig) -> None:
     """Raises UserError for settings that contradict each other or would do nothing."""
     if config.recipe == "ppo" and config.rl.algorithm != "ppo":
         raise UserError(f"--recipe ppo: it learns by ppo, not by {config.rl.algorithm}; take "

@@ -253,7 +253,8 @@ def _degree(node: ast.AST) -> int:
         if isinstance(node.op, ast.Mult):
             return left + right
         if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
-            return left * int(abs(node.right.value))
+            power: Any = node.right.value  # a number, as ``_allowed`` has seen to it
+            return left * int(abs(power))
         return max(left, right)
     if isinstance(node, ast.UnaryOp):
         return _degree(node.operand)

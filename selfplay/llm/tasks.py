@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import parse_json, read_json, text_lines
 from selfplay.common.threads import time_limit
 from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number, reward
@@ -222,8 +222,7 @@ def _gym(
             int(data.config.size)
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError, OverflowError,
             MemoryError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"task {spec}: {reason or type(error).__name__}") from None
+        raise UserError(f"task {spec}: {clip(str(error), 160) or type(error).__name__}") from None
     return Gym(name, data, form, seed, wrong, slips, guessed)
 
 
