@@ -141,19 +141,19 @@ def test_a_file_without_demonstrations_has_no_teacher(tmp_path: Path) -> None:
 def test_the_command_of_a_run_makes_it_again(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from selfplay.llm.config import asked, override, with_recipe
+    from selfplay.llm.config import new_settings, override, with_recipe
 
     config = override(with_recipe(TextConfig("gcd"), "ppo"), ["net=1x32", "data.wrong=0.5"])
     command = summary.training_command(Path("runs/x"), replace(config, minutes=3.0))
     assert command == ("selfplay llm train --run runs/x --task gcd --recipe ppo --minutes 3.0 "
                        "--set net=1x32 --set data.wrong=0.5")
     given = replace(TextConfig("gcd", recipe="grpo"), model="there")
-    given = asked(given, ["rl.algorithm=dapo", "lora.rank=4", "sft.learning_rate=0.002"])
+    given = new_settings(given, ["rl.algorithm=dapo", "lora.rank=4", "sft.learning_rate=0.002"])
     assert given.pg.learning_rate == pytest.approx(1e-5)  # of adapters, whatever the algorithm
     assert summary.training_command(Path("runs/x"), given) == (
         "selfplay llm train --run runs/x --task gcd --recipe grpo --model there "
         "--set lora.rank=4 --set sft.learning_rate=0.002 --set rl.algorithm=dapo")
-    assert asked(replace(TextConfig("gcd"), model="there", recipe="grpo"), [
+    assert new_settings(replace(TextConfig("gcd"), model="there", recipe="grpo"), [
         "lora.rank=4", "sft.learning_rate=0.002", "rl.algorithm=dapo"]) == given
 
 

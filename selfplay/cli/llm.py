@@ -64,7 +64,7 @@ def train(
     _must_be_installed()
     from selfplay.common.console import say
     from selfplay.common.settings import set_key
-    from selfplay.llm.config import TextConfig, asked, override, with_algorithm, with_recipe
+    from selfplay.llm.config import TextConfig, new_settings, override, with_algorithm, with_recipe
     from selfplay.llm.folder import open_text_run, stored_text_config
     from selfplay.llm.recipes import run_recipe
 
@@ -85,7 +85,7 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
-    config = asked(config, assignments) if new else override(config, assignments)
+    config = new_settings(config, assignments) if new else override(config, assignments)
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "

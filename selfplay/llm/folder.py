@@ -46,8 +46,8 @@ from selfplay.llm.models import (
 from selfplay.llm.reward_model import read_pairs
 from selfplay.llm.rl import (
     FIRST,
-    Learner,
     RewardedTask,
+    RewardLearner,
     RLHFLearner,
     Show,
     TextLearner,
@@ -263,7 +263,7 @@ def open_learner(
         meta = checkpoint.read_meta(newest)
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
-        _resume(learner, kept, newest)
+        _load_state(learner, kept, newest)
     learner.history = kept.history
     learner.policy.generator = engine(model, tokenizer)
     return learner, kept
@@ -297,19 +297,19 @@ def open_rlhf_learner(
                 breakdown=("--model", "rlhf.learning_rate", config.learning_rate))
     if newest is not None:
         learner.kl = before[-1]["kl"]
-        _resume(learner, kept, newest)
+        _load_state(learner, kept, newest)
         learner.policy.refresh()
     learner.history = kept.history
     return learner, kept
 
 
-def _resume(learner: Learner, kept: Kept, newest: Path) -> None:
+def _load_state(learner: RewardLearner, kept: Kept, newest: Path) -> None:
     learner.optimizer.load_state(*checkpoint.load_training(newest))
     learner.step = int(checkpoint.read_meta(newest)["step"])
     kept.resume(learner.step)
 
 
-def _save_learner(learner: Learner, kind: str, path: Path, row: Row) -> None:
+def _save_learner(learner: RewardLearner, kind: str, path: Path, row: Row) -> None:
     seconds = {"seconds": row.get("total_seconds", row.get("seconds"))}
     save_checkpoint(path, learner.policy.net.policy, learner.tokenizer, learner.optimizer.state(), {
         "kind": kind, "step": row["step"], "task": learner.job.task.name,

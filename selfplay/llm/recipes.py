@@ -114,7 +114,7 @@ def first_model_of(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
 
 
-def _engine(run: TextRun, device: str) -> Engine:
+def _engine_for(run: TextRun, device: str) -> Engine:
     return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
                                               run.config.model, device)
 
@@ -221,7 +221,7 @@ def learn_rewards(
     learner, kept = open_learner(
         job_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first_batch=first, engine=_engine(run, device))
+        first_batch=first, engine=_engine_for(run, device))
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
@@ -257,7 +257,7 @@ def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
     model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
     policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
                         tokenizer.pad_token_id, sampling_of(config),
-                        generator=_engine(run, device)(model, tokenizer))
+                        generator=_engine_for(run, device)(model, tokenizer))
     learnt, apart = split_pairs(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
     rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
 
@@ -323,7 +323,7 @@ def _learn_proxy(
                      gold_of(run.config.gold.weights()), config.cut_penalty)
     learner, kept = open_rlhf_learner(
         job, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
-        device=device, markers=run.config.rl.markers, engine=_engine(run, device))
+        device=device, markers=run.config.rl.markers, engine=_engine_for(run, device))
     best_of = run.folder / "rm" / "best_of_n.json"
     if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat
         write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))

@@ -70,7 +70,7 @@ class RewardedTask:
     gold: Judge | None = None  #: the true reward where ``reward`` is a proxy; measured, not learnt
 
 
-class Learner:
+class RewardLearner:
     """A policy that learns from rewards, as it is between two steps.
 
     model, tokenizer: the policy, trained in place. critic: whether a value model learns beside it.
@@ -131,7 +131,7 @@ class Learner:
 # ----------------------------------------------------------------------------- a verifiable reward
 
 
-class TextLearner(Learner):
+class TextLearner(RewardLearner):
     """Learning from a reward that is the goal itself."""
 
     def __init__(
@@ -299,7 +299,7 @@ def groups_must_fit(config: TextRLConfig, pg: PGConfig) -> None:
 # ---------------------------------------------------------------------------------- a reward model
 
 
-class RLHFLearner(Learner):
+class RLHFLearner(RewardLearner):
     """Learning from a proxy of the goal (part "proxy" of the reward), with the goal
     (``RewardedTask.gold``) measured beside it."""
 
