@@ -234,4 +234,13 @@ def pyspiel_name(game: Game) -> str | None:
         return game.name.removeprefix("openspiel:")
     if isinstance(game, Go) and not game.suicide:
         return f"go(board_size={game.size},komi={game.komi})"
-    return {"tictactoe": "tic_tac_toe", "connect4": "connect_four"}.get(game.name)
+    options = game.name.partition("(")[2].rstrip(")")
+    if game.name.startswith("hex"):
+        return f"hex(board_size={game.board_shape[0]}{',' * bool(options)}{options})"
+    if game.name.startswith("gomoku") and not options:  # which knows longer rows as wins alone
+        return f"gomoku(size={game.board_shape[0]})"
+    if game.name.startswith("dotsandboxes"):
+        return (f"dots_and_boxes(num_rows={game.board_shape[0] // 2},"
+                f"num_cols={game.board_shape[1] // 2})")
+    return {"tictactoe": "tic_tac_toe", "connect4": "connect_four",
+            "othello8x8": "othello"}.get(game.name)
