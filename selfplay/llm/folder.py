@@ -94,7 +94,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if config.recipe not in ("sft", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
-    shape_of(config.own.net, "own.net")  # rather an error now than after RL
+    shape_of(config.own.net, "own.net")  # rather a mistake found now than after RL
     stored = stored_text_config(folder)
     if stored is not None:
         new, old = to_dict(fixed(config)), to_dict(fixed(stored))
@@ -105,7 +105,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
                                 "another name")
     if config.model and stored is None:
         must_be_a_model(config.model)
-    if config.pairs.file and stored is None:  # rather an error now than after SFT
+    if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
     return TextRun(folder, config, task_of(config))
 

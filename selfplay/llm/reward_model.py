@@ -131,8 +131,8 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def reward_model(policy: nn.Module, config: RewardConfig, tokenizer: Any, seed: int) -> RewardModel:
-    """An untrained one: the policy's own backbone, adapters merged, or the small net
-    ``config.net``; both with a head that begins at 0."""
+    """An untrained reward model: a copy of the policy's backbone with adapters merged, or the small
+    net ``config.net``, with a head that begins at 0."""
     source = small_model(config.net, tokenizer, seed) if config.net else policy
     return RewardModel(value_model(merged(source)))
 

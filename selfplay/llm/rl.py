@@ -93,7 +93,7 @@ class RewardLearner:
         self.held_out = job.task.held_out(questions)
         self.step = 0
         self.compute: dict[str, float] = {}
-        self.history: list[Row] = []  #: the rows so far, which whoever keeps them fills in
+        self.history: list[Row] = []  #: the rows so far, where they are kept
 
     def ask(self, examples: Sequence[Example], seed: int, policy: TextPolicy | None = None
             ) -> SampledBatch:
