@@ -154,7 +154,7 @@ def spent_before(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Rec
 
 
 def handed_on(folder: Path, rows: Sequence[Record]) -> Record:
-    """The row of the checkpoint that a stage hands on: the best, where one is noted, or the last."""
+    """The row of the checkpoint that a stage hands on: the best, if one is noted, or the last."""
     best = note(folder)
     step = step_of(best["checkpoint"]) if best else rows[-1]["step"]
     return next((row for row in rows if row["step"] == step), rows[-1])
