@@ -182,11 +182,11 @@ def accuracy_points(
         here = measured.get(name)
         step = step_of(here["checkpoint"]) if here else -1
         seen = [at for at, look in looks.items() if look and at != step]
-        found += [{**about(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
+        found += [{**point_of(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
                   for at in thinned(seen, LOOKS)]
         if here and step in costs:
             most = max(map(int, here["majority"]))
-            known = {**about(folder, name, step), **costs[step]}
+            known = {**point_of(folder, name, step), **costs[step]}
             found.append({**known, **percent(here["sampled"]), "sims": 0})
             if most > 1:
                 found.append({**known, **majority_of(here, most), "sims": most})
@@ -202,7 +202,7 @@ def thinned(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def about(folder: Path, name: str, step: int) -> Record:
+def point_of(folder: Path, name: str, step: int) -> Record:
     return {"player": str(folder / name / f"ckpt-{step:06d}"), "stage": name, "step": step}
 
 
