@@ -77,7 +77,7 @@ class Texts(NamedTuple):
 
 
 class RewardModel(nn.Module):
-    """``score`` = (scalar at the last real token - shift) / scale; raw until ``normalise``."""
+    """``score`` = (scalar at the last real token - shift) / scale; raw before ``normalised``."""
 
     shift: Tensor
     scale: Tensor
@@ -280,8 +280,8 @@ class RewardSpec:
 
 
 def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
-    """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is
-    missing, damaged or no reward model."""
+    """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is missing
+    or damaged, or holds something else."""
     meta = checkpoint.read_meta(path)
     if meta.get("kind") != "reward model":
         raise UserError(f"{path}: no reward model; give a checkpoint such as "
