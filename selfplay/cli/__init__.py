@@ -323,7 +323,7 @@ def _use(nets: tuple[str, ...]) -> None:
 
 def _make(name: str) -> Any:
     """The game; from here on compilation is announced."""
-    from selfplay.common.console import announce
+    from selfplay.common.compiling import announce
     from selfplay.games import make
 
     announce()
@@ -332,7 +332,7 @@ def _make(name: str) -> Any:
 
 def _open(**options: Any) -> Run:
     """``open_or_start``; from here on compilation is announced."""
-    from selfplay.common.console import announce
+    from selfplay.common.compiling import announce
     from selfplay.run.start import open_or_start
 
     announce()

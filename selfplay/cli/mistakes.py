@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from selfplay.common import interrupt
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 
 #: Commands that a second start does not go on with.
@@ -21,7 +22,8 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 def run_command(cli: click.Group) -> int:
     """Run ``cli``; the exit code. A mistake of the user's ends in one line on stderr."""
     try:
-        code = cli(standalone_mode=False)
+        with interrupt.listening():
+            code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -32,7 +34,7 @@ def run_command(cli: click.Group) -> int:
     except (KeyboardInterrupt, click.Abort):
         anew = " ".join(sys.argv[1:3]).startswith(ANEW)
         click.echo("stopped" if anew else "stopped; the same command continues", err=True)
-        code = 130
+        code = interrupt.EXIT_CODE
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:

@@ -30,7 +30,7 @@ from selfplay.llm.models import character_tokenizer, load, small_model
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.vllm import engine_of, generator_of
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.stage import Desk, NotYet, Work
 
 #: Stages that go on from what a stage has made: once one of them has begun, that stays as it is.

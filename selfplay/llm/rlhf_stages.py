@@ -41,7 +41,7 @@ from selfplay.llm.reward_model import load_reward_model, reward_model
 from selfplay.llm.rlhf import RLHFLearner, RLHFObjective
 from selfplay.llm.vllm import engine_of
 from selfplay.report.panels import draw_overoptimisation
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.stage import Desk, Work
 
 

@@ -35,7 +35,7 @@ from selfplay.llm.rl import groups_must_fit
 from selfplay.llm.tasks import Lines
 from selfplay.report.page import write_report
 from selfplay.report.text import headlines
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.stage import Stage, run_stages
 
 

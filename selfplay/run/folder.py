@@ -1,4 +1,4 @@
-"""A run's folder: its frozen config, its clock, its history files.
+"""A run's folder: its frozen config and the files in it.
 
 runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
@@ -11,18 +11,15 @@ runs/NAME/
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from selfplay.arena.players import missing_engine, parse_player
 from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_json
+from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
@@ -218,92 +215,3 @@ def _difference(asked: RunConfig, stored: RunConfig) -> str:
             if wanted != had:
                 return f"was started with {name}={had}, not {wanted}"
     return "was started with other settings"
-
-
-class Limited(Protocol):
-    """Settings that limit the time."""
-
-    @property
-    def minutes(self) -> float: ...
-
-
-class Budgeted(Protocol):
-    """What a Clock needs to know of a run."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def config(self) -> Limited: ...
-
-
-class Clock:
-    """Seconds spent per stage, kept on disk, and what each stage may still spend.
-
-    What a stage leaves of its share goes to the stages after it.
-    """
-
-    def __init__(
-        self, run: Budgeted, shares: Mapping[str, float], alone: float | None = None
-    ) -> None:
-        """shares: stages in order (see ``stages``), and what part of the minutes each has.
-        alone: minutes for whichever stage runs now, whatever the shares say."""
-        self.run, self.shares, self.alone = run, dict(shares), alone
-        self.file = run.folder / "progress.json"
-        data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
-        try:
-            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
-            self.done = [stage for stage in self.shares if stage in data["done"]]
-        except DAMAGE:
-            raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
-                            "which then counts its minutes from 0") from None
-        self.at_start = dict(self.seconds)
-        self.stage: str | None = None
-        self.since = self.saved = time.monotonic()
-
-    @contextlib.contextmanager
-    def running(self, stage: str) -> Iterator[None]:
-        """Count the time of the block as ``stage``'s, whatever ends it."""
-        self.stage, self.since = stage, time.monotonic()
-        try:
-            yield
-        finally:
-            self._add()
-            self.stage = None
-            self.save()
-
-    def _add(self) -> None:
-        now = time.monotonic()
-        if self.stage:
-            self.seconds[self.stage] += now - self.since
-        self.since = now
-
-    def spent(self, stage: str) -> float:
-        """Seconds of ``stage`` until now, over all starts of this run."""
-        self._add()
-        if time.monotonic() - self.saved > 5:
-            self.save()
-        return self.seconds[stage]
-
-    def budget(self, stage: str) -> float:
-        """Seconds that ``stage`` may spend in all."""
-        if self.alone is not None:
-            return self.at_start[stage] + self.alone * 60
-        names = list(self.shares)
-        index = names.index(stage)
-        left = max(self.run.config.minutes * 60 - sum(self.seconds[s] for s in names[:index]), 0.0)
-        later = sum(self.shares[s] for s in names[index:])
-        return left * self.shares[stage] / max(later, 1e-9)
-
-    def left(self, stage: str) -> float:
-        """Seconds that ``stage`` still has."""
-        return self.budget(stage) - self.spent(stage)
-
-    def finish(self, stage: str) -> None:
-        if stage not in self.done:
-            self.done.append(stage)
-        self.save()
-
-    def save(self) -> None:
-        self.saved = time.monotonic()
-        write_json(self.file, {"seconds": self.seconds, "done": self.done})

@@ -37,8 +37,9 @@ from selfplay.run.boards import (
     train_sft,
     train_value,
 )
+from selfplay.run.clock import Clock
 from selfplay.run.config import preset
-from selfplay.run.folder import Clock, Run, freeze, stages
+from selfplay.run.folder import Run, freeze, stages
 from selfplay.run.keep import Row
 from selfplay.run.shards import make_games, read_games
 from selfplay.run.stage import Desk, Stage, Work, run_stages

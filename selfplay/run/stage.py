@@ -14,7 +14,7 @@ from typing import Any
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError
 from selfplay.common.settings import to_dict
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.loggers import Loggers
 
