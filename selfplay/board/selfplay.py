@@ -284,6 +284,11 @@ class SelfPlay:
                 progress(rows)
         return join(done) if done else None
 
+    def in_flight(self) -> tuple[int, int]:
+        """How many games are under way, and how many training rows they have so far."""
+        return (sum(len(actor.book.rows) for actor in self.actors),
+                sum(int(actor.book.rows.sum()) for actor in self.actors))
+
     def _some_waves(self, actor: Actor) -> Harvest | None:
         done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]
         return join(done) if done else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +92,13 @@ def train(**options: Any) -> None:
 @device_option
 @seed_option
 @set_option
-def sft(files: tuple[str, ...], **options: Any) -> None:
+@click.option("--again", is_flag=True, help="Go on even if RL has begun from this SFT: RL then "
+              "begins again, and what it has made is kept in earlier/.")
+def sft(files: tuple[str, ...], again: bool, **options: Any) -> None:
     """Learn an expert's moves until the held-out curve is flat."""
     if files:
         options["expert.games"] = files
-    _stage("sft", **options)
+    _stage("expert", "sft", again=again, **options)
 
 
 @cli.command()
@@ -152,7 +153,7 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
         return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
                             "seconds" if by_time else "flops")
     if minutes > 0:
-        run_stages(run, where, only="eval", minutes=minutes)
+        run_stages(run, where, only=("eval",), minutes=minutes)
     else:
         redraw(run, where)
 
@@ -339,7 +340,8 @@ def _open(**options: Any) -> Run:
     return open_or_start(**options)
 
 
-def _stage(name: str, **options: Any) -> None:
+def _stage(*names: str, again: bool = False, **options: Any) -> None:
+    """Run the named stages of a run for ``minutes``, together."""
     from selfplay.run.pipeline import say_what_next
     from selfplay.run.pipeline import train as run_stages
 
@@ -347,12 +349,8 @@ def _stage(name: str, **options: Any) -> None:
     run = _open(**options)
     minutes = minutes or run.config.minutes
     _banner(run, minutes)
-    device, began = device_of(run.config.device), time.monotonic()
-    if name == "sft":
-        run_stages(run, device, only="expert", minutes=minutes)
-    spent = (time.monotonic() - began) / 60
-    run_stages(run, device, only=name, minutes=max(minutes - spent, 0.0))
-    if name == "rl":
+    run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again)
+    if "rl" in names:
         say_what_next(run)
 
 

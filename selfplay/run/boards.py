@@ -7,10 +7,11 @@ rl/            ckpt-ITERATION, history.jsonl, records/ (games by iteration) or p
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,10 +89,8 @@ class ShardedGames:
         progress(have)
         while have < wanted and not stop():
             began, before = time.monotonic(), learner.evaluated()
-            pause = began + PART_SECONDS
-            harvest = learner.play(
-                wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress,
-                earlier)
+            harvest = learner.play(wanted - have, partial(_pause, stop, began + PART_SECONDS),
+                                   progress, earlier)
             for key, count in learner.evaluated().items():
                 cost[key] += count - before[key]
             cost["seconds"] += time.monotonic() - began
@@ -105,6 +104,10 @@ class ShardedGames:
         write_json(path.with_suffix(".json"), cost)
         save_shard(path, *join([Harvest(*part) for part in parts]))  # last: where it is, all is
         return True
+
+
+def _pause(stop: Callable[[], bool], at: float) -> bool:
+    return stop() or time.monotonic() > at
 
 
 def _cost(note: Path) -> dict[str, float]:
@@ -190,30 +193,63 @@ class KeptLearner(Learner):
     def positions(self) -> NDArray[Any]:
         """Observations [n, C, H, W] of the newest games, else of those known before, else of
         random ones."""
-        if not len(self.window) and self.known is None:
-            return precision.random_positions(self.game)
         source = self.window.newest() if len(self.window) else self.known
+        if source is None:
+            return precision.random_positions(self.game)
         return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
+
+
+class TimeIsUpError(Exception):
+    """Learning was cut off because it was too far past its time."""
 
 
 def train_rl(
     learner: KeptLearner, *, held: Columns | None = None,
-    left: Callable[[], float] = lambda: math.inf,
+    left: Callable[[], float] = lambda: math.inf, overtime: float = math.inf,
+    learning: float = 0.0,
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    flying: Callable[[int, int, int], None] = lambda done, games, rows: None,
 ) -> Path | None:
     """``alphazero`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none
-    yet. After every iteration its games and, when it is due, its checkpoint are on disk."""
-    return learner.kept.go_on(alphazero(
-        learner, games=learner.games, look=partial(_expert, held), judge=gate,
-        stop=lambda: left() <= 0, progress=progress, watch=learner.kept.watch), log)
+    yet. After every iteration its games and, when it is due, its checkpoint are on disk.
+
+    Games end early enough for the iteration to be learnt in time, going by what the last one took,
+    or ``learning`` seconds for the first. Learning that is still ``overtime`` seconds late is cut
+    off; the next start learns from the same games again. flying: told, whenever groups of games
+    meet, the rows of finished games, the games under way, and the rows that these have so far.
+    """
+    finished = 0
+
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal finished
+        finished = done if what == "self-play" else 0
+        if what == "learning" and left() <= -overtime:
+            raise TimeIsUpError
+        progress(what, done, total)
+
+    def stop() -> bool:
+        if learner.selfplay is not None:
+            flying(finished, *learner.selfplay.in_flight())
+        return left() <= learnt_in(learner.history, learning)
+
+    with contextlib.suppress(TimeIsUpError):
+        learner.kept.go_on(alphazero(
+            learner, games=learner.games, look=partial(_expert, held), judge=gate,
+            stop=stop, progress=told, watch=learner.kept.watch), log)
+    return checkpoint.newest(learner.folder)
+
+
+def learnt_in(history: Sequence[Row], otherwise: float = 0.0) -> float:
+    """Seconds that learning from an iteration's games takes, by the last one that was."""
+    return float(history[-1].get("learn_seconds", otherwise)) if history else otherwise
 
 
 def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
     """How the net does on an expert's positions."""
     if held is None:
         return {}
-    some = Columns(*(c[:HELD_ROWS] for c in held))
+    some = Columns(**{name: rows[:HELD_ROWS] for name, rows in held._asdict().items()})
     seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some, learner.device)
     return {f"expert_{key}": value for key, value in seen.items()}
 
@@ -301,9 +337,10 @@ def train_pg(
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Path | None:
-    """``league`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none."""
+    """``league`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none.
+    Games stop early enough for learning to end in time, going by the last iteration."""
     return learner.kept.go_on(league(
-        learner, held=held, stop=lambda: left() <= 0, progress=progress,
+        learner, held=held, stop=lambda: left() <= learnt_in(learner.history), progress=progress,
         watch=learner.kept.watch), log)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -139,6 +139,15 @@ class Clock:
         left = minutes * 60 - sum(self.seconds[s] - before[s] for s in names[:index])
         later = {name: self.shares[name] for name in names[index:]}
         return before[stage] + divide(left, later, least)[stage]
+
+    def planned(self, minutes: float, idle: Collection[str] = ()) -> dict[str, float]:
+        """What each stage would have of ``minutes``, over all starts of this run. idle: stages with
+        nothing to do."""
+        active = {name: share for name, share in self.shares.items() if name not in idle
+                  and (self.alone is None or not self.only or name in self.only)}
+        before = self.at_start if self.alone is None else dict.fromkeys(active, 0.0)
+        return divide(minutes * 60, active,
+                      {name: before[name] + need for name, need in self.needs.items() if need})
 
     def left(self, stage: str) -> float:
         """Seconds that ``stage`` still has."""

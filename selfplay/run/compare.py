@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +34,10 @@ from selfplay.report.axis import Record
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
+from selfplay.run.teacher import teacher
 
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
-OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
@@ -122,7 +123,7 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
         return [found for stage, found in by_stage.items()
                 if found and sims in modes_of(run, stage)]
 
-    ladder = [RANDOM, *config.baselines, run.config.expert.player]
+    ladder = [RANDOM, *config.baselines, teacher(run)]
     outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
 
     def finals(sims: int) -> list[Point]:
@@ -180,34 +181,59 @@ def play(
     device: str,
     place: Callable[[Pairing], tuple[Path, int]] | None = None,
     left: Callable[[], float] = lambda: math.inf,
+    overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
     """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept.
 
-    In ROUNDS, so that a short time gives every pairing some games before it gives any all.
-    place: folder and seed of a match that is not one of the run's own.
+    They are played in ROUNDS, so that a short time gives every pairing some games before it gives
+    any of them all. No match is begun, and no game, that by earlier games of such players would not
+    end in time; games that are under way ``overtime`` seconds after the end are dropped. However
+    short the time, the first round of the first raw net against ``random`` is played, so that
+    something is rated. place: folder and seed of a match that is not one of the run's own.
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
-    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
-        if left() <= 0:
+    lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
+    must = next((pairing for pairing in pairings if pairing.b == RANDOM), None)
+
+    def play_one(index: int, share: float, pairing: Pairing) -> None:
+        kinds, began = (_kind(pairing.a), _kind(pairing.b)), time.monotonic()
+        needed = pairing == must and share == ROUNDS[0]
+        found: list[int] = []  # how many games there were, each time that one was added
+
+        def over() -> bool:
+            return not needed and left() <= lasts.get(kinds, 0.0)
+
+        def told(done: int) -> None:
+            found.append(done)
+            if len(found) == 2:
+                lasts[kinds] = time.monotonic() - began
+            progress(index, len(ROUNDS) * len(pairings), pairing, done)
+
+        if over():
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
         games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
         folder, seed = place(pairing)
+        play_match(
+            run.game, pairing.a, pairing.b, games=games, seed=seed, opening=config.opening,
+            slots=config.engine_slots if outside else config.slots, folder=folder, home=home,
+            device=device, stop=over, drop=lambda: not needed and left() <= -overtime,
+            progress=told)
+
+    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
         try:
-            play_match(
-                run.game, pairing.a, pairing.b, games=games, seed=seed,
-                opening=config.opening, slots=config.engine_slots if outside else config.slots,
-                folder=folder, home=home, device=device, stop=lambda: left() <= 0,
-                drop=lambda: left() <= -OVERTIME * run.config.minutes * 60,
-                progress=lambda done, i=index, p=pairing: progress(
-                    i, len(ROUNDS) * len(pairings), p, done),
-            )
+            play_one(index, share, pairing)
         except DiskError:
             raise
         except UserError as error:  # an engine that fails costs its match, not the chart
             say(f"match left out: {error}")
+
+
+def _kind(player: str) -> str:
+    """What the time for a player's moves depends on: a net's path does not matter."""
+    return re.sub(r"^(net|alphago):.*?(@\w+)?$", r"\1\2", player)
 
 
 def match_seed(run: Run, pairing: Pairing) -> int:
@@ -220,7 +246,7 @@ def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, as ``report.page`` reads them."""
     played = matches(run)
     rows = rated([(p, r) for p, r, _ in played], [run.folder])
-    expert = run.config.expert.player
+    expert = teacher(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
@@ -258,7 +284,7 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
 
 def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
     """The rows of ``random``, the baselines and the expert, with a note where not rated."""
-    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, run.config.expert.player])
+    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher(run)])
     found = [rows.get(name) or _row(name) for name in names]
     return [row if row["elo"] is not None else {
         **row, "note": missing_engine(row["player"]) or "no time was left for its matches"}

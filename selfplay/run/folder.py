@@ -4,7 +4,7 @@ runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
     expert/          games made for this run     sft/, rl/, value/   checkpoints, history.jsonl
     rl/records/      self-play shards            value/games/    shards, a position of each game
-    matches/         one folder a match
+    matches/         one folder a match          earlier/        RL that has begun again since
     tb/              TensorBoard events          evaluation.json, report.html,
                                                  chart.png, summary.json
 """
@@ -31,8 +31,8 @@ from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
 
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
-OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",
-                 "evaluation.json", "report.html", "chart.png", "summary.json"))
+OWN = frozenset(("expert", "sft", "rl", "value", "matches", "earlier", "tb", "skipped.txt",
+                 "progress.json", "evaluation.json", "report.html", "chart.png", "summary.json"))
 
 
 def stages(config: RunConfig) -> dict[str, float]:

@@ -129,7 +129,7 @@ class Kept:
         write_history(path, self.history)  # first: a row too many is left out later
         self.save(self.path(row), row)
         best = self._note()
-        checkpoint.thin(self.folder, self.keep, best and self.folder / best, self.evenly)
+        checkpoint.thin(self.folder, self.keep, self.folder / best if best else None, self.evenly)
 
     def _note(self) -> str | None:
         """Write best.json; the name of the best."""
