@@ -1,4 +1,4 @@
-"""The command line. Heavy imports live inside the commands, so that --help answers at once."""
+"""The command line. Heavy imports are inside the commands, so that --help answers at once."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def value(**options: Any) -> None:
 @click.argument("folders", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
 @click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
-              help="Time for matches that the chart still wants; 0 draws what is on disk.")
+              help="Time for matches that the chart still lacks; 0 draws what is on disk.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
@@ -141,7 +141,7 @@ def value(**options: Any) -> None:
 @set_option
 def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
             out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
-    """The chart of a run, again, from what is on disk; or of several runs, rated together."""
+    """Redraw the chart of a run from what is on disk; or rate several runs together."""
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
@@ -247,7 +247,7 @@ def match(players: tuple[str, str], game: str, count: int | None, opening: str |
 @seed_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
            nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
-    """Make expert games: a player against itself from varied openings. Continues if interrupted."""
+    """Make expert games: a player against itself from varied openings; can be continued."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
 
@@ -269,7 +269,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 @click.option("--check", "spec", default=None, metavar="FILE.py:NAME",
               help="Play a game of your own and say what is wrong with it.")
 def games(spec: str | None) -> None:
-    """What can be played: native games, OpenSpiel's, and your own; --check looks for faults."""
+    """List what can be played: native games, OpenSpiel's and your own; --check looks for faults."""
     from selfplay.common.console import say
     from selfplay.games import describe
 
@@ -296,7 +296,7 @@ def games(spec: str | None) -> None:
 @click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
 @device_option
 def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
-    """Speed, each figure as a ratio to a reference measured in the same run."""
+    """Measure speed, as ratios to references measured in the same run."""
     import json
 
     from selfplay.bench import run_bench, table
@@ -315,7 +315,7 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
 
 
 def _use(nets: tuple[str, ...]) -> None:
-    """Let players load these nets of the user's own."""
+    """Make the user's own nets known, so that players can load them."""
     if nets:
         from selfplay.run.own_nets import use_net
 
@@ -323,7 +323,7 @@ def _use(nets: tuple[str, ...]) -> None:
 
 
 def _make(name: str) -> Any:
-    """The game; from here on compilation is announced."""
+    """Make the game; from here on compilation is announced."""
     from selfplay.common.compiling import announce
     from selfplay.games import make
 
@@ -368,7 +368,7 @@ def _banner(run: Run, minutes: float) -> None:
 
 
 def main() -> None:
-    """Entry point: every mistake of the user ends in one line and a non-zero exit."""
+    """The entry point: every mistake of the user ends in one line and a non-zero exit code."""
     from selfplay.cli.mistakes import run_command
 
     sys.exit(run_command(cli))

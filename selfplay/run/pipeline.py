@@ -1,7 +1,7 @@
-"""The main job: expert games -> SFT -> RL -> matches -> the chart, resumable anywhere; by AlphaGo's
-recipe with a value net before the matches.
+"""The main job: expert games -> SFT -> RL -> matches -> the chart, resumable at any point. The
+recipe of AlphaGo has a value net before the matches.
 
-What a stage is, and how it is run: ``stage``.
+``stage`` says what a stage is and how it is run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def train(
 
 
 def net_spec(run: Run) -> Any:
-    """The net of a run, from its dial and its game's shapes."""
+    """The net of a run, by its settings and its game's shapes."""
     from selfplay.models import NetSpec
 
     return NetSpec(run.config.net, run.game.obs_shape, run.game.num_actions,
@@ -116,7 +116,7 @@ def _rows_learnt(folder: Path) -> int | None:
 
 
 def _stays(run: Run, clock: Clock, more: bool) -> str:
-    """What is said of an SFT that could learn more if RL had not begun from it."""
+    """The line about an SFT that could learn more if RL had not begun from it."""
     text = f"SFT: finished, {_best_look(run.folder / 'sft')}"
     if clock.alone is None and clock.left("sft") < clock.seconds["sft"]:
         return text  # it has had its time
@@ -137,15 +137,15 @@ def _best_look(folder: Path) -> str:
 
 
 def _look_of(path: Path, look: Callable[[Row], str]) -> str:
-    """A checkpoint's name, and its row in words where that is there."""
+    """A checkpoint's name, followed by its row in words if there is one."""
     rows = {f"ckpt-{row['step']:06d}": row for row in read_history(path.parent / "history.jsonl")}
     return path.name + (f", {look(rows[path.name])}" if path.name in rows else "")
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
-    """Improve the SFT net, or one from nothing, by the run's algorithm.
+    """Improve the SFT net, or an untrained one, by the run's algorithm.
 
-    Once games for a value net have been made with its policy, that policy stays.
+    Once its policy has played games for a value net, that policy stays as it is.
     """
     if any(_value_folder(run).glob("*.npz")):
         return f"RL: finished, its policy plays for the value net: {_newest_rl(run)}"
@@ -215,21 +215,21 @@ def _climbed(row: Row) -> str:
 
 
 def _say_of(learner: KeptLearner) -> None:
-    """What has been found about the arithmetic of self-play since the last time, if anything."""
+    """Print what has been found out about self-play's arithmetic since the last call."""
     if learner.players.said:
         say(f"RL: {learner.players.said}")
         learner.players.said = ""
 
 
 def _start(run: Run) -> Path | None:
-    """The checkpoint that self-play starts from; None is from nothing."""
+    """The checkpoint that self-play starts from; None for an untrained net."""
     if run.config.init == "random":
         return None
     return best_sft(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
 
 
 def say_what_next(run: Run) -> None:
-    """Name the commands that judge the net which RL has made, if it has."""
+    """Print the commands that judge RL's net, if there is one."""
     if _newest_rl(run) is not None:
         first = _start(run)
         other = f"net:{first}" if first else "mcts:100"
@@ -242,7 +242,7 @@ def _more_matches(run: Run) -> str:
 
 
 def _value_folder(run: Run) -> Path:
-    """Of the games for the value net."""
+    """The folder of the games for the value net."""
     return run.folder / "value" / "games"
 
 
@@ -251,8 +251,8 @@ def _newest_rl(run: Run) -> Path | None:
 
 
 def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
-    """Make the RL policy's games, one position each, and learn their results until the held-out
-    curve is flat or the share is used up."""
+    """Let the RL policy play, and learn the results of its games from one position each, until the
+    held-out curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
     if "value" in clock.done:
         return f"value net: finished, {_best_value_look(folder)}"
@@ -281,8 +281,8 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
 def _value_games(
     run: Run, at: Desk, device: str, policies: dict[str, Path]
 ) -> tuple[int, dict[str, float]]:
-    """Make the games for the value net until ``value.play`` of the stage's time is over; (how many
-    there are, what all of them have cost)."""
+    """Play games for the value net until the part ``value.play`` of the stage's time is over.
+    Returns (how many there are, what they have cost)."""
     config, note = run.config.value, run.folder / "value" / "cost.json"
     players = []
     for path in policies.values():
@@ -312,7 +312,7 @@ def _value_games(
 
 
 def _inside(run: Run, path: Path) -> str:
-    """``path`` as seen from the run's folder, so that this can be moved."""
+    """``path`` relative to the run's folder, so that the folder can be moved."""
     return str(path.relative_to(run.folder) if path.is_relative_to(run.folder) else path)
 
 
@@ -355,9 +355,9 @@ def eval_stage(run: Run, clock: Clock, device: str) -> Work:
 
 
 def redraw(run: Run, device: str) -> None:
-    """The chart of a run that nobody else is at work on.
+    """Draw the chart of a run again.
 
-    Raises UserError before anything is made if another process is.
+    Raises UserError before anything is made if another process is working on the run.
     """
     with locked(run.folder):
         freeze(run)
@@ -365,7 +365,7 @@ def redraw(run: Run, device: str) -> None:
 
 
 def shown(run: Run, device: str) -> str:
-    """Draw the chart from what is on disk; what it shows, in words."""
+    """Draw the chart from what is on disk, and return what it shows in words."""
     from selfplay.report.page import text_summary
 
     return (f"{text_summary(compare.write_chart(run, device))}\n"
