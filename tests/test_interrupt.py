@@ -107,3 +107,10 @@ def test_time_in_numbas_compiler_is_counted_once_for_all_threads() -> None:
     assert 0.3 <= counted <= wall
     time.sleep(0.05)
     assert compiling.seconds() - before == counted
+
+
+def test_while_threads_end_another_one_ends_the_process_at_once() -> None:
+    code = ("import signal, time\nfrom selfplay.common import interrupt\n"
+            "interrupt.leave_on_signals()\nsignal.raise_signal(signal.SIGTERM)\nprint('never')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped at once\n")

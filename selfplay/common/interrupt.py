@@ -80,6 +80,13 @@ def listening() -> Iterator[None]:
         _request = _Request()
 
 
+def leave_on_signals() -> None:
+    """From here on any further signal ends the process at once: it only has its threads to end."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: _leave())
+
+
 def _handle(number: int, frame: object) -> None:
     request = _request
     if request.made and not request.repeated_by_us:

@@ -67,7 +67,9 @@ def prepare(run: Run, clock: Clock, device: str) -> str | None:
     has_sft = config.init != "sft" or checkpoint.newest(run.folder / "sft") is not None
     has_rl = checkpoint.newest(run.folder / "rl") is not None
     games = teacher.lacking(run, config.expert.player) if "expert" in wanted else 0
-    if not games and (has_sft or "sft" not in wanted) and (has_rl or "rl" not in wanted):
+    if not has_sft and "sft" not in wanted:
+        return None  # nothing to start from, as the stages will say
+    if not games and has_sft and (has_rl or "rl" not in wanted):
         return None
     seconds = min(SECONDS, PART * 60 * (config.minutes if clock.alone is None else clock.alone))
     speed = measure(run, device, seconds)
@@ -224,7 +226,7 @@ def _positions(game: Game) -> object:
 
 
 def _step(game: Game, spec: NetSpec, size: int, device: str, seconds: float) -> float:
-    trainer = board_trainer(build(spec), TrainConfig(batch_size=size), device)
+    trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
     obs = pack(game.observe(game.new(size)), game.obs_binary)
     none, cells = np.zeros(size, np.float32), game.board_shape[0] * game.board_shape[1]
     policy = np.full((size, game.num_actions), 1 / game.num_actions, np.float16)

@@ -146,8 +146,8 @@ class Clock:
         active = {name: share for name, share in self.shares.items() if name not in idle
                   and (self.alone is None or not self.only or name in self.only)}
         before = self.at_start if self.alone is None else dict.fromkeys(active, 0.0)
-        return divide(minutes * 60, active,
-                      {name: before[name] + need for name, need in self.needs.items() if need})
+        return divide(minutes * 60, active, {
+            name: before[name] + self.needs[name] for name in active if self.needs.get(name)})
 
     def left(self, stage: str) -> float:
         """Seconds that ``stage`` still has."""

@@ -11,7 +11,7 @@ import re
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
@@ -180,6 +180,7 @@ def play(
     *,
     device: str,
     place: Callable[[Pairing], tuple[Path, int]] | None = None,
+    must: Collection[Pairing] = (),
     left: Callable[[], float] = lambda: math.inf,
     overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
@@ -188,15 +189,13 @@ def play(
 
     They are played in ROUNDS, so that every pairing has some games before any has all of them. No
     game is started that, going by earlier games of such players, would end too late; games still
-    under way ``overtime`` seconds after the end are dropped. However short the time, the first
-    round of the first nets against ``random`` is played, so that something is rated. place: folder
-    and seed of a pairing, if it is not one of the run's own matches.
+    under way ``overtime`` seconds after the end are dropped. The first round of the pairings
+    ``must`` is played however late it is. place: folder and seed of a pairing, if it is not one of
+    the run's own matches.
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
     lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
-    block = dropwhile(lambda pairing: pairing.b != RANDOM, pairings)
-    must = list(takewhile(lambda pairing: pairing.b == RANDOM, block))
 
     def play_one(index: int, share: float, pairing: Pairing) -> None:
         kinds, began = (_kind(pairing.a), _kind(pairing.b)), time.monotonic()
@@ -230,6 +229,12 @@ def play(
             raise
         except UserError as error:  # an engine that fails costs its match, not the chart
             say(f"match left out: {error}")
+
+
+def anchoring(pairings: Sequence[Pairing]) -> list[Pairing]:
+    """Those pairings that tie the newest raw nets to ``random``, without which nothing is rated."""
+    found = dropwhile(lambda pairing: pairing.b != RANDOM, pairings)
+    return list(takewhile(lambda pairing: pairing.b == RANDOM, found))
 
 
 def _kind(player: str) -> str:

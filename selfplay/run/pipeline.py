@@ -87,11 +87,14 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     ended = newest is not None and checkpoint.read_meta(newest)["step"] >= run.config.sft.max_steps
     if (flat and not makes_games(run)) or (begun and (newest is None or ended)):
         return f"SFT: finished, {_best_look(folder)}"
+    stays = begun and not (again or is_cheap(clock))
+    if stays and not makes_games(run):
+        return _stays(run, clock, more=False)
     rows = expert_columns(run)
     more = newest is not None and _rows_learnt(folder) not in (None, len(rows[0].value))
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
-    if begun and not (again or is_cheap(clock)):
+    if stays:
         return _stays(run, clock, more)
     if begun:
         place = put_aside(run, clock)
@@ -346,8 +349,8 @@ def eval_stage(run: Run, clock: Clock, device: str) -> Work:
             return at.left() - DRAWING
 
         at.waits = "the games under way"
-        compare.play(run, pairings, device=device, left=left, overtime=clock.overtime(),
-                     progress=progress)
+        compare.play(run, pairings, device=device, must=compare.anchoring(pairings), left=left,
+                     overtime=clock.overtime(), progress=progress)
         at.waits = "the chart"
         at.at("drawing it")
 
