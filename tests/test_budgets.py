@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -391,7 +390,7 @@ def test_something_is_rated_however_late_it_is(
     pairings = [Pairing("net:a", "net:b", 10), Pairing("net:a", "random", 10),
                 Pairing("net:b", "random", 10), Pairing("mcts:1", "net:b", 10),
                 Pairing("mcts:1", "random", 10)]
-    assert play(monkeypatch, opened(tmp_path), pairings, -math.inf).played == [
+    assert play(monkeypatch, opened(tmp_path), pairings, -1e6).played == [
         ("net:a", "random", 2), ("net:b", "random", 2)]
 
 
