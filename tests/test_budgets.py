@@ -305,7 +305,7 @@ def test_learning_that_is_cut_off_is_done_again_to_the_same_weights(tmp_path: Pa
                    progress=progress)
     assert cut is None and len(steps) == 2 and not (tmp_path / "cut/history.jsonl").exists()
     again = train_rl(learner("cut"), left=lambda: 1.0, overtime=3.0)
-    nets = [checkpoint.load_net(tmp_path / name / "ckpt-000001", "tictactoe")[0].state_dict()
+    nets = [checkpoint.load_net(tmp_path / name / "ckpt-000001", GAME)[0].state_dict()
             for name in ("whole", "cut")]
     assert again is not None and all(torch.equal(nets[0][key], nets[1][key]) for key in nets[0])
 

@@ -10,7 +10,7 @@ from selfplay.common import interrupt
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 
 #: Commands that start from scratch when they are run again.
-ANEW = ("bench", "games", "llm chat", "llm eval")
+ANEW = ("bench", "games", "judge", "llm chat", "llm eval")
 
 #: What to make smaller when memory runs out.
 GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "

@@ -30,7 +30,7 @@ from selfplay.games.base import Game
 from selfplay.inference.evaluator import spread
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.run import teacher
 from selfplay.run.clock import Clock
 from selfplay.run.config import RunConfig
@@ -190,7 +190,7 @@ class Forecast:
 def measure(run: Run, device: str, seconds: float) -> Speed:
     """Time the run's net for at most ``seconds`` a measurement."""
     game, config = run.game, run.config
-    spec = NetSpec(config.net, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, config.net)
     net = seeded(config.seed, lambda: build(spec))
     evaluate, states = spread(net, game, device), _positions(game)
     legal = game.legal(states)
