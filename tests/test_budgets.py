@@ -159,7 +159,7 @@ SLOW = Speed(plies=10, evaluation=1e-3, step=0.1, learning=0.2)
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A game of the expert takes 6 seconds, a thousand evaluations one."""
-    monkeypatch.setattr(calibrate, "measure", lambda *words: SLOW)
+    monkeypatch.setattr(calibrate, "measure_speed", lambda *words: SLOW)
     monkeypatch.setattr(calibrate, "teacher_game", lambda *words: 6.0)
 
 
@@ -233,7 +233,7 @@ def test_rl_without_the_time_for_a_first_point_is_told_before_the_start(
 def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
     """Against an hour-glass of another kind: the same work done by hand."""
     run = opened(tmp_path, "net=1x8")
-    speed = calibrate.measure(run, "cpu", 0.05)
+    speed = calibrate.measure_speed(run, "cpu", 0.05)
     assert 5 <= speed.plies <= 9 and speed.evaluation > 0
     player = parse_player("mcts:64", GAME, slots=20)
     began = calibrate._now()
@@ -248,7 +248,7 @@ def test_a_run_with_a_first_point_measures_nothing(
     run: Command, ticking: Ticking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(run, 30)
-    monkeypatch.setattr(calibrate, "measure", None)
+    monkeypatch.setattr(calibrate, "measure_speed", None)
     config = stored_config(tmp_path / "here")
     assert config is not None
     there = open_run(tmp_path / "here", config)

@@ -72,7 +72,7 @@ def prepare(run: Run, clock: Clock, device: str) -> str | None:
     if not games and has_sft and (has_rl or "rl" not in wanted):
         return None
     seconds = min(SECONDS, PART * 60 * (config.minutes if clock.alone is None else clock.alone))
-    speed = measure(run, device, seconds)
+    speed = measure_speed(run, device, seconds)
     player = None
     if games:
         player = _choose_teacher(run, clock, speed, games, seconds, device)
@@ -187,7 +187,7 @@ class Forecast:
 # --------------------------------------------------------------------------------- measurements
 
 
-def measure(run: Run, device: str, seconds: float) -> Speed:
+def measure_speed(run: Run, device: str, seconds: float) -> Speed:
     """Time the run's net for at most ``seconds`` a measurement."""
     game, config = run.game, run.config
     spec = spec_for(game, config.net)

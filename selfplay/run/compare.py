@@ -34,7 +34,7 @@ from selfplay.report.axis import Record
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
-from selfplay.run.teacher import teacher
+from selfplay.run.teacher import teacher_of
 
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
@@ -123,7 +123,7 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
         return [found for stage, found in by_stage.items()
                 if found and sims in modes_of(run, stage)]
 
-    ladder = [RANDOM, *config.baselines, teacher(run)]
+    ladder = [RANDOM, *config.baselines, teacher_of(run)]
     outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
 
     def finals(sims: int) -> list[Point]:
@@ -252,7 +252,7 @@ def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
     rows = rated([(p, r) for p, r, _ in played], [run.folder])
-    expert = teacher(run)
+    expert = teacher_of(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
@@ -290,7 +290,7 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
 
 def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
     """The rows of ``random``, the baselines and the expert, with a note on those not rated."""
-    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher(run)])
+    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher_of(run)])
     found = [rows.get(name) or _row(name) for name in names]
     return [row if row["elo"] is not None else {
         **row, "note": missing_engine(row["player"]) or "no time was left for its matches"}

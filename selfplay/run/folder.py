@@ -11,12 +11,14 @@ runs/NAME/
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfplay.arena.players import missing_engine, parse_player
+from selfplay.arena.records import read_settings
 from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
@@ -30,6 +32,8 @@ from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fi
 from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
 
+FROM_SFT = ("value", "rl")  #: stages that stand on the SFT net, RL last as a sign that all are there
+_OF_RL = re.compile(rf"^\w+:({'|'.join(FROM_SFT)})/")  #: names of their nets in match.json
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
 OWN = frozenset(("expert", "sft", "rl", "value", "matches", "earlier", "tb", "skipped.txt",
                  "progress.json", "evaluation.json", "report.html", "chart.png", "summary.json"))
@@ -216,3 +220,28 @@ def _difference(asked: RunConfig, stored: RunConfig) -> str:
             if wanted != had:
                 return f"was started with {name}={had}, not {wanted}"
     return "was started with other settings"
+
+
+def put_aside(run: Run) -> Path:
+    """Move RL, the value net and the matches of their nets into a folder of their own, so that RL
+    can begin again from a better SFT net: self-play cannot be moved onto another one.
+
+    A kill in between loses nothing: RL is moved last, and the next start moves the rest.
+    """
+    place = run.folder / "earlier" / str(len(list(run.folder.glob("earlier/*/rl"))) + 1)
+    for match in sorted(run.folder.glob("matches/*/")):
+        try:
+            settings = read_settings(match / "match.json")
+        except UserError:
+            continue  # damaged, and reported with the ratings
+        if any(_OF_RL.match(str(settings.get(side))) for side in "ab"):
+            _move(match, place / "matches" / match.name)
+    for stage in FROM_SFT:
+        if (run.folder / stage).exists():
+            _move(run.folder / stage, place / stage)
+    return place
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)

@@ -27,7 +27,6 @@ from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import flops
 from selfplay.run import compare
-from selfplay.run.again import is_cheap, put_aside
 from selfplay.run.boards import (
     KeptLearner,
     KeptPolicyLearner,
@@ -39,11 +38,13 @@ from selfplay.run.boards import (
 )
 from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
-from selfplay.run.folder import Run, freeze, stages
+from selfplay.run.folder import FROM_SFT, Run, freeze, put_aside, stages
 from selfplay.run.keep import Row
 from selfplay.run.shards import make_games, read_games
 from selfplay.run.stage import Desk, Stage, Work, run_stages
 from selfplay.run.teacher import expert_columns, expert_stage, makes_games
+
+CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
 
 def train(
@@ -52,7 +53,7 @@ def train(
 ) -> None:
     """Run all stages of the recipe, or those in ``only``, for so many ``minutes``.
 
-    again: SFT may go on although RL has begun from it; RL then begins again (see ``again``).
+    again: SFT may go on although RL has begun from it; RL then begins again.
     Raises UserError before anything is made if another process is working on the run.
     """
     with locked(run.folder):
@@ -86,7 +87,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     ended = newest is not None and checkpoint.read_meta(newest)["step"] >= run.config.sft.max_steps
     if (flat and not makes_games(run)) or (begun and (newest is None or ended)):
         return f"SFT: finished, {_best_look(folder)}"
-    stays = begun and not (again or is_cheap(clock))
+    stays = begun and not (again or _is_cheap(clock))
     if stays and not makes_games(run):
         return _stays(run, clock, more=False)
     rows = expert_columns(run)
@@ -96,7 +97,9 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays:
         return _stays(run, clock, more)
     if begun:
-        place = put_aside(run, clock)
+        place = put_aside(run)
+        for stage in filter(clock.shares.__contains__, FROM_SFT):
+            clock.reopen(stage)
         say(f"SFT: goes on{' with more games' * more}; RL begins again from it, and what it has "
             f"made so far is kept in {place}")
     clock.reopen("sft")
@@ -109,6 +112,13 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
 
     return Work("SFT", learn, _look, ended=bool, said=lambda flat: (
         f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
+
+
+def _is_cheap(clock: Clock) -> bool:
+    """Whether so little of RL's time is spent that it may begin again, and SFT has the time to
+    learn for at least as long as it has so far. Not if the run's clock has been lost."""
+    return (clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
+            and clock.left("sft") >= clock.seconds["sft"])
 
 
 def _rows_learnt(folder: Path) -> int | None:

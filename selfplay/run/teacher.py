@@ -56,7 +56,7 @@ def expert_files(run: Run) -> list[Path]:
         return [Path(name) for name in run.config.expert.games]
     if _embedded(run):
         return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
-    return [games_file(run, teacher(run))]
+    return [games_file(run, teacher_of(run))]
 
 
 def games_file(run: Run, player: str) -> Path:
@@ -65,7 +65,7 @@ def games_file(run: Run, player: str) -> Path:
     return run.folder / "expert" / f"{name}.{'sgf.gz' if run.game.has_sgf else 'jsonl.gz'}"
 
 
-def teacher(run: Run) -> str:
+def teacher_of(run: Run) -> str:
     """The player whose games the run learns from: the one in its settings, unless only a stand-in
     has made any; of several stand-ins the strongest."""
     player = run.config.expert.player
@@ -122,7 +122,7 @@ def lacking(run: Run, player: str) -> int:
 def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None) -> Work | None:
     """Let ``player`` (by default the run's teacher) make its games where none are given or
     embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
-    config, player = run.config.expert, player or teacher(run)
+    config, player = run.config.expert, player or teacher_of(run)
     if not makes_games(run):
         return None
     file = games_file(run, player)
