@@ -32,7 +32,7 @@ from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fi
 from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
 
-FROM_SFT = ("value", "rl")  #: stages that stand on the SFT net, RL last as a sign that all are there
+FROM_SFT = ("value", "rl")  #: stages that stand on the SFT net; RL last, to tell that all are there
 _OF_RL = re.compile(rf"^\w+:({'|'.join(FROM_SFT)})/")  #: names of their nets in match.json
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
 OWN = frozenset(("expert", "sft", "rl", "value", "matches", "earlier", "tb", "skipped.txt",
