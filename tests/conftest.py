@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,7 +81,8 @@ def run(
 ) -> Iterator[Command]:
     """``selfplay WORDS`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
+    threads, handlers = torch.get_num_threads(), {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)
 
     def command(*words: str) -> Said:
@@ -92,3 +94,5 @@ def run(
 
     yield command
     torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

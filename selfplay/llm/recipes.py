@@ -65,7 +65,7 @@ from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.summary import draw_picture, measure
 from selfplay.llm.vllm import engine_of, must_have_vllm
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 
