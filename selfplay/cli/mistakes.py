@@ -7,6 +7,7 @@ import sys
 import click
 
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
+from selfplay.common.machine import keep_compiled
 
 #: Commands that a second start does not go on with.
 ANEW = ("bench", "games", "llm chat", "llm eval")
@@ -21,6 +22,7 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 def run_command(cli: click.Group) -> int:
     """Run ``cli``; the exit code. A mistake of the user's ends in one line on stderr."""
     try:
+        keep_compiled()
         code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

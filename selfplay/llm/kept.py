@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import refused, sync_folder, write_json
+from selfplay.common.files import refused, sync_folder, write_state
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm import rlhf
@@ -257,5 +257,5 @@ def train_rlhf(
     told = _told(learner.folder, -1 if learner.kl is None else learner.step, show)
     kept.go_on(rlhf.climb(learner, stop=lambda: left() <= 0, show=told, watch=kept.watch), log)
     note = learner._note(learner.history, learner.ended(lambda: True))
-    write_json(learner.folder / checkpoint.BEST, note)
+    write_state(learner.folder / checkpoint.BEST, note)
     return learner.folder / note["checkpoint"]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError
+from selfplay.common.files import must_be_as_saved
 from selfplay.common.stats import wilson
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
@@ -300,4 +301,5 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: damaged ({reason}); delete {path} and make it again") from None
+    must_be_as_saved(path, [checkpoint.WEIGHTS])
     return model.eval(), meta

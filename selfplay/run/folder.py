@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from selfplay.arena.players import missing_engine, parse_player
 from selfplay.arena.spec import full_name, net_parts
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_json
+from selfplay.common.files import DAMAGE, finite, read_json, write_json, write_state
 from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
@@ -306,4 +306,4 @@ class Clock:
 
     def save(self) -> None:
         self.saved = time.monotonic()
-        write_json(self.file, {"seconds": self.seconds, "done": self.done})
+        write_state(self.file, {"seconds": self.seconds, "done": self.done})
