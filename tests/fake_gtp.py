@@ -3,7 +3,8 @@
 Behaviours: good, die, nonsense, vertex, illegal, slow, refuse, cleanup, resign, noisy, badid,
 child, daemon (a child in a session of its own), stranger (as that, without environment), flood (an
 answer without end), oneline (answers end in a single newline). Keys: moves (on the board before it
-passes or dies), games (played before it dies), seconds, log (a file that gets every command).
+passes or dies), games (played before it dies or refuses), seconds, log (a file that gets every
+command).
 It plays on every second line only, so that no stone is ever captured.
 """
 
@@ -27,7 +28,7 @@ class Engine:
     def answer(self, name: str, arguments: list[str]) -> str:
         """The reply with its status, without id."""
         if name == "boardsize":
-            if self.behaviour == "refuse":
+            if self.behaviour == "refuse" and self.games >= int(self.options.get("games", "0")):
                 return "? unacceptable size"
             self.size = int(arguments[0])
         elif name == "clear_board":

@@ -198,10 +198,19 @@ def _one_game(place: Path) -> Path:
     return place
 
 
+def words_of(command: str, run: Path, out: Path) -> list[str]:
+    if command == "compare":
+        return ["compare", str(run)]
+    return ["match", f"net:{run}", "random", "--game", "tictactoe", "--games", "2", "--out",
+            str(out)]
+
+
 @pytest.mark.attack
 def test_runs_with_odd_files(attack: Attack, whole: Path, run: Command,  # noqa: F811
                              folder: Path) -> None:
     odd = {name: make_it for name, make_it in ODD.items() if name not in ("pipe", "link to zeros")}
+    for command in ("compare", "match"):  # compiled and loaded from here on
+        assert run(*words_of(command, whole, folder / "first")).code == 0
     for number in range(attack.count(3, 80)):
         rng = attack.rng(number)
         place = folder / str(number)
@@ -212,9 +221,7 @@ def test_runs_with_odd_files(attack: Attack, whole: Path, run: Command,  # noqa:
         path, kind = rng.choice(paths), rng.choice(list(odd))
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         odd[kind](path, rng)
-        words = rng.choice([["compare", str(place)], ["match", f"net:{place}", "random", "--game",
-                                                      "tictactoe", "--games", "2", "--out",
-                                                      str(folder / f"m{number}")]])
+        words = words_of(rng.choice(("compare", "match")), place, folder / f"m{number}")
         with attack.variant(f"{kind} for {path.relative_to(place)}; {words[0]}"), as_a_user(), \
                 little_memory(), within(SECONDS):
             said = run(*words)
