@@ -105,7 +105,9 @@ def their_side(args: argparse.Namespace) -> None:
     known = {e.prompt: e for e in examples}
     model, tokenizer = load(args.model)
 
-    def judge(prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+    def judge(
+        prompts: Any, completions: Any, completion_ids: Any, **_: Any,
+    ) -> list[float | None]:
         written[0] = sum(map(len, completion_ids))
         return [reward(c[0]["content"], known[p[0]["content"]])["accuracy"]
                 for p, c in zip(prompts, completions, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -92,9 +93,8 @@ def brought(path: Path) -> set[str]:
 def test_every_folder_has_a_floor_and_none_is_crowded() -> None:
     folders = {name.split(".")[1] for name in MODULES if "." in name}
     assert folders == set(FLOOR)
-    for folder in folders:
-        files = [path for name, path in MODULES.items() if name.split(".")[1:2] == [folder]]
-        assert len(files) <= MOST_FILES, f"{folder}/ has {len(files)} files"
+    for folder, files in Counter(path.parent for path in MODULES.values()).items():
+        assert files <= MOST_FILES, f"{folder}/ has {files} files"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -190,7 +190,7 @@ REACH = load("reach")
 
 
 @pytest.mark.parametrize(("name", "modules", "lines"), [
-    ("board.alphazero", 22, 3_880), ("llm.rl", 24, 5_070)])
+    ("board.alphazero", 22, 3_985), ("llm.rl", 24, 5_150)])
 def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
     found = REACH.reach(f"selfplay.{name}")
     assert len(found) <= modules, found

@@ -52,7 +52,7 @@ def load_shard(path: Path) -> Shard:
     """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = Columns(*(_array(file, name) for name in Columns._fields))
+            columns = Columns._make(_array(file, name) for name in Columns._fields)
             shard = Shard(columns, *(_array(file, name) for name in Shard._fields[1:]))
         lengths = {len(column) for column in shard.columns}  # of an array without axes: TypeError
         whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)
