@@ -51,9 +51,9 @@ def clock(folder: Path) -> Any:
 
 
 def language_model(folder: Path) -> Any:
-    from selfplay.llm.models import load
+    from selfplay.llm.models import load_model
 
-    model, tokenizer = load(folder)
+    model, tokenizer = load_model(folder)
     return model.state_dict(), tokenizer.get_vocab(), checkpoint.read_meta(folder)
 
 
@@ -123,7 +123,7 @@ def test_damaged_runs(attack: Attack, stored: Path, tmp_path: Path) -> None:
 @pytest.mark.attack
 def test_damaged_language_models(attack: Attack, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
-    from selfplay.llm.kept import save_checkpoint
+    from selfplay.llm.folder import save_checkpoint
     from selfplay.llm.models import character_tokenizer, small_model
 
     tokenizer, path = character_tokenizer(), tmp_path / "stored/ckpt-000001"
