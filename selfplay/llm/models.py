@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
+from selfplay.common.files import must_be_as_saved
 from selfplay.models import seeded
 from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
 
@@ -28,6 +29,9 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 MODEL = "model.safetensors"  #: weights of the embedded model
+#: Files of a checkpoint that say where an adapter's model is, for a user to mend, or that training
+#: goes on from.
+NOT_LOADED = {"adapter_config.json", "train.json", "train.safetensors"}
 OPENED = "<think>"  #: what some templates end a prompt with
 POSITIONS = 1024  #: tokens that the embedded model can see
 #: A conversation for the embedded model is one turn: the question and a line's end.
@@ -180,6 +184,9 @@ def load_model(name: str | Path, lora: Lora | None = None) -> tuple[Any, Any]:
 
     disable_progress_bar()
     name = _absolute(name)
+    if Path(name).is_dir():
+        inside = {path.name for path in Path(name).iterdir()}
+        must_be_as_saved(Path(name), inside - NOT_LOADED)
     tokenizer = _part_of_model("tokenizer", name, _tokenizer)
     if _is_adapter(name):
         return _part_of_model("adapter", name, _adapted), tokenizer

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError, clip
-from selfplay.common.files import parse_json, text_lines
+from selfplay.common.files import must_be_as_saved, parse_json, text_lines
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
@@ -293,6 +293,7 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 160)}); delete {path} and make it "
                         "again") from None
+    must_be_as_saved(path, [checkpoint.WEIGHTS])
     return model.eval(), meta
 
 
