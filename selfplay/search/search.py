@@ -3,6 +3,10 @@
 A wave walks down every tree by a rule of ``select``, lets the game put the leaves' states into a
 scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
 and grows the trees.
+
+Trees may be read between waves (``grow.view``), searched on by another ``begin`` with
+``fresh=False``, and follow the game (``advance``, with ``reuse``). ``grow.Growing`` is all of it for
+one game, in slices that can stop after any: what a GTP engine or a web board needs.
 """
 
 from __future__ import annotations
@@ -151,6 +155,15 @@ class Search:
             tree.reroot(self.tree, rows, moves)
         else:
             self.tree.size[rows[moves >= 0]] = 0
+
+    def reserve(self, nodes: int) -> None:
+        """Room for ``nodes`` nodes a tree at least; what the trees hold stays. No search may be
+        between its ``begin`` and its last wave."""
+        if nodes > self.capacity:
+            self.capacity = nodes
+            self.tree = tree.larger(self.tree, self.capacity)
+            depth = min(self.capacity, self.game.max_moves)
+            self._walk = tree.new_walk(len(self._walk.depth), depth)
 
     def forget(self, rows: ArrayLike) -> None:
         """Empty the trees of ``rows`` int [n]; their running searches end."""
