@@ -52,13 +52,16 @@ def test_the_view_is_that_of_the_reference_at_every_node() -> None:
 
     def same(seen: View, node: Any) -> None:
         assert (seen.to_play, seen.visits) == (node.player, node.visits)
-        assert seen.value == pytest.approx(node.sign * node.total / node.visits)
+        assert seen.value == pytest.approx(node.sign * node.worth() / node.visits)
+        assert seen.proven == (None if node.exact is None else node.sign * node.exact)
         assert {m.action: m.visits for m in seen.moves} == {a: node.n(a) for a in node.moves}
+        assert {m.action: m.proven for m in seen.moves if m.proven is not None} == {
+            a: node.sign * value for a, value in node.values().items()}
         for move in seen.moves:
             assert move.prior == pytest.approx(node.moves[move.action], abs=1e-6)
             if move.visits:
                 assert move.value == pytest.approx(node.q(move.action))
-        order = [(-m.visits, -m.value) for m in seen.moves]
+        order = [(m.proven == -1, -m.visits, -m.value) for m in seen.moves[1:]]
         assert order == sorted(order)
 
     def below(path: tuple[int, ...], node: Any) -> int:
@@ -69,9 +72,29 @@ def test_the_view_is_that_of_the_reference_at_every_node() -> None:
     line, node = growing.view().variation, plain.root
     assert len(line) > 2
     for action in line:
-        assert node.n(action) == max(node.n(a) for a in node.moves)
+        assert node.n(action) == max(node.n(a) for a in node.open_moves())
         node = node.children[action]
     assert not any(node.n(a) for a in node.moves)
+
+
+def test_proofs_are_seen_and_end_the_search() -> None:
+    game = make("connect4")
+    growing = Growing(game, evaluator(game))
+    for text in "4455":  # first has 4 5, open at both sides: 3 or 6 threatens twice
+        growing.play(int(text) - 1)
+    assert growing.grow(400) < 400 and growing.grow(16) == 0
+    seen = growing.view()
+    assert seen.proven == seen.value == 1 and seen.moves[0].proven == 1
+    assert seen.moves[0].action in (2, 5)
+    growing.play(seen.moves[0].action)
+    assert growing.grow(16) == 0 and growing.view().proven == -1
+    assert {m.proven for m in growing.view().moves} == {-1}
+    growing.play(0)  # now there is a win at once
+    growing.grow(16)
+    won = growing.view()
+    assert won.proven == 1 and len(won.variation) == 1
+    growing.play(won.variation[0])
+    assert growing.over
 
 
 def test_a_game_is_followed_and_its_subtree_kept() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.games.base import Game, take
+from selfplay.search import root
 from selfplay.search.search import Evaluate, Search, SearchConfig
-from selfplay.search.tree import node_bytes
+from selfplay.search.tree import EXACT, node_bytes
 
 SLICE = 256  #: simulations of one search inside ``Growing.grow``
 TREE_BYTES = 2**30  #: of memory for one tree at most, unless told otherwise
@@ -30,12 +31,15 @@ class Move(NamedTuple):
     value: mean value in [-1, 1] for the side to move at the node; before the first visit the
         node's own mean
     prior: the net's probability, without noise
+    proven: the exact value for the side to move at the node, or None where it is not known; then
+        ``visits`` is as of the proof, as proven moves are not searched again
     """
 
     action: int
     visits: int
     value: float
     prior: float
+    proven: float | None = None
 
 
 class View(NamedTuple):
@@ -44,9 +48,11 @@ class View(NamedTuple):
     to_play: 0 or 1
     visits: how often it was met, its own evaluation included; 0 where nothing is known yet
     value: mean value in [-1, 1] for the side to move
-    moves: every legal move, the best first: by visits, value, prior, lower number; none where the
-        game is over or nothing is known yet
-    variation: the best move, the best answer to it, and so on, as long as moves were visited
+    moves: every legal move: the search's choice first (see ``SearchResult.action``), proven losses
+        last, in between by visits, value, prior, lower number; none where the game is over, or as
+        good as over because a move wins at once, and where nothing is known yet
+    variation: the best move, the best answer to it, and so on, as long as they are known
+    proven: the exact value for the side to move, or None
     """
 
     to_play: int
@@ -54,6 +60,7 @@ class View(NamedTuple):
     value: float
     moves: tuple[Move, ...]
     variation: tuple[int, ...]
+    proven: float | None = None
 
 
 def view(search: Search, row: int = 0, path: Sequence[int] = ()) -> View:
@@ -69,43 +76,51 @@ def view(search: Search, row: int = 0, path: Sequence[int] = ()) -> View:
         if node < 0:
             raise ValueError(f"search: the tree does not know {list(path[: ply + 1])}")
     trees = search.tree
-    sign = 1.0 - 2.0 * trees.to_play[row, node]
-    moves = _moves(search, row, node)
-    return View(int(trees.to_play[row, node]), int(trees.visits[row, node]),
-                float(sign * trees.mean[row, node]), moves, _variation(search, row, node))
+    value = float(trees.mean[row, node]) * (1 - 2 * int(trees.to_play[row, node]))
+    return View(int(trees.to_play[row, node]), int(trees.visits[row, node]), value,
+                _moves(search, row, node), _variation(search, row, node),
+                value if trees.known[row, node] == EXACT else None)
 
 
 def _children(search: Search, row: int, node: int) -> dict[int, int]:
     """Move -> node of the moves that have one."""
     trees = search.tree
     edges = slice(trees.first[row, node], trees.first[row, node] + trees.degree[row, node])
-    return dict(zip(trees.move[row, edges].tolist(), trees.child[row, edges].tolist(),
-                    strict=True))
+    found = zip(trees.move[row, edges].tolist(), trees.child[row, edges].tolist(), strict=True)
+    return {move: child for move, child in found if child >= 0}
 
 
 def _moves(search: Search, row: int, node: int) -> tuple[Move, ...]:
-    """All moves of a node, the best first."""
+    """All moves of a node, in order."""
     trees = search.tree
     if trees.terminal[row, node]:
         return ()
-    sign = 1.0 - 2.0 * trees.to_play[row, node]
-    first = trees.first[row, node]
-    prior = np.abs(trees.prior[row, node])
-    found = {int(a): Move(int(a), 0, float(sign * trees.mean[row, node]), float(prior[a]))
-             for a in np.flatnonzero(prior)}
-    for edge in range(first, first + trees.degree[row, node]):
-        action = int(trees.move[row, edge])
-        found[action] = found[action]._replace(visits=int(trees.n[row, edge]),
-                                               value=float(sign * trees.q[row, edge]))
-    return tuple(sorted(found.values(), key=lambda m: (-m.visits, -m.value, -m.prior, m.action)))
+    sign, first = 1.0 - 2.0 * trees.to_play[row, node], trees.first[row, node]
+    edges, prior = slice(first, first + trees.degree[row, node]), np.abs(trees.prior[row, node])
+    at, mean = trees.move[row, edges], sign * trees.mean[row, node]
+    visits, exact = np.zeros(len(prior), np.int32), np.zeros(len(prior), np.bool_)
+    q = np.full(len(prior), mean)
+    visits[at], q[at] = trees.n[row, edges], sign * trees.q[row, edges]
+    exact[at] = trees.bar[row, edges] < 0
+    decided = trees.known[row, node] == EXACT
+    best = root.choose(
+        visits[None], q[None], exact[None], np.array([decided]), np.array([mean], np.float32),
+        np.where(decided, visits + prior, q)[None], np.where(prior > 0, prior, -np.inf)[None])[0]
+    found = [Move(a, int(visits[a]), float(q[a]), float(prior[a]), float(q[a]) if known else None)
+             for a, known in enumerate(exact.tolist()) if prior[a]]
+    return tuple(sorted(found, key=lambda m: (
+        m.action != best[0], m.proven == -1, -m.visits, -m.value, -m.prior, m.action)))
 
 
 def _variation(search: Search, row: int, node: int) -> tuple[int, ...]:
-    """The best moves on both sides from a node, as long as they were visited."""
+    """The best moves on both sides from a node."""
     line: list[int] = []
-    while (moves := _moves(search, row, node)) and moves[0].visits:
+    while (moves := _moves(search, row, node)) and (moves[0].visits or moves[0].proven is not None):
         line.append(moves[0].action)
-        node = _children(search, row, node)[moves[0].action]
+        children = _children(search, row, node)
+        if line[-1] not in children:
+            break
+        node = children[line[-1]]
     return tuple(line)
 
 
@@ -160,14 +175,14 @@ class Growing:
 
     def grow(self, sims: int = 16) -> int:
         """Search on, by ``sims`` more simulations; returns how many there were: fewer where the
-        tree is full (``most``), none where the game is over.
+        tree is full (``most``) or the value is proven, none where the game is over.
 
         The evaluation of a new position comes before its first simulation and is none. After an
         exception, Ctrl-C included, the tree is empty and may be grown again.
         """
         done = 0
         while done < sims and not self.over:
-            size = max(int(self.search.tree.size[0]), 1)
+            size, seen = max(int(self.search.tree.size[0]), 1), max(self.view().visits, 1)
             part = min(sims - done, SLICE, self.most - size)
             if part <= 0:
                 break
@@ -176,8 +191,15 @@ class Growing:
             self.search.begin([0], self._state, part, False, fresh=False)
             while not len(self.search.wave(self.evaluate)):
                 pass
-            done += part
+            done += self._visits() - seen
+            if self.search.tree.known[0, 0] == EXACT:
+                break
         return done
+
+    def _visits(self) -> int:
+        """Of the root; 1 for the evaluation of one that is still to come."""
+        trees = self.search.tree
+        return int(trees.visits[0, 0]) if trees.size[0] else 1
 
     def view(self, path: Sequence[int] = ()) -> View:
         """What is known of the present position, or of the one that the moves ``path`` lead to.
