@@ -176,16 +176,16 @@ def leads_of(s, wanted, size, board, leads):
 
 
 @njit(cache=True, nogil=True)
-def won_by_passing(s, size, board, komi, last, found):
+def won_by_passing(s, size, board, last, found):
     """Mark in ``found`` bool [B, A] the second pass of who leads; whether some game has had
     ``last`` moves."""
     late = False
     for i in range(found.shape[0]):
         late = late or s.ply[i] >= last
         if s.recent[i, 0] == size * size:
-            points = lead(s.sets[i, STONES, 0], s.sets[i, STONES, 1], s.sets[i, STONES + 1, 0],
-                          s.sets[i, STONES + 1, 1], board[0], board[1], np.uint64(size + 1)) - komi
-            found[i, size * size] = points < 0 if s.to_play[i] else points > 0
+            points = 2 * lead(s.sets[i, STONES, 0], s.sets[i, STONES, 1], s.sets[i, STONES + 1, 0],
+                              s.sets[i, STONES + 1, 1], board[0], board[1], np.uint64(size + 1))
+            found[i, size * size] = (points < s.komi[i] if s.to_play[i] else points > s.komi[i])
     return late
 
 

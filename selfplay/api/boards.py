@@ -20,7 +20,7 @@ from selfplay.games import Game, make
 from selfplay.games.own import is_own
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import META, load_net, spec_of
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
 from selfplay.search.search import Rule, Search, SearchConfig, rollout_evaluate
@@ -45,9 +45,9 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     """
     game = _game(game)
     size = use_net(size) if is_own(size) else size
-    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
-    made.spec = spec
+    made.spec = spec  # type: ignore[assignment]  # no tensor
     return made
 
 
@@ -79,8 +79,8 @@ def load(
     else:
         raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
     folder = path if (path / META).is_file() else checkpoint_of(str(path), f"net:{path}")[0]
-    found, meta = load_net(folder, None if game is None else _game(game).name, device)
-    found.spec = spec_of(meta)
+    found, meta = load_net(folder, None if game is None else _game(game), device)
+    found.spec = spec_of(meta)  # type: ignore[assignment]
     return found
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
 from selfplay.inference.evaluator import Evaluator, group_sizes
 from selfplay.search import random as rng
-from selfplay.search.search import Search, SearchConfig, SearchResult
+from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
@@ -48,7 +48,7 @@ class Harvest(NamedTuple):
 
 
 class _Book(NamedTuple):
-    """What is remembered of each game in flight; axes B (games) and T (moves)."""
+    """The record of each game in flight; axes B (games) and T (moves)."""
 
     action: NDArray[np.int16]  # [B, T]
     slot: NDArray[np.int32]  # [B, T] ply of the k-th trained-on position
@@ -62,7 +62,7 @@ class _Book(NamedTuple):
 
 def search_config(config: RLConfig) -> SearchConfig:
     """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
-    return SearchConfig(rule=config.algorithm, reuse=config.algorithm == "puct",
+    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct",
                         proven=config.proven)
 
 
@@ -125,18 +125,19 @@ class Actor:
         over = self.game.result(fresh)[0]
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
+        self.game.vary(fresh, self.config, self.rng)
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
     def _think(self, rows: NDArray[np.int64]) -> None:
-        """Start the next search of ``rows``: a full one for some, a cheap one for the others."""
+        """Start the next search of ``rows``: full in some, cheap in the others."""
         full = self.rng.random(len(rows)) < self.config.full_share
         self.full[rows] = full
         sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
         self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
 
     def _move(self, rows: NDArray[np.int64]) -> None:
-        """Write down what the finished searches of ``rows`` found, and play it."""
+        """Record what the finished searches of ``rows`` found, and play their moves."""
         states = take(self.states, rows)
         result = self.search.result(rows)
         actions = self._choose(states, result)
@@ -222,7 +223,7 @@ class Actor:
 
 
 def _roomier(book: _Book) -> _Book:
-    """The same with twice the room along the axis of moves."""
+    """A copy with twice the room for moves."""
     return book._replace(**{
         name: np.concatenate([field, np.zeros_like(field)], axis=1)
         for name, field in book._asdict().items() if field.ndim > 1
