@@ -61,7 +61,8 @@ class _Book(NamedTuple):
 
 def search_config(config: RLConfig) -> SearchConfig:
     """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
-    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct")
+    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct",
+                        proven=config.proven)
 
 
 class Actor:
