@@ -21,9 +21,12 @@ from selfplay.arena.sgf import ExpertGame
 from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, batch, concat, pack, unpack
+from selfplay.board.league_games import deal_groups
+from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Actor
 from selfplay.board.supervised import to_columns
 from selfplay.board.trainer import TrainConfig, board_trainer
+from selfplay.board.value import Policies, play_group
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import side, take
@@ -168,6 +171,38 @@ def test_an_expert_s_komi_is_that_of_its_record() -> None:
     assert komi_seen(game, obs).tolist() == [-49, -14, -14, -14, -14, -50]
     assert rows.score[::3].tolist() == [0.5, 18, 18, 18, 18, 0]
     assert rows.aux_weight[::3].tolist() == [1, 1, 1, 0, 0, 1]  # board and record agree
+
+
+def test_games_by_policy_gradient_vary_komi_by_group() -> None:
+    game, config = Go(5), RLConfig(komi_share=1.0)
+    plain = deal_groups(game, range(3, 23), 4, (1, 3), seed=4)
+    deals = deal_groups(game, range(3, 23), 4, (1, 3), seed=4, rules=config)
+    assert (plain.states.komi == 14).all()
+    assert all((a == b).all() for name, a, b in zip(
+        plain.states._fields, plain.states, deals.states, strict=True) if name != "komi")
+    komi = deals.states.komi.reshape(20, 4)
+    assert (komi == komi[:, :1]).all() and len(set(komi[:, 0])) > 4
+    later = deal_groups(game, range(13, 23), 4, (1, 3), seed=4, rules=config)
+    assert (later.states.komi.reshape(10, 4) == komi[10:]).all()
+
+
+def test_the_value_net_s_games_vary_komi() -> None:
+    game, spec = Go(5), spec_for(Go(5), "1x8")
+    policy = BoardPolicy(shaken(spec), game.obs_shape, game.num_actions).frozen()
+    played = [play_group(game, Policies(policy, policy, rules), range(60), 20, 7)
+              for rules in (None, RLConfig(komi_share=1.0))]
+    (fixed, _), (komi, states) = ((_komi_of(game, one), one) for one in played)
+    assert set(fixed) == {7.0} and len(set(komi)) > 4
+    for row, actions in enumerate(np.split(states.actions, states.ends[:-1])):
+        one = game.new(1)
+        one.komi[:] = 2 * komi[row]
+        game.replay(one, actions[None].astype(np.int64))
+        assert game.result(one) == (True, states.values[row])
+
+
+def _komi_of(game: Go, played: Any) -> NDArray[np.float64]:
+    obs = unpack(played.columns.obs, game.obs_shape)
+    return np.where(obs[:, 14, 0, 0] == 1, 1, -1) * komi_seen(game, obs) / 2
 
 
 # ------------------------------------------------------------------------------- nets

@@ -296,7 +296,7 @@ def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path])
     for path in policies.values():
         net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
-    each = flops(checkpoint.spec_of(meta))
+    spec = checkpoint.spec_of(meta)
     cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
     since = time.monotonic()
 
@@ -304,7 +304,7 @@ def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path])
         nonlocal since
         now = time.monotonic()
         cost["seconds"] += now - since
-        cost["flops"] += evaluations * each
+        cost["flops"] += evaluations * flops(spec)
         cost["evaluations"] += evaluations
         since = now
         write_json(note, cost)
@@ -313,7 +313,8 @@ def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path])
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
     with Bar("games for the value net", limit) as bar:
         return make_games(
-            run.game, Policies(*players), _value_folder(run), config.games, config.latest,
+            run.game, Policies(*players, run.config.rl if spec.komi else None),
+            _value_folder(run), config.games, config.latest,
             seed=run.config.seed, threads=threads, stop=lambda: clock.spent("value") >= limit,
             progress=lambda n: bar.at(clock.spent("value"), f"{n:,}/{config.games:,} games"),
             spent=spent)
