@@ -5,7 +5,7 @@
     taskset -c 0 python scripts/bench_pgx.py        # one core
     python scripts/bench_pgx.py --jax-python /other/venv/bin/python    # jax installed elsewhere
 
-Ours: ``selfplay.crew.SelfPlay`` with a full search for every move and no evaluation cache. Theirs:
+Ours: ``board.selfplay.SelfPlay`` with a full search for every move and no evaluation cache. Theirs:
 pgx's go_9x9 and its own AZNet (v2 blocks) under ``mctx.gumbel_muzero_policy`` with auto-reset, as
 in pgx's AlphaZero example; one compiled step that gives its state back to XLA. Before the pairs
 each side finds the batch, theirs also the number format and the number of XLA host devices, at

@@ -128,13 +128,13 @@ class _Nets:
         """Evaluations/s of self-play; games go on between calls."""
         if ("selfplay", dtype) not in self._rates:
             evaluators = self._evaluators(dtype, len(group_sizes(self.config.games, self.device)))
-            crew = SelfPlay(self.game, evaluators, self.config, seed=0,
+            selfplay = SelfPlay(self.game, evaluators, self.config, seed=0,
                         threads=torch.get_num_threads())
 
             def done() -> int:
                 before = sum(e.evaluations for e in evaluators)
                 asked = iter((False, True))
-                crew.play(1 << 30, stop=lambda: next(asked))
+                selfplay.play(1 << 30, stop=lambda: next(asked))
                 return sum(e.evaluations for e in evaluators) - before
 
             self._rates["selfplay", dtype] = lambda: repeat(done, 2.0)

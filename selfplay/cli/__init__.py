@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.cli.judge import judge
 from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
     NETS,
@@ -59,6 +60,7 @@ def cli() -> None:
 
 
 cli.add_command(texts)
+cli.add_command(judge)
 
 
 @cli.command()
