@@ -133,8 +133,8 @@ class Game:
         it may be asked to play; most games have nothing to vary (Go: komi). config: ``rl``'s."""
 
     def passing_late(self, share: float) -> Game:
-        """The same game for self-play, in which no side passes, while it can do otherwise, before
-        so many plies as this share of the board's cells; itself where nobody may wait (Go may)."""
+        """The game for self-play: nobody passes, while there are other moves, before so many plies
+        as this share of the board's cells. Itself where passes are no choice (in Go they are)."""
         return self
 
     def move(self, states: Any, actions: NDArray[np.int64]) -> NDArray[np.bool_] | None:

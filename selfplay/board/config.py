@@ -18,6 +18,7 @@ class SFTConfig(PlateauConfig):
     """Supervised learning on the expert's moves."""
 
     value_weight: Amount = 0.5  #: weight of the value loss, beside the policy's
+    komi_share: Share = 0.25  #: share of counted games of Go that are counted by a komi drawn anew
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from selfplay.arena import expert
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.data import Columns
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.supervised import split, to_columns
+from selfplay.board.supervised import recounted, split, to_columns
 from selfplay.board.value import Policies
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError, command
@@ -65,9 +65,13 @@ def train(
 
 
 def net_spec(run: Run) -> Any:
-    """The net of a run, from its dial and its game's shapes."""
+    """The net of a run, from its dial and its game's shapes; one that SFT has begun with, perhaps
+    by an earlier version, stays what it is."""
     from selfplay.models import spec_for
 
+    begun = checkpoint.newest(run.folder / "sft")
+    if begun is not None:
+        return checkpoint.spec_of(checkpoint.read_meta(begun))
     return spec_for(run.game, run.config.net)
 
 
@@ -117,6 +121,8 @@ def expert_columns(run: Run) -> tuple[Columns, Columns]:
     _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
     train_games, held_games = split(games, run.config.expert.held_out, run.config.seed)
     say(f"expert games: {len(train_games):,} to learn from, {len(held_games):,} held out")
+    if net_spec(run).komi:
+        train_games = recounted(run.game, train_games, run.config.sft.komi_share, run.config.seed)
     return to_columns(run.game, train_games), to_columns(run.game, held_games)
 
 
