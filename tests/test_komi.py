@@ -276,7 +276,7 @@ def test_policy_and_value_hear_of_the_komi_and_the_score_has_it(play_random: Any
 
 def saved(path: Path, game: Go, spec: NetSpec) -> Path:
     net = shaken(spec)
-    checkpoint.save_net(path, net, spec, {**checkpoint.about(game, spec), "step": 1, "compute": {
+    checkpoint.save_net(path, net, spec, {**checkpoint.naming(game, spec), "step": 1, "compute": {
         "seconds": 1.0, "flops": 1.0, "positions": 1.0}})
     return path
 
