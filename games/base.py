@@ -133,6 +133,11 @@ class Game:
         """Give games that have not been decided different rules, so that one net learns all that
         it may be asked to play; most games have nothing to vary (Go: komi). config: ``rl``'s."""
 
+    def passing_late(self, share: float) -> Game:
+        """The game for self-play: nobody passes, while there are other moves, before so many plies
+        as this share of the board's cells. Itself where passes are no choice (in Go they are)."""
+        return self
+
     def move(self, states: Any, actions: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Make legal moves int64 [n] in n games that are not over; change ``states`` in place.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class Go(Game):
 
     has_ownership = True
     komi_planes = KOMI_PLANES
+    pass_from = 0  #: ply before which ``legal`` holds passes back (see ``passing_late``)
     has_sgf = True
     sides = ("black", "white")
     board_style = "go"
@@ -126,6 +128,22 @@ class Go(Game):
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
+    def passing_late(self, share: float) -> Game:
+        """Under area scoring a move that keeps one's eyes costs nothing, but a game that is over
+        before dead stones have been taken gives its result to the wrong side."""
+        game = copy.copy(self)
+        game.pass_from = int(share * self.cells)
+        return game
+
+    def _held_back(
+        self, states: States, legal: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """``legal`` without the passes that come too early; changes it."""
+        if self.pass_from:
+            early = (states.ply[: len(legal)] < self.pass_from) & legal[:, :-1].any(1)
+            legal[early, self.pass_action] = False
+        return legal
+
     def vary(self, states: States, config: Any, rng: np.random.Generator) -> None:
         """Draw each game's komi: the own one; or one up to ``komi_range`` points from it, whole and
         half ones alike (of the share ``komi_share``); or, as if there were handicap, any, normal
@@ -164,7 +182,7 @@ class Go(Game):
         else:
             live = large.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
                                    self.max_moves, *self._scratch(), out, place, legal)
-        return place, legal[:live]
+        return place, self._held_back(out, legal[:live])
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
         """Scratch arrays of the kernels, for one board at a time, an entry a point."""
@@ -178,10 +196,10 @@ class Go(Game):
 
     def legal(self, states: States) -> NDArray[np.bool_]:
         if not self._in_sets:
-            return self._legality(states) == LEGAL
+            return self._held_back(states, self._legality(states) == LEGAL)
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
         small.moves(states, *self._cells, out)
-        return out
+        return self._held_back(states, out)
 
     def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A second pass wins for who leads."""

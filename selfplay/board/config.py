@@ -17,6 +17,7 @@ class SFTConfig(PlateauConfig):
     """Supervised learning on the expert's moves."""
 
     value_weight: Amount = 0.5  #: weight of the value loss; the policy loss has weight 1
+    komi_share: Share = 0.25  #: Go: share of counted games that are counted with another komi
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RLConfig:
     komi_share: Share = 0.5  #: Go: share of games with a komi near the usual one
     komi_range: Amount = 1.5  #: Go: how near, in points (half points included)
     komi_wild: Share = 0.05  #: Go: share of games with any komi, as after a handicap
+    pass_from: Share = 0.5  #: Go: no passes before so many plies, as a share of the points
     resign: Amount = 0.0  #: resign when the value falls below minus this; 0: never
     resign_checked: Share = 0.1  #: share of games in which nobody resigns, as a check
     gating: bool = False  #: new weights play only after they have beaten the old ones

@@ -65,7 +65,7 @@ class Training(Protocol):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
 
-def about(game: Playable, spec: NetSpec) -> dict[str, str]:
+def naming(game: Playable, spec: NetSpec) -> dict[str, str]:
     """What a checkpoint tells of its game: "game", a name, and of a net for more than that one
     "plays", the kin of it, which says what the net can play."""
     return {"game": game.name, **({"plays": game.kin} if spec.any_board else {})}
@@ -74,7 +74,7 @@ def about(game: Playable, spec: NetSpec) -> dict[str, str]:
 def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) -> None:
     """Write a whole checkpoint as ``path``, replacing one that is there.
 
-    meta: JSON types; at least ``about`` the game, "step" and "compute" belong in it.
+    meta: JSON types; at least ``naming`` its game, "step" and "compute" belong in it.
     One process writes to a folder: what an earlier, killed one left unfinished is swept away.
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
