@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("board",),
     ("run",),
     ("llm",),
+    ("serve",),
     ("api", "bench"),
     ("cli",),
 )

@@ -1,0 +1,118 @@
+"""Who thinks: a net, or random rollouts, with a budget, under one name.
+
+    mind_of("runs/go9x9@64")      a run's net with 64 simulations a move
+    mind_of("go9x9@64")           a net that came with the package
+    mind_of("mcts:1000", game)    no net: rollouts
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from selfplay.arena.spec import Budget, checkpoint_of
+from selfplay.common.errors import UserError
+from selfplay.games import make
+from selfplay.games.base import Game
+from selfplay.inference.evaluator import Evaluator, spread
+from selfplay.learn.checkpoint import load_net
+from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
+
+SIMS = 200  #: of a move where nobody says how many
+LEAVES = 8  #: of a lone game's tree at once, at most, where nobody says
+
+Heads = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (ownership [n, H*W], score [n])
+
+
+@dataclass
+class Mind:
+    """Who thinks. Several thinkers may share one, in threads of their own: calls take turns.
+
+    name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
+    net: None for rollouts. evaluations: positions evaluated so far.
+    """
+
+    name: str
+    game: Game
+    evaluate: Evaluate
+    config: SearchConfig
+    sims: int
+    net: nn.Module | None = None
+    device: str = "cpu"
+    evaluations: int = 0
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, states: Any, legal: NDArray[np.bool_]) -> Any:
+        """As ``Evaluate``: (logits [n, A], value [n])."""
+        with self._turn:
+            self.evaluations += len(legal)
+            return self.evaluate(states, legal)
+
+    def heads(self, states: Any) -> Heads | None:
+        """Of n positions, for the side to move: (ownership float32 [n, H*W] in [-1, 1], score
+        float32 [n], a lead in points); None where the net has no such heads."""
+        if self.net is None or not self.game.has_ownership:
+            return None
+        obs = torch.from_numpy(np.ascontiguousarray(self.game.observe(states))).to(self.device)
+        with self._turn, torch.inference_mode():
+            out = self.net(obs.float())
+        if out.ownership is None or out.score is None:
+            return None
+        return out.ownership.tanh().cpu().numpy(), out.score.cpu().numpy()
+
+    def playing(self, game: Game) -> Mind:
+        """The same mind for another game (another komi, another size).
+
+        Raises UserError where it cannot play that.
+        """
+        if game.name == self.game.name:
+            return self
+        if self.net is not None:
+            raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
+        return rollouts(game, self.sims, self.config.leaves)
+
+
+def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
+            visits: int | None = None) -> Mind:
+    """The mind of PATH, PATH@64, NAME, NAME@64 (with or without ``net:``), or mcts:1000.
+
+    game: what it must play; None is the net's own. visits: simulations where the words have no
+    number (@0 is the raw policy). Raises UserError for words that name nobody, and for a net of
+    another game.
+    """
+    wanted = make(game) if isinstance(game, str) else game
+    prefix, _, text = words.strip().partition(":")
+    sims = SIMS if visits is None else visits
+    if prefix == "mcts":
+        found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,4}))?", text)
+        if found is None or not int(found[1]) or wanted is None:
+            raise UserError(f"--net {words}: write mcts:1000, and --game with it")
+        return rollouts(wanted, int(found[1]), max(1, int(found[2] or 1)))
+    text = text if prefix == "net" else words.strip()
+    folder, thought = checkpoint_of(text, f"net:{text}")
+    net, meta = load_net(folder, None if wanted is None else wanted.name, device)
+    budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
+    return of_net(net, wanted or make(str(meta["game"])), text.rpartition("@")[0] or text, *budget,
+                  device=device)
+
+
+def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
+           device: str = "cpu") -> Mind:
+    """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``."""
+    evaluate: Evaluator = spread(net, game, device)
+    leaves = leaves or max(1, min(LEAVES, sims // 8))
+    return Mind(name, game, evaluate, SearchConfig(rule="puct", leaves=leaves, reuse=True), sims,
+                net, device)
+
+
+def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
+    """Pure Monte Carlo tree search."""
+    return Mind(f"mcts:{sims}", game, rollout_evaluate(game, seed),
+                SearchConfig(rule="uct", leaves=leaves, reuse=True), sims)
