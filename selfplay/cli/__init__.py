@@ -30,6 +30,7 @@ from selfplay.cli.options import (
     seed_option,
     set_option,
 )
+from selfplay.cli.play import play
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def cli() -> None:
     \b
     selfplay train --game go9x9           the whole job; the same command continues it
     selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
+    selfplay play                         a board in the browser
     selfplay games                        what can be played
     selfplay llm train --task chain_sum   the same for language models
 
@@ -59,6 +61,7 @@ def cli() -> None:
 
 
 cli.add_command(texts)
+cli.add_command(play)
 
 
 @cli.command()

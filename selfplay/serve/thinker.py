@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay.search.search import Search
-from selfplay.search.tree import node_bytes
+from selfplay.search.tree import Tree, node_bytes
 from selfplay.serve.analysis import Analysis, of_end, read
 from selfplay.serve.line import Line
 from selfplay.serve.mind import Mind
@@ -106,6 +106,11 @@ class Thinker:
         nodes = min(MOST_NODES, TREE_BYTES // node_bytes(mind.game.num_actions))
         with self._lock:
             self._search = Search(mind.game, mind.config, 1, nodes // 2, self.seed)
+
+    @property
+    def tree(self) -> Tree:
+        """What has been searched, in row 0: to be looked at, and while nothing is thought about."""
+        return self._search.tree
 
     # --------------------------------------------------------------------------- the game
 

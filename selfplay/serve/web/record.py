@@ -20,13 +20,14 @@ MOST_NODES = 20_000  #: of a game that is read
 
 @dataclass
 class Node:
-    """A position and the move that led to it. states: one row. value, score: what a search has
-    said of it, for player 0."""
+    """A position and the move that led to it. states: one row. side: who made the move. value,
+    score: what a search has said of it, for player 0."""
 
     number: int
     parent: int
     action: int
     text: str
+    side: int
     states: Any
     children: list[int] = field(default_factory=list)
     value: float | None = None
@@ -43,7 +44,7 @@ class Record:
         states = game.new(1)
         for action in self.prefix:
             game.step(states, np.array([action], np.int64))
-        self.nodes = [Node(0, -1, -1, "", states)]
+        self.nodes = [Node(0, -1, -1, "", -1, states)]
 
     def add(self, parent: int, action: int) -> int:
         """The node after a move, a new one where it has not been made there yet.
@@ -56,13 +57,17 @@ class Record:
                 return child
         if not 0 <= action < self.game.num_actions or not self.game.legal(node.states)[0, action]:
             over = self.game.result(node.states)[0][0]
-            raise GameError("the game is over" if over else "that move is illegal here")
-        states = take(node.states, [0])
+            raise GameError("the game is over" if over else self._illegal(node.states, action))
+        states, side = take(node.states, [0]), int(node.states.to_play[0])
         text = self.game.action_to_text(states, 0, action)
         self.game.step(states, np.array([action], np.int64))
-        self.nodes.append(Node(len(self.nodes), parent, action, text, states))
+        self.nodes.append(Node(len(self.nodes), parent, action, text, side, states))
         node.children.append(len(self.nodes) - 1)
         return len(self.nodes) - 1
+
+    def _illegal(self, states: Any, action: int) -> str:
+        known = 0 <= action < self.game.num_actions and not self.game.name.startswith("openspiel:")
+        return f"{self.game.action_to_text(states, 0, action) if known else 'that move'} is illegal"
 
     def path(self, number: int) -> list[int]:
         """Node numbers from the first position to this one."""
@@ -186,7 +191,8 @@ def _of_sgf(text: str, current: Game) -> tuple[Record, list[str]]:
     game: Any = current
     if not current.has_sgf or getattr(current, "size", 0) != size:
         try:
-            game = make(f"go{size}x{size}" + (f"(komi={komi:g})" if root.has_property("KM") else ""))
+            stated = f"(komi={komi:g})" if root.has_property("KM") else ""
+            game = make(f"go{size}x{size}{stated}")
         except GameError as error:
             raise UserError(f"this SGF cannot be shown: {error}") from None
     elif root.has_property("KM") and komi != game.komi:
