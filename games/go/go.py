@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries, take
+from ..base import Game, GameError, Symmetries, board_symmetries
 from . import large, planes, playouts, small
 from .planes import PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -212,24 +212,6 @@ class Go(Game):
             planes.areas(finals, np.ones(len(finals), np.bool_), self.size,
                            np.empty((0, 0), np.int8), leads)
         return np.sign(leads - self.komi).astype(np.float32)
-
-    def playout_ownership(
-        self, states: States, rng: NDArray[np.uint64]
-    ) -> NDArray[np.int8]:
-        """int8 [B, N * N]: as ``ownership``, at the end of one playout of ``rollout`` a row; up to
-        9x9 a game that has reached its last move ends there. rng: uint64 [B], advanced."""
-        batch = len(states.ply)
-        if self._in_sets:
-            made = np.empty((batch, self.max_moves), np.int16)
-            playouts.playouts(states, self.size, *self._bits, rng, np.zeros(batch, np.int32), made)
-            ends = take(states, slice(None))
-            self.replay(ends, made.astype(np.int64))
-            return self.ownership(ends)
-        finals, owners = states.stones.copy(), np.zeros((batch, self.size**2), np.int8)
-        large.rollout(states.to_play, states.done, states.recent, states.ko, self.size, rng, finals)
-        planes.areas(finals, np.ones(batch, np.bool_), self.size, owners,
-                     np.zeros(batch, np.int32))
-        return owners
 
     def opening_moves(self, states: States) -> NDArray[np.bool_]:
         """Legal points off the first line (any legal point below 7x7); none on a full board."""

@@ -18,6 +18,7 @@ from selfplay.games.base import Game, take
 from selfplay.games.go import Go
 from selfplay.learn.checkpoint import best, newest, read_meta
 from selfplay.serve.analysis import Analysis
+from selfplay.serve.dead import owners
 from selfplay.serve.mind import Mind, mind_of
 from selfplay.serve.thinker import Limits, Thinker
 from selfplay.serve.web.protocol import STRENGTHS
@@ -25,7 +26,8 @@ from selfplay.serve.web.protocol import STRENGTHS
 MCTS = "mcts"  #: who thinks where there is no net
 PLAYOUTS = 128  #: behind an ownership that no net gives
 RUNS = Path("runs")
-SHOWN_MOVES = 40  #: of a report
+SHOWN_MOVES = 60  #: of a position of the tree
+SHOWN_LINES = 12  #: moves of a report that come with what follows them
 SHOWN_PV = 12
 LEAVES = 8  #: of one tree at once
 #: strength -> exponent of the visits that a move is drawn by; the strongest makes the best move
@@ -115,9 +117,7 @@ def owned(game: Game, states: Any) -> list[float] | None:
     """Of each cell, from playouts, for player 0; None in games without ownership."""
     if not isinstance(game, Go):
         return None
-    many = take(states, np.zeros(PLAYOUTS, np.int64))
-    rng = np.random.default_rng(0).integers(2**63, size=PLAYOUTS, dtype=np.uint64)
-    return np.round(game.playout_ownership(many, rng).mean(0), 2).tolist()
+    return np.round(owners(game, states, PLAYOUTS), 2).tolist()
 
 
 def told(found: Analysis, side: int, node: int, ended: bool,
@@ -129,8 +129,9 @@ def told(found: Analysis, side: int, node: int, ended: bool,
     searched = max(found.visits - 1, 0)
     moves = [{"action": m.action, "text": m.text, "visits": m.visits,
               "value": round(m.value * sign, 4), "prior": round(m.prior, 4),
-              "pv": list(m.pv[:SHOWN_PV]), "pv_text": list(m.pv_text[:SHOWN_PV])}
-             for m in found.moves[:SHOWN_MOVES]]
+              "pv": list(m.pv[:SHOWN_PV] if n < SHOWN_LINES else m.pv[:1]),
+              "pv_text": list(m.pv_text[:SHOWN_PV] if n < SHOWN_LINES else m.pv_text[:1])}
+             for n, m in enumerate(found.moves)]
     return {"is": "report", "side": side, "node": node, "visits": searched,
             "value": round(found.value * sign, 4),
             "score": None if found.score is None else round(found.score * sign, 2),

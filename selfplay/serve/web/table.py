@@ -21,7 +21,7 @@ from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.line import moves_to
 from selfplay.serve.thinker import Limits
-from selfplay.serve.web import minds, record
+from selfplay.serve.web import minds, variations
 from selfplay.serve.web.boards import Board
 
 PAUSE = 0.35  #: seconds between two moves of engines, so that they can be followed
@@ -42,7 +42,7 @@ class Table:
         self._given = net
         self._stop, self._rng = threading.Event(), np.random.default_rng()
         self._task: asyncio.Task[None] | None = None
-        self._begin(record.Record(game))
+        self._begin(variations.Record(game))
         net = net or self.nets[0].words
         self.analysis = {"on": False, "net": net, "sims": 400, "beside": ""}
         self.seats: list[Seat] = [dict(HUMAN), self.engine(net)]
@@ -52,7 +52,7 @@ class Table:
     def engine(net: str) -> Seat:
         return {"who": "net", "net": net, "sims": 200 if net != minds.MCTS else 1000, "strength": 5}
 
-    def _begin(self, found: record.Record) -> None:
+    def _begin(self, found: variations.Record) -> None:
         """Put another game on the table."""
         self.record, self.board, self.at = found, Board(found.game), 0
         self.game = found.game
@@ -68,7 +68,7 @@ class Table:
 
     def new(self, game: str, seats: list[Seat]) -> None:
         """A seat's net that does not play the game gives way to the first that does."""
-        self._begin(record.Record(make(game)))
+        self._begin(variations.Record(make(game)))
         self.seats = seats
         self._fit()
         self.running = True
@@ -122,14 +122,14 @@ class Table:
             prefix = moves_to(self.game, np.array(stones, np.int8), to_play)
         except GameError as error:
             raise UserError(f"this position cannot be set up: {error}") from None
-        self._begin(record.Record(self.game, prefix))
+        self._begin(variations.Record(self.game, prefix))
         if self.over:
-            self._begin(record.Record(self.game))
+            self._begin(variations.Record(self.game))
             raise UserError("this position cannot be set up: the game would be over")
 
     def load(self, text: str) -> list[str]:
         """What there is to say about a game that has been loaded."""
-        found, said = record.read(text, self.game)
+        found, said = variations.read(text, self.game)
         self._begin(found)
         self._fit()
         self.at = found.end(0)
@@ -208,7 +208,7 @@ class Table:
 
     def file(self) -> dict[str, Any]:
         names = [seat.get("net", "human") for seat in self.seats]
-        name, text = record.written(self.record, (names[0], names[1]))
+        name, text = variations.written(self.record, (names[0], names[1]))
         return {"is": "file", "name": name, "text": text}
 
     def tell(self, message: dict[str, Any]) -> None:

@@ -8,13 +8,14 @@ const MOST_BYTES = 900_000; // of a file; the server takes messages of 1 MiB
 const SIMS = [[0, "0: policy alone"], [16, "16"], [50, "50"], [100, "100"], [200, "200"], [400, "400"], [1000, "1,000"], [4000, "4,000"], [20000, "20,000"]];
 const STRENGTH = ["", "beginner", "easy", "medium", "strong", "full"];
 const HEAT_LEAST = 0.004;
+const CANDIDATES = 9; // moves with numbers on the board
 
 const page = {
   state: null, reports: {}, games: null, tab: "analysis", overlay: "visits", own: false,
   shown: null, pinned: null, selected: -1, hover: -1, cursor: -1, edit: null, tree: null, treeTexts: [], treeSide: 0,
   line: [], nodes: [],
 };
-let socket = null, tries = 0, known = false;
+let socket = null, tries = 0, slow = false, patience = 0;
 
 // ------------------------------------------------------------------------------- the server
 
@@ -60,7 +61,6 @@ function note(report) {
 function onState(state) {
   const before = page.state;
   page.state = state;
-  known = true;
   if (location.hash.slice(1) !== state.table) history.replaceState(null, "", `${location.pathname}#${state.table}`);
   page.nodes = state.nodes.map(([number, parent, text, value, score, visits, side]) => ({number, parent, text, value, score, visits, side}));
   const other = !before || before.game.name !== state.game.name || before.table !== state.table || before.nodes.length > state.nodes.length;
@@ -69,6 +69,9 @@ function onState(state) {
   if (other || before.node !== state.node) Object.assign(page, {reports: {}, shown: null, pinned: null, selected: -1, tree: null, treeTexts: []});
   if (JSON.stringify(before && before.nets) !== JSON.stringify(state.nets)) fillNets();
   lineThrough(state.node);
+  slow = false;
+  clearTimeout(patience);
+  patience = setTimeout(() => { slow = true; later(); }, 4000);
   document.title = `${title(state.game.name)} · selfplay`;
   fillFields();
   draw();
@@ -136,19 +139,19 @@ function marks(report, cells) {
   if (!report || page.overlay === "off" || report.node !== page.state.node || page.state.position.over) return [];
   if (!page.state.analysis.on && page.state.thinking < 0) return [];
   const side = page.state.position.to_play, out = [];
-  const best = Math.max(1, ...report.moves.map((m) => m.visits)), high = Math.max(...report.moves.map((m) => m.prior), 1e-6);
+  const best = Math.max(1, ...report.moves.map((m) => m.visits));
   const merged = new Map();
   for (const m of report.moves) {
     const cell = cells.get(m.action);
     if (cell === undefined || cell < 0) continue;
     const had = merged.get(cell);
-    merged.set(cell, had ? {...had, prior: had.prior + m.prior, visits: had.visits + m.visits} : {...m, cell});
+    merged.set(cell, had ? {...had, prior: had.prior + m.prior, visits: had.visits + m.visits} : {...m, cell, first: m});
   }
   for (const m of merged.values()) {
     if (page.overlay === "policy" || report.visits === 0) {
-      if (m.prior >= HEAT_LEAST) out.push({cell: m.cell, heat: Math.min(1, m.prior / high), top: m.prior >= 0.01 ? String(Math.round(m.prior * 100)) : ""});
+      if (m.prior >= HEAT_LEAST) out.push({cell: m.cell, heat: Math.min(1, 1.2 * Math.sqrt(m.prior)), top: m.prior >= 0.01 ? String(Math.round(m.prior * 100)) : ""});
     } else if (m.visits > 0) {
-      const share = m.visits / best, clear = share > 0.02;
+      const share = m.visits / best, clear = (share > 0.02 || m.visits > 20) && report.moves.indexOf(m.first) < CANDIDATES;
       out.push({cell: m.cell, share, best: m.action === report.moves[0].action, top: clear ? percent(winrate(m.value, side)).replace("%", "") : "", bottom: clear ? many(m.visits) : ""});
     }
   }
@@ -193,7 +196,7 @@ function drawPlayers() {
   const report = page.reports[0];
   const lead = state.game.ownership && report && report.score !== null && !p.over ? `, lead ${Math.abs(report.score).toFixed(1)} for ${state.game.sides[report.score >= 0 ? 0 : 1]}` : "";
   $("status").textContent = page.edit ? "Put stones on the board, then play from there." : p.result ? capital(p.result) :
-    state.thinking >= 0 ? `${capital(state.game.sides[state.thinking])} thinks${report ? `: ${many(report.visits)} visits` : ""}` : `${capital(state.game.sides[p.to_play])} to move${lead}`;
+    state.thinking >= 0 ? `${capital(state.game.sides[state.thinking])} thinks${report ? `: ${many(report.visits)} visits` : slow ? "; a game's first search is compiled, up to a minute" : ""}` : `${capital(state.game.sides[p.to_play])} to move${lead}`;
 }
 
 function shownValue() {
@@ -244,7 +247,7 @@ function drawAnalysis() {
   drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, goto);
   const shown = page.shown || page.pinned;
   drawCandidates($("candidates").tBodies[0], p.over ? null : report, p.to_play, shown ? shown.action : -1, {
-    empty: p.over ? "The game is over." : state.analysis.on ? "Thinking…" : "Turn the analysis on to see what the net thinks.",
+    empty: p.over ? "The game is over." : state.analysis.on ? (slow ? "Thinking… A game's first search is compiled, up to a minute." : "Thinking…") : "Turn the analysis on to see what the net thinks.",
     play,
     show: (move, pin) => {
       if (pin) page.pinned = page.pinned && move && page.pinned.action === move.action ? null : move;

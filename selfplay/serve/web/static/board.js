@@ -26,6 +26,7 @@ export class Board {
     this.svg = svg;
     this.key = "";
     this.touch = -1; // a cell that was touched once on a dense board
+    svg.addEventListener("mousedown", (e) => e.preventDefault()); // the arrows stay those of the page
     svg.addEventListener("pointermove", (e) => e.pointerType === "mouse" && this.hover(cellOf(e)));
     svg.addEventListener("pointerleave", () => this.hover(-1));
     svg.addEventListener("click", (e) => {
@@ -59,9 +60,9 @@ export class Board {
     const key = game.name + game.places.length;
     if (key !== this.key) this.ground(game, key);
     const layer = (name, parts) => { this.svg.querySelector(`.${name}`).innerHTML = parts.join(""); };
-    layer("own", (view.ownership || []).map((o, c) => Math.abs(o) < 0.08 ? "" :
-      this.square(c, 0.46 * Math.sqrt(Math.abs(o)), `o${o > 0 ? 0 : 1}`, Math.min(1, 0.25 + Math.abs(o) * 0.7))));
     layer("stones", view.pieces.map((piece, c) => piece ? this.piece(c, piece) : ""));
+    layer("own", (view.ownership || []).map((o, c) => Math.abs(o) < 0.1 || view.pieces[c] === (o > 0 ? "0" : "1") ? "" :
+      this.square(c, 0.12 + 0.13 * Math.abs(o), `o${o > 0 ? 0 : 1}`, Math.min(1, 0.2 + Math.abs(o) * 0.75))));
     layer("last", (view.last || []).map((c, n, all) => this.lastMark(c, view.pieces[c], n < all.length - 1)));
     layer("marks", (view.marks || []).map((m) => this.mark(m)));
     layer("ghosts", (view.ghosts || []).map((g) => `<g class="ghost">${this.piece(g.cell, String(g.side))}${g.text ? this.text(g.cell, g.text, `n${g.side}`, 0.4) : ""}</g>`));
@@ -82,8 +83,9 @@ export class Board {
     const xs = game.places.map((p) => p[0] * U), ys = game.places.map((p) => p[1] * U * (this.hex ? HEX : 1));
     const left = game.labels.some((l) => l[0] < 0), below = game.labels.some((l) => l[1] > Math.max(...game.places.map((p) => p[1])));
     const go = game.shape === "go";
-    const pad = go ? 26 : this.hex ? 34 : 24;
-    const padLeft = pad + (left ? (go ? 18 : 14) : 0), padDown = pad + (below ? (go ? 18 : 14) : 0);
+    const across = Math.max(...xs) / U + 1, label = Math.max(8.5, Math.min(14, 5 + across * 0.5));
+    const pad = go ? 27 : this.hex ? 34 : 22 + across * 0.2;
+    const padLeft = pad + (left ? label * 0.9 : 0), padDown = pad + (below ? label * 0.9 : 0);
     const x0 = Math.min(...xs) - padLeft, y0 = Math.min(...ys) - pad;
     const w = Math.max(...xs) - x0 + pad, h = Math.max(...ys) - y0 + padDown;
     this.box = [x0, y0, w, h];
@@ -95,11 +97,11 @@ export class Board {
     if (this.theme === "go") parts.push(`<rect x="${x0}" y="${y0}" width="${w}" height="${h}" rx="10" fill="url(#grain)"/>`);
     parts.push(go ? this.lines(xs, ys) : this.cells());
     for (const [x, y, text] of game.labels) {
-      const px = x < 0 ? x0 + (padLeft - pad) * 0.5 + 8 : x * U;
-      const py = x < 0 ? y * U : y0 + h - 12;
-      parts.push(`<text class="label" x="${px}" y="${py}">${esc(text)}</text>`);
+      const px = x < 0 ? x0 + label * 0.5 + 5 : x * U;
+      const py = x < 0 ? y * U : y0 + h - label * 0.5 - 5;
+      parts.push(`<text class="label" style="font-size:${label}px" x="${px}" y="${py}">${esc(text)}</text>`);
     }
-    for (const name of ["own", "stones", "last", "marks", "ghosts", "select"]) parts.push(`<g class="${name}"></g>`);
+    for (const name of ["stones", "own", "marks", "last", "ghosts", "select"]) parts.push(`<g class="${name}"></g>`);
     parts.push(`<g class="hits">${game.places.map((_, c) => this.hit(c)).join("")}</g>`);
     svg.innerHTML = parts.join("");
   }
@@ -170,7 +172,7 @@ export class Board {
   }
 
   square(c, half, cls, opacity) {
-    const a = half * U * 0.62;
+    const a = half * U;
     return `<rect class="${cls}" x="${this.x(c) - a}" y="${this.y(c) - a}" width="${2 * a}" height="${2 * a}" rx="2" opacity="${opacity.toFixed(2)}"/>`;
   }
 
@@ -181,8 +183,9 @@ export class Board {
       return `<rect class="heat" x="${x - h}" y="${y - h}" width="${2 * h}" height="${2 * h}" rx="5" style="--share:${m.heat.toFixed(3)}"/>` +
         (m.top ? `<text class="heat-text${m.heat > 0.45 ? " full" : ""}" x="${x}" y="${y + 1}">${m.top}</text>` : "");
     }
+    if (!m.top) return `<circle class="tried" cx="${x}" cy="${y}" r="${U * (0.07 + 0.1 * m.share)}"/>`;
     return `<g class="candidate${m.best ? " best" : ""}" style="--share:${m.share.toFixed(3)}"><circle cx="${x}" cy="${y}" r="${U * 0.46}"/>` +
-      (m.top ? `<text x="${x}" y="${m.bottom ? y - 4.5 : y + 1}">${m.top}</text>` : "") + (m.bottom ? `<text class="small" x="${x}" y="${y + 9}">${m.bottom}</text>` : "") + "</g>";
+      `<text x="${x}" y="${m.bottom ? y - 4.5 : y + 1}">${m.top}</text>` + (m.bottom ? `<text class="small" x="${x}" y="${y + 9}">${m.bottom}</text>` : "") + "</g>";
   }
 
   ring(c, cls) {
