@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import numpy as np
@@ -50,6 +49,8 @@ def test_the_same_side_may_move_twice_and_after_two_passes() -> None:
     assert not line.over and stones_of(line.game, line.states)[0].tolist().count(-1) == 1
     line.undo()
     assert line.over and line.ply == 3
+    line.skip(1)
+    assert not line.over and line.play(5) and line.moves[-1].colour == 1
     with pytest.raises(GameError, match="not second's turn"):
         played("tictactoe").play(0, colour=1)
 
@@ -136,9 +137,10 @@ def test_thinking_can_be_watched_and_stopped(mind: Mind) -> None:
     assert found is not None and found.visits == told[-1].visits > told[0].visits
     timed = thinker.think(Limits(seconds=0.05))
     assert 0.05 <= timed.seconds < 0.5
-    stop = threading.Event()
-    stop.set()
-    assert thinker.think(Limits(), stop=stop).visits >= 1
+    thought = thinker.start(Limits())
+    thought.stop()
+    found = thought.wait()
+    assert found is not None and found.visits >= 1
 
 
 def test_only_some_moves_are_thought_about(mind: Mind) -> None:

@@ -40,6 +40,8 @@ class MoveInfo:
     pv: tuple[int, ...]
     pv_text: tuple[str, ...]
     proven: float | None = None
+    score: float | None = None
+    ownership: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,15 @@ class Analysis:
     def flipped(self) -> Analysis:
         """The same, told for the side that is not to move (lcb is then an upper bound)."""
         moves = tuple(replace(m, winrate=1 - m.winrate, value=-m.value, lcb=1 - m.lcb,
-                              proven=None if m.proven is None else -m.proven)
-                      for m in self.moves)
+                              proven=_minus(m.proven), score=_minus(m.score),
+                              ownership=_minus(m.ownership)) for m in self.moves)
         return replace(self, winrate=1 - self.winrate, value=-self.value, raw=-self.raw,
-                       moves=moves, proven=None if self.proven is None else -self.proven,
-                       ownership=None if self.ownership is None else -self.ownership,
-                       score=None if self.score is None else -self.score)
+                       moves=moves, proven=_minus(self.proven), score=_minus(self.score),
+                       ownership=_minus(self.ownership))
+
+
+def _minus(number: Any) -> Any:
+    return None if number is None else -number
 
 
 def of_end(game: Game, states: Any) -> Analysis:

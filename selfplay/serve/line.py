@@ -15,19 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay.games.base import Game, GameError, take
 
-SKIPPED = -1  #: the action of a turn that was skipped (``Line.skip``)
 MOST_TRIES = 20_000  #: positions looked at to find how a set-up position can come about
 
 
 @dataclass(frozen=True)
 class Made:
-    """A move of a line. colour: 0 or 1. states: one row, the position after it. plain: it was made
-    in the position before it; else that side was not to move (see ``Line.play``)."""
+    """A move of a line. colour: 0 or 1. states: one row, the position after it."""
 
     colour: int
     action: int
     states: Any
-    plain: bool
 
 
 class Line:
@@ -48,11 +45,12 @@ class Line:
         self.game = game
         self.start: Any = game.new(1)  #: one row, where the moves begin
         self.moves: list[Made] = []
+        self._turned: Any = None  # the position now where a turn has been skipped since
 
     @property
     def states(self) -> Any:
         """One row, the position now. Not to be changed."""
-        return self.moves[-1].states if self.moves else self.start
+        return self.at(self.ply) if self._turned is None else self._turned
 
     @property
     def ply(self) -> int:
@@ -90,17 +88,18 @@ class Line:
         return self.moves[ply - 1].states if ply else self.start
 
     def play(self, action: int, colour: int | None = None) -> bool:
-        """Make a move; True where it simply follows, False where the other side's turn had to be
-        skipped first (see ``turn``). GameError for an illegal one; nothing is changed then."""
+        """Make a move; True where it follows on ``states``, False where the other side's turn had
+        to be skipped first (see ``turn``). GameError for an illegal one: nothing has changed."""
         before = self.states if colour is None else self.turn(colour)
         if not 0 <= action < self.game.num_actions or not self.game.legal(before)[0, action]:
             over = self.game.result(before)[0][0]
             raise GameError("the game is over" if over else "illegal move")
         after = take(before, [0])
         self.game.step(after, np.array([action], np.int64))
-        plain = before is self.states
-        self.moves.append(Made(int(before.to_play[0]), action, after, plain))
-        return plain
+        follows = before is self.states
+        self.moves.append(Made(int(before.to_play[0]), action, after))
+        self._turned = None
+        return follows
 
     def turn(self, colour: int) -> Any:
         """One row: the position now with ``colour`` (0 or 1) to move and the game going on.
@@ -109,24 +108,27 @@ class Line:
         GameError where there is no such position.
         """
         game, passes = self.game, self.game.pass_action
+        if self._fits(self.states, colour):
+            return self.states
         for ply in range(self.ply, -1, -1):
-            states = self.at(ply)
-            if not game.result(states)[0][0] and states.to_play[0] == colour:
-                return states
+            if self._fits(self.at(ply), colour):
+                return self.at(ply)
             if not ply or passes < 0 or self.moves[ply - 1].action != passes:
                 break
         states = take(self.states, [0])
         if passes >= 0 and not game.result(states)[0][0]:
             game.step(states, np.array([passes], np.int64))
-            if not game.result(states)[0][0] and states.to_play[0] == colour:
+            if self._fits(states, colour):
                 return states
         why = "the game is over" if self.over else f"it is not {game.sides[colour]}'s turn"
         raise GameError(why)
 
-    def skip(self, states: Any) -> None:
-        """Go on from ``states``, which ``turn`` has returned, as if by a pass that nobody made."""
-        if states is not self.states:
-            self.moves.append(Made(1 - int(states.to_play[0]), SKIPPED, states, False))
+    def _fits(self, states: Any, colour: int) -> bool:
+        return states.to_play[0] == colour and not self.game.result(states)[0][0]
+
+    def skip(self, colour: int) -> None:
+        """Let ``colour`` be to move now (see ``turn``), until the next move or ``undo``."""
+        self._turned = self.turn(colour)
 
     def undo(self, count: int = 1) -> None:
         """Take moves back. Raises GameError where there are fewer."""
@@ -134,9 +136,10 @@ class Line:
             raise GameError("no move to take back")
         if count > 0:
             del self.moves[-count:]
+        self._turned = None
 
     def clear(self) -> None:
-        self.start, self.moves = self.game.new(1), []
+        self.begin(())
 
     def begin(self, actions: Sequence[int]) -> None:
         """Let the line start where ``actions`` lead from the first position: handicap, openings.
@@ -145,7 +148,7 @@ class Line:
         line = Line(self.game)
         for action in actions:
             line.play(action)
-        self.start, self.moves = line.states, []
+        self.start, self.moves, self._turned = line.states, [], None
 
     def setup(self, stones: ArrayLike, to_play: int) -> None:
         """Start from a position that was put on the board.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,15 @@ from torch import nn
 from selfplay.arena.spec import Budget, checkpoint_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
-from selfplay.games.base import Game
+from selfplay.games.base import Game, take
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import load_net
 from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
+from selfplay.serve.analysis import Analysis, of_end
 
 SIMS = 200  #: of a move where nobody says how many
 LEAVES = 8  #: of a lone game's tree at once, at most, where nobody says
+SEEN = 10  #: moves whose ownership and score are looked at
 
 Heads = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (ownership [n, H*W], score [n])
 
@@ -77,6 +79,47 @@ class Mind:
         if self.net is not None:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
         return rollouts(game, self.sims, self.config.leaves)
+
+
+class Views:
+    """What a net's ownership and score heads say of a position, one row, and of the positions after
+    its first moves; each is asked once."""
+
+    def __init__(self, mind: Mind, states: Any) -> None:
+        self.mind, self.states = mind, states
+        self.root = mind.heads(states)
+        self.known: dict[int, tuple[NDArray[np.float32], float]] = {}
+
+    def add(self, found: Analysis) -> Analysis:
+        """``found`` with ownership and score of its first SEEN moves that have visits, and of the
+        root: the mean of these and its own, by visits."""
+        if self.root is None:
+            return found
+        shown = [m for m in found.moves[:SEEN] if m.visits]
+        self._ask([m.action for m in shown if m.action not in self.known])
+        owned, score, visits = self.root[0][0].copy(), float(self.root[1][0]), 1
+        moves = list(found.moves)
+        for place, move in enumerate(shown):
+            ownership, lead = self.known[move.action]
+            owned, score = owned + move.visits * ownership, score + move.visits * lead
+            visits += move.visits
+            moves[place] = replace(move, score=lead, ownership=ownership)
+        return replace(found, moves=tuple(moves), ownership=owned / visits, score=score / visits)
+
+    def _ask(self, actions: list[int]) -> None:
+        if not actions:
+            return
+        game = self.mind.game
+        after = take(self.states, [0] * len(actions))
+        game.step(after, np.array(actions, np.int64))
+        owned, score = self.mind.heads(after) or self.root
+        signs = 1 - 2 * (after.to_play != self.states.to_play[0])
+        for row, action in enumerate(actions):
+            if game.result(take(after, [row]))[0][0]:
+                ended = of_end(game, take(after, [row]))
+                self.known[action] = ended.ownership * signs[row], float(ended.score) * signs[row]
+            else:
+                self.known[action] = owned[row] * signs[row], float(score[row] * signs[row])
 
 
 def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from selfplay.search.search import Search
 from selfplay.search.tree import Tree, node_bytes
 from selfplay.serve.analysis import Analysis, of_end, read
 from selfplay.serve.line import Line
-from selfplay.serve.mind import Mind
+from selfplay.serve.mind import Mind, Views
 
 TREE_BYTES = 2**28  #: of memory for the tree of one game
 MOST_NODES = 200_000
@@ -158,8 +158,7 @@ class Thinker:
         """Let ``colour`` (0 or 1) be to move. GameError where that cannot be (``Line.turn``)."""
         if not self.line.over and self.line.to_play == colour:
             return
-        states = self.line.turn(colour)
-        self._anew(lambda line: line.skip(states))
+        self._anew(lambda line: line.skip(colour))
 
     def _anew(self, change: Callable[[Line], None]) -> None:
         self.halt()
@@ -171,24 +170,27 @@ class Thinker:
 
     def think(
         self, limits: Limits, report: Report | None = None, every: float = 0.5,
-        stop: threading.Event | None = None, only: NDArray[np.bool_] | None = None,
+        only: NDArray[np.bool_] | None = None, heads: bool = True,
     ) -> Analysis:
-        """Search until a limit is reached or ``stop`` is set; at least the net's own evaluation.
+        """Search until a limit is reached; at least the net's own evaluation is made. A thought
+        under way is stopped first.
 
-        report: called on this thread after every ``every`` seconds and at the end. only: bool [A],
-        the moves to think about; the others are not in what is found. Raises ValueError where
-        ``only`` leaves no legal move.
+        report: called on the thinking thread after every ``every`` seconds and at the end; it may
+        not move. only: bool [A],
+        the moves to think about; the others are not in what is found. heads: ask the net for
+        ownership and score too. Raises ValueError where ``only`` leaves no legal move.
         """
-        with self._lock:
-            return self._think(limits, report, every, stop or threading.Event(), only)
+        self.halt()
+        return self._think(threading.Event(), limits, report, every, only, heads)
 
     def start(
         self, limits: Limits, report: Report | None = None, every: float = 0.5,
         only: NDArray[np.bool_] | None = None,
     ) -> Thought:
-        """``think`` on a thread of its own; a thought under way is stopped first."""
+        """``think`` on a thread of its own, until ``Thought.stop``, ``halt`` or a move."""
         self.halt()
-        self._thought = Thought(lambda stop: self.think(limits, report, every, stop, only))
+        self._thought = Thought(
+            lambda stop: self._think(stop, limits, report, every, only, True))
         return self._thought
 
     def halt(self) -> None:
@@ -199,44 +201,53 @@ class Thinker:
             thought.join()
             self._thought = None
 
-    def _think(self, limits: Limits, report: Report | None, every: float, stop: threading.Event,
-               only: NDArray[np.bool_] | None) -> Analysis:
-        game, states, search = self.mind.game, self.line.states, self._search
-        began, before = time.monotonic(), self.mind.evaluations
-        if self.line.over:
-            found = of_end(game, states)
-            if report is not None:
-                report(found)
+    def _think(self, stop: threading.Event, limits: Limits, report: Report | None, every: float,
+               only: NDArray[np.bool_] | None, heads: bool) -> Analysis:
+        with self._lock:
+            if self.line.over:
+                looks = iter([of_end(self.mind.game, self.line.states)])
+            else:
+                looks = self._search_on(stop, limits, every if report else None, only, heads)
+            for found in looks:
+                if report is not None:
+                    report(found)
             return found
+
+    def _search_on(self, stop: threading.Event, limits: Limits, every: float | None,
+                   only: NDArray[np.bool_] | None, heads: bool) -> Iterator[Analysis]:
+        """What is known after every ``every`` seconds, and at the end."""
+        states, search = self.line.states, self._search
+        began, before, longest = time.monotonic(), self.mind.evaluations, 0.0
         if only is not None:
             search.forget([0])
         self._evaluate_root(states, only)
-        heads = self.mind.heads(states)
+        views = Views(self.mind, states) if heads else None
 
-        def found_so_far() -> Analysis:
-            found = replace(read(game, states, search), seconds=time.monotonic() - began,
-                            evaluations=self.mind.evaluations - before)
-            if heads is not None:
-                found = replace(found, ownership=heads[0][0], score=float(heads[1][0]))
-            return found
+        def look() -> Analysis:
+            found = read(self.mind.game, states, search)
+            found = found if views is None else views.add(found)
+            return replace(found, seconds=time.monotonic() - began,
+                           evaluations=self.mind.evaluations - before)
 
-        told, left = began, self._budget(limits)
+        left = self._budget(limits)
         if left > 0:
             search.begin([0], states, left, False, fresh=False)
+        now = told = time.monotonic()
         while left > 0 and not stop.is_set():
-            now = time.monotonic()
-            if limits.seconds is not None and now - began >= limits.seconds:
+            if limits.seconds is not None and now + longest - began >= limits.seconds:
                 break
-            if report is not None and now - told >= every:
-                report(found_so_far())
-                told = now
+            if every is not None and now - told >= every:
+                yield look()
+                now = told = time.monotonic()
             left -= left * len(search.wave(self.mind))
-        result = found_so_far()
+            then = time.monotonic()
+            longest, now = max(0.9 * longest, then - now), then
+        while every is not None and limits == Limits() and not stop.wait(0.05):
+            pass  # the tree is full; who asked for no end is told when they stop
+        result = look()
         if only is not None:
             search.forget([0])  # it knows nothing of the other moves
-        if report is not None:
-            report(result)
-        return result
+        yield result
 
     def _evaluate_root(self, states: Any, only: NDArray[np.bool_] | None) -> None:
         """Have a root, with the moves of ``only`` alone."""
