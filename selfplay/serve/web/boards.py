@@ -46,7 +46,7 @@ class Look:
     """How one of OpenSpiel's games prints its board. read: text to cells. first, second: the
     characters that are stones of player 0 and 1. blocked: those that are neither nor empty.
     letters: the characters are pieces with names, of one side in capitals: ``first`` is "upper" or
-    "lower". fixed: a move puts a stone on a cell, always on the same one."""
+    "lower". fixed: a move puts a stone on a cell, always on the same one. sides: what the players are called."""
 
     shape: str
     read: Callable[[str, str], Grid]
@@ -55,6 +55,7 @@ class Look:
     blocked: str = ""
     letters: bool = False
     fixed: bool = False
+    sides: tuple[str, str] | None = None
     labels: Callable[[int, int], tuple[tuple[float, float, str], ...]] = field(
         default=lambda height, width: ())
 
@@ -142,25 +143,26 @@ def _go_labels(height: int, width: int) -> tuple[tuple[float, float, str], ...]:
     return _numbers(height, width, GO_COLUMNS)
 
 
-_CHESS = Look("square", _forsyth, "lower", letters=True, labels=_numbers)
+_COLOURS = ("black", "white")
+_CHESS = Look("square", _forsyth, "lower", letters=True, labels=_numbers, sides=_COLOURS)
 #: OpenSpiel's short name -> how its board is read
 LOOKS: dict[str, Look] = {
     "amazons": Look("square", _rows, "X", "O", "#"),
     "antichess": _CHESS,
-    "breakthrough": Look("square", _rows, "b", "w", labels=_numbers),
-    "checkers": Look("square", _numbered, "o8", "+*", labels=_numbers),
+    "breakthrough": Look("square", _rows, "b", "w", labels=_numbers, sides=_COLOURS),
+    "checkers": Look("square", _numbered, "o8", "+*", labels=_numbers, sides=_COLOURS),
     "chess": _CHESS,
     "chinese_checkers": Look("hex", _hexes, "1", "2"),
     "clobber": Look("square", _rows, "o", "x", labels=_numbers),
     "connect_four": Look("square", _rows, "x", "o"),
     "crazyhouse": _CHESS,
-    "go": Look("go", _rows, "X", "O", fixed=True, labels=_go_labels),
-    "gomoku": Look("go", _rows, "b", "w", fixed=True),
+    "go": Look("go", _rows, "X", "O", fixed=True, labels=_go_labels, sides=_COLOURS),
+    "gomoku": Look("go", _rows, "b", "w", fixed=True, sides=_COLOURS),
     "havannah": Look("hex", _hexes, "O", "@", fixed=True),
     "hex": Look("hex", _hexes, "xyzX", "opqO", fixed=True),
     "lines_of_action": Look("square", _rows, "x", "o", labels=_numbers),
     "mnk": Look("square", _rows, "x", "o", fixed=True),
-    "othello": Look("square", _rows, "x", "o", labels=_down),
+    "othello": Look("square", _rows, "x", "o", labels=_down, sides=_COLOURS),
     "pentago": Look("square", _rows, "O", "@", labels=_down),
     "shogi": Look("square", _forsyth, "upper", letters=True),
     "tic_tac_toe": Look("square", _rows, "x", "o"),
@@ -180,6 +182,11 @@ class Board:
             game.name.startswith("openspiel:")) else None
         self._fixed: dict[int, Target] = {}
         self.layout = self._native() if self._look is None else self._read()
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What the players are called."""
+        return self._look.sides if self._look and self._look.sides else self.game.sides
 
     def _native(self) -> Layout:
         """Cell k is row k // W, the first row at the bottom."""

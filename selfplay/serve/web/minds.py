@@ -29,6 +29,8 @@ RUNS = Path("runs")
 SHOWN_MOVES = 60  #: of a position of the tree
 SHOWN_LINES = 12  #: moves of a report that come with what follows them
 SHOWN_PV = 12
+EVERY = 0.25  #: seconds between two reports
+LOOK = 0.03  #: seconds between two looks whether a thought is still wanted
 LEAVES = 8  #: of one tree at once
 #: strength -> exponent of the visits that a move is drawn by; the strongest makes the best move
 SHARPNESS = {1: 0.35, 2: 0.8, 3: 1.5, 4: 4.0}
@@ -96,7 +98,11 @@ class Head:
             if stop.is_set():
                 return None
             self.thinker.go_to(actions)
-            return self.thinker.think(limits, report, every=0.25, stop=stop)
+            thought = self.thinker.start(limits, report, EVERY)
+            while (found := thought.wait(LOOK)) is None:
+                if stop.is_set():
+                    thought.stop()
+            return found
 
 
 def choose(found: Analysis, strength: int, passing: int, rng: np.random.Generator) -> int:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.games import GameError, make
 from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis
@@ -158,8 +159,8 @@ class Table:
     def _result(self) -> str:
         done, value = (field[0] for field in self.game.result(self.states))
         if self.resigned >= 0:
-            return f"{self.game.sides[1 - self.resigned]} wins: {self.game.sides[self.resigned]} " \
-                   "has resigned"
+            winner, loser = self.board.sides[1 - self.resigned], self.board.sides[self.resigned]
+            return f"{winner} wins: {loser} has resigned"
         if not done:
             return ""
         if value == 0:
@@ -167,7 +168,7 @@ class Table:
         lead = ""
         if self.game.has_ownership:
             lead = f" by {abs(float(self.game.score(self.states)[0])):g}"
-        return f"{self.game.sides[0 if value > 0 else 1]} wins{lead}"
+        return f"{self.board.sides[0 if value > 0 else 1]} wins{lead}"
 
     def position(self) -> dict[str, Any]:
         """The board and what can be done."""
@@ -195,7 +196,7 @@ class Table:
         game, layout = self.game, self.board.layout
         return {
             "is": "state", "table": self.name, "node": self.at,
-            "game": {"name": game.name, "rules": game.rules, "sides": list(game.sides),
+            "game": {"name": game.name, "rules": game.rules, "sides": list(self.board.sides),
                      "pass": game.pass_action, "first": self._first, "sgf": game.has_sgf,
                      "ownership": game.has_ownership, "shape": layout.shape,
                      "places": layout.places, "labels": layout.labels,
@@ -240,10 +241,12 @@ class Table:
                 nets = [self.analysis["net"], self.analysis["beside"]]
                 await asyncio.gather(*(self._analyse(side, net, stop)
                                        for side, net in enumerate(nets) if net))
-        except (UserError, GameError, FloatingPointError) as error:
+        except Exception as error:  # also a fault of ours must not leave the page waiting
+            if not isinstance(error, (UserError, GameError, FloatingPointError)):
+                traceback.print_exc()
             self.running, self.thinking = False, -1
             self.tell(self.state())
-            self.tell({"is": "error", "of": "think", "text": str(error)})
+            self.tell({"is": "error", "of": "think", "text": clip(str(error) or repr(error))})
 
     def _mover(self) -> Seat:
         return self.seats[int(self.states.to_play[0])]

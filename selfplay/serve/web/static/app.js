@@ -244,7 +244,7 @@ function drawChoices() {
 function drawAnalysis() {
   const {state} = page, report = page.reports[0], p = state.position;
   const values = [0, ...page.line].map((n) => page.nodes[n]).map((n) => ({node: n.number, ply: n.depth, value: n.value}));
-  drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, goto);
+  drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, state.game.sides[0], goto);
   const shown = page.shown || page.pinned;
   drawCandidates($("candidates").tBodies[0], p.over ? null : report, p.to_play, shown ? shown.action : -1, {
     empty: p.over ? "The game is over." : state.analysis.on ? (slow ? "Thinking… A game's first search is compiled, up to a minute." : "Thinking…") : "Turn the analysis on to see what the net thinks.",
@@ -308,8 +308,9 @@ function targetOf(cell) {
 }
 
 function startsShown() {
-  if (page.selected >= 0) return [...new Set(page.state.position.moves.filter((m) => m[3] === page.selected).map((m) => m[2]))];
-  return [];
+  const {state} = page, {moves} = state.position;
+  if (page.selected >= 0) return [...new Set(moves.filter((m) => m[3] === page.selected).map((m) => m[2]))];
+  return themeOf(state.game) === "felt" && canPlay() ? moves.map((m) => m[2]).filter((c) => c >= 0) : [];
 }
 
 function onCell(cell) {

@@ -85,7 +85,7 @@ export class Board {
     const go = game.shape === "go";
     const across = Math.max(...xs) / U + 1, label = Math.max(8.5, Math.min(14, 5 + across * 0.5));
     const pad = go ? 27 : this.hex ? 34 : 22 + across * 0.2;
-    const padLeft = pad + (left ? label * 0.9 : 0), padDown = pad + (below ? label * 0.9 : 0);
+    const padLeft = pad + (left ? label * 1.2 : 0), padDown = pad + (below ? label * 1.2 : 0);
     const x0 = Math.min(...xs) - padLeft, y0 = Math.min(...ys) - pad;
     const w = Math.max(...xs) - x0 + pad, h = Math.max(...ys) - y0 + padDown;
     this.box = [x0, y0, w, h];
@@ -97,8 +97,8 @@ export class Board {
     if (this.theme === "go") parts.push(`<rect x="${x0}" y="${y0}" width="${w}" height="${h}" rx="10" fill="url(#grain)"/>`);
     parts.push(go ? this.lines(xs, ys) : this.cells());
     for (const [x, y, text] of game.labels) {
-      const px = x < 0 ? x0 + label * 0.5 + 5 : x * U;
-      const py = x < 0 ? y * U : y0 + h - label * 0.5 - 5;
+      const px = x < 0 ? x0 + (padLeft - U / 2) / 2 + 1 : x * U;
+      const py = x < 0 ? y * U : y0 + h - (padDown - U / 2) / 2 - 1;
       parts.push(`<text class="label" style="font-size:${label}px" x="${px}" y="${py}">${esc(text)}</text>`);
     }
     for (const name of ["stones", "own", "marks", "last", "ghosts", "select"]) parts.push(`<g class="${name}"></g>`);
@@ -135,11 +135,11 @@ export class Board {
 
   // Hex: the first player joins top and bottom, the second left and right.
   goals() {
-    const n = Math.round(Math.sqrt(this.places.length)), side = (cells, dx, dy, who) =>
-      cells.map((c) => `<circle class="goal g${who}" cx="${this.x(c) + dx}" cy="${this.y(c) + dy}" r="${U * 0.5}"/>`).join("");
-    const row = [...Array(n).keys()];
-    return side(row, 0, -9, 0) + side(row.map((k) => n * n - 1 - k), 0, 9, 0) +
-      side(row.map((k) => k * n), -10, 4, 1) + side(row.map((k) => k * n + n - 1), 10, -4, 1);
+    const n = Math.round(Math.sqrt(this.places.length)), row = [...Array(n).keys()];
+    const side = (cells, corners, who) => `<path class="goal g${who}" d="${cells.map((c) =>
+      corner(this.x(c), this.y(c), U * 0.6, corners)).join("")}"/>`;
+    return side(row, [5, 0, 1], 0) + side(row.map((k) => n * (n - 1) + k), [4, 3, 2], 0) +
+      side(row.map((k) => k * n), [5, 4, 3], 1) + side(row.map((k) => k * n + n - 1), [0, 1, 2], 1);
   }
 
   hit(c) {
@@ -203,7 +203,7 @@ export class Board {
     this.places = [];
     this.game = view.game;
     const lines = view.text.replace(/\x1b\[[0-9;]*m/g, "").split("\n");
-    const wide = Math.max(24, ...lines.map((l) => l.length)), w = wide * 9.7 + 48, h = lines.length * 19 + 44;
+    const wide = Math.max(44, ...lines.map((l) => l.length)), w = wide * 9.7 + 48, h = lines.length * 19 + 44;
     this.box = [0, 0, w, h];
     this.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
     this.svg.style.setProperty("--ratio", w / h);
@@ -218,7 +218,8 @@ function cellOf(event) {
   return hit ? Number(hit.dataset.cell) : -1;
 }
 
-function hexagon(x, y, r) {
-  const p = [...Array(6).keys()].map((k) => [x + r * Math.sin(k * Math.PI / 3), y - r * Math.cos(k * Math.PI / 3)]);
-  return `M${p.map((q) => q.map((v) => v.toFixed(2)).join(" ")).join("L")}Z`;
+function corner(x, y, r, which) {
+  return which.map((k, n) => `${n ? "L" : "M"}${(x + r * Math.sin(k * Math.PI / 3)).toFixed(2)} ${(y - r * Math.cos(k * Math.PI / 3)).toFixed(2)}`).join("");
 }
+
+const hexagon = (x, y, r) => `${corner(x, y, r, [0, 1, 2, 3, 4, 5])}Z`;

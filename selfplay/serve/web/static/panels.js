@@ -6,7 +6,7 @@ export const winrate = (value, side) => ((side === 0 ? value : -value) + 1) / 2;
 export const many = (n) => n >= 10000 ? `${Math.round(n / 1000)}k` : n >= 1000 ? `${(n / 1000).toFixed(1)}k` : String(n);
 
 /** values: [{node, ply, value}] along the line; at: the ply that is shown. */
-export function drawCurve(svg, values, plies, at, onNode) {
+export function drawCurve(svg, values, plies, at, name, onNode) {
   const w = 360, h = 96, l = 26, r = 6, t = 6, b = 16;
   const last = Math.max(plies, 10), x = (p) => l + (w - l - r) * p / last, y = (v) => t + (h - t - b) * (1 - (v + 1) / 2);
   const points = values.filter((v) => v.value !== null).map((v) => [x(v.ply), y(v.value), v]);
@@ -24,6 +24,7 @@ export function drawCurve(svg, values, plies, at, onNode) {
   for (const [v, text] of [[1, "100"], [0, "50"], [-1, "0"]]) parts.push(`<text class="c-label" x="${l - 5}" y="${y(v) + (v > 0 ? 7 : v < 0 ? 0 : 3)}" text-anchor="end">${text}</text>`);
   const step = last <= 20 ? 5 : last <= 50 ? 10 : last <= 120 ? 20 : 50;
   for (let p = 0; p <= last; p += step) parts.push(`<text class="c-label" x="${x(p)}" y="${h - 4}" text-anchor="middle">${p}</text>`);
+  parts.push(`<text class="c-name" x="${l + 6}" y="${t + 12}">${esc(name)} wins, %</text>`);
   svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
   svg.innerHTML = parts.join("");
   svg.onclick = (e) => {
