@@ -35,4 +35,4 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     say(f"{address}  (Ctrl-C ends it)")
     if browser:
         webbrowser.open(address)
-    server.serve(listening, game or "go9x9", net)
+    server.program(game or "go9x9", net).run(sockets=[listening])

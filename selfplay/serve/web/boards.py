@@ -46,7 +46,8 @@ class Look:
     """How one of OpenSpiel's games prints its board. read: text to cells. first, second: the
     characters that are stones of player 0 and 1. blocked: those that are neither nor empty.
     letters: the characters are pieces with names, of one side in capitals: ``first`` is "upper" or
-    "lower". fixed: a move puts a stone on a cell, always on the same one. sides: what the players are called."""
+    "lower". fixed: a move puts a stone on a cell, always on the same one. sides: what the players
+    are called."""
 
     shape: str
     read: Callable[[str, str], Grid]

@@ -111,7 +111,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
         said = json.loads(text)
     except (ValueError, RecursionError):
         raise UserError(f"a message that is no JSON: {clip(str(text)[:SHOWN], SHOWN)}") from None
-    if not isinstance(said, dict) or said.get("do") not in MESSAGES:
+    if not isinstance(said, dict) or said.get("do") not in list(MESSAGES):
         raise UserError(f"a message without a known do; there are {', '.join(MESSAGES)}")
     wanted = MESSAGES[said["do"]]
     done: dict[str, Any] = {"do": said["do"]}

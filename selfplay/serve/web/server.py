@@ -234,11 +234,10 @@ def listen(port: int | None) -> socket.socket:
     raise UserError(f"ports {PORT} to {PORT + TRIED - 1} of {HOST} are all in use; give --port")
 
 
-def serve(made: socket.socket, game: str, net: str | None) -> None:
-    """Answer until Ctrl-C."""
+def program(game: str, net: str | None) -> Any:
+    """The server as uvicorn runs it: ``run(sockets=[...])`` answers until Ctrl-C."""
     import uvicorn
 
-    config = uvicorn.Config(
+    return uvicorn.Server(uvicorn.Config(
         app(game, net), log_level="warning", ws="websockets-sansio",
-        ws_max_size=protocol.MOST_BYTES, timeout_graceful_shutdown=1, lifespan="on")
-    uvicorn.Server(config).run(sockets=[made])
+        ws_max_size=protocol.MOST_BYTES, timeout_graceful_shutdown=1, lifespan="on"))
