@@ -27,6 +27,7 @@ The server says ``{"is": NAME, ...}``:
               the page shows but for thoughts; sent when anything has changed
     report    side (1: of the net beside), node, visits, value, score, moves, ownership, ended:
               what a search has found so far; moves: action, text, visits, value, prior, pv
+    value     node, value, score, visits: of a position that is not shown, for the curve
     tree      side, path, visits, value, to_play, pieces, children: one position of a search
     file      name, text               what was asked for by save
     notice    text                     something to know

@@ -26,6 +26,7 @@ from selfplay.serve.web import minds, variations
 from selfplay.serve.web.boards import Board
 
 PAUSE = 0.35  #: seconds between two moves of engines, so that they can be followed
+LOOK = 16  #: simulations of a position of the curve that nobody has looked at
 ENDLESS = 50_000  #: visits of an analysis without an end
 
 Send = Callable[[dict[str, Any]], None]
@@ -241,6 +242,7 @@ class Table:
                 nets = [self.analysis["net"], self.analysis["beside"]]
                 await asyncio.gather(*(self._analyse(side, net, stop)
                                        for side, net in enumerate(nets) if net))
+                await self._fill_curve(stop)
         except Exception as error:  # also a fault of ours must not leave the page waiting
             if not isinstance(error, (UserError, GameError, FloatingPointError)):
                 traceback.print_exc()
@@ -269,17 +271,36 @@ class Table:
         sims = self.analysis["sims"] or ENDLESS
         await self._think("analysis", net, Limits(visits=sims + 1), sims, side, stop)
 
+    async def _fill_curve(self, stop: threading.Event) -> None:
+        """A short look at every position of the line that has no value yet."""
+        net, last = self.analysis["net"], self.record.end(self.at)
+        for node in map(self.record.nodes.__getitem__, self.record.path(last)):
+            if node.visits or stop.is_set():
+                continue
+            actions, limits = self.record.actions(node.number), Limits(sims=LOOK)
+            found = await asyncio.to_thread(self._head("curve", net, LOOK).think, actions, limits,
+                                            stop)
+            if found is not None and not stop.is_set():
+                sign = 1 - 2 * found.to_play
+                node.value, node.visits = round(found.value * sign, 4), LOOK
+                node.score = None if found.score is None else round(found.score * sign, 2)
+                self.tell({"is": "value", "node": node.number, "value": node.value,
+                           "score": node.score, "visits": node.visits})
+
+    def _head(self, use: str, net: str, sims: int) -> minds.Head:
+        """Of this table, for one use. Loads a net where it is new, so that it may take a moment."""
+        if (use, net) not in self._heads:
+            self._heads[use, net] = minds.Head(net, self.game, sims)
+        return self._heads[use, net]
+
     async def _think(self, use: str, net: str, limits: Limits, sims: int, side: int,
                      stop: threading.Event) -> Analysis | None:
         """What a net finds about the position that is shown; reports come as it goes on."""
         loop, node, actions = asyncio.get_running_loop(), self.at, self.record.actions(self.at)
         game, states = self.game, self.states
-        key = (use, net)
 
         def work() -> Analysis | None:
-            if key not in self._heads:
-                self._heads[key] = minds.Head(net, game, sims)
-            head = self._heads[key]
+            head = self._head(use, net, sims)
             has_own = head.thinker.mind.heads(states) is not None
             if game.has_ownership and not has_own and node not in self._owned:
                 self._owned[node] = minds.owned(game, states)

@@ -45,6 +45,7 @@ const HEARD = {
   games: (m) => { page.games = m; fillGames(); $("about").textContent = `selfplay ${m.version}. All of it runs on this machine.`; },
   state: (m) => onState(m),
   report: (m) => { if (page.state && m.node === page.state.node) { page.reports[m.side] = m; note(m); later(); } },
+  value: (m) => { note({...m, side: 0}); later(); },
   tree: (m) => { page.tree = m; draw(); },
   file: (m) => download(m.name, m.text),
   notice: (m) => toast(m.text, false),
@@ -151,8 +152,8 @@ function marks(report, cells) {
     if (page.overlay === "policy" || report.visits === 0) {
       if (m.prior >= HEAT_LEAST) out.push({cell: m.cell, heat: Math.min(1, 1.2 * Math.sqrt(m.prior)), top: m.prior >= 0.01 ? String(Math.round(m.prior * 100)) : ""});
     } else if (m.visits > 0) {
-      const share = m.visits / best, clear = (share > 0.02 || m.visits > 20) && report.moves.indexOf(m.first) < CANDIDATES;
-      out.push({cell: m.cell, share, best: m.action === report.moves[0].action, top: clear ? percent(winrate(m.value, side)).replace("%", "") : "", bottom: clear ? many(m.visits) : ""});
+      if (m.visits < 2 && best > 8 || report.moves.indexOf(m.first) >= CANDIDATES) continue;
+      out.push({cell: m.cell, share: m.visits / best, best: m.action === report.moves[0].action, top: percent(winrate(m.value, side)).replace("%", ""), bottom: many(m.visits)});
     }
   }
   return out;
@@ -244,7 +245,7 @@ function drawChoices() {
 function drawAnalysis() {
   const {state} = page, report = page.reports[0], p = state.position;
   const values = [0, ...page.line].map((n) => page.nodes[n]).map((n) => ({node: n.number, ply: n.depth, value: n.value}));
-  drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, state.game.sides[0], goto);
+  drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, capital(state.game.sides[0]), goto);
   const shown = page.shown || page.pinned;
   drawCandidates($("candidates").tBodies[0], p.over ? null : report, p.to_play, shown ? shown.action : -1, {
     empty: p.over ? "The game is over." : state.analysis.on ? (slow ? "Thinking… A game's first search is compiled, up to a minute." : "Thinking…") : "Turn the analysis on to see what the net thinks.",
@@ -442,7 +443,7 @@ function sendSeats() {
 }
 
 function analyse(change) {
-  const a = {...page.state.analysis, ...change};
+  const a = Object.assign(page.state.analysis, change);
   say({do: "analyse", on: a.on, net: a.net, sims: a.sims, beside: a.beside});
 }
 

@@ -84,8 +84,8 @@ export class Board {
     const left = game.labels.some((l) => l[0] < 0), below = game.labels.some((l) => l[1] > Math.max(...game.places.map((p) => p[1])));
     const go = game.shape === "go";
     const across = Math.max(...xs) / U + 1, label = Math.max(8.5, Math.min(14, 5 + across * 0.5));
-    const pad = go ? 27 : this.hex ? 34 : 22 + across * 0.2;
-    const padLeft = pad + (left ? label * 1.2 : 0), padDown = pad + (below ? label * 1.2 : 0);
+    const pad = go ? 26 : this.hex ? 34 : 22 + across * 0.2;
+    const padLeft = pad + (left ? label * (go ? 0.8 : 1.2) : 0), padDown = pad + (below ? label * (go ? 0.8 : 1.2) : 0);
     const x0 = Math.min(...xs) - padLeft, y0 = Math.min(...ys) - pad;
     const w = Math.max(...xs) - x0 + pad, h = Math.max(...ys) - y0 + padDown;
     this.box = [x0, y0, w, h];
@@ -183,7 +183,6 @@ export class Board {
       return `<rect class="heat" x="${x - h}" y="${y - h}" width="${2 * h}" height="${2 * h}" rx="5" style="--share:${m.heat.toFixed(3)}"/>` +
         (m.top ? `<text class="heat-text${m.heat > 0.45 ? " full" : ""}" x="${x}" y="${y + 1}">${m.top}</text>` : "");
     }
-    if (!m.top) return `<circle class="tried" cx="${x}" cy="${y}" r="${U * (0.07 + 0.1 * m.share)}"/>`;
     return `<g class="candidate${m.best ? " best" : ""}" style="--share:${m.share.toFixed(3)}"><circle cx="${x}" cy="${y}" r="${U * 0.46}"/>` +
       `<text x="${x}" y="${m.bottom ? y - 4.5 : y + 1}">${m.top}</text>` + (m.bottom ? `<text class="small" x="${x}" y="${y + 9}">${m.bottom}</text>` : "") + "</g>";
   }
