@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.cli.gtp import gtp
 from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
     NETS,
@@ -58,7 +59,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(texts)
+for command in (texts, gtp):
+    cli.add_command(command)
 
 
 @cli.command()

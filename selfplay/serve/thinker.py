@@ -171,9 +171,9 @@ class Thinker:
         under way is stopped first.
 
         report: called on the thinking thread after every ``every`` seconds and at the end; it may
-        not move. only: bool [A],
-        the moves to think about; the others are not in what is found. heads: ask the net for
-        ownership and score too. Raises ValueError where ``only`` leaves no legal move.
+        not move. only: bool [A], the moves to think about; the others are not in what is found.
+        heads: ask the net for ownership and score too. Raises ValueError where ``only`` leaves no
+        legal move.
         """
         self.halt()
         return self._think(threading.Event(), limits, report, every, only, heads)
