@@ -47,7 +47,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     size = use_net(size) if is_own(size) else size
     spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
     made = seeded(seed, lambda: build(spec)).eval()
-    made.spec = spec
+    made.spec, made.game = spec, game.name
     return made
 
 
@@ -80,7 +80,7 @@ def load(
         raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
     folder = path if (path / META).is_file() else checkpoint_of(str(path), f"net:{path}")[0]
     found, meta = load_net(folder, None if game is None else _game(game).name, device)
-    found.spec = spec_of(meta)
+    found.spec, found.game = spec_of(meta), str(meta["game"])
     return found
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.cli.analyse import analyse
 from selfplay.cli.gtp import gtp
 from selfplay.cli.llm import llm as texts
 from selfplay.cli.options import (
@@ -59,7 +60,7 @@ def cli() -> None:
     """
 
 
-for command in (texts, gtp):
+for command in (texts, gtp, analyse):
     cli.add_command(command)
 
 

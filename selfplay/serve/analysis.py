@@ -121,7 +121,7 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     for edge in range(first, first + int(tree.degree[row, 0])):
         action, child = int(tree.move[row, edge]), int(tree.child[row, edge])
         means[action], children[action] = sign * float(tree.q[row, edge]) + 0.0, child
-        if tree.terminal[row, child]:
+        if child >= 0 and tree.terminal[row, child]:
             proven[action] = sign * float(tree.raw[row, child])
     certain = np.where(np.isnan(proven), 0.0, proven)
     order = sorted(legal.tolist(), key=lambda a: (
@@ -136,10 +136,21 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
         1.0 if moves and moves[0].proven == 1.0 else None)
 
 
+def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
+    """Let the root of tree ``row``, evaluated and not searched yet, have the moves of ``only``
+    bool [A] alone. Follow with ``begin(..., fresh=False)``. ValueError where none is legal."""
+    tree = search.tree
+    prior = np.where(only, tree.prior[row, 0], np.float32(0))
+    if not prior.any():
+        raise ValueError("none of these moves is legal")
+    tree.prior[row, 0] = prior / prior.sum()
+    tree.favourite[row, 0], tree.rest[row, 0] = prior.argmax(), 1.0
+
+
 def _move(game: Game, states: Any, search: Search, row: int, action: int, order: int, visits: int,
           value: float, prior: float, child: int, proven: float | None) -> MoveInfo:
     pv, counts = [action], [visits]
-    if child:
+    if child > 0:
         _variation(search, row, child, pv, counts)
     winrate = (value + 1) / 2
     return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,

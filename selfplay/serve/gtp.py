@@ -10,12 +10,13 @@ of Leela Zero, KataGo and KGS as their documents have them.
 from __future__ import annotations
 
 import os
-import queue
 import re
 import sys
 import threading
 from collections.abc import Callable
 from typing import IO
+
+from selfplay.serve.lines import TOO_LONG, Lines
 
 LONGEST = 1 << 16  #: bytes of a line; a longer one is an error, and is read to its end
 _COMMAND = re.compile(r"(\d{1,10}(?=\s|$))?\s*(\S*)\s*(.*)", re.DOTALL)
@@ -76,19 +77,20 @@ def serve(perform: Perform, halt: Callable[[], None], stdin: IO[bytes],
             stdout.write(text.encode())
             stdout.flush()
 
-    lines: queue.Queue[str | None] = queue.Queue(1000)
-    threading.Thread(target=_read, args=(stdin, lines), daemon=True).start()
+    lines = Lines(stdin, LONGEST)
     open_answer: Answer | None = None
     try:
         while True:
-            line = lines.get()
+            line = lines.next()
             if open_answer is not None:
                 halt()
                 open_answer.end()
                 open_answer = None
             if line is None:
                 return
-            number, command, words = parse(line)
+            number, command, words = parse(line.removeprefix(TOO_LONG))
+            if line.startswith(TOO_LONG):
+                command, words = "line-too-long", []
             if not command and not number:
                 continue
             answer = Answer(number, write)
@@ -119,23 +121,6 @@ def parse(line: str) -> tuple[str, str, list[str]]:
     found = _COMMAND.fullmatch(plain.partition("#")[0].strip())
     assert found is not None
     return found[1] or "", found[2], found[3].split()
-
-
-def _read(stdin: IO[bytes], lines: queue.Queue[str | None]) -> None:
-    """Lines as they come; of one that is too long its beginning with a command that is none."""
-    while True:
-        try:
-            data = stdin.readline(LONGEST)
-        except (OSError, ValueError):  # closed
-            data = b""
-        if not data:
-            return lines.put(None)
-        line = data.decode("utf-8", "replace")
-        if len(data) == LONGEST and not data.endswith(b"\n"):
-            while data and not data.endswith(b"\n"):
-                data = stdin.readline(LONGEST)
-            line = f"{parse(line[:99])[0]} line-too-long"
-        lines.put(line)
 
 
 def own_stdout() -> IO[bytes]:

@@ -16,15 +16,12 @@ from selfplay.common.errors import UserError
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
 from selfplay.serve import clock
-from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import Answer, GtpError, serve
 from selfplay.serve.gtp_engine import Engine, fixed_handicap
-from selfplay.serve.gtp_live import Wanted, kata_line, lz_line, points, wanted_of
+from selfplay.serve.gtp_live import Command, analyze, genmove_analyze, raw_nn
 from selfplay.serve.line import stones_of
 from selfplay.serve.record import read_records
 from selfplay.serve.thinker import Limits
-
-Command = Callable[[Engine, list[str], Answer], "str | None"]
 
 
 def _word(words: list[str], place: int = 0) -> str:
@@ -260,84 +257,6 @@ def _time_left(engine: Engine, words: list[str], answer: Answer) -> str:
     return ""
 
 
-# ------------------------------------------------------------------------------ analysis
-
-def _arguments(engine: Engine, words: list[str]) -> Wanted:
-    return wanted_of(words, engine.game, engine.action)
-
-
-def _telling(engine: Engine, wanted: Wanted, kata: bool, answer: Answer
-             ) -> Callable[[Analysis], None]:
-    def tell(found: Analysis) -> None:
-        text = kata_line(found, wanted, engine.game) if kata else lz_line(found, wanted)
-        if text:
-            answer.line(text)
-
-    return tell
-
-
-def _analyze(kata: bool) -> Command:
-    def run(engine: Engine, words: list[str], answer: Answer) -> str:
-        wanted = _arguments(engine, words)
-        if wanted.colour is not None and not engine.line.over:
-            engine.turn(wanted.colour)
-        if wanted.only is not None and not (wanted.only & engine.line.legal()).any():
-            raise GtpError("none of these moves is legal")
-        answer.stay_open()
-        engine.thinker.start(Limits(), _telling(engine, wanted, kata, answer), wanted.every,
-                             wanted.only)
-        return ""
-
-    return run
-
-
-def _genmove_analyze(kata: bool) -> Command:
-    def run(engine: Engine, words: list[str], answer: Answer) -> str:
-        wanted = _arguments(engine, words)
-        colour = engine.line.to_play if wanted.colour is None else wanted.colour
-        move = engine.genmove(colour, _telling(engine, wanted, kata, answer), wanted.every,
-                              wanted.only)
-        if not answer.begun:
-            answer.stay_open()
-            answer.stays_open = False
-        return f"play {move}"
-
-    return run
-
-
-def _raw_nn(engine: Engine, words: list[str], answer: Answer) -> str:
-    """What the net says of a position that is turned by SYMMETRY, turned back."""
-    count = len(engine.game.symmetries().cells)
-    word = words[0] if words else "0"
-    if word != "all" and not (word.isdecimal() and int(word) < count):
-        raise GtpError(f"syntax error: a symmetry from 0 to {count - 1} or all wanted")
-    if engine.mind.net is None or engine.line.over:
-        raise GtpError("no net" if engine.mind.net is None else "the game is over")
-    chosen = range(count) if word == "all" else [int(word)]
-    return "\n".join(_raw(engine, symmetry) for symmetry in chosen)
-
-
-def _raw(engine: Engine, symmetry: int) -> str:
-    game, states = engine.game, engine.line.states
-    found = engine.mind.turned(states, symmetry)
-    legal, sign = game.legal(states)[0], 1.0 if states.to_play[0] else -1.0
-    odds = np.exp(found.logits - found.logits[legal].max()) * legal
-    policy = np.where(legal, odds / odds.sum(), np.nan)
-    white = (sign * found.value + 1) / 2
-    lines = [f"symmetry {symmetry}", f"whiteWin {white:.6f}", f"whiteLoss {1 - white:.6f}",
-             "noResult 0.000000"]
-    if found.score is not None:
-        lines += [f"whiteLead {sign * found.score:.3f}"]
-    cells = game.num_actions == game.cells + (game.pass_action >= 0)
-    lines.append("policy " + (points(policy[: game.cells], game) if cells
-                              else " ".join(f"{p:.4g}" for p in policy)))
-    if game.pass_action >= 0:
-        lines.append(f"policyPass {policy[game.pass_action]:.4g}")
-    if found.ownership is not None:
-        lines.append(f"whiteOwnership {points(sign * found.ownership, game)}")
-    return "\n".join(lines)
-
-
 # --------------------------------------------------------------------------------- rules
 
 #: shorthand -> (ko, suicide)
@@ -414,9 +333,9 @@ COMMANDS: dict[str, Command] = {
     "time_settings": _time_settings, "kgs-time_settings": _named_time_settings,
     "kata-time_settings": _named_time_settings, "time_left": _time_left,
     "kata-list_time_settings": _say("none absolute canadian byoyomi fischer"),
-    "lz-analyze": _analyze(False), "kata-analyze": _analyze(True),
-    "lz-genmove_analyze": _genmove_analyze(False), "kata-genmove_analyze": _genmove_analyze(True),
-    "kata-raw-nn": _raw_nn, "kata-get-rules": _get_rules, "kata-set-rules": _set_rules,
+    "lz-analyze": analyze(False), "kata-analyze": analyze(True),
+    "lz-genmove_analyze": genmove_analyze(False), "kata-genmove_analyze": genmove_analyze(True),
+    "kata-raw-nn": raw_nn, "kata-get-rules": _get_rules, "kata-set-rules": _set_rules,
     "kata-set-rule": _set_rule, "kgs-rules": _set_rules,
     "stop": _stop, "kgs-chat": _nothing, "kgs-game_over": _nothing,
 }

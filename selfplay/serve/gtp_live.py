@@ -1,4 +1,5 @@
-"""Analysis as lines: ``lz-analyze`` and ``kata-analyze``, and their arguments."""
+"""The GTP commands that tell what the engine thinks: ``lz-analyze``, ``kata-analyze``, their kin
+that also move, and ``kata-raw-nn``."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ from numpy.typing import NDArray
 from selfplay.arena.gtp import colour_of
 from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis, MoveInfo
-from selfplay.serve.gtp import GtpError
+from selfplay.serve.gtp import Answer, GtpError
+from selfplay.serve.gtp_engine import Engine
+from selfplay.serve.thinker import Limits
+
+Command = Callable[[Engine, list[str], Answer], "str | None"]
 
 
 @dataclass
@@ -120,3 +125,79 @@ def points(values: NDArray[np.float32], game: Game) -> str:
     """Numbers of the cells, from the top row down."""
     rows = values.reshape(game.board_shape)[::-1].ravel()
     return " ".join(f"{value:.4g}" for value in rows)
+
+
+def _arguments(engine: Engine, words: list[str]) -> Wanted:
+    return wanted_of(words, engine.game, engine.action)
+
+
+def _telling(engine: Engine, wanted: Wanted, kata: bool, answer: Answer
+             ) -> Callable[[Analysis], None]:
+    def tell(found: Analysis) -> None:
+        text = kata_line(found, wanted, engine.game) if kata else lz_line(found, wanted)
+        if text:
+            answer.line(text)
+
+    return tell
+
+
+def analyze(kata: bool) -> Command:
+    def run(engine: Engine, words: list[str], answer: Answer) -> str:
+        wanted = _arguments(engine, words)
+        if wanted.colour is not None and not engine.line.over:
+            engine.turn(wanted.colour)
+        if wanted.only is not None and not (wanted.only & engine.line.legal()).any():
+            raise GtpError("none of these moves is legal")
+        answer.stay_open()
+        engine.thinker.start(Limits(), _telling(engine, wanted, kata, answer), wanted.every,
+                             wanted.only)
+        return ""
+
+    return run
+
+
+def genmove_analyze(kata: bool) -> Command:
+    def run(engine: Engine, words: list[str], answer: Answer) -> str:
+        wanted = _arguments(engine, words)
+        colour = engine.line.to_play if wanted.colour is None else wanted.colour
+        move = engine.genmove(colour, _telling(engine, wanted, kata, answer), wanted.every,
+                              wanted.only)
+        if not answer.begun:
+            answer.stay_open()
+            answer.stays_open = False
+        return f"play {move}"
+
+    return run
+
+
+def raw_nn(engine: Engine, words: list[str], answer: Answer) -> str:
+    """What the net says of a position that is turned by SYMMETRY, turned back."""
+    count = len(engine.game.symmetries().cells)
+    word = words[0] if words else "0"
+    if word != "all" and not (word.isdecimal() and int(word) < count):
+        raise GtpError(f"syntax error: a symmetry from 0 to {count - 1} or all wanted")
+    if engine.mind.net is None or engine.line.over:
+        raise GtpError("no net" if engine.mind.net is None else "the game is over")
+    chosen = range(count) if word == "all" else [int(word)]
+    return "\n".join(_raw(engine, symmetry) for symmetry in chosen)
+
+
+def _raw(engine: Engine, symmetry: int) -> str:
+    game, states = engine.game, engine.line.states
+    found = engine.mind.turned(states, symmetry)
+    legal, sign = game.legal(states)[0], 1.0 if states.to_play[0] else -1.0
+    odds = np.exp(found.logits - found.logits[legal].max()) * legal
+    policy = np.where(legal, odds / odds.sum(), np.nan)
+    white = (sign * found.value + 1) / 2
+    lines = [f"symmetry {symmetry}", f"whiteWin {white:.6f}", f"whiteLoss {1 - white:.6f}",
+             "noResult 0.000000"]
+    if found.score is not None:
+        lines += [f"whiteLead {sign * found.score:.3f}"]
+    cells = game.num_actions == game.cells + (game.pass_action >= 0)
+    lines.append("policy " + (points(policy[: game.cells], game) if cells
+                              else " ".join(f"{p:.4g}" for p in policy)))
+    if game.pass_action >= 0:
+        lines.append(f"policyPass {policy[game.pass_action]:.4g}")
+    if found.ownership is not None:
+        lines.append(f"whiteOwnership {points(sign * found.ownership, game)}")
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -49,7 +50,8 @@ class Mind:
     """Who thinks. Several thinkers may share one, in threads of their own: calls take turns.
 
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
-    net: None for rollouts. evaluations: positions evaluated so far.
+    net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
+    nothing. evaluations: positions evaluated so far.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Mind:
     sims: int
     net: nn.Module | None = None
     device: str = "cpu"
+    leaves: int = 0
     evaluations: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -115,16 +118,29 @@ class Views:
     """What a net's ownership and score heads say of a position, one row, and of the positions after
     its first moves; each is asked once."""
 
-    def __init__(self, mind: Mind, states: Any) -> None:
-        self.mind, self.states = mind, states
-        self.root = mind.heads(states)
+    def __init__(self, mind: Mind, states: Any, root: Heads) -> None:
+        self.mind, self.states, self.root = mind, states, root
         self.known: dict[int, tuple[NDArray[np.float32], float]] = {}
 
-    def add(self, found: Analysis) -> Analysis:
-        """``found`` with ownership and score of its first SEEN moves that have visits, and of the
-        root: the mean of these and its own, by visits."""
-        if self.root is None:
-            return found
+    @staticmethod
+    def of(positions: Sequence[Any], mind: Mind) -> list[Views | None]:
+        """Of positions of one row each, their roots asked for in one call; None where the net has
+        no such heads."""
+        if mind.net is None or not mind.game.has_ownership:
+            return [None] * len(positions)
+        rows = type(positions[0])(*(np.concatenate(field) for field in
+                                    zip(*positions, strict=True)))
+        heads = mind.heads(rows)
+        if heads is None:
+            return [None] * len(positions)
+        return [Views(mind, states, (heads[0][k : k + 1], heads[1][k : k + 1]))
+                for k, states in enumerate(positions)]
+
+    def add(self, found: Analysis, detail: bool = True) -> Analysis:
+        """``found`` with ownership and score: of its first SEEN moves that have visits, and of the
+        root, the mean of these and its own by visits. detail=False: of the root alone, its own."""
+        if not detail:
+            return replace(found, ownership=self.root[0][0], score=float(self.root[1][0]))
         shown = [m for m in found.moves[:SEEN] if m.visits]
         self._ask([m.action for m in shown if m.action not in self.known])
         owned, score, visits = self.root[0][0].copy(), float(self.root[1][0]), 1
@@ -181,12 +197,11 @@ def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
            device: str = "cpu") -> Mind:
     """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``."""
     evaluate: Evaluator = spread(net, game, device)
-    leaves = leaves or max(1, min(LEAVES, sims // 8))
-    return Mind(name, game, evaluate, SearchConfig(rule="puct", leaves=leaves, reuse=True), sims,
-                net, device)
+    config = SearchConfig(rule="puct", leaves=leaves or max(1, min(LEAVES, sims // 8)), reuse=True)
+    return Mind(name, game, evaluate, config, sims, net, device, leaves)
 
 
 def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
     """Pure Monte Carlo tree search."""
     return Mind(f"mcts:{sims}", game, rollout_evaluate(game, seed),
-                SearchConfig(rule="uct", leaves=leaves, reuse=True), sims)
+                SearchConfig(rule="uct", leaves=leaves, reuse=True), sims, leaves=leaves)
