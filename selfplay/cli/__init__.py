@@ -12,6 +12,7 @@ import click
 from selfplay.cli.analyse import analyse
 from selfplay.cli.gtp import gtp
 from selfplay.cli.llm import llm as texts
+from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
     NETS,
     Commands,
@@ -60,7 +61,7 @@ def cli() -> None:
     """
 
 
-for command in (texts, gtp, analyse):
+for command in (texts, gtp, analyse, nets, export):
     cli.add_command(command)
 
 
