@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.cli.analyse import analyse
+from selfplay.cli.gtp import gtp
 from selfplay.cli.llm import llm as texts
+from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
     NETS,
     Commands,
@@ -60,8 +63,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(texts)
-cli.add_command(play)
+for command in (texts, gtp, analyse, nets, export, play):
+    cli.add_command(command)
 
 
 @cli.command()

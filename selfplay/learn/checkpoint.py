@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, read_json, refused, sync_folder, write_atomic
+from selfplay.learn import packaged
 from selfplay.models import NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
@@ -172,16 +173,22 @@ def thin(folder: Path, keep: int, best: Path | None = None, evenly: bool = False
         shutil.rmtree(found.pop(1 + gaps.index(min(gaps))))
 
 
+def meta_file(path: Path) -> Path:
+    """Of a checkpoint's folder, or of NAME.safetensors, a net that came along (``packaged``)."""
+    return path.with_suffix(packaged.CARD) if path.suffix == packaged.SUFFIX else path / META
+
+
 def read_meta(path: Path) -> dict[str, Any]:
     """``meta.json`` of a checkpoint; UserError naming the file if it is missing or damaged."""
-    if not (path / META).is_file():
+    file = meta_file(path)
+    if not file.is_file():
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
-    meta = _read_json(path / META)
+    meta = _read_json(file)
     kinds = {"step": int, "net": dict, "compute": dict}
     if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
             and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
-        raise _damaged(path / META, "no step, no net or no compute in it")
+        raise _damaged(file, "no step, no net or no compute in it")
     return meta
 
 
@@ -190,16 +197,18 @@ def load_net(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """(the net that acts, in eval mode, on ``device``; its meta).
 
-    game: the name that the checkpoint's game must have; None takes any.
+    path: a checkpoint's folder, or a packaged net's weights. game: the name that the checkpoint's
+    game must have; None takes any.
     Raises UserError for another game's checkpoint and for one that is missing or damaged.
     """
     meta = read_meta(path)
     if game is not None and meta.get("game") != game:
         raise UserError(f"{path}: a net for {meta.get('game')}, not for {game}; "
                         f"give a checkpoint of {game}, or --game {meta.get('game')}")
-    tensors = _read_tensors(path / WEIGHTS)
+    weights = path if path.suffix == packaged.SUFFIX else path / WEIGHTS
+    tensors = _read_tensors(weights)
     if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
-        raise _damaged(path / WEIGHTS, "weights that are no finite numbers")
+        raise _damaged(weights, "weights that are no finite numbers")
     try:
         spec = spec_of(meta)
         _must_fit(spec, tensors)

@@ -26,7 +26,9 @@ class MoveInfo:
     visits: of it in the tree, kept ones included. value: mean in [-1, 1]; of a move that has no
     visit, the root's. prior: the net's share. lcb: lower end of the 95% interval of the winrate,
     as if each visit were a game. order: 0 is the move to make. pv: actions, this move first;
-    pv_text: the same as text. proven: its result 1, 0 or -1 where it is known for certain.
+    pv_text: the same as text; pv_visits: of each. proven: its result 1, 0 or -1 where it is known
+    for certain. score: the lead in points after it; ownership: float32 [H*W]; of the first moves,
+    where the net has such heads.
     """
 
     action: int
@@ -39,6 +41,7 @@ class MoveInfo:
     order: int
     pv: tuple[int, ...]
     pv_text: tuple[str, ...]
+    pv_visits: tuple[int, ...]
     proven: float | None = None
     score: float | None = None
     ownership: NDArray[np.float32] | None = None
@@ -117,8 +120,8 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     first = int(tree.first[row, 0])
     for edge in range(first, first + int(tree.degree[row, 0])):
         action, child = int(tree.move[row, edge]), int(tree.child[row, edge])
-        means[action], children[action] = sign * float(tree.q[row, edge]), child
-        if tree.terminal[row, child]:
+        means[action], children[action] = sign * float(tree.q[row, edge]) + 0.0, child
+        if child >= 0 and tree.terminal[row, child]:
             proven[action] = sign * float(tree.raw[row, child])
     certain = np.where(np.isnan(proven), 0.0, proven)
     order = sorted(legal.tolist(), key=lambda a: (
@@ -133,30 +136,43 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
         1.0 if moves and moves[0].proven == 1.0 else None)
 
 
+def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
+    """Let the root of tree ``row``, evaluated and not searched yet, have the moves of ``only``
+    bool [A] alone. Follow with ``begin(..., fresh=False)``. ValueError where none is legal."""
+    tree = search.tree
+    prior = np.where(only, tree.prior[row, 0], np.float32(0))
+    if not prior.any():
+        raise ValueError("none of these moves is legal")
+    tree.prior[row, 0] = prior / prior.sum()
+    tree.favourite[row, 0], tree.rest[row, 0] = prior.argmax(), 1.0
+
+
 def _move(game: Game, states: Any, search: Search, row: int, action: int, order: int, visits: int,
           value: float, prior: float, child: int, proven: float | None) -> MoveInfo:
-    pv = (action, *_variation(search, row, child)) if child else (action,)
+    pv, counts = [action], [visits]
+    if child > 0:
+        _variation(search, row, child, pv, counts)
     winrate = (value + 1) / 2
     return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,
-                    wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, pv,
-                    tuple(_texts(game, states, pv)), proven)
+                    wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, tuple(pv),
+                    tuple(_texts(game, states, pv)), tuple(counts), proven)
 
 
-def _variation(search: Search, row: int, node: int) -> list[int]:
-    """The most visited moves on from a node, of equals the better for its side to move."""
-    tree, found = search.tree, list[int]()
-    while len(found) < LONGEST_PV - 1 and tree.degree[row, node]:
-        edges = slice(int(tree.first[row, node]), int(tree.first[row, node]
-                                                      + tree.degree[row, node]))
+def _variation(search: Search, row: int, node: int, pv: list[int], counts: list[int]) -> None:
+    """Add the most visited moves on from a node, of equals the better for its side to move."""
+    tree = search.tree
+    while len(pv) < LONGEST_PV and tree.degree[row, node]:
+        first = int(tree.first[row, node])
+        edges = slice(first, first + int(tree.degree[row, node]))
         sign = 1.0 - 2.0 * float(tree.to_play[row, node])
         n, q = tree.n[row, edges], sign * tree.q[row, edges]
-        best = edges.start + int(np.where(n == n.max(), q, -np.inf).argmax())
-        found.append(int(tree.move[row, best]))
+        best = first + int(np.where(n == n.max(), q, -np.inf).argmax())
+        pv.append(int(tree.move[row, best]))
+        counts.append(int(tree.n[row, best]))
         node = int(tree.child[row, best])
-    return found
 
 
-def _texts(game: Game, states: Any, actions: tuple[int, ...]) -> list[str]:
+def _texts(game: Game, states: Any, actions: list[int]) -> list[str]:
     """Moves as text; where texts depend on the position, that of each."""
     if game.has_sgf:
         return [game.action_to_text(states, 0, action) for action in actions]

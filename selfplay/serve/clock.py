@@ -138,5 +138,5 @@ def of_words(words: list[str]) -> Control:
                          "PERIODS or fischer MAIN INCREMENT wanted")
     times = [float(number) for number in numbers[:2]]
     if kind == "canadian":
-        return canadian(*times, int(numbers[2]))
+        return canadian(times[0], times[1], int(numbers[2]))
     return Control(kind, *times, *map(int, numbers[2:]))  # type: ignore[arg-type]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +21,26 @@ from torch import nn
 from selfplay.arena.spec import Budget, checkpoint_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
-from selfplay.games.base import Game, take
+from selfplay.games.base import Game, side, take
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import load_net
+from selfplay.models import NetOutput
 from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
-from selfplay.serve.analysis import Analysis, of_end
+from selfplay.serve.analysis import Analysis
 
 SIMS = 200  #: of a move where nobody says how many
 LEAVES = 8  #: of a lone game's tree at once, at most, where nobody says
 SEEN = 10  #: moves whose ownership and score are looked at
+
+class Said(NamedTuple):
+    """What a net says of one position, for the side to move: logits float32 [A] of all actions,
+    ownership float32 [H*W] in [-1, 1], score a lead in points; None where it has no such head."""
+
+    logits: NDArray[np.float32]
+    value: float
+    ownership: NDArray[np.float32] | None
+    score: float | None
+
 
 Heads = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (ownership [n, H*W], score [n])
 
@@ -38,7 +50,8 @@ class Mind:
     """Who thinks. Several thinkers may share one, in threads of their own: calls take turns.
 
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
-    net: None for rollouts. evaluations: positions evaluated so far.
+    net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
+    nothing. evaluations: positions evaluated so far.
     """
 
     name: str
@@ -48,6 +61,7 @@ class Mind:
     sims: int
     net: nn.Module | None = None
     device: str = "cpu"
+    leaves: int = 0
     evaluations: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,12 +76,31 @@ class Mind:
         float32 [n], a lead in points); None where the net has no such heads."""
         if self.net is None or not self.game.has_ownership:
             return None
-        obs = torch.from_numpy(np.ascontiguousarray(self.game.observe(states))).to(self.device)
-        with self._turn, torch.inference_mode():
-            out = self.net(obs.float())
+        out = self._forward(self.game.observe(states))
         if out.ownership is None or out.score is None:
             return None
         return out.ownership.tanh().cpu().numpy(), out.score.cpu().numpy()
+
+    def turned(self, states: Any, symmetry: int) -> Said:
+        """What the net says of one row when it sees it turned, turned back."""
+        turn = self.game.symmetries()
+        planes = self.game.observe(states)
+        obs = planes.reshape(1, len(planes[0]), -1)[:, :, turn.cells[symmetry]]
+        out = self._forward(obs.reshape(planes.shape))
+        logits = np.empty(self.game.num_actions, np.float32)
+        logits[turn.actions[symmetry]] = out.policy[0].cpu().numpy()
+        owned, score = None, None if out.score is None else float(out.score[0])
+        if out.ownership is not None:
+            owned = np.empty(self.game.cells, np.float32)
+            owned[turn.cells[symmetry]] = out.ownership[0].tanh().cpu().numpy()
+        return Said(logits, float(out.value[0].tanh()), owned, score)
+
+    def _forward(self, obs: NDArray[Any]) -> NetOutput:
+        assert self.net is not None
+        planes = torch.from_numpy(np.ascontiguousarray(obs)).to(self.device)
+        with self._turn, torch.inference_mode():
+            out: NetOutput = self.net(planes.float())
+        return out
 
     def playing(self, game: Game) -> Mind:
         """The same mind for another game (another komi, another size).
@@ -85,16 +118,29 @@ class Views:
     """What a net's ownership and score heads say of a position, one row, and of the positions after
     its first moves; each is asked once."""
 
-    def __init__(self, mind: Mind, states: Any) -> None:
-        self.mind, self.states = mind, states
-        self.root = mind.heads(states)
+    def __init__(self, mind: Mind, states: Any, root: Heads) -> None:
+        self.mind, self.states, self.root = mind, states, root
         self.known: dict[int, tuple[NDArray[np.float32], float]] = {}
 
-    def add(self, found: Analysis) -> Analysis:
-        """``found`` with ownership and score of its first SEEN moves that have visits, and of the
-        root: the mean of these and its own, by visits."""
-        if self.root is None:
-            return found
+    @staticmethod
+    def of(positions: Sequence[Any], mind: Mind) -> list[Views | None]:
+        """Of positions of one row each, their roots asked for in one call; None where the net has
+        no such heads."""
+        if mind.net is None or not mind.game.has_ownership:
+            return [None] * len(positions)
+        rows = type(positions[0])(*(np.concatenate(field) for field in
+                                    zip(*positions, strict=True)))
+        heads = mind.heads(rows)
+        if heads is None:
+            return [None] * len(positions)
+        return [Views(mind, states, (heads[0][k : k + 1], heads[1][k : k + 1]))
+                for k, states in enumerate(positions)]
+
+    def add(self, found: Analysis, detail: bool = True) -> Analysis:
+        """``found`` with ownership and score: of its first SEEN moves that have visits, and of the
+        root, the mean of these and its own by visits. detail=False: of the root alone, its own."""
+        if not detail:
+            return replace(found, ownership=self.root[0][0], score=float(self.root[1][0]))
         shown = [m for m in found.moves[:SEEN] if m.visits]
         self._ask([m.action for m in shown if m.action not in self.known])
         owned, score, visits = self.root[0][0].copy(), float(self.root[1][0]), 1
@@ -112,12 +158,13 @@ class Views:
         game = self.mind.game
         after = take(self.states, [0] * len(actions))
         game.step(after, np.array(actions, np.int64))
-        owned, score = self.mind.heads(after) or self.root
+        owned, score = self.mind.heads(after)  # type: ignore[misc]  # the root had them
         signs = 1 - 2 * (after.to_play != self.states.to_play[0])
         for row, action in enumerate(actions):
             if game.result(take(after, [row]))[0][0]:
-                ended = of_end(game, take(after, [row]))
-                self.known[action] = ended.ownership * signs[row], float(ended.score) * signs[row]
+                one = take(after, [row])
+                mine = signs[row] * side(one)[0]
+                self.known[action] = game.ownership(one)[0] * mine, float(game.score(one)[0] * mine)
             else:
                 self.known[action] = owned[row] * signs[row], float(score[row] * signs[row])
 
@@ -150,12 +197,11 @@ def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
            device: str = "cpu") -> Mind:
     """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``."""
     evaluate: Evaluator = spread(net, game, device)
-    leaves = leaves or max(1, min(LEAVES, sims // 8))
-    return Mind(name, game, evaluate, SearchConfig(rule="puct", leaves=leaves, reuse=True), sims,
-                net, device)
+    config = SearchConfig(rule="puct", leaves=leaves or max(1, min(LEAVES, sims // 8)), reuse=True)
+    return Mind(name, game, evaluate, config, sims, net, device, leaves)
 
 
 def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
     """Pure Monte Carlo tree search."""
     return Mind(f"mcts:{sims}", game, rollout_evaluate(game, seed),
-                SearchConfig(rule="uct", leaves=leaves, reuse=True), sims)
+                SearchConfig(rule="uct", leaves=leaves, reuse=True), sims, leaves=leaves)

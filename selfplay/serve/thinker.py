@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay.search.search import Search
 from selfplay.search.tree import Tree, node_bytes
-from selfplay.serve.analysis import Analysis, of_end, read
+from selfplay.serve.analysis import Analysis, of_end, read, restrict
 from selfplay.serve.line import Line
 from selfplay.serve.mind import Mind, Views
 
@@ -176,9 +176,9 @@ class Thinker:
         under way is stopped first.
 
         report: called on the thinking thread after every ``every`` seconds and at the end; it may
-        not move. only: bool [A],
-        the moves to think about; the others are not in what is found. heads: ask the net for
-        ownership and score too. Raises ValueError where ``only`` leaves no legal move.
+        not move. only: bool [A], the moves to think about; the others are not in what is found.
+        heads: ask the net for ownership and score too. Raises ValueError where ``only`` leaves no
+        legal move.
         """
         self.halt()
         return self._think(threading.Event(), limits, report, every, only, heads)
@@ -221,7 +221,7 @@ class Thinker:
         if only is not None:
             search.forget([0])
         self._evaluate_root(states, only)
-        views = Views(self.mind, states) if heads else None
+        views = Views.of([states], self.mind)[0] if heads else None
 
         def look() -> Analysis:
             found = read(self.mind.game, states, search)
@@ -251,16 +251,12 @@ class Thinker:
 
     def _evaluate_root(self, states: Any, only: NDArray[np.bool_] | None) -> None:
         """Have a root, with the moves of ``only`` alone."""
-        search, tree = self._search, self._search.tree
-        if not tree.size[0]:
+        search = self._search
+        if not search.tree.size[0]:
             search.begin([0], states, 1, False)
             search.wave(self.mind)
         if only is not None:
-            if not (only & self.line.legal()).any():
-                raise ValueError("none of these moves is legal")
-            prior = np.where(only, tree.prior[0, 0], np.float32(0))
-            tree.prior[0, 0] = prior / prior.sum()
-            tree.favourite[0, 0], tree.rest[0, 0] = prior.argmax(), 1.0
+            restrict(search, 0, only)
 
     def _budget(self, limits: Limits) -> int:
         """Simulations to do at most."""

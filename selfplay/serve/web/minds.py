@@ -16,6 +16,7 @@ from selfplay.common.errors import UserError
 from selfplay.games import own
 from selfplay.games.base import Game, take
 from selfplay.games.go import Go
+from selfplay.learn import packaged
 from selfplay.learn.checkpoint import best, newest, read_meta
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.dead import owners
@@ -56,7 +57,8 @@ def choices(game: Game, given: str | None = None) -> list[Choice]:
 
 
 def _along(game: Game) -> list[Choice]:
-    return []
+    return [Choice(name, f"{name}, packaged") for name in packaged.names()
+            if (path := packaged.find(name)) and read_meta(path).get("game") == game.name]
 
 
 def _of_runs(game: Game) -> list[Choice]:
