@@ -325,7 +325,7 @@ def test_a_piece_moves_by_two_clicks(opened: Open, tmp_path: Path) -> None:
     cell(page, 36)
     see(page, "#ply").to_have_text("1 / 1")
     file = tmp_path / "game.txt"
-    moves = "h4 g5 hxg5 h6 gxh6 Bg7 hxg7 Nc6".split()
+    moves = ["h4", "g5", "hxg5", "h6", "gxh6", "Bg7", "hxg7", "Nc6"]
     file.write_text("\n".join(["selfplay game: openspiel:chess", *moves, ""]))
     page.set_input_files("#file", file)
     see(page, "#ply").to_have_text("8 / 8")

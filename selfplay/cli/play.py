@@ -17,6 +17,7 @@ from selfplay.cli.options import Whole
 @click.option("--browser/--no-browser", default=True, help="Open the page in the browser.")
 def play(game: str | None, net: str | None, port: int | None, browser: bool) -> None:
     """Play and analyse in the browser: every game, with a net or without. Ctrl-C ends it."""
+    import contextlib
     import webbrowser
 
     from selfplay.common.console import announce, say
@@ -35,4 +36,5 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     say(f"{address}  (Ctrl-C ends it)")
     if browser:
         webbrowser.open(address)
-    server.program(game or "go9x9", net).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):
+        server.program(game or "go9x9", net).run(sockets=[listening])

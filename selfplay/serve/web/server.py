@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +30,8 @@ from selfplay.common.errors import UserError, clip
 from selfplay.games import GAMES, GameError, make
 from selfplay.games.openspiel import playable
 from selfplay.models import NetError
-from selfplay.serve.web import protocol
+from selfplay.serve.thinker import Limits
+from selfplay.serve.web import minds, protocol
 from selfplay.serve.web.table import Table
 
 STATIC = Path(__file__).parent / "static"
@@ -86,6 +88,7 @@ def app(game: str = "go9x9", net: str | None = None) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
+        threading.Thread(target=warm, args=(game, net), daemon=True).start()
         yield
         hall.halt()
 
@@ -94,6 +97,15 @@ def app(game: str = "go9x9", net: str | None = None) -> Starlette:
                 Mount("/static", _Files(directory=STATIC))],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
         lifespan=life)
+
+
+def warm(game: str, net: str | None) -> None:
+    """Think once, so that kernels are compiled and the net is loaded by the time of the first
+    move; what goes wrong is told when somebody thinks."""
+    with contextlib.suppress(Exception):
+        made = make(game)
+        words = net or minds.choices(made)[0].words
+        minds.Head(words, made, 8).think([], Limits(sims=8), threading.Event())
 
 
 class _Files(StaticFiles):
