@@ -173,6 +173,7 @@ def test_analysis(opened: Open) -> None:
     see(page, "#board .own rect").not_to_have_count(0)
     page.select_option("#net", "mcts")
     see(page, "#board .candidate.best").to_have_count(1)
+    see(page, "#candidates").to_have_attribute("aria-busy", "false")
     page.locator("#candidates tbody tr").first.click()
     see(page, "#board .ghosts .ghost").not_to_have_count(0)
     see(page, "#board .candidate").to_have_count(0)
@@ -349,7 +350,7 @@ def test_files(opened: Open, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "go5x5.sgf"
-    assert Path(download.value.path()).read_text().count("B[") == 3
+    assert Path(download.value.path()).read_text().count(";B[") == 3
     page.set_input_files("#file", bad)
     see(page, ".toast").to_contain_text("move 2: C3 is illegal")
     see(page, "#ply").to_have_text("1 / 1")

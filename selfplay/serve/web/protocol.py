@@ -23,8 +23,9 @@ A seat is ``{"who": "human"}`` or ``{"who": "net", "net", "sims", "strength"}``;
 
 The server says ``{"is": NAME, ...}``:
 
-    state     table, game, nets, nodes, node, position, seats, run, thinking, analysis: all that
-              the page shows but for thoughts; sent when anything has changed
+    state     table, begun (games so far), game, nets, nodes, node, position, seats, run,
+              thinking, analysis: all that the page shows but for thoughts; sent when anything
+              has changed
     report    side (1: of the net beside), node, visits, value, score, moves, ownership, ended:
               what a search has found so far; moves: action, text, visits, value, prior, pv
     value     node, value, score, visits: of a position that is not shown, for the curve

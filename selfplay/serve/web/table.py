@@ -41,7 +41,7 @@ class Table:
         self.name = secrets.token_urlsafe(6)
         self.viewers: dict[object, Send] = {}
         self.turn = asyncio.Lock()  #: one thing is done at a time
-        self._given = net
+        self._given, self.begun = net, 0
         self._stop, self._rng = threading.Event(), np.random.default_rng()
         self._task: asyncio.Task[None] | None = None
         self._begin(variations.Record(game))
@@ -56,6 +56,7 @@ class Table:
 
     def _begin(self, found: variations.Record) -> None:
         """Put another game on the table."""
+        self.begun += 1
         self.record, self.board, self.at = found, Board(found.game), 0
         self.game = found.game
         self.nets = minds.choices(self.game, self._given)
@@ -196,7 +197,7 @@ class Table:
     def state(self) -> dict[str, Any]:
         game, layout = self.game, self.board.layout
         return {
-            "is": "state", "table": self.name, "node": self.at,
+            "is": "state", "table": self.name, "begun": self.begun, "node": self.at,
             "game": {"name": game.name, "rules": game.rules, "sides": list(self.board.sides),
                      "pass": game.pass_action, "first": self._first, "sgf": game.has_sgf,
                      "ownership": game.has_ownership, "shape": layout.shape,
@@ -209,7 +210,8 @@ class Table:
             "thinking": self.thinking, "analysis": self.analysis}
 
     def file(self) -> dict[str, Any]:
-        names = [seat.get("net", "human") for seat in self.seats]
+        labels = {choice.words: choice.label for choice in self.nets}
+        names = [labels.get(seat.get("net", ""), "human") for seat in self.seats]
         name, text = variations.written(self.record, (names[0], names[1]))
         return {"is": "file", "name": name, "text": text}
 

@@ -64,7 +64,7 @@ function onState(state) {
   page.state = state;
   if (location.hash.slice(1) !== state.table) history.replaceState(null, "", `${location.pathname}#${state.table}`);
   page.nodes = state.nodes.map(([number, parent, text, value, score, visits, side]) => ({number, parent, text, value, score, visits, side}));
-  const other = !before || before.game.name !== state.game.name || before.table !== state.table || before.nodes.length > state.nodes.length;
+  const other = !before || before.table !== state.table || before.begun !== state.begun;
   for (const n of page.nodes) n.depth = n.parent < 0 ? 0 : page.nodes[n.parent].depth + 1;
   if (other) { page.line = []; page.edit = null; page.reports = {}; fillNets(); }
   if (other || before.node !== state.node) Object.assign(page, {reports: {}, shown: null, pinned: null, selected: -1, tree: null, treeTexts: []});
@@ -247,6 +247,7 @@ function drawAnalysis() {
   const values = [0, ...page.line].map((n) => page.nodes[n]).map((n) => ({node: n.number, ply: n.depth, value: n.value}));
   drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, capital(state.game.sides[0]), goto);
   const shown = page.shown || page.pinned;
+  $("candidates").setAttribute("aria-busy", Boolean(report && !report.ended));
   drawCandidates($("candidates").tBodies[0], p.over ? null : report, p.to_play, shown ? shown.action : -1, {
     empty: p.over ? "The game is over." : state.analysis.on ? (slow ? "Thinking… A game's first search is compiled, up to a minute." : "Thinking…") : "Turn the analysis on to see what the net thinks.",
     play,
@@ -541,7 +542,8 @@ const BY_KEY = Object.assign({}, ...KEYS.map((k) => k[2] || {}));
 document.addEventListener("keydown", (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || !page.state || document.querySelector("dialog[open]")) return;
   if (e.key === "Escape") { $("menu").hidden = true; page.selected = page.cursor = -1; if (page.edit) page.edit = null; document.activeElement.blur(); return draw(); }
-  if (e.target.matches("input:not([type=checkbox]), select, textarea")) return;
+  const field = e.target.matches("input:not([type=checkbox]), select, textarea");
+  if (field && !e.target.closest("dialog")) return; // one in a dialog that has just closed is none
   if (e.target.id === "board" && onBoardKey(e)) return e.preventDefault();
   if (e.target.matches("button, [type=checkbox], tr") && (e.key === "Enter" || e.key === " ")) return;
   const act = BY_KEY[e.key.length === 1 ? e.key.toLowerCase() : e.key];
@@ -607,6 +609,14 @@ $("editor-turn").onchange = () => { page.edit.turn = Number($("editor-turn").val
 for (const b of $("overlay").children) b.onclick = () => overlay(b.dataset.overlay);
 for (const b of $("tree-side").children) b.onclick = () => { page.treeSide = Number(b.dataset.side); walk([], []); };
 for (const b of document.querySelectorAll("[data-tab]")) b.onclick = () => setTab(b.dataset.tab);
+// A mouse leaves the keyboard to the page: Space is not for the button that was clicked last.
+let byMouse = false;
+document.addEventListener("mousedown", (e) => {
+  byMouse = true;
+  if (e.target.closest("button") && !e.target.closest("dialog")) e.preventDefault();
+});
+document.addEventListener("keydown", () => { byMouse = false; }, true);
+document.addEventListener("change", (e) => { if (byMouse && !e.target.closest("dialog")) e.target.blur(); });
 document.addEventListener("dragover", (e) => e.preventDefault());
 document.addEventListener("drop", (e) => { e.preventDefault(); load(e.dataTransfer.files[0]); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && socket.readyState === WebSocket.CLOSED) connect(); });

@@ -35,22 +35,37 @@ export function drawCurve(svg, values, plies, at, name, onNode) {
   };
 }
 
+/** Rows stay where they are while their numbers change, so that they can be pointed at. */
 export function drawCandidates(body, report, side, shown, handlers) {
   const moves = report ? report.moves.filter((m, n) => n < 8 && (m.visits > 0 || report.visits === 0 || n < 3)) : [];
   const top = Math.max(1, ...moves.map((m) => m.visits));
-  body.innerHTML = moves.map((m, n) => `<tr data-n="${n}" tabindex="0" class="${shown === m.action ? "shown" : ""}">
-    <td><b>${esc(m.text)}</b></td><td>${m.visits || report.visits === 0 ? percent(winrate(m.value, side)) : ""}</td>
-    <td class="barred"><i style="width:${(100 * m.visits / top).toFixed(1)}%"></i><span>${many(m.visits)}</span></td>
-    <td>${percent(m.prior)}</td><td><button class="quiet icon small" data-play="${m.action}" title="Play ${esc(m.text)}" aria-label="Play ${esc(m.text)}"><svg><use href="#i-play"/></svg></button></td></tr>`).join("") ||
-    `<tr class="empty"><td colspan="5">${esc(handlers.empty)}</td></tr>`;
-  for (const row of body.querySelectorAll("[data-n]")) {
-    const move = moves[Number(row.dataset.n)];
-    row.onmouseenter = () => handlers.show(move, false);
-    row.onmouseleave = () => handlers.show(null, false);
-    row.onclick = () => handlers.show(move, true);
-    row.onkeydown = (e) => { if (e.key === "Enter") { e.stopPropagation(); handlers.show(move, true); } };
-    row.querySelector("[data-play]").onclick = (e) => { e.stopPropagation(); handlers.play(move.action); };
+  if (!moves.length) {
+    body.innerHTML = `<tr class="empty"><td colspan="5">${esc(handlers.empty)}</td></tr>`;
+  } else if (body.querySelectorAll("[data-n]").length !== moves.length) {
+    body.innerHTML = moves.map((_, n) => `<tr data-n="${n}" tabindex="0"><td><b></b></td><td></td><td class="barred"><i></i><span></span></td><td></td>
+      <td><button class="quiet icon small" data-play><svg><use href="#i-play"/></svg></button></td></tr>`).join("");
   }
+  moves.forEach((m, n) => {
+    const row = body.rows[n], cells = row.cells, button = row.querySelector("button");
+    row.classList.toggle("shown", shown === m.action);
+    cells[0].firstChild.textContent = m.text;
+    cells[1].textContent = m.visits || report.visits === 0 ? percent(winrate(m.value, side)) : "";
+    cells[2].firstChild.style.width = `${(100 * m.visits / top).toFixed(1)}%`;
+    cells[2].lastChild.textContent = many(m.visits);
+    cells[3].textContent = percent(m.prior);
+    button.dataset.play = m.action;
+    button.title = `Play ${m.text}`;
+    button.setAttribute("aria-label", button.title);
+  });
+  const moveOf = (e) => { const row = e.target.closest("[data-n]"); return row ? moves[Number(row.dataset.n)] : null; };
+  body.onmouseover = (e) => handlers.show(moveOf(e), false);
+  body.onmouseleave = () => handlers.show(null, false);
+  body.onclick = (e) => {
+    const move = moveOf(e);
+    if (move && e.target.closest("button")) handlers.play(move.action);
+    else if (move) handlers.show(move, true);
+  };
+  body.onkeydown = (e) => { if (e.key === "Enter" && e.target.matches("tr")) { e.stopPropagation(); handlers.show(moveOf(e), true); } };
 }
 
 /** line: nodes from the first move on; nodes: all, by number. */
