@@ -102,6 +102,11 @@ class Game:
     max_moves: int = _derived(lambda self: self.cells)
     pass_action: int = -1  #: index of the pass, or -1
     has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
+    #: the last so many planes spell the komi (Go has them); then states have a column ``komi``,
+    #: int16 [B], half points that player 1 receives, which may be set while a game is fresh
+    komi_planes: int = 0
+    #: what one net can play, in words: games of one kin share nets that see the komi
+    kin: str = _derived(lambda self: self.name)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
     #: how it is drawn: cells, go (crossings), columns (a move is a column, stones fall), all three
@@ -122,6 +127,10 @@ class Game:
         """``batch`` fresh initial states."""
         return BoardStates(np.zeros((batch, self.cells), np.int8), np.zeros(batch, np.int8),
                            np.zeros(batch, np.int32))
+
+    def vary(self, states: Any, config: Any, rng: np.random.Generator) -> None:
+        """Give games that have not been decided different rules, so that one net learns all that
+        it may be asked to play; most games have nothing to vary (Go: komi). config: ``rl``'s."""
 
     def move(self, states: Any, actions: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Make legal moves int64 [n] in n games that are not over; change ``states`` in place.

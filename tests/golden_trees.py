@@ -48,10 +48,12 @@ def positions(game: Game, deepest: int) -> Any:
 
 
 def evaluator(game: Game) -> Any:
-    """Random logits in +-2 and values in +-1 that depend on the observation alone."""
+    """Random logits in +-2 and values in +-1 that depend on the board shown alone: a net that is
+    told the komi too changes no search."""
+    shown = game.obs_shape[0] - game.komi_planes
 
     def evaluate(states: Any, legal: NDArray[np.bool_]) -> Any:
-        streams = rng.fingerprint((game.observe(states),), SEED)
+        streams = rng.fingerprint((np.ascontiguousarray(game.observe(states)[:, :shown]),), SEED)
         everywhere = np.ones((len(legal), game.num_actions + 1), np.bool_)
         draws = rng.gumbel(streams, np.arange(len(legal)), everywhere)
         numbers = np.exp(-np.exp(-draws)) * 2 - 1  # uniform again
