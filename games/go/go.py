@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries, side, take
 from . import large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -48,6 +49,7 @@ class Go(Game):
     has_sgf = True
     sides = ("black", "white")
     board_style = "go"
+    quick_wins = True
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -180,6 +182,38 @@ class Go(Game):
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
         small.moves(states, *self._cells, out)
         return out
+
+    def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A second pass wins for who leads."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, legal, states.recent[:, 0] == self.pass_action, 1)
+        self._near_the_end(found, super().wins, states, legal, 1)
+        return found
+
+    def blunders(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A pass loses for who is behind, whether it is the second or the opponent passes too."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, legal, np.ones(len(legal), np.bool_), -1)
+        self._near_the_end(found, super().blunders, states, legal, 2)
+        return found
+
+    def _by_passing(
+        self, found: NDArray[np.bool_], states: States, legal: NDArray[np.bool_],
+        asked: NDArray[np.bool_], sign: int,
+    ) -> None:
+        """Mark the pass where the board, counted now, is worth ``sign`` to the side to move."""
+        if asked.any():
+            value = np.sign(self._leads(states, asked) - self.komi) * side(states)
+            found[:, -1] = asked & legal[:, -1] & (value == sign)
+
+    def _near_the_end(
+        self, found: NDArray[np.bool_], ask: Callable[..., NDArray[np.bool_]], states: States,
+        legal: NDArray[np.bool_], moves: int,
+    ) -> None:
+        """Where so few moves are left, any of them may be the last: try them all."""
+        rows = np.flatnonzero(states.ply + moves >= self.max_moves)
+        if len(rows):
+            found[rows] = ask(take(states, rows), legal[rows])
 
     def observe(self, states: States) -> NDArray[np.uint8]:
         out = np.empty((len(states.ply), self.obs_shape[0], self.size * self.size), np.uint8)
