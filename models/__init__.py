@@ -1,6 +1,7 @@
 """Nets: shapes in, logits and values out. Nothing here knows a game.
 
-``NetSpec("6x64", obs_shape, num_actions, ownership)`` says what to build, ``build`` builds it.
+``NetSpec("6x64", obs_shape, num_actions, ownership)`` says what to build (``spec_for`` that of a
+game), ``build`` builds it.
 The size is the one dial: residual blocks x channels. ``PRESETS`` are those with measured figures;
 any ``BxC`` works.
 """
@@ -11,16 +12,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .precision import DTYPES, choose_dtype, has_fast_bfloat16
-from .resnet import NetOutput, ResNet, folded
+from .resnet import NetOutput, ResNet, folded, placed
 
 __all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
-           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "seeded"]
+           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "placed", "seeded",
+           "spec_for"]
 
 PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
 
@@ -41,15 +44,26 @@ class NetSpec:
     obs_shape: tuple[int, int, int]  #: (C, H, W)
     num_actions: int
     ownership: bool = False  #: has an ownership and a score head
+    komi: int = 0  #: the last so many planes spell the komi (see ``resnet.komi_inputs``)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "obs_shape", tuple(self.obs_shape))  # JSON brings a list
         if not _is_own(self.size):
             _parse(self.size)
 
+    @property
+    def any_board(self) -> bool:
+        """Whether its net takes boards of any size, and any komi."""
+        return self.komi > 0 and not _is_own(self.size)
 
-#: family -> constructor(blocks, channels, obs_shape, num_actions, ownership)
-NETS: dict[str, Callable[[int, int, tuple[int, int, int], int, bool], nn.Module]] = {
+
+def spec_for(game: Any, size: str) -> NetSpec:
+    """The net of ``size`` for a game, by its shapes."""
+    return NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership, game.komi_planes)
+
+
+#: family -> constructor(blocks, channels, obs_shape, num_actions, ownership, komi)
+NETS: dict[str, Callable[[int, int, tuple[int, int, int], int, bool, int], nn.Module]] = {
     "resnet": ResNet,
 }
 
@@ -75,7 +89,8 @@ def build(spec: NetSpec) -> nn.Module:
                               f"it: give --net {spec.size}")
         return OWN[name](spec)
     family, blocks, channels = _parse(spec.size)
-    return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership)
+    return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership,
+                        spec.komi)
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:

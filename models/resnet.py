@@ -4,6 +4,10 @@ Blocks are pre-activated (He et al. 2016, arXiv:1603.05027) and every second one
 (KataGo: Wu 2019, arXiv:1902.10565). Unlike there, each BatchNorm
 stands right behind a convolution, so that for inference all of them fold into the convolutions
 (``folded``) and nothing but convolutions, additions and ReLUs is left.
+
+Komi is a global input: it enters where the net looks at the whole board at once, beside the pooled
+features (as Wu 2019 has it). A plane for the convolutions would cost more, and would seem smaller
+at the edge. Nothing depends on the board's size, so that one set of weights serves several.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 POOL_EVERY = 2  #: blocks 1, 3, 5 ... (from 0) pool globally
 HEAD_CHANNELS = 32  #: at most
 SCORE_SCALE = 20.0  #: points per unit of the score head, so that its weights stay small
+KOMI_SCALE = 10.0  #: points per unit of the komi as an input
+KOMI_INPUTS = 2  #: numbers that ``komi_inputs`` makes
 
 
 class NetOutput(NamedTuple):
@@ -65,6 +71,28 @@ def pool(x: Tensor) -> Tensor:
     return torch.cat([mean, mean * ((x.shape[3] - 14) / 10), highest], 1)
 
 
+def komi_inputs(bits: Tensor, powers: Tensor, odd: bool) -> tuple[Tensor, Tensor]:
+    """(inputs [B, 2], komi in points [B]) of the side to move.
+
+    bits: [B, K], 0 and 1: half points in two's complement, lowest bit first; powers: [K], what
+    each is worth, in half points. odd: whether the board has an odd number of points. Products and
+    sums are exact in bfloat16 up to 127 half points.
+
+    The first input is the komi in units of KOMI_SCALE. The second is how far the komi is from the
+    nearest one that can be drawn with all points counted, in points, 0 where that is a point off:
+    a lead has the parity of the board, so that 5.5, 6 and 6.5 decide alike on an odd one, and the
+    sum of both, in points, is the same for the three of them (Wu 2019 has a similar input).
+    """
+    halves = (bits * powers).sum(1)
+    toward = bits[:, 0] * (bits[:, 1] - 0.5) * (1.0 if odd else -1.0)
+    return torch.stack([halves / (2 * KOMI_SCALE), toward], 1), halves / 2
+
+
+def beside(pooled: Tensor, inputs: Tensor | None) -> Tensor:
+    """Pooled features [B, n] and, where the net has them, the global inputs [B, KOMI_INPUTS]."""
+    return pooled if inputs is None else torch.cat([pooled, inputs], 1)
+
+
 class Block(nn.Module):
     """x + N(conv(relu(N(conv(relu(x))))))"""
 
@@ -73,41 +101,42 @@ class Block(nn.Module):
         self.first = ConvNorm(channels, channels, 3)
         self.second = ConvNorm(channels, channels, 3, scale=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
         return x + self.second(relu(self.first(relu(x))))
 
 
 class PoolBlock(nn.Module):
-    """A Block in which a quarter of the inner channels, pooled, biases the others."""
+    """A Block in which a quarter of the inner channels, pooled, biases the others, as do ``more``
+    global inputs."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, more: int = 0) -> None:
         super().__init__()
         self.pooled = max(channels // 4, 4)
         rest = channels - self.pooled
         self.first = ConvNorm(channels, channels, 3)
-        self.bias = nn.Linear(3 * self.pooled, rest)
+        self.bias = nn.Linear(3 * self.pooled + more, rest)
         self.second = ConvNorm(rest, channels, 3, scale=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
         inner = self.first(relu(x))
-        bias = self.bias(pool(relu(inner[:, : self.pooled])))
+        bias = self.bias(beside(pool(relu(inner[:, : self.pooled])), inputs))
         return x + self.second(relu(inner[:, self.pooled :] + bias[:, :, None, None]))
 
 
 class PointPolicy(nn.Module):
     """One logit per point of the board, and one of the pass where there is one (A = H*W + 1)."""
 
-    def __init__(self, channels: int, hidden: int, has_pass: bool) -> None:
+    def __init__(self, channels: int, hidden: int, has_pass: bool, more: int = 0) -> None:
         super().__init__()
         self.hidden = hidden
         self.first = ConvNorm(channels, 2 * hidden, 1)
-        self.bias = nn.Linear(3 * hidden, hidden)
+        self.bias = nn.Linear(3 * hidden + more, hidden)
         self.points = nn.Conv2d(hidden, 1, 1)
-        self.pass_move = nn.Linear(3 * hidden, 1) if has_pass else None
+        self.pass_move = nn.Linear(3 * hidden + more, 1) if has_pass else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
         inner = self.first(x)
-        pooled = pool(relu(inner[:, : self.hidden]))
+        pooled = beside(pool(relu(inner[:, : self.hidden])), inputs)
         biased = inner[:, self.hidden :] + self.bias(pooled)[:, :, None, None]
         logits = self.points(relu(biased)).flatten(1)
         return logits if self.pass_move is None else torch.cat([logits, self.pass_move(pooled)], 1)
@@ -121,7 +150,7 @@ class FlatPolicy(nn.Module):
         self.first = ConvNorm(channels, hidden, 1)
         self.last = nn.Linear(hidden * cells, num_actions)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
         return self.last(relu(self.first(x)).flatten(1))
 
 
@@ -129,50 +158,75 @@ class ValueHead(nn.Module):
     """Value, and where asked for ownership and score.
 
     flat: see each point separately, for boards whose points differ in meaning, as the rows of
-    Connect Four do; otherwise only pooled features.
+    Connect Four do; otherwise only pooled features. more: global inputs beside them. The score's
+    part that is komi is added as it is: what is left to learn is the lead on the board.
     """
 
-    def __init__(self, channels: int, hidden: int, cells: int, flat: bool, ownership: bool) -> None:
+    def __init__(
+        self, channels: int, hidden: int, cells: int, flat: bool, ownership: bool, more: int = 0,
+    ) -> None:
         super().__init__()
         self.flat = flat
         self.first = ConvNorm(channels, hidden, 1)
-        self.middle = nn.Linear(hidden * cells if flat else 3 * hidden, 2 * hidden)
+        self.middle = nn.Linear((hidden * cells if flat else 3 * hidden) + more, 2 * hidden)
         self.value = nn.Linear(2 * hidden, 1)
         self.owner = nn.Conv2d(hidden, 1, 1) if ownership else None
         self.score = nn.Linear(2 * hidden, 1) if ownership else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(
+        self, x: Tensor, inputs: Tensor | None = None, komi: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         inner = relu(self.first(x))
-        middle = relu(self.middle(inner.flatten(1) if self.flat else pool(inner)))
+        features = inner.flatten(1) if self.flat else pool(inner)
+        middle = relu(self.middle(beside(features, inputs)))
         value = self.value(middle).squeeze(1)
         if self.owner is None or self.score is None:
             return value, None, None
-        return value, self.owner(inner).flatten(1), SCORE_SCALE * self.score(middle).squeeze(1)
+        score = SCORE_SCALE * self.score(middle).squeeze(1)
+        return value, self.owner(inner).flatten(1), score if komi is None else score + komi
 
 
 class ResNet(nn.Module):
-    """The whole net: float [B, C, H, W] -> NetOutput."""
+    """The whole net: float [B, C, H, W] -> NetOutput.
+
+    komi: the last so many planes spell it; these do not go through convolutions. The first planes
+    are those that it was made for: what games have shown since then is left out.
+    """
+
+    powers: Tensor
 
     def __init__(
         self, blocks: int, channels: int, obs_shape: tuple[int, int, int], num_actions: int,
-        ownership: bool,
+        ownership: bool, komi: int = 0,
     ) -> None:
         super().__init__()
         planes, height, width = obs_shape
         cells, hidden = height * width, min(HEAD_CHANNELS, channels)
-        by_point = num_actions in (cells, cells + 1)
-        self.stem = ConvNorm(planes, channels, 3)
+        by_point, more = num_actions in (cells, cells + 1), KOMI_INPUTS if komi else 0
+        self.planes, self.komi = planes - komi, komi
+        powers = 2 ** torch.arange(komi)
+        powers[-1:] *= -1  # two's complement; whole numbers, which no change of dtype rounds
+        self.register_buffer("powers", powers, persistent=False)
+        self.stem = ConvNorm(self.planes, channels, 3)
         self.blocks = nn.Sequential(*(
-            PoolBlock(channels) if index % POOL_EVERY == POOL_EVERY - 1 else Block(channels)
+            PoolBlock(channels, more) if index % POOL_EVERY == POOL_EVERY - 1 else Block(channels)
             for index in range(blocks)))
         self.policy: nn.Module = (
-            PointPolicy(channels, hidden, num_actions > cells) if by_point
+            PointPolicy(channels, hidden, num_actions > cells, more) if by_point
             else FlatPolicy(channels, hidden, cells, num_actions))
-        self.value = ValueHead(channels, hidden, cells, not by_point, ownership)
+        self.value = ValueHead(channels, hidden, cells, not by_point, ownership, more)
 
     def forward(self, obs: Tensor) -> NetOutput:
-        x = relu(self.blocks(self.stem(obs)))
-        return NetOutput(self.policy(x), *self.value(x))
+        inputs = komi = None
+        if self.komi:
+            bits = obs[:, self.planes : self.planes + self.komi, 0, 0]
+            odd = obs.shape[2] * obs.shape[3] % 2 == 1
+            inputs, komi = komi_inputs(bits, self.powers, odd)
+        x = self.stem(obs[:, : self.planes])
+        for block in self.blocks:
+            x = block(x, inputs)
+        x = relu(x)
+        return NetOutput(self.policy(x, inputs), *self.value(x, inputs, komi))
 
 
 def folded(net: nn.Module) -> nn.Module:
@@ -186,3 +240,13 @@ def folded(net: nn.Module) -> nn.Module:
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
     return copied
+
+
+def placed(
+    net: nn.Module, device: str | torch.device, dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """``net`` itself, moved to ``device``; weights lie channels last, the order in which
+    convolutions run fastest. dtype: cast to this; None leaves it."""
+    moved: nn.Module = net.to(  # type: ignore[call-overload]
+        device, dtype, memory_format=torch.channels_last)
+    return moved

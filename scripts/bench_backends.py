@@ -117,10 +117,10 @@ def backends(subject: Subject) -> dict[str, Callable[[int], Forward]]:
 
     def openvino_(precision: Any) -> Callable[[int], Forward]:
         def prepare(batch: int) -> Forward:
-            acting = folded(net)
-            ranges = (find_ranges(acting, game.obs_shape, subject.calibration)
+            plain = folded(net)
+            ranges = (find_ranges(plain, game.obs_shape, subject.calibration)
                       if precision == "int8" else None)
-            return compile_net(acting, game.obs_shape, batch, precision, ranges,
+            return compile_net(plain, game.obs_shape, batch, precision, ranges,
                                binary=game.obs_binary)
 
         return prepare

@@ -35,19 +35,22 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
     from selfplay.common.settings import override
     from selfplay.learn.checkpoint import chosen
     from selfplay.llm.config import with_algorithm
-    from selfplay.llm.folder import sampling_of
-    from selfplay.llm.kept import KeptTextLearner
+    from selfplay.llm.folder import (
+        open_learner,
+        open_text_run,
+        sampling_of,
+        stored_text_config,
+    )
     from selfplay.llm.recipes import job_of
-    from selfplay.llm.run import open_run, stored_config
     from selfplay.run.keep import Watch
 
-    stored, taught = stored_config(args.run), chosen(args.run / "sft")
+    stored, taught = stored_text_config(args.run), chosen(args.run / "sft")
     if stored is None or taught is None:
         sys.exit(f"{args.run}: no run with an SFT; make one as the top of this script says")
-    run = open_run(args.run, stored)
+    run = open_text_run(args.run, stored)
     config = override(with_algorithm(stored, args.side), args.assignments)
     with tempfile.TemporaryDirectory() as folder:
-        learner = KeptTextLearner(
+        learner, _ = open_learner(
             job_of(replace(run, config=config)), taught, Path(folder),
             replace(config.rl, evaluate_prompts=args.questions), config.pg,
             sampling=sampling_of(config), seed=args.seed)

@@ -5,7 +5,7 @@
     taskset -c 0 python scripts/bench_pgx.py        # one core
     python scripts/bench_pgx.py --jax-python /other/venv/bin/python    # jax installed elsewhere
 
-Ours: ``selfplay.crew.SelfPlay`` with a full search for every move and no evaluation cache. Theirs:
+Ours: ``board.selfplay.SelfPlay`` with a full search for every move and no evaluation cache. Theirs:
 pgx's go_9x9 and its own AZNet (v2 blocks) under ``mctx.gumbel_muzero_policy`` with auto-reset, as
 in pgx's AlphaZero example; one compiled step that gives its state back to XLA. Before the pairs
 each side finds the batch, theirs also the number format and the number of XLA host devices, at
@@ -39,6 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,8 +188,8 @@ def speed_rows(
         f"theirs: {found['about']}; {found['mflop']:.1f} MFLOP an evaluation")
     kept = []
     for do in ("selfplay", "raw"):
-        pairs = take_pairs(lambda do=do: ours.ask(do, seconds=options.seconds),
-                           lambda do=do: theirs.ask(do, seconds=options.seconds),
+        pairs = take_pairs(partial(ours.ask, do, seconds=options.seconds),
+                           partial(theirs.ask, do, seconds=options.seconds),
                            options.pairs, options.calm)
         say(f"{do}: kept {len(pairs)} pairs; other programs had at most "
             f"{max(map(disturbance, pairs)):.0%} of the cores")

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 RAW_BATCHES = (16, 32, 64, 128, 256)
@@ -99,13 +100,13 @@ def serve(side: Any) -> None:
 # ---- ours ----------------------------------------------------------------------------------------
 
 
-def our_evaluators(game: Any, net: str, dtype: str, count: int) -> list[Any]:
+def our_evaluators(game: Any, net: str, dtype: Any, count: int) -> list[Any]:
     from selfplay.inference import openvino  # noqa: F401 - brings int8
     from selfplay.inference.evaluator import Evaluator, load_all
     from selfplay.inference.precision import random_positions
-    from selfplay.models import NetSpec, build, seeded
+    from selfplay.models import build, seeded, spec_for
 
-    spec = NetSpec(net, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, net)
     made = [Evaluator(None, game, dtype=dtype) for _ in range(count)]
     load_all(made, seeded(0, lambda: build(spec)).eval(), random_positions(game))
     return made
@@ -127,13 +128,13 @@ def our_selfplay(game: Any, net: str, dtype: str, simulations: int, games: int) 
     return SelfPlay(game, evaluators, config, seed=0, threads=torch.get_num_threads())
 
 
-def our_moves(crew: Any, seconds: float) -> int:
+def our_moves(loop: Any, seconds: float) -> int:
     """Moves made in ``seconds`` or a little more: until the next moves have been made.
 
     Every move is a training row here, in the book while its game lasts and then in the harvest.
     """
     def booked() -> int:
-        return sum(int(actor.book.rows.sum()) for actor in crew.actors)
+        return sum(int(actor.book.rows.sum()) for actor in loop.actors)
 
     start, before = time.perf_counter(), booked()
     seen = before
@@ -143,7 +144,7 @@ def our_moves(crew: Any, seconds: float) -> int:
         landed, seen = seen, booked()
         return seen != landed and time.perf_counter() - start >= seconds
 
-    harvest = crew.play(1 << 40, stop=stop)
+    harvest = loop.play(1 << 40, stop=stop)
     finished = 0 if harvest is None else len(harvest.columns.value)
     return booked() - before + finished
 
@@ -160,20 +161,20 @@ class Ours:
         import torch
 
         from selfplay.games import make
-        from selfplay.models import NetSpec, flops
+        from selfplay.models import flops, spec_for
 
         imported = time.perf_counter()
         self.game, self.net, self.dtype = make("go9x9"), net, dtype
-        self.crew = our_selfplay(self.game, net, dtype, simulations, games)
+        self.loop = our_selfplay(self.game, net, dtype, simulations, games)
         built = time.perf_counter()
-        our_moves(self.crew, 0.0)
+        our_moves(self.loop, 0.0)
         moved = time.perf_counter()
-        spec = NetSpec(net, self.game.obs_shape, self.game.num_actions, self.game.has_ownership)
+        spec = spec_for(self.game, net)
         return {"parts": f"import {imported - began:.1f}, set up {built - imported:.1f}, "
                          f"compile and first moves {moved - built:.1f}",
                 "mflop": flops(spec) / 1e6,
                 "about": f"{games} games, torch {torch.__version__}, "
-                         f"{self.crew.actors[0].evaluate.dtype_name}, "
+                         f"{self.loop.actors[0].evaluate.dtype_name}, "
                          f"{torch.get_num_threads()} thread(s)"}
 
     def _forward(self, batch: int) -> int:
@@ -192,20 +193,20 @@ class Ours:
         self.workers = Workers(len(self.alone))
         planes = np.random.default_rng(0).random((max(RAW_BATCHES), *self.game.obs_shape)) < 0.3
         self.planes = planes.astype(np.uint8)
-        rates = {b: rate_of(lambda b=b: self._forward(b), TUNE_SECONDS) for b in RAW_BATCHES}
+        rates = {b: rate_of(partial(self._forward, b), TUNE_SECONDS) for b in RAW_BATCHES}
         self.raw_batch = fastest(rates)
         return {"raw": f"batch {self.raw_batch}"}
 
     def selfplay(self, seconds: float) -> dict[str, float]:
         def work() -> dict[str, float]:
             before = self._evaluations()
-            moves = our_moves(self.crew, seconds)
+            moves = our_moves(self.loop, seconds)
             return {"evaluations": self._evaluations() - before, "moves": moves}
 
         return timed(work)
 
     def _evaluations(self) -> int:
-        return sum(actor.evaluate.evaluations for actor in self.crew.actors)
+        return sum(actor.evaluate.evaluations for actor in self.loop.actors)
 
     def raw(self, seconds: float) -> dict[str, float]:
         return timed(lambda: {"evaluations": until(seconds, lambda: self._forward(self.raw_batch))})

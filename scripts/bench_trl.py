@@ -37,10 +37,10 @@ RATE = 1e-7
 
 
 def make_model(folder: Path, dial: str) -> None:
-    from selfplay.llm.models import character_tokenizer, save, small_model
+    from selfplay.llm.models import character_tokenizer, save_model, small_model
 
     tokenizer = character_tokenizer()
-    save(folder, small_model(dial, tokenizer, 0), tokenizer)
+    save_model(folder, small_model(dial, tokenizer, 0), tokenizer)
 
 
 class Clock:
@@ -75,15 +75,16 @@ class Clock:
 
 def our_side(args: argparse.Namespace) -> None:
     from selfplay.learn.config import algorithm
+    from selfplay.llm.config import TextRLConfig
+    from selfplay.llm.folder import open_learner
     from selfplay.llm.generate import Sampling
-    from selfplay.llm.kept import KeptTextLearner
-    from selfplay.llm.rl import RewardedTask, TextRLConfig
+    from selfplay.llm.rl import RewardedTask
     from selfplay.llm.tasks import make_task
 
     job = RewardedTask(make_task(args.task, style="short"))
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
     with tempfile.TemporaryDirectory() as folder:
-        learner = KeptTextLearner(job, args.model, Path(folder), config,
+        learner, _ = open_learner(job, args.model, Path(folder), config,
                                   algorithm("grpo", learning_rate=RATE),
                                   sampling=Sampling(max_new_tokens=args.tokens))
         clock = Clock(args)
@@ -96,16 +97,18 @@ def their_side(args: argparse.Namespace) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from selfplay.llm.models import load
+    from selfplay.llm.models import load_model
     from selfplay.llm.rewards import reward
     from selfplay.llm.tasks import make_task
 
     clock, written = Clock(args), [0]
     examples = make_task(args.task, style="short").batch(0, args.prompts * 256)
     known = {e.prompt: e for e in examples}
-    model, tokenizer = load(args.model)
+    model, tokenizer = load_model(args.model)
 
-    def judge(prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+    def judge(
+        prompts: Any, completions: Any, completion_ids: Any, **_: Any,
+    ) -> list[float | None]:
         written[0] = sum(map(len, completion_ids))
         return [reward(c[0]["content"], known[p[0]["content"]])["accuracy"]
                 for p, c in zip(prompts, completions, strict=True)]

@@ -2,6 +2,7 @@
 
     python scripts/reach.py board/alphazero llm/rl        modules and lines of each
     python scripts/reach.py --list board/alphazero        and which they are
+    python scripts/reach.py --names llm                   names that llm shares with other files
 
 Imports are read, not run; those inside of functions count as well, those for type checkers alone
 do not, nor do the ``__init__`` of packages that nobody asks for anything.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,11 +85,47 @@ def lines(modules: list[str]) -> int:
     return sum(len(path.read_text().splitlines()) for m in modules if (path := path_of(m)))
 
 
+def modules() -> Iterator[str]:
+    """Every module of the package."""
+    for start, prefix in ((ROOT / "selfplay", ["selfplay"]),
+                          *((path, ["selfplay", name]) for name, path in FLOORS.items())):
+        for path in start.rglob("*.py"):
+            inner = path.relative_to(start).with_suffix("").parts
+            if prefix != ["selfplay"] or inner[0] not in FLOORS:  # which may be links
+                yield ".".join([*prefix, *(part for part in inner if part != "__init__")])
+
+
+def names() -> dict[str, list[str]]:
+    """The functions and classes at the top of modules: name -> the modules that define it."""
+    found: dict[str, list[str]] = {}
+    for module in sorted(modules()):
+        path = path_of(module)
+        assert path is not None, module
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def shared_names(folder: str = "") -> dict[str, list[str]]:
+    """Those of ``names`` that two modules or more define, one of them in ``folder``."""
+    start = f"selfplay.{folder}".rstrip(".") + "."
+    return {name: where for name, where in names().items()
+            if len(set(where)) > 1 and any(f"{module}.".startswith(start) for module in where)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("modules", nargs="+", help="such as board/alphazero")
+    parser.add_argument("modules", nargs="*", help="such as board/alphazero")
     parser.add_argument("--list", action="store_true", help="name them, with their lines")
+    parser.add_argument("--names", metavar="FOLDER", help="such as llm: names it shares")
     options = parser.parse_args()
+    if options.names is not None:
+        shared = shared_names(options.names)
+        print(f"{len(shared)} of the {len(shared_names())} names that two files or more define "
+              f"({len(names()):,} names in all)")
+        for name, where in shared.items():
+            print(f"    {name:24} {' '.join(m.removeprefix('selfplay.') for m in where)}")
     for name in options.modules:
         found = reach("selfplay." + name.removesuffix(".py").replace("/", "."))
         print(f"{name}: {len(found)} modules, {lines(found):,} lines")

@@ -14,7 +14,7 @@ from forked import POSSIBLE, Forked
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.games import make
 from selfplay.learn import checkpoint
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,7 +83,7 @@ Command = Callable[..., Said]
 
 def save_net(path: Path, game_name: str) -> None:
     game = make(game_name)
-    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, "1x8")
     trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig())
     checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
                                           "compute": {}})

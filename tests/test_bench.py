@@ -24,7 +24,7 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import precision
 from selfplay.inference.evaluator import Evaluator
-from selfplay.models import NetSpec, build
+from selfplay.models import build, spec_for
 from selfplay.search.search import Search, SearchConfig
 
 INT8 = ["selfplay_int8_over_raw", "selfplay_int8"] * ("int8" in precision.candidates("cpu"))
@@ -155,7 +155,7 @@ def test_on_a_gpu_one_thread_feeds_the_net_alone_and_all_play(
     monkeypatch.setattr(bench_net, "_best", works.extend)
     torch.set_num_threads(3)
     for device in ("cuda", "cpu"):
-        spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+        spec = spec_for(game, "1x8")
         nets = bench_net._Nets(game, spec, device)
         nets.selfplay("float32")
         nets.alone("float32")
@@ -193,7 +193,7 @@ def test_the_first_move_is_that_of_the_net_asked_for() -> None:
         [sys.executable, "-c", bench_net.FIRST_MOVE + after, "tictactoe", "1x8", "cpu"],
         check=True, capture_output=True, text=True)
     game = make("tictactoe")
-    net = build(NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership))
+    net = build(spec_for(game, "1x8"))
     parameters, moves = map(int, done.stdout.split())
     assert parameters == sum(p.numel() for p in net.parameters())
     assert moves > 0

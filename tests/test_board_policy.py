@@ -17,14 +17,14 @@ from selfplay.board.policy import BoardPolicy, Turn, freeze_unused, inputs_of
 from selfplay.games import make
 from selfplay.learn import losses
 from selfplay.learn.rollout import Rollout
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.search import random as rng
 
 GAME = make("tictactoe")
 
 
 def policy(game: Any = GAME, size: str = "2x8", dtype: str = "float32") -> BoardPolicy:
-    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, size)
     net = seeded(0, lambda: build(spec)).eval()
     with torch.no_grad():  # BatchNorms whose statistics are not those of a batch, nor 0 and 1
         for name, buffer in net.named_buffers():

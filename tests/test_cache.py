@@ -18,7 +18,7 @@ from selfplay.games import make
 from selfplay.inference import cache
 from selfplay.inference.cache import EvaluationCache
 from selfplay.inference.evaluator import Evaluator
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 
 ACTIONS = 3
 
@@ -132,7 +132,7 @@ def test_the_games_of_self_play_stay_the_same() -> None:
 def test_new_weights_are_asked_anew() -> None:
     torch.set_num_threads(1)
     game = make("connect4")
-    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, "1x8")
     old, new = (seeded(seed, lambda: build(spec)).eval() for seed in (1, 2))
     remembers = Evaluator(old, game, dtype="float32", cache_mb=1)
     states = game.new(7)

@@ -15,7 +15,7 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
 from selfplay.inference.evaluator import Evaluator, spread
-from selfplay.models import NetSpec, build, has_fast_bfloat16, seeded
+from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
 
@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 def net_for(game: Any, size: str = "4x32", seed: int = 0) -> nn.Module:
     """A net with the statistics and the spread of a trained one."""
-    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, size)
     net = seeded(seed, lambda: build(spec))
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():

@@ -89,10 +89,10 @@ def test_mistakes(
 def test_half_a_model_is_refused_before_anything_is_made(
     run: Command, tmp_path: Path, lost: str
 ) -> None:
-    from selfplay.llm.models import character_tokenizer, save, small_model
+    from selfplay.llm.models import character_tokenizer, save_model, small_model
 
     tokenizer = character_tokenizer()
-    save(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)
+    save_model(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)
     (tmp_path / "model/train.safetensors").write_bytes(b"no model's")
     (tmp_path / "model" / lost).unlink()
     wanted = "tokenizer" if "tokenizer" in lost else lost.removeprefix("model.")

@@ -15,13 +15,13 @@ from selfplay.llm.evaluate import (
     Answers,
     accuracy,
     answers,
-    evaluate,
-    majority,
+    evaluate_model,
     majority_at,
+    majority_vote,
     pass_at,
 )
 from selfplay.llm.generate import Samples, Sampling
-from selfplay.llm.models import left_padded
+from selfplay.llm.models import padded_tokens
 from selfplay.llm.rewards import Example
 
 QUESTIONS = [Example("1+1=", "2", "number"), Example("2+2=", "4", "number")]
@@ -31,7 +31,7 @@ def scripted(completions: dict[str, list[str]]):
     """A generator that answers from a list, one text a sample."""
 
     def generate(prompts, group, sampling, seed):
-        tokens, mask = left_padded(prompts, PAD)
+        tokens, mask = padded_tokens(prompts, PAD, left=True)
         rows = []
         for prompt in prompts:
             question = TOKENIZER.decode(prompt).strip()
@@ -59,10 +59,10 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k() -> None:
 
 
 def test_majority_by_hand() -> None:
-    assert majority(["3", "4", "4.0", None]) == 1
-    assert majority(["5", "4", "4", "5"]) == 0  # of equals the first
-    assert majority(["red", "blue", "blue"]) == 1
-    assert majority([None, None]) is None
+    assert majority_vote(["3", "4", "4.0", None]) == 1
+    assert majority_vote(["5", "4", "4", "5"]) == 0  # of equals the first
+    assert majority_vote(["red", "blue", "blue"]) == 1
+    assert majority_vote([None, None]) is None
 
 
 def test_an_evaluation_by_hand() -> None:
@@ -76,7 +76,7 @@ def test_an_evaluation_by_hand() -> None:
     assert found.tokens == (3 + 3 + 3 + 2 + 3 + 5 - 1 + 3 + 3) / 8
     assert majority_at(4, found) == 0.5  # 3 beats 2; 4 wins
     assert majority_at(1, found) == 0.5
-    whole = evaluate(scripted(script), TOKENIZER, QUESTIONS, Sampling(), (1, 2, 4), 0)
+    whole = evaluate_model(scripted(script), TOKENIZER, QUESTIONS, Sampling(), (1, 2, 4), 0)
     assert whole["greedy"]["accuracy"] == 1.0
     assert whole["pass"] == {"1": 0.5, "2": pytest.approx((0.5 + 1) / 2), "4": 1.0}
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import MODELS, PAD, TOKENIZER, hugging_face, llama, prompts
 
-from selfplay.llm.models import bare_backbone, load, save, shape_of, small_model
+from selfplay.llm.models import bare_backbone, load_model, save_model, shape_of, small_model
 from selfplay.models.transformer import (
     Backbone,
     Transformer,
@@ -92,10 +92,10 @@ def test_a_folder_is_read_by_both_alike(size: str, tmp_path: Path) -> None:
     """What was saved here is loaded by transformers, and the other way round, to the bit."""
     tokens = torch.randint(3, 90, (3, 17), generator=torch.Generator().manual_seed(0))
     ours, own = llama(size), theirs(size)
-    save(tmp_path / "ours", ours, TOKENIZER)
-    save(tmp_path / "theirs", own, TOKENIZER)
+    save_model(tmp_path / "ours", ours, TOKENIZER)
+    save_model(tmp_path / "theirs", own, TOKENIZER)
     for model, folder in ((ours, "ours"), (own, "theirs")):
-        loaded = load(tmp_path / folder)[0]
+        loaded = load_model(tmp_path / folder)[0]
         assert isinstance(loaded, Transformer) and not loaded.training
         again = hugging_face(loaded)
         assert type(again).__name__ == "LlamaForCausalLM"

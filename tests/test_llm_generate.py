@@ -18,9 +18,9 @@ from selfplay.llm.generate import (
     HostCache,
     Sampling,
     TorchGenerator,
+    completion_keys,
     decoder_of,
-    generate,
-    keys,
+    sample_completions,
     sample_tokens,
     uniforms,
 )
@@ -45,7 +45,7 @@ def logp_by_forward(model, prompt, prompt_mask, action, mask, temperature):
 def test_greedy_tokens_are_those_of_hugging_face(name: str) -> None:
     model = MODELS[name]()
     prompt, mask = prompts()
-    samples = generate(model, prompt, mask, 1, GREEDY, 0, [EOS], PAD)
+    samples = sample_completions(model, prompt, mask, 1, GREEDY, 0, [EOS], PAD)
     theirs = hugging_face(model).generate(
         input_ids=prompt, attention_mask=mask.long(), do_sample=False, max_new_tokens=20,
         pad_token_id=PAD, eos_token_id=EOS)
@@ -58,7 +58,7 @@ def test_greedy_tokens_are_those_of_hugging_face(name: str) -> None:
 def test_logp_is_the_whole_texts(name: str) -> None:
     model = MODELS[name]()
     prompt, mask = prompts()
-    samples = generate(model, prompt, mask, 5, WARM, 3, [EOS, *range(20, 40)], PAD)
+    samples = sample_completions(model, prompt, mask, 5, WARM, 3, [EOS, *range(20, 40)], PAD)
     assert not samples.mask.all(), "some completions ended early, and were dropped"
     again = logp_by_forward(model, prompt.repeat_interleave(5, 0), mask.repeat_interleave(5, 0),
                             samples.action, samples.mask, 1.3)
@@ -115,7 +115,8 @@ def test_the_end() -> None:
     """Nothing is kept behind an end token; the longest completion sets the width."""
     ends = [EOS, *range(5, 60)]
     prompt, mask = prompts()
-    samples = generate(llama(), prompt, mask, 16, Sampling(max_new_tokens=6), 0, ends, PAD)
+    samples = sample_completions(llama(), prompt, mask, 16, Sampling(max_new_tokens=6), 0, ends,
+                                 PAD)
     lengths = samples.mask.sum(1)
     assert samples.action.shape[1] == int(lengths.max())
     assert 1 <= int(lengths.min()) < int(lengths.max())
@@ -153,7 +154,7 @@ def test_top_p_by_hand() -> None:
 @given(seed=st.integers(0, 2**63 - 1), group=st.integers(1, 5))
 def test_every_completion_has_a_key_of_its_own(seed: int, group: int) -> None:
     prompt, mask = prompts([*QUESTIONS, *QUESTIONS])
-    found = keys(prompt, mask, group, seed)
+    found = completion_keys(prompt, mask, group, seed)
     assert len(set(found.tolist())) == 8 * group
     drawn = uniforms(found, 7)
     assert ((drawn > 0) & (drawn < 1)).all()
@@ -163,4 +164,4 @@ def test_every_completion_has_a_key_of_its_own(seed: int, group: int) -> None:
 def test_too_long_for_the_model() -> None:
     prompt, mask = prompts()
     with pytest.raises(UserError, match="the model sees 1024"):
-        generate(llama(), prompt, mask, 1, Sampling(max_new_tokens=2000), 0, [EOS], PAD)
+        sample_completions(llama(), prompt, mask, 1, Sampling(max_new_tokens=2000), 0, [EOS], PAD)

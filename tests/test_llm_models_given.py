@@ -24,17 +24,15 @@ from selfplay.llm.config import TextConfig, with_model
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import (
     Lora,
-    Net,
     adapt,
     complete,
     copy_of,
-    load,
+    load_model,
     must_attend,
     plain_weights,
     render,
-    value_model,
 )
-from selfplay.llm.policy import Prompts, TextPolicy
+from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model
 from selfplay.llm.rewards import FORMATS, reward
 from selfplay.llm.tasks import make_task
 
@@ -229,12 +227,12 @@ def test_a_copy_shares_what_does_not_learn() -> None:
 def test_an_adapter_finds_its_model_from_anywhere(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "base", "qwen2")
-    one, words = load("base", Lora(rank=2))
+    one, words = load_model("base", Lora(rank=2))
     one.save_pretrained("adapter")
     words.save_pretrained("adapter")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    other, _ = load(tmp_path / "adapter")
+    other, _ = load_model(tmp_path / "adapter")
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -10,9 +10,8 @@ import torch
 from tiny_llm import EOS, MODELS, PAD, prompts
 
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.generate import Sampling, generate
-from selfplay.llm.models import Net, value_model
-from selfplay.llm.policy import Prompts, TextPolicy
+from selfplay.llm.generate import Sampling, sample_completions
+from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model
 
 ENDS = (EOS, *range(20, 40))
 
@@ -43,7 +42,7 @@ def test_evaluate_repeats_what_act_said(name: str) -> None:
 def test_act_is_generate_bit_by_bit(name: str) -> None:
     """Whatever stands between the policy and torch's sampling, the draws are the same."""
     policy, rollout = acted(name)
-    direct = generate(policy.net.policy, *prompts(), 4, policy.sampling, 5, ENDS, PAD)
+    direct = sample_completions(policy.net.policy, *prompts(), 4, policy.sampling, 5, ENDS, PAD)
     assert torch.equal(direct.action, rollout.action) and torch.equal(direct.logp, rollout.logp)
     assert torch.equal(direct.mask, rollout.mask)
     policy.refresh()  # nothing to do

@@ -17,7 +17,6 @@ from selfplay.llm.rewards import (
     arithmetic,
     parsed_number,
     reward,
-    total,
 )
 
 SUM = Example("4-1+7=", "10", "number", format=FORMATS["short"])
@@ -149,10 +148,3 @@ def test_a_checker_that_breaks_gives_nothing() -> None:
     for score in (broken, lambda answer: math.nan, lambda answer: -3.0):
         example = Example("", "", "reasoning-gym", score=score)
         assert reward("#1", example)["partial"] == 0
-
-
-def test_total() -> None:
-    parts = {"accuracy": 1.0, "format": 1.0, "length": 20.0}
-    assert total(parts, {"accuracy": 1, "format": 0.2, "length": -0.01}) == pytest.approx(1.0)
-    with pytest.raises(KeyError):
-        total(parts, {"beauty": 1})

@@ -19,18 +19,15 @@ from tiny_llm import TOKENIZER
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.learn.config import algorithm
+from selfplay.llm.config import TextRLConfig
+from selfplay.llm.folder import open_learner, train_learner
 from selfplay.llm.generate import Sampling
-from selfplay.llm.kept import KeptTextLearner, train_rl
-from selfplay.llm.models import load, render, save, small_model
+from selfplay.llm.models import load_model, render, save_model, small_model
 from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import (
-    RewardedTask,
-    TextRLConfig,
-    count_markers,
-)
+from selfplay.llm.rl import RewardedTask, TextLearner, count_markers
 from selfplay.llm.tasks import Task
-from selfplay.run.keep import rows_up_to
+from selfplay.run.keep import Kept, rows_up_to
 
 ARMS = dict(zip("abcdef", "111222", strict=True))
 
@@ -62,7 +59,7 @@ SMALL = TextRLConfig(prompts=6, group=4, steps=4, evaluate_every=2, evaluate_pro
 
 
 def begun(folder: Path, seed: int = 0) -> Path:
-    save(folder, small_model("1x32", TOKENIZER, seed), TOKENIZER)
+    save_model(folder, small_model("1x32", TOKENIZER, seed), TOKENIZER)
     return folder
 
 
@@ -71,15 +68,15 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return begun(tmp_path_factory.mktemp("init"))
 
 
-def learner(
+def opened(
     init: Path, folder: Path, name: str = "grpo", config: TextRLConfig = SMALL, tokens: int = 3,
     job: RewardedTask = JOB, seed: int = 3, **changes: Any,
-) -> KeptTextLearner:
-    return KeptTextLearner(job, init, folder, config, algorithm(name, **changes), seed=seed,
-                       sampling=Sampling(max_new_tokens=tokens))
+) -> tuple[TextLearner, Kept]:
+    return open_learner(job, init, folder, config, algorithm(name, **changes), seed=seed,
+                        sampling=Sampling(max_new_tokens=tokens))
 
 
-def weights(found: KeptTextLearner) -> dict[str, torch.Tensor]:
+def weights(found: TextLearner) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in found.policy.net.named_parameters()}
 
 
@@ -89,9 +86,9 @@ def test_a_bandit_is_learnt(name: str, tmp_path: Path, learn_seed: int) -> None:
     steps = 12 if name == "ppo" else 30  # of several epochs
     config = TextRLConfig(prompts=12, group=16, steps=steps, evaluate_every=steps,
                           evaluate_prompts=8, checkpoint_every=steps)
-    run = learner(begun(tmp_path / "init", learn_seed), tmp_path / "run", name, config, tokens=1,
-                  seed=learn_seed, learning_rate=1e-2)
-    train_rl(run)
+    run, kept = opened(begun(tmp_path / "init", learn_seed), tmp_path / "run", name, config,
+                       tokens=1, seed=learn_seed, learning_rate=1e-2)
+    train_learner(run, kept)
     rewards = [row["reward"] for row in run.history]
     assert rewards[0] < 0.1, "one digit of 98 tokens is right"
     assert sum(rewards[-4:]) / 4 > 0.4, "0.7 is one of them each time, 1.2 the right one"
@@ -100,18 +97,18 @@ def test_a_bandit_is_learnt(name: str, tmp_path: Path, learn_seed: int) -> None:
 def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
     job = RewardedTask(JOB.task, ranked)
     for name in ("grpo", "ppo"):
-        whole = learner(init, tmp_path / f"{name}-whole", name, kl_weight=0.1, job=job)
-        train_rl(whole)
+        whole, kept = opened(init, tmp_path / f"{name}-whole", name, kl_weight=0.1, job=job)
+        train_learner(whole, kept)
         cut = tmp_path / f"{name}-cut"
         left = iter([1.0, 1.0, 0.0])
-        first = learner(init, cut, name, kl_weight=0.1, job=job)
-        train_rl(first, left=lambda left=left: next(left))
-        again = learner(init, cut, name, kl_weight=0.1, job=job)
+        first, kept = opened(init, cut, name, kl_weight=0.1, job=job)
+        train_learner(first, kept, left=lambda left=left: next(left))
+        again, kept = opened(init, cut, name, kl_weight=0.1, job=job)
         assert again.step == 2
         again.advance()  # and is killed before it is saved
         (cut / "history.jsonl").open("a").write('{"step": 3, "rew')
-        again = learner(init, cut, name, kl_weight=0.1, job=job)
-        train_rl(again)
+        again, kept = opened(init, cut, name, kl_weight=0.1, job=job)
+        train_learner(again, kept)
         for (key, one), other in zip(weights(whole).items(), weights(again).values(), strict=True):
             assert torch.equal(one, other), f"{name} {key}"
         rows = [json.loads(line) for line in (cut / "history.jsonl").read_text().splitlines()]
@@ -123,8 +120,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path)
 def test_a_checkpoint_is_read_by_transformers(init: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    run = learner(init, tmp_path)
-    path = train_rl(run)
+    run, kept = opened(init, tmp_path)
+    path = train_learner(run, kept)
     model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True)
     for one, other in zip(model.parameters(), run.policy.net.policy.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -141,7 +138,7 @@ def test_a_checkpoint_is_read_by_transformers(init: Path, tmp_path: Path) -> Non
 def test_the_last_good_checkpoint_is_kept(
     broken: str, init: Path, tmp_path: Path, learn_seed: int
 ) -> None:
-    train_rl(learner(init, tmp_path, seed=learn_seed))
+    train_learner(*opened(init, tmp_path, seed=learn_seed))
     config = TextRLConfig(**{**SMALL.__dict__, "steps": 8})
     changes = {"learning_rate": 1.0, "max_kl": 0.5, "epochs": 4} if broken == "kl" else {}
 
@@ -149,26 +146,26 @@ def test_the_last_good_checkpoint_is_kept(
         found = ranked(completions, examples)["accuracy"]
         return {"accuracy": found * torch.nan if broken == "nan" else found}
 
-    run = learner(init, tmp_path, config=config, job=RewardedTask(JOB.task, worth), seed=learn_seed,
-                  **changes)
+    run, kept = opened(init, tmp_path, config=config, job=RewardedTask(JOB.task, worth),
+                       seed=learn_seed, **changes)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")}
     with pytest.raises(UserError, match=(
             "last good checkpoint is kept, go on from it with --model .*/ckpt-000004 --run NEW "
             r"--set pg\.learning_rate=[0-9.e-]+$")):
-        train_rl(run)
+        train_learner(run, kept)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt-*/*")} == before
-    assert learner(init, tmp_path).step == 4
+    assert opened(init, tmp_path)[0].step == 4
 
 
 @pytest.mark.learns
 def test_grpo_has_no_critic_and_without_kl_no_reference(
     init: Path, tmp_path: Path, learn_seed: int
 ) -> None:
-    plain = learner(init, tmp_path / "a")
+    plain, _ = opened(init, tmp_path / "a")
     assert plain.reference is None and plain.policy.net.value is None
     policy = plain.policy.net.policy
     assert set(weights(plain)) == {f"policy.{n}" for n, _ in policy.named_parameters()}
-    near = learner(init, tmp_path / "b", kl_weight=0.1, job=RewardedTask(JOB.task, ranked),
+    near, _ = opened(init, tmp_path / "b", kl_weight=0.1, job=RewardedTask(JOB.task, ranked),
                    seed=learn_seed)
     assert near.reference is not None and near.policy.net.value is None
     row = near.advance()
@@ -178,7 +175,7 @@ def test_grpo_has_no_critic_and_without_kl_no_reference(
 
 
 def test_ppo_trains_its_critic(init: Path, tmp_path: Path) -> None:
-    run = learner(init, tmp_path, "ppo", job=RewardedTask(JOB.task, ranked))
+    run, _ = opened(init, tmp_path, "ppo", job=RewardedTask(JOB.task, ranked))
     before = weights(run)
     assert float(before["value.head.weight"].abs().sum()) == 0
     run.advance()
@@ -201,7 +198,7 @@ def test_groups_without_signal(init: Path, tmp_path: Path) -> None:
     job, found = RewardedTask(JOB.task, some, {"accuracy": 1.0}), {}
     for kind in ("keep", "drop", "resample"):
         config = TextRLConfig(prompts=12, group=4, no_signal=kind, draws=6)
-        batch, row = learner(init, tmp_path / kind, config=config, job=job).gather()
+        batch, row = opened(init, tmp_path / kind, config=config, job=job)[0].gather()
         found[kind] = batch, row
         dull = sum(e.prompt[0] in "abc" for e in batch.examples) / len(batch.examples)
         assert (dull > 0) == (kind == "keep")
@@ -219,14 +216,14 @@ def test_nothing_to_learn_from_changes_nothing(init: Path, tmp_path: Path) -> No
         return {"accuracy": torch.ones(len(examples))}
 
     config = TextRLConfig(prompts=4, group=4, no_signal="drop")
-    run = learner(init, tmp_path, config=config, job=RewardedTask(JOB.task, same))
+    run, _ = opened(init, tmp_path, config=config, job=RewardedTask(JOB.task, same))
     before = weights(run)
     assert run.advance()["no_signal"] == 1
     assert all(torch.equal(before[key], value) for key, value in weights(run).items())
 
 
 def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
-    run = learner(init, tmp_path, job=RewardedTask(JOB.task, pulled, {"acuracy": 1.0}))
+    run, _ = opened(init, tmp_path, job=RewardedTask(JOB.task, pulled, {"acuracy": 1.0}))
     with pytest.raises(UserError, match="no part 'acuracy'; there are acc"):
         run.advance()
 
@@ -235,19 +232,19 @@ def test_a_part_that_is_not_there(init: Path, tmp_path: Path) -> None:
 def test_dr_grpo_divides_by_the_tokens_that_there_may_be(
     set_to: int, used: int, init: Path, tmp_path: Path
 ) -> None:
-    run = learner(init, tmp_path, "dr_grpo", tokens=9, constant_length=set_to)
+    run, _ = opened(init, tmp_path, "dr_grpo", tokens=9, constant_length=set_to)
     assert run.optimizer.config.constant_length == used
 
 
 def test_a_group_of_one_is_refused(init: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raise --set rl"):
-        learner(init, tmp_path, config=TextRLConfig(group=1))
-    learner(init, tmp_path, "ppo", config=TextRLConfig(group=1, prompts=8)).advance()
+        opened(init, tmp_path, config=TextRLConfig(group=1))
+    opened(init, tmp_path, "ppo", config=TextRLConfig(group=1, prompts=8))[0].advance()
 
 
 def test_the_row_of_a_step(init: Path, tmp_path: Path) -> None:
-    made = learner(init, tmp_path, "ppo", kl_weight=0.1)
-    row = {**made.advance(made.kept.watch), **made.kept.watch.take()}
+    made, kept = opened(init, tmp_path, "ppo", kl_weight=0.1)
+    row = {**made.advance(kept.watch), **kept.watch.take()}
     for key in ("reward", "reward_accuracy", "reward_digit", "length", "no_signal", "markers",
                 "sample_kl", "ref_kl", "entropy", "clip_fraction", "value_loss", "tokens",
                 "generate_seconds", "generate_rss_mb", "update_seconds", "update_rss_mb"):
@@ -265,7 +262,7 @@ def test_markers_are_counted_as_words() -> None:
 def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
     config = TextRLConfig(prompts=2, group=2, steps=5, checkpoint_every=1, evaluate_every=9,
                           evaluate_prompts=4, keep=3)
-    train_rl(learner(init, tmp_path, config=config))
+    train_learner(*opened(init, tmp_path, config=config))
     names = [path.name for path in checkpoint.listing(tmp_path)]
     assert names == ["ckpt-000003", "ckpt-000004", "ckpt-000005"]
     assert not (tmp_path / names[0] / checkpoint.TRAIN).exists()
@@ -274,20 +271,20 @@ def test_old_checkpoints_go(init: Path, tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path).name == names[1], "a damaged one is passed over"
     shutil.rmtree(tmp_path / names[1])
     with pytest.raises(UserError, match="holds weights only"):
-        learner(init, tmp_path, config=config)
+        opened(init, tmp_path, config=config)
 
 
 def test_completions_after_a_kill_come_once(init: Path, tmp_path: Path) -> None:
     config = replace(SMALL, evaluate_every=1)
-    train_rl(learner(init, tmp_path / "whole", config=config))
+    train_learner(*opened(init, tmp_path / "whole", config=config))
     cut = tmp_path / "cut"
-    train_rl(learner(init, cut, config=config))
+    train_learner(*opened(init, cut, config=config))
     shutil.rmtree(cut / "ckpt-000004")
-    train_rl(learner(init, cut, config=config))
+    train_learner(*opened(init, cut, config=config))
     assert (cut / "samples.jsonl").read_text() == (tmp_path / "whole/samples.jsonl").read_text()
     for path in checkpoint.listing(cut):  # killed before there was a checkpoint
         shutil.rmtree(path)
-    train_rl(learner(init, cut, config=config))
+    train_learner(*opened(init, cut, config=config))
     for name in ("samples.jsonl", "history.jsonl"):
         steps = [json.loads(line)["step"] for line in (cut / name).read_text().splitlines()]
         assert sorted(set(steps)) == [1, 2, 3, 4] and steps == sorted(steps)
@@ -305,8 +302,8 @@ def test_history_after_a_kill(tmp_path: Path) -> None:
 def test_flops_by_hand(init: Path, tmp_path: Path) -> None:
     """2 a parameter and token asked, 6 where it is learnt; here every prompt is one batch of
     `prompts` examples, whose tokens count once a group."""
-    run = learner(init, tmp_path, "ppo", epochs=2, minibatches=3)
-    examples = run.job.task.batch(run.number, SMALL.prompts)
+    run, _ = opened(init, tmp_path, "ppo", epochs=2, minibatches=3)
+    examples = run.job.task.batch(run.first_batch, SMALL.prompts)
     asked = sum(len(render(TOKENIZER, e.prompt)) for e in examples)
     row = run.advance()
     policy = sum(p.numel() for p in run.policy.net.policy.parameters())
@@ -325,12 +322,12 @@ def test_the_divergence_from_the_first_model_is_told_with_and_without_a_referenc
 ) -> None:
     """Against log-probabilities that transformers computes of whole texts."""
     init = begun(tmp_path / "init", learn_seed)
-    run = learner(init, tmp_path / "a", job=RewardedTask(JOB.task, ranked), seed=learn_seed,
+    run, _ = opened(init, tmp_path / "a", job=RewardedTask(JOB.task, ranked), seed=learn_seed,
                   kl_weight=weight, learning_rate=3e-3)
     run.advance()
     run.advance()
-    found = run._answered(1.0).rollout
-    first = load(init)[0]
+    found = run.answers(1.0).rollout
+    first = load_model(init)[0]
 
     def logp(model: Any) -> torch.Tensor:
         texts = torch.cat([found.inputs["prompt"], found.action], 1)
@@ -350,6 +347,6 @@ def test_the_divergence_from_the_first_model_is_told_with_and_without_a_referenc
         assert "ref_kl" not in look and run.advance()["ref_kl"] > 1e-4
     else:
         assert look["ref_kl"] == pytest.approx(wanted, rel=1e-3)
-        unwatched = learner(init, tmp_path / "b", config=replace(SMALL, watch_kl=False))
+        unwatched, _ = opened(init, tmp_path / "b", config=replace(SMALL, watch_kl=False))
         unwatched.advance()
         assert "ref_kl" not in unwatched.look()

@@ -10,17 +10,20 @@ import torch
 from tiny_llm import EOS, PAD, QUESTIONS, TOKENIZER, llama
 from torch.nn import functional as F
 
+from selfplay.common.errors import UserError
 from selfplay.llm.generate import Sampling
-from selfplay.llm.models import Net, render, value_model
+from selfplay.llm.models import render
 from selfplay.llm.policy import (
     Completions,
+    Net,
     TextPolicy,
     evaluated,
-    joined,
+    joined_batches,
     on_last_step,
-    sample,
-    take,
+    sample_batch,
+    value_model,
     verifier,
+    weighed,
     with_signal,
 )
 from selfplay.llm.rewards import Example
@@ -41,8 +44,8 @@ def lengths(completions, examples):
 
 
 def batch(seed=0, tokens=12, examples=EXAMPLES):
-    return sample(policy(tokens=tokens), TOKENIZER, examples, lengths, {"length": 1.0, "one": 0.5},
-                  seed)
+    return sample_batch(policy(tokens=tokens), TOKENIZER, examples, lengths,
+                        {"length": 1.0, "one": 0.5}, seed)
 
 
 def test_the_reward_stands_on_the_last_real_token() -> None:
@@ -70,6 +73,15 @@ def test_texts_are_what_was_drawn() -> None:
         assert found.examples[i] is EXAMPLES[i // 3] and int(found.rollout.group[i]) == i // 3
 
 
+def test_parts_are_weighed() -> None:
+    parts = {"accuracy": torch.ones(2), "format": torch.tensor([1.0, 0.0]),
+             "length": torch.tensor([20.0, 0.0])}
+    weights = {"accuracy": 1, "format": 0.2, "length": -0.01}
+    torch.testing.assert_close(weighed(parts, weights), torch.tensor([1.0, 1.0]))
+    with pytest.raises(UserError, match="no part 'beauty'"):
+        weighed(parts, {"beauty": 1})
+
+
 def test_a_completion_that_was_cut_off_is_not_right() -> None:
     examples = [Example("1+1=", "2")] * 3
     parts = verifier(Completions(["2#2", "2#2", "3#3"], [True, False, True]), examples)
@@ -79,7 +91,7 @@ def test_a_completion_that_was_cut_off_is_not_right() -> None:
 
 def test_batches_of_several_widths_are_joined() -> None:
     parts = [batch(0, 12, EXAMPLES[:2]), batch(1, 5, EXAMPLES[2:])]
-    whole = joined(parts)
+    whole = joined_batches(parts)
     assert whole.rollout.group.tolist() == [g for g in range(4) for _ in range(3)]
     assert whole.completions.texts == parts[0].completions.texts + parts[1].completions.texts
     for part, rows in ((parts[0], slice(0, 6)), (parts[1], slice(6, 12))):
@@ -99,7 +111,7 @@ def test_groups_with_signal_are_kept_whole() -> None:
     kept = with_signal(type(found)(found.examples, found.completions, found.parts, changed))
     assert kept.rollout.group.tolist() == [1, 1, 1, 3, 3, 3]
     assert kept.completions.texts == found.completions.texts[3:6] + found.completions.texts[9:]
-    alone = take(found, torch.tensor([0, 1, 2]))
+    alone = found.rows(torch.tensor([0, 1, 2]))
     flat = alone.rollout.__class__(**{**alone.rollout.__dict__,
                                       "reward": torch.zeros_like(alone.rollout.reward)})
     assert with_signal(type(found)(alone.examples, alone.completions, alone.parts, flat)) is None
@@ -109,7 +121,7 @@ def test_what_is_looked_at_is_the_models_own_view() -> None:
     """Values and reference log-probabilities, one text at a time and without padding."""
     learning, reference = policy(value=True), llama(seed=9)
     torch.nn.init.normal_(learning.net.value.head.weight)
-    found = sample(learning, TOKENIZER, EXAMPLES, lengths, {"length": 1.0}, 0)
+    found = sample_batch(learning, TOKENIZER, EXAMPLES, lengths, {"length": 1.0}, 0)
     rollout = evaluated(found.rollout, learning, reference)
     for i in range(len(rollout)):
         prompt = rollout.inputs["prompt"][i][rollout.inputs["prompt_mask"][i]]

@@ -134,15 +134,15 @@ HOSTILE = ["((((9**99)**99)**99)**99)", "(x+1)**99", "((x+1)**99)**99", "(((x+1)
            "[" * 990, "{" * 990, "(" * 990, "1e999999999", "1" * 990, "-" * 990]
 HUNG = """
 import json, signal, sys
-from selfplay.llm.rewards import judge
+from selfplay.llm.rewards import answer_score
 from selfplay.llm.tasks import make_task
 names, texts = json.load(sys.stdin)
 for example in [make_task(name).source.item(0) for name in names]:
     texts += [f"sin({example.prompt[:40]})"]
     for text in texts:
         signal.alarm(20)  # ends the process, whatever catches exceptions
-        assert judge(text, example) < 1, text
-        assert judge(text.replace("x", "X").replace("SIN", "sin"), example) < 1
+        assert answer_score(text, example) < 1, text
+        assert answer_score(text.replace("x", "X").replace("SIN", "sin"), example) < 1
 signal.alarm(0)
 print("done")
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,13 +17,19 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
-from selfplay.llm import run as runs
-from selfplay.llm.config import TextConfig, override, with_algorithm, with_recipe
-from selfplay.llm.folder import task_of
-from selfplay.llm.kept import train_sft
-from selfplay.llm.models import load
-from selfplay.llm.recipes import job_of, own_task
+from selfplay.llm.config import (
+    RECIPES,
+    Recipe,
+    TextConfig,
+    override,
+    with_algorithm,
+    with_recipe,
+)
+from selfplay.llm.folder import TextRun, newest_model, open_text_run, task_of
+from selfplay.llm.models import load_model
+from selfplay.llm.recipes import STAGES, job_of, learn_own_answers, run_recipe
 from selfplay.llm.rewards import answer_of, reward
+from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.tasks import chain_sum_forgetting, make_task
 from selfplay.run.stage import NotYet
 
@@ -34,10 +40,10 @@ TINY = ["net=1x32", "sft.max_steps=12", "sft.evaluate_every=6", "sft.looked_at=4
         "own.net=1x32", "eval.samples=1,2", "sample.max_new_tokens=8", "minutes=5"]
 
 
-def opened(folder: Path, recipe: str, *more: str, algo: str | None = None) -> runs.TextRun:
+def opened(folder: Path, recipe: str, *more: str, algo: str | None = None) -> TextRun:
     config = with_recipe(TextConfig(TASK), recipe)
     config = with_algorithm(config, algo) if algo else config
-    return runs.open_run(folder, override(config, [*TINY, *more]))
+    return open_text_run(folder, override(config, [*TINY, *more]))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +63,7 @@ def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
 ])
 def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path: Path) -> None:
     run = opened(tmp_path, recipe)
-    runs.train(run, "cpu")
+    run_recipe(run, "cpu")
     evaluation = json.loads((tmp_path / "evaluation.json").read_bytes())
     assert list(evaluation["stages"]) == stages
     assert evaluation["checkpoint"].startswith(stages[-1])
@@ -67,20 +73,20 @@ def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path
         rows = [json.loads(line) for line in
                 (tmp_path / name / "history.jsonl").read_text().splitlines()]
         assert [r["step"] for r in rows] == ([1, 2, 3] if name.startswith("rl") else [6, 12])
-    assert runs.newest_model(tmp_path).parent.name == stages[-1]
+    assert newest_model(tmp_path).parent.name == stages[-1]
     shown = json.loads((tmp_path / "summary.json").read_bytes())
     assert shown["measure"] == "accuracy" and list(shown["modes"]) == ["raw", "majority@2"]
     assert {row["stage"] for row in shown["samples"]} == set(stages)
     assert (tmp_path / "chart.png").read_bytes()[:4] == b"\x89PNG"
     assert "Test-time compute" in (tmp_path / "report.html").read_text()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")}
-    runs.train(opened(tmp_path, recipe), "cpu")
+    run_recipe(opened(tmp_path, recipe), "cpu")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
 
 
 def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     def trained(name: str, recipe: str, *more: str) -> Path:
-        runs.train(opened(tmp_path / name, recipe, "minutes=600", *more), "cpu")
+        run_recipe(opened(tmp_path / name, recipe, "minutes=600", *more), "cpu")
         return tmp_path / name
 
     def steps(stage: Path) -> list[int]:
@@ -91,7 +97,7 @@ def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     cut = trained("cut", "grpo", "rl.steps=5", "rl.keep=4", "sft.max_steps=18", "sft.keep=2")
     assert steps(cut / "rl") == [1, 2, 3, 4, 5]
     assert steps(cut / "sft") == [6, 12], "RL has begun with what it had learnt by then"
-    one, other = (load(folder / "rl/ckpt-000005")[0] for folder in (whole, cut))
+    one, other = (load_model(folder / "rl/ckpt-000005")[0] for folder in (whole, cut))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         np.testing.assert_array_equal(a.detach(), b.detach())
     assert len(checkpoint.listing(cut / "rl")) == 4
@@ -108,33 +114,32 @@ def test_a_stage_without_what_it_builds_on_is_passed_over(
         raise NotYet("stage own has no model")
 
     seen: list[str] = []
-    monkeypatch.setitem(runs.RECIPES, "r1", (
-        runs.Part("own", early, 0.5), runs.Part("eval", lambda *_: seen.append("eval"), 0.5)))
+    monkeypatch.setitem(RECIPES, "r1", {"own": 0.5, "eval": 0.5})
+    monkeypatch.setitem(STAGES, "own", early)
+    monkeypatch.setitem(STAGES, "eval", lambda *_: seen.append("eval"))
     config = TextConfig(TASK, recipe="r1")
-    runs.train(runs.TextRun(tmp_path, config, runs.task_of(config)), "cpu")
+    run_recipe(TextRun(tmp_path, config, task_of(config)), "cpu")
     assert seen == ["eval"] and "stage own has no model" in capsys.readouterr().out
 
 
 def test_rl_begins_with_the_stage_before(tmp_path: Path) -> None:
     """With a rate of nothing RL leaves the weights as SFT's best left them."""
     run = opened(tmp_path, "grpo", "pg.learning_rate=1e-30", "pg.weight_decay=0")
-    runs.train(run, "cpu")
+    run_recipe(run, "cpu")
     note = json.loads((tmp_path / "sft/best.json").read_bytes())
-    one, _ = load(tmp_path / "sft" / note["checkpoint"])
-    other, _ = load(checkpoint.newest(tmp_path / "rl"))
+    one, _ = load_model(tmp_path / "sft" / note["checkpoint"])
+    other, _ = load_model(checkpoint.newest(tmp_path / "rl"))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         np.testing.assert_allclose(a.detach(), b.detach(), atol=1e-7)
 
 
 def test_a_model_of_ones_own_needs_no_pretraining(tmp_path: Path) -> None:
-    runs.train(opened(tmp_path / "a", "sft"), "cpu")
-    model = str(runs.newest_model(tmp_path / "a"))
-    runs.train(opened(tmp_path / "b", "r1-zero", f"model={model}", "data.style=short"), "cpu")
+    run_recipe(opened(tmp_path / "a", "sft"), "cpu")
+    model = str(newest_model(tmp_path / "a"))
+    run_recipe(opened(tmp_path / "b", "r1-zero", f"model={model}", "data.style=short"), "cpu")
     assert not (tmp_path / "b/base").exists() and checkpoint.newest(tmp_path / "b/rl")
     with pytest.raises(UserError, match="no model to go on from"):
-        from selfplay.llm.recipes import own_stage
-
-        own_stage(opened(tmp_path / "c", "r1"), _NoClock(), "cpu")
+        learn_own_answers(opened(tmp_path / "c", "r1"), _NoClock(), "cpu")
 
 
 class _NoClock:
@@ -143,31 +148,31 @@ class _NoClock:
 
 def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> None:
     run = opened(tmp_path, "grpo")
-    runs.train(run, "cpu")
-    own = own_task(run, checkpoint.newest(tmp_path / "rl"), "cpu")
+    run_recipe(run, "cpu")
+    own = own_answers(run, checkpoint.newest(tmp_path / "rl"), "cpu")
     assert len(own.examples) > 10
     assert all(len(e.demonstration) % 2 for e in own.examples), "what counts as right here"
     assert len({(e.prompt, e.demonstration) for e in own.examples}) >= len(own.examples) * 0.5
     held = {e.prompt for e in run.task.held_out(100)}
     assert not held & {e.prompt for e in own.examples}
     assert [e.prompt for e in own.held_out(8)] == [e.prompt for e in run.task.held_out(8)]
-    again = own_task(run, checkpoint.newest(tmp_path / "rl"), "cpu")
+    again = own_answers(run, checkpoint.newest(tmp_path / "rl"), "cpu")
     assert again.examples == own.examples and again.batch(3, 5) == own.batch(3, 5)
 
 
 def test_own_answers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     run = opened(tmp_path, "grpo", "rl.checkpoint_every=1", "rl.keep=3", "pg.learning_rate=0.05",
                  "pg.max_kl=1e9")
-    runs.train(run, "cpu")
+    run_recipe(run, "cpu")
     old, new = checkpoint.listing(tmp_path / "rl")[-2:]
     (tmp_path / "rl-own.jsonl").write_text("of no known policy")
     (tmp_path / "rl2-ckpt-000009-own.jsonl").write_text("another stage's")
-    before = own_task(run, old, "cpu").examples
-    after = own_task(run, new, "cpu").examples
+    before = own_answers(run, old, "cpu").examples
+    after = own_answers(run, new, "cpu").examples
     assert before != after
     files = {path.name for path in tmp_path.glob("*own.jsonl")}
     assert files == {f"rl-{new.name}-own.jsonl", "rl2-ckpt-000009-own.jsonl"}
-    assert own_task(run, new, "cpu").examples == after
+    assert own_answers(run, new, "cpu").examples == after
 
 
 def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,12 +180,19 @@ def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.Monke
 
     def noted(*given: Any, **more: Any) -> Path:
         seen[given[4].name] = given[3].on
-        return train_sft(*given, **more)
+        return train_texts(*given, **more)
 
-    monkeypatch.setattr("selfplay.llm.recipes.train_sft", noted)
+    monkeypatch.setattr("selfplay.llm.recipes.train_texts", noted)
     for recipe in ("r1-zero", "sft"):
-        runs.train(opened(tmp_path / recipe, recipe, "rl.steps=1"), "cpu")
+        run_recipe(opened(tmp_path / recipe, recipe, "rl.steps=1"), "cpu")
     assert seen == {"base": "text", "sft": "completion"}
+
+
+def test_every_recipe_has_its_stages_and_uses_the_time_up() -> None:
+    assert set(RECIPES) == set(get_args(Recipe))
+    for stages in RECIPES.values():
+        assert set(stages) <= set(STAGES)
+        assert list(stages)[-1] == "eval" and sum(stages.values()) == pytest.approx(1)
 
 
 def test_the_algorithm_brings_its_settings() -> None:

@@ -56,7 +56,7 @@ def test_costs_add_up_from_the_checkpoint_that_was_handed_over(tmp_path: Path) -
     first = {f"start_{key}": value for key, value in rewarded(1, 0.3).items()
              if key.startswith("sampled")}
     rows(tmp_path / "rl", [{**rewarded(1), **first}, rewarded(2, 0.6), rewarded(3, 0.8)])
-    found = summary.evaluation(run_in(tmp_path), {"rl": measured("rl/ckpt-000003")}, "cpu")
+    found = summary.run_record(run_in(tmp_path), {"rl": measured("rl/ckpt-000003")}, "cpu")
     points = {(p["stage"], p["step"], p["sims"]): p for p in found["points"]}
     assert sorted(points) == [("rl", 0, 0), ("rl", 2, 0), ("rl", 3, 0), ("rl", 3, 4),
                               ("sft", 1, 0), ("sft", 2, 0), ("sft", 3, 0)]
@@ -82,14 +82,14 @@ def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: 
     again = (f"selfplay llm train --run {tmp_path} --task '{TASK}' --recipe grpo "
              "--minutes 60.0")
     stages = ("sft", "rl", "eval")
-    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == f"No RL checkpoint has been rated: {again}"
     rows(tmp_path / "rl", [rewarded(1, 0.5)])
-    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0].startswith("One answer: ")
     for stage, row in (("sft", taught(1, 0.0)), ("rl", rewarded(1, 0.0))):
         (tmp_path / stage / "history.jsonl").write_text(json.dumps(row) + "\n")
-    told = headlines(judge(summary.evaluation(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == ("No question has been answered rightly yet, so there is nothing to compare: "
                        + again)
     assert not any("undecided" in line for line in told)
@@ -99,7 +99,7 @@ def test_without_a_known_compute_the_chart_goes_by_time(tmp_path: Path) -> None:
     rows(tmp_path / "sft", [taught(1, 0.1)], best=1)
     rows(tmp_path / "rl", [{key: value for key, value in rewarded(2, 0.6).items()
                             if key != "total_flops"}])
-    found = summary.evaluation(run_in(tmp_path), {}, "cpu")
+    found = summary.run_record(run_in(tmp_path), {}, "cpu")
     assert {p["flops"] for p in found["points"]} == {None}
     assert [p["seconds"] for p in found["points"]] == [1, 5]
 
@@ -112,7 +112,7 @@ def test_all_climbs_of_rlhf_begin_behind_the_reward_model(
     rows(tmp_path / "rm", [{"step": 1, "seconds": 30.0}])
     for name in climbs:
         rows(tmp_path / name, [{"step": 1, "seconds": 4.0}])
-    found = summary.evaluation(run_in(tmp_path, "overoptimise"), {
+    found = summary.run_record(run_in(tmp_path, "overoptimise"), {
         name: measured(f"{name}/ckpt-000001") for name in climbs}, "cpu")
     seconds = {p["stage"]: p["seconds"] for p in found["points"]}
     assert seconds == {"sft": 1, **dict.fromkeys(climbs, 1 + 30 + 4)}
@@ -141,19 +141,19 @@ def test_a_file_without_demonstrations_has_no_teacher(tmp_path: Path) -> None:
 def test_the_command_of_a_run_makes_it_again(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from selfplay.llm.config import asked, override, with_recipe
+    from selfplay.llm.config import new_settings, override, with_recipe
 
     config = override(with_recipe(TextConfig("gcd"), "ppo"), ["net=1x32", "data.wrong=0.5"])
-    command = summary.train_command(Path("runs/x"), replace(config, minutes=3.0))
+    command = summary.training_command(Path("runs/x"), replace(config, minutes=3.0))
     assert command == ("selfplay llm train --run runs/x --task gcd --recipe ppo --minutes 3.0 "
                        "--set net=1x32 --set data.wrong=0.5")
     given = replace(TextConfig("gcd", recipe="grpo"), model="there")
-    given = asked(given, ["rl.algorithm=dapo", "lora.rank=4", "sft.learning_rate=0.002"])
+    given = new_settings(given, ["rl.algorithm=dapo", "lora.rank=4", "sft.learning_rate=0.002"])
     assert given.pg.learning_rate == pytest.approx(1e-5)  # of adapters, whatever the algorithm
-    assert summary.train_command(Path("runs/x"), given) == (
+    assert summary.training_command(Path("runs/x"), given) == (
         "selfplay llm train --run runs/x --task gcd --recipe grpo --model there "
         "--set lora.rank=4 --set sft.learning_rate=0.002 --set rl.algorithm=dapo")
-    assert asked(replace(TextConfig("gcd"), model="there", recipe="grpo"), [
+    assert new_settings(replace(TextConfig("gcd"), model="there", recipe="grpo"), [
         "lora.rank=4", "sft.learning_rate=0.002", "rl.algorithm=dapo"]) == given
 
 

@@ -25,14 +25,14 @@ from selfplay.learn.config import algorithm
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
+from selfplay.llm.folder import newest_model, open_learner
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.kept import KeptTextLearner
-from selfplay.llm.models import Lora, Net, end_tokens, load, plain_weights
-from selfplay.llm.policy import Prompts, TextPolicy
-from selfplay.llm.preferences import Pair, to_lines
-from selfplay.llm.rl import RewardedTask
-from selfplay.llm.run import newest_model
+from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
+from selfplay.llm.policy import Net, Prompts, TextPolicy
+from selfplay.llm.reward_model import Pair, to_lines
+from selfplay.llm.rl import RewardedTask, TextLearner
 from selfplay.llm.tasks import make_task
+from selfplay.run.keep import Kept
 
 EXACT = SampleConfig(engine="vllm", dtype="float32")
 ROWS = [[5, 6, 7], [8, 9, 10, 11, 12], [5, 6, 7], [30]]
@@ -49,7 +49,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def engine(folder: str, ends: tuple[int, ...] | None = None) -> tuple[Any, Any]:
-    model, tokenizer = load(folder)
+    model, tokenizer = load_model(folder)
     found = vllm.engine_of(model, tokenizer, EXACT, folder, "cpu")
     assert found is not None and found.ends == end_tokens(model, tokenizer)
     return model, vllm.VllmGenerator(found.engine, ends or found.ends, found.pad, found.config)
@@ -97,12 +97,12 @@ def test_greedy_is_torchs(folder: str, engines: list[Any]) -> None:
         write(ROWS, 1, Sampling(max_new_tokens=252), 0)
 
 
-def learner(
+def opened(
     folder: str, path: Path, sample: SampleConfig = EXACT, rank: int = 0, **changes: Any
-) -> KeptTextLearner:
+) -> tuple[TextLearner, Kept]:
     config = TextRLConfig(prompts=2, group=4, steps=3, evaluate_every=2, evaluate_prompts=2,
                           checkpoint_every=1)
-    return KeptTextLearner(
+    return open_learner(
         RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,
@@ -121,7 +121,7 @@ def test_it_has_the_new_weights_after_every_update(
     rank: int, folder: str, engines: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
-    run = learner(folder, tmp_path, rank=rank)
+    run, kept = opened(folder, tmp_path, rank=rank)
     inside, model = engines[0].inside, run.policy.net.policy
     assert len(inside.loads) == 1 and has_the_weights_of(inside, model)
     for count in (2, 3):
@@ -130,8 +130,8 @@ def test_it_has_the_new_weights_after_every_update(
         assert len(inside.loads) == count and has_the_weights_of(inside, model)
         assert any(not torch.equal(before[n], w) for n, w in plain_weights(model))
         assert 0 <= row["act_kl"] < 1e-6, "the same arithmetic in this test"
-    run.kept.save(run.kept.path(row), {**row, "total_seconds": 0.0})
-    again = learner(folder, tmp_path, rank=rank)
+    kept.save(kept.path(row), {**row, "total_seconds": 0.0})
+    again, _ = opened(folder, tmp_path, rank=rank)
     assert again.step == 2 and len(engines) == 1, "one engine a process"
     assert has_the_weights_of(inside, again.policy.net.policy)
 
@@ -141,7 +141,7 @@ def test_the_ratio_is_of_the_trainers_arithmetic(
 ) -> None:
     """The engine rounds to bfloat16: a figure says how far, and the update does not see it."""
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
-    run = learner(folder, tmp_path, SampleConfig(engine="vllm", dtype="bfloat16"), epochs=1,
+    run, _ = opened(folder, tmp_path, SampleConfig(engine="vllm", dtype="bfloat16"), epochs=1,
                   minibatches=1)
     row = run.advance()
     assert 1e-9 < row["act_kl"] < 1e-2
@@ -149,7 +149,7 @@ def test_the_ratio_is_of_the_trainers_arithmetic(
 
 
 def test_asked_on_a_gpu_and_for_a_model_given(folder: str, engines: list[Any]) -> None:
-    model, words = load(folder)
+    model, words = load_model(folder)
 
     def chosen(engine: str, given: str, device: str) -> bool:
         sample = SampleConfig(engine=engine, dtype="float32")  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_an_engine_that_does_not_start(
         raise ValueError("No available memory\nfor the cache blocks")
 
     monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
-    model, words = load(folder)
+    model, words = load_model(folder)
     with pytest.raises(UserError, match=r"memory for the cache blocks\); change --set"):
         vllm.engine_of(model, words, EXACT, folder, "cpu")
 
@@ -217,7 +217,7 @@ def test_preferences_with_it_and_adapters(
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
     inside = engines[0].inside
     assert len(inside.loads) == 2 + 2 + 2, "of two stages, two steps and two evaluations"
-    assert has_the_weights_of(inside, load(newest_model(Path("a")))[0])
+    assert has_the_weights_of(inside, load_model(newest_model(Path("a")))[0])
 
 
 def test_asking_for_what_is_not_there(run: Command, folder: str, engines: list[Any]) -> None:

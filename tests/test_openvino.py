@@ -18,7 +18,7 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
 from selfplay.inference.precision import agree
-from selfplay.models import NetSpec, build, folded, has_fast_bfloat16, seeded
+from selfplay.models import NetSpec, build, folded, has_fast_bfloat16, seeded, spec_for
 from selfplay.models.resnet import ConvNorm
 
 GAMES = ["tictactoe", "connect4", "go5x5"]  # no pass; flat heads; a pass and score heads
@@ -29,7 +29,7 @@ needs_openvino = pytest.mark.skipif(
 
 def net_for(game: Any, size: str = "4x32", seed: int = 0, fresh: bool = False) -> nn.Module:
     """A folded net with the statistics and the spread of a trained one, or as it is born."""
-    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, size)
     net = seeded(seed, lambda: build(spec))
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():

@@ -18,22 +18,26 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.config import PairConfig, RewardConfig
+from selfplay.llm.evaluate import judged
+from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
-from selfplay.llm.kept import best_checkpoint, train_reward_model
-from selfplay.llm.models import Net
-from selfplay.llm.policy import Completions, TextPolicy
-from selfplay.llm.preferences import Pair, gold_of, read_pairs, split, synthesise, to_lines
+from selfplay.llm.policy import Completions, Net, TextPolicy, gold_of
 from selfplay.llm.reward_model import (
+    Pair,
     RewardModel,
     Texts,
     bradley_terry,
-    judged,
     last_real,
     load_reward_model,
+    make_pairs,
     pair_texts,
     proxy_reward,
+    read_pairs,
     read_texts,
     reward_model,
+    split_pairs,
+    to_lines,
+    train_reward_model,
 )
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks import Task
@@ -174,7 +178,7 @@ def test_the_reward_of_completions_has_what_was_cut_off_apart() -> None:
 def test_a_planted_preference_is_ranked(tmp_path: Path, net: str, learn_seed: int) -> None:
     config = RewardConfig(net=net, batch_size=32, learning_rate=2e-3, epochs=8)
     made = reward_model(llama("1x64", learn_seed), config, TOKENIZER, learn_seed)
-    train, held = split(planted(500, 2 * learn_seed + 1), 0.2, learn_seed)
+    train, held = split_pairs(planted(500, 2 * learn_seed + 1), 0.2, learn_seed)
     best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     rows = read_history(tmp_path / "history.jsonl")
     assert rows[0]["loss"] < math.log(2) + 0.05
@@ -195,7 +199,7 @@ def test_training_stops_where_the_held_out_pairs_get_no_better(
     config = RewardConfig(batch_size=16, learning_rate=2e-3, epochs=40, patience=2)
     rng = np.random.default_rng(learn_seed)
     pairs = [Pair(f"{i}", *(str(n) for n in rng.integers(0, 10**6, 2))) for i in range(80)]
-    train, held = split(pairs, 0.3, 0)  # nothing in them to learn
+    train, held = split_pairs(pairs, 0.3, 0)  # nothing in them to learn
     made = reward_model(llama("1x32", learn_seed), config, TOKENIZER, 0)
     best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
     losses = [row["loss"] for row in read_history(tmp_path / "history.jsonl")]
@@ -207,7 +211,7 @@ def test_training_stops_where_the_held_out_pairs_get_no_better(
 
 def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     config = RewardConfig(batch_size=16, learning_rate=1e-3, epochs=4, patience=9)
-    train, held = split(planted(80, 3), 0.25, 0)
+    train, held = split_pairs(planted(80, 3), 0.25, 0)
 
     def run(folder: Path, looks: int) -> Path:
         times = iter([1.0] * looks)
@@ -231,10 +235,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> Non
 
 def test_what_is_no_reward_model_gives_one_line(tmp_path: Path) -> None:
     config = RewardConfig(epochs=1)
-    train, held = split(planted(20, 3), 0.25, 0)
+    train, held = split_pairs(planted(20, 3), 0.25, 0)
     path = train_reward_model(reward_model(llama("1x32"), config, TOKENIZER, 0), TOKENIZER, train,
                               held, config, tmp_path, seed=5)
-    with pytest.raises(UserError, match="no reward model there"):
+    with pytest.raises(UserError, match="no checkpoint there yet"):
         best_checkpoint(tmp_path / "elsewhere")
     meta = json.loads((path / "meta.json").read_text())
     meta["net"]["backbone"]["hidden_size"] = 64
@@ -286,7 +290,7 @@ def test_pairs_come_back_from_a_file_and_prompts_stay_whole(tmp_path: Path) -> N
     pairs = [Pair(f"p{i % 10} \n\"\u00e9", f"a{i}", f"b{i}") for i in range(40)]
     (tmp_path / "f.jsonl").write_bytes(to_lines(pairs))
     assert read_pairs(tmp_path / "f.jsonl") == pairs
-    train, held = split(pairs, 0.2, 3)
+    train, held = split_pairs(pairs, 0.2, 3)
     assert len(held) == 8
     assert sorted(train + held) == sorted(pairs)
     assert not {p.prompt for p in train} & {p.prompt for p in held}
@@ -314,7 +318,7 @@ def policy(tokens: int = 6) -> TextPolicy:
 
 
 def made(noise: float, seed: int = 0):
-    return synthesise(policy(), TOKENIZER, TASK, GOLD, PairConfig(count=150, noise=noise), seed)
+    return make_pairs(policy(), TOKENIZER, TASK, GOLD, PairConfig(count=150, noise=noise), seed)
 
 
 def test_pairs_made_here_follow_the_gold_reward() -> None:
@@ -341,13 +345,13 @@ def test_nothing_to_prefer_is_said() -> None:
     same = gold_of({"one": 1.0}, lambda completions, examples: {
         "one": torch.ones(len(completions.texts))})
     with pytest.raises(UserError, match="only 0 differ"):
-        synthesise(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
+        make_pairs(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
 
 
 def test_a_training_state_that_counted_epochs_as_steps_is_read(tmp_path: Path) -> None:
     """As versions before 0.2 wrote it: the optimizer's steps beside each moment."""
     config = RewardConfig(batch_size=16, epochs=2, patience=9)
-    train, held = split(planted(80, 3), 0.25, 0)
+    train, held = split_pairs(planted(80, 3), 0.25, 0)
 
     def run(folder: Path, epochs: int) -> Path:
         return train_reward_model(

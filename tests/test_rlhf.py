@@ -23,15 +23,16 @@ from selfplay.common.files import read_history, read_json
 from selfplay.llm import policy as rollouts
 from selfplay.llm.config import RewardConfig, RLHFConfig
 from selfplay.llm.evaluate import Looked, best_of_n, figures, interval, turn
+from selfplay.llm.folder import open_rlhf_learner, train_learner
 from selfplay.llm.generate import Sampling
-from selfplay.llm.kept import KeptRLHFLearner, train_rlhf
-from selfplay.llm.models import render, save
-from selfplay.llm.preferences import gold_of
-from selfplay.llm.reward_model import RewardModel, Texts, reward_model
+from selfplay.llm.models import render, save_model
+from selfplay.llm.policy import completion_kl, gold_of
+from selfplay.llm.reward_model import RewardModel, Texts, proxy_task, reward_model
 from selfplay.llm.rewards import Example
-from selfplay.llm.rlhf import RLHFObjective, best_row, divergence
+from selfplay.llm.rl import RewardedTask, RLHFLearner, best_row
 from selfplay.llm.tasks import Task
 from selfplay.report.panels import draw_overoptimisation
+from selfplay.run.keep import Kept
 
 LIKED = "abcdefghi"  # so many that none has to be met by luck
 TOKENS = torch.tensor(TOKENIZER(LIKED)["input_ids"])
@@ -65,15 +66,17 @@ def counting() -> Counting:
 #: The truth: two of them are best, each further one does harm.
 GOLD = gold_of({"a": 1.0}, lambda completions, examples: {"a": torch.tensor(
     [2.0 - abs(liked(text) - 2) for text in completions.texts])})
-AIM = RLHFObjective(Task("letters", Letters()), counting(), GOLD)
+def rewarded(cut_penalty: float = 0.0) -> RewardedTask:
+    return proxy_task(Task("letters", Letters()), counting(), TOKENIZER, GOLD, cut_penalty)
+
+
 SMALL = RLHFConfig(prompts=8, group=4, epochs=3, minibatches=2, steps=4, evaluate_every=2,
-                   held_prompts=12, held_samples=4, kl_weight=0.0, cut_penalty=0.0,
-                   learning_rate=1e-3)
+                   held_prompts=12, held_samples=4, kl_weight=0.0, learning_rate=1e-3)
 SAMPLING = Sampling(max_new_tokens=6)
 
 
 def begun(folder: Path, seed: int = 3) -> Path:
-    save(folder, llama("1x32", seed), TOKENIZER)
+    save_model(folder, llama("1x32", seed), TOKENIZER)
     return folder
 
 
@@ -82,10 +85,10 @@ def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return begun(tmp_path_factory.mktemp("init"))
 
 
-def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampling = SAMPLING,
-            seed: int = 0, **changes: Any) -> KeptRLHFLearner:
-    return KeptRLHFLearner(aim, init, folder, replace(SMALL, **changes), sampling=sampling,
-                           seed=seed)
+def opened(init: Path, folder: Path, sampling: Sampling = SAMPLING, seed: int = 0,
+           cut_penalty: float = 0.0, **changes: Any) -> tuple[RLHFLearner, Kept]:
+    return open_rlhf_learner(rewarded(cut_penalty), init, folder, replace(SMALL, **changes),
+                             sampling=sampling, seed=seed)
 
 
 # ------------------------------------------------------------------------------------ divergence
@@ -93,28 +96,28 @@ def climber(init: Path, folder: Path, aim: RLHFObjective = AIM, sampling: Sampli
 
 def test_the_divergence_is_the_kl_of_the_distributions(init: Path, tmp_path: Path) -> None:
     """With completions of one token it can be summed over the vocabulary."""
-    made = climber(init, tmp_path, sampling=Sampling(max_new_tokens=1))
+    made, _ = opened(init, tmp_path, sampling=Sampling(max_new_tokens=1))
     with torch.no_grad():
         torch.manual_seed(0)
         for parameter in made.policy.net.policy.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    example = made.held[0]
+    example = made.held_out[0]
     tokens = torch.tensor([render(TOKENIZER, example.prompt)])
     with torch.no_grad():
         p, q = (torch.log_softmax(net(input_ids=tokens).logits[0, -1].double(), -1)
                 for net in (made.policy.net.policy, made.reference))
     exact = float((p.exp() * (p - q)).sum())
     policy = replace(made.policy, group=8000)
-    batch = rollouts.sample(policy, TOKENIZER, [example], made.reward, {"proxy": 1.0}, 1)
-    drawn = divergence(rollouts.evaluated(batch.rollout, policy, made.reference))
+    batch = made.ask([example], 1, policy)
+    drawn = completion_kl(rollouts.evaluated(batch.rollout, policy, made.reference))
     error = float(drawn.std()) / math.sqrt(8000)
     assert exact > 10 * error
     assert abs(float(drawn.mean()) - exact) < 4 * error
 
 
 def test_the_untrained_policy_is_the_reference(init: Path, tmp_path: Path) -> None:
-    made = climber(init, tmp_path, steps=0)
-    train_rlhf(made)
+    made, kept = opened(init, tmp_path, steps=0)
+    train_learner(made, kept)
     (row,) = made.history
     assert row["kl"] == pytest.approx(0, abs=1e-4)
     assert (row["step"], row["held_prompts"], row["held_samples"]) == (0, 12, 4)
@@ -129,9 +132,9 @@ def test_the_proxy_rises_and_the_truth_turns(
     tmp_path: Path, algorithm: str, learn_seed: int
 ) -> None:
     init, folder = begun(tmp_path / "init", learn_seed), tmp_path / "climb"
-    made = climber(init, folder, seed=learn_seed, algorithm=algorithm, steps=40,
+    made, kept = opened(init, folder, seed=learn_seed, algorithm=algorithm, steps=40,
                    evaluate_every=8, learning_rate=5e-3)
-    best = train_rlhf(made)
+    best = train_learner(made, kept)
     rows = made.history
     assert rows[-1]["proxy"] > 4.5 > 1 > rows[0]["proxy"]
     assert rows[-1]["gold"] < max(row["gold"] for row in rows) - 0.5
@@ -139,15 +142,15 @@ def test_the_proxy_rises_and_the_truth_turns(
     assert found["proxy_rise"] > 0 < found["loss"]
     assert best.name == f"ckpt-{found['step']:06d}"
     assert read_json(folder / "best.json")["ended"] == "steps"
-    kept = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert kept == {best.name, "ckpt-000040"}
+    left = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert left == {best.name, "ckpt-000040"}
 
 
 @pytest.mark.learns
 def test_the_kl_budget_ends_the_run(tmp_path: Path, learn_seed: int) -> None:
-    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+    made, kept = opened(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
                    steps=60, evaluate_every=3, learning_rate=5e-3, kl_budget=2.0)
-    best = train_rlhf(made)
+    best = train_learner(made, kept)
     note, kls = read_json(tmp_path / "climb" / "best.json"), [row["kl"] for row in made.history]
     assert note["ended"] == "kl budget"
     assert made.step < 60
@@ -169,9 +172,9 @@ def test_a_run_over_budget_from_the_start_names_the_reference() -> None:
 def test_a_kl_weight_holds_the_policy_back(tmp_path: Path, learn_seed: int) -> None:
     init, gone = begun(tmp_path / "init", learn_seed), {}
     for weight in (0.0, 1.0):
-        made = climber(init, tmp_path / str(weight), seed=learn_seed, steps=15, evaluate_every=15,
-                       learning_rate=5e-3, kl_weight=weight)
-        train_rlhf(made)
+        made, kept = opened(init, tmp_path / str(weight), seed=learn_seed, steps=15,
+                            evaluate_every=15, learning_rate=5e-3, kl_weight=weight)
+        train_learner(made, kept)
         gone[weight] = made.history[-1]["kl"]
     assert gone[1.0] < 0.5 * gone[0.0]
 
@@ -180,27 +183,27 @@ def test_a_kl_weight_holds_the_policy_back(tmp_path: Path, learn_seed: int) -> N
 def test_the_weight_is_steered_to_half_the_budget(tmp_path: Path, learn_seed: int) -> None:
     config = replace(SMALL, kl_budget=3.0, kl_weight=0.01, adapt=True)
     assert config.objective(6.0).kl_target == pytest.approx(0.25)
-    made = climber(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
+    made, kept = opened(begun(tmp_path / "init", learn_seed), tmp_path / "climb", seed=learn_seed,
                    steps=10, evaluate_every=10, learning_rate=5e-3, kl_budget=3.0, kl_weight=0.01,
                    adapt=True)
-    train_rlhf(made)
+    train_learner(made, kept)
     assert made.optimizer.kl_weight > 0.01
     assert replace(config, adapt=False).objective(6.0).kl_target == 0
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(init: Path, tmp_path: Path) -> None:
-    whole = climber(init, tmp_path / "whole", kl_weight=0.1)
-    train_rlhf(whole)
-    first = climber(init, tmp_path / "parts", kl_weight=0.1, steps=2)
-    train_rlhf(first)
+    whole, kept = opened(init, tmp_path / "whole", kl_weight=0.1)
+    train_learner(whole, kept)
+    first, kept = opened(init, tmp_path / "parts", kl_weight=0.1, steps=2)
+    train_learner(first, kept)
     first.history.append({**first.history[-1], "step": 4})  # a row whose checkpoint never came
     (tmp_path / "parts" / "history.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in first.history))
     shutil.copytree(tmp_path / "parts" / "ckpt-000002", tmp_path / "parts" / "ckpt-000004")
     (tmp_path / "parts" / "ckpt-000004" / "model.safetensors").write_bytes(b"half")
-    again = climber(init, tmp_path / "parts", kl_weight=0.1)
+    again, kept = opened(init, tmp_path / "parts", kl_weight=0.1)
     assert again.step == 2
-    train_rlhf(again)
+    train_learner(again, kept)
     a, b = (made.policy.net.state_dict() for made in (whole, again))
     assert all(torch.equal(a[key], b[key]) for key in a)
     rows = [[{k: v for k, v in row.items() if not k.endswith(("seconds", "_mb"))}
@@ -214,7 +217,8 @@ def test_completions_are_written_down_and_figures_of_every_step(
     init: Path, tmp_path: Path
 ) -> None:
     told: list[list[dict[str, Any]]] = []
-    made = KeptRLHFLearner(AIM, init, tmp_path, SMALL, sampling=SAMPLING, markers=("a", "b"))
+    made, kept = open_rlhf_learner(rewarded(), init, tmp_path, SMALL, sampling=SAMPLING,
+                                   markers=("a", "b"))
     asked: list[rollouts.SampledBatch] = []
     with pytest.MonkeyPatch.context() as patch:
         def noted(*given: Any) -> rollouts.SampledBatch:
@@ -222,13 +226,13 @@ def test_completions_are_written_down_and_figures_of_every_step(
             asked.extend([found] if given[0].group == 4 and len(given[2]) == 8 else [])
             return found
 
-        sample = rollouts.sample
-        patch.setattr(rollouts, "sample", noted)
-        train_rlhf(made, show=told.append)
+        sample = rollouts.sample_batch
+        patch.setattr(rollouts, "sample_batch", noted)
+        train_learner(made, kept, show=told.append)
     rows = read_history(tmp_path / "samples.jsonl")
     assert rows == [row for some in told for row in some]
     assert [some[0]["step"] for some in told] == [0, 2, 4]
-    held = {e.prompt: e.answer for e in made.held}
+    held = {e.prompt: e.answer for e in made.held_out}
     for row in rows:
         assert held[row["prompt"]] == row["wanted"]
         count = liked(row["completion"])
@@ -246,29 +250,29 @@ def test_completions_are_written_down_and_figures_of_every_step(
 
 
 def test_a_breakdown_says_what_goes_on(init: Path, tmp_path: Path) -> None:
-    made = climber(init, tmp_path)
+    made, kept = opened(init, tmp_path)
     with torch.no_grad():
         next(iter(made.reference.parameters())).fill_(torch.nan)
     made.optimizer.config = replace(made.optimizer.config, kl_weight=0.1)
     with pytest.raises(UserError, match=r"go on from it with --model .*/ckpt-000000 --run NEW "
                                         r"--set rlhf\.learning_rate=0\.00033$"):
-        train_rlhf(made)
+        train_learner(made, kept)
 
 
 def test_completions_of_a_killed_run_come_once(init: Path, tmp_path: Path) -> None:
-    train_rlhf(climber(init, tmp_path / "whole"))
+    train_learner(*opened(init, tmp_path / "whole"))
     parts = tmp_path / "parts"
-    train_rlhf(climber(init, parts, steps=2))
+    train_learner(*opened(init, parts, steps=2))
     with (parts / "samples.jsonl").open("a") as file:  # of a step whose checkpoint never came
         file.write(json.dumps({"step": 4, "prompt": "p", "completion": "", "wanted": ""}) + "\n{")
-    train_rlhf(climber(init, parts))
+    train_learner(*opened(init, parts))
     names = [folder / "samples.jsonl" for folder in (tmp_path / "whole", parts)]
     assert names[0].read_text() == names[1].read_text()
 
 
 def test_what_was_cut_off_costs_the_penalty(init: Path, tmp_path: Path) -> None:
-    made = climber(init, tmp_path, cut_penalty=7.0, sampling=Sampling(max_new_tokens=60))
-    batch = rollouts.sample(made.policy, TOKENIZER, made.held, made.reward, made.weights, 0)
+    made, _ = opened(init, tmp_path, cut_penalty=7.0, sampling=Sampling(max_new_tokens=60))
+    batch = made.ask(made.held_out, 0)
     ended = torch.tensor(batch.completions.ended)
     found = batch.rollout.reward.sum(1)
     count = torch.tensor([float(liked(t)) for t in batch.completions.texts])

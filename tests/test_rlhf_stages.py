@@ -12,8 +12,8 @@ from command import Command, Said
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfplay.common.files import read_history, read_json
-from selfplay.llm.preferences import Pair, read_pairs, to_lines
-from selfplay.llm.run import newest_model
+from selfplay.llm.folder import newest_model
+from selfplay.llm.reward_model import Pair, read_pairs, to_lines
 from selfplay.llm.tasks import make_task
 
 #: The shorter the better, so that any sampler that ends has something to prefer.

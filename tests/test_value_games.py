@@ -25,7 +25,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.learn.rollout import Acted
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.run.shards import load_shard, make_games, read_games
 
 TTT, C4 = make("tictactoe"), make("connect4")
@@ -47,7 +47,7 @@ EXTREMES: Any = Policies(Extreme(-1), Extreme(1))
 
 
 def nets(game: Any) -> Policies:
-    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, "1x8")
     return Policies(*(BoardPolicy(seeded(seed, lambda: build(spec)).eval(), game.obs_shape,
                                   game.num_actions).frozen() for seed in (1, 2)))
 

@@ -58,7 +58,7 @@ def test_no_position_is_on_both_sides_turned_or_mirrored(play_random: Any) -> No
 
 def test_more_games_leave_a_position_on_its_side(play_random: Any) -> None:
     rows = centre_rows(1000, 0, play_random)
-    few = Columns(*(column[:300] for column in rows))
+    few = rows.rows(slice(300))
     held, more = (set(boards(split_rows(TTT, part, 0.2, 1)[1])) for part in (few, rows))
     assert held < more
     assert set(boards(split_rows(TTT, few, 0.2, 2)[1])) != held
@@ -96,7 +96,7 @@ def test_it_learns_results_and_says_how_well(
     tmp_path: Path, policy: Path, play_random: Any, learn_seed: int
 ) -> None:
     positions = centre_rows(2000, learn_seed, play_random)
-    decided = Columns(*(column[positions.value != 0] for column in positions))  # 1 if unlearnt
+    decided = positions.rows(positions.value != 0)  # 1 if unlearnt
     found = learn(tmp_path / "value", decided, policy, learn_seed, max_steps=100,
                   evaluate_every=20)
     rows = read_history(tmp_path / "value/history.jsonl")
@@ -143,7 +143,7 @@ def test_more_games_make_a_new_curve(
 ) -> None:
     """A curve that was flat with few positions does not keep more of them from being learnt."""
     rows = centre_rows(800, learn_seed, play_random)
-    few = Columns(*(column[:80] for column in rows))
+    few = rows.rows(slice(80))
     flat = {"patience": 1, "drops": 0, "gain": 0.9, "evaluate_every": 20}
     learn(tmp_path, few, policy, learn_seed, **flat)
     steps = read_history(tmp_path / "history.jsonl")[-1]["step"]

@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from torch import Tensor
 
-from selfplay.llm.models import character_tokenizer, left_padded, small_model
+from selfplay.llm.models import character_tokenizer, padded_tokens, small_model
 from selfplay.models.transformer import Transformer
 
 TOKENIZER = character_tokenizer()
@@ -37,12 +37,12 @@ def hugging_face(model: Any) -> Any:
     """The embedded model as transformers loads what was saved of it; any other as it is."""
     from transformers import AutoModelForCausalLM, PreTrainedModel
 
-    from selfplay.llm.models import save
+    from selfplay.llm.models import save_model
 
     if not isinstance(model, Transformer):
         return model
     with TemporaryDirectory() as folder:
-        save(Path(folder), model, TOKENIZER)
+        save_model(Path(folder), model, TOKENIZER)
         found = AutoModelForCausalLM.from_pretrained(folder)
     assert isinstance(found, PreTrainedModel)
     return found
@@ -87,11 +87,11 @@ def gpt2() -> Any:
 
 
 def lora() -> Any:
-    from selfplay.llm.models import Lora, load, save
+    from selfplay.llm.models import Lora, load_model, save_model
 
     with TemporaryDirectory() as folder:
-        save(Path(folder), llama(), TOKENIZER)
-        model = load(folder, Lora(rank=4))[0]
+        save_model(Path(folder), llama(), TOKENIZER)
+        model = load_model(folder, Lora(rank=4))[0]
     torch.manual_seed(4)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -106,4 +106,4 @@ QUESTIONS = ["1+1=", "12+30-7=", "9=", "a rather longer prompt"]
 
 
 def prompts(questions: list[str] = QUESTIONS) -> tuple[Tensor, Tensor]:
-    return left_padded([TOKENIZER(q)["input_ids"] for q in questions], PAD)
+    return padded_tokens([TOKENIZER(q)["input_ids"] for q in questions], PAD, left=True)

@@ -5,21 +5,24 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries, side, take
 from . import large, planes, playouts, small
-from .planes import PLANES
+from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
 
 SMALLEST, LARGEST = 5, 19
 COLUMNS = "ABCDEFGHJKLMNOPQRST"  # GTP leaves out I
 ZOBRIST_SEED = 20160127
 States = GoStates | BitStates  #: up to 9x9 the latter
-KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], np.uint64)  #: any odd numbers
+SHARED = range(7, 14)  #: board sizes that one net plays
+#: any odd numbers
+KEY_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 
 
 class Go(Game):
@@ -30,16 +33,23 @@ class Go(Game):
     included (positional superko); passes are exempt. Two passes in a row end a game, and so does
     move 2 * N * N; either way every stone on the board counts as alive.
 
-    Observation planes (C = 16), for the side to move: 0 own stones, 1 enemy stones, 2 ones;
+    ``komi`` is that of new games; each game has its own in ``states.komi``, in half points, and
+    may be given another while it is fresh.
+
+    Observation planes (C = 24), for the side to move: 0 own stones, 1 enemy stones, 2 ones;
     3-5 own chains with 1, 2, 3 or more liberties; 6-8 enemy chains likewise; 9-12 the last,
     second, third and fourth last move (empty for a pass); 13 points that the superko rule alone
-    forbids; 14 all ones where white is to move; 15 all ones after a pass.
+    forbids; 14 all ones where white is to move; 15 all ones after a pass;
+    16-23 the komi that the side to move receives, in half points (at most 63.5 points either
+    way), as a binary number, its lowest bit first, in two's complement: ones where the bit is set.
     """
 
     has_ownership = True
+    komi_planes = KOMI_PLANES
     has_sgf = True
     sides = ("black", "white")
     board_style = "go"
+    quick_wins = True
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -50,7 +60,7 @@ class Go(Game):
         self.num_actions = size * size + 1
         self.pass_action = size * size
         self.board_shape = (size, size)
-        self.obs_shape = (PLANES, size, size)
+        self.obs_shape = (PLANES + KOMI_PLANES, size, size)
         self.max_moves = 2 * size * size
         options = [f"komi={self.komi:g}"] * (self.komi != 7.0) + ["suicide=True"] * suicide
         self.name = f"go{size}x{size}" + (f"({','.join(options)})" if options else "")
@@ -58,6 +68,9 @@ class Go(Game):
             "Tromp-Taylor area scoring, positional superko, "
             f"suicide {'allowed' if suicide else 'forbidden'}, komi {self.komi:g}"
         )
+        boards = f"{SHARED[0]}x{SHARED[0]} to {SHARED[-1]}x{SHARED[-1]}"
+        self.kin = (f"go, {boards if size in SHARED else f'{size}x{size}'}, any komi"
+                    + ", suicide allowed" * suicide)
         points = (size + 2) * (size + 1) + 1
         #: uint64 [2, P]: the key of a black and of a white stone on each point of the padded board
         self.zobrist = np.random.default_rng(ZOBRIST_SEED).integers(
@@ -90,6 +103,7 @@ class Go(Game):
             "ply": np.zeros(1, np.int32),
             "done": np.zeros(1, np.bool_),
             "ko": np.zeros(1, np.int16),
+            "komi": np.full(1, 2 * self.komi, np.int16),
             "recent": np.full((1, 4), -1, np.int16),
             "history": np.zeros((1, self.max_moves + 1), np.uint64),
             "seen": seen,
@@ -111,6 +125,20 @@ class Go(Game):
 
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
+
+    def vary(self, states: States, config: Any, rng: np.random.Generator) -> None:
+        """Draw each game's komi: the own one; or one up to ``komi_range`` points from it, whole and
+        half ones alike (of the share ``komi_share``); or, as if there were handicap, any, normal
+        with the board's width as its deviation (``komi_wild``). Draws nothing where both are 0."""
+        if config.komi_share + config.komi_wild == 0:
+            return
+        count, reach = len(states.ply), int(2 * config.komi_range)
+        kind, near = rng.random(count), rng.integers(-reach, reach + 1, count)
+        wild = np.rint(rng.normal(0.0, 2.0 * self.size, count))
+        far = (kind >= config.komi_share) & (kind < config.komi_share + config.komi_wild)
+        off = np.where(far, wild, np.where(kind < config.komi_share, near, 0))
+        most = 2 * self.size**2
+        states.komi[:] = np.clip(2 * self.komi + off, -most, most)
 
     def step(self, states: States, actions: NDArray[np.int64]) -> None:
         self.replay(states, np.asarray(actions, np.int64)[:, None])
@@ -155,8 +183,40 @@ class Go(Game):
         small.moves(states, *self._cells, out)
         return out
 
+    def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A second pass wins for who leads."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, legal, states.recent[:, 0] == self.pass_action, 1)
+        self._near_the_end(found, super().wins, states, legal, 1)
+        return found
+
+    def blunders(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A pass loses for who is behind, whether it is the second or the opponent passes too."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, legal, np.ones(len(legal), np.bool_), -1)
+        self._near_the_end(found, super().blunders, states, legal, 2)
+        return found
+
+    def _by_passing(
+        self, found: NDArray[np.bool_], states: States, legal: NDArray[np.bool_],
+        asked: NDArray[np.bool_], sign: int,
+    ) -> None:
+        """Mark the pass where the board, counted now, is worth ``sign`` to the side to move."""
+        if asked.any():
+            value = np.sign(self._leads(states, asked) - self.komi) * side(states)
+            found[:, -1] = asked & legal[:, -1] & (value == sign)
+
+    def _near_the_end(
+        self, found: NDArray[np.bool_], ask: Callable[..., NDArray[np.bool_]], states: States,
+        legal: NDArray[np.bool_], moves: int,
+    ) -> None:
+        """Where so few moves are left, any of them may be the last: try them all."""
+        rows = np.flatnonzero(states.ply + moves >= self.max_moves)
+        if len(rows):
+            found[rows] = ask(take(states, rows), legal[rows])
+
     def observe(self, states: States) -> NDArray[np.uint8]:
-        out = np.empty((len(states.ply), PLANES, self.size * self.size), np.uint8)
+        out = np.empty((len(states.ply), self.obs_shape[0], self.size * self.size), np.uint8)
         codes = np.empty((2, self.zobrist.shape[1]), np.uint8)
         if self._in_sets:
             planes.observe_sets(states, *self._cells, codes[0], out)
@@ -175,7 +235,7 @@ class Go(Game):
 
     def result(self, states: States) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         done = states.done.copy()
-        lead = self._leads(states, done) - self.komi
+        lead = self._leads(states, done) - states.komi / 2
         return done, (np.sign(lead) * done).astype(np.float32)
 
     def ownership(self, states: States) -> NDArray[np.int8]:
@@ -187,13 +247,15 @@ class Go(Game):
 
     def score(self, states: States) -> NDArray[np.float32]:
         wanted = np.ones(len(states.ply), np.bool_)
-        return (self._leads(states, wanted) - self.komi).astype(np.float32)
+        return (self._leads(states, wanted) - states.komi / 2).astype(np.float32)
 
     def keys(self, states: States) -> NDArray[np.uint64]:
         """As in the protocol; only the last four moves of a past count."""
         board = states.history[np.arange(len(states.ply)), states.ply]
         moves = states.recent.view(np.uint64)[:, 0]
-        return board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
+        other = states.komi.astype(np.int64) - int(2 * self.komi)
+        return (board ^ (moves * KEY_FACTORS[0]) ^ (states.ply.astype(np.uint64) * KEY_FACTORS[1])
+                ^ (other.view(np.uint64) * KEY_FACTORS[2]))
 
     def rollout(self, states: States, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Random playouts that leave own one-point eyes alone and know simple ko, not superko.
@@ -211,7 +273,7 @@ class Go(Game):
                              finals)
             planes.areas(finals, np.ones(len(finals), np.bool_), self.size,
                            np.empty((0, 0), np.int8), leads)
-        return np.sign(leads - self.komi).astype(np.float32)
+        return np.sign(leads - states.komi / 2).astype(np.float32)
 
     def opening_moves(self, states: States) -> NDArray[np.bool_]:
         """Legal points off the first line (any legal point below 7x7); none on a full board."""

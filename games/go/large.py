@@ -264,6 +264,7 @@ def legality(s, zobrist, size, suicide, verdicts, out):
 def duplicate(s, i, d, o):
     """Copy row i of ``s`` to row o of ``d``; of ``history`` no more than there is."""
     d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
+    d.komi[o] = s.komi[i]
     for p in range(s.stones.shape[1]):
         d.stones[o, p], d.lost[o, p] = s.stones[i, p], s.lost[i, p]
     for p in range(s.stones.shape[1]):

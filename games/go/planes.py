@@ -21,7 +21,8 @@ from .states import (
     WHITE,
 )
 
-PLANES = 16
+PLANES = 16  #: that show the board
+KOMI_PLANES = 8  #: that spell the komi
 ONE = np.uint64(1)
 UNCLAIMED = 2
 
@@ -116,9 +117,19 @@ def few_liberties(stones, following, packed, head, width):
             return 2
 
 
+@njit(cache=True, nogil=True, inline="always")
+def spell_komi(s, i, out):
+    """Write the komi of row i as the side to move has it: a bit a plane, all over the board."""
+    halves = np.int64(s.komi[i]) if s.to_play[i] == 1 else -np.int64(s.komi[i])
+    most = 1 << (KOMI_PLANES - 1)
+    halves = min(max(halves, -most), most - 1)
+    for bit in range(KOMI_PLANES):
+        out[i, PLANES + bit, :] = (halves >> bit) & 1
+
+
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def observe(s, moves, size, codes, out):
-    """Fill ``out`` uint8 [B, PLANES, N * N]; ``Go`` lists the planes.
+    """Fill ``out`` uint8 [B, PLANES + KOMI_PLANES, N * N]; ``Go`` lists the planes.
 
     moves: uint8 [B, A], REPEATS where ``large.legality`` says so. codes: scratch uint8 [2, P].
     """
@@ -148,6 +159,7 @@ def observe(s, moves, size, codes, out):
         out[i, 2, :] = 1
         out[i, 14, :] = own == WHITE
         out[i, 15, :] = last == cells
+        spell_komi(s, i, out)
         for j in range(4):
             out[i, 9 + j, :] = 0
             if 0 <= s.recent[i, j] < cells:
@@ -169,8 +181,8 @@ def mark_cells(s, i, word, start, end, shift, code):
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def observe_sets(s, shift, split, code, out):
-    """``observe`` for BitStates: fill ``out`` uint8 [B, PLANES, N * N]; shift and split as in
-    ``small.moves``. code: scratch uint8 [at least N * N]."""
+    """``observe`` for BitStates, ``out`` as there; shift and split as in ``small.moves``. code:
+    scratch uint8 [at least N * N]."""
     cells = shift.shape[0]
     for i in range(out.shape[0]):
         mark_cells(s, i, 0, 0, split, shift, code)
@@ -188,6 +200,7 @@ def observe_sets(s, shift, split, code, out):
         out[i, 2, :] = 1
         out[i, 14, :] = s.to_play[i]
         out[i, 15, :] = s.recent[i, 0] == cells
+        spell_komi(s, i, out)
         for j in range(4):
             out[i, 9 + j, :] = 0
             if 0 <= s.recent[i, j] < cells:

@@ -241,6 +241,7 @@ def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
 def duplicate(s, i, d, o):
     """Copy row i of ``s`` to row o of ``d``, and of ``history`` only what has been filled."""
     d.to_play[o], d.ply[o], d.done[o], d.ko[o] = s.to_play[i], s.ply[i], s.done[i], s.ko[i]
+    d.komi[o] = s.komi[i]
     for j in range(s.recent.shape[1]):
         d.recent[o, j] = s.recent[i, j]
     for j in range(s.ply[i] + 1):

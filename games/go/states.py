@@ -49,6 +49,7 @@ class GoStates(NamedTuple):
     following: uint16 [B, P], the next stone of the same chain, in a circle
     liberties: int64 [B, P], packed sums, valid where ``chain[p] == p``
     ko: int16 [B], point that simple ko forbids, 0 if none (read by rollouts)
+    komi: int16 [B], in half points, so that each game of a batch may have its own
     lost: int8 [B, P], BLACK | WHITE of the stones that have ever left this point. A board that
         comes back has the new stone on a point that has lost one of its colour since
     recent: int16 [B, 4], the last actions, newest first; -1 before the first move
@@ -64,6 +65,7 @@ class GoStates(NamedTuple):
     following: NDArray[np.uint16]
     liberties: NDArray[np.int64]
     ko: NDArray[np.int16]
+    komi: NDArray[np.int16]
     lost: NDArray[np.int8]
     recent: NDArray[np.int16]
     history: NDArray[np.uint64]
@@ -79,7 +81,7 @@ class BitStates(NamedTuple):
     """B games on boards of up to 9x9. The last four sets follow from the rest (superko's
     from the history); they are kept as searches ask for them more than once.
 
-    to_play, ply, done, ko, recent, history, seen: as in GoStates
+    to_play, ply, done, ko, komi, recent, history, seen: as in GoStates
     sets: uint64 [B, SETS, 2], sets of points: at STONES and STONES + 1 the black and the white
         stones; at LOST and LOST + 1 where such stones have ever left; at ATARI and TWO the stones,
         of both colours, of chains with one and two liberties; at MOVES where the side to move may
@@ -90,6 +92,7 @@ class BitStates(NamedTuple):
     ply: NDArray[np.int32]
     done: NDArray[np.bool_]
     ko: NDArray[np.int16]
+    komi: NDArray[np.int16]
     recent: NDArray[np.int16]
     history: NDArray[np.uint64]
     seen: NDArray[np.uint64]

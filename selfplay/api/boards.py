@@ -20,7 +20,7 @@ from selfplay.games.own import is_own
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import META, load_net, spec_of
 from selfplay.learn.packaged import find
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
 from selfplay.search.search import Rule, Search, SearchConfig, rollout_evaluate
@@ -45,9 +45,9 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     """
     game = _game(game)
     size = use_net(size) if is_own(size) else size
-    spec = NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)
+    spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
-    made.spec, made.game = spec, game.name
+    made.spec, made.game = spec, game.name  # type: ignore[assignment]  # no tensors
     return made
 
 
@@ -80,8 +80,8 @@ def load(
         raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
     if folder.is_dir() and not (folder / META).is_file():
         folder = checkpoint_of(str(folder), f"net:{folder}")[0]
-    found, meta = load_net(folder, None if game is None else _game(game).name, device)
-    found.spec, found.game = spec_of(meta), str(meta["game"])
+    found, meta = load_net(folder, None if game is None else _game(game), device)
+    found.spec, found.game = spec_of(meta), str(meta["game"])  # type: ignore[assignment]
     return found
 
 

@@ -26,6 +26,7 @@ from selfplay.learn import advantages
 from selfplay.learn import policy_gradient as gradient_loop
 from selfplay.learn.config import ALGORITHMS, PGConfig
 from selfplay.learn.rollout import Policy, Rollout
+from selfplay.models import placed
 from selfplay.run.boards import gate
 from selfplay.run.config import RunConfig, must_fit, override, preset, spelt, with_algorithm
 from selfplay.search import random as rng
@@ -61,7 +62,8 @@ def alphazero(
     config = override(preset(game.name), words_of("rl", given))
     net = fresh_net(game, config.net, seed) if net is None else net
     rl = replace(config.rl, iterations=iterations or config.rl.iterations)
-    learner = Learner(game, net.spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
+    spec: Any = net.spec
+    learner = Learner(game, spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
     for row in boards.alphazero(learner, judge=gate if rl.gating else None):
         net.load_state_dict(learner.inference_net().state_dict())
         yield row
@@ -100,8 +102,9 @@ def league(
     must_fit(config)
     net = fresh_net(game, config.net, seed) if net is None else net
     config = replace(config, rl=replace(config.rl, iterations=iterations or config.rl.iterations))
+    spec: Any = net.spec
     yield from league_games.league(
-        PolicyLearner(game, net.spec, config, net=net, device=device, seed=seed))
+        PolicyLearner(game, spec, config, net=net, device=device, seed=seed))
 
 
 def policy(game: Game | str, net: nn.Module, device: str = "cpu") -> BoardPolicy:
@@ -113,7 +116,7 @@ def policy(game: Game | str, net: nn.Module, device: str = "cpu") -> BoardPolicy
     9
     """
     game = _game(game)
-    net = net.to(device, memory_format=torch.channels_last).eval()
+    net = placed(net, device).eval()
     return BoardPolicy(net, game.obs_shape, game.num_actions, device)
 
 
@@ -177,7 +180,10 @@ def policy_gradient(
     critic = config.value_weight > 0 or config.estimator == "gae"
     if isinstance(policy, BoardPolicy):
         freeze_unused(policy, critic)
-    first = replace(policy, net=copy.deepcopy(policy.net)) if config.kl_weight > 0 else None
+    first = None
+    if config.kl_weight > 0:
+        like: Any = policy
+        first = replace(like, net=copy.deepcopy(policy.net))
     facts: dict[str, Any] = {}
 
     def seen() -> Iterator[Rollout]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from selfplay.arena.spec import Words
 from selfplay.common.errors import UserError
+from selfplay.games.base import Game
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,7 @@ class Mixed:
         return logits, np.sum(values, axis=0, dtype=np.float32)
 
 
-def load_alphago(words: Words, game: str, device: str) -> tuple[nn.Module, nn.Module]:
+def load_alphago(words: Words, game: Game, device: str) -> tuple[nn.Module, nn.Module]:
     """(policy net, value net) in eval mode.
 
     Raises UserError for a checkpoint that is missing, damaged, of another game, or no value net.

@@ -258,7 +258,7 @@ def _net(text: str, setup: Setup) -> Player:
     from selfplay.learn.checkpoint import load_net
 
     folder, thought = checkpoint_of(text, setup.spec)
-    net, _ = load_net(folder, setup.game.name, setup.device)
+    net, _ = load_net(folder, setup.game, setup.device)
     sims, leaves = thought or (0, 1)
     return player_of(full_name(setup.spec), setup.game, spread(net, setup.game, setup.device),
                      sims, leaves, setup.slots)
@@ -298,7 +298,7 @@ def _policy(text: str, setup: Setup) -> Player:
     if thought is not None:
         raise UserError(f"player {setup.spec!r}: draws from the raw policy, without search; write "
                         f"policy:{net_parts(text)[0]}, or net:{text}")
-    net, _ = load_net(folder, setup.game.name, setup.device)
+    net, _ = load_net(folder, setup.game, setup.device)
     return SamplingPlayer(full_name(setup.spec), spread(net, setup.game, setup.device),
                           setup.slots)
 
@@ -308,7 +308,7 @@ def _alphago(text: str, setup: Setup) -> Player:
     from selfplay.search.search import SearchConfig, rollout_evaluate
 
     words = parse_alphago(text)
-    prior, value = load_alphago(words, setup.game.name, setup.device)
+    prior, value = load_alphago(words, setup.game, setup.device)
     evaluate = Mixed(
         spread(prior, setup.game, setup.device), spread(value, setup.game, setup.device),
         rollout_evaluate(setup.game, setup.seed), words.weight)

@@ -13,7 +13,7 @@ from typing import Any
 from selfplay.bench.net import net_rows
 from selfplay.bench.search import search_rows
 from selfplay.games.base import Game
-from selfplay.models import NetSpec
+from selfplay.models import spec_for
 from selfplay.run.config import preset
 
 
@@ -25,8 +25,7 @@ def run_bench(
 
     ``each`` is told of a row as soon as it is measured.
     """
-    spec = NetSpec(net or preset(game.name).net, game.obs_shape, game.num_actions,
-                   game.has_ownership)
+    spec = spec_for(game, net or preset(game.name).net)
     makers: list[Callable[[], dict[str, Any] | None]] = [
         *(partial(make_row, game, spec, device, pairs) for make_row in search_rows()),
         *net_rows(game, spec, device, pairs)]

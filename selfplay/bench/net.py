@@ -30,7 +30,7 @@ from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.evaluator import Dtype, Evaluator, group_sizes, load_all
 from selfplay.learn.optimizer import Trainer
-from selfplay.models import NetSpec, build, choose_dtype, seeded
+from selfplay.models import NetSpec, build, choose_dtype, placed, seeded
 from selfplay.run.config import preset
 from selfplay.search.search import Search, SearchConfig
 
@@ -128,13 +128,13 @@ class _Nets:
         """Evaluations/s of self-play; games go on between calls."""
         if ("selfplay", dtype) not in self._rates:
             evaluators = self._evaluators(dtype, len(group_sizes(self.config.games, self.device)))
-            crew = SelfPlay(self.game, evaluators, self.config, seed=0,
+            selfplay = SelfPlay(self.game, evaluators, self.config, seed=0,
                         threads=torch.get_num_threads())
 
             def done() -> int:
                 before = sum(e.evaluations for e in evaluators)
                 asked = iter((False, True))
-                crew.play(1 << 30, stop=lambda: next(asked))
+                selfplay.play(1 << 30, stop=lambda: next(asked))
                 return sum(e.evaluations for e in evaluators) - before
 
             self._rates["selfplay", dtype] = lambda: repeat(done, 2.0)
@@ -232,7 +232,7 @@ def _learner(game: Game, spec: NetSpec, device: str) -> Rate:
 def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s of forward and backward passes on rows that lie ready."""
     kind, sizes = torch.device(device).type, LEARNT[torch.device(device).type]
-    nets = [seeded(0, lambda: build(spec)).to(device, memory_format=torch.channels_last).train()
+    nets = [placed(seeded(0, lambda: build(spec)), device).train()
             for _ in range(_threads(device))]
     low = choose_dtype("auto", device) is torch.bfloat16
     columns, symmetries = _columns(game, max(sizes)), game.symmetries()
@@ -257,11 +257,11 @@ import sys
 from selfplay.board.selfplay import SelfPlay
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator, group_sizes
-from selfplay.models import NetSpec, build, seeded
+from selfplay.models import build, seeded, spec_for
 from selfplay.run.config import preset
 game, size, device = make(sys.argv[1]), *sys.argv[2:]
 config = preset(game.name).rl
-net = seeded(0, lambda: build(NetSpec(size, game.obs_shape, game.num_actions, game.has_ownership)))
+net = seeded(0, lambda: build(spec_for(game, size)))
 evaluators = [Evaluator(net, game, device) for _ in group_sizes(config.games, device)]
 actor = SelfPlay(game, evaluators, config, seed=0, threads=1).actors[0]
 start = actor.states.ply.sum()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +45,8 @@ class Learner:
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
         the net that plays, who plays by it."""
+        if not spec.komi:  # a net that does not see the komi has to learn by one alone
+            config = replace(config, komi_share=0.0, komi_wild=0.0)
         self.game, self.spec, self.config, self.device, self.seed = game, spec, config, device, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
@@ -57,7 +60,8 @@ class Learner:
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
         self.symmetries = game.symmetries()
-        self._players, self._make = None, players
+        self._players: Any = None
+        self._make = players
 
     @property
     def players(self) -> Any:

@@ -46,6 +46,9 @@ class RLConfig:
     temperature_plies: Whole = 12  #: moves sampled from the search's policy; later its winner
     temperature: Amount = 1.0  #: of that sampling: policy ** (1 / temperature)
     opening: Plies = (0, 4)  #: random plies before self-play begins, low and high
+    komi_share: Share = 0.5  #: share of games of Go whose komi is drawn near the game's own
+    komi_range: Amount = 1.5  #: how near, in points, half ones included
+    komi_wild: Share = 0.05  #: share of games whose komi is anything, as if there were handicap
     resign: Amount = 0.0  #: resign below minus this value (0 is never)
     resign_checked: Share = 0.1  #: share of games played out all the same, to check resigning
     gating: bool = False  #: new weights act only after winning a match against the old

@@ -28,6 +28,10 @@ class Columns(NamedTuple):
     score: NDArray[np.float32]  #: [N] points
     aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
 
+    def rows(self, index: Any) -> Columns:
+        """Some rows, as numpy's ``index`` picks them (a slice copies nothing)."""
+        return Columns._make(column[index] for column in self)
+
 
 class Batch(NamedTuple):
     """Rows as a net and the losses want them; the fields of Columns, unpacked."""
@@ -48,7 +52,7 @@ def pack(obs: NDArray[Any], binary: bool) -> NDArray[Any]:
 
 
 def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any]:
-    """Inverse of ``pack``: uint8 (bits) or float32 [N, C, H, W]."""
+    """Inverse of ``pack``: uint8 (bits; missing ones are 0) or float32 [N, C, H, W]."""
     if packed.dtype == np.uint8:
         flat = np.unpackbits(packed, axis=1, count=int(np.prod(obs_shape)))
     else:
@@ -57,8 +61,12 @@ def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def concat(parts: list[Columns]) -> Columns:
-    """The rows of all parts (at least one), in order."""
-    return Columns(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+    """The rows of all parts (at least one), in order; rows of an earlier version that showed fewer
+    planes get empty ones."""
+    wide = max(part.obs.shape[1] for part in parts)
+    parts = [part if part.obs.shape[1] == wide else part._replace(
+        obs=np.pad(part.obs, ((0, 0), (0, wide - part.obs.shape[1])))) for part in parts]
+    return Columns._make(np.concatenate(fields) for fields in zip(*parts, strict=True))
 
 
 def batch(
@@ -69,7 +77,7 @@ def batch(
     rng: np.random.Generator | None,
 ) -> Batch:
     """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
-    picked = Columns(*(column[rows] for column in columns))
+    picked = columns.rows(rows)
     obs = unpack(picked.obs, game.obs_shape)
     policy, ownership = picked.policy.astype(np.float32), picked.ownership.astype(np.float32)
     if rng is not None:
@@ -99,7 +107,7 @@ def endless_batches(
 def evenly(columns: Columns, count: int) -> Columns:
     """``count`` rows at most, spread evenly."""
     rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
-    return Columns(*(column[rows] for column in columns))
+    return columns.rows(rows)
 
 
 class Window:
@@ -151,5 +159,5 @@ class Window:
         parts = []
         for shard, low, high, start in zip(self._shards, [0, *cuts[:-1]], cuts, starts,
                                            strict=True):
-            parts.append(Columns(*(column[index[low:high] - start] for column in shard)))
+            parts.append(shard.rows(index[low:high] - start))
         return concat(parts), np.arange(count)

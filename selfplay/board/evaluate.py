@@ -14,7 +14,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game
 from selfplay.learn import losses
-from selfplay.models import choose_dtype, folded
+from selfplay.models import choose_dtype, folded, placed
 
 EVALUATED_AT_ONCE = 256  #: rows of one forward pass
 HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration of self-play
@@ -37,7 +37,7 @@ def evaluate_columns(
     if not count:
         raise UserError("no held-out rows to look at; give more expert games")
     kind = choose_dtype(dtype, device)
-    fast = folded(net).to(device, kind, memory_format=torch.channels_last)
+    fast = placed(folded(net), device, kind)
     symmetries = game.symmetries()
 
     def look(start: int) -> dict[str, float]:

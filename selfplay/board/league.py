@@ -29,7 +29,7 @@ from selfplay.learn import advantages, policy_gradient
 from selfplay.learn.config import sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Evaluated, Rollout, on
-from selfplay.models import NetSpec, build, flops, seeded
+from selfplay.models import NetSpec, build, flops, placed, seeded
 from selfplay.search import random as generators
 
 ROUNDS = 4  #: of the games between two meetings of the threads
@@ -49,7 +49,7 @@ class PolicyLearner:
         self.game, self.spec, self.config, self.seed = game, spec, config, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.policy = BoardPolicy(
-            net.to(device, memory_format=torch.channels_last).eval(), game.obs_shape,
+            placed(net, device).eval(), game.obs_shape,
             game.num_actions, device)
         freeze_unused(self.policy, critic=config.pg.value_weight > 0)
         self.optimizer = PolicyOptimizer(self.policy, sized(config.pg, game.max_moves), device)
@@ -127,7 +127,8 @@ class PolicyLearner:
         out = [torch.zeros(rollout.mask.shape) for _ in Evaluated._fields]
         for part, seen in zip(parts, found, strict=True):
             for whole, some in zip(out, seen, strict=True):
-                whole[part, : some.shape[1]] = some.cpu()
+                if some is not None:
+                    whole[part, : some.shape[1]] = some.cpu()
         return Evaluated(*out)
 
 
@@ -180,8 +181,7 @@ def league(
         if learner.pool.joins(learner.iteration):
             learner.pool.add(learner.iteration, learner.policy)
             if held is not None:
-                some = Columns(*(c[:HELD_ROWS] for c in held))
-                seen = evaluate_columns(
-                    learner.inference_net(), learner.game, some, learner.policy.device)
+                seen = evaluate_columns(learner.inference_net(), learner.game,
+                                        held.rows(slice(HELD_ROWS)), learner.policy.device)
                 row |= {f"expert_{key}": value for key, value in seen.items()}
         yield row

@@ -19,7 +19,7 @@ from selfplay.board.data import pack
 from selfplay.games.base import Game
 from selfplay.learn import losses
 from selfplay.learn.rollout import Acted, Evaluated, Rollout
-from selfplay.models import choose_dtype, folded
+from selfplay.models import choose_dtype, folded, placed
 from selfplay.search import random as rng
 
 #: Rows of one pass: a CPU's caches hold no more, a GPU wants many; and what they are filled up to
@@ -59,7 +59,7 @@ class BoardPolicy:
         Several threads may use it at once."""
         net = folded(self.net).requires_grad_(False)
         kind = choose_dtype(self.dtype, self.device)
-        return replace(self, net=net.to(self.device, kind, memory_format=torch.channels_last))
+        return replace(self, net=placed(net, self.device, kind))
 
     @torch.no_grad()
     def act(self, batch: Turn) -> Acted:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
 from selfplay.inference.evaluator import Evaluator, group_sizes
 from selfplay.search import random as rng
-from selfplay.search.search import Search, SearchConfig, SearchResult
+from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
@@ -62,7 +62,7 @@ class _Book(NamedTuple):
 
 def search_config(config: RLConfig) -> SearchConfig:
     """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
-    return SearchConfig(rule=config.algorithm, reuse=config.algorithm == "puct")
+    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct")
 
 
 class Actor:
@@ -124,6 +124,7 @@ class Actor:
         over = self.game.result(fresh)[0]
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
+        self.game.vary(fresh, self.config, self.rng)
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 

@@ -31,6 +31,8 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
     it lies gives the recorded result: on servers that take dead stones off it does not.
     """
     states = game.new(len(games))
+    if game.komi_planes:
+        states.komi[:] = _komi(game, games)
     lengths = np.array([len(g.actions) for g in games])
     table = np.full((len(games), lengths.max(initial=0)), -1, np.int64)
     for row, g in enumerate(games):
@@ -50,7 +52,7 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
     policy[np.arange(len(rows)), moves] = 1
     owner, score, known = _final(game, states, games)
     order = np.argsort(rows, kind="stable")  # whole games side by side
-    return Columns(*(column[order] for column in Columns(
+    return Columns(
         obs=np.concatenate([p[1] for p in parts]),
         policy=policy,
         policy_weight=np.concatenate([p[4] for p in parts]).astype(np.float32),
@@ -58,7 +60,16 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
         ownership=(owner[rows] * sign[:, None]).astype(np.int8),
         score=(score[rows] * sign).astype(np.float32),
         aux_weight=known[rows],
-    )))
+    ).rows(order)
+
+
+def _komi(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:
+    """int16 [n], in half points: the komi on record; the game's own where there is none, or none
+    that our rules know."""
+    own = game.new(1).komi[0]
+    halves = [own if g.komi is None else 2 * g.komi for g in games]
+    return np.array([h if abs(h) <= 2 * game.cells and h == round(h) else own for h in halves],
+                    np.int16)
 
 
 def _final(

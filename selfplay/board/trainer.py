@@ -21,7 +21,7 @@ from selfplay.board.data import Batch
 from selfplay.common.errors import UserError
 from selfplay.learn import losses
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
-from selfplay.models import NetOutput, choose_dtype
+from selfplay.models import NetOutput, choose_dtype, placed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> T
     weights = {"policy": config.policy_weight, "value": config.value_weight,
                "ownership": config.ownership_weight, "score": config.score_weight}
     return Trainer(
-        net.to(device, memory_format=torch.channels_last),
+        placed(net, device),
         partial(_loss, weights=weights, device=device, dtype=choose_dtype(config.dtype, device)),
         OptimizerConfig(
             config.learning_rate, config.weight_decay, betas=config.betas,

@@ -65,7 +65,7 @@ def split_rows(
     if held.all() or not held.any():
         raise UserError(f"value net: {len(held)} positions, {int(held.sum())} of them held out; "
                         "give it more games (value.games) and some to be held out (value.held_out)")
-    return Columns(*(c[~held] for c in columns)), Columns(*(c[held] for c in columns))
+    return columns.rows(~held), columns.rows(held)
 
 
 def value_lesson(

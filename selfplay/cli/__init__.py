@@ -11,6 +11,7 @@ import click
 
 from selfplay.cli.analyse import analyse
 from selfplay.cli.gtp import gtp
+from selfplay.cli.judge import judge
 from selfplay.cli.llm import llm as texts
 from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
@@ -63,7 +64,7 @@ def cli() -> None:
     """
 
 
-for command in (texts, gtp, analyse, nets, export, play):
+for command in (texts, gtp, analyse, nets, export, judge, play):
     cli.add_command(command)
 
 

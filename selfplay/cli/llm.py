@@ -64,15 +64,15 @@ def train(
     _must_be_installed()
     from selfplay.common.console import say
     from selfplay.common.settings import set_key
-    from selfplay.llm.config import TextConfig, asked, override, with_algorithm, with_recipe
-    from selfplay.llm.run import open_run, stored_config
-    from selfplay.llm.run import train as run_stages
+    from selfplay.llm.config import TextConfig, new_settings, override, with_algorithm, with_recipe
+    from selfplay.llm.folder import open_text_run, stored_text_config
+    from selfplay.llm.recipes import run_recipe
 
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
         folder = Path("runs") / name_of(top["task"])
-    config = stored_config(folder)
+    config = stored_text_config(folder)
     new = config is None
     if config is None:
         if top["task"] is None:
@@ -85,13 +85,13 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
-    config = asked(config, assignments) if new else override(config, assignments)
-    run = open_run(folder, config)
+    config = new_settings(config, assignments) if new else override(config, assignments)
+    run = open_text_run(folder, config)
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
         f"{run.config.minutes:g} minutes")
-    run_stages(run, device)
+    run_recipe(run, device)
 
 
 @llm.command(name="eval")
@@ -105,7 +105,7 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
     _must_be_installed()
     from selfplay.common.files import locked
     from selfplay.common.settings import replace_key
-    from selfplay.llm.run import measure
+    from selfplay.llm.summary import measure
 
     run = _stored(folder)
     if engine is not None:
@@ -123,14 +123,20 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
 def chat(folder: Path, temperature: float, device: str) -> None:
     """Type a question, see how the model works it out."""
     _must_be_installed()
-    from selfplay.llm.evaluate import written_in
+    from selfplay.llm.folder import newest_model, sampling_of
     from selfplay.llm.generate import TorchGenerator
-    from selfplay.llm.models import TEMPLATE, end_tokens, load, render, unknown_in
+    from selfplay.llm.models import (
+        TEMPLATE,
+        completion_texts,
+        end_tokens,
+        load_model,
+        render,
+        unknown_in,
+    )
     from selfplay.llm.rewards import answer_of
-    from selfplay.llm.run import newest_model, sampling_of
 
     run = _stored(folder)
-    model, tokenizer = load(newest_model(folder))
+    model, tokenizer = load_model(newest_model(folder))
     generator = TorchGenerator(model.to(device_of(device)), end_tokens(model, tokenizer),
                                tokenizer.pad_token_id)
     sampling = replace(sampling_of(run.config), temperature=temperature)
@@ -152,7 +158,7 @@ def chat(folder: Path, temperature: float, device: str) -> None:
             continue
         asked = render(tokenizer, f"{question}\n{ending}" if ending else question)
         samples = generator([asked], 1, sampling, seed)
-        text = written_in(tokenizer, samples)[0]
+        text = completion_texts(tokenizer, samples.action, samples.mask, samples.ended)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
 
@@ -176,13 +182,13 @@ def _words(text: str) -> str:
 
 
 def _stored(folder: Path) -> Any:
-    from selfplay.llm.run import open_run, stored_config
+    from selfplay.llm.folder import open_text_run, stored_text_config
 
-    config = stored_config(folder) if folder.is_dir() else None
+    config = stored_text_config(folder) if folder.is_dir() else None
     if config is None:
         new = command("selfplay", "llm", "train", "--task", "NAME", "--run", folder)
         raise UserError(f"{folder}: no language-model run; train one with {new}")
-    return open_run(folder, config)
+    return open_text_run(folder, config)
 
 
 def _ks(text: str) -> tuple[int, ...]:

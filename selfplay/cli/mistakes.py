@@ -9,7 +9,7 @@ import click
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 
 #: Commands that a second start does not go on with.
-ANEW = ("analyse", "bench", "games", "gtp", "llm chat", "llm eval")
+ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm eval")
 
 #: What to make smaller where the memory is full.
 GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "

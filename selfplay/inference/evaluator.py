@@ -19,7 +19,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, keep_freed_memory
 from selfplay.games.base import Game
 from selfplay.inference.cache import EvaluationCache
-from selfplay.models import DTYPES, choose_dtype, folded
+from selfplay.models import DTYPES, choose_dtype, folded, placed
 
 Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -192,7 +192,7 @@ class Actors:
 
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
-    net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = placed(net, device, dtype)
     multiple = CPU_MULTIPLE if device.type == "cpu" else 1
 
     @torch.inference_mode()

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.inference.evaluator import COMPILERS, INT8_FEW, Evaluator, Outputs, Run
 from selfplay.models import has_fast_bfloat16
-from selfplay.models.resnet import ConvNorm, FlatPolicy, PointPolicy, PoolBlock, ResNet
+from selfplay.models.resnet import (
+    KOMI_SCALE,
+    ConvNorm,
+    FlatPolicy,
+    PointPolicy,
+    PoolBlock,
+    ResNet,
+)
 
 Precision = Literal["int8", "bfloat16", "float32"]
 Ranges = dict[nn.Module, float]  #: the convolutions that work in int8, and their largest input
@@ -198,10 +205,14 @@ class _Graph:
         ranges: dict[nn.Module, float],
     ) -> None:
         self._ov, self._ops, self._ranges = ov, ov.opset13, ranges
-        self._width = shape[3]
+        self._height, self._width = shape[2:]
         self.conv_inputs: dict[nn.Module, Any] = {}  #: before quantisation
         self.planes = self._ops.parameter(shape, dtype)
-        x = self._conv(self._ops.convert(self.planes, np.float32), net.stem)
+        board, rest = self._ops.convert(self.planes, np.float32), None
+        if net.planes < shape[1]:
+            board, rest = self._split(board, net.planes)
+        self._inputs = self._komi(rest, net) if net.komi else None
+        x = self._conv(board, net.stem)
         for block in net.blocks:
             x = self._block(x, block)
         x = self._ops.relu(x)
@@ -257,11 +268,26 @@ class _Graph:
         parts = self._ops.variadic_split(x, self._ints(1), self._ints((first, -1)))
         return parts.output(0), parts.output(1)
 
+    def _komi(self, planes: Any, net: ResNet) -> Any:
+        """[B, 2], as ``resnet.komi_inputs`` has it; the planes are the same all over the board."""
+        bits = self._ops.reduce_max(planes, self._ints((2, 3)), False)
+        # a product of matrices would take the scale into its weights, and in bfloat16 round them
+        worth = self._ops.multiply(bits, self._floats(_numpy(net.powers).reshape(1, -1)))
+        halves = self._ops.reduce_sum(worth, self._ints((1,)), True)
+        half, odd = self._split(self._split(bits, 2)[0], 1)
+        toward = self._ops.multiply(half, self._ops.subtract(odd, self._floats(0.5)))
+        sign = self._floats(1.0 if self._height * self._width % 2 else -1.0)
+        return self._ops.concat([
+            self._ops.multiply(halves, self._floats(1 / (2 * KOMI_SCALE))),
+            self._ops.multiply(toward, sign)], 1)
+
     def _pool(self, x: Any) -> Any:
+        """Pooled features, and the global inputs beside them."""
         axes = self._ints((2, 3))
         mean = self._ops.reduce_mean(x, axes, False)
         scaled = self._ops.multiply(mean, self._floats((self._width - 14) / 10))
-        return self._ops.concat([mean, scaled, self._ops.reduce_max(x, axes, False)], 1)
+        parts = [mean, scaled, self._ops.reduce_max(x, axes, False)]
+        return self._ops.concat(parts if self._inputs is None else [*parts, self._inputs], 1)
 
     def _block(self, x: Any, block: Any) -> Any:
         inner = self._conv(self._ops.relu(x), block.first)

@@ -28,6 +28,7 @@ from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, group_sizes,
 from selfplay.models import has_fast_bfloat16
 
 POSITIONS = 256  #: that dtypes are compared on
+KOMI_SPREAD = 30  #: half points either way
 BURSTS, SECONDS = 3, 0.15  #: of work behind the speed of one
 #: Beyond these a dtype is not trusted. The best move alone says little: near ties change places.
 LEAST_SAME, MOST_KL, MOST_VALUE = 0.93, 0.003, 0.02
@@ -62,10 +63,12 @@ def random_positions(game: Game, seed: int = 0, count: int = POSITIONS) -> NDArr
     """Observations [count, C, H, W] of positions up to half of the board into random games.
 
     They calibrate int8 as well as real games do, and make the outputs depend on the weights
-    alone.
+    alone. Komi varies, where there is any.
     """
     rng = np.random.default_rng([seed, 0xA7])
     states = game.new(count)
+    if game.komi_planes:
+        states.komi[:] += np.linspace(-KOMI_SPREAD, KOMI_SPREAD, count).astype(np.int16)
     until = rng.integers(0, max(2, game.board_shape[0] * game.board_shape[1] // 2), count)
     for ply in range(until.max()):
         legal = game.legal(states) & (ply < until)[:, None]

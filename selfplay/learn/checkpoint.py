@@ -39,6 +39,15 @@ LAST = 2  #: checkpoints that keep what training goes on from: one may get damag
 _TEMPORARY = ".tmp-"
 
 
+class Playable(Protocol):
+    """A game, as far as a checkpoint names it."""
+
+    name: str
+    kin: str
+    obs_shape: tuple[int, int, int]
+    num_actions: int
+
+
 class Training(Protocol):
     """What is saved: ``optimizer.Trainer``, or anything like it."""
 
@@ -47,10 +56,16 @@ class Training(Protocol):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
 
+def about(game: Playable, spec: NetSpec) -> dict[str, str]:
+    """What a checkpoint tells of its game: "game", a name, and of a net for more than that one
+    "plays", the kin of it, which says what the net can play."""
+    return {"game": game.name, **({"plays": game.kin} if spec.any_board else {})}
+
+
 def save(path: Path, trainer: Training, spec: NetSpec, meta: Mapping[str, Any]) -> None:
     """Write a whole checkpoint as ``path``, replacing one that is there.
 
-    meta: JSON types; at least "game" (a game's name), "step" and "compute" belong in it.
+    meta: JSON types; at least ``about`` the game, "step" and "compute" belong in it.
     One process writes to a folder: what an earlier, killed one left unfinished is swept away.
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
@@ -193,18 +208,18 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def load_net(
-    path: Path, game: str | None = None, device: str = "cpu"
+    path: Path, game: Playable | str | None = None, device: str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
     """(the net that acts, in eval mode, on ``device``; its meta).
 
-    path: a checkpoint's folder, or a packaged net's weights. game: the name that the checkpoint's
-    game must have; None takes any.
+    path: a checkpoint's folder, or a packaged net's weights. game: what the net must play, or the
+    name that the checkpoint's game must have; None takes any. The spec in the meta (``spec_of``) is
+    then that of the net on this game's board.
     Raises UserError for another game's checkpoint and for one that is missing or damaged.
     """
     meta = read_meta(path)
-    if game is not None and meta.get("game") != game:
-        raise UserError(f"{path}: a net for {meta.get('game')}, not for {game}; "
-                        f"give a checkpoint of {game}, or --game {meta.get('game')}")
+    if game is not None:
+        meta = _meta_for(path, meta, game)
     weights = path if path.suffix == packaged.SUFFIX else path / WEIGHTS
     tensors = _read_tensors(weights)
     if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
@@ -220,6 +235,24 @@ def load_net(
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
     return net.to(device).eval(), meta
+
+
+def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[str, Any]:
+    """``meta``, with the shapes of ``game`` where its net takes boards of any size. Raises
+    UserError where the net does not play ``game``."""
+    if isinstance(game, str):
+        name, fits = game, meta.get("game") == game
+    else:
+        name = game.name
+        fits = name == meta.get("game") or game.kin == meta.get("plays")
+    if not fits:
+        plays = meta.get("plays", meta.get("game"))
+        raise UserError(f"{path}: a net for {plays}, not for {name}; give a checkpoint of {name}, "
+                        f"or --game {meta.get('game')}")
+    if isinstance(game, str) or "plays" not in meta:
+        return meta
+    shapes = {"obs_shape": game.obs_shape, "num_actions": game.num_actions}
+    return {**meta, "net": {**meta["net"], **shapes}}
 
 
 def _must_fit(spec: NetSpec, tensors: Mapping[str, Tensor]) -> None:

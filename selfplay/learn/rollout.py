@@ -122,7 +122,9 @@ class Policy(Protocol):
     """A board's or a text's policy; ``dataclasses.replace(policy, net=...)`` is the same policy
     with other weights."""
 
-    net: nn.Module  #: all that is trained: the policy and, where there is one, the critic
+    @property
+    def net(self) -> nn.Module:
+        """All that is trained: the policy and, where there is one, the critic."""
 
     def act(self, batch: Any) -> Acted:
         """Draw actions for a batch of whatever the policy acts on."""

@@ -1,5 +1,6 @@
-"""Language models on the same core: makes text look like a game. Adds no loss.
+"""Language models on the same core: text looks like a game. Adds no loss.
 
-``tasks`` asks, ``generate`` answers, ``rewards`` judges, ``policy`` is what learns, ``sft`` and
-``run`` are how; ``models`` brings the nets of Hugging Face.
+``tasks`` asks, ``generate`` answers, ``rewards`` judges, ``policy`` is what learns, ``sft``, ``rl``
+and ``reward_model`` are how; ``recipes`` has the stages of a run, ``folder`` where they lie;
+``models`` brings Hugging Face's nets.
 """

@@ -1,4 +1,4 @@
-"""Every setting of a language-model run: frozen dataclasses, one a stage."""
+"""Every setting of a language-model run: frozen dataclasses, one for each stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
-from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
+from selfplay.learn.config import ALGORITHMS, PGConfig, PlateauConfig, algorithm
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GoldConfig:
     length_cost: Amount = 0.0  #: taken off for each character
 
     def weights(self) -> dict[str, float]:
-        """Of the parts that count."""
+        """Part -> weight, without the parts of weight 0."""
         parts = {"accuracy": self.accuracy, "partial": self.partial, "format": self.format,
                  "length": -self.length_cost}
         return {part: weight for part, weight in parts.items() if weight}
@@ -37,36 +37,36 @@ class PairConfig:
 
     file: str = ""  #: JSON lines of prompt, chosen, rejected; none: made here
     count: Count = 4000  #: pairs to make, those held out included
-    noise: Share = 0.0  #: share of the labels made here that are turned round
-    held_out: Share = 0.2  #: share of the prompts whose pairs are kept for measuring
+    noise: Share = 0.0  #: share of the labels made here that are turned the wrong way round
+    held_out: Share = 0.2  #: share of the prompts whose pairs are only measured on
 
 
 @dataclass(frozen=True)
 class RewardConfig:
     """How a reward model is trained."""
 
-    net: str = ""  #: LAYERSxWIDTH of a small one of its own; none: a copy of the policy's backbone
+    net: str = ""  #: LAYERSxWIDTH of a small new model; none: a copy of the policy's backbone
     batch_size: Count = 64  #: pairs a step
     learning_rate: Positive = 6e-4  #: AdamW's
     weight_decay: Amount = 1e-2  #: AdamW's
-    epochs: Count = 30  #: times that the pairs are gone through, at most
+    epochs: Count = 30  #: times that all pairs are learnt, at most
     patience: Count = 4  #: epochs without a lower held-out loss before training ends
 
 
 @dataclass(frozen=True)
 class RLHFConfig:
-    """How a policy climbs a reward model, and how far."""
+    """How a policy learns from a reward model, and how far it may go."""
 
     algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"  #: of the policy gradient
     prompts: Count = 64  #: prompts a step
     group: Count = 8  #: completions a prompt
     steps: Count = 300  #: steps at most
-    epochs: Count = 1  #: times that a batch is gone through
+    epochs: Count = 1  #: times that a batch is learnt
     minibatches: Count = 1  #: parts of a batch, an optimizer step each
     learning_rate: Positive = 1e-4  #: AdamW's
-    kl_weight: Amount = 0.05  #: weight of the KL, taken off the reward token by token; 0: free
+    kl_weight: Amount = 0.05  #: weight of the KL in each token's reward; 0: not held back
     kl_budget: Amount = 0.0  #: nats a completion from the reference that end the run; 0: no budget
-    adapt: bool = False  #: steer kl_weight so that half the budget is kept to
+    adapt: bool = False  #: steer kl_weight towards half the budget
     entropy_weight: Amount = 0.0  #: weight of the entropy bonus
     cut_penalty: Amount = 1.0  #: taken off the reward of a completion cut off before its end
     evaluate_every: Count = 10  #: steps between two looks at the held-out prompts
@@ -75,10 +75,8 @@ class RLHFConfig:
     best_of: Whole = 64  #: samples of the reference a prompt, for best-of-n; 0: none
 
     def objective(self, length: float) -> PGConfig:
-        """Settings of the core, for completions of ``length`` tokens in the mean.
-
-        The core adapts its weight to nats a token; the run is ended by the budget alone.
-        """
+        """The settings of the policy gradient, for completions of ``length`` tokens on average: its
+        KL target is in nats a token. Only the budget ends the run, so ``max_kl`` is infinite."""
         target = self.kl_budget / 2 / max(length, 1.0) if self.adapt else 0.0
         return replace(
             algorithm(self.algorithm), kl_in="reward", kl_estimator="k1", kl_weight=self.kl_weight,
@@ -87,21 +85,33 @@ class RLHFConfig:
             entropy_weight=self.entropy_weight)
 
 
-AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
+#: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
+#: its name; what the stages do is in ``recipes``.
+RECIPES: dict[Recipe, dict[str, float]] = {
+    "sft": {"sft": 0.9, "eval": 0.1},
+    "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
+    "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
+    "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
+    "rlhf": {"sft": 0.35, "rm": 0.2, "rlhf": 0.4, "eval": 0.05},
+    "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
+}
+AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
-#: What differs for texts, by algorithm: an update of PPO is many steps.
+#: What differs for texts, by algorithm: an update of PPO is many optimizer steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
 
-#: Learning rates of all weights of a model that has learnt before, ...
+#: Learning rates for a model that was given and has learnt before, where all its weights learn.
 GIVEN = {"sft.learning_rate": 1e-5, "pg.learning_rate": 1e-6, "rlhf.learning_rate": 1e-6,
          "rm.learning_rate": 1e-5}
-ADAPTERS = 10.0  #: ... and what adapters take of them (Schulman et al. 2025, LoRA Without Regret)
+ADAPTERS = 10.0  #: times that rate for adapters (Schulman et al. 2025, LoRA Without Regret)
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """How the task asks and what the demonstrations are like."""
+    """How the task asks, and what its demonstrations are like."""
 
     style: str = "auto"
     #: short (tersely, for models that learn characters), marked, answer (in words; the format of
@@ -126,40 +136,34 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     temperature: Amount = 1.0  #: of the softmax; 0 takes the best token
-    top_p: Part = 1.0  #: tokens are of the likeliest that hold this share of the probability
+    top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
     engine: Literal["auto", "torch", "vllm"] = "auto"
-    #: who draws completions at evaluations, in RL and of own answers: auto is vLLM where it is
+    #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
     #: installed, the run is on a GPU and the model was given with --model, else torch
     memory: Part = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
 
 
 @dataclass(frozen=True)
-class TextSFTConfig:
+class TextSFTConfig(PlateauConfig):
     """Supervised learning on demonstrations."""
 
     batch_size: Count = 64  #: demonstrations a step
-    learning_rate: Positive = 2e-3  #: AdamW's, at first
-    weight_decay: Amount = 1e-2  #: AdamW's
+    evaluate_every: Count = 100  #: steps between two looks at the held-out questions
     warmup: Whole = 50  #: steps over which the rate rises from 0
     grad_clip: Positive = 1.0  #: largest norm of the gradient
     on: Literal["completion", "text"] = "completion"  #: tokens learnt; text: the question as well
-    evaluate_every: Count = 100  #: steps between two looks at what is held out
-    gain: Share = 0.005  #: share of the held-out loss that must go within ``patience`` looks
-    patience: Count = 4  #: looks without that gain before the learning rate drops
-    drops: Whole = 2  #: rate drops before the curve counts as flat
-    max_steps: Count = 100_000  #: steps at most, flat or not
     looked_at: Count = 256  #: held-out questions answered at a look
     keep: Count = 8  #: checkpoints kept
 
 
 @dataclass(frozen=True)
 class TextRLConfig:
-    """What a step asks, and when a run looks at itself; how it learns is in PGConfig."""
+    """What a step asks, and when a run is measured; how it learns is in PGConfig."""
 
     algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
     #: chosen by --algo, which sets pg accordingly
@@ -169,27 +173,28 @@ class TextRLConfig:
     format_weight: Amount = 0.0  #: weight in the reward of a completion in the form asked for
     partial_weight: Amount = 0.0  #: weight of what is nearly right; of what is right it is 1
     no_signal: Literal["keep", "drop", "resample"] = "keep"
-    #: groups that all fare alike: kept; left out; left out and other prompts asked until there
-    #: are enough (DAPO's dynamic sampling: Yu et al. 2025, arXiv:2503.14476, sec. 3.2)
+    #: groups whose answers all have the same reward: kept; left out; left out and other prompts
+    #: asked until there are enough (DAPO's dynamic sampling: Yu et al. 2025, arXiv:2503.14476,
+    #: sec. 3.2)
     draws: Count = 4  #: batches of prompts asked in a step at most, when resampling
     evaluate_every: Count = 20  #: steps between two looks at the held-out prompts
     evaluate_prompts: Count = 256  #: held-out prompts looked at
     watch_kl: bool = True
-    #: at a look, measure the divergence from the first model, which is read from disk for that
-    #: (where a KL weight has it at hand, every step tells)
+    #: at a look, measure the divergence from the first model, which is read from disk for it;
+    #: with a KL weight it is known at every step
     checkpoint_every: Count = 20  #: steps between checkpoints on disk
     keep: Count = 3  #: checkpoints kept
     shown: Whole = 4  #: completions written down at a look
     markers: tuple[str, ...] = ("wait", "check", "again", "verify", "mistake")
-    #: words that are counted in completions, as signs of reflection; a count, no more
+    #: words that are counted in completions, as signs of reflection; they earn no reward
 
 
 @dataclass(frozen=True)
-class OwnConfig:
+class OwnAnswersConfig:
     """Learning from a policy's own right answers."""
 
-    questions: Count = 2000  #: questions asked, of the training split
-    samples: Count = 4  #: answers drawn to each
+    questions: Count = 2000  #: training questions asked
+    samples: Count = 4  #: answers to each
     net: str = "2x64"  #: layers x width of the student, in recipe distill
 
 
@@ -205,11 +210,11 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A whole run; frozen into ``config.json`` of its folder."""
+    """A whole run; written to ``config.json`` of its folder at the start."""
 
     task: str  #: a data set of reasoning-gym with its parameters, or a file of questions
     recipe: Recipe = "sft"  #: which stages there are, and what they learn from
-    seed: Seed = 0  #: of everything drawn
+    seed: Seed = 0  #: of all random numbers
     minutes: Positive = 30.0  #: time to spend on all stages together
     model: str = ""  #: folder or hub id to start from; empty: the embedded model, from nothing
     net: str = "3x96"  #: layers x width of the embedded model
@@ -221,7 +226,7 @@ class TextConfig:
     sft: TextSFTConfig = field(default_factory=TextSFTConfig)
     rl: TextRLConfig = field(default_factory=TextRLConfig)
     pg: PGConfig = field(default_factory=lambda: of_algorithm("grpo"))
-    own: OwnConfig = field(default_factory=OwnConfig)
+    own: OwnAnswersConfig = field(default_factory=OwnAnswersConfig)
     gold: GoldConfig = field(default_factory=GoldConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     rm: RewardConfig = field(default_factory=RewardConfig)
@@ -230,12 +235,12 @@ class TextConfig:
 
 
 def of_algorithm(name: str) -> PGConfig:
-    """A named algorithm's settings for texts. Raises KeyError for a name that is none."""
+    """The settings for texts of an algorithm. Raises KeyError for an unknown name."""
     return algorithm(name, **{"learning_rate": RATE, **BY_ALGORITHM.get(name, {})})
 
 
 def with_algorithm(config: TextConfig, name: str) -> TextConfig:
-    """``config`` learning by ``name``, where that changes with the settings it has by default."""
+    """``config`` with the algorithm ``name`` and, where that is a change, its default settings."""
     if config.recipe in AGAINST_A_MODEL:
         return set_key(config, "rlhf.algorithm", name)
     if name == config.rl.algorithm:
@@ -248,8 +253,8 @@ def with_algorithm(config: TextConfig, name: str) -> TextConfig:
 
 
 def with_model(config: TextConfig, adapters: bool) -> TextConfig:
-    """``config`` with learning rates for a model that was given, and trains ``adapters`` or all its
-    weights; a reward model always trains all."""
+    """``config`` with learning rates for a model that was given. adapters: only these learn, except
+    in a reward model, where all weights do."""
     for key in GIVEN:
         config = with_rate(config, key, adapters)
     return config
@@ -262,7 +267,7 @@ def with_rate(config: TextConfig, key: str, adapters: bool) -> TextConfig:
 
 
 def with_recipe(config: TextConfig, name: str) -> TextConfig:
-    """``config`` by the recipe ``name``, with its algorithm where that changes."""
+    """``config`` with the recipe ``name`` and, where that is a change, its algorithm."""
     if name == config.recipe:
         return config
     config = set_key(config, "recipe", name)
@@ -271,8 +276,8 @@ def with_recipe(config: TextConfig, name: str) -> TextConfig:
     return with_algorithm(config, "ppo" if name == "ppo" else "grpo")
 
 
-def asked(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
-    """A new run's settings: ``override``, on top of what its algorithm and its model bring."""
+def new_settings(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
+    """A new run's settings: ``override``, after the settings that its algorithm and model bring."""
     whole = override(config, assignments)
     if whole.model:
         config = with_recipe(config, whole.recipe)
@@ -282,36 +287,35 @@ def asked(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
     return override(config, assignments)
 
 
-def must_fit(config: TextConfig) -> None:
+def must_not_contradict(config: TextConfig) -> None:
     """Raises UserError for settings that contradict each other or would do nothing."""
     if config.recipe == "ppo" and config.rl.algorithm != "ppo":
         raise UserError(f"--recipe ppo: it learns by ppo, not by {config.rl.algorithm}; take "
                         "--recipe grpo")
     if config.lora.rank and not config.model:
-        raise UserError("lora.rank: adapters want a model that has learnt; give --model")
+        raise UserError("lora.rank: adapters need a model that has learnt; give --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
-    climb = config.rlhf
-    if climb.adapt and not (climb.kl_budget > 0 and climb.kl_weight > 0):
+    rlhf = config.rlhf
+    if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "
                         "above 0")
     if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
         raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
     if Path(config.task).suffix == ".jsonl" and (config.data.wrong or config.data.slips != "any"):
-        raise UserError(f"{config.task}: data.wrong and data.slips are of tasks whose "
-                        "demonstrations are made here; a file's are its own")
+        raise UserError(f"{config.task}: data.wrong and data.slips change demonstrations that are "
+                        "made here, not those of a file; leave them out")
 
 
 def override(config: TextConfig, assignments: Iterable[str]) -> TextConfig:
-    """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
-    their own."""
+    """``settings.override``, with ``recipe`` and ``rl.algorithm`` first, as they bring settings."""
     return settings.override(config, assignments,
                              {"recipe": with_recipe, "rl.algorithm": with_algorithm})
 
 
 def fixed(config: TextConfig) -> TextConfig:
-    """``config`` without what may change between two starts of a run: how long, where and by whom
-    it is written, how many checkpoints are kept, how it is judged."""
+    """``config`` without what may change between two starts of a run: how long it learns, where,
+    what writes completions, how many checkpoints are kept, how it is evaluated."""
     plain = TextConfig(config.task)
     sample = replace(config.sample, **{key: getattr(plain.sample, key)
                                        for key in ("engine", "memory", "dtype")})

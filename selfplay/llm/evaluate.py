@@ -1,10 +1,9 @@
 """What a model can do on held-out questions: accuracy, pass@k, and the majority of k.
 
-Over-optimisation: what the proxy promises and what the truth holds, against the divergence.
-
-Goodhart's law as Gao, Schulman and Hilton (2023, arXiv:2210.10760) measure it: a proxy reward is
-climbed, and beyond some divergence from the reference the gold reward turns down while the proxy
-goes on rising. Axes: n held-out prompts, m completions of each.
+And over-optimisation: how the proxy reward and the gold reward, which is the truth, change with the
+divergence from the reference. This is Goodhart's law as Gao, Schulman and Hilton (2023,
+arXiv:2210.10760) measure it: learning raises the proxy, and beyond some divergence the gold reward
+falls while the proxy goes on rising. Axes: n held-out prompts, m completions of each.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from selfplay.common.stats import Z95, wilson
-from selfplay.llm.generate import Generator, Samples, Sampling
-from selfplay.llm.models import render, written
+from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.models import completion_texts, render
 from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
 
 AT_ONCE = 1024  #: completions sampled side by side
+BINS = 10  #: of the calibration
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def answers(
     for start in range(0, len(examples), size):
         some = examples[start:start + size]
         samples = generator([render(tokenizer, e.prompt) for e in some], group, sampling, seed)
-        found = written_in(tokenizer, samples)
+        found = completion_texts(tokenizer, samples.action, samples.mask, samples.ended)
         ended = samples.ended.tolist()
         tokens += int(samples.mask.sum())
         for i, example in enumerate(some):
@@ -67,16 +68,18 @@ def answers(
     return Answers(list(examples), texts, parts, tokens / max(len(examples) * group, 1))
 
 
-def written_in(tokenizer: Any, samples: Samples) -> list[str]:
-    """The completions as text, without their end token."""
-    lengths = (samples.mask.sum(1) - samples.ended.long()).tolist()
-    rows = [row[:n] for row, n in zip(samples.action.tolist(), lengths, strict=True)]
-    return written(tokenizer, rows)
+def greedy_and_sampled(
+    generator: Generator, tokenizer: Any, examples: Sequence[Example], group: int,
+    sampling: Sampling, seed: int,
+) -> tuple[Answers, Answers]:
+    """(the best answer to each example, ``group`` answers to each as ``sampling`` says)."""
+    best = answers(generator, tokenizer, examples, 1, replace(sampling, temperature=0.0), seed)
+    return best, answers(generator, tokenizer, examples, group, sampling, seed)
 
 
 def accuracy(found: Answers) -> dict[str, float]:
     """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
-    share of the format asked for, of completions that ended, and the mean tokens."""
+    shares of completions in the form asked for and of those that ended, and the mean tokens."""
     rate = found.mean("accuracy")
     low, high = wilson(rate, len(found.examples))
     return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
@@ -92,10 +95,10 @@ def pass_at(k: int, right: int, samples: int) -> float:
     return 1.0 - comb(samples - right, k) / comb(samples, k)
 
 
-def majority(answered: Sequence[str | None]) -> int | None:
-    """Where the commonest answer first stands; numbers that are equal are the same answer, and a
-    completion without an answer has no vote. None without votes."""
-    names = [None if a is None else _name(a) for a in answered]
+def majority_vote(answered: Sequence[str | None]) -> int | None:
+    """The place of the first answer that says what most say. Equal numbers are the same answer, and
+    a completion without an answer has no vote. None without votes."""
+    names = [None if a is None else _vote(a) for a in answered]
     votes = Counter(name for name in names if name is not None)
     if not votes:
         return None
@@ -109,27 +112,26 @@ def majority_at(k: int, found: Answers) -> float:
         for start in range(0, len(texts) - k + 1, k):
             named = [answer_of(texts[i], example.format, parts[i]["ended"] >= 1)
                      for i in range(start, start + k)]
-            winner = majority(named)
+            winner = majority_vote(named)
             wins += winner is not None and parts[start + winner]["accuracy"] >= 1
             blocks += 1
     return wins / max(blocks, 1)
 
 
-def evaluate(
+def evaluate_model(
     generator: Generator, tokenizer: Any, examples: Sequence[Example], sampling: Sampling,
     ks: Sequence[int], seed: int,
 ) -> dict[str, Any]:
     """greedy and sampled: ``accuracy``'s figures; pass and majority: k -> rate."""
-    greedy = replace(sampling, temperature=0.0)
-    best = answers(generator, tokenizer, examples, 1, greedy, seed)
-    drawn = answers(generator, tokenizer, examples, max(ks), sampling, seed)
-    count, right = max(ks), drawn.right()
-    return {"greedy": accuracy(best), "sampled": accuracy(drawn),
+    count = max(ks)
+    best, sampled = greedy_and_sampled(generator, tokenizer, examples, count, sampling, seed)
+    right = sampled.right()
+    return {"greedy": accuracy(best), "sampled": accuracy(sampled),
             "pass": {str(k): sum(pass_at(k, c, count) for c in right) / len(right) for k in ks},
-            "majority": {str(k): majority_at(k, drawn) for k in ks}}
+            "majority": {str(k): majority_at(k, sampled) for k in ks}}
 
 
-def table(result: dict[str, Any]) -> str:
+def evaluation_table(result: dict[str, Any]) -> str:
     """An evaluation for a terminal."""
     def line(name: str) -> str:
         row = result[name]
@@ -142,17 +144,41 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([line("greedy"), line("sampled"), head, *rows])
 
 
-def _name(answer: str) -> str:
+def _vote(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)
 
 
+# -------------------------------------------------------------------- reward models and the truth
+
+
+def judged(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
+    """How well rewards [M] of chosen and [M] of rejected completions tell them apart.
+
+    loss: mean Bradley-Terry loss; accuracy, with its 95% interval low and high (a tie is half
+    right); calibration_error: expected |confidence - accuracy| over BINS bins of the confidence
+    sigmoid(|margin|) (Guo et al. 2017, arXiv:1706.04599, eq. 3); calibration: (mean confidence,
+    accuracy, pairs) of each bin that has any; pairs; margin: the mean difference.
+    """
+    margin = (chosen - rejected).double().cpu().numpy()
+    right = (margin > 0) + 0.5 * (margin == 0)
+    confidence = 1 / (1 + np.exp(-np.abs(margin)))
+    place = np.minimum((2 * (confidence - 0.5) * BINS).astype(int), BINS - 1)
+    rows = [[float(confidence[place == k].mean()), float(right[place == k].mean()),
+             int((place == k).sum())] for k in range(BINS) if (place == k).any()]
+    low, high = wilson(float(right.mean()), len(margin))
+    return {"loss": float(np.logaddexp(0, -margin).mean()), "accuracy": float(right.mean()),
+            "low": low, "high": high, "pairs": len(margin), "margin": float(margin.mean()),
+            "calibration_error": sum(n * abs(c - a) for c, a, n in rows) / len(margin),
+            "calibration": rows}
+
+
 class Looked(NamedTuple):
-    """float64 [n, m]: completions and what they are worth."""
+    """What completions are worth, float64 [n, m]."""
 
     proxy: NDArray[np.float64]
     gold: NDArray[np.float64]
-    kl: NDArray[np.float64]  #: log p - log reference of the completion, nats
+    kl: NDArray[np.float64]  #: log p - log reference of a completion, nats
     length: NDArray[np.float64]  #: tokens
     ended: NDArray[np.float64]  #: 0 where the limit cut it off
 
@@ -181,10 +207,10 @@ def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
 
 
 def best_of_n(looked: Looked) -> list[dict[str, float]]:
-    """Proxy and gold of the best by proxy of k samples, for k = 1, 2, 4, ... up to m.
+    """Proxy and gold of the sample with the best proxy among k, for k = 1, 2, 4, ... up to m.
 
-    Unbiased from m samples: the one of rank r from below is the best of k drawn without
-    replacement with probability C(r - 1, k - 1) / C(m, k) (Nakano et al. 2021, arXiv:2112.09332).
+    Unbiased from m samples: that of rank r from below is the best of k drawn without replacement
+    with probability C(r - 1, k - 1) / C(m, k) (Nakano et al. 2021, arXiv:2112.09332).
     kl: log k - (k - 1) / k nats (Stiennon et al. 2020, arXiv:2009.01325), an upper bound.
     """
     order = np.argsort(looked.proxy, 1, kind="stable")
@@ -202,10 +228,11 @@ def best_of_n(looked: Looked) -> list[dict[str, float]]:
 
 
 def turn(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Where the gold reward is best and what is left of it at the end of ``rows`` (by step).
+    """Where the gold reward is best, and how much of it is lost by the end of ``rows`` (by step).
 
-    gain: best - first; loss: best - last, both of gold; loss_low, loss_high: its 95% interval,
-    taking the two looks for independent; proxy_rise: last - proxy at the best; kl: of the best.
+    gain: best - first; loss: best - last, both of gold; loss_low, loss_high: the loss's 95%
+    interval, with the two looks taken as independent; proxy_rise: the last proxy - that at the
+    best; kl: of the best.
     """
     best, last = max(rows, key=lambda row: row["gold"]), rows[-1]
     half = math.hypot(best["gold_high"] - best["gold"], last["gold_high"] - last["gold"])

@@ -1,17 +1,64 @@
-"""A language-model run as it lies on disk: its folder, its task, its model."""
+"""A language-model run on disk: its settings and task, its models, and learners that go on.
+
+runs/NAME/
+    config.json   what was asked for        progress.json   seconds spent, stages done
+    sft/, rl/ ..  a stage's ckpt-STEP, history.jsonl, best.json, samples.jsonl
+    tb/           TensorBoard events        evaluation.json, chart.png, report.html, summary.json
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from selfplay.common.errors import UserError
+from torch import Tensor, nn
+
+from selfplay.common.errors import UserError, command
+from selfplay.common.files import read_json, refused, sync_folder
+from selfplay.common.settings import read, to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.config import TextConfig
-from selfplay.llm.generate import Sampling
-from selfplay.llm.models import Lora
+from selfplay.learn.config import PGConfig
+from selfplay.llm.config import (
+    AGAINST_A_MODEL,
+    RECIPES,
+    RLHFConfig,
+    TextConfig,
+    TextRLConfig,
+    fixed,
+    must_not_contradict,
+)
+from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.models import (
+    POSITIONS,
+    Lora,
+    character_tokenizer,
+    load_model,
+    load_tokenizer,
+    must_be_a_model,
+    reference_of,
+    render,
+    save_model,
+    shape_of,
+)
+from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.rl import (
+    FIRST,
+    RewardedTask,
+    RewardLearner,
+    RLHFLearner,
+    Show,
+    TextLearner,
+    best_row,
+    groups_must_fit,
+)
 from selfplay.llm.tasks import SHORT, Lines, Task, make_task
+from selfplay.run.keep import Kept, Row, Watch, append, rows_up_to
+
+#: Of (model, tokenizer): what writes completions in torch's place, if anything does.
+Engine: TypeAlias = Callable[[nn.Module, Any], Generator | None]
 
 
 @dataclass(frozen=True)
@@ -23,9 +70,56 @@ class TextRun:
     task: Task
 
 
+def stored_text_config(folder: Path) -> TextConfig | None:
+    """The config of the run in ``folder``; None where there is no such folder or it is empty.
+
+    Raises UserError if it holds something else.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        return read(TextConfig, read_json(path), str(path))
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
+                        "another name")
+    return None
+
+
+def open_text_run(folder: Path, config: TextConfig) -> TextRun:
+    """A new run, or the one in ``folder``; nothing is written yet.
+
+    Raises UserError for a task or a model that does not exist, and for settings other than those of
+    the run that is there.
+    """
+    must_not_contradict(config)
+    if config.recipe not in ("sft", *AGAINST_A_MODEL):
+        groups_must_fit(config.rl, config.pg)
+    shape_of(config.net)
+    shape_of(config.own.net, "own.net")  # rather an error now than after RL
+    stored = stored_text_config(folder)
+    if stored is not None:
+        new, old = to_dict(fixed(config)), to_dict(fixed(stored))
+        for key in new:
+            if new[key] != old[key]:
+                raise UserError(f"{folder}: was started with "
+                                f"{_changed_setting(key, old[key], new[key])}; give --run "
+                                "another name")
+    if config.model and stored is None:
+        must_be_a_model(config.model)
+    if config.pairs.file and stored is None:  # rather an error now than after SFT
+        read_pairs(Path(config.pairs.file))
+    return TextRun(folder, config, task_of(config))
+
+
+def _changed_setting(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict):
+        name = next(name for name in new if new[name] != old.get(name))
+        return f"{key}.{name}={old.get(name)}, not {new[name]}"
+    return f"{key}={old}, not {new}"
+
+
 def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
-    """The task of a run's settings; guessed: see ``make_task``, whose demonstrations are then
-    right where they do not guess."""
+    """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
+    right."""
     style = config.data.style
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT
@@ -36,9 +130,24 @@ def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
                      slips=config.data.slips)
 
 
+def fit_to_model(run: TextRun) -> TextRun:
+    """``run`` without the questions that its model cannot see whole, with room for an answer."""
+    config = run.config
+    if not isinstance(run.task.source, Lines):
+        return run
+    if config.model:
+        tokenizer, most = load_tokenizer(config.model)
+    else:
+        tokenizer, most = character_tokenizer(), POSITIONS
+    if most is None:
+        return run
+    return replace(run, task=fitting(run.task, lambda text: len(render(tokenizer, text)),
+                                     most - config.sample.max_new_tokens))
+
+
 def fitting(task: Task, tokens: Callable[[str], int], most: int) -> Task:
-    """``task`` without the questions of a file that are longer than ``most`` tokens, which its note
-    counts: one of them would end a run whenever it is drawn.
+    """``task`` without the questions of a file that are longer than ``most`` tokens: one of them
+    would end a run whenever it came up. The task's note counts them.
 
     Raises UserError where fewer than 2 are left.
     """
@@ -64,10 +173,164 @@ def sampling_of(config: TextConfig) -> Sampling:
     return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
 
 
+# ------------------------------------------------------------------------------------- checkpoints
+
+
 def model_of(folder: Path, stage: str) -> Path | None:
-    """The checkpoint of a language model that speaks for a stage of the run in ``folder``; None if
-    there is none: a reward model does not speak."""
+    """The checkpoint that a stage of the run in ``folder`` hands on; None where it has none, and
+    for a reward model, which writes no text."""
     return None if stage == "rm" else checkpoint.chosen(folder / stage)
 
 
-PICTURE = "overoptimisation.png"
+def newest_model(folder: Path) -> Path:
+    """The checkpoint of a run's last stage that has one, or the folder itself if it is a model.
+
+    Raises UserError if there is none.
+    """
+    if (folder / "meta.json").is_file() or any(folder.glob("*.safetensors")):
+        return folder
+    config = stored_text_config(folder) if folder.is_dir() else None
+    for stage in reversed(RECIPES[config.recipe]) if config else ():
+        found = model_of(folder, stage)
+        if found is not None:
+            return found
+    raise UserError(f"{folder}: no model there; train one with "
+                    f"{command('selfplay', 'llm', 'train', '--run', folder)}")
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the lowest held-out loss in the folder of a stage that learns from
+    demonstrations or preferences; UserError if none has been saved yet."""
+    found = checkpoint.best(folder, "loss")
+    if found is None:
+        raise UserError(f"{folder}: no checkpoint there yet; make one with selfplay llm train")
+    return found
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, tokenizer: Any,
+    training: tuple[dict[str, Tensor], dict[str, Any]], meta: Mapping[str, Any],
+) -> None:
+    """Write ``path``, in place of what is there: what ``models.save_model`` writes, so that any
+    tool of Hugging Face reads the folder, and the files of ``learn.checkpoint``.
+
+    training: what a trainer's ``state`` returns. meta: JSON types; at least "kind", "step" and
+    "compute" belong in it. Raises UserError where the disk refuses.
+    """
+    with checkpoint.replacing(path) as folder:
+        try:
+            folder.mkdir(parents=True)
+            save_model(folder, model, tokenizer)
+            for file in folder.iterdir():
+                sync_folder(file)  # which flushes a file as well
+        except OSError as error:
+            raise refused(path, error) from error
+        checkpoint.write_training(folder, *training)
+        checkpoint.write_meta(folder, {**meta, "net": {"model": type(model).__name__}})
+        sync_folder(folder)
+
+
+# --------------------------------------------------------------------------- learning from rewards
+
+
+def no_engine(model: nn.Module, tokenizer: Any) -> None:
+    """An ``Engine`` that leaves writing to torch."""
+
+
+def open_learner(
+    job: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
+    sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
+    first_batch: int = FIRST, engine: Engine = no_engine,
+) -> tuple[TextLearner, Kept]:
+    """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
+    folder or hub id; how its rows are kept in ``folder``).
+
+    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
+    """
+    newest = checkpoint.newest(folder)
+    model, tokenizer = load_model(newest or init, None if newest else lora)
+    model = model.to(device).eval()
+    reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
+    learner = TextLearner(
+        job, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
+        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
+    kept = Kept(
+        folder, lambda path, row: _save_learner(learner, "rl", path, row),
+        every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),
+        seconds="total_seconds", parts=True, watch=Watch(device),
+        breakdown=("--model", "pg.learning_rate", pg.learning_rate))
+    if newest is not None:
+        meta = checkpoint.read_meta(newest)
+        learner.compute |= {key: meta["compute"][key] for key in learner.compute}
+        kept.before = float(meta["compute"]["seconds"])
+        _load_state(learner, kept, newest)
+    learner.history = kept.history
+    learner.policy.generator = engine(model, tokenizer)
+    return learner, kept
+
+
+def open_rlhf_learner(
+    job: RewardedTask, init: Path, folder: Path, config: RLHFConfig, *,
+    sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
+    engine: Engine = no_engine,
+) -> tuple[RLHFLearner, Kept]:
+    """As ``open_learner``; the policy in ``init`` is the reference as well. best.json names the
+    checkpoint of the best gold reward within the budget, and why learning ended."""
+    newest = checkpoint.newest(folder)
+    model, tokenizer = load_model(newest or init)
+    model = model.to(device).eval()
+    step = int(checkpoint.read_meta(newest)["step"]) if newest else -1
+    before = rows_up_to(folder / "history.jsonl", step)
+    learner = RLHFLearner(
+        job, model, tokenizer, reference_of(model, init, newest is not None), config,
+        sampling=sampling, device=device, seed=seed, markers=markers,
+        generator=engine(model, tokenizer), length=before[0]["length"] if before else None)
+
+    def note(history: Sequence[Row]) -> Mapping[str, Any]:
+        row = best_row(history, config.kl_budget)
+        return {"checkpoint": kept.path(row).name, "ended": learner.ended(lambda: True),
+                **{key: row[key] for key in ("step", "gold", "gold_low", "gold_high", "proxy",
+                                             "kl")}}
+
+    kept = Kept(folder, lambda path, row: _save_learner(learner, "rlhf", path, row), keep=1,
+                note=note, parts=True, watch=Watch(device),
+                breakdown=("--model", "rlhf.learning_rate", config.learning_rate))
+    if newest is not None:
+        learner.kl = before[-1]["kl"]
+        _load_state(learner, kept, newest)
+        learner.policy.refresh()
+    learner.history = kept.history
+    return learner, kept
+
+
+def _load_state(learner: RewardLearner, kept: Kept, newest: Path) -> None:
+    learner.optimizer.load_state(*checkpoint.load_training(newest))
+    learner.step = int(checkpoint.read_meta(newest)["step"])
+    kept.resume(learner.step)
+
+
+def _save_learner(learner: RewardLearner, kind: str, path: Path, row: Row) -> None:
+    seconds = {"seconds": row.get("total_seconds", row.get("seconds"))}
+    save_checkpoint(path, learner.policy.net.policy, learner.tokenizer, learner.optimizer.state(), {
+        "kind": kind, "step": row["step"], "task": learner.job.task.name,
+        "compute": {**seconds, **learner.compute}, "metrics": row})
+
+
+def train_learner(
+    learner: TextLearner | RLHFLearner, kept: Kept, *,
+    left: Callable[[], float] = lambda: math.inf, log: Callable[[Row], None] = lambda row: None,
+    show: Show = lambda samples: None,
+) -> Path | None:
+    """``learner.rows`` within ``left()`` seconds, kept; completions go to samples.jsonl and to
+    ``show``. Returns the checkpoint that best.json names, else the newest, None if there is none.
+    Where learning breaks down (UserError) the newest checkpoint is the last good one."""
+    path = kept.folder / "samples.jsonl"
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    rows_up_to(path, learner.step if kept.history else -1)
+
+    def written_down(samples: list[Row]) -> None:
+        append(path, samples)
+        show(samples)
+
+    kept.go_on(learner.rows(stop=lambda: left() <= 0, show=written_down, watch=kept.watch), log)
+    return checkpoint.chosen(kept.folder)

@@ -4,7 +4,7 @@ The embedded model writes by its own decoder (``selfplay.models.transformer.Deco
 with a cache whose kernels are here; any other model by its own forward pass and cache.
 
 The random numbers of a completion follow from (seed, its prompt, its number in the group) alone,
-so that it depends neither on the batch's order nor on the rows that have been dropped from it.
+so that neither the order of a batch nor the rows that have left it change a completion.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.llm.models import left_padded
+from selfplay.llm.models import padded_tokens
 from selfplay.models.transformer import Decoder, TensorCache, Transformer, positions_of
 
-COMPACT = 8  #: rows are dropped from the batch when one in so many has ended
+COMPACT = 8  #: rows leave the batch once one in so many has ended
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(v) for v in (
     0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -51,7 +51,7 @@ class Samples(NamedTuple):
 
 
 class Generator(Protocol):
-    """Whatever can answer prompts: torch here, or an inference server on a GPU."""
+    """What answers prompts: torch here, or an inference engine on a GPU."""
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
@@ -60,7 +60,7 @@ class Generator(Protocol):
         ...
 
     def refresh(self, model: nn.Module) -> None:
-        """Answer with the weights that ``model``, of the same kind, has now."""
+        """Answer from now on with the present weights of ``model``, which is of the same kind."""
         ...
 
 
@@ -75,15 +75,16 @@ class TorchGenerator:
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
-        tokens, mask = left_padded(prompts, self.pad)
-        return generate(self.model, tokens, mask, group, sampling, seed, self.ends, self.pad)
+        tokens, mask = padded_tokens(prompts, self.pad, left=True)
+        return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
+                                  self.pad)
 
     def refresh(self, model: nn.Module) -> None:
-        """Nothing: its weights are the model's own."""
+        """Nothing to do: it reads the model's own weights."""
 
 
 @torch.no_grad()
-def generate(
+def sample_completions(
     model: Any, prompt: Tensor, prompt_mask: Tensor, group: int, sampling: Sampling, seed: int,
     ends: Sequence[int], pad: int,
 ) -> Samples:
@@ -95,15 +96,15 @@ def generate(
     """
     device = next(model.parameters()).device
     room, count = sampling.max_new_tokens, len(prompt) * group
-    must_fit(model.config, prompt.shape[1] + room)
+    must_see(model.config, prompt.shape[1] + room)
     prompt, prompt_mask = prompt.to(device), prompt_mask.to(device)
     action = torch.full((count, room), pad, dtype=torch.int64, device=device)
     logp = torch.zeros((count, room), device=device)
     mask = torch.zeros((count, room), dtype=torch.bool, device=device)
     uniform = None
     if sampling.temperature > 0:
-        uniform = torch.from_numpy(uniforms(keys(prompt, prompt_mask, group, seed), room))
-        uniform = uniform.to(device)
+        keys = completion_keys(prompt, prompt_mask, group, seed)
+        uniform = torch.from_numpy(uniforms(keys, room)).to(device)
     end_ids = torch.tensor(list(ends), device=device)
     was_training = model.training
     model.eval()
@@ -163,9 +164,11 @@ def nucleus(weight: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(weight).scatter(-1, order, ordered.masked_fill(before >= top_p, 0.0))
 
 
-def keys(prompt: Tensor, mask: Tensor, group: int, seed: int) -> NDArray[np.uint64]:
-    """uint64 [n * group], one a completion, of the seed, the prompt's tokens, how many times this
-    prompt came before in the batch, and the number in the group."""
+def completion_keys(
+    prompt: Tensor, mask: Tensor, group: int, seed: int
+) -> NDArray[np.uint64]:
+    """uint64 [n * group], one a completion: made of the seed, the prompt's tokens, how often the
+    prompt has come before in the batch, and the completion's number in its group."""
     seen: Counter[bytes] = Counter()
     found = []
     for tokens, row in zip(prompt.cpu().numpy(), mask.cpu().numpy(), strict=True):
@@ -175,17 +178,17 @@ def keys(prompt: Tensor, mask: Tensor, group: int, seed: int) -> NDArray[np.uint
         seen[text] += 1
     first = np.array(found, dtype=np.uint64)[:, None]
     number = np.arange(1, group + 1, dtype=np.uint64)[None]
-    return _mix(first + number * _GOLDEN).reshape(-1)
+    return _splitmix(first + number * _GOLDEN).reshape(-1)
 
 
 def uniforms(key: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
     """float64 [N, count] in (0, 1): splitmix64 from each key (Steele, Lea, Flood 2014)."""
     steps = np.arange(1, count + 1, dtype=np.uint64)[None] * _GOLDEN
-    bits = _mix(key[:, None] + steps) >> np.uint64(24)
+    bits = _splitmix(key[:, None] + steps) >> np.uint64(24)
     return (bits.astype(np.float64) + 0.5) * 2.0**-40  # 40 bits: never rounds up to 1
 
 
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _splitmix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
@@ -195,7 +198,7 @@ def _of_token(logp: Tensor, token: Tensor) -> Tensor:
     return logp.gather(-1, token[:, None])[:, 0]
 
 
-def must_fit(config: Any, wanted: int) -> None:
+def must_see(config: Any, wanted: int) -> None:
     """Raise UserError if a model of this configuration cannot see ``wanted`` tokens."""
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and wanted > most:
@@ -207,7 +210,7 @@ def must_fit(config: Any, wanted: int) -> None:
 
 
 def decoder_of(model: nn.Module) -> Decoder | ForwardDecoder:
-    """What decodes with ``model``, with the weights that it has now."""
+    """A decoder that uses the present weights of ``model``."""
     if not isinstance(model, Transformer):
         return ForwardDecoder(model)
     weight = model.model.embed_tokens.weight
@@ -241,8 +244,8 @@ class ForwardDecoder:
 
 
 class HostCache:
-    """``transformer.Cache`` for float32 in main memory: rows of a prompt read the same keys, and
-    ``select`` copies nothing. Axes: m rows, H heads of d, prompts of P tokens."""
+    """``transformer.Cache`` for float32 in main memory. The rows of a prompt share its keys, and
+    ``select`` copies nothing. Axes: m rows, H heads of width d, prompts of P tokens."""
 
     def __init__(self, mask: Tensor, room: int) -> None:
         self.first = mask.int().argmax(1).numpy()  # the first token behind the padding

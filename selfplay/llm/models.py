@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.models import seeded
 from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
 
@@ -46,39 +46,6 @@ class Lora:
     seed: int = 0  #: of the adapters' first weights
 
 
-class Net(nn.Module):
-    """What learns: a causal language model and, for PPO, a value model beside it."""
-
-    def __init__(self, policy: nn.Module, value: nn.Module | None = None) -> None:
-        super().__init__()
-        self.policy = policy
-        self.value = value
-
-
-class ValueModel(nn.Module):
-    """A backbone of its own with a scalar head that begins at 0."""
-
-    def __init__(self, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """float32 [N, L]: the value after each of the tokens int64 [N, L]."""
-        seen = self.backbone(input_ids=tokens, attention_mask=mask, position_ids=positions,
-                             use_cache=False)
-        return self.head(seen.last_hidden_state).squeeze(-1).float()
-
-
-def value_model(policy: nn.Module) -> ValueModel:
-    """A value model whose backbone is a copy of ``policy``'s. The copy of a LoRA model has its own
-    adapters and shares the frozen weights."""
-    plain = policy.get_base_model() if _is_peft(policy) else policy
-    return ValueModel(copy_of(plain.get_decoder()), plain.config.hidden_size)
-
-
 def copy_of(model: nn.Module) -> nn.Module:
     """A copy that shares the weights that do not learn."""
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
@@ -86,17 +53,16 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def reference_of(
-    model: nn.Module, init: str | Path, begun: bool, lora: Lora | None = None,
-    dtype: str = "float32",
+    model: nn.Module, init: str | Path, begun: bool, lora: Lora | None = None
 ) -> nn.Module:
     """A frozen copy of ``model`` as it was before training, on the same device.
 
-    init, lora, dtype: what ``load`` made the model from. begun: training has changed the model,
-    so that its first weights are read from ``init`` again. Frozen weights are shared.
+    init, lora: what ``load_model`` made the model from. begun: whether training has changed the
+    model since, so that its first weights must be read from ``init``. Frozen weights are shared.
     """
     same = copy_of(model)
     if begun:
-        same.load_state_dict(load(init, lora, dtype)[0].state_dict())
+        same.load_state_dict(load_model(init, lora)[0].state_dict())
     return same.eval().requires_grad_(False)
 
 
@@ -104,24 +70,24 @@ def merged(model: nn.Module) -> nn.Module:
     """``model`` with its adapters merged into its weights, all of which may learn."""
     if not _is_peft(model):
         return model
-    return copy.deepcopy(model).merge_and_unload().requires_grad_(True)
+    copied: Any = copy.deepcopy(model)
+    return copied.merge_and_unload().requires_grad_(True)
 
 
 @torch.no_grad()
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, weight) of all weights as a checkpoint without adapters names them, tied weights once.
     Adapters are merged into copies, one layer at a time."""
-    whole = model.get_base_model() if _is_peft(model) else model
-    yield from _plain(whole, "", set())
+    yield from _merged_layers(without_adapters(model), "", set())
 
 
-def _plain(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _merged_layers(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if isinstance(module, BaseTunerLayer):
-        merged = copy.deepcopy(module)
-        merged.merge()
-        for name, parameter in merged.get_base_layer().named_parameters():
+        layer = copy.deepcopy(module)
+        layer.merge()
+        for name, parameter in layer.get_base_layer().named_parameters():
             yield prefix + name, parameter.detach()
         return
     for name, parameter in module.named_parameters(recurse=False):
@@ -129,7 +95,7 @@ def _plain(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str
             seen.add(id(parameter))
             yield prefix + name, parameter.detach()
     for name, child in module.named_children():
-        yield from _plain(child, f"{prefix}{name}.", seen)
+        yield from _merged_layers(child, f"{prefix}{name}.", seen)
 
 
 def bare_backbone(config: dict[str, Any]) -> nn.Module:
@@ -181,12 +147,14 @@ def small_model(dial: str, tokenizer: Any, seed: int) -> Transformer:
         intermediate_size=-(-8 * width // 3 // 32) * 32, num_attention_heads=width // HEAD,
         max_position_embeddings=POSITIONS, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, initializer_range=width**-0.5 / 2)
-    return seeded(seed, lambda: Transformer(config))
+    made = seeded(seed, lambda: Transformer(config))
+    assert isinstance(made, Transformer)
+    return made
 
 
-def must_be_there(name: str) -> None:
-    """Raises UserError, in one line, where ``name`` is no folder with a model in safetensors and no
-    hub id that can be reached; no weights are loaded."""
+def must_be_a_model(name: str) -> None:
+    """Raises UserError where ``name`` is neither a folder with a model in safetensors nor a hub id
+    that can be reached. No weights are loaded."""
     path = Path(name)
     if path.is_dir():
         described = any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
@@ -197,49 +165,49 @@ def must_be_there(name: str) -> None:
     elif path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"--model {name}: no such folder; give one, or a hub id such as "
                         "ORGANISATION/NAME")
-    _load("tokenizer", name, _tokenizer)
+    _part_of_model("tokenizer", name, _tokenizer)
 
 
-def load(name: str | Path, lora: Lora | None = None, dtype: str = "float32") -> tuple[Any, Any]:
-    """(causal language model, its tokenizer) from a folder or a hub id; on the CPU.
+def load_model(name: str | Path, lora: Lora | None = None) -> tuple[Any, Any]:
+    """(causal language model, its tokenizer) from a folder or a hub id: float32, on the CPU.
 
-    Where the folder holds an adapter (``adapter_config.json``), the model it belongs to is loaded
-    as well, from the absolute path in that file. Raises UserError in one line if there is no
-    model, no safetensors file, or no network.
+    Where the folder holds an adapter (``adapter_config.json``), the model under it is loaded as
+    well, from the absolute path in that file. lora: new adapters for a model without any. Raises
+    UserError where there is no model, no safetensors file, or no network.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    name = str(Path(name).resolve() if Path(name).is_dir() else name)
-    tokenizer = _load("tokenizer", name, _tokenizer)
+    name = _absolute(name)
+    tokenizer = _part_of_model("tokenizer", name, _tokenizer)
     if _is_adapter(name):
-        return _load("adapter", name, _adapted, dtype), tokenizer
+        return _part_of_model("adapter", name, _adapted), tokenizer
     if lora:
-        return adapt(_load("model", name, _given, dtype), lora), tokenizer
-    return _load("model", name, _causal, dtype), tokenizer
+        return adapt(_part_of_model("model", name, _given), lora), tokenizer
+    return _part_of_model("model", name, _language_model), tokenizer
 
 
-def reads(name: str) -> tuple[Any, int | None]:
-    """(tokenizer of a model, how many tokens the model sees, None where it does not say); no
-    weights are loaded. Raises UserError like ``load``."""
+def load_tokenizer(name: str | Path) -> tuple[Any, int | None]:
+    """(a model's tokenizer, the most tokens that the model sees or None where it does not say). No
+    weights are loaded. Raises UserError like ``load_model``."""
     from transformers import AutoConfig
 
-    name = str(Path(name).resolve() if Path(name).is_dir() else name)
-    tokenizer = _load("tokenizer", name, _tokenizer)
-    config = _load("config", base_of(name), AutoConfig.from_pretrained)
+    name = _absolute(name)
+    tokenizer = _part_of_model("tokenizer", name, _tokenizer)
+    config = _part_of_model("config", base_of(name), AutoConfig.from_pretrained)
     most = config.to_dict().get("max_position_embeddings")
     return tokenizer, most if isinstance(most, int) else None
 
 
 def must_attend(config: Any, name: str) -> None:
-    """Raises UserError for a model with layers that are no attention (linear, state-space,
-    convolution): they carry a state from token to token, from which no single rows can be taken, as
-    generation does with those that have ended and training with prompts read once."""
+    """Raises UserError for a model with layers other than attention (linear, state-space,
+    convolution). They carry a state from token to token, and single rows cannot be taken out of
+    it; generation does so when completions end, and training when a prompt is read once."""
     from transformers import AutoModelForCausalLM
 
     kinds = set(config.to_dict().get("layer_types") or ())
     others = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
-    classes = AutoModelForCausalLM._model_mapping
+    classes: Any = AutoModelForCausalLM._model_mapping
     if others or (type(config) in classes and classes[type(config)]._is_stateful):
         what = ", ".join(sorted(others)) or "state"
         raise UserError(f"{name}: a {config.model_type} model has layers of {what}, which cannot "
@@ -248,7 +216,7 @@ def must_attend(config: Any, name: str) -> None:
 
 
 def base_of(name: str) -> str:
-    """The folder or hub id of the model under an adapter; of another model its own."""
+    """The folder or hub id of the model under an adapter; ``name`` where there is no adapter."""
     from peft import PeftConfig
 
     if not _is_adapter(name):
@@ -260,21 +228,24 @@ def adapt(model: nn.Module, lora: Lora) -> nn.Module:
     """``model`` with LoRA adapters on all its linear layers but the head; only they learn."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+    alpha: Any = lora.alpha  # peft scales by any number, but says int
+    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, bias="none",
                         target_modules="all-linear", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lora.seed)
-        return get_peft_model(model, config)
+        adapted: Any = model
+        return get_peft_model(adapted, config)
 
 
-def save(folder: Path, model: nn.Module, tokenizer: Any) -> None:
+def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
     """Save both into ``folder`` in Hugging Face's form: safetensors and JSON."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     tokenizer.save_pretrained(folder)
     if not isinstance(model, Transformer):
-        model.save_pretrained(folder)
+        given: Any = model
+        given.save_pretrained(folder)
         return
     described = {**model.config.to_diff_dict(),
                  "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
@@ -288,15 +259,15 @@ def render(tokenizer: Any, question: str) -> list[int]:
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template([{"role": "user", "content": question}],
                                              add_generation_prompt=True, tokenize=False)
-        if text.rstrip().endswith(OPENED):  # it is the model's to open, as all formats have it
+        if text.rstrip().endswith(OPENED):  # in all formats the model opens it
             text = text[: text.rindex(OPENED)]
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(question + "\n")["input_ids"])
 
 
 def written(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
-    """Rows of tokens as text, without those that begin, end, pad or stand for the unknown. Other
-    special tokens stay: a format's marks, such as <think>, may be some."""
+    """Rows of tokens as text, without the tokens for begin, end, padding and unknown. Other special
+    tokens stay: a format's marks, such as <think>, may be special tokens."""
     silent = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id,
               tokenizer.unk_token_id}
     kept = [[token for token in row if token not in silent] for row in rows]
@@ -317,15 +288,35 @@ def complete(tokenizer: Any, text: str) -> list[int]:
     return [*tokens, tokenizer.eos_token_id]
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """(tokens int64 [n, P], mask bool [n, P]): every row ends in the last column."""
+def completion_texts(
+    tokenizer: Any, action: Tensor, mask: Tensor, ended: Tensor
+) -> list[str]:
+    """N completions as text, without their end tokens. action: int64 [N, T]; mask: bool [N, T],
+    real tokens; ended: bool [N], whether the last real token is an end token."""
+    lengths = (mask.sum(1) - ended.long()).tolist()
+    return written(tokenizer, [row[:n] for row, n in zip(action.tolist(), lengths, strict=True)])
+
+
+def padded_tokens(
+    rows: Sequence[Sequence[int]], pad: int, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(tokens int64 [n, L], mask bool [n, L], True at real tokens) of rows of different lengths.
+    left: the padding comes first, so that every row ends in the last column."""
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
     mask = torch.zeros((len(rows), width), dtype=torch.bool)
     for i, row in enumerate(rows):
-        tokens[i, width - len(row):] = torch.tensor(list(row), dtype=torch.int64)
-        mask[i, width - len(row):] = True
+        start = width - len(row) if left else 0
+        tokens[i, start:start + len(row)] = torch.tensor(list(row), dtype=torch.int64)
+        mask[i, start:start + len(row)] = True
     return tokens, mask
+
+
+def trimmed(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the outer columns that are padding in every row, as in a part of a batch."""
+    real = mask.any(0).nonzero()
+    first, end = int(real[0]), int(real[-1]) + 1
+    return tokens[:, first:end], mask[:, first:end]
 
 
 def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
@@ -336,6 +327,11 @@ def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
+def _absolute(name: str | Path) -> str:
+    """A folder's absolute path; a hub id as it is."""
+    return str(Path(name).resolve() if Path(name).is_dir() else name)
+
+
 def _is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
@@ -344,6 +340,12 @@ def _is_peft(model: nn.Module) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
+
+
+def without_adapters(model: nn.Module) -> Any:
+    """``model`` without what holds its adapters; a model without adapters as it is."""
+    plain: Any = model
+    return plain.get_base_model() if _is_peft(model) else plain
 
 
 def _tokenizer(name: str) -> Any:
@@ -358,30 +360,30 @@ def _tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def _causal(name: str, dtype: str) -> nn.Module:
-    """The embedded model, where the folder ``name`` holds one, or Hugging Face's."""
+def _language_model(name: str) -> nn.Module:
+    """The embedded model, where the folder ``name`` holds one, or one of Hugging Face's."""
     from transformers import AutoConfig
 
     weights = Path(name) / MODEL
     described = AutoConfig.from_pretrained(name, trust_remote_code=False)
     config = config_of(described.to_dict()) if weights.is_file() else None
     if config is None:
-        return _given(name, dtype)
+        return _given(name)
     with torch.device("meta"):  # no random weights
         model = Transformer(config)
     model.load_state_dict(load_file(weights), assign=True)
-    return model.to(getattr(torch, dtype)).eval()
+    return model.float().eval()
 
 
-def _given(name: str, dtype: str) -> nn.Module:
+def _given(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     must_attend(AutoConfig.from_pretrained(name, trust_remote_code=False), name)
     return AutoModelForCausalLM.from_pretrained(
-        name, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype))
+        name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
 
 
-def _adapted(name: str, dtype: str) -> nn.Module:
+def _adapted(name: str) -> nn.Module:
     from peft import PeftModel
 
     under = base_of(name)
@@ -391,14 +393,14 @@ def _adapted(name: str, dtype: str) -> nn.Module:
     if not (Path(name) / "adapter_model.safetensors").is_file():  # peft would take a pickle
         raise UserError(f"--model {name}: adapter_model.safetensors is not in it; save the adapter "
                         "as safetensors")
-    return PeftModel.from_pretrained(_given(under, dtype), name, is_trainable=True)
+    return PeftModel.from_pretrained(_given(under), name, is_trainable=True)
 
 
-def _load(what: str, name: str, loader: Any, *arguments: Any) -> Any:
+def _part_of_model(what: str, name: str, load: Callable[[str], Any]) -> Any:
     try:
-        return loader(name, *arguments)
+        return load(name)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
+        why = f"{type(error).__name__}: {clip(str(error), 160)}"
         raise UserError(f"--model {name}: no {what} could be loaded from this folder or hub id "
-                        f"({type(error).__name__}: {reason}); give a folder that save_pretrained "
-                        "wrote (safetensors), or a hub id with the network there") from None
+                        f"({why}); give a folder that save_pretrained wrote (safetensors), or a "
+                        "hub id with the network there") from None

@@ -1,7 +1,7 @@
 """Text as a policy-gradient policy: tokens are actions, completions are trajectories.
 
-``TextPolicy`` writes completions and evaluates them; ``sample`` makes of prompts a batch with
-rewards to learn from, to which ``evaluated`` adds what the critic and the reference say.
+``TextPolicy`` writes completions and evaluates them. ``sample_batch`` turns prompts into a batch
+with rewards; ``evaluated`` adds the critic's values and the reference's log-probabilities.
 
 Axes: n prompts, G completions a prompt, N = n G trajectories of at most T tokens.
 """
@@ -13,17 +13,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.learn import advantages
 from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
-from selfplay.learn.rollout import Acted, Evaluated, Rollout
-from selfplay.learn.rollout import joined as joined_rollouts
+from selfplay.learn.rollout import Acted, Evaluated, Rollout, joined
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
-from selfplay.llm.models import Net, left_padded, render, written
+from selfplay.llm.models import (
+    completion_texts,
+    copy_of,
+    padded_tokens,
+    render,
+    trimmed,
+    without_adapters,
+)
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
 from selfplay.models.transformer import (
@@ -35,6 +41,45 @@ from selfplay.models.transformer import (
 )
 
 TOKENS_AT_ONCE = 8192  #: tokens, padding included, that are evaluated without a gradient at once
+
+
+class Net(nn.Module):
+    """What learns: a causal language model and, for PPO, a value model beside it."""
+
+    policy: Any  #: a ``Transformer``, or a model of Hugging Face's
+    value: ValueModel | None
+
+    def __init__(self, policy: nn.Module, value: ValueModel | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value = value
+
+
+class ValueModel(nn.Module):
+    """A backbone of its own with a scalar head that begins at 0."""
+
+    backbone: Any
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """float32 [N, L]: the value after each of the tokens int64 [N, L]."""
+        seen = self.backbone(input_ids=tokens, attention_mask=mask, position_ids=positions,
+                             use_cache=False)
+        values: Tensor = self.head(seen.last_hidden_state).squeeze(-1)
+        return values.float()
+
+
+def value_model(policy: nn.Module) -> ValueModel:
+    """A value model whose backbone is a copy of ``policy``'s. The copy of a LoRA model has adapters
+    of its own and shares the frozen weights."""
+    plain = without_adapters(policy)
+    return ValueModel(copy_of(plain.get_decoder()), plain.config.hidden_size)
 
 
 class Prompts(NamedTuple):
@@ -49,8 +94,8 @@ class Prompts(NamedTuple):
 class TextPolicy:
     """A language model as a policy; ``group`` completions a prompt.
 
-    generator: writes the completions in place of torch with the net's own weights. ``refresh``
-    hands it new weights. Its log-probabilities are in its own arithmetic.
+    generator: writes the completions in torch's place, with weights that ``refresh`` hands over and
+    log-probabilities in an arithmetic of its own.
     """
 
     net: Net
@@ -70,7 +115,7 @@ class TextPolicy:
                        (samples.action, samples.logp, samples.mask)))
 
     def refresh(self) -> None:
-        """Let what is written next be written with the weights as they are now."""
+        """Hand the net's present weights to the generator."""
         if self.generator is not None:
             self.generator.refresh(self.net.policy)
 
@@ -111,22 +156,16 @@ class TextPolicy:
 
 
 def _shared(rollout: Rollout) -> SharedPrompts:
-    return share_prompts(*_trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
+    return share_prompts(*trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
                          rollout.action)
 
 
 def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens, mask, positions), int64 [N, L]: prompts and completions but for the last token,
+    """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
     which nothing follows."""
-    prompt, prompt_mask = _trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
+    prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
     mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
     return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
-
-
-def _trimmed(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the columns that are padding in every row (a part of a batch may have some)."""
-    first = int(mask.any(0).int().argmax())
-    return prompt[:, first:], mask[:, first:]
 
 
 class Completions(NamedTuple):
@@ -140,15 +179,28 @@ class Completions(NamedTuple):
 #: reward model, or several of them together.
 Reward = Callable[[Completions, Sequence[Example]], dict[str, Tensor]]
 
+#: The true reward: (N completions, the N examples that they answer) -> float32 [N].
+Judge = Callable[[Completions, Sequence[Example]], Tensor]
+
 
 @dataclass(frozen=True)
 class SampledBatch:
-    """N completions of whole groups, in the order of their groups, ready to be learnt from."""
+    """N completions of whole groups, in the order of their groups, to learn from."""
 
     examples: list[Example]
     completions: Completions
     parts: dict[str, Tensor]  #: float32 [N]
     rollout: Rollout
+
+    def rows(self, index: Tensor) -> SampledBatch:
+        """Some of the completions. index: int64."""
+        numbers = index.tolist()
+        texts, ended = self.completions
+        return SampledBatch(
+            [self.examples[i] for i in numbers],
+            Completions([texts[i] for i in numbers], [ended[i] for i in numbers]),
+            {key: part[index.to(part.device)] for key, part in self.parts.items()},
+            self.rollout.rows(index))
 
 
 def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -158,7 +210,7 @@ def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str,
     return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
 
 
-def sample(
+def sample_batch(
     policy: TextPolicy, tokenizer: Any, examples: Sequence[Example], reward: Reward,
     weights: Mapping[str, float], seed: int,
 ) -> SampledBatch:
@@ -166,11 +218,12 @@ def sample(
 
     The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
     """
-    tokens, mask = left_padded([render(tokenizer, e.prompt) for e in examples], policy.pad)
+    rows = [render(tokenizer, e.prompt) for e in examples]
+    tokens, mask = padded_tokens(rows, policy.pad, left=True)
     prompts = Prompts(tokens, mask, seed)
     acted = policy.act(prompts)
     answered = [e for e in examples for _ in range(policy.group)]
-    completions = texts_of(tokenizer, acted, policy.ends)
+    completions = completions_of(tokenizer, acted, policy.ends)
     parts = reward(completions, answered)
     score = weighed(parts, weights).to(acted.logp.device)
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
@@ -180,20 +233,25 @@ def sample(
 
 
 def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """float32 [N]: the sum of the parts named in ``weights``. UserError for one there is not."""
+    """float32 [N]: the weighted sum of the parts named in ``weights``. Raises UserError for a name
+    that is not among ``parts``."""
     for name in weights:
         if name not in parts:
             raise UserError(f"reward: no part {name!r}; there are {', '.join(parts)}")
     return torch.stack([weight * parts[name].float() for name, weight in weights.items()]).sum(0)
 
 
-def texts_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
+def completions_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
     """What was written, as text."""
-    lengths = acted.mask.sum(1).tolist()
-    rows = [row[:n] for row, n in zip(acted.action.tolist(), lengths, strict=True)]
-    ended = [bool(row) and row[-1] in ends for row in rows]
-    plain = [row[:-1] if over else row for row, over in zip(rows, ended, strict=True)]
-    return Completions(written(tokenizer, plain), ended)
+    last = torch.where(acted.mask, acted.action, -1)
+    ended = torch.isin(last, torch.tensor(list(ends), device=last.device)).any(1)
+    return Completions(completion_texts(tokenizer, acted.action, acted.mask, ended),
+                       ended.tolist())
+
+
+def gold_of(weights: Mapping[str, float], reward: Reward = verifier) -> Judge:
+    """The weighted sum of the parts of a known reward."""
+    return lambda completions, examples: weighed(reward(completions, examples), weights)
 
 
 def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
@@ -204,34 +262,24 @@ def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_signal(batch: SampledBatch) -> SampledBatch | None:
-    """The groups whose completions fared differently; None if there are none."""
+    """The groups whose completions have different rewards; None if there are none."""
     rollout = batch.rollout
     useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
     _, place = torch.unique(rollout.group, return_inverse=True)
     kept = useful[place].nonzero()[:, 0]
-    return take(batch, kept) if len(kept) else None
+    return batch.rows(kept) if len(kept) else None
 
 
-def take(batch: SampledBatch, rows: Tensor) -> SampledBatch:
-    """Some of the completions."""
-    index = rows.tolist()
-    texts, ended = batch.completions
-    return SampledBatch([batch.examples[i] for i in index],
-                 Completions([texts[i] for i in index], [ended[i] for i in index]),
-                 {key: part[rows.to(part.device)] for key, part in batch.parts.items()},
-                 batch.rollout.rows(rows))
-
-
-def joined(batches: Sequence[SampledBatch]) -> SampledBatch:
+def joined_batches(batches: Sequence[SampledBatch]) -> SampledBatch:
     """One batch of several; their groups are numbered anew."""
     if len(batches) == 1:
         return batches[0]
-    rollout = joined_rollouts([b.rollout for b in batches], left=True, renumber=True)
-    return SampledBatch([e for b in batches for e in b.examples],
-                 Completions([t for b in batches for t in b.completions.texts],
-                             [e for b in batches for e in b.completions.ended]),
-                 {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts},
-                 rollout)
+    rollout = joined([b.rollout for b in batches], left=True, renumber=True)
+    return SampledBatch(
+        [e for b in batches for e in b.examples],
+        Completions([t for b in batches for t in b.completions.texts],
+                    [e for b in batches for e in b.completions.ended]),
+        {key: torch.cat([b.parts[key] for b in batches]) for key in batches[0].parts}, rollout)
 
 
 @torch.no_grad()
@@ -239,8 +287,8 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
     log-probabilities of the model ``reference``, where there is one.
 
-    Where it is not torch that wrote the completions, the log-probabilities become those of
-    ``policy``'s own arithmetic, so that a ratio to them begins at 1 exactly.
+    Where a generator other than torch wrote the completions, the log-probabilities are replaced by
+    those in ``policy``'s arithmetic, so that ratios to them begin at exactly 1.
     """
     if policy.generator is not None:
         alone = replace(policy, net=Net(policy.net.policy))
@@ -253,20 +301,27 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     return rollout
 
 
-def divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
-    """k3 estimate, nats a step, of the divergence of ``other`` from the policy of ``logp``, which
-    drew."""
+def mean_kl(logp: Tensor, other: Tensor, mask: Tensor) -> float:
+    """k3 estimate, in nats a token, of the divergence of ``other`` from the policy of ``logp``,
+    which wrote the tokens. Both are log-probabilities [N, T]."""
     return float(kl_estimate(logp, other)[mask].mean())
 
 
+def completion_kl(rollout: Rollout) -> Tensor:
+    """float32 [N]: log p - log reference of each completion, nats. Its mean over completions is the
+    k1 estimate of the policy's divergence from the reference."""
+    assert rollout.ref_logp is not None
+    return ((rollout.logp - rollout.ref_logp) * rollout.mask).sum(1)
+
+
 def _in_parts(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
-    """float32 [N, T] of ``look`` in parts of like length, a thread each on a CPU."""
+    """float32 [N, T]: ``look`` at parts of similar length, on a CPU a thread for each."""
     out = torch.zeros_like(rollout.logp)
     order = torch.argsort(rollout.mask.sum(1), stable=True)
     cut = order.split(max(1, TOKENS_AT_ONCE // out.shape[1]))
 
     def work(rows: Tensor) -> Tensor:
-        with torch.no_grad():  # is a thread's own
+        with torch.no_grad():  # each thread has a setting of its own
             return look(rollout.rows(rows))
 
     threads = torch.get_num_threads() if out.device.type == "cpu" else 1

@@ -1,53 +1,100 @@
-"""The parts of recipes: each works within its share of the time, from what the folder holds, and
-leaves checkpoints in a folder of its name.
+"""The stages of a language-model run: each works within its share of the time, from what the folder
+holds, and leaves checkpoints in a folder of its name.
 
-sft       demonstrations, from the model that the run begins with
-base      the same model reads texts in which most answers are guesses: pretraining, for the
-          embedded model, which nobody has pretrained
-rl, rl2   reinforcement learning from an earlier stage's model
-own       supervised learning on what a policy has answered rightly (rejection sampling)
-student   the same, by a smaller model from nothing (distillation)
+sft       demonstrations, learnt by the model that the run begins with
+base      texts in which most answers are guesses, read by the embedded model: its pretraining
+rl, rl2   reinforcement learning of an earlier stage's model
+own       a policy's own right answers, learnt by the SFT model (rejection sampling)
+student   the same answers, learnt by a smaller model from nothing (distillation)
+rm        a reward model, learnt from preference pairs: pairs.jsonl, best_of_n.json
+free      RL against the reward model that nothing holds back
+rlhf      the same under the KL weight and the budget; best.json names the best true reward
+eval      every stage's model, measured
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from selfplay.common.console import say
-from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_atomic
+from selfplay.common.errors import command
+from selfplay.common.files import locked, read_history, write_atomic, write_json
+from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.evaluate import answers
-from selfplay.llm.folder import TextRun, lora_of, model_of, sampling_of, task_of
-from selfplay.llm.kept import KeptTextLearner, best, train_rl, train_sft
-from selfplay.llm.models import character_tokenizer, load, small_model
-from selfplay.llm.rewards import Example
+from selfplay.llm.config import RECIPES, RLHFConfig
+from selfplay.llm.evaluate import best_of_n, turn
+from selfplay.llm.folder import (
+    Engine,
+    TextRun,
+    best_checkpoint,
+    fit_to_model,
+    lora_of,
+    model_of,
+    open_learner,
+    open_rlhf_learner,
+    sampling_of,
+    task_of,
+    train_learner,
+)
+from selfplay.llm.models import (
+    character_tokenizer,
+    end_tokens,
+    load_model,
+    load_tokenizer,
+    small_model,
+)
+from selfplay.llm.policy import Net, TextPolicy, gold_of
+from selfplay.llm.reward_model import (
+    Pair,
+    load_reward_model,
+    make_pairs,
+    not_held_out,
+    proxy_task,
+    read_pairs,
+    reward_model,
+    split_pairs,
+    to_lines,
+    train_reward_model,
+)
+from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask
-from selfplay.llm.vllm import engine_of, generator_of
+from selfplay.llm.sft import own_answers, train_texts
+from selfplay.llm.summary import draw_picture, measure
+from selfplay.llm.vllm import engine_of, must_have_vllm
 from selfplay.run.folder import Clock
-from selfplay.run.stage import Desk, NotYet, Work
+from selfplay.run.keep import Row
+from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 
-#: Stages that go on from what a stage has made: once one of them has begun, that stays as it is.
+#: The stages that go on from a stage's model: once one of them has begun, the model stays as it is.
 AFTER = {"sft": ("rl", "own", "rm", "free", "rlhf"), "base": ("rl",), "rl": ("own", "student"),
          "own": ("rl2",), "rl2": ("student",)}
-OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
 
 
-def start(run: TextRun) -> tuple[Any, Any]:
-    """(model, tokenizer) that the run begins with."""
-    config, lora = run.config, lora_of(run.config)
-    if config.model:
-        return load(config.model, lora)
-    if lora:
-        raise UserError("lora.rank: adapters want a model that has learnt; give --model")
-    tokenizer = character_tokenizer(run.task.texts())
-    return small_model(config.net, tokenizer, config.seed), tokenizer
+def run_recipe(run: TextRun, device: str) -> None:
+    """Run the stages of the run's recipe.
+
+    Raises UserError before anything is made if another process works on the run, or vLLM was
+    asked for and is not there.
+    """
+    must_have_vllm(run.config.sample, run.config.model)
+    run = fit_to_model(run)
+    if run.task.note:
+        say(run.task.note)
+    shares = RECIPES[run.config.recipe]
+    with locked(run.folder):
+        write_json(run.folder / "config.json", to_dict(run.config))
+        run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
+
+
+def measure_stages(run: TextRun, clock: Clock, device: str) -> None:
+    """Measure every stage's model on the held-out questions."""
+    measure(run, run.config.eval.samples, device, every=True)
+    say(f"ask it: {command('selfplay', 'llm', 'chat', run.folder)}   curves and completions: "
+        f"tensorboard --logdir {run.folder / 'tb'}")
 
 
 def built_on(folder: Path, name: str) -> bool:
@@ -55,50 +102,9 @@ def built_on(folder: Path, name: str) -> bool:
     return any(any(folder.glob(f"{later}/ckpt-*")) for later in AFTER.get(name, ()))
 
 
-def sft_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Learn the demonstrations until the held-out curve is flat or the share is used up."""
-    return _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
-
-
-def base_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Pretrain the embedded model; a model that was given is pretrained."""
-    if run.config.model:
-        return f"base: {run.config.model}"
-    return _learn_texts(run, clock, device, "base", lambda: start(run),
-                        lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
-
-
-def own_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Teach the model of stage sft the right answers of that of stage rl."""
-    before = _before(run, "own", ("rl",))
-    return _learn_texts(run, clock, device, "own", lambda: load(_before(run, "own", ("sft",))),
-                        lambda: own_task(run, before, device))
-
-
-def student_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Teach a smaller model the right answers of the newest policy."""
-    before = _before(run, "student", ("rl2", "rl"))
-
-    def student() -> tuple[Any, Any]:
-        tokenizer = load(before)[1]
-        return small_model(run.config.own.net, tokenizer, run.config.seed), tokenizer
-
-    return _learn_texts(run, clock, device, "student", student,
-                        lambda: own_task(run, before, device))
-
-
-def rl_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Reinforcement learning from SFT's model, or from the base."""
-    return _learn_rewards(run, clock, device, "rl", ("sft", "base"), FIRST)
-
-
-def rl2_stage(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Reinforcement learning from the model that has learnt its own answers, on new prompts."""
-    return _learn_rewards(run, clock, device, "rl2", ("own",), FIRST + (FIRST >> 1))
-
-
-def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
-    """The model of the first of ``stages`` that has left one, or the one the run was given."""
+def first_model_of(run: TextRun, name: str, stages: Sequence[str]) -> Path:
+    """The model of the first of ``stages`` that has one, or the model that the run was given, for
+    the stage ``name``. Raises NotYet where there is none."""
     for stage in stages:
         found = model_of(run.folder, stage)
         if found is not None:
@@ -108,19 +114,69 @@ def _before(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
 
 
+def _engine_for(run: TextRun, device: str) -> Engine:
+    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
+                                              run.config.model, device)
+
+
+# -------------------------------------------------------------------------------- supervised stages
+
+
+def start(run: TextRun) -> tuple[Any, Any]:
+    """(model, tokenizer) that the run begins with."""
+    config, lora = run.config, lora_of(run.config)
+    if config.model:
+        return load_model(config.model, lora)
+    tokenizer = character_tokenizer(run.task.texts())
+    return small_model(config.net, tokenizer, config.seed), tokenizer
+
+
+def learn_demonstrations(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Learn the demonstrations until the held-out curve is flat or the share is used up."""
+    return _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
+
+
+def pretrain(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Pretrain the embedded model; a model that was given has been pretrained."""
+    if run.config.model:
+        return f"base: {run.config.model}"
+    return _learn_texts(run, clock, device, "base", lambda: start(run),
+                        lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
+
+
+def learn_own_answers(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Teach the model of stage sft the right answers of that of stage rl."""
+    policy = first_model_of(run, "own", ("rl",))
+    return _learn_texts(run, clock, device, "own",
+                        lambda: load_model(first_model_of(run, "own", ("sft",))),
+                        lambda: own_answers(run, policy, device))
+
+
+def teach_student(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Teach a smaller model the right answers of the newest policy."""
+    policy = first_model_of(run, "student", ("rl2", "rl"))
+
+    def student() -> tuple[Any, Any]:
+        tokenizer = load_tokenizer(policy)[0]
+        return small_model(run.config.own.net, tokenizer, run.config.seed), tokenizer
+
+    return _learn_texts(run, clock, device, "student", student,
+                        lambda: own_answers(run, policy, device))
+
+
 def _learn_texts(
     run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
-    task: Callable[[], Any], on: str = "",
+    task: Callable[[], Questions], on: Literal["", "text"] = "",
 ) -> Work | str:
-    """SFT of what ``begin`` gives, in folder ``name``, on ``task``; on: what of it, if not what
-    the settings say."""
+    """SFT on ``task`` of the (model, tokenizer) that ``begin`` gives, in folder ``name``. on: what
+    of the texts is learnt, if it is not what the settings say."""
     folder, config = run.folder / name, run.config
     sft = replace(config.sft, on=on or config.sft.on)
     if name in clock.done or built_on(run.folder, name):
-        return f"{name}: finished, best checkpoint {best(folder).name}"
+        return f"{name}: finished, best checkpoint {best_checkpoint(folder).name}"
 
     def learn(at: Desk) -> str:
-        found = train_sft(
+        found = train_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
             log=at.log, progress=at.step)
@@ -129,32 +185,56 @@ def _learn_texts(
     def flat(found: Any = None) -> bool:
         return checkpoint.reached_plateau(folder)
 
-    return Work(name, learn, look_text, ended=flat, first="no look yet", said=lambda found: (
+    def look(row: Row) -> str:
+        return _accuracies(row["greedy"]["accuracy"], row["sampled"]["accuracy"])
+
+    return Work(name, learn, look, ended=flat, first="no look yet", said=lambda found: (
         f"{name}: {'flat' if flat() else 'not flat yet'}, {found}"))
 
 
-def _learn_rewards(
-    run: TextRun, clock: Clock, device: str, name: str, before: Sequence[str], first: int
+def _accuracies(greedy: float, sampled: float) -> str:
+    return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
+
+
+# --------------------------------------------------------------------------- learning from rewards
+
+
+def job_of(run: TextRun) -> RewardedTask:
+    """What RL is rewarded for: the verifier's parts, weighed."""
+    rl = run.config.rl
+    weights = {"accuracy": 1.0, "format": rl.format_weight}
+    if rl.partial_weight:  # a right answer has 1 of it as well
+        weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
+    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
+
+
+def learn_rewards(
+    run: TextRun, clock: Clock, device: str, *, name: str, before: Sequence[str], first: int
 ) -> Work | str:
-    """RL of an earlier stage's model, in folder ``name``, from batch ``first`` of prompts on."""
+    """RL of the model of the first of the stages ``before`` that has one, in folder ``name``, on
+    prompts from batch ``first`` on."""
     folder, config = run.folder / name, run.config
     newest = checkpoint.newest(folder)
     done = newest is not None and checkpoint.read_meta(newest)["step"] >= config.rl.steps
     if (name in clock.done and done) or built_on(run.folder, name):
         return f"{name}: finished, checkpoint {newest}"
-    learner = KeptTextLearner(
-        job_of(run), _before(run, name, before), folder, config.rl, config.pg,
+    learner, kept = open_learner(
+        job_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first=first, engine=lambda model, tokenizer: engine_of(
-            model, tokenizer, config.sample, config.model, device))
+        first_batch=first, engine=_engine_for(run, device))
 
     def learn(at: Desk) -> str:
-        def log(row: dict[str, Any]) -> None:
+        def log(row: Row) -> None:
             at.log(row)
             at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens")
 
-        train_rl(learner, left=at.left, log=log, show=at.show)
+        train_learner(learner, kept, left=at.left, log=log, show=at.show)
         return f"{name}: {learner.step:,} steps, {at.latest}"
+
+    def look(row: Row) -> str:
+        if "greedy_accuracy" not in row:
+            return ""
+        return _accuracies(row["greedy_accuracy"], row["sampled_accuracy"])
 
     def said(found: str) -> str:
         if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
@@ -162,85 +242,129 @@ def _learn_rewards(
                       "from; give SFT more time, or raise --set rl.group")
         return found
 
-    return Work(f"{name} by {config.rl.algorithm}", learn, _accuracies, said,
+    return Work(f"{name} by {config.rl.algorithm}", learn, look, said,
                 ended=lambda found: learner.step >= config.rl.steps, first="no look yet")
 
 
-def _accuracies(row: dict[str, Any]) -> str:
-    if "greedy_accuracy" not in row:
-        return ""
-    return (f"held-out greedy {row['greedy_accuracy']:.1%}, "
-            f"sampled {row['sampled_accuracy']:.1%}")
+# ----------------------------------------------------------------------- learning from preferences
 
 
-def job_of(run: TextRun) -> RewardedTask:
-    """What RL is rewarded for: the verifier's parts, weighed."""
-    rl = run.config.rl
-    weights = {"accuracy": 1.0, "format": rl.format_weight}
-    if rl.partial_weight:  # of what is right it is 1 as well
-        weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
-    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
+def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Pairs, and a reward model that learns them until its held-out loss goes up again."""
+    folder, config = run.folder / "rm", run.config
+    if "rm" in clock.done:
+        return f"reward model: finished, best checkpoint {best_checkpoint(folder).name}"
+    model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
+    policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
+                        tokenizer.pad_token_id, sampling_of(config),
+                        generator=_engine_for(run, device)(model, tokenizer))
+    learnt, apart = split_pairs(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
+    rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
+
+    def learn(at: Desk) -> Path:
+        return train_reward_model(rm, tokenizer, learnt, apart, config.rm, folder,
+                                  seed=config.seed, left=at.left, log=at.log,
+                                  progress=lambda epoch, _: at.at(f"epoch {epoch}"))
+
+    def look(row: Row) -> str:
+        return (f"held-out pairs {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] of "
+                f"{row['pairs']}, calibration error {row['calibration_error']:.3f}")
+
+    def said(found: Path) -> str:
+        row = next(row for row in read_history(folder / "history.jsonl")
+                   if found.name.endswith(f"-{row['step']:06d}"))
+        return f"reward model: {len(learnt):,} pairs learnt, {look(row)}, checkpoint {found.name}"
+
+    # also when the time is up: the reward model must not change under a policy that learns from it
+    return Work("reward model", learn, look, said, ended=lambda found: True)
 
 
-@dataclass(frozen=True)
-class OwnAnswers:
-    """Questions with a policy's own right answers as demonstrations; held out as in the task."""
-
-    examples: list[Example]
-    held: list[Example]
-    seed: int
-
-    def batch(self, number: int, size: int) -> list[Example]:
-        rng = np.random.default_rng([self.seed, 0x7B, number])
-        return [self.examples[i] for i in rng.integers(len(self.examples), size=size)]
-
-    def held_out(self, count: int) -> list[Example]:
-        return self.held[:count]
-
-
-def own_task(run: TextRun, policy: Path, device: str) -> OwnAnswers:
-    """What ``policy`` answers rightly of ``own.questions`` training questions, drawn
-    ``own.samples`` times each, different answers only; of held-out ones its first right answer.
-
-    The answers are kept in the run's folder, in STAGE-ckpt-NNNNNN-own.jsonl, named after the
-    policy; those of the stage's other checkpoints are dropped. Raises UserError where none is
-    right.
-    """
-    config, stage = run.config, policy.parent.name
-    path = run.folder / f"{stage}-{policy.name}-own.jsonl"
-    for outdated in list(run.folder.glob(f"{stage}-*own.jsonl")):
-        if outdated != path:
-            outdated.unlink(missing_ok=True)
-    asked = {"train": run.task.batch(OWN, config.own.questions),
-             "held": run.task.held_out(config.data.held_out)}
-    if not path.exists():
-        model, tokenizer = load(policy)
-        generator = generator_of(model, tokenizer, config.sample, config.model, device)
-        lines = []
-        for kind, examples in asked.items():
-            found = answers(generator, tokenizer, examples, config.own.samples,
-                            sampling_of(config), config.seed)
-            for i, (texts, parts) in enumerate(zip(found.texts, found.parts, strict=True)):
-                right = dict.fromkeys(t for t, p in zip(texts, parts, strict=True)
-                                      if p["accuracy"] >= 1)
-                lines += [json.dumps({"kind": kind, "question": i, "completion": text})
-                          for text in right]
-        write_atomic(path, "".join(line + "\n" for line in lines).encode())
-    chosen, held = [], {}
-    for row in read_history(path):
-        example = replace(asked[row["kind"]][row["question"]], demonstration=row["completion"])
-        if row["kind"] == "train":
-            chosen.append(example)
-        else:
-            held.setdefault(row["question"], example)
-    if not chosen:
-        raise UserError(f"{policy}: answers none of {config.own.questions} questions rightly; "
-                        "give it more --minutes, or --set own.questions more")
-    say(f"{len(chosen):,} right answers of {policy.parent.name} to learn")
-    return OwnAnswers(chosen, [held.get(i, e) for i, e in enumerate(asked["held"])], config.seed)
+def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
+    """The run's pairs, made or read once."""
+    path, config = run.folder / "rm" / "pairs.jsonl", run.config.pairs
+    if path.exists():
+        return read_pairs(path)
+    if config.file:
+        pairs, left_out = not_held_out(read_pairs(Path(config.file)), run.task, Path(config.file))
+        say(f"pairs: {len(pairs):,} of {config.file}, {left_out:,} left out as their prompts are "
+            "held-out questions")
+    else:
+        say(f"pairs: the SFT policy answers until {config.count:,} pairs of answers differ")
+        made = make_pairs(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,
+                          run.config.seed)
+        pairs = made.pairs
+        say(f"pairs: {len(pairs):,} of {made.draws:,} made differ in their true reward, "
+            f"{made.flipped:,} labels turned round")
+    write_atomic(path, to_lines(pairs))
+    return pairs
 
 
-def look_text(row: dict[str, Any]) -> str:
-    """A look at what is held out, in a few words."""
-    return (f"held-out greedy {row['greedy']['accuracy']:.1%}, "
-            f"sampled {row['sampled']['accuracy']:.1%}")
+def learn_unbound(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """RLHF without a KL weight and a budget, to see where the true reward turns."""
+    config = replace(run.config.rlhf, kl_weight=0.0, kl_budget=0.0, adapt=False)
+    return _learn_proxy(run, clock, device, "free", config)
+
+
+def learn_rlhf(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """RLHF with the KL weight and the budget of the settings."""
+    return _learn_proxy(run, clock, device, "rlhf", run.config.rlhf)
+
+
+def _learn_proxy(
+    run: TextRun, clock: Clock, device: str, name: str, config: RLHFConfig
+) -> Work | str:
+    """RLHF of the SFT model in folder ``name``."""
+    folder = run.folder / name
+    if name in clock.done:
+        return f"{name}: finished, {_best_text(folder)}"
+    init = best_checkpoint(run.folder / "sft")
+    proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
+    job = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
+                     gold_of(run.config.gold.weights()), config.cut_penalty)
+    learner, kept = open_rlhf_learner(
+        job, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
+        device=device, markers=run.config.rl.markers, engine=_engine_for(run, device))
+    best_of = run.folder / "rm" / "best_of_n.json"
+    if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat
+        write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))
+
+    def learn(at: Desk) -> None:
+        def log(row: Row) -> None:
+            at.log(row)
+            at.at(f"step {row['step']}")
+
+        train_learner(learner, kept, left=at.left, log=log, show=at.show)
+
+    def said(found: None) -> str:
+        draw_picture(run.folder, run.config.rlhf, run.config.task)
+        return f"{name}: {_best_text(folder)}\n{_turn_text(learner.history)}"
+
+    return Work(
+        name, learn, said=said, ended=lambda found: checkpoint.note(folder)["ended"] != "time",
+        look=lambda row: (f"proxy {row['proxy']:.2f}, true {row['gold']:.3f}, "
+                          f"{row['kl']:.2f} nats"))
+
+
+def _best_text(folder: Path) -> str:
+    note = checkpoint.note(folder)
+    return (f"ended by {note['ended']}; best true reward {note['gold']:.3f} "
+            f"[{note['gold_low']:.3f}, {note['gold_high']:.3f}] at {note['kl']:.2f} nats, "
+            f"{note['checkpoint']}")
+
+
+def _turn_text(rows: Sequence[Row]) -> str:
+    found = turn(rows)
+    return (f"true reward {rows[0]['gold']:.3f} at first, {found['gold']:.3f} at its best, "
+            f"{rows[-1]['gold']:.3f} at last (lost {found['loss']:.3f} "
+            f"[{found['loss_low']:.3f}, {found['loss_high']:.3f}]) while the proxy went from "
+            f"{rows[0]['proxy']:.2f} to {rows[-1]['proxy']:.2f}")
+
+
+STAGES: Mapping[str, Stage] = {
+    "sft": learn_demonstrations, "base": pretrain, "own": learn_own_answers,
+    "student": teach_student,
+    "rl": partial(learn_rewards, name="rl", before=("sft", "base"), first=FIRST),
+    # new prompts for the model that has learnt its own answers
+    "rl2": partial(learn_rewards, name="rl2", before=("own",), first=FIRST + (FIRST >> 1)),
+    "rm": learn_preferences, "free": learn_unbound, "rlhf": learn_rlhf, "eval": measure_stages,
+}

@@ -3,14 +3,18 @@
 A backbone of the policy's kind with a scalar head, read at the text's last real token, trained by
 the likelihood of Bradley and Terry (Christiano et al. 2017, arXiv:1706.03741, sec. 2.2.3; Ouyang
 et al. 2022, arXiv:2203.02155, eq. 1). Axes: N texts of L tokens, M pairs.
+
+Preference pairs are a user's file, or are made of a policy's own samples and labelled by the gold
+reward, which is known, so that what the model learns can be compared with the truth.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,39 +25,55 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfplay.common.errors import UserError
-from selfplay.common.stats import wilson
+from selfplay.common.errors import UserError, clip
+from selfplay.common.files import parse_json, text_lines
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
-from selfplay.llm.config import RewardConfig
+from selfplay.llm.config import PairConfig, RewardConfig
+from selfplay.llm.evaluate import judged
 from selfplay.llm.models import (
-    ValueModel,
     bare_backbone,
     complete,
     merged,
+    padded_tokens,
     render,
     small_model,
+    trimmed,
+)
+from selfplay.llm.policy import (
+    Completions,
+    Judge,
+    Reward,
+    TextPolicy,
+    ValueModel,
+    sample_batch,
     value_model,
 )
-from selfplay.llm.policy import Completions, Reward
-from selfplay.llm.preferences import Pair
-from selfplay.llm.rewards import Example
+from selfplay.llm.rewards import Example, Questions
+from selfplay.llm.rl import RewardedTask
+from selfplay.llm.tasks import Task
 from selfplay.models.transformer import positions_of
+from selfplay.run.keep import Kept, Row, learn_until_flat
 
-BINS = 10  #: of the calibration
 TEXTS = 256  #: read at once where nothing is learnt
+PROMPTS = 64  #: answered at once where pairs are made
+FIRST_PAIRS = 3 << 20  #: number of the first batch of prompts that pairs are made of
 
 
 class Texts(NamedTuple):
-    """Texts as tokens; ``last`` is derived, padding may lie on either side."""
+    """Texts as tokens; padding may stand on either side."""
 
     tokens: Tensor  #: int64 [N, L]
     mask: Tensor  #: bool [N, L], real tokens
 
     def to(self, device: torch.device) -> Texts:
         return Texts(self.tokens.to(device), self.mask.to(device))
+
+    def rows(self, index: Tensor) -> Texts:
+        """Some of the texts, without the columns that are padding in all of them."""
+        return Texts(*trimmed(self.tokens[index], self.mask[index]))
 
 
 class RewardModel(nn.Module):
@@ -71,26 +91,24 @@ class RewardModel(nn.Module):
     def forward(self, texts: Texts) -> Tensor:
         """float32 [N]: the reward of each text."""
         tokens, mask = texts
-        scalars = self.body(tokens, mask.long(), positions_of(mask))
+        scalars: Tensor = self.body(tokens, mask.long(), positions_of(mask))
         return (scalars.gather(1, last_real(mask)[:, None])[:, 0] - self.shift) / self.scale
 
     @torch.no_grad()
     def score(self, texts: Texts) -> Tensor:
-        """``forward`` without a gradient, some texts at a time; texts of like length together.
-
-        ``texts`` may be on any device; the rewards are where the weights are.
-        """
+        """``forward`` without a gradient, for any number of texts on any device; the rewards are on
+        the device of the weights."""
         texts = texts.to(self.shift.device)
         lengths = texts.mask.sum(1)
-        order = torch.argsort(lengths)
+        order = torch.argsort(lengths)  # texts of similar length together
         out = torch.empty(len(lengths), device=lengths.device)
         for rows in order.split(TEXTS):
-            out[rows] = self(_trimmed(Texts(texts.tokens[rows], texts.mask[rows])))
+            out[rows] = self(texts.rows(rows))
         return out
 
     def normalised(self, rewards: Tensor) -> RewardModel:
-        """A copy in whose eyes texts of ``rewards`` float [N] are 0 in the mean with deviation 1
-        (preferences fix a reward up to a constant only)."""
+        """A copy that gives the texts that have ``rewards`` float [N] here rewards of mean 0 and
+        deviation 1: preferences fix a reward only up to a constant."""
         other, deviation = copy.deepcopy(self), float(rewards.std())
         other.shift += self.scale * rewards.mean()
         other.scale *= deviation if deviation > 1e-6 else 1.0
@@ -119,72 +137,42 @@ def reward_model(policy: nn.Module, config: RewardConfig, tokenizer: Any, seed: 
     return RewardModel(value_model(merged(source)))
 
 
-def right_padded(rows: Sequence[Sequence[int]], pad: int) -> Texts:
-    """Texts of token lists, none empty."""
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens[i, :len(row)] = torch.tensor(list(row), dtype=torch.int64)
-        mask[i, :len(row)] = True
-    return Texts(tokens, mask)
-
-
 def read_texts(
     tokenizer: Any, prompts: Sequence[str], completions: Sequence[str],
     ended: Sequence[bool] | None = None,
 ) -> Texts:
-    """Prompts with their completions, as the policy writes them: with the end token, but for
-    those that ``ended`` says were cut off."""
+    """Prompts with their completions as the policy writes them: with the end token, unless
+    ``ended`` says that they were cut off."""
     rows = []
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         tokens = complete(tokenizer, completion)
         cut = ended is not None and not ended[i]
         rows.append(render(tokenizer, prompt) + (tokens[:-1] if cut else tokens))
-    return right_padded(rows, tokenizer.pad_token_id)
+    return Texts(*padded_tokens(rows, tokenizer.pad_token_id))
 
 
 def proxy_reward(model: RewardModel, tokenizer: Any) -> Reward:
-    """``model`` as a reward to learn from, with the parts proxy (its score) and cut (1 where a
-    completion was cut off before its end)."""
-    def judge(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """``model`` as a reward to learn from. Its parts: proxy, the model's score, and cut, 1 where a
+    completion was cut off before its end."""
+    def parts(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
         prompts = [example.prompt for example in examples]
         proxy = model.score(read_texts(tokenizer, prompts, *completions))
         ended = torch.tensor(completions.ended, dtype=torch.float32, device=proxy.device)
         return {"proxy": proxy, "cut": 1 - ended}
 
-    return judge
+    return parts
 
 
-def _trimmed(texts: Texts) -> Texts:
-    """Without the columns that are padding in every row."""
-    real = texts.mask.any(0).nonzero()
-    first, end = int(real[0]), int(real[-1]) + 1
-    return Texts(texts.tokens[:, first:end], texts.mask[:, first:end])
+def proxy_task(
+    task: Questions, model: RewardModel, tokenizer: Any, gold: Judge, cut_penalty: float = 0.0
+) -> RewardedTask:
+    """``task`` rewarded by ``model`` in place of ``gold``, less ``cut_penalty`` for a completion
+    that was cut off."""
+    return RewardedTask(task, proxy_reward(model, tokenizer),
+                        {"proxy": 1.0, "cut": -cut_penalty}, gold)
 
 
 # ---------------------------------------------------------------------------------------- training
-
-
-def judged(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
-    """How well rewards [M] of the chosen and [M] of the rejected tell them apart.
-
-    loss: mean Bradley-Terry loss; accuracy, with its 95% interval low and high (a tie is half
-    right); calibration_error: expected |confidence - accuracy| over BINS bins of the confidence
-    sigmoid(|margin|) (Guo et al. 2017, arXiv:1706.04599, eq. 3); calibration: (mean confidence,
-    accuracy, pairs) of each bin that has any; pairs; margin: the mean difference.
-    """
-    margin = (chosen - rejected).double().cpu().numpy()
-    right = (margin > 0) + 0.5 * (margin == 0)
-    confidence = 1 / (1 + np.exp(-np.abs(margin)))
-    place = np.minimum((2 * (confidence - 0.5) * BINS).astype(int), BINS - 1)
-    rows = [[float(confidence[place == k].mean()), float(right[place == k].mean()),
-             int((place == k).sum())] for k in range(BINS) if (place == k).any()]
-    low, high = wilson(float(right.mean()), len(margin))
-    return {"loss": float(np.logaddexp(0, -margin).mean()), "accuracy": float(right.mean()),
-            "low": low, "high": high, "pairs": len(margin), "margin": float(margin.mean()),
-            "calibration_error": sum(n * abs(c - a) for c, a, n in rows) / len(margin),
-            "calibration": rows}
 
 
 def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
@@ -195,18 +183,18 @@ def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
 
 
 class RewardTrainer:
-    """A reward model in training, an epoch a step: what ``checkpoint.save`` asks for."""
+    """A reward model in training, where an epoch is a step; ``checkpoint.save`` can save it."""
 
     def __init__(self, model: RewardModel, config: RewardConfig) -> None:
         self.model, self.steps = model, 0
-        self.learning_rate = config.learning_rate  #: it does not drop
-        self.scored = torch.zeros(2)  #: rewards of the texts looked at last
+        self.learning_rate = config.learning_rate  #: which does not drop
+        self.scored = torch.zeros(2)  #: rewards of the held-out texts at the last look
         self.trainer = Trainer(model, _pair_loss, OptimizerConfig(
             config.learning_rate, config.weight_decay, decay_all=True, betas=(0.9, 0.999),
             fused=False), called="reward model's step")
 
     def step(self, batches: Sequence[tuple[Texts, Texts]]) -> dict[str, float]:
-        """Go once through batches of pairs (chosen, rejected); the mean loss of a pair."""
+        """Learn batches of (chosen, rejected) once; the mean loss of a pair."""
         sizes = [len(chosen.tokens) for chosen, _ in batches]
         losses = [self.trainer.step(pairs)["loss"] for pairs in batches]
         self.steps += 1
@@ -219,17 +207,17 @@ class RewardTrainer:
         return judged(*sides)
 
     def inference_net(self) -> RewardModel:
-        """As it is used: normalised over the held-out texts."""
+        """The model as it is used: normalised over the held-out texts."""
         return self.model.normalised(self.scored)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """``Trainer.state``, and epochs."""
+        """``Trainer.state`` and the epochs."""
         tensors, numbers = self.trainer.state()
         return tensors, {**numbers, "epochs": self.steps}
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Go on from a ``state``, or from one of a version that counted epochs as steps and kept
-        the steps beside each moment. Raises UserError if it is of another net."""
+        """Go on from a ``state``; also from one of versions before 0.2, which counted epochs as
+        steps and kept the steps beside each moment. Raises UserError for another net's."""
         steps = {key: int(value) for key, value in tensors.items() if key.startswith("step.")}
         self.steps = int(numbers.get("epochs", numbers["steps"]))
         self.trainer.load_state(
@@ -241,49 +229,54 @@ def _pair_loss(model: nn.Module, pairs: tuple[Texts, Texts]) -> tuple[Tensor, di
     return bradley_terry(*(model(side) for side in pairs)).mean(), {}
 
 
-def epochs_of(
+def epochs_from(
     chosen: Texts, rejected: Texts, size: int, seed: int, epoch: int, device: torch.device
-) -> Iterator[list[tuple[Texts, Texts]]]:
-    """The batches of epoch ``epoch`` and of all after it; the order of one depends on (seed, its
-    number) alone."""
+) -> Generator[list[tuple[Texts, Texts]], None, None]:
+    """The batches of epoch number ``epoch`` and of all after it; the order of an epoch follows from
+    (seed, its number) alone."""
     for number in itertools.count(epoch):
         rng = np.random.default_rng([seed, 0x9C, number])
         order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
-        yield [tuple(_trimmed(Texts(side.tokens[rows], side.mask[rows])).to(device)
-                     for side in (chosen, rejected)) for rows in order.split(size)]
+        yield [(chosen.rows(rows).to(device), rejected.rows(rows).to(device))
+               for rows in order.split(size)]
 
 
-def pair_lesson(
-    training: RewardTrainer, tokenizer: Any, pairs: Sequence[Pair], held: Sequence[Pair],
-    config: RewardConfig, seed: int,
-) -> tuple[Lesson, PlateauConfig]:
-    """What ``training`` learns, and when the held-out loss has not gone down for ``patience``
-    epochs, or ``epochs`` are done, for ``plateau.until_flat``.
+def train_reward_model(
+    model: RewardModel, tokenizer: Any, pairs: Sequence[Pair], held_out: Sequence[Pair],
+    config: RewardConfig, folder: Path, *, seed: int, **hooks: Any,
+) -> Path:
+    """Train ``model`` in place until the held-out loss has not gone down for ``patience`` epochs;
+    the checkpoint of the lowest loss.
 
-    Rows have pairs, train (the mean loss) and ``judged`` of the held-out pairs.
+    Each epoch makes a row (pairs, train: the mean loss, and ``judged`` of the held-out pairs) and a
+    checkpoint ``ckpt-EPOCH``, of which the best and the newest are kept. hooks: see
+    ``run.keep.learn_until_flat``.
     """
-    sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held)
-    device = training.model.shift.device
+    training = RewardTrainer(model.eval(), config)
+    sides, looked_at = pair_texts(tokenizer, pairs), pair_texts(tokenizer, held_out)
     lesson = Lesson(
-        lambda epoch: epochs_of(*sides, config.batch_size, seed, epoch, device),
+        lambda epoch: epochs_from(*sides, config.batch_size, seed, epoch, model.shift.device),
         lambda: training.look(*looked_at), "loss", size=lambda batches: len(pairs), unit="learnt")
-    return lesson, PlateauConfig(
+    plateau = PlateauConfig(
         batch_size=config.batch_size, learning_rate=config.learning_rate, evaluate_every=1,
         gain=0.0, patience=config.patience, drops=0, max_steps=config.epochs)
+    spec: Any = RewardSpec(model.body.backbone.config.to_diff_dict())
 
+    def save(path: Path, row: Row) -> None:
+        checkpoint.save(path, training, spec, {
+            "kind": "reward model", "step": row["step"],
+            "compute": {"pairs": len(pairs), "seconds": row["seconds"]},
+            "metrics": {key: row[key] for key in ("loss", "accuracy", "calibration_error")}})
 
-# ---------------------------------------------------------------------------------------- on disk
+    kept = Kept(folder, save, keep=1, breakdown=("", "rm.learning_rate", config.learning_rate))
+    return learn_until_flat(training, lesson, plateau, kept, **hooks)
 
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """What a checkpoint's meta says of the net: the backbone's configuration."""
+    """The net in a checkpoint's meta: the configuration of its backbone."""
 
     backbone: dict[str, Any]
-
-
-def spec_of(model: RewardModel) -> RewardSpec:
-    return RewardSpec(model.body.backbone.config.to_diff_dict())
 
 
 def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
@@ -294,10 +287,128 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
         raise UserError(f"{path}: no reward model; give a checkpoint such as "
                         "runs/NAME/rm/ckpt-000010")
     try:
-        backbone = bare_backbone(meta["net"]["backbone"])
+        backbone: Any = bare_backbone(meta["net"]["backbone"])
         model = RewardModel(ValueModel(backbone, backbone.config.hidden_size))
         model.load_state_dict(load_file(path / checkpoint.WEIGHTS))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: damaged ({reason}); delete {path} and make it again") from None
+        raise UserError(f"{path}: damaged ({clip(str(error), 160)}); delete {path} and make it "
+                        "again") from None
     return model.eval(), meta
+
+
+# ------------------------------------------------------------------------------------------- pairs
+
+
+class Pair(NamedTuple):
+    """Two completions of a prompt, texts without the end token."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+class MadePairs(NamedTuple):
+    """What ``make_pairs`` made, and from how many samples."""
+
+    pairs: list[Pair]
+    draws: int  #: pairs of samples that were looked at
+    flipped: int  #: labels turned the wrong way round
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs of a JSON-lines file; other keys are ignored, empty lines skipped.
+
+    Raises UserError naming the file and the first line that is no pair.
+    """
+    pairs = [_parse_pair(line, f"{path}, line {number}")
+             for number, line in text_lines(path, "preference pairs")]
+    if len({pair.prompt for pair in pairs}) < 2:
+        raise UserError(f"{path}: pairs of 2 different prompts at least are needed, "
+                        "as some are held out")
+    return pairs
+
+
+def not_held_out(pairs: Sequence[Pair], task: Task, path: Path) -> tuple[list[Pair], int]:
+    """(the pairs of ``path`` whose prompt ``task`` does not hold out, how many were left out).
+
+    From a reward model that has learnt the answers to held-out questions, a policy would learn them
+    too. Raises UserError where fewer than 2 different prompts are left.
+    """
+    kept = [pair for pair in pairs if not task.is_held_out(pair.prompt)]
+    if len({pair.prompt for pair in kept}) < 2:
+        raise UserError(f"{path}: {len(pairs) - len(kept)} of {len(pairs)} pairs are of held-out "
+                        "questions, and pairs of 2 other prompts at least are needed; add some")
+    return kept, len(pairs) - len(kept)
+
+
+def _parse_pair(line: str, where: str) -> Pair:
+    try:
+        data = parse_json(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({clip(str(error), 80)}); mend or delete "
+                        "that line") from None
+    wanted = ('{"prompt": ..., "chosen": ..., "rejected": ...} wanted, each a text; mend or '
+              "delete that line")
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: {wanted}")
+    for key in Pair._fields:
+        if not isinstance(data.get(key), str):
+            raise UserError(f"{where}: no text {key!r}; {wanted}")
+    if not data["prompt"]:
+        raise UserError(f"{where}: an empty prompt; mend or delete that line")
+    if data["chosen"] == data["rejected"]:
+        raise UserError(f"{where}: chosen and rejected are the same, which says nothing; "
+                        "delete that line")
+    return Pair(data["prompt"], data["chosen"], data["rejected"])
+
+
+def to_lines(pairs: Sequence[Pair]) -> bytes:
+    """What ``read_pairs`` reads."""
+    return "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs).encode()
+
+
+def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(pairs to learn from, held-out pairs), at least one of each; all pairs of a prompt are on the
+    same side, which ``seed`` decides."""
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    if len(prompts) < 2:
+        raise UserError("preference pairs of 2 different prompts at least are needed")
+    order = np.random.default_rng([seed, 0x9A]).permutation(len(prompts))
+    count = min(max(1, round(len(prompts) * held_out)), len(prompts) - 1)
+    apart = {prompts[i] for i in order[:count]}
+    return ([pair for pair in pairs if pair.prompt not in apart],
+            [pair for pair in pairs if pair.prompt in apart])
+
+
+def make_pairs(
+    policy: TextPolicy, tokenizer: Any, task: Task, gold: Judge, config: PairConfig, seed: int,
+) -> MadePairs:
+    """``config.count`` pairs of a policy's own samples, two a prompt, labelled by ``gold``.
+
+    Left out are pairs of equal gold reward or equal text, and those with a sample that was cut off
+    before its end. A label is turned round with probability ``config.noise``. Raises UserError
+    where hardly any two samples differ in their reward.
+    """
+    asker, rng = replace(policy, group=2), np.random.default_rng([seed, 0x9B])
+    pairs: list[Pair] = []
+    draws = flipped = 0
+    for number in range(2 + 40 * config.count // PROMPTS):
+        examples = task.batch(FIRST_PAIRS + number, PROMPTS)
+        batch = sample_batch(asker, tokenizer, examples, lambda c, e: {"gold": gold(c, e)},
+                             {"gold": 1.0}, seed * 1_000_003 + number)
+        (texts, ended), values = batch.completions, batch.parts["gold"].tolist()
+        turned = rng.random(PROMPTS) < config.noise
+        for i, example in enumerate(examples):
+            a, b = 2 * i, 2 * i + 1
+            draws += 1
+            if values[a] == values[b] or texts[a] == texts[b] or not (ended[a] and ended[b]):
+                continue
+            if (values[a] < values[b]) != bool(turned[i]):
+                a, b = b, a
+            flipped += int(turned[i])
+            pairs.append(Pair(example.prompt, texts[a], texts[b]))
+            if len(pairs) == config.count:
+                return MadePairs(pairs, draws, flipped)
+    raise UserError(f"pairs.count={config.count}: in {draws} pairs of samples only {len(pairs)} "
+                    "differ in their reward; ask for fewer, or take a task that the policy "
+                    "solves sometimes and not always")

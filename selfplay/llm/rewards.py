@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 LONGEST = 10_000  #: characters of an answer that is looked at
 LONGEST_NUMBER = 64  #: characters of a number or of an arithmetic expression's answer
@@ -56,6 +56,21 @@ class Example:
     score: Callable[[str], float] | None = None  #: of "reasoning-gym", of an answer
 
 
+class Questions(Protocol):
+    """What learning takes its questions from, such as ``tasks.Task``."""
+
+    @property
+    def name(self) -> str: ...
+
+    def batch(self, number: int, size: int) -> list[Example]:
+        """``size`` examples to learn from, the same ones for the same number."""
+        ...
+
+    def held_out(self, count: int) -> list[Example]:
+        """At most ``count`` examples that no batch contains, always the same ones."""
+        ...
+
+
 def answer_of(completion: str, form: Format, ended: bool = True) -> str | None:
     """The answer, stripped; None where ``form`` finds none.
 
@@ -83,18 +98,13 @@ def reward(completion: str, example: Example, ended: bool = True) -> dict[str, f
     ended: 1 unless the limit cut it off.
     """
     answer = answer_of(completion, example.format, ended)
-    score = 0.0 if answer is None else judge(answer, example)
+    score = 0.0 if answer is None else answer_score(answer, example)
     return {"accuracy": float(score >= 1), "partial": score,
             "format": float(answer is not None and _formed(completion, example.format)),
             "length": float(len(completion)), "ended": float(ended)}
 
 
-def total(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted sum of the parts named in ``weights``; KeyError for one that does not exist."""
-    return sum(weight * parts[name] for name, weight in weights.items())
-
-
-def judge(answer: str, example: Example) -> float:
+def answer_score(answer: str, example: Example) -> float:
     """The checker's score of an answer, in [0, 1]; 0 for whatever the checker cannot read."""
     try:
         if example.checker == "reasoning-gym":
@@ -107,12 +117,12 @@ def judge(answer: str, example: Example) -> float:
     return min(max(value, 0.0), 1.0) if math.isfinite(value) else 0.0
 
 
-def exact(answer: str, example: Example) -> float:
+def same_text(answer: str, example: Example) -> float:
     """1 for the same text, spaces at its ends aside."""
     return float(answer.strip() == example.answer.strip())
 
 
-def number(answer: str, example: Example) -> float:
+def same_number(answer: str, example: Example) -> float:
     """1 for the same number: sign, leading zeros, thousands' commas, decimals and a / b allowed."""
     wanted, found = parsed_number(example.answer), parsed_number(answer)
     return float(found is not None and found == wanted)
@@ -128,7 +138,7 @@ def countdown(answer: str, example: Example) -> float:
 
 
 CHECKERS: dict[str, Callable[[str, Example], float]] = {
-    "exact": exact, "number": number, "countdown": countdown}
+    "exact": same_text, "number": same_number, "countdown": countdown}
 
 _NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/(\d+))?", re.ASCII)
 
@@ -149,20 +159,20 @@ def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
         return None
     used: list[int] = []
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body, used), used
+        return _exact_value(ast.parse(text.strip(), mode="eval").body, used), used
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
 
-def _value(node: ast.AST, used: list[int]) -> Fraction:
+def _exact_value(node: ast.AST, used: list[int]) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         used.append(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand, used)
+        return -_exact_value(node.operand, used)
     if not isinstance(node, ast.BinOp):
         raise ValueError("not arithmetic")
-    a, b = _value(node.left, used), _value(node.right, used)
+    a, b = _exact_value(node.left, used), _exact_value(node.right, used)
     if isinstance(node.op, ast.Add):
         return a + b
     if isinstance(node.op, ast.Sub):

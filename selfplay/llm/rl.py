@@ -2,6 +2,12 @@
 
 The update is ``learn.policy_gradient``'s, which games use as well; nothing here knows a loss. Step
 k depends on (seed, k) and the weights alone.
+
+``TextLearner`` learns from a reward that is the goal itself. ``RLHFLearner`` learns from a reward
+model (Ouyang et al. 2022, arXiv:2203.02155), which only stands for the goal: the further the policy
+goes from its reference, the more of what it gains is the reward model's error (Gao, Schulman,
+Hilton 2023, arXiv:2210.10760). So it measures the true (gold) reward beside the proxy, against the
+divergence from the reference in nats a completion, and a budget of nats ends the run.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
@@ -23,90 +29,158 @@ from selfplay.learn.config import PGConfig, sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import policy as rollouts
-from selfplay.llm.config import TextRLConfig
-from selfplay.llm.generate import Sampling
-from selfplay.llm.models import Net, end_tokens, value_model
-from selfplay.llm.policy import Reward, SampledBatch, TextPolicy, verifier
-from selfplay.llm.tasks import Task
+from selfplay.llm.config import RLHFConfig, TextRLConfig
+from selfplay.llm.evaluate import Looked, figures
+from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.models import end_tokens
+from selfplay.llm.policy import (
+    Judge,
+    Net,
+    Reward,
+    SampledBatch,
+    TextPolicy,
+    value_model,
+    verifier,
+)
+from selfplay.llm.rewards import Example, Questions
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
+FIRST_RLHF = 5 << 20  #: the same of RLHF, behind those of RL and of preference pairs
+SHOWN = 8  #: held-out prompts whose completions RLHF writes down at a look
+LOOK_SEED = 1 << 40  #: of the completions that RLHF measures: the same numbers at every look
+
+Row = dict[str, Any]
+Show = Callable[[list[Row]], None]
+#: Measures a named part of a step, such as ``run.keep.Watch``.
+Watching = Callable[[str], AbstractContextManager[None]]
+
+
+def unwatched(name: str) -> AbstractContextManager[None]:
+    """Measures nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
 class RewardedTask:
     """What is learnt: questions, and what their answers are worth."""
 
-    task: Task
+    task: Questions
     reward: Reward = verifier
     weights: Mapping[str, float] = field(default_factory=lambda: {"accuracy": 1.0})
+    gold: Judge | None = None  #: the true reward where ``reward`` is a proxy; measured, not learnt
 
 
-class TextLearner:
-    """The state of learning between two steps."""
+class RewardLearner:
+    """A policy that learns from rewards, as it is between two steps.
+
+    model, tokenizer: the policy, trained in place. critic: whether a value model learns beside it.
+    reference: the model to stay near. generator: writes completions in torch's place. markers:
+    words that are counted in completions.
+    """
+
+    optimizer: PolicyOptimizer
+
+    def __init__(
+        self, job: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
+        critic: bool, group: int, questions: int, sampling: Sampling, device: str, seed: int,
+        markers: Sequence[str], generator: Generator | None,
+    ) -> None:
+        self.job, self.tokenizer, self.seed, self.markers = job, tokenizer, seed, markers
+        self.reference = reference  #: costs memory and a forward pass: only where it is needed
+        net = Net(model, value_model(model) if critic else None).to(device).eval()
+        self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
+                                 sampling, group, generator)
+        self.held_out = job.task.held_out(questions)
+        self.step = 0
+        self.compute: dict[str, float] = {}
+        self.history: list[Row] = []  #: the rows so far, which whoever keeps them fills in
+
+    def ask(self, examples: Sequence[Example], seed: int, policy: TextPolicy | None = None
+            ) -> SampledBatch:
+        """``policy``'s completions (None: those of the policy that learns), with their rewards."""
+        return rollouts.sample_batch(policy or self.policy, self.tokenizer, examples,
+                                     self.job.reward, self.job.weights, seed)
+
+    def learn(self, rollout: Rollout, stream: int) -> tuple[dict[str, float], Rollout]:
+        """(figures of one update, the rollout with all that it was learnt by). stream: numbers the
+        random numbers that order the minibatches.
+
+        act_kl, with a generator: how far its arithmetic is from the policy's (k3, nats a token).
+        """
+        fixed = rollouts.evaluated(rollout, self.policy, self.reference)
+        found = self.optimizer(fixed, np.random.default_rng([self.seed, stream, self.step]))
+        self.policy.refresh()
+        if self.policy.generator is not None:
+            found["act_kl"] = rollouts.mean_kl(rollout.logp, fixed.logp, fixed.mask)
+        return found, fixed
+
+    def samples(self, count: int) -> list[Row]:
+        """``count`` held-out prompts and what is answered now: rows of samples.jsonl, with the
+        parts of the reward and, where it is known, gold."""
+        batch = self.ask(self.held_out[:count], self.seed + self.step,
+                         replace(self.policy, group=1))
+        parts = dict(batch.parts)
+        if self.job.gold is not None:
+            parts["gold"] = self.job.gold(batch.completions, batch.examples)
+        texts = zip(batch.examples, batch.completions.texts, strict=True)
+        return [{"step": self.step, "prompt": example.prompt, "completion": text,
+                 "wanted": example.answer, **{key: float(part[i]) for key, part in parts.items()}}
+                for i, (example, text) in enumerate(texts)]
+
+
+# ----------------------------------------------------------------------------- a verifiable reward
+
+
+class TextLearner(RewardLearner):
+    """Learning from a reward that is the goal itself."""
 
     def __init__(
         self, job: RewardedTask, model: nn.Module, tokenizer: Any, config: TextRLConfig,
         pg: PGConfig, *,
-        sampling: Sampling, device: str = "cpu", seed: int = 0, number: int = FIRST,
-        reference: nn.Module | None = None, first: Callable[[], Any] | None = None,
+        sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
+        reference: nn.Module | None = None, generator: Generator | None = None,
+        first_model: Callable[[], Any] | None = None,
     ) -> None:
-        """model, tokenizer: trained in place. number: of the first batch of prompts. reference: the
-        model that it stays near to, where the KL penalty has a weight. first: makes the model that
-        it began as, for ``watch_kl``; None does not watch."""
+        """first_batch: number of the first batch of prompts. reference: needed where the KL penalty
+        has a weight. first_model: makes the model that learning began with, for ``watch_kl``; None
+        does not watch. Raises UserError for groups of one that want to be compared."""
         groups_must_fit(config, pg)
-        self.job, self.config, self.seed = job, config, seed
-        self.tokenizer, self.number, self.first = tokenizer, number, first
-        critic = pg.estimator == "gae" or pg.value_weight > 0
-        net = Net(model, value_model(model) if critic else None).to(device).eval()
-        self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
-                                 sampling, config.group)
-        self.reference = reference  #: costs memory and a forward pass, so only where it is wanted
+        super().__init__(
+            job, model, tokenizer, reference,
+            critic=pg.estimator == "gae" or pg.value_weight > 0, group=config.group,
+            questions=config.evaluate_prompts, sampling=sampling, device=device, seed=seed,
+            markers=config.markers, generator=generator)
+        self.config, self.first_batch, self.first_model = config, first_batch, first_model
         self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
-        self.step, self.compute = 0, {"tokens": 0.0, "flops": 0.0}
-        self.held = job.task.held_out(config.evaluate_prompts)
+        self.compute = {"tokens": 0.0, "flops": 0.0}
 
     def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
-        """(what this step learns from, figures of all that was asked for it)."""
+        """(what this step learns from, figures of everything that was asked for it)."""
         config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
+        most = config.prompts * config.group
         for draw in range(config.draws if config.no_signal == "resample" else 1):
-            asked_for = self.number + self.step * config.draws + draw
-            examples = self.job.task.batch(asked_for, config.prompts)
+            number = self.first_batch + self.step * config.draws + draw
             seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
-            batch = rollouts.sample(self.policy, self.tokenizer, examples, self.job.reward,
-                                    self.job.weights, seed)
+            batch = self.ask(self.job.task.batch(number, config.prompts), seed)
             asked.append(batch)
             kept = batch if config.no_signal == "keep" else rollouts.with_signal(batch)
             useful += [kept] if kept else []
-            if sum(len(b.examples) for b in useful) >= config.prompts * config.group:
+            if sum(len(b.examples) for b in useful) >= most:
                 break
-        figures = figures_of(rollouts.joined(asked), self.config.markers)
+        found = batch_figures(rollouts.joined_batches(asked), self.markers)
         if not useful:
-            return None, figures
-        whole = rollouts.joined(useful)
-        most = torch.arange(min(len(whole.examples), config.prompts * config.group))
-        return rollouts.take(whole, most), figures
+            return None, found
+        whole = rollouts.joined_batches(useful)
+        return whole.rows(torch.arange(min(len(whole.examples), most))), found
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
-        """One update from a batch of trajectories. act_kl, where it is not torch that wrote them:
-        the divergence of the policy as it learns from the one that wrote (k3, nats a token)."""
-        fixed = rollouts.evaluated(rollout, self.policy, self.reference)
-        rng = np.random.default_rng([self.seed, 0x52, self.step])
-        figures = self.optimizer(fixed, rng)
-        self.policy.refresh()
-        if self.policy.generator is not None:
-            figures["act_kl"] = rollouts.divergence(rollout.logp, fixed.logp, fixed.mask)
-        return figures
-
-    def advance(
-        self, watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
-    ) -> dict[str, Any]:
+    def advance(self, watch: Watching = unwatched) -> Row:
         """One step; its row. watch: with "generate" and "update" around the two halves. Raises
         Breakdown where learning breaks down."""
         with watch("generate"):
             batch, row = self.gather()
         with watch("update"):
             if batch is not None:
-                row |= self.learn(batch.rollout)
+                row |= self.learn(batch.rollout, 0x52)[0]
         self.step += 1
         self.compute["tokens"] += row["tokens"]
         self.compute["flops"] += self._flops(row, batch)
@@ -114,9 +188,9 @@ class TextLearner:
                 **{f"total_{key}": value for key, value in self.compute.items()}}
 
     def _flops(self, row: Mapping[str, float], batch: SampledBatch | None) -> float:
-        """Of a step, prompts counted once a group: 2 a parameter and token that is read, 4 more
-        where it is learnt (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more where a frozen
-        one only passes the gradient on."""
+        """Of a step, prompts counted once a group: 2 for each parameter and token read, 4 more for
+        each parameter that learns (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more for each
+        frozen one that only passes the gradient on."""
         net = self.policy.net
         policy, whole = (sum(p.numel() for p in part.parameters()) for part in (net.policy, net))
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
@@ -130,61 +204,50 @@ class TextLearner:
         return found + read * (2.0 * before + learnt * passes)
 
     def look(self) -> dict[str, float]:
-        """Accuracy on the held-out prompts, drawn at temperature 1 and greedy, with intervals;
-        ref_kl of what was drawn, where no reference tells it at every step."""
-        drawn, greedy = self._answered(1.0), self._answered(0.0)
-        found = {f"{name}_{key}": value for name, batch in (("sampled", drawn), ("greedy", greedy))
-                 for key, value in accuracy_of(batch).items()}
-        if self.config.watch_kl and self.step and self.first and self.reference is None:
-            found["ref_kl"] = self._drift(drawn.rollout)
+        """Accuracy on the held-out prompts, at temperature 1 and greedy, with intervals; ref_kl of
+        the completions at temperature 1, where no reference gives it at every step."""
+        sampled, greedy = self.answers(1.0), self.answers(0.0)
+        found = {f"{name}_{key}": value
+                 for name, batch in (("sampled", sampled), ("greedy", greedy))
+                 for key, value in batch_accuracy(batch).items()}
+        if self.config.watch_kl and self.step and self.first_model and self.reference is None:
+            found["ref_kl"] = self._drift(sampled.rollout, self.first_model())
         return found
 
-    def _answered(self, temperature: float) -> SampledBatch:
+    def answers(self, temperature: float) -> SampledBatch:
+        """One completion of each held-out prompt, as the verifier judges them."""
         most = self.policy.sampling.max_new_tokens
-        asker = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
-        return rollouts.sample(asker, self.tokenizer, self.held, verifier, {"accuracy": 1.0},
-                               self.seed)
+        policy = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
+        return rollouts.sample_batch(policy, self.tokenizer, self.held_out, verifier,
+                                     {"accuracy": 1.0}, self.seed)
 
-    def _drift(self, rollout: Rollout) -> float:
-        """The divergence of what was drawn at temperature 1 from the first model (k3, nats a
+    def _drift(self, rollout: Rollout, first_model: Any) -> float:
+        """The divergence from the first model, of completions at temperature 1 (k3, nats a
         token)."""
-        assert self.first is not None
-        model = self.first().to(rollout.action.device).eval()
         mine = replace(self.policy, net=Net(self.policy.net.policy), sampling=Sampling())
-        seen = rollouts.evaluated(rollout, mine, model)
-        return rollouts.divergence(seen.logp, seen.ref_logp, seen.mask)
+        seen = rollouts.evaluated(rollout, mine, first_model.to(rollout.action.device).eval())
+        assert seen.ref_logp is not None
+        return rollouts.mean_kl(seen.logp, seen.ref_logp, seen.mask)
 
-    def samples(self) -> list[dict[str, Any]]:
-        """A few held-out prompts and what is answered now."""
-        some = rollouts.sample(
-            replace(self.policy, group=1), self.tokenizer, self.held[:self.config.shown],
-            self.job.reward, self.job.weights, self.seed + self.step)
-        return shown(some, self.step)
+    def rows(self, *, stop: Callable[[], bool] = lambda: False,
+             show: Show = lambda samples: None, watch: Watching = unwatched) -> Iterator[Row]:
+        """Learn until ``config.steps`` or ``stop()``; a row a step. The learner is complete at each
+        row: stop anywhere, save it, go on with the same learner.
 
-
-def improve(
-    learner: TextLearner, *,
-    stop: Callable[[], bool] = lambda: False,
-    show: Callable[[list[dict[str, Any]]], None] = lambda samples: None,
-    watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
-) -> Iterator[dict[str, Any]]:
-    """Go on until ``config.steps`` or until ``stop()``; a row a step, which the learner has
-    finished with: stop anywhere, save it, go on with the same learner.
-
-    show: told some completions (``shown``) at every look. watch: see ``TextLearner.advance``.
-    Raises Breakdown where learning breaks down.
-    """
-    config = learner.config
-    while learner.step < config.steps and not stop():
-        first = {f"start_{k}": v for k, v in learner.look().items()} if not learner.step else {}
-        row = {**learner.advance(watch), **first}
-        if learner.step % config.evaluate_every == 0 or learner.step == config.steps:
-            row |= learner.look()
-            show(learner.samples())
-        yield row
+        show: gets some completions (``samples``) at every look. watch: see ``advance``. Raises
+        Breakdown where learning breaks down.
+        """
+        config = self.config
+        while self.step < config.steps and not stop():
+            first = {f"start_{k}": v for k, v in self.look().items()} if not self.step else {}
+            row = {**self.advance(watch), **first}
+            if self.step % config.evaluate_every == 0 or self.step == config.steps:
+                row |= self.look()
+                show(self.samples(config.shown))
+            yield row
 
 
-def accuracy_of(batch: SampledBatch) -> dict[str, float]:
+def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
     """The share of right answers with its 95% interval (Wilson), their number, mean tokens."""
     right = float(batch.parts["accuracy"].mean())
     low, high = wilson(right, len(batch.examples))
@@ -192,10 +255,10 @@ def accuracy_of(batch: SampledBatch) -> dict[str, float]:
             "length": float(batch.rollout.mask.sum(1).float().mean())}
 
 
-def figures_of(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
-    """Means over completions: reward and its parts, length (tokens), ended, markers (how often
-    one of these words stands in a completion); no_signal, the share of groups in which all fare
-    alike; completions, tokens (of completions) and prompt_tokens, their numbers."""
+def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
+    """Means over completions: reward and its parts, length (tokens), ended, markers (how often one
+    of these words stands in a completion); no_signal, the share of groups whose completions all
+    have the same reward; completions, tokens (of completions) and prompt_tokens, their numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
@@ -208,15 +271,6 @@ def figures_of(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
             "no_signal": 1 - float(signal.float().mean()),
             "completions": float(len(texts)), "tokens": float(lengths.sum()),
             "prompt_tokens": prompt_tokens(rollout)}
-
-
-def shown(batch: SampledBatch, step: int) -> list[dict[str, Any]]:
-    """Completions to read, rows of samples.jsonl: step, prompt, completion, wanted, and the parts
-    of the reward."""
-    texts = zip(batch.examples, batch.completions.texts, strict=True)
-    return [{"step": step, "prompt": example.prompt, "completion": text, "wanted": example.answer,
-             **{key: float(part[i]) for key, part in batch.parts.items()}}
-            for i, (example, text) in enumerate(texts)]
 
 
 def prompt_tokens(rollout: Rollout) -> float:
@@ -234,9 +288,105 @@ def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:
 
 
 def groups_must_fit(config: TextRLConfig, pg: PGConfig) -> None:
-    """Raises UserError where single answers are to be compared with each other."""
+    """Raises UserError where an algorithm compares the answers of a group and groups have one."""
     alone = pg.estimator in ("group", "leave_one_out") or config.no_signal != "keep"
     if alone and config.group < 2:
         raise UserError(f"rl.group={config.group}: groups of 2 or more are compared with "
                         f"pg.estimator={pg.estimator}, rl.no_signal={config.no_signal}; "
                         "raise --set rl.group")
+
+
+# ---------------------------------------------------------------------------------- a reward model
+
+
+class RLHFLearner(RewardLearner):
+    """Learning from a proxy of the goal (part "proxy" of the reward), with the goal
+    (``RewardedTask.gold``) measured beside it."""
+
+    def __init__(
+        self, job: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module,
+        config: RLHFConfig, *,
+        sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
+        generator: Generator | None = None, length: float | None = None,
+    ) -> None:
+        """reference: the policy before the first step. length: mean tokens of its completions of
+        the held-out prompts; None: it is measured now, before the first step."""
+        super().__init__(
+            job, model, tokenizer, reference, critic=config.algorithm == "ppo",
+            group=config.group, questions=config.held_prompts, sampling=sampling, device=device,
+            seed=seed, markers=markers, generator=generator)
+        self.config = config
+        self.kl: float | None = None  #: nats a completion at the last look; None before the first
+        self.first = self.figures() if length is None else {"length": length}
+        pg = sized(config.objective(self.first["length"]), sampling.max_new_tokens)
+        self.optimizer = PolicyOptimizer(self.policy, pg, device)
+
+    def advance(self) -> dict[str, float]:
+        """One step of learning: the update's figures, ``batch_figures`` of what it learnt from, and
+        kl (nats a completion)."""
+        examples = self.job.task.batch(FIRST_RLHF + self.step, self.config.prompts)
+        batch = self.ask(examples, self.seed * 1_000_003 + self.step)
+        found, rollout = self.learn(batch.rollout, 0x9D)
+        self.step += 1
+        return {**found, **batch_figures(batch, self.markers),
+                "kl": float(rollouts.completion_kl(rollout).mean())}
+
+    def look(self, samples: int, model: nn.Module | None = None) -> Looked:
+        """``samples`` completions of every held-out prompt by ``model`` (None: the policy)."""
+        policy = replace(self.policy, group=samples, net=Net(model or self.policy.net.policy),
+                         generator=None if model else self.policy.generator)
+        batch = self.ask(self.held_out, LOOK_SEED + self.seed, policy)
+        rollout = rollouts.evaluated(batch.rollout, policy, self.reference)
+        assert self.job.gold is not None
+        gold = self.job.gold(batch.completions, batch.examples)
+
+        def table(column: Tensor) -> np.ndarray:
+            return column.double().cpu().numpy().reshape(-1, samples)
+
+        return Looked(
+            proxy=table(batch.parts["proxy"]), gold=table(gold),
+            kl=table(rollouts.completion_kl(rollout)), length=table(rollout.mask.sum(1)),
+            ended=table(torch.tensor(batch.completions.ended)))
+
+    def figures(self) -> dict[str, float]:
+        """What the policy is worth now, on the held-out prompts."""
+        return figures(self.look(self.config.held_samples))
+
+    def ended(self, stop: Callable[[], bool]) -> str:
+        """Why learning is over; empty where it is not."""
+        if self.kl is not None and 0 < self.config.kl_budget < self.kl:
+            return "kl budget"
+        if self.step >= self.config.steps:
+            return "steps"
+        return "time" if stop() else ""
+
+    def rows(self, *, stop: Callable[[], bool] = lambda: False,
+             show: Show = lambda samples: None, watch: Watching = unwatched) -> Iterator[Row]:
+        """Learn until the divergence from the reference is above the budget, all steps are done or
+        ``stop()``.
+
+        A row before the first step and every ``evaluate_every`` steps: ``evaluate.figures`` of the
+        held-out prompts, and train, the means of ``advance`` since the row before. show: gets some
+        completions (``samples``) with each row. watch: with "learn" around steps.
+        """
+        if self.kl is None:
+            self.kl = self.first["kl"]
+            show(self.samples(SHOWN))
+            yield {"step": 0, **self.first}
+        config = self.config
+        while not self.ended(stop):
+            with watch("learn"):
+                taken = [self.advance()]
+                while self.step % config.evaluate_every and self.step < config.steps:
+                    taken.append(self.advance())
+            means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
+            found = self.figures()
+            self.kl = found["kl"]
+            show(self.samples(SHOWN))  # before the row is kept: samples without a row are dropped
+            yield {"step": self.step, **found, "train": means}
+
+
+def best_row(history: Sequence[Row], budget: float) -> Row:
+    """The row of the highest gold reward among those within ``budget`` nats (0: all)."""
+    within = [row for row in history if not 0 < budget < row["kl"]] or [history[0]]
+    return max(within, key=lambda row: row["gold"])

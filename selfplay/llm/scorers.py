@@ -1,11 +1,12 @@
-"""Scores of reasoning-gym's answers, where the data sets' own are too generous or can be hung.
+"""Scores of answers to reasoning-gym, in whose data sets some scores are too generous and some can
+be made to run for ever.
 
-A data set's own score is asked last: of answers of bounded length, in ASCII or in characters of
-the question, that cannot make it work without end. Where a question has one right answer, what
-the data set calls right must be that answer besides.
+A data set's score is used last, for answers of bounded length, in ASCII or characters of the
+question, that cannot make it run without end. Where a question has a single right answer, an answer
+that the data set calls right must also be that one.
 
 Integrals and polynomials are judged by sympy. A short text can keep sympy busy for ever
-(9**9**9**9), so it works in a process of its own, with a limit on its time and its memory.
+(9**9**9**9), so it works in a separate process, with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ REFUSED = {
                            "try knights_knaves or circuit_logic",
 }
 
-#: Data sets that verify an answer by working it through: several are right, or one in several
-#: spellings. All others have one right answer.
+#: Data sets that check an answer by working it through: there are several right answers, or several
+#: ways to write the one. All others have one right answer.
 VERIFIED = frozenset((
     "advanced_geometry", "bitwise_arithmetic", "boxnet", "codeio", "cryptarithm",
     "fraction_simplification", "graph_color", "group_anagrams", "jugs", "kakurasu",
@@ -65,14 +66,15 @@ def scorer(name: str, data: Any, entry: Entry) -> Callable[[str], float]:
     """The score in [0, 1] of an answer to ``entry``, an item of the data set ``data``."""
     wanted = str(entry["answer"])
     shown = {c for c in f"{entry['question']}{wanted}" if not (c.isdecimal() or c.isspace())}
-    longest, own, shape = max(LONGEST, 2 * len(wanted)), OWN.get(name), SHAPES.get(name)
+    longest, scored_here = max(LONGEST, 2 * len(wanted)), SCORED_HERE.get(name)
+    shape = SHAPES.get(name)
 
     def score(answer: str) -> float:
         answer = answer.strip()
         if not 0 < len(answer) <= longest or not all(c.isascii() or c in shown for c in answer):
             return 0.0
-        if own is not None:
-            return float(own(answer, entry))
+        if scored_here is not None:
+            return float(scored_here(answer, entry))
         if shape is not None and not re.fullmatch(shape, answer, re.ASCII | re.DOTALL):
             return 0.0
         # some scores write into the item
@@ -91,7 +93,7 @@ def refuse(name: str) -> None:
 
 
 def same(answer: str, wanted: str) -> bool:
-    """Whether two texts are the same, as numbers, as JSON, or but for spaces and case."""
+    """Whether two texts are the same number, the same JSON, or the same but for spaces and case."""
     a, b = ("".join(text.casefold().split()) for text in (answer, wanted))
     if a == b:
         return True
@@ -105,7 +107,8 @@ def same(answer: str, wanted: str) -> bool:
 
 
 def decimal(text: str) -> Fraction | None:
-    """A number, wholly and in ASCII digits, that may have an exponent of two digits."""
+    """The number that ``text`` is, in ASCII digits, with an exponent of up to two digits or none;
+    None for other texts."""
     found = re.fullmatch(r"([^eE]+)(?:[eE]([+-]?\d{1,2}))?", text.strip(), re.ASCII)
     value = parsed_number(found[1]) if found else None
     if value is None or found is None:
@@ -129,7 +132,7 @@ def _make_24(answer: str, entry: Entry) -> float:
 
 
 def _probability(answer: str, entry: Entry) -> float:
-    """1 within a thousandth of the value, so that 0 is never a small probability."""
+    """1 within a thousandth of the value, relative to it: 0 does not pass for a small value."""
     found, wanted = decimal(answer), decimal(entry["answer"])
     if found is None or wanted is None:
         return 0.0
@@ -156,7 +159,7 @@ def parsed_complex(text: str) -> tuple[Fraction, Fraction] | None:
 
 
 def _complex(answer: str, entry: Entry) -> float:
-    """exp(-distance) as the data set has it; 1 for the very number alone."""
+    """exp(-distance), as in the data set, but 1 only for exactly the number."""
     found = parsed_complex(answer)
     if found is None:
         return 0.0
@@ -191,8 +194,8 @@ def _product(answer: str, entry: Entry) -> float:
     return float(found is not None and found == polynomial(str(entry["answer"]), names))
 
 
-#: Data sets that are scored here alone.
-OWN: dict[str, Callable[[str, Entry], float]] = {
+#: Data sets whose own score is not used.
+SCORED_HERE: dict[str, Callable[[str, Entry], float]] = {
     **dict.fromkeys(("game_of_life_halting", "string_insertion", "spiral_matrix",
                      "binary_matrix"), _exact),
     "n_queens": _queens,
@@ -211,11 +214,11 @@ OWN: dict[str, Callable[[str, Entry], float]] = {
 SECONDS = 0.5  #: of processor time that sympy gets for a question; most take 0.01, few 0.04
 MEMORY = 2 << 30  #: bytes that its process may take
 NODES = 500  #: of a formula's syntax tree
-DEGREE, BITS = 30, 512  #: the most of a polynomial, and of a coefficient
-DIGITS, NEAR = 250, 200  #: decimal digits reckoned with, and those that must agree
+DEGREE, BITS = 30, 512  #: largest degree of a polynomial, longest part of a coefficient
+DIGITS, NEAR = 250, 200  #: decimal digits computed, and those that must agree
 FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
              "tanh")
-#: Points of evaluation: no simple numbers, on both sides of zero, inside and outside |x| = 1.
+#: Points of evaluation: not simple numbers, on both sides of zero, inside and outside |x| = 1.
 POINTS = (("0.3183098861", "0.1193662073"), ("-0.4142135623", "0.2236067977"),
           ("1.6180339887", "-0.3010299956"), ("-2.2360679774", "-0.1414213562"))
 
@@ -229,7 +232,7 @@ def is_antiderivative(answer: str, integrand: str, variable: str) -> bool:
     found, wanted = formula(answer, {variable, "C"}), formula(integrand, {variable})
     if found is None or wanted is None:
         return False
-    return bool(_asked("antiderivative", ast.unparse(found), ast.unparse(wanted), variable))
+    return bool(_ask_sympy("antiderivative", ast.unparse(found), ast.unparse(wanted), variable))
 
 
 def polynomial(text: str, names: Collection[str]) -> dict[tuple[int, ...], Fraction] | None:
@@ -242,18 +245,19 @@ def polynomial(text: str, names: Collection[str]) -> dict[tuple[int, ...], Fract
             _is(inner, _SUMS) for node in ast.walk(tree) if _is(node, _PRODUCTS)
             for inner in ast.walk(node)):
         return None
-    terms = _asked("polynomial", ast.unparse(tree), *sorted(names))
+    terms = _ask_sympy("polynomial", ast.unparse(tree), *sorted(names))
     return None if terms is None else {tuple(powers): Fraction(value) for powers, value in terms}
 
 
 def _degree(node: ast.AST) -> int:
-    """Of a formula as it is written, before anything cancels."""
+    """The degree of a formula as it is written, before anything cancels."""
     if isinstance(node, ast.BinOp):
         left, right = _degree(node.left), _degree(node.right)
         if isinstance(node.op, ast.Mult):
             return left + right
         if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
-            return left * int(abs(node.right.value))
+            power: Any = node.right.value  # a number, as ``_allowed`` has seen to it
+            return left * int(abs(power))
         return max(left, right)
     if isinstance(node, ast.UnaryOp):
         return _degree(node.operand)
@@ -293,8 +297,9 @@ def _is(node: ast.AST, operators: tuple[type, ...]) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _asked(*question: str) -> Any:
-    """What ``QUESTIONS`` answers to (name, arguments); None where it fails or takes too long."""
+def _ask_sympy(*question: str) -> Any:
+    """The answer of a function of ``QUESTIONS``, given by name with its arguments; None where it
+    fails or takes too long."""
     with _lock:
         worker = _worker(os.getpid())
         try:
@@ -303,7 +308,7 @@ def _asked(*question: str) -> Any:
             line = worker.stdout.readline()
         except OSError:
             line = ""
-        if not line:  # the limit has ended it
+        if not line:  # a limit has ended the process
             worker.kill()
             worker.communicate()
             _worker.cache_clear()
@@ -312,12 +317,12 @@ def _asked(*question: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _worker(parent: int) -> Any:
-    """The process in which sympy works for the process ``parent``; it ends when that does."""
+    """The process in which sympy works for the process ``parent``, with which it ends."""
     code = ("import sys; sys.path[:] = sys.argv[1:]; "
             "from selfplay.llm.scorers import answer_questions; answer_questions()")
     worker = subprocess.Popen(
         [sys.executable, "-c", code, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, start_new_session=True)  # Ctrl-C is not for it
+        stderr=subprocess.DEVNULL, text=True, start_new_session=True)  # Ctrl-C does not reach it
     if worker.stdout is None or not worker.stdout.readline():
         raise UserError("sympy does not start, which judges integrals and polynomials; "
                         'pip install -e ".[llm]"')
@@ -328,7 +333,7 @@ def answer_questions() -> None:
     """Answer each line of stdin, a question as JSON, by a line of stdout.
 
     Where a question takes more than SECONDS of processor time, the kernel ends the process,
-    whatever it is doing. Processor time, so that a busy machine changes no verdict.
+    whatever it is doing. It is processor time so that a busy machine gives the same verdicts.
     """
     import resource
     import signal
@@ -342,14 +347,14 @@ def answer_questions() -> None:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             found = QUESTIONS[name](*arguments)
-        except Exception:  # of sympy's many; none makes an answer right
+        except Exception:  # sympy has many; after none of them is the answer right
             found = None
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(found), flush=True)
 
 
-def _parsed(text: str, *names: str) -> Any:
-    """sympy's expression; decimal numbers are exact."""
+def _expression(text: str, *names: str) -> Any:
+    """sympy's expression of a formula; decimal numbers are exact."""
     import sympy
     from sympy.parsing.sympy_parser import auto_number, parse_expr, rationalize
 
@@ -365,7 +370,7 @@ def _antiderivative(answer: str, integrand: str, variable: str) -> bool:
 
     name = sympy.Symbol(variable)
     slope, wanted = (sympy.lambdify(name, expression, "mpmath") for expression in (
-        sympy.diff(_parsed(answer, variable, "C"), name), _parsed(integrand, variable)))
+        sympy.diff(_expression(answer, variable, "C"), name), _expression(integrand, variable)))
     with mpmath.workdps(DIGITS):
         near = mpmath.mpf(10) ** -NEAR
         for point in POINTS:
@@ -379,7 +384,7 @@ def _polynomial(text: str, *names: str) -> list[Any] | None:
     """[exponents, "p/q"] of each term."""
     import sympy
 
-    found = sympy.Poly(_parsed(text, *names), *map(sympy.Symbol, names), domain="QQ")
+    found = sympy.Poly(_expression(text, *names), *map(sympy.Symbol, names), domain="QQ")
     terms = [(powers, value) for powers, value in found.terms() if value]
     if any(sum(powers) > DEGREE or value.p.bit_length() + value.q.bit_length() > BITS
            for powers, value in terms):

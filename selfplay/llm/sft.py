@@ -1,30 +1,41 @@
 """Supervised learning of texts: next-token cross-entropy until the held-out curve is flat.
 
-On demonstrations it learns the completions; with ``on="text"`` questions as well, which is what
-pretraining is. Step k depends on (seed, k) and the weights alone.
+On demonstrations it learns the completions; with ``on="text"`` the questions as well, as in
+pretraining. Step k depends on (seed, k) and the weights alone.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.common.console import say
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, write_atomic
+from selfplay.learn import checkpoint
 from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.llm.config import TextSFTConfig
-from selfplay.llm.evaluate import accuracy, answers
+from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
+from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import complete, end_tokens, render
-from selfplay.llm.rewards import Example
-from selfplay.llm.tasks import Task, demonstration
+from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, render
+from selfplay.llm.rewards import Example, Questions
+from selfplay.llm.tasks import demonstration
+from selfplay.llm.vllm import generator_of
+from selfplay.run.keep import Kept, Row, learn_until_flat
 
+FIRST_OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
 SHOWN = 4  #: completions written down at a look
 HELD_AT_ONCE = 64  #: held-out texts of one forward pass
 
@@ -37,12 +48,12 @@ class Sequences(NamedTuple):
 
 
 def text_trainer(model: nn.Module, config: TextSFTConfig, seed: int = 0) -> Trainer:
-    """A trainer of ``Sequences``; only what wants a gradient learns. seed: of what steps draw,
-    which is dropout."""
+    """A trainer of ``Sequences``; parameters without a gradient stay as they are. seed: of
+    dropout."""
     device = next(model.parameters()).device
 
     def loss(net: nn.Module, texts: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
-        with _drawing(device, seed, trainer.steps):
+        with _seeded_step(device, seed, trainer.steps):
             return text_loss(net, texts), {}
 
     trainer = Trainer(model, loss, OptimizerConfig(
@@ -52,8 +63,9 @@ def text_trainer(model: nn.Module, config: TextSFTConfig, seed: int = 0) -> Trai
 
 
 @contextmanager
-def _drawing(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """What torch draws in the block follows from (seed, step) and leaves its generators alone."""
+def _seeded_step(device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """In the block torch's random numbers follow from (seed, step); its generators are then as they
+    were before."""
     number = int(np.random.SeedSequence([seed, 0xD0, step]).generate_state(1)[0])
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
@@ -64,22 +76,21 @@ def _drawing(device: torch.device, seed: int, step: int) -> Iterator[None]:
         yield
 
 
-def texts_of(examples: Iterable[Example], tokenizer: Any, on: str = "completion") -> Sequences:
-    """What to learn from examples: their demonstrations, or their bare answers where they have
-    none, behind their prompts. on: "completion" or "text", see ``TextSFTConfig``."""
-    rows = [(render(tokenizer, e.prompt), complete(tokenizer, shown(e))) for e in examples]
-    width = max(len(a) + len(b) for a, b in rows)
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
-    learnt = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, (prompt, completion) in enumerate(rows):
-        end = len(prompt) + len(completion)
-        tokens[i, :end] = torch.tensor(prompt + completion)
-        learnt[i, (1 if on == "text" else len(prompt)):end] = True
+def sequences_of(
+    examples: Iterable[Example], tokenizer: Any, on: str = "completion"
+) -> Sequences:
+    """The prompts of examples with what to learn behind them (``completion_to_learn``). on:
+    "completion" or "text", see ``TextSFTConfig``."""
+    rows = [(render(tokenizer, e.prompt), complete(tokenizer, completion_to_learn(e)))
+            for e in examples]
+    tokens, learnt = padded_tokens([a + b for a, b in rows], tokenizer.pad_token_id)
+    for i, (prompt, _) in enumerate(rows):
+        learnt[i, :1 if on == "text" else len(prompt)] = False
     return Sequences(tokens, learnt)
 
 
-def shown(example: Example) -> str:
-    """The completion to learn."""
+def completion_to_learn(example: Example) -> str:
+    """Its demonstration; its bare answer where it has none."""
     if example.demonstration is not None:
         return example.demonstration
     return demonstration("", example.answer, example.format)
@@ -88,7 +99,7 @@ def shown(example: Example) -> str:
 def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     """Scalar: mean cross-entropy of the learnt tokens, nats a token.
 
-    Padding stands on the right, where a causal model sees it from nowhere that counts: no mask.
+    There is no mask: padding stands on the right, where no learnt token of a causal model sees it.
     """
     device = next(model.parameters()).device
     tokens, learnt = texts.tokens.to(device), texts.learnt.to(device)
@@ -97,48 +108,130 @@ def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
 
 
 @torch.no_grad()
-def held_loss(model: nn.Module, held: Sequence[Sequences]) -> float:
-    """``text_loss`` over all held-out texts, token by token alike."""
+def held_out_loss(model: nn.Module, parts: Sequence[Sequences]) -> float:
+    """``text_loss`` of all held-out texts, in which every token counts the same."""
     model.eval()
-    counts = [float(t.learnt[:, 1:].sum()) for t in held]
-    sums = [float(text_loss(model, t)) * n for t, n in zip(held, counts, strict=True)]
+    counts = [float(t.learnt[:, 1:].sum()) for t in parts]
+    sums = [float(text_loss(model, t)) * n for t, n in zip(parts, counts, strict=True)]
     return sum(sums) / max(sum(counts), 1.0)
 
 
-def sft_lesson(
-    trainer: Trainer, tokenizer: Any, task: Task, config: TextSFTConfig, *, held_out: int,
+def text_lesson(
+    trainer: Trainer, tokenizer: Any, task: Questions, config: TextSFTConfig, *, held_out: int,
     sampling: Sampling, seed: int,
 ) -> Lesson:
-    """What ``trainer`` (``text_trainer``) learns, for ``plateau.until_flat``.
+    """What ``trainer`` (of ``text_trainer``) learns, for ``plateau.until_flat``.
 
-    Rows have tokens, loss (held out, which must fall), greedy and sampled (``accuracy``'s
-    figures), shown (prompt, completion).
+    Rows have tokens, loss (held out, which must fall), greedy and sampled (the figures of
+    ``evaluate.accuracy``), shown (pairs of prompt and completion).
     """
     model, examples = trainer.net, task.held_out(held_out)
-    held = [texts_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
-            for i in range(0, len(examples), HELD_AT_ONCE)]
+    parts = [sequences_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
+             for i in range(0, len(examples), HELD_AT_ONCE)]
     generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
 
-    def batches(step: int) -> Iterator[Sequences]:
+    def batches(step: int) -> Generator[Sequences, None, None]:
         for number in itertools.count(step):
-            yield texts_of(task.batch(number, config.batch_size), tokenizer, config.on)
+            yield sequences_of(task.batch(number, config.batch_size), tokenizer, config.on)
 
     def look() -> dict[str, Any]:
-        return {"loss": held_loss(model, held),
-                **_looked(generator, tokenizer, examples[:config.looked_at], sampling, seed)}
+        some = examples[:config.looked_at]
+        loss = held_out_loss(model, parts)
+        best, sampled = greedy_and_sampled(generator, tokenizer, some, 4, sampling, seed)
+        return {"loss": loss, "greedy": accuracy(best), "sampled": accuracy(sampled),
+                "shown": [[e.prompt, texts[0]] for e, texts in
+                          zip(some[:SHOWN], sampled.texts, strict=False)]}
 
     return Lesson(
         batches, look, "loss", unit="tokens", flops=6 * sum(p.numel() for p in model.parameters()),
         size=lambda texts: int((texts.tokens != tokenizer.pad_token_id).sum()))
 
 
-def _looked(
-    generator: TorchGenerator, tokenizer: Any, examples: Sequence[Example], sampling: Sampling,
-    seed: int,
-) -> dict[str, Any]:
-    greedy = Sampling(0.0, 1.0, sampling.max_new_tokens)
-    best_answers = answers(generator, tokenizer, examples, 1, greedy, seed)
-    drawn = answers(generator, tokenizer, examples, 4, sampling, seed)
-    return {"greedy": accuracy(best_answers), "sampled": accuracy(drawn),
-            "shown": [[e.prompt, texts[0]] for e, texts in
-                      zip(examples[:SHOWN], drawn.texts, strict=False)]}
+def train_texts(
+    model: nn.Module, tokenizer: Any, task: Questions, config: TextSFTConfig, folder: Path, *,
+    held_out: int, sampling: Sampling, seed: int, device: str = "cpu", **hooks: Any,
+) -> Path:
+    """Learn ``task`` in a stage's ``folder``; the checkpoint of the lowest held-out loss. Goes on
+    from the folder's newest checkpoint; ``model`` is where it begins without one. hooks: see
+    ``run.keep.learn_until_flat``."""
+    newest = checkpoint.newest(folder)
+    if newest is not None:
+        model, tokenizer = load_model(newest)
+    trainer = text_trainer(model.to(device), config, seed)
+    lesson = text_lesson(trainer, tokenizer, task, config, held_out=held_out, sampling=sampling,
+                         seed=seed)
+
+    def save(path: Path, row: Row) -> None:
+        save_checkpoint(path, model, tokenizer, trainer.state(), {
+            "kind": "sft", "step": row["step"],
+            "compute": {key: row[key] for key in ("seconds", "flops", "tokens")},
+            "metrics": {"loss": row["loss"], "greedy": row["greedy"]["accuracy"],
+                        "sampled": row["sampled"]["accuracy"]}})
+
+    kept = Kept(folder, save, keep=max(config.keep, checkpoint.LAST),
+                breakdown=("--model", "sft.learning_rate", config.learning_rate))
+    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+
+
+# ------------------------------------------------------------------------------------ own answers
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """Questions with a policy's own right answers as demonstrations; a ``Questions``."""
+
+    name: str
+    examples: list[Example]
+    apart: list[Example]  #: those held out
+    seed: int
+
+    def batch(self, number: int, size: int) -> list[Example]:
+        rng = np.random.default_rng([self.seed, 0x7B, number])
+        return [self.examples[i] for i in rng.integers(len(self.examples), size=size)]
+
+    def held_out(self, count: int) -> list[Example]:
+        return self.apart[:count]
+
+
+def own_answers(run: TextRun, policy: Path, device: str) -> OwnAnswers:
+    """The right answers of ``policy`` to ``own.questions`` training questions, each answered
+    ``own.samples`` times, without repetitions; of held-out questions the first right answer.
+
+    They are kept in the run's folder, in STAGE-ckpt-NNNNNN-own.jsonl, which is named after the
+    policy; those of the stage's other checkpoints are deleted. Raises UserError where none is
+    right.
+    """
+    config, stage = run.config, policy.parent.name
+    path = run.folder / f"{stage}-{policy.name}-own.jsonl"
+    for outdated in list(run.folder.glob(f"{stage}-*own.jsonl")):
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
+    asked = {"train": run.task.batch(FIRST_OWN, config.own.questions),
+             "held": run.task.held_out(config.data.held_out)}
+    if not path.exists():
+        model, tokenizer = load_model(policy)
+        generator = generator_of(model, tokenizer, config.sample, config.model, device)
+        lines = []
+        for kind, examples in asked.items():
+            found = answers(generator, tokenizer, examples, config.own.samples,
+                            sampling_of(config), config.seed)
+            for i, (texts, parts) in enumerate(zip(found.texts, found.parts, strict=True)):
+                right = dict.fromkeys(t for t, p in zip(texts, parts, strict=True)
+                                      if p["accuracy"] >= 1)
+                lines += [json.dumps({"kind": kind, "question": i, "completion": text})
+                          for text in right]
+        write_atomic(path, "".join(line + "\n" for line in lines).encode())
+    chosen: list[Example] = []
+    apart: dict[int, Example] = {}
+    for row in read_history(path):
+        example = replace(asked[row["kind"]][row["question"]], demonstration=row["completion"])
+        if row["kind"] == "train":
+            chosen.append(example)
+        else:
+            apart.setdefault(row["question"], example)
+    if not chosen:
+        raise UserError(f"{policy}: answers none of {config.own.questions} questions rightly; "
+                        "give it more --minutes, or --set own.questions more")
+    say(f"{len(chosen):,} right answers of {stage} to learn")
+    return OwnAnswers(f"right answers of {stage}", chosen,
+                      [apart.get(i, e) for i, e in enumerate(asked["held"])], config.seed)

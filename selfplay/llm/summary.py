@@ -1,7 +1,7 @@
-"""What a run of texts has shown, as an evaluation for the report that games have too.
+"""What a run of texts has shown: it is measured, and put into the report that games have too.
 
-Points are accuracies in percent: those of the looks at held-out questions in every stage's
-history, and at the end of stages those measured with more questions and with majorities.
+Points of the chart are accuracies in percent: those of each stage's looks at held-out questions,
+and those measured at the end, with more questions and with majorities.
 """
 
 from __future__ import annotations
@@ -11,32 +11,94 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfplay.common.console import say
 from selfplay.common.errors import command
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_history, read_json, write_atomic, write_json
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
-from selfplay.llm import folder as rlhf_stages
-from selfplay.llm.config import TextConfig, with_algorithm, with_model, with_recipe
-from selfplay.llm.folder import TextRun, task_of
+from selfplay.llm.config import (
+    RECIPES,
+    RLHFConfig,
+    TextConfig,
+    with_algorithm,
+    with_model,
+    with_recipe,
+)
+from selfplay.llm.evaluate import evaluate_model, evaluation_table
+from selfplay.llm.folder import (
+    TextRun,
+    fit_to_model,
+    model_of,
+    newest_model,
+    sampling_of,
+    task_of,
+)
+from selfplay.llm.generate import TorchGenerator
+from selfplay.llm.models import load_model
 from selfplay.llm.rewards import reward
+from selfplay.llm.vllm import generator_of, must_have_vllm
 from selfplay.report.axis import ACCURACY, Record, finite
+from selfplay.report.page import write_report
+from selfplay.report.panels import draw_overoptimisation
 from selfplay.report.style import STAGES
+from selfplay.report.text import headlines
 from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
 
+PICTURE = "overoptimisation.png"
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
 SHOWN = 6  #: answers to read, a stage
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
 
-def evaluation(
+def measure(
+    run: TextRun, ks: tuple[int, ...], device: str, every: bool = False
+) -> dict[str, Any]:
+    """Evaluate a run's newest model, or ``every`` stage's, write ``evaluation.json`` and the
+    report, and say what came out.
+
+    The file has the newest model's figures, and by stage those of all that were measured.
+    """
+    must_have_vllm(run.config.sample, run.config.model)
+    run = fit_to_model(run)
+    newest = newest_model(run.folder)
+    planned = list(RECIPES[run.config.recipe])
+    models = {name: path for name in planned if (path := model_of(run.folder, name))}
+    asked = models if every else {newest.parent.name: newest}
+    measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
+    measured = with_earlier(run.folder, measured, models)
+    result = {**measured[newest.parent.name], "stages": measured}
+    write_json(run.folder / "evaluation.json", result)
+    expert = teacher(run)
+    shown = run_record(run, {**measured, "teacher": expert} if expert else measured, device,
+                       planned)
+    say("\n".join(["", *headlines(write_report(run.folder, shown))]))
+    say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}")
+    return result
+
+
+def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
+    model, tokenizer = load_model(path)
+    given = "" if path.parent.name == "student" else run.config.model
+    generator = generator_of(model, tokenizer, run.config.sample, given, device)
+    examples = run.task.held_out(run.config.data.held_out)
+    result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
+              "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm",
+              **evaluate_model(generator, tokenizer, examples, sampling_of(run.config), ks,
+                               run.config.seed)}
+    say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
+    say(evaluation_table(result))
+    return result
+
+
+def run_record(
     run: TextRun, measured: dict[str, Any], device: str, planned: Sequence[str] = ()
 ) -> Record:
     """What ``report.page`` shows of a run.
 
-    measured: stage -> figures of ``evaluate.evaluate`` with "checkpoint", and under "teacher"
+    measured: stage -> figures of ``evaluate.evaluate_model`` with "checkpoint", and under "teacher"
     those of ``teacher`` where there is one. planned: the stages of the run's recipe.
     """
     stages = {name: rows for name in STAGES if (rows := history(run.folder / name))}
@@ -48,16 +110,16 @@ def evaluation(
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
-        "commands": [train_command(run.folder, run.config), command(
+        "commands": [training_command(run.folder, run.config), command(
             "selfplay", "llm", "eval", run.folder, "--samples",
             ",".join(map(str, run.config.eval.samples)))],
-        "remedies": dict.fromkeys((POINTS, SIGNAL, *planned), train_command(run.folder, longer)),
-        "points": points(run.folder, stages, before, measured),
+        "remedies": dict.fromkeys((POINTS, SIGNAL, *planned), training_command(run.folder, longer)),
+        "points": accuracy_points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
         "samples": [row for name in stages if name in measured
-                    for row in samples(name, measured[name])],
-        "completions": [row for name in stages for row in shown(run, name)],
+                    for row in majorities(name, measured[name])],
+        "completions": [row for name in stages for row in last_answers(run, name)],
         "sft_flat": reached_plateau(run.folder / learner),
         "sft_history": [{"step": row["step"], "policy_loss": row["loss"],
                          **added(row, before[learner])} for row in stages.get(learner, [])],
@@ -65,13 +127,13 @@ def evaluation(
                        | {"step": row["step"]}
                        for name in ("rl", "rl2") for row in stages.get(name, [])],
         "pictures": [{"title": "Proxy against true reward", "file": str(path)} for path in
-                     [run.folder / rlhf_stages.PICTURE] if path.exists()],
+                     [run.folder / PICTURE] if path.exists()],
         "config": to_dict(run.config),
     }
 
 
 def history(folder: Path) -> list[Record]:
-    """The rows of a stage, each with its cumulative cost in the stage: flops (None where it is not
+    """The rows of a stage, each with what the stage has cost so far: flops (None where that is not
     known) and seconds."""
     return [{**row, "flops": row.get("total_flops", row.get("flops")),
              "seconds": row.get("total_seconds", row.get("seconds"))}
@@ -79,13 +141,13 @@ def history(folder: Path) -> list[Record]:
 
 
 def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Record]:
-    """What had been spent when each stage began: its predecessors to the checkpoint that they
-    handed over, the reward model as well. Both climbs of RLHF begin where SFT ended."""
+    """What had been spent when each stage began: on the stages before it, up to the checkpoint that
+    each handed over, and on the reward model. Both stages of RLHF begin where SFT ended."""
     found: dict[str, Record] = {}
     spent: Record = {"flops": 0.0, "seconds": 0.0}
     for name, rows in stages.items():
-        judge = history(run.folder / "rm")[-1:] if name in ("free", "rlhf") else []
-        start = added(judge[0], spent) if judge else spent
+        rm = history(run.folder / "rm")[-1:] if name in ("free", "rlhf") else []
+        start = added(rm[0], spent) if rm else spent
         found[name] = found["free"] if name == "rlhf" and "free" in found else start
         spent = added(handed(run.folder / name, rows), found[name])
     return found
@@ -104,13 +166,13 @@ def added(row: Record, spent: Record) -> Record:
             for key in ("flops", "seconds")}
 
 
-def points(
+def accuracy_points(
     folder: Path, stages: dict[str, list[Record]], before: dict[str, Record],
     measured: dict[str, Any],
 ) -> list[Record]:
-    """Looks and measurements of all stages; where a checkpoint was measured, the look gives way.
+    """Looks and measurements of all stages; a measurement replaces the look at its checkpoint.
 
-    Without a known compute in one stage none is told of any: the chart then goes by time.
+    Where the compute of one stage is not known, no point has any: the chart then goes by time.
     """
     found = []
     for name, rows in stages.items():
@@ -118,7 +180,7 @@ def points(
         looks = {0: looked(rows[0], "start_")} | {row["step"]: looked(row) for row in rows}
         costs[0] = costs.get(0, before[name])
         here = measured.get(name)
-        step = step_of(here["checkpoint"]) if here else None
+        step = step_of(here["checkpoint"]) if here else -1
         seen = [at for at, look in looks.items() if look and at != step]
         found += [{**about(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
                   for at in thinned(seen, LOOKS)]
@@ -127,14 +189,14 @@ def points(
             known = {**about(folder, name, step), **costs[step]}
             found.append({**known, **percent(here["sampled"]), "sims": 0})
             if most > 1:
-                found.append({**known, **majority(here, most), "sims": most})
+                found.append({**known, **majority_of(here, most), "sims": most})
     if not all(finite(point["flops"]) for point in found):
         found = [{**point, "flops": None} for point in found]
     return found
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of ``steps``, the first and the last among them, evenly."""
+    """At most ``most`` of ``steps``, evenly, with the first and the last."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
@@ -145,7 +207,7 @@ def about(folder: Path, name: str, step: int) -> Record:
 
 
 def looked(row: Record, prefix: str = "") -> Record:
-    """A look's accuracy of answers that are drawn, in percent; {} where the row has none."""
+    """A look's accuracy of sampled answers, in percent; {} where the row has none."""
     if not prefix and isinstance(row.get("sampled"), dict):
         return percent(row["sampled"])
     head = f"{prefix}sampled_"
@@ -160,24 +222,24 @@ def percent(row: Record) -> Record:
             "questions": int(row["questions"])}
 
 
-def majority(here: Record, k: int) -> Record:
+def majority_of(here: Record, k: int) -> Record:
     """The majority of k answers, with its 95% interval over questions (Wilson)."""
     rate, count = here["majority"][str(k)], int(here["sampled"]["questions"])
     low, high = wilson(rate, count)
     return percent({"accuracy": rate, "low": low, "high": high, "questions": count})
 
 
-def samples(name: str, here: Record) -> list[Record]:
-    """Accuracy against the answers drawn, of a stage's model."""
+def majorities(name: str, here: Record) -> list[Record]:
+    """The accuracy of a stage's model by how many answers it gives to a question."""
     rows = []
     for k in map(int, here["majority"]):
-        found = majority(here, k)
+        found = majority_of(here, k)
         rows.append({"stage": name, "k": k, "majority": found["accuracy"], "low": found["low"],
                      "high": found["high"], "pass": 100.0 * here["pass"][str(k)]})
     return rows
 
 
-def shown(run: TextRun, name: str) -> list[Record]:
+def last_answers(run: TextRun, name: str) -> list[Record]:
     """Some of a stage's last answers."""
     path = run.folder / name / "samples.jsonl"
     if path.exists():
@@ -191,8 +253,8 @@ def shown(run: TextRun, name: str) -> list[Record]:
 
 
 def teacher(run: TextRun) -> Record | None:
-    """How often what the run's first stage reads is right: its accuracy with the interval; None
-    where no demonstrations are given."""
+    """The accuracy, with its interval, of what the run's first stage reads; None where there are no
+    demonstrations."""
     base = run.config.recipe == "r1-zero"
     task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
     examples = task.batch(0, DEMONSTRATIONS)
@@ -209,8 +271,8 @@ def step_of(checkpoint: str) -> int:
     return int(checkpoint.rpartition("-")[2])
 
 
-def train_command(folder: Path, config: TextConfig) -> str:
-    """The command that makes a run again."""
+def training_command(folder: Path, config: TextConfig) -> str:
+    """The command that makes the same run again."""
     start = with_recipe(TextConfig(config.task), config.recipe)
     known = with_algorithm(start, config.rl.algorithm)
     known = with_model(known, config.lora.rank > 0) if config.model else known
@@ -226,8 +288,8 @@ def train_command(folder: Path, config: TextConfig) -> str:
 
 
 def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -> dict[str, Any]:
-    """``found`` and what evaluation.json has of other stages, as far as it is of the checkpoints
-    that speak for them now."""
+    """``found`` and what evaluation.json has of other stages, where it is of the checkpoints that
+    they hand on now (``models``)."""
     path = folder / "evaluation.json"
     old = read_json(path).get("stages", {}) if path.exists() else {}
     kept = {name: row for name, row in old.items()
@@ -238,3 +300,17 @@ def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -
             more = {k: rate for k, rate in known.items() if int(k) > max(map(int, row[key]))}
             row[key] = {**row[key], **more}
     return {**kept, **found}
+
+
+def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
+    """Draw ``PICTURE`` of what there is in a run's ``folder``."""
+    name = f"{config.algorithm}, KL weight {config.kl_weight:g}"
+    names = {"free": f"{config.algorithm}, not held back",
+             "rlhf": name + (f", {config.kl_budget:g} nats at most" if config.kl_budget else "")}
+    curves: dict[str, Sequence[Record]] = {
+        text: rows for stage, text in names.items()
+        if (rows := read_history(folder / stage / "history.jsonl"))}
+    best_of = folder / "rm" / "best_of_n.json"
+    write_atomic(folder / PICTURE, draw_overoptimisation(
+        curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
+        best_of=read_json(best_of) if best_of.exists() else []))

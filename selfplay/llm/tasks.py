@@ -1,25 +1,22 @@
 """Questions with checkable answers: any data set of reasoning-gym, or a JSON-lines file.
 
-A question is held out, or not, by its text and the seed alone, so that none that is measured on
-can be learnt from, however many are drawn. Batch k of training depends on (seed, k) alone.
+Whether a question is held out follows from its text alone, so that nothing that is measured on can
+be learnt from, however many questions are drawn. Batch k of training depends on (seed, k) alone.
 
-Demonstrations of how a question is worked out, for the tasks that one can be written for.
-
-A trace: (entry of reasoning-gym, share of wrong steps, generator) -> (chain of thought, answer).
-With no share the answer is the right one. A wrong step is carried along, as by somebody who has
-miscalculated and does not notice, so that learning from such demonstrations has a ceiling that is
-known: of n steps, each wrong with probability w, all are right with probability (1 - w)^n. Such
-errors fall on any step and every way: the likeliest next token is still right. Of one who forgets
-what he carries more often than not, it is wrong.
+For some tasks demonstrations are made, of how a question is worked out. A trace makes one: (entry
+of reasoning-gym, share of wrong steps, generator) -> (chain of thought, answer). Without wrong
+steps the answer is right. A wrong step is carried on, as by a person who does not notice it, so
+that learning from such demonstrations has a known ceiling: of n steps, each wrong with probability
+w, all are right with probability (1 - w)^n. Such errors may fall on any step and in either
+direction, so that the likeliest next token is still the right one. ``chain_sum_forgetting`` is the
+exception: where tens are forgotten more often than not, the likeliest token is wrong.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,18 +25,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from selfplay.common.errors import UserError
-from selfplay.common.files import parse_json, read_json, text_lines
+from selfplay.common.errors import UserError, clip, nearest
+from selfplay.common.files import clipped, parse_json, read_json, text_lines
 from selfplay.common.threads import time_limit
 from selfplay.llm.rewards import CHECKERS, FORMATS, Example, Format, parsed_number, reward
 from selfplay.llm.scorers import refuse, scorer
 
 HELD_OUT = 0.1  #: share of the questions that is held out
 SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
-TRIES = 20  #: draws in vain, per question wanted, before a data set counts as used up
+TRIES = 20  #: questions drawn for each one wanted before a data set counts as used up
+PATIENCE = 20.0  #: seconds that a data set may take for its first question
+BRIEF = 40  #: characters of a value in a message
 
 #: Data sets of reasoning-gym whose answers are numbers, checked exactly.
-PATIENCE = 20.0  #: seconds that a data set may take for its first question
 NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "leg_counting",
                      "gsm_symbolic", "decimal_chain_sum", "decimal_arithmetic"))
 
@@ -95,12 +93,12 @@ class Task:
         return list(found.values())
 
     def is_held_out(self, prompt: str) -> bool:
-        """Whatever the seed: a run may begin with the model of another."""
+        """The same for every seed, as a run may begin with another run's model."""
         digest = hashlib.blake2b(f"0 {prompt}".encode(), digest_size=4).digest()
         return int.from_bytes(digest, "little") < HELD_OUT * 2**32
 
     def texts(self, count: int = 200) -> list[str]:
-        """Some of everything that is asked and answered, for a tokenizer to be made of."""
+        """Some questions, answers and demonstrations, to make a tokenizer of."""
         return [text for example in self.batch(0, count) for text in
                 (example.prompt, example.answer, example.demonstration or "")]
 
@@ -112,11 +110,11 @@ def make_task(
     """The task of ``name``, ``name(key=value,...)`` (reasoning-gym) or ``FILE.jsonl``.
 
     style: "short" asks as tersely as the task can and wants "#answer", for models that learn
-    characters; "full" asks in words; any name of FORMATS asks in words with that format.
-    wrong: share of the demonstrations' steps that are wrong (their errors are carried along);
-    slips: "any" step, or "carry": those that carry a ten. guessed: share of the demonstrations
-    that work nothing out and guess, up to GUESS beside the answer, where that is a whole number.
-    Raises UserError for an unknown name (naming the nearest), parameter or file.
+    characters; any other name of FORMATS asks in words, with that format; "full" is "answer".
+    wrong: share of the demonstrations' steps that are wrong (and are carried on); slips: which
+    steps, "any" or, with "carry", those that carry a ten. guessed: share of the demonstrations that
+    work nothing out and guess a number within GUESS of the answer. Raises UserError for an unknown
+    name (naming the nearest), parameter or file.
     """
     if style not in ("full", *FORMATS):
         raise UserError(f"task.style={style}: one of full, {', '.join(FORMATS)} wanted")
@@ -186,7 +184,7 @@ class Lines:
 
 
 def demonstration(chain: str, answer: str, form: Format) -> str:
-    """A completion in the format asked for."""
+    """A completion in the format ``form``."""
     opened, closed = form.chain
     gap = "" if form.name == "short" else "\n"
     return f"{opened}{chain}{closed}{gap}{form.open}{answer}{form.close}"
@@ -202,8 +200,8 @@ def _gym(
     name, text = found[1], found[2] or ""
     registry = _registry()
     if name not in registry:
-        near = difflib.get_close_matches(name.lower(), registry, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "see reasoning-gym's list of data sets"
+        near = nearest(name, registry)
+        hint = f"did you mean {near!r}?" if near else "see reasoning-gym's list of data sets"
         raise UserError(f"unknown task {name!r}: {hint}")
     refuse(name)
     arguments = _arguments(name, text, list(inspect.signature(registry[name][1]).parameters))
@@ -214,7 +212,7 @@ def _gym(
     try:
         from reasoning_gym.factory import create_dataset
 
-        size = ENDLESS if name in SHORT else SIZE  # some data sets draw all in advance
+        size = ENDLESS if name in SHORT else SIZE  # some data sets make all questions at once
         with time_limit(PATIENCE, f"task {spec}: no question within {PATIENCE:g} s; ask for "
                         "smaller ones"):
             data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
@@ -222,8 +220,7 @@ def _gym(
             int(data.config.size)
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError, OverflowError,
             MemoryError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"task {spec}: {reason or type(error).__name__}") from None
+        raise UserError(f"task {spec}: {clip(str(error), 160) or type(error).__name__}") from None
     return Gym(name, data, form, seed, wrong, slips, guessed)
 
 
@@ -251,11 +248,12 @@ def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
 
 
 def _file(path: Path, form: Format) -> tuple[Lines, str]:
-    """(the questions of a file, what was left out of it in words).
+    """(the questions of a file, a sentence on what was left out of it).
 
     Lines, or one array, of {"prompt", "answer", "checker" (exact), "demonstration" (optional),
-    "task" and "metadata" (of checker "reasoning-gym")}. A question may stand there several times:
-    every demonstration of it is kept. With another answer than at first it is left out.
+    "task" and "metadata" (of checker "reasoning-gym")}. A question may come several times, with
+    different demonstrations. Left out are repetitions, and lines with another answer to a question
+    than its first.
     """
     kept: dict[tuple[str, str | None], Example] = {}
     answers: dict[str, str] = {}
@@ -271,14 +269,14 @@ def _file(path: Path, form: Format) -> tuple[Lines, str]:
             kept[key] = example
     if len(answers) < 2:
         raise UserError(f"{path}: {len(answers)} questions; at least 2 are wanted")
-    told = ((other, "with another answer to a question than at first"), (repeated, "repeated"))
-    notes = [f"{count} {what}" for count, what in told if count]
+    left_out = ((other, "with another answer to a question than at first"), (repeated, "repeated"))
+    notes = [f"{count} {what}" for count, what in left_out if count]
     note = f"{path}: {', '.join(notes)}: left out" if notes else ""
     return Lines(list(kept.values())), note
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, what JSON says there) of every line, or of every item of an array."""
+    """(its place in words, its value) of every line, or of every item of an array."""
     lines = text_lines(path, "a task")
     if path.suffix == ".json" and lines and lines[0][1].lstrip().startswith("["):
         for number, item in enumerate(read_json(path, list, "mend it"), 1):
@@ -298,23 +296,24 @@ _WANTED = '{"prompt": ..., "answer": ...} wanted'
 def _example(line: Any, where: str, form: Format) -> Example:
     try:
         data = dict(line)
-        prompt, answer = _asked(data["prompt"]), data["answer"]
+        prompt, answer = _question_text(data["prompt"]), data["answer"]
         for text in (prompt, str(answer), str(data.get("demonstration"))):
-            text.encode()  # a lone surrogate is no letter
+            text.encode()  # fails at half of a surrogate pair
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: {error.object[error.start]!a} is half a letter; mend the line"
                         ) from None
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{where}: {_WANTED}") from None
     if not isinstance(answer, str | int | float):
-        raise UserError(f"{where}: answer {_brief(answer)}; a text or a number wanted")
+        raise UserError(f"{where}: answer {clipped(answer, BRIEF)}; a text or a number wanted")
     answer, checker = _answer(answer), str(data.get("checker", "exact"))
     if checker not in (*CHECKERS, "reasoning-gym"):
         raise UserError(f"{where}: checker {checker!r}; one of {', '.join(CHECKERS)}, "
                         "reasoning-gym wanted")
     if checker == "number" and parsed_number(answer) is None:
-        raise UserError(f"{where}: answer {_brief(answer)} is no number that checker number reads "
-                        '(such as "-1,234.5" or "3/4"); write one, or use checker exact')
+        raise UserError(f"{where}: answer {clipped(answer, BRIEF)} is no number that checker "
+                        'number reads (such as "-1,234.5" or "3/4"); write one, or use checker '
+                        "exact")
     metadata, score = _metadata(data, where), None
     if checker == "countdown" and not {"numbers", "target"} <= set(metadata):
         raise UserError(f"{where}: metadata with numbers and target wanted")
@@ -331,8 +330,9 @@ def _example(line: Any, where: str, form: Format) -> Example:
     return replace(example, demonstration=demonstration(example.demonstration, answer, form))
 
 
-def _asked(prompt: Any) -> str:
-    """A question's text, be it the only message of a conversation. Raises TypeError."""
+def _question_text(prompt: Any) -> str:
+    """A question's text, which may be the only message of a conversation. Raises TypeError for
+    anything else."""
     if isinstance(prompt, list) and len(prompt) == 1 and prompt[0].get("role") == "user":
         prompt = prompt[0]["content"]
     if not isinstance(prompt, str):
@@ -350,20 +350,13 @@ def _answer(answer: str | float) -> str:
 def _metadata(data: dict[str, Any], where: str) -> dict[str, Any]:
     found = data.get("metadata") or {}
     if not isinstance(found, dict):
-        raise UserError(f"{where}: metadata {_brief(found)}; an object wanted")
+        raise UserError(f"{where}: metadata {clipped(found, BRIEF)}; an object wanted")
     return found
 
 
-def _brief(value: Any) -> str:
-    """A value as JSON has it, cut to be read in a line."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 Trace = Callable[[dict[str, Any], float, np.random.Generator], tuple[str, str]]
-GUESS = 9  #: what a guess is off by, at most
-
-SLIPS = (-10, -2, -1, 1, 2, 10)  #: what a wrong step is off by
+GUESS = 9  #: the most that a guess is off by
+SLIPS = (-10, -2, -1, 1, 2, 10)  #: what a wrong step may be off by
 
 
 def chain_sum(entry: dict[str, Any], wrong: float, rng: np.random.Generator) -> tuple[str, str]:
@@ -381,7 +374,7 @@ def chain_sum(entry: dict[str, Any], wrong: float, rng: np.random.Generator) -> 
 def chain_sum_forgetting(
     entry: dict[str, Any], wrong: float, rng: np.random.Generator
 ) -> tuple[str, str]:
-    """``chain_sum``, wrong in steps alone that carry or borrow a ten, by that ten."""
+    """``chain_sum`` with errors only in steps that carry or borrow a ten: they forget the ten."""
     words = entry["metadata"]["expression"].split()
     total, totals = int(words[0]), []
     for sign, term in zip(words[1::2], words[2::2], strict=True):
@@ -393,7 +386,7 @@ def chain_sum_forgetting(
 
 
 def gcd(entry: dict[str, Any], wrong: float, rng: np.random.Generator) -> tuple[str, str]:
-    """Euclid's remainders of the numbers, one after another."""
+    """The remainders of Euclid's algorithm, over the numbers one after another."""
     first, *rest = (int(n) for n in entry["metadata"]["numbers"])
     steps = []
     for other in rest:

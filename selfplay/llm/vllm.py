@@ -1,17 +1,17 @@
-"""vLLM behind the Generator interface, in this process and on the GPU that trains.
+"""vLLM as a ``Generator``, in this process and on the GPU that trains.
 
-Written after vLLM's documentation and source (0.11 and later) and tested against a stand-in for its
-few names; it has not been run on a GPU here.
+Written after vLLM's documentation and source (0.11 and later) and tested against a stand-in for the
+few names of it that are used; it has not been run on a GPU here.
 
 The engine runs inside this process (VLLM_ENABLE_V1_MULTIPROCESSING=0), so that new weights are
-handed over by reference: ``LLM.apply_model`` calls ``load_weights`` of the model inside with the
-names of a checkpoint, adapters merged. There is one engine a process, as vLLM does not give the
-memory of one back. Tokens go in and come out: no tokenizer is loaded, the ends are stop tokens.
+handed over by reference: ``LLM.apply_model`` calls the inner model's ``load_weights`` with the
+names of a checkpoint, adapters merged. There is one engine a process, as vLLM does not free an
+engine's memory. Tokens go in and come out: no tokenizer is loaded, and end tokens stop it.
 
-Its arithmetic is another than the trainer's. The log-probabilities that it returns are therefore
-not what learning compares with: ``policy.evaluated`` computes those of the trainer, and the
-divergence between both is a figure of every step (act_kl). That the samples were drawn by the one
-and are taken as the other's is left uncorrected.
+Its arithmetic differs from the trainer's. Learning therefore does not use the log-probabilities
+that it returns: ``policy.evaluated`` computes them again in the trainer's arithmetic, and every
+step reports the divergence between the two (act_kl). That the completions were drawn by the one and
+are treated as the other's is not corrected.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.llm.config import SampleConfig
-from selfplay.llm.generate import Generator, Samples, Sampling, TorchGenerator, keys, must_fit
-from selfplay.llm.models import base_of, end_tokens, left_padded, plain_weights
+from selfplay.llm.generate import (
+    Generator,
+    Samples,
+    Sampling,
+    TorchGenerator,
+    completion_keys,
+    must_see,
+)
+from selfplay.llm.models import base_of, end_tokens, padded_tokens, plain_weights
 
 
 @dataclass(frozen=True)
@@ -44,20 +51,20 @@ class VllmGenerator:
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
-        """As ``generate.TorchGenerator``, on the CPU; logp is of the distribution drawn from, after
-        top_p, in the engine's arithmetic.
+        """As ``generate.TorchGenerator``, but on the CPU. logp is of the distribution after top_p,
+        in the engine's arithmetic.
 
-        Each prompt has a seed of its own, and vLLM adds a completion's number to it. What is drawn
-        may still depend on the batch, by rounding.
+        Each prompt has a seed, to which vLLM adds the completion's number. Completions may still
+        depend on the batch, by rounding.
         """
         from vllm import SamplingParams
 
-        must_fit(self.config, max(map(len, prompts)) + sampling.max_new_tokens)
-        tokens, mask = left_padded(prompts, self.pad)
+        must_see(self.config, max(map(len, prompts)) + sampling.max_new_tokens)
+        tokens, mask = padded_tokens(prompts, self.pad, left=True)
         wanted = [SamplingParams(
             n=group, temperature=sampling.temperature, top_p=sampling.top_p, seed=int(key) >> 2,
             logprobs=0, max_tokens=sampling.max_new_tokens, stop_token_ids=list(self.ends),
-            detokenize=False) for key in keys(tokens, mask, 1, seed)]
+            detokenize=False) for key in completion_keys(tokens, mask, 1, seed)]
         found = self.engine.generate([{"prompt_token_ids": list(p)} for p in prompts], wanted,
                                      use_tqdm=False)
         rows = [answer for request in found for answer in request.outputs]
@@ -66,29 +73,26 @@ class VllmGenerator:
     def _columns(self, rows: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(action, mask, logp, ended) of vLLM's completions.
 
-        A completion has ended where its last token is an end: at the limit vLLM calls one that
-        has ended cut off.
+        A completion has ended where its last token is an end token. What vLLM says is not used: an
+        end token at the limit counts as cut off there.
         """
-        width = max(len(row.token_ids) for row in rows)
-        action = torch.full((len(rows), width), self.pad, dtype=torch.int64)
-        logp = torch.zeros((len(rows), width))
-        mask = torch.zeros((len(rows), width), dtype=torch.bool)
+        action, mask = padded_tokens([row.token_ids for row in rows], self.pad)
+        logp = torch.zeros(action.shape)
         for i, row in enumerate(rows):
-            count = len(row.token_ids)
-            action[i, :count], mask[i, :count] = torch.tensor(list(row.token_ids)), True
-            logp[i, :count] = torch.tensor([step[token].logprob for step, token in
-                                            zip(row.logprobs, row.token_ids, strict=True)])
+            logp[i, :len(row.token_ids)] = torch.tensor(
+                [step[token].logprob for step, token in
+                 zip(row.logprobs, row.token_ids, strict=True)])
         ended = torch.tensor([row.token_ids[-1] in self.ends for row in rows])
         return action, mask, logp, ended
 
     def refresh(self, model: nn.Module) -> None:
-        """Hand over all weights of ``model``; what was cached of prompts is of the old ones."""
+        """Hand over all weights of ``model``, and drop prompts that were cached with old ones."""
         self.engine.apply_model(lambda inside: inside.load_weights(plain_weights(model)))
         self.engine.reset_prefix_cache()
 
 
-def must_be_there(sample: SampleConfig, given: str) -> None:
-    """Raise UserError where vLLM was asked for and cannot be had. given: see ``engine_of``."""
+def must_have_vllm(sample: SampleConfig, given: str) -> None:
+    """Raises UserError where vLLM was asked for and cannot be used. given: see ``engine_of``."""
     if sample.engine == "vllm" and find_spec("vllm") is None:
         raise UserError("sample.engine=vllm: vLLM is not installed; pip install vllm on a GPU "
                         "machine, or --set sample.engine=torch")
@@ -100,10 +104,10 @@ def must_be_there(sample: SampleConfig, given: str) -> None:
 def engine_of(
     model: nn.Module, tokenizer: Any, sample: SampleConfig, given: str, device: str
 ) -> VllmGenerator | None:
-    """vLLM with the weights of ``model``, where ``sample`` and the device are for it; else None.
+    """vLLM with the weights of ``model``, where ``sample`` and the device ask for it; else None.
 
-    given: folder or hub id of the model that ``model`` was made of; empty for the embedded one,
-    which is torch's. Raises UserError where vLLM does not start.
+    given: folder or hub id that ``model`` comes from; empty for the embedded model, which torch
+    runs. Raises UserError where vLLM does not start.
     """
     auto = torch.device(device).type == "cuda" and find_spec("vllm") is not None
     if not given or sample.engine == "torch" or (sample.engine == "auto" and not auto):
@@ -133,6 +137,6 @@ def _engine(name: str, memory: float, dtype: str) -> Any:
                    load_format="safetensors", skip_tokenizer_init=True,
                    logprobs_mode="processed_logprobs")
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"vLLM does not start with {name} ({type(error).__name__}: {reason}); "
-                        "change --set sample.memory, or --set sample.engine=torch") from None
+        why = f"{type(error).__name__}: {clip(str(error), 160)}"
+        raise UserError(f"vLLM does not start with {name} ({why}); change --set sample.memory, or "
+                        "--set sample.engine=torch") from None

@@ -128,7 +128,7 @@ def _begin(
     compute = {key: 0.0 for key in ("seconds", "flops", "positions")}
     if source is None:
         return seeded(seed, lambda: build(spec)), spec, compute
-    net, meta = checkpoint.load_net(source, game.name, device)
+    net, meta = checkpoint.load_net(source, game, device)
     return net, checkpoint.spec_of(meta), compute | {
         key: float(value) for key, value in meta["compute"].items()}
 
@@ -148,8 +148,9 @@ def _save(learner: Any, path: Path, row: Row) -> None:
 
 
 def _meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
-    return {"game": learner.game.name, "kind": "rl", "step": iteration, "iteration": iteration,
-            "compute": {**learner.compute, "seconds": row.get("seconds", 0.0)}, "metrics": row}
+    return {**checkpoint.about(learner.game, learner.spec), "kind": "rl", "step": iteration,
+            "iteration": iteration, "metrics": row,
+            "compute": {**learner.compute, "seconds": row.get("seconds", 0.0)}}
 
 
 # -------------------------------------------------------------------------------- self-play
@@ -213,8 +214,8 @@ def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
     """How the net does on an expert's positions."""
     if held is None:
         return {}
-    some = Columns(*(c[:HELD_ROWS] for c in held))
-    seen = evaluate_columns(learner.trainer.inference_net(), learner.game, some, learner.device)
+    seen = evaluate_columns(learner.trainer.inference_net(), learner.game,
+                            held.rows(slice(HELD_ROWS)), learner.device)
     return {f"expert_{key}": value for key, value in seen.items()}
 
 
@@ -240,7 +241,7 @@ class KeptPool(Pool):
     has undone is overwritten when they come again."""
 
     def __init__(
-        self, folder: Path, like: BoardPolicy, spec: NetSpec, game: str, config: Any
+        self, folder: Path, like: BoardPolicy, spec: NetSpec, game: Game, config: Any
     ) -> None:
         super().__init__(config)
         self.folder, self.like, self.spec, self.game = folder, like, spec, game
@@ -251,8 +252,8 @@ class KeptPool(Pool):
 
     def add(self, step: int, policy: BoardPolicy) -> None:
         checkpoint.save_net(self.path(step), policy.net, self.spec, {
-            "game": self.game, "kind": "rl", "step": step, "iteration": step,
-            "compute": self.compute(), "metrics": {}})
+            **checkpoint.about(self.game, self.spec), "kind": "rl", "step": step,
+            "iteration": step, "compute": self.compute(), "metrics": {}})
         self._loaded.pop(step, None)
 
     def member(self, step: int) -> BoardPolicy:
@@ -278,7 +279,7 @@ class KeptPolicyLearner(PolicyLearner):
     ) -> None:
         net, spec, start = _begin(game, spec, folder, init, device, seed)
         pool = KeptPool(folder / "pool", BoardPolicy(net, game.obs_shape, game.num_actions, device),
-                        spec, game.name, config.pool)
+                        spec, game, config.pool)
         super().__init__(game, spec, config, net=net, device=device, seed=seed, pool=pool)
         self.folder = folder
         self.compute = {key: start[key] for key in ("flops", "positions")}
@@ -331,7 +332,7 @@ def train_sft(
     ``keep.learn_until_flat``."""
     trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
     kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
-                        config.learning_rate, {"game": game.name})
+                        config.learning_rate, checkpoint.about(game, spec))
     return learn_until_flat(trainer, lesson, config, kept, **hooks)
 
 
@@ -351,7 +352,8 @@ def train_value(
                                    before=before)
     kept = _kept_lesson(folder, trainer, spec, "value",
                         (VALUE_METRIC, "value_accuracy", "train_mse"), config.learning_rate,
-                        {"game": game.name, **about}, float(before.get("seconds", 0.0)))
+                        {**checkpoint.about(game, spec), **about},
+                        float(before.get("seconds", 0.0)))
     return learn_until_flat(trainer, lesson, config, kept, **hooks)
 
 

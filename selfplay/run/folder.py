@@ -132,7 +132,7 @@ def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
             raise UserError("rl.dtype=int8: on a CPU only; take --set rl.dtype=auto")
         must_have_int8()
     if config.init != stored.init and config.init not in STARTS:
-        load_net(Path(config.init), game.name)
+        load_net(Path(config.init), game)
 
 
 def _players(config: RunConfig) -> set[str]:

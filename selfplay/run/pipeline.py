@@ -66,10 +66,9 @@ def train(
 
 def net_spec(run: Run) -> Any:
     """The net of a run, from its dial and its game's shapes."""
-    from selfplay.models import NetSpec
+    from selfplay.models import spec_for
 
-    return NetSpec(run.config.net, run.game.obs_shape, run.game.num_actions,
-                   run.game.has_ownership)
+    return spec_for(run.game, run.config.net)
 
 
 def expert_files(run: Run) -> list[Path]:
@@ -295,7 +294,7 @@ def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path])
     config, note = run.config.value, run.folder / "value" / "cost.json"
     players = []
     for path in policies.values():
-        net, meta = checkpoint.load_net(path, run.game.name, device)
+        net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
     each = flops(checkpoint.spec_of(meta))
     cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}

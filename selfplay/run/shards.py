@@ -51,7 +51,7 @@ def load_shard(path: Path) -> Shard:
     """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = Columns(*(file[name] for name in Columns._fields))
+            columns = Columns._make(file[name] for name in Columns._fields)
             shard = Shard(columns, file["actions"], file["ends"], file["values"])
         lengths = {len(column) for column in shard.columns}  # of an array without axes: TypeError
         whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)

@@ -107,25 +107,20 @@ def of_end(game: Game, states: Any) -> Analysis:
 def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     """What tree ``row`` of a search has found for a position, ``states`` of one row.
 
-    Moves come in the order in which they would be made: proven wins, then visits, then value.
-    Raises ValueError where nothing has been searched yet.
+    Moves come in the order in which they would be made: the search's choice, then by visits, value
+    and prior, proven losses last. Raises ValueError where nothing has been searched yet.
     """
     found, tree = search.result([row]), search.tree
     sign = 1.0 - 2.0 * float(tree.to_play[row, 0])
-    value, visits = float(found.value[0]), found.visits[0]
-    prior = found.prior[0]
-    legal = np.flatnonzero(prior > 0)
-    means, proven = np.full(game.num_actions, value), np.full(game.num_actions, np.nan)
-    children = np.zeros(game.num_actions, np.int64)
+    value, visits, proven = float(found.value[0]), found.visits[0], found.proven[0]
+    means, children = np.full(game.num_actions, value), np.full(game.num_actions, -1, np.int64)
     first = int(tree.first[row, 0])
-    for edge in range(first, first + int(tree.degree[row, 0])):
-        action, child = int(tree.move[row, edge]), int(tree.child[row, edge])
-        means[action], children[action] = sign * float(tree.q[row, edge]) + 0.0, child
-        if child >= 0 and tree.terminal[row, child]:
-            proven[action] = sign * float(tree.raw[row, child])
-    certain = np.where(np.isnan(proven), 0.0, proven)
-    order = sorted(legal.tolist(), key=lambda a: (
-        certain[a] <= 0, -int(visits[a]), -means[a] if visits[a] else 0.0, -prior[a], a))
+    edges = slice(first, first + int(tree.degree[row, 0]))
+    means[tree.move[row, edges]] = sign * tree.q[row, edges] + 0.0
+    children[tree.move[row, edges]] = tree.child[row, edges]
+    prior = found.prior[0]
+    order = sorted(np.flatnonzero(prior > 0).tolist(), key=lambda a: (
+        a != found.action[0], proven[a] == -1, -visits[a], -means[a], -prior[a], a))
     moves = tuple(_move(game, states, search, row, action, n, int(visits[action]),
                         float(means[action]), float(prior[action]), int(children[action]),
                         None if np.isnan(proven[action]) else float(proven[action]))
@@ -133,18 +128,20 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     return Analysis(
         int(states.to_play[0]), int(states.ply[0]), int(tree.visits[row, 0]), (value + 1) / 2,
         value, sign * float(tree.raw[row, 0]), prior.copy(), moves,
-        1.0 if moves and moves[0].proven == 1.0 else None)
+        value if found.decided[0] else None)
 
 
 def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
     """Let the root of tree ``row``, evaluated and not searched yet, have the moves of ``only``
     bool [A] alone. Follow with ``begin(..., fresh=False)``. ValueError where none is legal."""
     tree = search.tree
-    prior = np.where(only, tree.prior[row, 0], np.float32(0))
+    prior = np.where(only, np.abs(tree.prior[row, 0]), np.float32(0))
     if not prior.any():
         raise ValueError("none of these moves is legal")
     tree.prior[row, 0] = prior / prior.sum()
-    tree.favourite[row, 0], tree.rest[row, 0] = prior.argmax(), 1.0
+    tree.favourite[row, 0], tree.rest[row, 0], tree.mass[row, 0] = prior.argmax(), 1.0, 0.0
+    tree.degree[row, 0] = tree.used[row] = tree.known[row, 0] = 0  # what the rules said of others
+    tree.total[row, 0] = tree.mean[row, 0] = tree.raw[row, 0]
 
 
 def _move(game: Game, states: Any, search: Search, row: int, action: int, order: int, visits: int,

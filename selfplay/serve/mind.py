@@ -23,8 +23,8 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
 from selfplay.inference.evaluator import Evaluator, spread
-from selfplay.learn.checkpoint import load_net
-from selfplay.models import NetOutput
+from selfplay.learn.checkpoint import load_net, spec_of
+from selfplay.models import NetOutput, NetSpec, build
 from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
 from selfplay.serve.analysis import Analysis
 
@@ -51,7 +51,7 @@ class Mind:
 
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
     net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
-    nothing. evaluations: positions evaluated so far.
+    nothing. spec: of the net, where it is known. evaluations: positions evaluated so far.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Mind:
     net: nn.Module | None = None
     device: str = "cpu"
     leaves: int = 0
+    spec: NetSpec | None = None
     evaluations: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,15 +104,21 @@ class Mind:
         return out
 
     def playing(self, game: Game) -> Mind:
-        """The same mind for another game (another komi, another size).
-
-        Raises UserError where it cannot play that.
-        """
+        """The same mind for another game: another komi, and another size of board where the net
+        takes any. Raises UserError where it cannot play that."""
         if game.name == self.game.name:
             return self
-        if self.net is not None:
+        if self.net is None:
+            return rollouts(game, self.sims, self.leaves)
+        if not self.spec or not self.spec.any_board or self.game.kin != game.kin:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
-        return rollouts(game, self.sims, self.config.leaves)
+        if game.board_shape == self.game.board_shape:  # the states bring the komi
+            return replace(self, game=game)
+        spec = replace(self.spec, obs_shape=game.obs_shape, num_actions=game.num_actions)
+        net = build(spec)
+        net.load_state_dict(self.net.state_dict())
+        return of_net(net.to(self.device).eval(), game, self.name, self.sims, self.leaves,
+                      self.device, spec)
 
 
 class Views:
@@ -187,18 +194,19 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
         return rollouts(wanted, int(found[1]), max(1, int(found[2] or 1)))
     text = text if prefix == "net" else words.strip()
     folder, thought = checkpoint_of(text, f"net:{text}")
-    net, meta = load_net(folder, None if wanted is None else wanted.name, device)
+    net, meta = load_net(folder, wanted, device)
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
     return of_net(net, wanted or make(str(meta["game"])), text.rpartition("@")[0] or text, *budget,
-                  device=device)
+                  device=device, spec=spec_of(meta))
 
 
 def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
-           device: str = "cpu") -> Mind:
-    """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``."""
+           device: str = "cpu", spec: NetSpec | None = None) -> Mind:
+    """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``. spec: where
+    it shall play other boards of its kin."""
     evaluate: Evaluator = spread(net, game, device)
     config = SearchConfig(rule="puct", leaves=leaves or max(1, min(LEAVES, sims // 8)), reuse=True)
-    return Mind(name, game, evaluate, config, sims, net, device, leaves)
+    return Mind(name, game, evaluate, config, sims, net, device, leaves, spec)
 
 
 def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:

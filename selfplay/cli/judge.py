@@ -1,0 +1,164 @@
+"""``selfplay judge``: moves beside perfect play."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfplay.cli.options import (
+    NETS,
+    Whole,
+    device_of,
+    device_option,
+    game_option,
+    opening_of,
+    own_nets_option,
+)
+
+if TYPE_CHECKING:
+    from selfplay.arena.judge import Judgement, Positions
+
+SIMS = "0,16,64"
+
+
+@click.command()
+@click.argument("who", nargs=-1, required=True, metavar="RUN|PLAYER...")
+@game_option(required=False)
+@click.option("--count", type=Whole(min=1, max=100_000), default=1000, show_default=True,
+              help="Positions to judge by.")
+@click.option("--plies", default=None, metavar="LOW-HIGH",
+              help="Random moves that lead to them [12-34; of smaller games fewer].")
+@click.option("--positions", type=click.Path(path_type=Path), default=None, metavar="FILE",
+              help="Judge by these instead: a line is the moves of one, as 4453.")
+@click.option("--sims", default=SIMS, show_default=True, metavar="N,N,…",
+              help="Simulations of a run's nets; 0 is the raw policy.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.png",
+              help="Where the picture goes [judge.png in the run].")
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True,
+              help="Of the positions drawn.")
+@own_nets_option
+@device_option
+def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
+          positions: Path | None, sims: str, out: Path | None, seed: int, nets: tuple[str, ...],
+          device: str | None) -> None:
+    """How many moves keep the position's value, by an exact solver: of a run's nets, raw and with
+    search, or of any players."""
+    import torch
+
+    from selfplay.arena.judge import AT_ONCE, drawn_positions, read_positions
+    from selfplay.arena.judge import judge as judge_one
+    from selfplay.arena.players import parse_player
+    from selfplay.common.console import Bar, announce, say
+    from selfplay.games import make
+    from selfplay.run.own_nets import use_net
+
+    list(map(use_net, nets))
+    announce()
+    names, found, folder = _players(who, game, sims)
+    made = make(found)
+    threads = torch.get_num_threads()
+    longest = made.max_moves
+    low_high = opening_of(plies) if plies else (min(12, longest // 4), min(34, longest * 4 // 5))
+    with Bar("solving", count, "positions") as bar:
+        done = [0]
+
+        def solved(more: int) -> None:
+            done[0] += more
+            bar.at(min(done[0], count))
+
+        known = (read_positions(made, positions, threads, solved) if positions else
+                 drawn_positions(made, count, low_high, seed, threads, solved))
+    say(f"{made.name}: {len(known.ply):,} positions after {known.ply.min()} to {known.ply.max()} "
+        "moves, judged by an exact solver; 95% intervals")
+    where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
+    results = []
+    for name in names:
+        player = parse_player(name, made, seed=seed, device=where, slots=AT_ONCE)
+        try:
+            with Bar(name, 1, "") as bar:
+                results.append(judge_one(made, player, known, seed))
+                bar.at(1)
+        finally:
+            player.close()
+        say(_line(results[-1]))
+    say(_table(results, known))
+    picture = out or (folder / "judge.png" if folder else None)
+    if picture is not None:
+        _draw(made.name, results, known, picture)
+        say(f"picture: {picture}")
+
+
+def _players(
+    who: tuple[str, ...], game: str | None, sims: str,
+) -> tuple[list[str], str, Path | None]:
+    """(players' names, the game, the first run's folder) of runs and players."""
+    from selfplay.arena.spec import budget
+    from selfplay.common.errors import UserError
+    from selfplay.learn import checkpoint
+    from selfplay.run.folder import stored_config
+
+    counts = [word.strip() for word in sims.split(",")]
+    for word in counts:
+        if word != "0" and budget(word) is None:
+            raise UserError(f"--sims {sims}: numbers of simulations wanted, as {SIMS}")
+    names: list[str] = []
+    first = None
+    for word in who:
+        folder = Path(word)
+        config = stored_config(folder) if folder.is_dir() else None
+        if config is None:
+            names.append(word)
+            continue
+        if game is not None and game != config.game:
+            raise UserError(f"{folder}: a run of {config.game}, not of {game}")
+        game, first = config.game, first or folder
+        nets = [net for stage in ("sft", "rl")
+                if (net := checkpoint.chosen(folder / stage)) is not None]
+        if not nets:
+            raise UserError(f"{folder}: no net there yet; go on with selfplay train --run {folder}")
+        names += [f"net:{net}" + (f"@{n}" if n != "0" else "") for n in counts for net in nets]
+    if game is None:
+        raise UserError("--game NAME: which game do these players play?")
+    return names, game, first
+
+
+def _line(result: Judgement) -> str:
+    won = result.share(result.took, result.wins)
+    return (f"  keeps the value {result.share(result.kept)}, perfect "
+            f"{result.share(result.perfect)}, missed {won.total - won.hits} of {won.total} "
+            "wins in one move")
+
+
+def _table(results: list[Judgement], known: Positions) -> str:
+    """Value-preserving moves in percent, a column for each stretch of plies."""
+    from selfplay.arena.judge import by_ply
+
+    parts = by_ply(known)
+    head = [f"{low}-{high}" for low, high, _ in parts]
+    width = max(len(result.player) for result in results)
+    lines = ["value-preserving moves (%) by ply:",
+             " " * width + "".join(f"{word:>8}" for word in ["all", *head])]
+    for result in results:
+        shares = [result.share(result.kept), *(result.share(result.kept, among)
+                                               for *_, among in parts)]
+        lines.append(f"{result.player:<{width}}"
+                     + "".join(f"{100 * share.rate:>8.1f}" for share in shares))
+    return "\n".join(lines)
+
+
+def _draw(game: str, results: list[Judgement], known: Positions, path: Path) -> None:
+    from selfplay.arena.judge import by_ply
+    from selfplay.common.files import write_atomic
+    from selfplay.report.judged import Curve, draw_judged
+
+    def curve(result: Any) -> Curve:
+        shares = [(low, high, result.share(result.kept, among))
+                  for low, high, among in by_ply(known)]
+        return Curve(result.player, [(low, high, share.hits, share.total)
+                                     for low, high, share in shares])
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, draw_judged(f"{game}: moves beside perfect play, 95% intervals",
+                                   [curve(result) for result in results]))

@@ -1,0 +1,172 @@
+"""Exact solvers and the judging of moves by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyspiel
+import pytest
+from command import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfplay.arena.judge import by_ply, drawn_positions, judge, read_positions
+from selfplay.arena.players import SlotPlayer, parse_player
+from selfplay.common.errors import UserError
+from selfplay.games import GameError, make
+from selfplay.games.base import take
+from selfplay.games.solve import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT, solver
+from selfplay.games.solve.connect4 import CELLS, UNKNOWN, Connect4Solver
+
+CONNECT4, TICTACTOE = make("connect4"), make("tictactoe")
+POSITIONS = Path("/work/shared/connect4")
+
+
+def played(game: Any, games: list[str]) -> Any:
+    """The positions after moves written as digits from 1."""
+    table = np.full((len(games), max(map(len, games))), -1)
+    for row, moves in enumerate(games):
+        table[row, : len(moves)] = [int(move) - 1 for move in moves]
+    states = game.new(len(games))
+    game.replay(states, table)
+    return states
+
+
+def slow_score(state: Any) -> int:
+    """Plain negamax on OpenSpiel's own state: a win counts the winner's stones left, plus one."""
+    player, best = state.current_player(), -CELLS
+    for action in state.legal_actions():
+        after = state.child(action)
+        if after.is_terminal():
+            won = after.returns()[player] > 0
+            score = (CELLS + 2 - after.move_number()) // 2 if won else 0
+        else:
+            score = -slow_score(after)
+        best = max(best, score)
+    return best
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(0, 6), min_size=60, max_size=90), st.integers(5, 9))
+def test_late_positions_against_plain_search_over_openspiel(draws: list[int], left: int) -> None:
+    state = pyspiel.load_game("connect_four").new_initial_state()
+    moves: list[int] = []
+    for draw in draws:
+        legal = [a for a in state.legal_actions() if not state.child(a).is_terminal()]
+        if not legal or state.move_number() >= CELLS - left:
+            break
+        action = legal[draw % len(legal)]
+        state.apply_action(action)
+        moves.append(action)
+    if CELLS - len(moves) > left:
+        return  # every move would end the game
+    states = CONNECT4.new(1)
+    CONNECT4.replay(states, np.array([moves]))
+    solved = Connect4Solver(bits=12)
+    assert solved.scores(states)[0] == slow_score(state)
+    worth = solved.moves(states)[0]
+    for action in range(7):
+        if action not in state.legal_actions():
+            assert worth[action] == UNKNOWN
+            continue
+        after = state.child(action)
+        if not after.is_terminal():
+            assert worth[action] == -slow_score(after)
+
+
+@pytest.mark.skipif(not POSITIONS.is_dir(), reason="the benchmark's positions are not here")
+@pytest.mark.parametrize(("name", "count"), [
+    ("Test_L3_R1", 1000), ("Test_L2_R1", 1000), ("Test_L2_R2", 20), ("Test_L1_R1", 300)])
+def test_scores_of_the_public_benchmark(name: str, count: int) -> None:
+    rows = [line.split() for line in (POSITIONS / name).read_text().splitlines()[:count]]
+    scores = Connect4Solver().scores(played(CONNECT4, [moves for moves, _ in rows]))
+    assert scores.tolist() == [int(score) for _, score in rows]
+
+
+def test_grades_are_what_the_scores_say() -> None:
+    known = drawn_positions(CONNECT4, 60, (22, 34), seed=3)
+    worth = Connect4Solver().moves(known.states).astype(int)
+    best = worth.max(1, keepdims=True)
+    kept = np.sign(worth) == np.sign(best)
+    expected = np.where(worth == UNKNOWN, ILLEGAL, np.where(
+        worth == best, PERFECT, np.where(kept, KEEPS_VALUE, LOSES_VALUE)))
+    assert (known.grades == expected).all()
+    assert set(known.grades.ravel()) == {ILLEGAL, LOSES_VALUE, KEEPS_VALUE, PERFECT}
+
+
+def test_known_positions_do_not_depend_on_what_was_asked_before() -> None:
+    known = drawn_positions(CONNECT4, 30, (24, 34), seed=1)
+    rows = np.arange(30)[::-1]
+    again = Connect4Solver(bits=6).grades(take(known.states, rows))
+    assert (again == known.grades[rows]).all()
+
+
+def test_all_of_tictactoe() -> None:
+    """A draw from the start, whatever the first move; a corner is answered in the middle only."""
+    whole = solver(TICTACTOE)
+    assert len(whole.scores) == 5478  # known number of positions
+    assert (whole.moves(TICTACTOE.new(1)) == 0).all()
+    assert np.flatnonzero(whole.grades(played(TICTACTOE, ["1"]))[0] >= KEEPS_VALUE).tolist() == [4]
+    worth = whole.moves(played(TICTACTOE, ["1425"]))[0]  # X a1 b1, O a2 b2: X wins by c1
+    assert worth[2] == worth.max() > 0 and (worth[[6, 7, 8]] < 0).all()
+
+
+class Leftmost(SlotPlayer):
+    """The first legal column."""
+
+    name = "leftmost"
+
+    def act(self, states: Any, slots: Any) -> Any:
+        return CONNECT4.legal(states).argmax(1)
+
+
+def test_judging_counts_what_was_played() -> None:
+    known = drawn_positions(CONNECT4, 80, (20, 34), seed=0)
+    found = judge(CONNECT4, Leftmost(), known)
+    made = CONNECT4.legal(known.states).argmax(1)
+    assert (found.action == made).all()
+    assert (found.kept == (known.grades[np.arange(80), made] >= KEEPS_VALUE)).all()
+    assert (found.perfect <= found.kept).all() and (found.took <= found.wins).all()
+    assert 0 < found.wins.sum() <= 40  # half are quiet
+    assert sum(among.sum() for *_, among in by_ply(known)) == 80
+    best = parse_player("mcts:300", CONNECT4, slots=256)
+    assert judge(CONNECT4, best, known).kept.mean() > found.kept.mean() + 0.1
+
+
+def test_positions_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "positions.txt"
+    file.write_text("a1 a2 b1 b2\nb2 a1\ta note\n\n")
+    known = read_positions(TICTACTOE, file)
+    assert known.ply.tolist() == [4, 2]
+    file.write_text("4453 7\n")
+    assert read_positions(CONNECT4, file).ply.tolist() == [4]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "no position"), ("44x\n", "line 1"), ("4\n4444444\n", "line 2: move 4 is not legal"),
+    ("4\n1213141\n", "line 2: the game is over")])
+def test_bad_positions_are_named(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "positions.txt"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_positions(CONNECT4, file)
+
+
+def test_games_without_a_solver_and_too_many_positions() -> None:
+    with pytest.raises(GameError, match="no exact solver; there are some for connect4, tictactoe"):
+        solver(make("go5x5"))
+    with pytest.raises(UserError, match="ask for fewer"):
+        drawn_positions(TICTACTOE, 500, (0, 1), seed=0)
+
+
+def test_the_command(run: Command, tmp_path: Path) -> None:
+    picture = tmp_path / "judge.png"
+    said = run("judge", "mcts:50", "random", "--game", "tictactoe", "--count", "60",
+               "--out", str(picture))
+    assert said.code == 0, said.err
+    assert "value-preserving moves" in said.out and "mcts:50" in said.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    said = run("judge", "random", "--game", "go9x9")
+    assert said.code == 1 and "no exact solver" in said.err
