@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from command import Command, save_net
 from sgfmill import sgf
-from web_server import Page, running
+from web_server import ALONG, Page, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.openspiel import playable
+from selfplay.learn import packaged
+from selfplay.learn.checkpoint import read_meta
 from selfplay.serve.web import minds, protocol, server, variations
 from selfplay.serve.web.boards import Board
 
@@ -145,10 +147,9 @@ def test_a_net_answers(port: int) -> None:
     with Page(port) as page:
         assert page.state["seats"][1]["net"].endswith("first/rl/ckpt-000002")
         page.play("b2")
-        state = page.hear("state", thinking=-1)
-        while state["position"]["to_play"]:
-            state = page.hear("state")
-        assert len(state["nodes"]) == 3 and state["run"]
+        while page.state["position"]["to_play"] or page.state["thinking"] >= 0:
+            page.hear("state")
+        assert len(page.state["nodes"]) == 3 and page.state["run"]
 
 
 def test_both_look_at_one_game(port: int) -> None:
@@ -320,7 +321,7 @@ def test_sgf_with_variations_there_and_back(port: int) -> None:
 
 @pytest.mark.parametrize(("text", "moves", "words"), [
     ("(;SZ[5];B[cc];W[bb];B[cc];W[dd])", 2, "move 3: C3 is illegal"),
-    ("(;SZ[5]KM[5.5];B[cc])", 1, "the file's komi is 5.5; 7 is played here"),
+    ("(;SZ[5]KM[5.3];B[cc])", 1, "komi=5.3 is not a whole or half number"),
     ("(;SZ[5];B[cc];B[bb])", 3, ""),  # two in a row: a pass between
     ("(;SZ[5]AB[bb][cc]AW[dd]PL[W];W[aa])", 1, ""),
     ("(;SZ[7]KM[6.5];B[cc])", 1, ""),  # another board
@@ -329,6 +330,18 @@ def test_sgf_from_elsewhere(text: str, moves: int, words: str) -> None:
     record, said = variations.read(text, make("go5x5"))
     assert len(record.nodes) == moves + 1
     assert any(words in line for line in said) if words else not said
+
+
+def test_the_files_komi_is_played(port: int) -> None:
+    """By a net of any komi, too."""
+    with Page(port, game="go5x5") as page:
+        net = page.state["seats"][1]["net"]
+        page.say("load", text="(;SZ[5]KM[0.5];B[cc];W[];B[])")
+        while page.hear("state")["begun"] == 1:
+            pass
+        assert page.state["game"]["name"] == "go5x5(komi=0.5)"
+        assert page.state["position"]["result"] == "black wins by 24.5"
+        assert (page.state["seats"][1]["net"] == net) == (net in [n[0] for n in page.state["nets"]])
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -352,6 +365,14 @@ def test_other_games_are_saved_as_their_moves() -> None:
     assert back.actions(5) == record.actions(5) and back.game.name == "openspiel:othello"
     broken, said = variations.read(text + "h8\n", make("tictactoe"))
     assert len(broken.nodes) == 6 and "move 6, h8" in said[0]
+
+
+def test_nets_that_came_along_are_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minds, "_along", ALONG)
+    for name in packaged.names():
+        game = make(read_meta(packaged.find(name) or Path())["game"])
+        assert name in [choice.words for choice in minds.choices(game)]
+        assert minds.mind(name, game.name, 1).net is not None
 
 
 # --------------------------------------------------------------------------------- strength

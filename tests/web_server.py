@@ -19,6 +19,8 @@ from selfplay.serve.web import minds, server
 NETS = {"first/sft/ckpt-000001": "tictactoe", "first/rl/ckpt-000002": "tictactoe",
         "small/rl/ckpt-000001": "go5x5"}
 
+ALONG = minds._along  #: while a server runs, none came along
+
 
 @contextlib.contextmanager
 def running(folder: Path, game: str = "tictactoe") -> Iterator[int]:
@@ -28,6 +30,7 @@ def running(folder: Path, game: str = "tictactoe") -> Iterator[int]:
             save_net(folder / name, of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(minds, "RUNS", folder)
+        patch.setattr(minds, "_along", lambda game: [])
         listening = server.listen(None)
         program = server.program(game, None)
         program.install_signal_handlers = lambda: None
@@ -53,7 +56,7 @@ class Page:
     def say(self, do: str, **fields: Any) -> None:
         self.socket.send(json.dumps({"do": do, **fields}))
 
-    def hear(self, kind: str, seconds: float = 60, **wanted: Any) -> dict[str, Any]:
+    def hear(self, kind: str, seconds: float = 240, **wanted: Any) -> dict[str, Any]:
         """The next message of a kind with these values; the others are passed over."""
         end = time.monotonic() + seconds
         while True:

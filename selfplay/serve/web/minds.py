@@ -58,7 +58,12 @@ def choices(game: Game, given: str | None = None) -> list[Choice]:
 
 def _along(game: Game) -> list[Choice]:
     return [Choice(name, f"{name}, packaged") for name in packaged.names()
-            if (path := packaged.find(name)) and read_meta(path).get("game") == game.name]
+            if (path := packaged.find(name)) and _plays(read_meta(path), game)]
+
+
+def _plays(meta: dict[str, Any], game: Game) -> bool:
+    """Whether a net plays a game: its own, or one of the same kin (Go of another komi or size)."""
+    return meta.get("game") == game.name or meta.get("plays") == game.kin
 
 
 def _of_runs(game: Game) -> list[Choice]:
@@ -67,7 +72,7 @@ def _of_runs(game: Game) -> list[Choice]:
         for stage, pick in (("rl", newest), ("sft", best)):
             try:
                 path = pick(run / stage)
-                if path is not None and read_meta(path).get("game") == game.name:
+                if path is not None and _plays(read_meta(path), game):
                     found.append(Choice(str(path), f"{run.name}, {stage.upper()} {path.name}"))
             except UserError:  # a damaged run is no reason to do without the others
                 continue

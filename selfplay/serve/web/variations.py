@@ -187,18 +187,23 @@ def _of_sgf(text: str, current: Game) -> tuple[Record, list[str]]:
         turn = root.get("PL") if root.has_property("PL") else None
     except ValueError as error:
         raise UserError(f"this SGF cannot be read: {clip(str(error), 200)}") from None
-    said: list[str] = []
-    game: Any = current
-    if not current.has_sgf or getattr(current, "size", 0) != size:
-        try:
-            stated = f"(komi={komi:g})" if root.has_property("KM") else ""
-            game = make(f"go{size}x{size}{stated}")
-        except GameError as error:
-            raise UserError(f"this SGF cannot be shown: {error}") from None
-    elif root.has_property("KM") and komi != game.komi:
-        said.append(f"the file's komi is {komi:g}; {game.komi:g} is played here")
+    komi = komi if root.has_property("KM") else getattr(current, "komi", komi)
+    game, said = _board(size, komi)
     record = Record(game, _prefix(game, setup, turn))
     return record, said + _add_nodes(record, root)
+
+
+def _board(size: int, komi: float) -> tuple[Any, list[str]]:
+    """(the game of this size and komi, what there is to say about it). Raises UserError."""
+    try:
+        return make(f"go{size}x{size}(komi={komi:g})"), []
+    except GameError as error:
+        wrong = error
+    try:
+        game: Any = make(f"go{size}x{size}")
+    except GameError:
+        raise UserError(f"this SGF cannot be shown: {wrong}") from None
+    return game, [f"{wrong}; {game.komi:g} is played here"]
 
 
 def _prefix(game: Any, setup: Any, turn: str | None) -> list[int]:
