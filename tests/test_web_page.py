@@ -423,10 +423,10 @@ def test_keys(opened: Open) -> None:
         see(page, dialog).to_be_hidden()
     press("d")
     see(page, "#theme").to_have_attribute("data-theme", "light")
-    with page.expect_download():
-        press("s")
     with page.expect_file_chooser():
         press("l")
+    with page.expect_download():
+        press("s")
     page.locator("#board").focus()
     press("ArrowUp")
     press("ArrowUp")

@@ -110,7 +110,7 @@ function draw() {
   drawControls();
   drawChoices();
   if (page.tab === "analysis") drawAnalysis();
-  if (page.tab === "moves") drawMoves($("moves"), page.line.map((n) => page.nodes[n]), page.nodes, state.node, state.game, goto);
+  if (page.tab === "moves") drawMoves($("moves"), page.line.map((n) => page.nodes[n]), page.nodes, state.node, themeOf(state.game), goto);
   if (page.tab === "tree") drawTreeTab();
 }
 

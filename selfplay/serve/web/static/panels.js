@@ -69,13 +69,13 @@ export function drawCandidates(body, report, side, shown, handlers) {
 }
 
 /** line: nodes from the first move on; nodes: all, by number. */
-export function drawMoves(list, line, nodes, at, game, onNode) {
+export function drawMoves(list, line, nodes, at, theme, onNode) {
   const children = new Map();
   for (const n of nodes) if (n.parent >= 0) children.set(n.parent, [...(children.get(n.parent) || []), n]);
   const cell = (n) => {
     const others = (children.get(n.parent) || []).filter((o) => o.number !== n.number);
     const value = n.value === null ? "" : `<small>${percent(winrate(n.value, 0))}</small>`;
-    return `<button class="move${n.number === at ? " here" : ""}" data-node="${n.number}"><i class="dot s${n.side}"></i>${esc(n.text)}${value}</button>` +
+    return `<button class="move${n.number === at ? " here" : ""}" data-node="${n.number}"><i class="dot s${n.side} theme-${theme}"></i>${esc(n.text)}${value}</button>` +
       others.map((o) => `<button class="other" data-node="${o.number}" title="Another line">${esc(o.text)}</button>`).join("");
   };
   list.innerHTML = (nodes.length < 2 ? `<li class="empty">No moves yet.</li>` : "") +
