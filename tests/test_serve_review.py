@@ -86,4 +86,4 @@ def test_by_the_command(net: Path, tmp_path: Path, run: Command) -> None:
     run("analyse", str(games / "illegal.sgf"), "--net", f"{net}@8").mistake("illegal move")
     run("analyse", str(games / "none.sgf"), "--net", f"{net}@8").mistake("no such file")
     run("analyse", "--net", f"{net}@8").mistake("name a game")
-    run("analyse", str(games), "--net", "tictactoe@8").mistake("SGF is of Go")
+    run("analyse", str(games / "a.sgf"), "--net", "tictactoe@8").mistake("SGF is of Go")
