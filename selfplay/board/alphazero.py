@@ -78,18 +78,18 @@ class Learner:
         self.players.load(self.actors_net)
 
     def inference_net(self) -> nn.Module:
-        """What a checkpoint gives to those who play."""
+        """The net that a checkpoint saves for playing."""
         return self.actors_net
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint keeps for training to go on."""
+        """What a checkpoint keeps so that training can go on."""
         return self.trainer.state()
 
     def play(
         self, positions: int, stop: Callable[[], bool], progress: Callable[[int], None],
         again: int = 0,
     ) -> Harvest | None:
-        """Finished games with at least so many positions, or fewer where ``stop()`` came first.
+        """Finished games with at least so many positions; fewer if ``stop()`` came first.
 
         again: makes the games different from those of an earlier start at this iteration.
         """
@@ -100,7 +100,7 @@ class Learner:
         return self.selfplay.play(positions, stop, progress)
 
     def evaluated(self) -> dict[str, int]:
-        """Positions that the net has evaluated, and that were known from before."""
+        """How many positions the net has evaluated, and how many were found in the cache."""
         return {"evaluations": sum(e.evaluations for e in self.players.evaluators),
                 "cached": sum(e.cache.hits for e in self.players.evaluators if e.cache)}
 
@@ -143,7 +143,8 @@ def fresh_games(
 
 
 def describe(games: Any) -> dict[str, float]:
-    """Of a Harvest or a Shard: games, mean_length (plies), first_player_score, draws (shares)."""
+    """Figures of a Harvest or a Shard: games, mean_length (plies), first_player_score and draws
+    (both shares)."""
     return {"games": len(games.ends), "mean_length": float(games.ends[-1] / len(games.ends)),
             "first_player_score": float((games.values.mean() + 1) / 2),
             "draws": float((games.values == 0).mean())}
@@ -158,12 +159,12 @@ def alphazero(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Iterator[dict[str, Any]]:
-    """Iterate until ``config.iterations`` or until ``stop()``; a row an iteration, which the
-    learner has finished with: stop anywhere, save it, go on with the same learner.
+    """One row an iteration, until ``config.iterations`` or until ``stop()``. Between two rows the
+    learner is complete: it can be saved, and a new call goes on with it.
 
-    look: more figures of an iteration, say of an expert's positions. judge: the score of the new
-    weights against those that play, for ``config.gating``. progress is called with ("self-play" or
-    "learning", rows done, rows wanted) within an iteration; watch: with "learn" around learning.
+    look: adds figures to a row, say on an expert's positions. judge: the score of the new weights
+    against those that play, for ``config.gating``. progress: called within an iteration with
+    ("self-play" or "learning", rows done, rows wanted). watch("learn"): a context around learning.
     """
     config = learner.config
     if config.gating and judge is None:

@@ -1,4 +1,4 @@
-"""Games by policy gradient: the raw policy against a pool of its own past selves.
+"""Policy gradient on a board game: the raw policy against a pool of its own past selves.
 
 AlphaGo's reinforcement learning of its policy network (Silver et al. 2016), with any algorithm of
 ``learn.config``. An iteration is play -> learn -> checkpoint. It follows from the seed, its number,
@@ -62,11 +62,11 @@ class PolicyLearner:
             self.pool.add(0, self.policy)
 
     def inference_net(self) -> nn.Module:
-        """What a checkpoint gives to those who play."""
+        """The net that a checkpoint saves for playing."""
         return self.policy.net
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint keeps for training to go on."""
+        """What a checkpoint keeps so that training can go on."""
         return self.optimizer.state()
 
     def play(
@@ -83,7 +83,7 @@ class PolicyLearner:
         return harvest(games)
 
     def _games(self) -> list[LeagueGames]:
-        """One an opponent, with as many groups each as there are to share."""
+        """The iteration's games, one batch an opponent; groups are shared out evenly."""
         config, number = self.config.pool, self.iteration + 1
         seed = int(generators.streams(self.seed, np.array([number]))[0] >> np.uint64(1))
         opponents = self.pool.draw(number, np.random.default_rng([seed, 0]))
@@ -120,7 +120,7 @@ class PolicyLearner:
 
     @torch.no_grad()
     def _seen(self, policy: BoardPolicy, rollout: Rollout) -> Evaluated:
-        """``policy.evaluate`` of a whole rollout, a part of it a thread's work, on the CPU."""
+        """``policy.evaluate`` of a whole rollout on the CPU, split among the threads."""
         parts = torch.arange(len(rollout)).tensor_split(min(PARTS, len(rollout)))
         found = self.workers.map(
             lambda part: policy.evaluate(on(rollout.rows(part), policy.device)), parts)
@@ -137,7 +137,7 @@ def _divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
 
 
 def describe(played: Played) -> dict[str, float]:
-    """Scores are the learner's, 1 for a win and 0.5 for a draw."""
+    """Figures of finished games. Scores are the learner's: 1 a win, 0.5 a draw."""
     rollout, score = played.rollout, (played.score + 1) / 2
     found = {"games": len(score), "moves": int(rollout.mask.sum()), "score": float(score.mean()),
              "draws": float((played.score == 0).mean()),
@@ -158,8 +158,8 @@ def league(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Iterator[dict[str, Any]]:
-    """Iterate until ``rl.iterations`` or until ``stop()``; a row an iteration, which the learner
-    has finished with: stop anywhere, save it, go on with the same learner.
+    """One row an iteration, until ``rl.iterations`` or until ``stop()``. Between two rows the
+    learner is complete: it can be saved, and a new call goes on with it.
 
     held: an expert's positions, looked at whenever the policy joins the pool. progress is called
     with ("games", ended, wanted) or ("learning", 0, moves) within an iteration; watch: with "play"

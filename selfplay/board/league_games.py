@@ -23,7 +23,7 @@ from selfplay.learn.rollout import Rollout, joined
 
 
 class Deals(NamedTuple):
-    """How n games begin. A group of them shares opening, colour and opponent.
+    """How n games begin. The games of a group share opening, colour and opponent.
 
     states: after the openings; side: int8 [n], the learner's; group: int64 [n].
     """
@@ -77,7 +77,7 @@ class LeagueGames:
         self.evaluations = 0
 
     def rounds(self, count: int) -> int:
-        """Play on for at most so many rounds; how many games have ended by it."""
+        """Play at most so many more rounds. Returns how many games have ended in them."""
         before = int(self.live.sum())
         for _ in range(count):
             for mine in (True, False):
@@ -127,7 +127,7 @@ class Played(NamedTuple):
 
 
 def harvest(groups: list[LeagueGames]) -> Played:
-    """What the games have come to; all must have ended."""
+    """The finished games; all must have ended."""
     rollout = joined([_rollout(played) for played in groups])
     score = np.concatenate([played.scores() for played in groups])
     some = rollout.mask.any(1)
@@ -172,11 +172,11 @@ class Pool:
         self._loaded: dict[int, BoardPolicy] = {}
 
     def joins(self, iteration: int) -> bool:
-        """Whether the policy after so many iterations becomes a member."""
+        """Whether the policy joins the pool after so many iterations."""
         return iteration % self.config.every == 0
 
     def add(self, step: int, policy: BoardPolicy) -> None:
-        """Take in the policy after ``step`` iterations; those that are drawn no more go."""
+        """Add the policy after ``step`` iterations; drop members that can no longer be drawn."""
         self._loaded[step] = policy.frozen()
         kept = {0, *self.steps(step + 1)}
         self._loaded = {k: one for k, one in self._loaded.items() if k in kept}
@@ -186,12 +186,12 @@ class Pool:
         return list(range(0, iteration, self.config.every))[-self.config.size :]
 
     def draw(self, iteration: int, rng: np.random.Generator) -> list[int]:
-        """Opponents for one iteration, uniformly; different ones while there are enough."""
+        """The opponents of an iteration, drawn uniformly; all different if there are enough."""
         steps, wanted = self.steps(iteration), self.config.opponents
         repeats = -(-wanted // len(steps))
         order = np.concatenate([rng.permutation(steps) for _ in range(repeats)])
         return sorted(order[:wanted].tolist())
 
     def member(self, step: int) -> BoardPolicy:
-        """Frozen, as it was after ``step`` iterations."""
+        """The policy as it was after ``step`` iterations, frozen."""
         return self._loaded[step]

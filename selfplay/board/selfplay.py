@@ -48,7 +48,7 @@ class Harvest(NamedTuple):
 
 
 class _Book(NamedTuple):
-    """What is remembered of each game in flight; axes B (games) and T (moves)."""
+    """The record of each game in flight; axes B (games) and T (moves)."""
 
     action: NDArray[np.int16]  # [B, T]
     slot: NDArray[np.int32]  # [B, T] ply of the k-th trained-on position
@@ -129,14 +129,14 @@ class Actor:
         put(self.states, rows, fresh)
 
     def _think(self, rows: NDArray[np.int64]) -> None:
-        """Start the next search of ``rows``: a full one for some, a cheap one for the others."""
+        """Start the next search of ``rows``: full in some, cheap in the others."""
         full = self.rng.random(len(rows)) < self.config.full_share
         self.full[rows] = full
         sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
         self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
 
     def _move(self, rows: NDArray[np.int64]) -> None:
-        """Write down what the finished searches of ``rows`` found, and play it."""
+        """Record what the finished searches of ``rows`` found, and play their moves."""
         states = take(self.states, rows)
         result = self.search.result(rows)
         actions = self._choose(states, result)
@@ -222,7 +222,7 @@ class Actor:
 
 
 def _roomier(book: _Book) -> _Book:
-    """The same with twice the room along the axis of moves."""
+    """A copy with twice the room for moves."""
     return book._replace(**{
         name: np.concatenate([field, np.zeros_like(field)], axis=1)
         for name, field in book._asdict().items() if field.ndim > 1

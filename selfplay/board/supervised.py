@@ -1,5 +1,6 @@
-"""Supervised learning: expert games to rows, rows to a net, until its held-out curve is flat
-(``plateau``): that is the SFT ceiling.
+"""Supervised learning (SFT): from expert games to rows, from rows to a net.
+
+Training ends when the held-out curve is flat (``learn.plateau``): that is the SFT ceiling.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _policy_metrics(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
 def count(
     progress: Callable[[str, int, int], None], what: str, total: int
 ) -> Callable[[int], None]:
-    """Adds up how many more are done, and tells ``progress`` (what, done, total)."""
+    """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""
     done = 0
 
     def add(more: int) -> None:

@@ -1,7 +1,7 @@
-"""AlphaGo's value net: what the RL policy's games against itself come to, learnt from one position
-of each and judged by the positions of other games.
+"""AlphaGo's value net: it learns the result of the RL policy's games against itself, from one
+position a game, and is judged on positions of other games.
 
-A net that has learnt the games by heart shows it in the difference of two errors: mean (v - z)^2
+Overfitting shows in the difference of two errors: mean (v - z)^2
 over positions that it has learnt from, and over those held out (Silver et al. 2016 report both).
 v and z are in [-1, 1]; a quarter of it is the error of a probability to win.
 
@@ -108,14 +108,14 @@ SALT = 0x5A1  #: tells the draws of turns and random moves from others of the se
 
 
 class Policies(NamedTuple):
-    """Who plays before the random move, and after it; both frozen (``BoardPolicy.frozen``)."""
+    """Who plays before the random move and who after it; both frozen (``BoardPolicy.frozen``)."""
 
     before: BoardPolicy
     after: BoardPolicy
 
 
 class Games(NamedTuple):
-    """What n games came to; m of them lasted beyond their random move.
+    """n finished games, of which m lasted beyond their random move.
 
     columns: m rows, of policy weight 0; actions, ends, values: these m games as ``data.Shard`` has
     them; evaluations: of the policies.

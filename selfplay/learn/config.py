@@ -27,30 +27,30 @@ class PGConfig:
     lam: Share = 0.95  #: GAE's lambda
     normalise_std: bool = True  #: divide by the group's std (GRPO); False: Dr. GRPO, 2503.20783
     whiten: bool = False  #: advantages to mean 0 and deviation 1 over the batch's steps (PPO)
-    clip_low: Amount = 0.2  #: the ratio counts down to 1 less this (PPO: 1707.06347, eq. 7)
-    clip_high: Amount = 0.2  #: the ratio counts up to 1 plus this (DAPO: 0.28, 2503.14476)
+    clip_low: Amount = 0.2  #: the ratio is clipped at 1 minus this (PPO: 1707.06347, eq. 7)
+    clip_high: Amount = 0.2  #: the ratio is clipped at 1 plus this (DAPO: 0.28, 2503.14476)
     ratio: Literal["token", "sequence"] = "token"
     #: to the sampling policy, of each token or of the whole sequence (GSPO: Zheng et al. 2025,
     #: 2507.18071)
     average: Literal["token", "sequence", "constant"] = "token"
     #: over all steps alike (PPO, DAPO), each trajectory's mean alike (GRPO), or over
     #: ``constant_length`` steps a trajectory, however many it has (Dr. GRPO)
-    constant_length: Whole = 0  #: its steps; 0: as many as the run has room for (``sized``)
-    kl_weight: Amount = 0.0  #: weight of the KL to the reference policy; 0 needs no reference
+    constant_length: Whole = 0  #: for average=constant; 0: the longest possible (``sized``)
+    kl_weight: Amount = 0.0  #: weight of the KL to the reference policy; 0: no reference
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  #: Schulman 2020, joschu.net/blog/kl-approx.html
-    kl_in: Literal["loss", "reward"] = "loss"  #: reward: taken off each step's reward (RLHF's PPO)
-    kl_target: Amount = 0.0  #: nats a step that kl_weight is adapted to (1909.08593); 0: fixed
+    kl_in: Literal["loss", "reward"] = "loss"  #: reward: off each step's reward (RLHF)
+    kl_target: Amount = 0.0  #: adapt kl_weight towards so many nats a step (1909.08593); 0: fixed
     kl_horizon: Positive = 10_000.0  #: trajectories over which kl_weight adapts
-    value_weight: Amount = 0.0  #: weight of the critic's loss; 0 needs no critic
-    value_clip: Amount = 0.2  #: how far the critic moves in an update, as the ratio; 0: freely
+    value_weight: Amount = 0.0  #: weight of the critic's loss; 0: no critic
+    value_clip: Amount = 0.2  #: largest move of the critic in an update; 0: no limit
     entropy_weight: Amount = 0.0  #: weight of the entropy bonus
-    epochs: Count = 1  #: times that a batch is gone through
-    minibatches: Count = 1  #: parts of a batch, an optimizer step each
-    learning_rate: Positive = 1e-4  #: AdamW's
-    weight_decay: Amount = 0.0  #: AdamW's
+    epochs: Count = 1  #: passes over a batch
+    minibatches: Count = 1  #: parts of a batch; each is one optimizer step
+    learning_rate: Positive = 1e-4  #: of AdamW
+    weight_decay: Amount = 0.0  #: of AdamW
     grad_clip: Positive = 1.0  #: largest norm of the gradient
-    stop_kl: Amount = 0.0  #: nats a step from the sampling policy that end a batch's use; 0: never
-    max_kl: Positive = 5.0  #: nats a step from sampling or reference policy that end the run
+    stop_kl: Amount = 0.0  #: KL to the sampling policy (nats a step) that ends a batch; 0: never
+    max_kl: Positive = 5.0  #: KL to sampling or reference policy (nats a step) that ends the run
 
 
 _PPO = dict[str, Any](estimator="gae", whiten=True, value_weight=0.5, epochs=3, minibatches=4,
@@ -86,13 +86,13 @@ def sized(config: PGConfig, longest: int) -> PGConfig:
 
 @dataclass(frozen=True)
 class PlateauConfig:
-    """Learning from rows until their held-out curve is flat."""
+    """Training on rows until the held-out curve is flat."""
 
-    batch_size: Count = 256  #: rows a step
-    learning_rate: Positive = 2e-3  #: AdamW's, at first
-    weight_decay: Amount = 1e-2  #: AdamW's
-    evaluate_every: Count = 200  #: steps between two looks at the held-out rows
-    gain: Share = 0.005  #: share of the held-out loss that must go within ``patience`` looks
-    patience: Count = 4  #: looks without that gain before the learning rate drops
-    drops: Whole = 2  #: rate drops (each to 0.3 of it) before the curve counts as flat
-    max_steps: Count = 100_000  #: steps at most, flat or not
+    batch_size: Count = 256  #: rows in a batch
+    learning_rate: Positive = 2e-3  #: of AdamW, at the start
+    weight_decay: Amount = 1e-2  #: of AdamW
+    evaluate_every: Count = 200  #: steps between two evaluations on held-out rows
+    gain: Share = 0.005  #: share of the held-out loss to be gained in ``patience`` evaluations
+    patience: Count = 4  #: evaluations without that gain before the learning rate drops
+    drops: Whole = 2  #: drops (each to 0.3 of the rate) before the curve counts as flat
+    max_steps: Count = 100_000  #: most steps, flat or not
