@@ -55,7 +55,7 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
 def _answer(net: str, game: str | None, device: str, visits: int | None, view: str) -> None:
     import sys
 
-    from selfplay.serve.gtp import own_stdout
+    from selfplay.serve.gtp.protocol import own_stdout
     from selfplay.serve.lines import Lines
 
     with own_stdout() as stdout:

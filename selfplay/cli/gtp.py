@@ -35,12 +35,12 @@ def gtp(net: str, game: str | None, visits: int | None, seconds: float | None, p
     """A net as a GTP engine, for Sabaki, KaTrain, GoGui, Lizzie, q5Go and programs."""
     import sys
 
-    from selfplay.serve.gtp import own_stdout
+    from selfplay.serve.gtp.protocol import own_stdout
 
     with own_stdout() as stdout:  # before anything can print
         from selfplay.run.own_nets import use_net
-        from selfplay.serve.gtp_commands import run
-        from selfplay.serve.gtp_engine import Engine, Manner
+        from selfplay.serve.gtp.commands import run
+        from selfplay.serve.gtp.engine import Engine, Manner
         from selfplay.serve.mind import mind_of
 
         list(map(use_net, code))

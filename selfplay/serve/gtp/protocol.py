@@ -1,4 +1,4 @@
-"""The engine's side of GTP: lines in, answers out. What the commands do is in ``gtp_commands``.
+"""The engine's side of GTP: lines in, answers out. What the commands do is in ``commands``.
 
 A thread reads lines all the time, as any line, even an empty one, ends a live analysis. Nothing
 but GTP is written to the output.
