@@ -19,11 +19,11 @@ import pytest
 
 import selfplay as sp
 from selfplay.arena.gtp import GtpEngine
-from selfplay.serve import dead
-from selfplay.serve.clock import Clock, Control, of_words
-from selfplay.serve.gtp import LONGEST, parse
-from selfplay.serve.gtp_commands import COMMANDS, run
-from selfplay.serve.gtp_engine import Engine, Manner
+from selfplay.serve.gtp import dead
+from selfplay.serve.gtp.clock import Clock, Control, of_words
+from selfplay.serve.gtp.commands import COMMANDS, run
+from selfplay.serve.gtp.engine import Engine, Manner
+from selfplay.serve.gtp.protocol import LONGEST, parse
 from selfplay.serve.line import Line, stones_of
 from selfplay.serve.mind import mind_of, of_net
 

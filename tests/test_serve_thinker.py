@@ -155,7 +155,7 @@ def test_only_some_moves_are_thought_about(mind: Mind) -> None:
 
 
 def test_a_win_that_is_seen_is_made_and_an_end_is_told() -> None:
-    thinker = Thinker(mind_of("mcts:100", "tictactoe"))
+    thinker = Thinker(mind_of("tictactoe@100"))
     for action in (0, 3, 1, 4):
         thinker.play(action)
     found = thinker.think(Limits(sims=100))

@@ -32,9 +32,9 @@ def analyse(
     illegal, naming it, and where nobody says what is played.
 
     >>> import selfplay as sp
-    >>> found = sp.analyse(["a1 a2 b1 b2", "a1"], game="tictactoe", sims=200)
+    >>> found = sp.analyse(["a1 a2 b1 b2", "a1"], "tictactoe", sims=64)
     >>> found[0].best.text, found[0].best.proven, found[1].visits
-    ('c1', 1.0, 201)
+    ('c1', 1.0, 65)
     """
     mind = _mind(net, sims, make(game) if isinstance(game, str) else game, device)
     if isinstance(positions, tuple):  # states are named tuples of arrays

@@ -134,7 +134,9 @@ class Found:
 
     visits: int32 [n, A] of the root's moves. policy: float32 [n, A], the improved policy. value:
     float32 [n] in [-1, 1], mean value of the root for its side to move. action: int64 [n], the
-    move to make. prior: float32 [n, A], what the net said before the search.
+    move to make. prior: float32 [n, A], what the net said before the search. proven: float32
+    [n, A], exact results of moves for the side to move, NaN where unknown. decided: bool [n], the
+    position's own result is proven.
     """
 
     game: Game
@@ -144,6 +146,8 @@ class Found:
     value: NDArray[np.float32]
     action: NDArray[np.int64]
     prior: NDArray[np.float32]
+    proven: NDArray[np.float32]
+    decided: NDArray[np.bool_]
 
     def board(self, row: int = 0) -> Board:
         """Position ``row`` with the search's policy on it."""

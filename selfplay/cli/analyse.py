@@ -55,22 +55,16 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
 def _answer(net: str, game: str | None, device: str, visits: int | None, view: str) -> None:
     import sys
 
-    from selfplay.serve.gtp import own_stdout
+    from selfplay.serve.gtp.protocol import own_stdout
     from selfplay.serve.lines import Lines
 
-    lines = Lines(sys.stdin.buffer)
-    stdout = own_stdout()
+    with own_stdout() as stdout:
+        from selfplay.serve.mind import mind_of
+        from selfplay.serve.queries import Server, run
 
-    from selfplay.serve.mind import mind_of
-    from selfplay.serve.queries import Server, run
+        def write(text: str) -> None:
+            stdout.write(text.encode() + b"\n")
+            stdout.flush()
 
-    mind = mind_of(net, game, device, visits)
-
-    def write(text: str) -> None:
-        stdout.write(text.encode() + b"\n")
-        stdout.flush()
-
-    try:
-        run(Server(mind, mind.sims + 1, view), lines.take, write)
-    except BrokenPipeError:
-        return  # nobody listens any more
+        mind = mind_of(net, game, device, visits)
+        run(Server(mind, mind.sims + 1, view), Lines(sys.stdin.buffer).take, write)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from selfplay.cli.options import Number, Whole, device_of, device_option, seed_option
-from selfplay.common.errors import UserError
 
 net_option = click.option(
     "--net", required=True, metavar="NAME|PATH[@N]",
@@ -36,21 +35,15 @@ def gtp(net: str, game: str | None, visits: int | None, seconds: float | None, p
     """A net as a GTP engine, for Sabaki, KaTrain, GoGui, Lizzie, q5Go and programs."""
     import sys
 
-    from selfplay.serve.gtp import own_stdout
+    from selfplay.serve.gtp.protocol import own_stdout
 
-    stdout = own_stdout()  # before anything can print
+    with own_stdout() as stdout:  # before anything can print
+        from selfplay.run.own_nets import use_net
+        from selfplay.serve.gtp.commands import run
+        from selfplay.serve.gtp.engine import Engine, Manner
+        from selfplay.serve.mind import mind_of
 
-    from selfplay.run.own_nets import use_net
-    from selfplay.serve.gtp_commands import run
-    from selfplay.serve.gtp_engine import Engine, Manner
-    from selfplay.serve.mind import mind_of
-
-    list(map(use_net, code))
-    mind = mind_of(net, game, device_of(device or "auto"), visits)
-    engine = Engine(mind, Manner(resign, ponder, margin, seconds), seed or 0)
-    try:
+        list(map(use_net, code))
+        mind = mind_of(net, game, device_of(device or "auto"), visits)
+        engine = Engine(mind, Manner(resign, ponder, margin, seconds), seed or 0)
         run(engine, sys.stdin.buffer, stdout)
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
-    except FloatingPointError as error:
-        raise UserError(str(error)) from None

@@ -36,7 +36,8 @@ def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
                  if run.config.init == "sft" else "its own games"}
     elif "command" in meta:  # a packaged net's card is one already
         found = {key: meta.get(key) for key in ("command", "strength", "data")}
-    return {**kept, "rules": make(str(meta["game"])).rules, **found,
+    rules = make(str(meta["game"])).rules
+    return {**{str(key): value for key, value in kept.items()}, "rules": rules, **found,
             "hours": round(seconds / 3600, 3), "commit": meta.get("commit") or _commit(),
             "licence": LICENCE, "note": note or meta.get("note", "")}
 

@@ -84,7 +84,7 @@ class Thinker:
 
     >>> import selfplay as sp
     >>> from selfplay.serve.mind import mind_of
-    >>> thinker = Thinker(mind_of("mcts:200", "tictactoe"))
+    >>> thinker = Thinker(mind_of("tictactoe@200"))
     >>> for text in ("a1", "a2", "b1", "b2"):
     ...     thinker.play(thinker.line.game.text_to_action(thinker.line.states, 0, text))
     >>> found = thinker.think(Limits(sims=200))

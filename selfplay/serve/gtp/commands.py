@@ -15,10 +15,10 @@ from selfplay.arena.sgf import escape, point_of
 from selfplay.common.errors import UserError
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
-from selfplay.serve import clock
-from selfplay.serve.gtp import Answer, GtpError, serve
-from selfplay.serve.gtp_engine import Engine, fixed_handicap
-from selfplay.serve.gtp_live import Command, analyze, genmove_analyze, raw_nn
+from selfplay.serve.gtp import clock
+from selfplay.serve.gtp.engine import Engine, fixed_handicap
+from selfplay.serve.gtp.live import Command, analyze, genmove_analyze, raw_nn
+from selfplay.serve.gtp.protocol import Answer, GtpError, serve
 from selfplay.serve.line import stones_of
 from selfplay.serve.record import read_records
 from selfplay.serve.thinker import Limits

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from selfplay.arena.gtp import colour_of
 from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis, MoveInfo
-from selfplay.serve.gtp import Answer, GtpError
-from selfplay.serve.gtp_engine import Engine
+from selfplay.serve.gtp.engine import Engine
+from selfplay.serve.gtp.protocol import Answer, GtpError
 from selfplay.serve.thinker import Limits
 
 Command = Callable[[Engine, list[str], Answer], "str | None"]

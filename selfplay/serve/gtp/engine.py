@@ -1,6 +1,6 @@
 """A net as a GTP engine: the game, the clocks, and when to pass, to resign and to ponder.
 
-``gtp_commands`` has the commands.
+``commands`` has the commands.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
-from selfplay.serve import dead
 from selfplay.serve.analysis import Analysis
-from selfplay.serve.clock import MARGIN, Clock
-from selfplay.serve.gtp import GtpError
+from selfplay.serve.gtp import dead
+from selfplay.serve.gtp.clock import MARGIN, Clock
+from selfplay.serve.gtp.protocol import GtpError
 from selfplay.serve.line import Line, stones_of
 from selfplay.serve.mind import Mind
 from selfplay.serve.thinker import Limits, Report, Thinker

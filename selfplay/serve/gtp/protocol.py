@@ -1,4 +1,4 @@
-"""The engine's side of GTP: lines in, answers out. What the commands do is in ``gtp_commands``.
+"""The engine's side of GTP: lines in, answers out. What the commands do is in ``commands``.
 
 A thread reads lines all the time, as any line, even an empty one, ends a live analysis. Nothing
 but GTP is written to the output.
@@ -9,11 +9,12 @@ of Leela Zero, KataGo and KGS as their documents have them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from selfplay.serve.lines import TOO_LONG, Lines
@@ -123,11 +124,20 @@ def parse(line: str) -> tuple[str, str, list[str]]:
     return found[1] or "", found[2], found[3].split()
 
 
-def own_stdout() -> IO[bytes]:
-    """The standard output, for GTP alone: what else is printed, by libraries too, goes to
-    stderr from now on."""
+@contextlib.contextmanager
+def own_stdout() -> Iterator[IO[bytes]]:
+    """The standard output, for one protocol alone: what else is printed within the block, by
+    libraries too, goes to stderr."""
     sys.stdout.flush()
-    kept = os.fdopen(os.dup(1), "wb")
+    kept, before = os.dup(1), sys.stdout
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return kept
+    try:
+        with os.fdopen(os.dup(kept), "wb") as stream:
+            yield stream
+    except BrokenPipeError:
+        pass  # nobody listens any more
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
