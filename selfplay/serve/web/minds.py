@@ -19,7 +19,7 @@ from selfplay.games.go import Go
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import best, newest, read_meta
 from selfplay.serve.analysis import Analysis
-from selfplay.serve.dead import owners
+from selfplay.serve.gtp.dead import owners
 from selfplay.serve.mind import Mind, mind_of
 from selfplay.serve.thinker import Limits, Thinker
 from selfplay.serve.web.protocol import STRENGTHS
