@@ -19,6 +19,7 @@ PARTS: tuple[dict[str, str], ...] = (
     {"board": "learning to play"},
     {"run": "folder, clock, stages, chart"},
     {"llm": "text as a game; apart from board"},
+    {"serve": "GTP, analysis, reviews"},
     {"api": "import selfplay", "bench": "the speed table"},
     {"cli": "the command line"},
 )

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfplay.api.analyse import analyse
     from selfplay.api.boards import Board, Found, load, match, net, player, search
     from selfplay.api.runs import Run, train
     from selfplay.api.training import alphazero, league, policy, policy_gradient, rollouts
@@ -35,6 +36,7 @@ _PLACES = {
     "check": "selfplay.games.check",
     **dict.fromkeys(("net", "load", "search", "match", "player", "Board", "Found"),
                     "selfplay.api.boards"),
+    "analyse": "selfplay.api.analyse",
     **dict.fromkeys(("alphazero", "league", "policy", "policy_gradient", "rollouts"),
                     "selfplay.api.training"),
     **dict.fromkeys(("train", "Run"), "selfplay.api.runs"),
@@ -46,9 +48,9 @@ _PLACES = {
 }
 
 __all__ = ["Board", "Evaluator", "Found", "Game", "GameError", "MatchResult", "NetOutput",
-           "NetSpec", "Run", "SlotPlayer", "UserError", "alphazero", "check", "league", "load",
-           "make", "match", "net", "player", "policy", "policy_gradient", "rollouts", "search",
-           "train"]
+           "NetSpec", "Run", "SlotPlayer", "UserError", "alphazero", "analyse", "check", "league",
+           "load", "make", "match", "net", "player", "policy", "policy_gradient", "rollouts",
+           "search", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,8 +35,7 @@ from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.models.resnet import KOMI_SCALE, komi_inputs
 from selfplay.run.config import preset
-from selfplay.run.folder import Run
-from selfplay.run.pipeline import net_spec
+from selfplay.run.folder import Run, net_spec
 from selfplay.search.search import rollout_evaluate
 
 HALVES = np.arange(-128, 128)

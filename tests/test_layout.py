@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("board",),
     ("run",),
     ("llm",),
+    ("serve",),
     ("api", "bench"),
     ("cli",),
 )
@@ -154,6 +155,9 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("vllm", {"llm.vllm"}),
     ("pydantic", {"common.settings"}),
     ("pydantic_core", {"common.limits"}),
+    ("starlette", {"serve.web.server"}),
+    ("uvicorn", {"serve.web.server"}),
+    ("websockets", set()),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     """allowed: modules, or whole folders."""

@@ -62,6 +62,8 @@ def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {p.relative_to(unpacked) for p in unpacked.rglob("*.j2")} == templates != set()
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}
     assert {p.name for p in (unpacked / "selfplay/expert_games").iterdir()} == games != set()
+    page = {p.name for p in (ROOT / "selfplay/serve/web/static").iterdir()}
+    assert {p.name for p in (unpacked / "selfplay/serve/web/static").iterdir()} == page != set()
 
 
 def test_every_module_is_the_wheels_own(unpacked: Path, traps: Path) -> None:

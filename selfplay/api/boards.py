@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from selfplay.games import Game, make
 from selfplay.games.own import is_own
 from selfplay.inference.evaluator import Evaluator, spread
 from selfplay.learn.checkpoint import META, load_net, spec_of
+from selfplay.learn.packaged import find
 from selfplay.models import build, seeded, spec_for
 from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
@@ -47,7 +47,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     size = use_net(size) if is_own(size) else size
     spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
-    made.spec = spec  # type: ignore[assignment]  # no tensor
+    made.spec, made.game = spec, game.name  # type: ignore[assignment]  # no tensors
     return made
 
 
@@ -57,9 +57,9 @@ def load(
     """The net of a checkpoint, of a run (its newest), or one that came with the package.
 
     name: a folder (``runs/go9x9``, ``runs/go9x9/rl/ckpt-000010``), the name of a run in ``runs``,
-    or of a packaged net. game: what the net must be for; None takes any. net: ``path.py:build``
-    where the net is one of your own; without it no code but ours is run. In eval mode on
-    ``device``; its outputs are those of ``sp.net``.
+    or of a packaged net (``selfplay nets``). game: what the net must be for; None takes any. net:
+    ``path.py:build`` where the net is one of your own; without it no code but ours is run. In eval
+    mode on ``device``; its outputs are those of ``sp.net``.
 
     Raises UserError where there is no such net, one of another game, or one whose file is not
     named.
@@ -72,15 +72,16 @@ def load(
     """
     if net is not None:
         use_net(net)
-    packaged = Path(str(resources.files("selfplay") / "nets" / str(name)))
-    for path in (Path(name), packaged, Path("runs") / name):
+    folder = find(str(name))
+    for path in (Path("runs") / name, Path(name)):
         if path.is_dir():
-            break
-    else:
+            folder = path
+    if folder is None:
         raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
-    folder = path if (path / META).is_file() else checkpoint_of(str(path), f"net:{path}")[0]
+    if folder.is_dir() and not (folder / META).is_file():
+        folder = checkpoint_of(str(folder), f"net:{folder}")[0]
     found, meta = load_net(folder, None if game is None else _game(game), device)
-    found.spec = spec_of(meta)  # type: ignore[assignment]
+    found.spec, found.game = spec_of(meta), str(meta["game"])  # type: ignore[assignment]
     return found
 
 
@@ -133,7 +134,9 @@ class Found:
 
     visits: int32 [n, A] of the root's moves. policy: float32 [n, A], the improved policy. value:
     float32 [n] in [-1, 1], mean value of the root for its side to move. action: int64 [n], the
-    move to make. prior: float32 [n, A], what the net said before the search.
+    move to make. prior: float32 [n, A], what the net said before the search. proven: float32
+    [n, A], exact results of moves for the side to move, NaN where unknown. decided: bool [n], the
+    position's own result is proven.
     """
 
     game: Game
@@ -143,6 +146,8 @@ class Found:
     value: NDArray[np.float32]
     action: NDArray[np.int64]
     prior: NDArray[np.float32]
+    proven: NDArray[np.float32]
+    decided: NDArray[np.bool_]
 
     def board(self, row: int = 0) -> Board:
         """Position ``row`` with the search's policy on it."""

@@ -164,7 +164,8 @@ class GtpPlayer:
             raise self._failed[slot]
         engine, untold = self._engines[slot], self._untold[slot]
         for ply, action in untold:
-            engine.send(f"play {'bw'[ply % 2]} {self.game.action_to_text(states, row, action)}")
+            text = self.game.action_to_text(states, row, action)
+            engine.send(f"play {gtp.COLOURS[ply % 2]} {text}")
         count = len(untold) + 1
         untold.clear()
         # after the opening, so that the seed is for the engine's own decisions
@@ -194,7 +195,7 @@ class GtpPlayer:
         self._engines[slot].send(f"{CLEAN_UP} {self._colour(states, row)}")
 
     def _colour(self, states: Any, row: int) -> str:
-        return "bw"[int(states.to_play[row])]
+        return gtp.COLOURS[int(states.to_play[row])]
 
     def _action(self, states: Any, row: int, slot: int, text: str) -> int:
         if text == "resign":

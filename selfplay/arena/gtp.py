@@ -34,6 +34,12 @@ SWEEPS = 50  #: times that the processes are looked through for what an engine h
 MARK = "SELFPLAY_ENGINE"  #: in the environment of an engine and of all that it starts
 _REPLY = re.compile(r"([=?])(\d*)[ \t]*(.*)", re.DOTALL)
 _EXTRA_FOLDERS = ("/usr/games", "/usr/local/games")  # where Debian puts gnugo, off many a PATH
+COLOURS = "bw"  #: what GTP calls players 0 and 1
+
+
+def colour_of(word: str) -> int | None:
+    """0 for b or black, 1 for w or white, in capitals or not; None for another word."""
+    return {"b": 0, "black": 0, "w": 1, "white": 1}.get(word.lower())
 
 
 class Reply(NamedTuple):

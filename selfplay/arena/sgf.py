@@ -155,37 +155,37 @@ def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
 
     Raises RefusedError.
     """
-    root = _about(nodes)
-    kind = _text(root, "GM")
+    root = about(nodes)
+    kind = text_of(root, "GM")
     if kind not in ("", "1"):
         raise RefusedError(f"not Go (GM[{kind}])")
-    stated = _text(root, "SZ")
+    stated = text_of(root, "SZ")
     if stated and stated not in (str(size), f"{size}:{size}"):
         raise RefusedError(f"board size {stated}")
     if any(any(node.get(name, ())) for node in nodes for name in ("AB", "AW", "AE")):
         raise RefusedError("handicap or other set-up stones")
-    if _text(root, "HA") not in ("", "0", "1"):
-        raise RefusedError(f"handicap (HA[{_text(root, 'HA')}])")
-    text = _text(root, "RE")
+    if text_of(root, "HA") not in ("", "0", "1"):
+        raise RefusedError(f"handicap (HA[{text_of(root, 'HA')}])")
+    text = text_of(root, "RE")
     value = parse_result(text)
     if value is None:
         raise RefusedError(f"no result (RE[{text[:20]}])" if text else "no result (RE missing)")
     actions = _moves(nodes, size, bool(stated), most)
     if not actions:
         raise RefusedError("no moves")
-    opening = _OPENING.search(_text(root, "ON"))
+    opening = _OPENING.search(text_of(root, "ON"))
     return ExpertGame(
         actions=tuple(actions),
         value=value,
-        komi=_number(_text(root, "KM")),
-        names=(_text(root, "PB"), _text(root, "PW")),
+        komi=number_of(text_of(root, "KM")),
+        names=(text_of(root, "PB"), text_of(root, "PW")),
         source=source,
         opening=min(int(opening[1]), len(actions)) if opening else 0,
         margin=parse_margin(text, value),
     )
 
 
-def _about(nodes: Properties) -> dict[str, list[bytes]]:
+def about(nodes: Properties) -> dict[str, list[bytes]]:
     """What a game says of itself: in its root or, as some write it, in the next node."""
     second = nodes[1] if len(nodes) > 1 and not {"B", "W"} & nodes[1].keys() else {}
     return {**second, **nodes[0]}
@@ -206,7 +206,7 @@ def _moves(nodes: Properties, size: int, size_stated: bool, most: int) -> list[i
                 raise RefusedError("white moves first" if not actions else
                                f"two moves in a row by {'black' if colour == 'B' else 'white'}")
             point = node[colour][0].strip()
-            action = _action(point, size)
+            action = action_of(point, size)
             if action is None:
                 if not size_stated:
                     raise RefusedError("no board size (SZ missing; 19 then)")
@@ -218,7 +218,7 @@ def _moves(nodes: Properties, size: int, size_stated: bool, most: int) -> list[i
     return actions
 
 
-def _action(point: bytes, size: int) -> int | None:
+def action_of(point: bytes, size: int) -> int | None:
     """The action of an SGF point, or None where there is no such point."""
     beyond = bytes([ord("a") + size]) * 2  # as Lizzie writes a pass: "jj" on 9x9
     if not point or point == beyond or (point == b"tt" and size <= 19):
@@ -243,7 +243,7 @@ def parse_result(text: str) -> float | None:
     match = _WIN.match(plain)
     if match is None or "?" in plain:
         return None
-    if _number(match[2]) == 0:
+    if number_of(match[2]) == 0:
         return 0.0
     return 1.0 if match[1].startswith("b") else -1.0
 
@@ -253,16 +253,18 @@ def parse_margin(text: str, value: float) -> float | None:
     if value == 0:
         return 0.0
     match = _WIN.match(text.strip().lower())
-    points = _number(match[2]) if match else None
+    points = number_of(match[2]) if match else None
     return None if points is None else value * points
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
+    """The number that ``text`` begins with, or None."""
     match = _NUMBER.match(text.strip().replace(",", "."))
     return float(match[0]) if match else None
 
 
-def _text(node: dict[str, list[bytes]], name: str) -> str:
+def text_of(node: dict[str, list[bytes]], name: str) -> str:
+    """A property's value in one line; empty where there is none."""
     values = node.get(name)
     return _decode(sgf_grammar.simpletext_value(values[0])).strip() if values else ""
 
@@ -350,20 +352,22 @@ def to_sgf(game: Game, record: GameRecord, date: str | None = None) -> str:
         "ON": f"random opening, {record.opening} plies" if record.opening else "",
         "DT": date or "",
     }
-    root = "".join(f"{key}[{_escape(value)}]" for key, value in properties.items() if value)
-    moves = "".join(f";{'BW'[ply % 2]}[{_point(action, size)}]"
+    root = "".join(f"{key}[{escape(value)}]" for key, value in properties.items() if value)
+    moves = "".join(f";{'BW'[ply % 2]}[{point_of(action, size)}]"
                     for ply, action in enumerate(record.actions))
     return f"(;{root}{moves})\n"
 
 
-def _point(action: int, size: int) -> str:
+def point_of(action: int, size: int) -> str:
+    """SGF's name of an action's point; empty for a pass."""
     if action == size * size:
         return ""
     row, column = divmod(action, size)
     return chr(ord("a") + column) + chr(ord("a") + size - 1 - row)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """``text`` as the value of a property, in one line."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("]", "\\]")
 
 

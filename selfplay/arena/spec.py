@@ -113,7 +113,7 @@ def full_name(spec: str) -> str:
     prefix, _, text = spec.partition(":")
     if prefix == "alphago":
         return f"alphago:{parse_alphago(text.strip())}"
-    if prefix not in ("net", "policy"):
+    if prefix not in ("net", "policy") or _packaged(text.strip()) is not None:
         return spec
     folder, thought = checkpoint_of(text.strip(), spec)
     return f"{prefix}:{folder}@{thought}" if thought else f"{prefix}:{folder}"
@@ -121,18 +121,31 @@ def full_name(spec: str) -> str:
 
 def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
     """(checkpoint, budget) of PATH or PATH@SIMULATIONS: a run's newest RL checkpoint, else
-    its SFT net; a stage's newest; or a checkpoint itself."""
+    its SFT net; a stage's newest; a checkpoint itself; or, by its name, a packaged net."""
     path, thought = net_parts(text)
+    if (found := _packaged(text)) is not None:
+        return found, thought
     number = text.rpartition("@")[2]
     if not path.is_dir() and thought is None and re.fullmatch(r"[0-9]+x?[0-9]*", number):
         raise UserError(f"player {spec!r}: @{number} is no budget; write simulations from 1, as "
                         f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():
-        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run")
+        from selfplay.learn.packaged import names
+
+        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run, and no "
+                        f"packaged net ({', '.join(names()) or 'there are none'})")
     from selfplay.learn.checkpoint import best, newest
 
     found = newest(path / "rl") or best(path / "sft") or newest(path)
     return found or path, thought
+
+
+def _packaged(text: str) -> Path | None:
+    """The weights of NAME or NAME@SIMULATIONS, where no folder is called so."""
+    from selfplay.learn.packaged import find
+
+    path = net_parts(text)[0]
+    return None if path.is_dir() else find(str(path))
 
 
 def net_parts(text: str) -> tuple[Path, Budget | None]:

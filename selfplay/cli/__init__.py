@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.cli.analyse import analyse
+from selfplay.cli.gtp import gtp
 from selfplay.cli.judge import judge
 from selfplay.cli.llm import llm as texts
+from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
     NETS,
     Commands,
@@ -30,6 +33,7 @@ from selfplay.cli.options import (
     seed_option,
     set_option,
 )
+from selfplay.cli.play import play
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ def cli() -> None:
     \b
     selfplay train --game go9x9           the whole job; the same command continues it
     selfplay match net:runs/go9x9@64 mcts:1000 --game go9x9
+    selfplay play                         a board in the browser
     selfplay games                        what can be played
     selfplay llm train --task chain_sum   the same for language models
 
@@ -58,8 +63,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(texts)
-cli.add_command(judge)
+for command in (texts, gtp, analyse, nets, export, judge, play):
+    cli.add_command(command)
 
 
 @cli.command()

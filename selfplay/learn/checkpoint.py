@@ -39,6 +39,7 @@ from selfplay.common.files import (
     write_atomic,
     write_sums,
 )
+from selfplay.learn import packaged
 from selfplay.models import NetSpec, OwnNetError, build
 
 WEIGHTS, META = "weights.safetensors", "meta.json"
@@ -199,6 +200,11 @@ def thin(folder: Path, keep: int, best: Path | None = None, evenly: bool = False
         shutil.rmtree(found.pop(1 + gaps.index(min(gaps))))
 
 
+def meta_file(path: Path) -> Path:
+    """Of a checkpoint's folder, or of NAME.safetensors, a net that came along (``packaged``)."""
+    return path.with_suffix(packaged.CARD) if path.suffix == packaged.SUFFIX else path / META
+
+
 def read_meta(path: Path) -> dict[str, Any]:
     """``meta.json`` of a checkpoint; UserError naming the file if it is missing or damaged."""
     meta = _meta(path)
@@ -207,14 +213,15 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    if not (path / META).is_file():
+    file = meta_file(path)
+    if not file.is_file():
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
-    meta = _read_json(path / META)
+    meta = _read_json(file)
     kinds = {"step": int, "net": dict, "compute": dict}
     if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
             and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
-        raise _damaged(path / META, "no step, no net or no compute in it")
+        raise _damaged(file, "no step, no net or no compute in it")
     return meta
 
 
@@ -223,16 +230,18 @@ def load_net(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """(the net that acts, in eval mode, on ``device``; its meta).
 
-    game: what the net must play, or the name that the checkpoint's game must have; None takes any.
-    The spec in the meta (``spec_of``) is then that of the net on this game's board.
+    path: a checkpoint's folder, or a packaged net's weights. game: what the net must play, or the
+    name that the checkpoint's game must have; None takes any. The spec in the meta (``spec_of``) is
+    then that of the net on this game's board.
     Raises UserError for another game's checkpoint and for one that is missing or damaged.
     """
     meta = _meta(path)
     if game is not None:
         meta = _meta_for(path, meta, game)
-    tensors = _read_tensors(path / WEIGHTS)
+    weights = path if path.suffix == packaged.SUFFIX else path / WEIGHTS
+    tensors = _read_tensors(weights)
     if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
-        raise _damaged(path / WEIGHTS, "weights that are no finite numbers")
+        raise _damaged(weights, "weights that are no finite numbers")
     try:
         spec = spec_of(meta)
         _must_fit(spec, tensors)

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfplay.common.files import write_atomic
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite
@@ -99,15 +99,19 @@ def text_summary(verdict: Verdict) -> str:
                       aligned([head, *rows], numeric)])
 
 
+def template(name: str) -> Template:
+    """A page's template; what is put into it is escaped."""
+    return Environment(
+        loader=PackageLoader("selfplay.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
 def page(verdict: Verdict, picture: bytes) -> str:
     """report.html: one self-contained file, everything that came from outside escaped."""
     evaluation, metric = verdict.evaluation, verdict.metric
-    environment = Environment(
-        loader=PackageLoader("selfplay.report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
     keys = ("game", "rules", "anchor", "run", "seed", "hardware", "config")
     shown = {key: evaluation[key] for key in keys if key in evaluation}
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         game=evaluation.get("game", ""), metric=metric, headlines=headlines(verdict),
         about=[evaluation[key] for key in ("rules", "hardware") if evaluation.get(key)],
         chart=b64encode(picture).decode(),

@@ -19,7 +19,7 @@ from typing import Any
 
 from selfplay.arena.players import missing_engine, parse_player
 from selfplay.arena.records import read_settings
-from selfplay.arena.spec import full_name, net_parts
+from selfplay.arena.spec import checkpoint_of, full_name, net_parts
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
@@ -27,6 +27,7 @@ from selfplay.games import identity, make, own
 from selfplay.games.base import Game
 from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
+from selfplay.learn.packaged import find
 from selfplay.models import NetSpec, spec_for
 from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fit
 from selfplay.run.loggers import must_be_logger
@@ -165,10 +166,10 @@ def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
         return config
     if stored and stored.init not in STARTS and _meant(f"net:{config.init}", f"net:{stored.init}"):
         return replace(config, init=stored.init, net=stored.net)
-    if not Path(config.init).is_dir():
-        raise UserError(f"--init {config.init}: no checkpoint there; give sft, random, a run, or a "
-                        "checkpoint such as runs/NAME/rl/ckpt-000010")
-    path = net_parts(full_name(f"net:{config.init}").removeprefix("net:"))[0]
+    if not Path(config.init).is_dir() and find(config.init) is None:
+        raise UserError(f"--init {config.init}: no checkpoint there; give sft, random, a run, a "
+                        "checkpoint such as runs/NAME/rl/ckpt-000010, or a packaged net")
+    path = checkpoint_of(config.init, f"net:{config.init}")[0]
     return replace(config, init=str(path), net=str(read_meta(path)["net"].get("size")))
 
 

@@ -1,0 +1,50 @@
+"""``selfplay nets`` and ``selfplay export``: the nets that came along, and nets for elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfplay.common.errors import UserError
+
+
+@click.command()
+def nets() -> None:
+    """The nets that came along: how strong each is, and the command that made it."""
+    from selfplay.common.console import say
+    from selfplay.serve.card import listing
+
+    say(listing())
+
+
+def _file(name: str, words: str) -> Any:
+    return click.option(f"--{name}", default=None, metavar="FILE", help=words,
+                        type=click.Path(path_type=Path, dir_okay=False))
+
+
+@click.command()
+@click.argument("net", metavar="RUN|CHECKPOINT|NAME")
+@_file("onnx", "As ONNX, with a card beside it.")
+@_file("torchscript", "As TorchScript, with a card beside it.")
+@_file("safetensors", "As nets that come along: weights, and a card as JSON.")
+@click.option("--note", default="", help="A line on its strength, for the card.")
+@click.option("--code", multiple=True, metavar="FILE.py:NAME",
+              help="Your own net, where the checkpoint is of one (runs the file).")
+def export(net: str, note: str, code: tuple[str, ...], **files: Path | None) -> None:
+    """A net for other programs, with its card."""
+    wanted = {kind: file for kind, file in files.items() if file is not None}
+    if not wanted:
+        raise UserError("name a file: --onnx, --torchscript or --safetensors")
+    from selfplay.arena.spec import checkpoint_of
+    from selfplay.common.console import say
+    from selfplay.run.own_nets import use_net
+    from selfplay.serve.card import card_of
+    from selfplay.serve.export import export as write
+
+    list(map(use_net, code))
+    checkpoint, _ = checkpoint_of(net, f"net:{net}")
+    card = card_of(checkpoint, note)
+    for kind, file in wanted.items():
+        say(f"{file}, {write(checkpoint, card, kind, file)}")

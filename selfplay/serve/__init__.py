@@ -1,0 +1,1 @@
+"""What other programs talk to: the GTP engine, the analysis, the review, the web board."""

@@ -1,0 +1,180 @@
+"""What a search knows of a position, as numbers that no longer change.
+
+All of it speaks for the side to move, ``ownership`` and ``score`` too; ``Analysis.flipped`` speaks
+for the other. A winrate is (value + 1) / 2, a draw half a win.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfplay.common.stats import wilson
+from selfplay.games.base import Game, take
+from selfplay.search.search import Search
+
+LONGEST_PV = 30
+
+
+@dataclass(frozen=True)
+class MoveInfo:
+    """One move of the root.
+
+    visits: of it in the tree, kept ones included. value: mean in [-1, 1]; of a move that has no
+    visit, the root's. prior: the net's share. lcb: lower end of the 95% interval of the winrate,
+    as if each visit were a game. order: 0 is the move to make. pv: actions, this move first;
+    pv_text: the same as text; pv_visits: of each. proven: its result 1, 0 or -1 where it is known
+    for certain. score: the lead in points after it; ownership: float32 [H*W]; of the first moves,
+    where the net has such heads.
+    """
+
+    action: int
+    text: str
+    visits: int
+    winrate: float
+    value: float
+    prior: float
+    lcb: float
+    order: int
+    pv: tuple[int, ...]
+    pv_text: tuple[str, ...]
+    pv_visits: tuple[int, ...]
+    proven: float | None = None
+    score: float | None = None
+    ownership: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a position.
+
+    to_play: 0 or 1. ply: of its states. visits: of the root, its own evaluation included. value:
+    its mean in [-1, 1]. raw: the net's own value, before any search. prior: float32 [A], the net's
+    policy over legal moves. proven: the result 1, 0 or -1 where it is known; also of a position
+    where the game is over, which has no moves. ownership: float32 [H*W] in [-1, 1], and score, the
+    lead in points: where the net has such heads, else None. moves: by order.
+    """
+
+    to_play: int
+    ply: int
+    visits: int
+    winrate: float
+    value: float
+    raw: float
+    prior: NDArray[np.float32]
+    moves: tuple[MoveInfo, ...]
+    proven: float | None = None
+    over: bool = False
+    ownership: NDArray[np.float32] | None = None
+    score: float | None = None
+    evaluations: int = 0  #: of the net that this thought has cost so far
+    seconds: float = 0.0  #: that it has taken so far
+
+    @property
+    def best(self) -> MoveInfo | None:
+        """The move to make; None where the game is over."""
+        return self.moves[0] if self.moves else None
+
+    def flipped(self) -> Analysis:
+        """The same, told for the side that is not to move (lcb is then an upper bound)."""
+        moves = tuple(replace(m, winrate=1 - m.winrate, value=-m.value, lcb=1 - m.lcb,
+                              proven=_minus(m.proven), score=_minus(m.score),
+                              ownership=_minus(m.ownership)) for m in self.moves)
+        return replace(self, winrate=1 - self.winrate, value=-self.value, raw=-self.raw,
+                       moves=moves, proven=_minus(self.proven), score=_minus(self.score),
+                       ownership=_minus(self.ownership))
+
+
+def _minus(number: Any) -> Any:
+    return None if number is None else -number
+
+
+def of_end(game: Game, states: Any) -> Analysis:
+    """Of a position (one row) where the game is over."""
+    side = 1 - 2 * int(states.to_play[0])
+    value = float(game.result(states)[1][0]) * side
+    owned, score = None, None
+    if game.has_ownership:
+        owned = game.ownership(states)[0].astype(np.float32) * side
+        score = float(game.score(states)[0]) * side
+    return Analysis(int(states.to_play[0]), int(states.ply[0]), 0, (value + 1) / 2, value, value,
+                    np.zeros(game.num_actions, np.float32), (), value, True, owned, score)
+
+
+def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
+    """What tree ``row`` of a search has found for a position, ``states`` of one row.
+
+    Moves come in the order in which they would be made: the search's choice, then by visits, value
+    and prior, proven losses last. Raises ValueError where nothing has been searched yet.
+    """
+    found, tree = search.result([row]), search.tree
+    sign = 1.0 - 2.0 * float(tree.to_play[row, 0])
+    value, visits, proven = float(found.value[0]), found.visits[0], found.proven[0]
+    means, children = np.full(game.num_actions, value), np.full(game.num_actions, -1, np.int64)
+    first = int(tree.first[row, 0])
+    edges = slice(first, first + int(tree.degree[row, 0]))
+    means[tree.move[row, edges]] = sign * tree.q[row, edges] + 0.0
+    children[tree.move[row, edges]] = tree.child[row, edges]
+    prior = found.prior[0]
+    order = sorted(np.flatnonzero(prior > 0).tolist(), key=lambda a: (
+        a != found.action[0], proven[a] == -1, -visits[a], -means[a], -prior[a], a))
+    moves = tuple(_move(game, states, search, row, action, n, int(visits[action]),
+                        float(means[action]), float(prior[action]), int(children[action]),
+                        None if np.isnan(proven[action]) else float(proven[action]))
+                  for n, action in enumerate(order))
+    return Analysis(
+        int(states.to_play[0]), int(states.ply[0]), int(tree.visits[row, 0]), (value + 1) / 2,
+        value, sign * float(tree.raw[row, 0]), prior.copy(), moves,
+        value if found.decided[0] else None)
+
+
+def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
+    """Let the root of tree ``row``, evaluated and not searched yet, have the moves of ``only``
+    bool [A] alone. Follow with ``begin(..., fresh=False)``. ValueError where none is legal."""
+    tree = search.tree
+    prior = np.where(only, np.abs(tree.prior[row, 0]), np.float32(0))
+    if not prior.any():
+        raise ValueError("none of these moves is legal")
+    tree.prior[row, 0] = prior / prior.sum()
+    tree.favourite[row, 0], tree.rest[row, 0], tree.mass[row, 0] = prior.argmax(), 1.0, 0.0
+    tree.degree[row, 0] = tree.used[row] = tree.known[row, 0] = 0  # what the rules said of others
+    tree.total[row, 0] = tree.mean[row, 0] = tree.raw[row, 0]
+
+
+def _move(game: Game, states: Any, search: Search, row: int, action: int, order: int, visits: int,
+          value: float, prior: float, child: int, proven: float | None) -> MoveInfo:
+    pv, counts = [action], [visits]
+    if child > 0:
+        _variation(search, row, child, pv, counts)
+    winrate = (value + 1) / 2
+    return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,
+                    wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, tuple(pv),
+                    tuple(_texts(game, states, pv)), tuple(counts), proven)
+
+
+def _variation(search: Search, row: int, node: int, pv: list[int], counts: list[int]) -> None:
+    """Add the most visited moves on from a node, of equals the better for its side to move."""
+    tree = search.tree
+    while len(pv) < LONGEST_PV and tree.degree[row, node]:
+        first = int(tree.first[row, node])
+        edges = slice(first, first + int(tree.degree[row, node]))
+        sign = 1.0 - 2.0 * float(tree.to_play[row, node])
+        n, q = tree.n[row, edges], sign * tree.q[row, edges]
+        best = first + int(np.where(n == n.max(), q, -np.inf).argmax())
+        pv.append(int(tree.move[row, best]))
+        counts.append(int(tree.n[row, best]))
+        node = int(tree.child[row, best])
+
+
+def _texts(game: Game, states: Any, actions: list[int]) -> list[str]:
+    """Moves as text; where texts depend on the position, that of each."""
+    if game.has_sgf:
+        return [game.action_to_text(states, 0, action) for action in actions]
+    now, texts = take(states, [0]), []
+    for action in actions:
+        texts.append(game.action_to_text(now, 0, action))
+        game.step(now, np.array([action], np.int64))
+    return texts

@@ -1,0 +1,125 @@
+"""A net's card: what it plays, how it was made, how strong it is; and the nets that came along."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from selfplay.common.files import read_json
+from selfplay.games import make
+from selfplay.learn import packaged
+from selfplay.learn.checkpoint import read_meta
+from selfplay.run.compare import train_command
+from selfplay.run.folder import Run, stored_config
+
+LICENCE = "MIT"
+
+
+def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
+    """The card of a checkpoint, which its run's folder tells more of where it lies in one.
+
+    With the meta's game, step, net and compute: name, rules, command, commit, hours, data, licence,
+    note, and strength, one row a mode of play: player, elo, low, high (95%), games, anchor.
+    """
+    meta = read_meta(checkpoint)
+    kept = {key: meta[key] for key in ("game", "kind", "step", "net", "compute") if key in meta}
+    seconds = float(meta["compute"].get("seconds", 0.0))
+    run = _run_of(checkpoint)
+    found: dict[str, Any] = {}
+    if run is not None:
+        expert = run.config.expert
+        found = {"command": train_command(run), "strength": _strength(run, checkpoint),
+                 "data": ", ".join(map(str, expert.games)) or f"games of {expert.player}"
+                 if run.config.init == "sft" else "its own games"}
+    elif "command" in meta:  # a packaged net's card is one already
+        found = {key: meta.get(key) for key in ("command", "strength", "data")}
+    rules = make(str(meta["game"])).rules
+    return {**{str(key): value for key, value in kept.items()}, "rules": rules, **found,
+            "hours": round(seconds / 3600, 3), "commit": meta.get("commit") or _commit(),
+            "licence": LICENCE, "note": note or meta.get("note", "")}
+
+
+def _run_of(checkpoint: Path) -> Run | None:
+    folder = checkpoint.resolve().parent.parent
+    if not (folder / "config.json").is_file():
+        return None
+    config = stored_config(folder)
+    return None if config is None else Run(folder, config, make(config.game))
+
+
+def _strength(run: Run, checkpoint: Path) -> list[dict[str, Any]]:
+    """The rows of the run's evaluation that are about this checkpoint."""
+    path = run.folder / "evaluation.json"
+    if not path.exists():
+        return []
+    said = read_json(path, dict)
+    tail = f"{checkpoint.parent.name}/{checkpoint.name}"
+    return [{**{key: row.get(key) for key in ("elo", "low", "high", "games")},
+             "player": f"@{row.get('sims') or 0}", "anchor": f"{said.get('anchor')} = 0 Elo"}
+            for row in said.get("points", [])
+            if str(row.get("player", "")).partition("@")[0].endswith(tail)]
+
+
+def _commit() -> str:
+    """Of the sources, where they are a clone; else the version."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True,
+                              cwd=Path(__file__).parent, text=True, check=False, timeout=10)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        return f"selfplay {version('selfplay-lab')}"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def as_json(card: dict[str, Any]) -> str:
+    return json.dumps(card, indent=1) + "\n"
+
+
+def as_markdown(card: dict[str, Any], title: str, more: dict[str, str]) -> str:
+    """A model card to read. more: rows about the file."""
+    rows = {"game": card["game"], "rules": card["rules"],
+            "net": f"{card['net']['size']} (residual blocks x channels)",
+            "input": f"float32 [batch, {', '.join(map(str, card['net']['obs_shape']))}], what "
+                     "`game.observe` gives",
+            **more, "made by": f"`{card.get('command') or 'unknown'}`", "commit": card["commit"],
+            "training": f"{card['hours']:g} hours, step {card['step']}",
+            "data": card.get("data") or "unknown", "licence": card["licence"]}
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += ["", "## Strength", ""]
+    lines += [f"- {text}" for text in strengths(card)] or ["Not measured."]
+    return "\n".join(lines) + "\n"
+
+
+def strengths(card: dict[str, Any]) -> list[str]:
+    """One line a measurement."""
+    out = [f"{row['player'].replace('@0', 'raw policy').lstrip('@')}"
+           f"{' simulations' if row['player'] != '@0' else ''}: {row['elo']:.0f} Elo "
+           f"({row['low']:.0f} to {row['high']:.0f}, 95%), {row['anchor']}, {row['games']} games"
+           for row in card.get("strength") or [] if row.get("elo") is not None]
+    return [*out, card["note"]] if card.get("note") else out
+
+
+def listing() -> str:
+    """The nets that came along, as text."""
+    if not packaged.names():
+        return "no nets came along"
+    out = []
+    for name in packaged.names():
+        path = packaged.find(name)
+        assert path is not None
+        card = read_meta(path)
+        megabytes = path.stat().st_size / 1e6
+        out.append(f"{name}: {card['game']}, net {card['net']['size']}, {megabytes:.2f} MB, "
+                   f"{card.get('hours', 0):g} hours, {card.get('licence', 'no licence')}")
+        out += [f"    {text}" for text in strengths(card)]
+        if card.get("command"):
+            out.append(f"    made by: {card['command']} ({card.get('commit')})")
+    return "\n".join(out)

@@ -1,0 +1,142 @@
+"""Time controls: how long a move may take, so that no clock is ever overstepped.
+
+Known are main time alone, Canadian overtime (a time for some stones), byo-yomi (periods that begin
+anew with every move made within them) and Fischer's increment. The engine keeps the clocks of both
+sides itself; what the controller says (``said``) overrides that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["none", "absolute", "canadian", "byoyomi", "fischer"]
+
+MARGIN = 0.3  #: seconds of each move that are left, for what lies between engine and clock
+FEWEST = 10  #: moves that are taken to be still to come, at least
+
+
+@dataclass(frozen=True)
+class Control:
+    """A time control. main: seconds. period: seconds of an overtime, or Fischer's increment. count:
+    stones of a Canadian overtime, or periods of byo-yomi.
+
+    Raises ValueError for what makes none.
+    """
+
+    kind: Kind = "none"
+    main: float = 0.0
+    period: float = 0.0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = self.main, self.period, self.count
+        if not all(0 <= number < 1e9 for number in numbers):  # NaN neither
+            raise ValueError("times from 0 wanted")
+        if self.kind in ("canadian", "byoyomi") and self.count < 1:
+            raise ValueError("at least one stone or period wanted")
+
+
+@dataclass
+class Side:
+    """What one side has left. main: seconds of main time. period: seconds of the present overtime.
+    count: stones still to be made in it, or periods left, the present one included."""
+
+    main: float
+    period: float
+    count: int
+
+
+class Clock:
+    """Both sides' clocks. margin: seconds of each move that are not used.
+
+    >>> clock = Clock(margin=0.5)
+    >>> clock.set(Control("byoyomi", main=0, period=10, count=3))
+    >>> clock.seconds(0, to_come=30)
+    9.5
+    """
+
+    def __init__(self, margin: float = MARGIN) -> None:
+        self.margin = margin
+        self.set(Control())
+
+    def set(self, control: Control) -> None:
+        """Both clocks anew."""
+        self.control = control
+        self.restart()
+
+    def restart(self) -> None:
+        """Another game under the same control."""
+        c = self.control
+        self.sides = [Side(c.main, c.period, c.count) for _ in range(2)]
+
+    def said(self, side: int, seconds: float, count: int) -> None:
+        """The controller's word: ``seconds`` left, of main time where ``count`` is 0, else of an
+        overtime with ``count`` stones (Canadian) or periods (byo-yomi) left."""
+        mine = self.sides[side]
+        seconds = max(seconds, 0.0)
+        if count and self.control.kind in ("canadian", "byoyomi"):
+            mine.main, mine.period, mine.count = 0.0, seconds, count
+        else:
+            mine.main = seconds
+            mine.period, mine.count = self.control.period, self.control.count
+
+    def seconds(self, side: int, to_come: int) -> float | None:
+        """Seconds for this side's move, None for no limit; 0 where there is no time to think.
+
+        to_come: moves that this side still has to make, about.
+        """
+        c, mine = self.control, self.sides[side]
+        if c.kind == "none":
+            return None
+        share = mine.main / max(to_come, FEWEST)
+        if c.kind == "absolute":
+            wanted, most = share, mine.main
+        elif c.kind == "fischer":
+            wanted, most = share + c.period, mine.main
+        elif c.kind == "byoyomi":
+            wanted, most = max(share, mine.period), mine.main + mine.period
+        else:
+            each = mine.period / max(mine.count, 1)
+            wanted, most = max(share, each), mine.main + each
+        return max(min(wanted, most) - self.margin, 0.0)
+
+    def used(self, side: int, seconds: float) -> None:
+        """A move by ``side`` has taken so long."""
+        c, mine = self.control, self.sides[side]
+        over = max(seconds - mine.main, 0.0)
+        mine.main = max(mine.main - seconds, 0.0)
+        if c.kind == "fischer":
+            mine.main += c.period
+        elif c.kind == "byoyomi" and not mine.main:
+            while over >= mine.period and mine.count > 1:
+                over, mine.count, mine.period = over - mine.period, mine.count - 1, c.period
+            mine.period = c.period
+        elif c.kind == "canadian" and not mine.main:
+            mine.period, mine.count = max(mine.period - over, 0.0), mine.count - 1
+            if mine.count < 1:
+                mine.period, mine.count = c.period, c.count
+
+
+def canadian(main: float, period: float, stones: int) -> Control:
+    """GTP's ``time_settings``: no overtime is main time alone; a time for no stones, no limit."""
+    if period > 0 and stones == 0:
+        return Control()
+    return Control("canadian", main, period, stones) if period > 0 else Control("absolute", main)
+
+
+def of_words(words: list[str]) -> Control:
+    """``none``, ``absolute MAIN``, ``canadian MAIN TIME STONES``, ``byoyomi MAIN TIME PERIODS``,
+    ``fischer MAIN INCREMENT``, as in kgs-time_settings and kata-time_settings.
+
+    Raises ValueError.
+    """
+    kind, numbers = words[0] if words else "", words[1:]
+    wanted = {"none": 0, "absolute": 1, "canadian": 3, "byoyomi": 3, "fischer": 2}
+    if kind not in wanted or len(numbers) != wanted[kind]:
+        raise ValueError("none, absolute MAIN, canadian MAIN TIME STONES, byoyomi MAIN TIME "
+                         "PERIODS or fischer MAIN INCREMENT wanted")
+    times = [float(number) for number in numbers[:2]]
+    if kind == "canadian":
+        return canadian(times[0], times[1], int(numbers[2]))
+    return Control(kind, *times, *map(int, numbers[2:]))  # type: ignore[arg-type]

@@ -1,0 +1,151 @@
+"""The nets that come with the package, and nets for other programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import Command
+
+import selfplay as sp
+from selfplay.arena.spec import checkpoint_of, full_name
+from selfplay.games.base import take
+from selfplay.learn import packaged
+from selfplay.learn.checkpoint import load_net, read_meta, save_net
+from selfplay.serve.card import card_of, listing
+from selfplay.serve.export import export
+from selfplay.serve.mind import mind_of
+
+
+def worst(net: torch.nn.Module, side: int) -> tuple[float, int]:
+    """(the worst result for player ``side`` who makes the net's most probable move, against every
+    reply; positions in which it had to move) of tic-tac-toe, by going through all of them."""
+    game = sp.make("tictactoe")
+    evaluate = sp.Evaluator(net, game)
+    states, lowest, seen = game.new(1), 1.0, 0
+    while len(states.ply):
+        legal = game.legal(states)
+        if states.to_play[0] == side:
+            seen += len(legal)
+            logits, _ = evaluate(states, legal)
+            game.step(states, np.where(legal, logits, -np.inf).argmax(1))
+        else:
+            rows, actions = np.nonzero(legal)
+            states = take(states, rows)
+            game.step(states, actions)
+            states = take(states, np.unique(game.keys(states), return_index=True)[1])
+        done, value = game.result(states)
+        lowest = min([lowest, *(value[done] * (1 - 2 * side)).tolist()])
+        states = take(states, ~done)
+    return lowest, seen
+
+
+def test_the_tictactoe_net_that_comes_along_never_loses() -> None:
+    net = sp.load("tictactoe", "tictactoe")
+    for side in (0, 1):
+        lowest, seen = worst(net, side)
+        assert lowest == 0.0 and seen > 50
+    fresh = sp.net("tictactoe", "1x8")
+    assert min(worst(fresh, 0)[0], worst(fresh, 1)[0]) == -1.0  # the test can fail
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of packaged nets with one tiny one, ``small``."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(packaged, "folder", lambda: folder)
+    monkeypatch.chdir(tmp_path)
+    net = sp.net("go5x5", "1x8", seed=3)
+    save_net(tmp_path / "run/rl/ckpt-000007", net, net.spec,
+             {"game": "go5x5", "kind": "rl", "step": 7, "compute": {"seconds": 1800.0}})
+    checkpoint = tmp_path / "run/rl/ckpt-000007"
+    card = card_of(checkpoint, "a note")
+    assert card["hours"] == 0.5 and card["commit"] and card["rules"].startswith("Tromp")
+    export(checkpoint, card, "safetensors", folder / "small.safetensors")
+    return folder
+
+
+def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
+    assert packaged.names() == ["small"] and packaged.find("other") is None
+    first = sp.net("go5x5", "1x8", seed=3)
+    for net in (sp.load("small"), mind_of("small@8").net, mind_of("net:small").net):
+        assert net is not None
+        for one, two in zip(net.parameters(), first.parameters(), strict=True):
+            assert torch.equal(one, two)
+    assert checkpoint_of("small@64", "net:small@64")[1] is not None
+    assert full_name("net:small@64") == "net:small@64"  # it means the same everywhere
+    result = sp.match("go5x5", "net:small", "policy:small", games=2)
+    assert result.games == 2
+    said = run("nets")
+    assert "small: go5x5, net 1x8" in said.out and "a note" in said.out
+    assert "a note" in listing()
+    with pytest.raises(sp.UserError, match="no packaged net"):
+        mind_of("tiny@8")
+    with pytest.raises(sp.UserError, match="a net for go5x5, not for go7x7"):
+        sp.load("small", "go7x7")
+    Path("small").mkdir()  # a folder of that name comes first
+    with pytest.raises(sp.UserError):
+        sp.load("small")
+
+
+def test_training_starts_from_a_packaged_net(weights: Path, run: Command) -> None:
+    said = run("rl", "--game", "go5x5", "--init", "small", "--minutes", "60", "--run", "again",
+               "--set", "rl.iterations=1", "--set", "rl.sims=2", "--set", "rl.cheap_sims=2",
+               "--set", "rl.games=4", "--set", "rl.positions=8", "--set", "rl.batch_size=8")
+    assert said.code == 0, said.err
+    config = json.loads(Path("again/config.json").read_text())
+    assert config["net"] == "1x8" and config["init"].endswith("small.safetensors")
+    run("rl", "--game", "go5x5", "--init", "smal", "--run", "other").mistake("a packaged net")
+
+
+def test_damaged_packaged_nets_are_one_line(weights: Path) -> None:
+    shutil.copy(weights / "small.safetensors", weights / "bare.safetensors")
+    with pytest.raises(sp.UserError, match="no checkpoint"):
+        sp.load("bare")
+    (weights / "small.safetensors").write_bytes(b"xx")
+    with pytest.raises(sp.UserError, match="damaged"):
+        sp.load("small")
+
+
+@pytest.mark.parametrize("game", ["go5x5", "connect4"])
+def test_exported_nets_say_the_same(game: str, tmp_path: Path) -> None:
+    """By other programs' readers, for one position and for many."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = sp.net(game, "2x8", seed=1)
+    save_net(tmp_path / "c", net, net.spec, {"game": game, "step": 0, "compute": {}})
+    card = card_of(tmp_path / "c")
+    assert export(tmp_path / "c", card, "onnx", tmp_path / "n.onnx").read_text().count("| ") > 9
+    export(tmp_path / "c", card, "torchscript", tmp_path / "n.pt")
+    session = onnxruntime.InferenceSession(str(tmp_path / "n.onnx"))
+    script = torch.jit.load(str(tmp_path / "n.pt"))
+    for batch in (1, 7):
+        obs = np.random.default_rng(0).random((batch, *net.spec.obs_shape), np.float32)
+        with torch.inference_mode():
+            out = net(torch.from_numpy(obs))
+        wanted = [out.policy, out.value.tanh()]
+        if out.ownership is not None:
+            wanted += [out.ownership.tanh(), out.score]
+        by_onnx = session.run(None, {"obs": obs})
+        assert [o.name for o in session.get_outputs()] == ["policy", "value", "ownership",
+                                                           "score"][: len(wanted)]
+        for one, two, three in zip(wanted, by_onnx, script(torch.from_numpy(obs)), strict=True):
+            assert np.abs(one.numpy() - two).max() < 1e-4
+            assert np.abs(one.numpy() - three.detach().numpy()).max() < 1e-4
+
+
+def test_export_says_what_is_wanted(run: Command) -> None:
+    run("export", "tictactoe").mistake("name a file")
+    run("export", "no-such", "--onnx", "x.onnx").mistake("no packaged net")
+    run("export", "tictactoe", "--torchscript", "deep/t.pt")
+    assert "never loses" in Path("deep/t.md").read_text()
+    again = run("export", "tictactoe", "--safetensors", "u.safetensors")
+    assert again.code == 0
+    ours = packaged.find("tictactoe")
+    assert ours is not None and Path("u.safetensors").read_bytes() == ours.read_bytes()
+    assert read_meta(Path("u.safetensors"))["command"] == read_meta(ours)["command"]
+    assert load_net(Path("u.safetensors"))[1]["game"] == "tictactoe"

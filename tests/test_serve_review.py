@@ -1,0 +1,89 @@
+"""Reviews: SGF that other programs read, a page, a folder at once."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+from command import Command
+from sgfmill import sgf as sgfmill
+
+import selfplay as sp
+from selfplay.learn.checkpoint import save_net
+from selfplay.serve.mind import of_net
+from selfplay.serve.record import read_records
+from selfplay.serve.review import MISTAKE, review, to_page, to_sgf
+
+GAME = ("(;GM[1]FF[4]SZ[5]KM[7]PB[Anna \\] <b>]PW[]RE[B+3]C[old];B[cc];W[bb](;B[dd];W[cb];B[];W[])"
+        "(;B[aa]))")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    made = sp.net("go5x5", "1x8", seed=2)
+    save_net(tmp_path / "net", made, made.spec, {"game": "go5x5", "step": 0, "compute": {}})
+    return tmp_path / "net"
+
+
+def test_a_review_is_read_by_another_program(tmp_path: Path) -> None:
+    """sgfmill takes it apart: the game as it was, a comment and marks on every node, and the
+    variations, all of them legal and better than what was played."""
+    (tmp_path / "g.sgf").write_text(GAME)
+    mind = of_net(sp.net("go5x5", "1x8", seed=2), sp.make("go5x5"), "tiny", 30)
+    (one,) = review(mind, read_records(tmp_path / "g.sgf"))
+    assert not isinstance(one, tuple)
+    assert all(f.visits == 31 or f.proven is not None for f in one.found[:-1])
+    assert one.found[-1].over and one.found[2].visits == 31
+    alone = sp.search("go5x5", one.line.at(2), mind.net, sims=30)
+    assert one.found[2].best is not None and one.found[2].best.action == alone.action[0]
+    assert one.found[2].value == pytest.approx(alone.value[0], abs=1e-5)
+    game = sgfmill.Sgf_game.from_string(to_sgf(one, "tiny"))
+    nodes = game.get_main_sequence()
+    moves = [node.get_move() for node in nodes[1:]]
+    assert moves == [("b", (2, 2)), ("w", (3, 1)), ("b", (1, 3)), ("w", (3, 2)), ("b", None),
+                     ("w", None)]
+    assert game.get_player_name("b") == "Anna ] <b>" and game.get_komi() == 7
+    judged = one.moves()
+    for ply, node in enumerate(nodes):
+        text = node.get("C")
+        black = float(re.match(r"Black ([\d.]+)%", text)[1])  # type: ignore[index]
+        assert black == pytest.approx(100 * one.black()[ply], abs=0.06)
+        assert node.has_property("LB") or one.found[ply].over or "A pass" in text
+        if ply < len(judged):
+            assert (len(node) == 2) == (judged[ply].loss >= MISTAKE)
+    for move in judged:
+        assert 0 <= move.loss <= 1 and (not move.agrees or move.loss == 0)
+    page = to_page(one, "tiny")
+    assert len(page.curve.winrates) == 7 and len(page.mistakes) <= 5
+    losses = [float(re.search(r"loses ([\d.]+)%", m.words)[1])  # type: ignore[index]
+              for m in page.mistakes]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_by_the_command(net: Path, tmp_path: Path, run: Command) -> None:
+    games = tmp_path / "games"
+    games.mkdir()
+    (games / "a.sgf").write_text(GAME + GAME)
+    (games / "handicap.sgf.gz").write_bytes(gzip.compress(
+        b"(;SZ[5]KM[7]HA[2]AB[aa][ee]PL[W];W[cc];B[bb];B[cb])"))
+    (games / "size.sgf").write_text("(;SZ[21]KM[7];B[aa])")
+    (games / "illegal.sgf").write_text("(;SZ[5]KM[7];B[aa];W[aa])")
+    (games / "no.sgf").write_text("not a game")
+    said = run("analyse", str(games), "--net", f"{net}@8", "--out", "out", "--html")
+    assert said.code == 0, said.err
+    made = {p.name for p in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}-reviewed.{kind}" for name in ("a-1", "a-2", "handicap")
+                    for kind in ("sgf", "html")}
+    assert said.out.count("left out: ") == 3 and "move 2: illegal" in said.out
+    page = (tmp_path / "out/a-1-reviewed.html").read_text()
+    assert "Anna ] &lt;b&gt;" in page and "<b>]" not in page and "http" not in re.sub(
+        r'xmlns="[^"]*"', "", page)
+    assert page.count("<figure>") <= 5 and 'class="curve"' in page
+    one = run("analyse", str(games / "handicap.sgf.gz"), "--net", f"{net}@8", "--out", "r.sgf")
+    assert one.code == 0 and "AB[" in (tmp_path / "r.sgf").read_text()
+    run("analyse", str(games / "illegal.sgf"), "--net", f"{net}@8").mistake("illegal move")
+    run("analyse", str(games / "none.sgf"), "--net", f"{net}@8").mistake("no such file")
+    run("analyse", "--net", f"{net}@8").mistake("name a game")
+    run("analyse", str(games / "a.sgf"), "--net", "tictactoe@8").mistake("SGF is of Go")
