@@ -114,6 +114,16 @@ def test_what_the_net_cannot_play_is_refused_in_the_protocols_words() -> None:
     assert free[5] == "= 0.5" and free[6] == "= 0"  # komi and rules have left the stone there
 
 
+def test_a_net_that_sees_the_komi_plays_other_komi_and_sizes() -> None:
+    game = sp.make("go7x7")
+    net = sp.net(game, "1x8")
+    engine = Engine(of_net(net, game, "tiny", 8, spec=net.spec))
+    answers = talk(engine, "komi 0.5\nplay b D4\nget_komi\ngenmove w\nboardsize 9\nget_komi\n"
+                           "genmove b\nboardsize 19\nkata-raw-nn 0\n")
+    assert [a[0] for a in answers] == list("=======?=") and answers[2] == answers[5] == "= 0.5"
+    assert engine.game.name == "go9x9(komi=0.5)" and engine.line.states.komi[0] == 1
+
+
 def test_moves_are_generated_for_either_side_and_kept() -> None:
     answers = talk(net_engine(), "genmove b\nreg_genmove w\ngenmove b\nundo\nundo\nundo\n")
     game = sp.make("go5x5")

@@ -191,7 +191,9 @@ def test_the_call_from_python(mind: Mind) -> None:
     by_text = sp.analyse(["", "D1", "D1 pass"], mind.net, sims=10)
     for one, two, three in zip(by_states, by_moves, by_text, strict=True):
         assert one.moves[0].pv == two.moves[0].pv == three.moves[0].pv
-        assert one.value == two.value == three.value and one.visits == 11
+        assert one.value == two.value == three.value
+    assert [found.visits for found in by_states[:2]] == [11, 11]
+    assert by_states[2].proven == 1.0  # black has passed, and so white wins by a pass
     assert by_states[1].to_play == 1
     rollouts = sp.analyse(["a1"], game="tictactoe", sims=50)
     assert rollouts[0].visits == 51
