@@ -256,7 +256,7 @@ class HostCache:
         self.slot = np.arange(len(mask))
 
     def start(self, layer: int, k: Tensor, v: Tensor) -> None:
-        self.prompt[layer] = _array(k.transpose(1, 2)), _array(v.transpose(1, 2))
+        self.prompt[layer] = _dense(k.transpose(1, 2)), _dense(v.transpose(1, 2))
 
     def select(self, rows: Tensor) -> None:
         index = rows.numpy()
@@ -273,7 +273,7 @@ class HostCache:
         end = self.written + 1
         prompt_keys, prompt_values = self.prompt[layer]
         scores = np.empty((*q.shape[:2], prompt_keys.shape[2] + end), np.float32)
-        _attention_scores(_array(q), prompt_keys, keys, self.prompt_of, self.slot, self.first, end,
+        _attention_scores(_dense(q), prompt_keys, keys, self.prompt_of, self.slot, self.first, end,
                           scores)
         weights = torch.softmax(torch.from_numpy(scores), -1).numpy()
         mixed = np.empty(tuple(q.shape), np.float32)
@@ -285,7 +285,7 @@ class HostCache:
         self.written += 1
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def _dense(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.contiguous().numpy()
 
 
