@@ -5,9 +5,8 @@ Blocks are pre-activated (He et al. 2016, arXiv:1603.05027) and every second one
 stands right behind a convolution, so that for inference all of them fold into the convolutions
 (``folded``) and nothing but convolutions, additions and ReLUs is left.
 
-Komi is a global input: it enters where the net looks at the whole board at once, beside the pooled
-features (as Wu 2019 has it). A plane for the convolutions would cost more, and would seem smaller
-at the edge. Nothing depends on the board's size, so that one set of weights serves several.
+Komi is a global input, beside the pooled features: as a plane for the convolutions it would cost
+more, and seem smaller at the edge. One set of weights serves boards of several sizes.
 """
 
 from __future__ import annotations
@@ -78,10 +77,9 @@ def komi_inputs(bits: Tensor, powers: Tensor, odd: bool) -> tuple[Tensor, Tensor
     each is worth, in half points. odd: whether the board has an odd number of points. Products and
     sums are exact in bfloat16 up to 127 half points.
 
-    The first input is the komi in units of KOMI_SCALE. The second is how far the komi is from the
-    nearest one that can be drawn with all points counted, in points, 0 where that is a point off:
-    a lead has the parity of the board, so that 5.5, 6 and 6.5 decide alike on an odd one, and the
-    sum of both, in points, is the same for the three of them (Wu 2019 has a similar input).
+    The first input is the komi in units of KOMI_SCALE. The second is half a point or none: a lead
+    has the parity of the board, so that 5.5, 6 and 6.5 decide alike on an odd one, and the sum of
+    both, in points, is the same for the three of them (Wu 2019 has a similar input).
     """
     halves = (bits * powers).sum(1)
     toward = bits[:, 0] * (bits[:, 1] - 0.5) * (1.0 if odd else -1.0)

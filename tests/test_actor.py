@@ -19,7 +19,7 @@ from selfplay.games.base import Game, side
 from selfplay.search.search import rollout_evaluate
 
 SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
-                 temperature_plies=3, komi_share=0.0, komi_wild=0.0)
+                 temperature_plies=3, komi_share=0.0, komi_wild=0.0, pass_from=0.0)
 
 
 def play(game: Game, config: RLConfig, positions: int = 150, seed: int = 3) -> Harvest:

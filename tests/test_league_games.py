@@ -140,7 +140,7 @@ SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 
 def pool(folder: Path, **settings: Any) -> KeptPool:
     like = BoardPolicy(seeded(0, lambda: build(SPEC)).eval(), GAME.obs_shape, GAME.num_actions)
-    return KeptPool(folder, like, SPEC, GAME.name, PoolConfig(**settings))
+    return KeptPool(folder, like, SPEC, GAME, PoolConfig(**settings))
 
 
 def test_who_is_in_the_pool() -> None:

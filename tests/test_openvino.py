@@ -45,6 +45,8 @@ def positions(game: Any, play_random: Any, count: int = 40) -> tuple[np.ndarray,
     """(observations, legal)"""
     states, _ = play_random(game, count, 3, 6)
     states = take(states, np.flatnonzero(~game.result(states)[0]))
+    if game.komi_planes:
+        states.komi[:] = np.arange(len(states.ply)) % 31 - 8
     return game.observe(states), game.legal(states)
 
 
@@ -95,6 +97,15 @@ def test_lower_precisions_agree(name: str, precision: Any, play_random: Any) -> 
     assert same >= 0.9
     assert 1e-7 < divergence < 3e-3
     assert value < 0.02
+
+
+@needs_openvino
+def test_a_net_of_fewer_planes_is_shown_these_alone(play_random: Any) -> None:
+    game = make("go5x5")
+    obs, _ = positions(game, play_random)
+    net = folded(seeded(0, lambda: build(NetSpec("2x16", (16, 5, 5), 26, True))).eval())
+    compiled = openvino.compile_net(net, game.obs_shape, len(obs), "float32")
+    assert_close(compiled(obs), straight(net, obs[:, :16]), 1e-5)
 
 
 class Quantised(nn.Module):

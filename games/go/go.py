@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries, take
 from . import large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -45,9 +47,11 @@ class Go(Game):
 
     has_ownership = True
     komi_planes = KOMI_PLANES
+    pass_from = 0  #: ply before which ``legal`` holds passes back (see ``passing_late``)
     has_sgf = True
     sides = ("black", "white")
     board_style = "go"
+    quick_wins = True
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -124,6 +128,22 @@ class Go(Game):
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
+    def passing_late(self, share: float) -> Game:
+        """Under area scoring a move that keeps one's eyes costs nothing, but a game that is over
+        before dead stones have been taken gives its result to the wrong side."""
+        game = copy.copy(self)
+        game.pass_from = int(share * self.cells)
+        return game
+
+    def _held_back(
+        self, states: States, legal: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """``legal`` without the passes that come too early; changes it."""
+        if self.pass_from:
+            early = (states.ply[: len(legal)] < self.pass_from) & legal[:, :-1].any(1)
+            legal[early, self.pass_action] = False
+        return legal
+
     def vary(self, states: States, config: Any, rng: np.random.Generator) -> None:
         """Draw each game's komi: the own one; or one up to ``komi_range`` points from it, whole and
         half ones alike (of the share ``komi_share``); or, as if there were handicap, any, normal
@@ -162,7 +182,7 @@ class Go(Game):
         else:
             live = large.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
                                    self.max_moves, *self._scratch(), out, place, legal)
-        return place, legal[:live]
+        return place, self._held_back(out, legal[:live])
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
         """Scratch arrays of the kernels, for one board at a time, an entry a point."""
@@ -176,10 +196,47 @@ class Go(Game):
 
     def legal(self, states: States) -> NDArray[np.bool_]:
         if not self._in_sets:
-            return self._legality(states) == LEGAL
+            return self._held_back(states, self._legality(states) == LEGAL)
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
         small.moves(states, *self._cells, out)
-        return out
+        return self._held_back(states, out)
+
+    def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A second pass wins for who leads."""
+        found, late = np.zeros(legal.shape, np.bool_), True
+        if isinstance(states, BitStates):
+            late = playouts.won_by_passing(states, self.size, self._bits[-1], self.max_moves - 1,
+                                           found)
+        else:
+            self._by_passing(found, states, states.recent[:, 0] == self.pass_action, 1)
+        if late:
+            self._near_the_end(found, super().wins, states, legal, 1)
+        return found
+
+    def blunders(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A pass loses for who is behind, whether it is the second or the opponent passes too."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, np.ones(len(legal), np.bool_), -1)
+        self._near_the_end(found, super().blunders, states, legal, 2)
+        return found
+
+    def _by_passing(
+        self, found: NDArray[np.bool_], states: States, asked: NDArray[np.bool_], sign: int
+    ) -> None:
+        """Mark the pass, of the games ``asked``, where the board, counted now, is worth ``sign`` to
+        the side to move."""
+        rows = np.flatnonzero(asked)
+        lead = self._leads(states, asked)[rows] - states.komi[rows] / 2
+        found[rows, -1] = np.sign(lead) * (1 - 2 * states.to_play[rows]) == sign
+
+    def _near_the_end(
+        self, found: NDArray[np.bool_], ask: Callable[..., NDArray[np.bool_]], states: States,
+        legal: NDArray[np.bool_], moves: int,
+    ) -> None:
+        """Where so few moves are left, any of them may be the last: try them all."""
+        rows = np.flatnonzero(states.ply + moves >= self.max_moves)
+        if len(rows):
+            found[rows] = ask(take(states, rows), legal[rows])
 
     def observe(self, states: States) -> NDArray[np.uint8]:
         out = np.empty((len(states.ply), self.obs_shape[0], self.size * self.size), np.uint8)

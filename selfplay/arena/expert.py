@@ -196,13 +196,15 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
     paths = [Path(path) for path in paths]
     games: list[ExpertGame] = []
     skipped: list[Skipped] = []
-    for file in sgf.walk(paths, (JSONL,)):
-        found = _read_jsonl(file, game, skipped)
-        games += _legal_only(game, found, skipped)
+    kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+    files = list(sgf.walk(paths, kinds))
+    for file in files:
+        if not sgf.is_named_so(file):
+            found = _read_jsonl(file, game, skipped)
+            games += _legal_only(game, found, skipped)
     if isinstance(game, Go):
-        games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
+        games += sgf.read_files(filter(sgf.is_named_so, files), game, skipped)
     if not games:
-        kinds = (JSONL, *sgf.SUFFIXES) if game.has_sgf else (JSONL,)
         raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
     return games, skipped
 

@@ -35,7 +35,7 @@ from selfplay.arena.spec import (
 )
 from selfplay.common.errors import UserError, nearest
 from selfplay.games import own
-from selfplay.games.base import Game, take
+from selfplay.games.base import Game, side, take
 from selfplay.games.go import Go
 
 if TYPE_CHECKING:
@@ -136,16 +136,32 @@ class RandomPlayer(SlotPlayer):
                          for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
 
 
+LOST = -0.9  #: value at which a net is taken to hold its game for lost
+
+
 class RawPlayer(SlotPlayer):
-    """A net without search: its most probable legal move."""
+    """A net without search: its most probable legal move.
+
+    But where that is a pass with which, as the board lies, it would lose by another pass (Go: dead
+    stones have not been taken), while its own value does not say so, the best move beside it.
+    """
 
     def __init__(self, name: str, evaluator: NetEvaluator) -> None:
         self.name, self.evaluator = name, evaluator
 
     def act(self, states: Any, slots: Slots) -> Actions:
-        legal = self.evaluator.game.legal(states)
-        logits, _ = self.evaluator(states, legal)
-        return np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
+        game = self.evaluator.game
+        legal = game.legal(states)
+        logits, value = self.evaluator(states, legal)
+        actions = np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
+        if game.pass_action >= 0 and game.has_ownership:
+            passing = np.flatnonzero((actions == game.pass_action) & (value > LOST))
+            behind = game.score(take(states, passing)) * side(take(states, passing)) < 0
+            rows = passing[behind & (legal[passing].sum(1) > 1)]
+            others = legal[rows]
+            others[:, game.pass_action] = False
+            actions[rows] = np.where(others, logits[rows], -np.inf).argmax(1)
+        return actions
 
 
 class SamplingPlayer(SlotPlayer):

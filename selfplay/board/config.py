@@ -17,6 +17,7 @@ class SFTConfig(PlateauConfig):
     """Supervised learning on the expert's moves."""
 
     value_weight: Amount = 0.5  #: weight of the value loss; the policy loss has weight 1
+    komi_share: Share = 0.25  #: Go: share of counted games that are counted with another komi
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class RLConfig:
     sims: Count = 32  #: simulations of a full search; only these searches are trained on
     cheap_sims: Count = 8  #: simulations of all other moves (playout-cap randomisation)
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off
+    proven: bool = True  #: exact values spread through the search, and into its policy targets
     games: Count = 256  #: games played side by side
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: of the net in play
     cache_mb: Whole = 128  #: memory for evaluations kept until the weights change; 0: none
@@ -48,6 +50,7 @@ class RLConfig:
     komi_share: Share = 0.5  #: Go: share of games with a komi near the usual one
     komi_range: Amount = 1.5  #: Go: how near, in points (half points included)
     komi_wild: Share = 0.05  #: Go: share of games with any komi, as after a handicap
+    pass_from: Share = 0.5  #: Go: no passes before so many plies, as a share of the points
     resign: Amount = 0.0  #: resign when the value falls below minus this; 0: never
     resign_checked: Share = 0.1  #: share of games in which nobody resigns, as a check
     gating: bool = False  #: new weights play only after they have beaten the old ones

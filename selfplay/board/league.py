@@ -91,7 +91,8 @@ class PolicyLearner:
         edges = [groups * k // len(opponents) for k in range(len(opponents) + 1)]
         learner, games = self.policy.frozen(), []
         for step, (first, last) in zip(opponents, pairwise(edges), strict=True):
-            deals = deal_groups(self.game, range(first, last), config.group, config.opening, seed)
+            deals = deal_groups(self.game, range(first, last), config.group, config.opening, seed,
+                                self.config.rl if self.spec.komi else None)
             ids = np.arange(first * config.group, last * config.group)
             games.append(LeagueGames(self.game, learner, self.pool.member(step), deals,
                                      generators.streams(seed, ids)))

@@ -21,6 +21,8 @@ from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
 from selfplay.learn.rollout import Rollout, joined
 
+RULES_SALT = 0x6B  #: tells the draws of rules from others of the seed
+
 
 class Deals(NamedTuple):
     """How n games begin. The games of a group share opening, colour and opponent.
@@ -34,14 +36,18 @@ class Deals(NamedTuple):
 
 
 def deal_groups(
-    game: Game, numbers: range, size: int, opening: tuple[int, int], seed: int
+    game: Game, numbers: range, size: int, opening: tuple[int, int], seed: int,
+    rules: Any = None,
 ) -> Deals:
     """Groups ``numbers`` of ``size`` games each. Opening g of ``seed`` is ``play.deal``'s; the
-    learner is player 0 in even groups and player 1 in odd ones."""
+    learner is player 0 in even groups and player 1 in odd ones. rules: settings by which the game
+    varies them (``Game.vary``), from group to group; None: it does not."""
     states = game.new(len(numbers) * size)
     for place, number in enumerate(numbers):
         dealt = deal(game, seed, number, opening, False)
         one = game.new(1)
+        if rules is not None:
+            game.vary(one, rules, np.random.default_rng([seed, number, RULES_SALT]))
         for action in dealt.actions:
             game.step(one, np.array([action]))
         put(states, slice(place * size, (place + 1) * size), take(one, np.zeros(size, np.int64)))

@@ -61,7 +61,8 @@ class _Book(NamedTuple):
 
 def search_config(config: RLConfig) -> SearchConfig:
     """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
-    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct")
+    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct",
+                        proven=config.proven)
 
 
 class Actor:
@@ -80,7 +81,8 @@ class Actor:
         self.rng = np.random.default_rng([seed, 0xAC, group])
         most = max(config.sims, config.cheap_sims)
         stream = int(rng.streams(seed, np.array([group]))[0])
-        self.search = Search(game, search_config(config), batch, most, stream)
+        self.search = Search(game.passing_late(config.pass_from), search_config(config), batch,
+                             most, stream)
         self.states = game.new(batch)
         sample = pack(game.observe(take(self.states, slice(0, 1))), game.obs_binary)
         self.book = _Book(

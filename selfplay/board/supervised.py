@@ -6,13 +6,14 @@ Training ends when the held-out curve is flat (``learn.plateau``): that is the S
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.sgf import ExpertGame
-from selfplay.board.config import SFTConfig
+from selfplay.board.config import RLConfig, SFTConfig
 from selfplay.board.data import Columns, endless_batches, pack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.trainer import TrainConfig, board_trainer
@@ -22,6 +23,8 @@ from selfplay.games.base import Game, take
 from selfplay.learn.optimizer import Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.models import NetSpec, build, flops, seeded
+
+ANY_KOMI = RLConfig(komi_share=0.5, komi_wild=0.5)  #: how ``recounted`` draws it
 
 
 def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
@@ -62,6 +65,26 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
         score=(score[rows] * sign).astype(np.float32),
         aux_weight=known[rows],
     ).rows(order)
+
+
+def recounted(
+    game: Game, games: Sequence[ExpertGame], share: float, seed: int
+) -> list[ExpertGame]:
+    """``games``, a ``share`` of those that were counted with another komi, near or far, and the
+    result that their count gives by it. Records have few komi, from which a net would not learn
+    what komi does."""
+    if not game.komi_planes:
+        return list(games)
+    rng, states = np.random.default_rng([seed, 0x7A]), game.new(len(games))
+    game.vary(states, ANY_KOMI, rng)
+    chosen = rng.random(len(games)) < share
+    out = []
+    for g, komi, change in zip(games, (states.komi / 2).tolist(), chosen, strict=True):
+        if change and g.margin is not None and g.komi is not None:
+            margin = g.margin + g.komi - komi
+            g = replace(g, komi=komi, margin=margin, value=float(np.sign(margin)))
+        out.append(g)
+    return out
 
 
 def _komi(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:

@@ -33,7 +33,7 @@ from selfplay.board.policy import BoardPolicy, Turn
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, ahead
-from selfplay.games.base import Game, side, take
+from selfplay.games.base import Game, put, side, take
 from selfplay.learn.optimizer import Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.models import NetSpec, flops
@@ -112,6 +112,7 @@ class Policies(NamedTuple):
 
     before: BoardPolicy
     after: BoardPolicy
+    rules: Any = None  #: settings by which the game varies them (``Game.vary``); None: it does not
 
 
 class Games(NamedTuple):
@@ -144,6 +145,11 @@ def play_group(
     turn, draw = turns(seed, numbers, latest)
     streams = rng.streams(seed, np.arange(numbers.start, numbers.stop))
     states, table = game.new(count), np.full((count, game.max_moves), -1, np.int16)
+    if policies.rules is not None:
+        for row, number in enumerate(numbers):
+            one = game.new(1)
+            game.vary(one, policies.rules, np.random.default_rng([seed, SALT, number, 1]))
+            put(states, [row], one)
     live = ~game.result(states)[0]
     obs = np.empty((count, *pack(game.observe(states), game.obs_binary).shape[1:]),
                    pack(game.observe(states), game.obs_binary).dtype)

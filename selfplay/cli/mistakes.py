@@ -8,6 +8,7 @@ import click
 
 from selfplay.common import interrupt
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
+from selfplay.common.machine import keep_compiled
 
 #: Commands that start from scratch when they are run again.
 ANEW = ("bench", "games", "judge", "llm chat", "llm eval")
@@ -23,6 +24,7 @@ def run_command(cli: click.Group) -> int:
     """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr."""
     try:
         with interrupt.listening():
+            keep_compiled()
             code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

@@ -152,7 +152,7 @@ def _save(learner: Any, path: Path, row: Row) -> None:
 
 
 def _meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
-    return {**checkpoint.about(learner.game, learner.spec), "kind": "rl", "step": iteration,
+    return {**checkpoint.naming(learner.game, learner.spec), "kind": "rl", "step": iteration,
             "iteration": iteration, "metrics": row,
             "compute": {**learner.compute, "seconds": row.get("seconds", 0.0)}}
 
@@ -290,7 +290,7 @@ class KeptPool(Pool):
 
     def add(self, step: int, policy: BoardPolicy) -> None:
         checkpoint.save_net(self.path(step), policy.net, self.spec, {
-            **checkpoint.about(self.game, self.spec), "kind": "rl", "step": step,
+            **checkpoint.naming(self.game, self.spec), "kind": "rl", "step": step,
             "iteration": step, "compute": self.compute(), "metrics": {}})
         self._loaded.pop(step, None)
 
@@ -371,7 +371,7 @@ def train_sft(
     hooks: see ``keep.learn_until_flat``."""
     trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
     kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
-                        config.learning_rate, checkpoint.about(game, spec))
+                        config.learning_rate, checkpoint.naming(game, spec))
     return learn_until_flat(trainer, lesson, config, kept, **hooks)
 
 
@@ -391,7 +391,7 @@ def train_value(
                                    before=before)
     kept = _kept_lesson(folder, trainer, spec, "value",
                         (VALUE_METRIC, "value_accuracy", "train_mse"), config.learning_rate,
-                        {**checkpoint.about(game, spec), **about},
+                        {**checkpoint.naming(game, spec), **about},
                         float(before.get("seconds", 0.0)))
     return learn_until_flat(trainer, lesson, config, kept, **hooks)
 

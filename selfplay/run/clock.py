@@ -15,7 +15,7 @@ from typing import Protocol
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_json
+from selfplay.common.files import DAMAGE, finite, read_json, write_state
 
 OVERTIME = 0.05  #: of the minutes: how far a stage may go past its time to finish a step
 GIVEN_UP = ("value", "rl")  #: whose needs are dropped, in this order, where not all can be met
@@ -171,7 +171,7 @@ class Clock:
     def save(self) -> None:
         """Write progress.json."""
         self.saved = time.monotonic()
-        write_json(self.file, {"seconds": self.seconds, "done": self.done})
+        write_state(self.file, {"seconds": self.seconds, "done": self.done})
 
 
 def _now() -> float:

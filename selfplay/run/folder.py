@@ -26,8 +26,8 @@ from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
 from selfplay.inference.precision import must_have_int8
-from selfplay.learn.checkpoint import load_net, read_meta
-from selfplay.models import NetSpec
+from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
+from selfplay.models import NetSpec, spec_for
 from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fit
 from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
@@ -60,6 +60,15 @@ class Run:
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def net_spec(run: Run) -> NetSpec:
+    """The net of a run, from its dial and its game's shapes; one that SFT has begun with, perhaps
+    by an earlier version, stays what it is."""
+    begun = newest(run.folder / "sft")
+    if begun is not None:
+        return spec_of(read_meta(begun))
+    return spec_for(run.game, run.config.net)
 
 
 def stored_config(folder: Path) -> RunConfig | None:

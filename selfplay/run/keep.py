@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from selfplay.common.errors import Breakdown, UserError
-from selfplay.common.files import read_history, write_history, write_json
+from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
@@ -136,7 +136,7 @@ class Kept:
         """Write best.json and return the name of the best checkpoint."""
         found = self.note(self.history) if self.history else {}
         if found:
-            write_json(self.folder / checkpoint.BEST, found)
+            write_state(self.folder / checkpoint.BEST, found)
         return found.get("checkpoint")
 
 
@@ -178,7 +178,7 @@ def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
         return []
     whole, newline, rest = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     if rest:
-        path.write_text(whole + newline, encoding="utf-8")
+        write_atomic(path, (whole + newline).encode())
     found = read_history(path)
     rows = [row for row in found if row[number] <= step]
     if len(rows) < len(found):

@@ -38,7 +38,7 @@ from selfplay.run.boards import (
 )
 from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
-from selfplay.run.folder import FROM_SFT, Run, freeze, put_aside, stages
+from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row
 from selfplay.run.shards import make_games, read_games
 from selfplay.run.stage import Desk, Stage, Work, run_stages
@@ -63,13 +63,6 @@ def train(
         player = prepare(run, clock, device)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
                          "sft": partial(sft_stage, again=again)}, clock, device, only)
-
-
-def net_spec(run: Run) -> Any:
-    """The net of a run, by its settings and its game's shapes."""
-    from selfplay.models import spec_for
-
-    return spec_for(run.game, run.config.net)
 
 
 def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work | str:
@@ -300,7 +293,7 @@ def _value_games(
     for path in policies.values():
         net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
-    each = flops(checkpoint.spec_of(meta))
+    spec = checkpoint.spec_of(meta)
     cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
     since = time.monotonic()
 
@@ -308,7 +301,7 @@ def _value_games(
         nonlocal since
         now = time.monotonic()
         cost["seconds"] += now - since
-        cost["flops"] += evaluations * each
+        cost["flops"] += evaluations * flops(spec)
         cost["evaluations"] += evaluations
         since = now
         write_json(note, cost)
@@ -316,7 +309,7 @@ def _value_games(
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
     at.waits = "the first games"
     made = make_games(
-        run.game, Policies(*players), _value_folder(run), config.games, config.latest,
+        run.game, Policies(*players, run.config.rl if spec.komi else None), _value_folder(run), config.games, config.latest,
         seed=run.config.seed, threads=threads, spent=spent,
         stop=lambda: at.left() <= (1 - config.play) * at.bar.total,
         progress=lambda n: at.at(f"{n:,}/{config.games:,} games"))

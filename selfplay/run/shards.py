@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.board.data import Columns, concat
 from selfplay.board.value import SHARD_GAMES, Policies, play_shard
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import write_atomic
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game
@@ -52,8 +53,8 @@ def load_shard(path: Path) -> Shard:
     damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = Columns._make(file[name] for name in Columns._fields)
-            shard = Shard(columns, file["actions"], file["ends"], file["values"])
+            columns = Columns._make(_array(file, name) for name in Columns._fields)
+            shard = Shard(columns, *(_array(file, name) for name in Shard._fields[1:]))
         lengths = {len(column) for column in shard.columns}  # TypeError for an array without axes
         whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)
     except FileNotFoundError:
@@ -66,8 +67,15 @@ def load_shard(path: Path) -> Shard:
     return shard
 
 
+def _array(file: Any, name: str) -> Any:
+    """An array of an open .npz. All its bytes are read first: a header that asks for fewer would
+    not come to the sum at their end."""
+    return np.lib.format.read_array(io.BytesIO(file.zip.read(f"{name}.npy")), allow_pickle=False)
+
+
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: damaged shard ({why}); delete it and run the same command again")
+    return UserError(f"{path}: damaged shard ({clip(why, 200)}); delete it and run the same "
+                     "command again")
 
 
 def make_games(

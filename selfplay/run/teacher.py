@@ -20,12 +20,12 @@ from selfplay.arena.match import plain
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
-from selfplay.board.supervised import split, to_columns
+from selfplay.board.supervised import recounted, split, to_columns
 from selfplay.common.console import clock_text, say
 from selfplay.common.files import read_json, write_atomic, write_json
 from selfplay.run.clock import Clock
 from selfplay.run.config import preset
-from selfplay.run.folder import Run
+from selfplay.run.folder import Run, net_spec
 from selfplay.run.stage import Desk, Work
 
 SLOTS = 20  #: games played side by side; few, so that the first ones end early
@@ -184,6 +184,8 @@ def expert_columns(run: Run) -> tuple[Columns, Columns]:
     else:
         learnt, held = split(games, run.config.expert.held_out, run.config.seed)
     say(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
+    if net_spec(run).komi:
+        learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
     return to_columns(run.game, learnt), to_columns(run.game, held)
 
 
