@@ -19,7 +19,7 @@ from test_kill import meta, random_columns, trainer
 
 from selfplay.common.files import SUMS, write_state
 from selfplay.learn import checkpoint
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.shards import load_shard, save_shard
 
 SPEC = checkpoint.NetSpec("1x8", (3, 3, 3), 9, False)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from command import HEARS_CTRL_C
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.console import Bar
@@ -20,11 +21,12 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 @pytest.fixture(autouse=True)
 def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Handlers as the command line installs them."""
-    before = signal.getsignal(signal.SIGINT)
+    """Handlers as the command line installs them; a test run in the background ignores SIGINT."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
     with interrupt.listening():
         yield
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, outside)
 
 
 @BOTH
@@ -71,7 +73,7 @@ def test_who_does_not_look_is_interrupted_after_all(monkeypatch: pytest.MonkeyPa
 @BOTH
 def test_a_second_one_ends_the_process_at_once(number: int) -> None:
     code = (
-        "import signal\nfrom selfplay.common import interrupt\n"
+        f"{HEARS_CTRL_C}\nfrom selfplay.common import interrupt\n"
         "with interrupt.listening(), interrupt.gently():\n"
         f"    signal.raise_signal({int(number)})\n    print('on', flush=True)\n"
         f"    signal.raise_signal({int(number)})\n    print('never', flush=True)\n")
