@@ -101,6 +101,7 @@ class Game:
     #: a game is over after this many moves at the latest
     max_moves: int = _derived(lambda self: self.cells)
     pass_action: int = -1  #: index of the pass, or -1
+    quick_wins: bool = False  #: ``wins`` is a fast kernel, so that a search may ask it everywhere
     has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
     #: the last so many planes spell the komi (Go has them); then states have a column ``komi``,
     #: int16 [B], half points that player 1 receives, which may be set while a game is fresh
@@ -185,6 +186,17 @@ class Game:
         live = ~self.result(states)[0][:, None]
         empty = (states.board == 0) & live
         return empty if self.pass_action < 0 else np.hstack([empty, live])
+
+    def wins(self, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """bool [B, A]: the moves that win the game at once, with a value of 1 for who makes them.
+
+        No row is over; legal: ``legal(states)``. The default tries every move.
+        """
+        return wins(self, states, legal)
+
+    def blunders(self, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """bool [B, A]: the moves that lose at once, or let the opponent win; as ``wins``."""
+        return blunders(self, states, legal)
 
     def observe(self, states: Any) -> NDArray[Any]:
         """[B, C, H, W] from the view of the side to move; uint8 if ``obs_binary``, else float32.
@@ -334,6 +346,37 @@ def board_symmetries(shape: tuple[int, int], more: int = 0) -> Symmetries:
     cells = np.stack([g.ravel() for g in turned])
     stay = np.tile(np.arange(grid.size, grid.size + more), (len(cells), 1))
     return Symmetries(cells, np.concatenate([cells, stay], axis=1))
+
+
+def _tried(
+    game: Game, states: Any, legal: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, NDArray[np.float32]]:
+    """Every move tried: (rows, moves, the states after them, the value of each to who moved, 0
+    where the game goes on)."""
+    rows, moves = np.nonzero(legal)
+    after = take(states, rows)
+    game.step(after, moves)
+    return rows, moves, after, game.result(after)[1] * side(states)[rows]
+
+
+def wins(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``Game.wins`` for any game."""
+    found = np.zeros(legal.shape, np.bool_)
+    rows, moves, _, value = _tried(game, states, legal)
+    found[rows, moves] = value >= 1
+    return found
+
+
+def blunders(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``Game.blunders`` for any game."""
+    found = np.zeros(legal.shape, np.bool_)
+    rows, moves, after, value = _tried(game, states, legal)
+    lost = value <= -1
+    theirs = np.flatnonzero(~game.result(after)[0] & (after.to_play != states.to_play[rows]))
+    answers = take(after, theirs)
+    lost[theirs] = game.wins(answers, game.legal(answers)).any(1)
+    found[rows, moves] = lost
+    return found
 
 
 def _draw(

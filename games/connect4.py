@@ -82,6 +82,16 @@ def _legal(boards, done, out):
 
 
 @njit(cache=True, nogil=True)
+def _winning(boards, to_play, legal, out):
+    for b in range(boards.shape[0]):
+        own, taken = boards[b, to_play[b]], boards[b, 0] | boards[b, 1]
+        for col in range(_COLS):
+            shift = np.uint64(7 * col)
+            out[b, col] = legal[b, col] and _wins(
+                own | ((taken + (_ONE << shift)) & (_COLUMN << shift)))
+
+
+@njit(cache=True, nogil=True)
 def _observe(boards, to_play, out):
     for b in range(boards.shape[0]):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
@@ -146,6 +156,7 @@ class Connect4(Game):
     board_style = "columns"
     num_actions = _COLS
     board_shape = (_ROWS, _COLS)
+    quick_wins = True
 
     def new(self, batch: int) -> Connect4States:
         return Connect4States(
@@ -165,6 +176,11 @@ class Connect4(Game):
     def legal(self, states: Connect4States) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), _COLS), np.bool_)
         _legal(states.boards, states.done, out)
+        return out
+
+    def wins(self, states: Connect4States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        out = np.empty(legal.shape, np.bool_)
+        _winning(states.boards, states.to_play, legal, out)
         return out
 
     def observe(self, states: Connect4States) -> NDArray[np.uint8]:

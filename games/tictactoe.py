@@ -62,6 +62,13 @@ def _legal(boards, done, out):
 
 
 @njit(cache=True, nogil=True)
+def _winning(boards, to_play, legal, out):
+    for b in range(boards.shape[0]):
+        for k in range(9):
+            out[b, k] = legal[b, k] and _WON[boards[b, to_play[b]] | 1 << k]
+
+
+@njit(cache=True, nogil=True)
 def _observe(boards, to_play, out):
     for b in range(boards.shape[0]):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
@@ -122,6 +129,7 @@ class TicTacToe(Game):
     name = "tictactoe"
     rules = "tic-tac-toe: three in a row wins, a full board is a draw"
     board_shape = (3, 3)
+    quick_wins = True
 
     def new(self, batch: int) -> TicTacToeStates:
         return TicTacToeStates(
@@ -141,6 +149,11 @@ class TicTacToe(Game):
     def legal(self, states: TicTacToeStates) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), 9), np.bool_)
         _legal(states.boards, states.done, out)
+        return out
+
+    def wins(self, states: TicTacToeStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        out = np.empty(legal.shape, np.bool_)
+        _winning(states.boards, states.to_play, legal, out)
         return out
 
     def observe(self, states: TicTacToeStates) -> NDArray[np.uint8]:

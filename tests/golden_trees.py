@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ RULES = {
     "puct, 8 leaves": SearchConfig(rule="puct", leaves=8),
     "gumbel, 8 leaves": SearchConfig(rule="gumbel", leaves=8),
 }
+RULES = ({name: replace(config, proven=False) for name, config in RULES.items()}
+         | {f"{name}, proven": config for name, config in RULES.items() if name != "uct"})
 COUNT, SIMS, SEED = 6, 150, 11
 
 

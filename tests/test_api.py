@@ -90,7 +90,7 @@ def test_types_are_shipped() -> None:
 
 @pytest.mark.parametrize("module", [
     "api.boards", "api.training", "api.runs", "games.catalogue", "games.base", "games.check",
-    "inference.evaluator", "arena.match", "arena.players"])
+    "inference.evaluator", "arena.match", "arena.players", "search.grow"])
 def test_examples_in_docstrings(module: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(f"selfplay.{module}"),

@@ -35,8 +35,7 @@ from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.models.resnet import KOMI_SCALE, komi_inputs
 from selfplay.run.config import preset
-from selfplay.run.folder import Run
-from selfplay.run.pipeline import net_spec
+from selfplay.run.folder import Run, net_spec
 from selfplay.search.search import rollout_evaluate
 
 HALVES = np.arange(-128, 128)
@@ -327,6 +326,7 @@ def test_an_older_net_plays_its_exact_game(tmp_path: Path, play_random: Any) -> 
     assert "plays" not in meta
     del meta["net"]["komi"]  # which no older checkpoint has
     checkpoint.write_meta(path, meta)
+    (path / "sums.json").unlink()  # nor these
     game = Go(9)
     net, _ = checkpoint.load_net(path, game)
     obs = game.observe(play_random(game, 4, 5, 20)[0])

@@ -16,8 +16,8 @@ from tiny_games import pile, pile_value
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, put, take
-from selfplay.search import gumbel, select, tree
 from selfplay.search import random as rng
+from selfplay.search import root, select, tree
 from selfplay.search.search import Search, SearchConfig, rollout_evaluate
 
 PUCT = SearchConfig(rule="puct")
@@ -65,50 +65,77 @@ def positions(game: Game, count: int, deepest: int, seed: int = 0) -> Any:
 
 
 CASES = [("tictactoe", 24, 7, 70), ("connect4", 20, 30, 60), ("go5x5", 6, 14, 50)]
+PILES = [("pile", 12, 10, 40), ("pile, quick", 12, 10, 40)]  # who moves next may be the same
 
 
-@pytest.mark.parametrize(("name", "count", "deepest", "sims"), CASES)
+def game_of(name: str) -> Any:
+    game = pile(16) if name.startswith("pile") else make(name)
+    game.quick_wins = game.quick_wins or name == "pile, quick"
+    return game
+
+
+def same_proofs(found: Any, row: int, plain: Reference) -> int:
+    """What is exact, in the fast search and in the plain one; how much there is of it."""
+    root, exact = plain.root, ~np.isnan(found.proven[row])
+    wanted = {a: root.sign * value for a, value in root.values().items()}
+    assert {int(a): found.proven[row, a] for a in np.flatnonzero(exact)} == wanted
+    assert found.decided[row] == (root.exact is not None)
+    assert found.value[row] == pytest.approx(root.sign * root.worth() / root.visits, abs=1e-5)
+    return len(wanted)
+
+
+@pytest.mark.parametrize("proven", [True, False])
+@pytest.mark.parametrize(("name", "count", "deepest", "sims"), CASES + PILES)
 def test_puct_visits_are_those_of_the_reference(
-    name: str, count: int, deepest: int, sims: int
+    name: str, count: int, deepest: int, sims: int, proven: bool
 ) -> None:
-    game = make(name)
-    states, evaluate = positions(game, count, deepest), hashed(game)
-    found = Search(game, PUCT, count, sims, 0).run(states, sims, evaluate)
+    game, config = game_of(name), replace(PUCT, proven=proven)
+    states, evaluate, exact = positions(game, count, deepest), hashed(game), 0
+    found = Search(game, config, count, sims, 0).run(states, sims, evaluate)
     for row in range(count):
-        plain = Reference(game, PUCT, evaluate, take(states, [row]))
+        plain = Reference(game, config, evaluate, take(states, [row]))
         plain.run_puct(sims)
         assert found.visits[row].tolist() == plain.visits()
-        value = plain.root.sign * plain.root.total / plain.root.visits
-        assert found.value[row] == pytest.approx(value, abs=1e-5)
-    assert np.allclose(found.policy, found.visits / sims)
+        exact += same_proofs(found, row, plain)
+        if not proven:
+            assert np.allclose(found.policy[row], found.visits[row] / sims)
+        policy = plain.policy({a: plain.root.n(a) for a in plain.root.moves}, True)
+        assert np.allclose(found.policy[row], [policy.get(a, 0) for a in range(game.num_actions)],
+                           atol=1e-5)
+        assert found.action[row] == plain.puct_choice()
+    assert exact > count // 2 if proven else not exact
 
 
+@pytest.mark.parametrize("proven", [True, False])
 @pytest.mark.parametrize("noise", [False, True])
-@pytest.mark.parametrize(("name", "count", "deepest", "sims"), CASES)
+@pytest.mark.parametrize(("name", "count", "deepest", "sims"), CASES + PILES)
 def test_gumbel_visits_are_those_of_the_reference(
-    name: str, count: int, deepest: int, sims: int, noise: bool
+    name: str, count: int, deepest: int, sims: int, noise: bool, proven: bool
 ) -> None:
-    game = make(name)
+    game, config, exact = game_of(name), replace(GUMBEL, proven=proven), 0
     states, evaluate = positions(game, count, deepest, seed=1), hashed(game)
-    search = Search(game, GUMBEL, count, sims, 0)
+    search = Search(game, config, count, sims, 0)
     budgets = np.arange(count) * 5 % sims + 1
     found = search.run(states, budgets, evaluate, noise)
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = search.tree.root_score - np.log(found.prior)
     assert np.nanmax(np.abs(draws)) > 1.0 if noise else np.nanmax(np.abs(draws)) < 1e-6
     for row in range(count):
-        plain = Reference(game, GUMBEL, evaluate, take(states, [row]))
+        plain = Reference(game, config, evaluate, take(states, [row]))
         winner = plain.run_gumbel(int(budgets[row]), draws[row])
         assert found.visits[row].tolist() == plain.visits()
         assert found.action[row] == winner
-        improved = plain.improved(plain.root)
+        exact += same_proofs(found, row, plain)
+        improved = plain.policy(plain.improved(plain.root), False)
         assert np.allclose(found.policy[row], [improved.get(a, 0) for a in range(game.num_actions)],
                            atol=1e-5)
+    assert exact > count // 2 if proven else not exact
 
 
-def test_a_kept_tree_is_the_subtree_and_goes_on_as_the_reference_does() -> None:
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_kept_tree_is_the_subtree_and_goes_on_as_the_reference_does(proven: bool) -> None:
     game, sims, count = make("connect4"), 50, 12
-    config = SearchConfig(rule="puct", reuse=True)
+    config = SearchConfig(rule="puct", reuse=True, proven=proven)
     states, evaluate = positions(game, count, 10), hashed(game)
     search, rows = Search(game, config, count, 4 * sims, 0), np.arange(count)
     plain = [Reference(game, config, evaluate, take(states, [row])) for row in rows]
@@ -120,16 +147,22 @@ def test_a_kept_tree_is_the_subtree_and_goes_on_as_the_reference_does() -> None:
         for i, row in enumerate(rows):
             plain[row].run_puct(sims)
             assert found.visits[i].tolist() == plain[row].visits()
-            plain[row].advance(int(found.action[i]))
+            if found.action[i] not in plain[row].root.facts:
+                plain[row].advance(int(found.action[i]))
         search.advance(rows, found.action)
         game.step(states, found.action)
         over = game.result(states)[0]
         rows, states = rows[~over], take(states, ~over)
-        kept = search.result(rows)
-        assert kept.visits.sum() > 0
-        for i, row in enumerate(rows):
-            assert kept.visits[i].tolist() == plain[row].visits()
+        gone = search.tree.size[rows] == 0
+        assert proven or not gone.any()
+        for row, state in zip(rows[gone], np.flatnonzero(gone), strict=True):
+            assert plain[row].root.done or plain[row].root.facts, "nothing is below"
+            plain[row] = Reference(game, config, evaluate, take(states, [state]))
         search.begin(rows, states, sims, False, fresh=False)
+        kept = search.result(rows[~gone])
+        assert kept.visits.sum() > 0
+        for i, row in enumerate(rows[~gone]):
+            assert kept.visits[i].tolist() == plain[row].visits()
     assert len(rows) > 3
 
 
@@ -169,7 +202,8 @@ def test_advance_without_reuse_forget_and_a_move_not_made() -> None:
 
 @pytest.mark.parametrize("config", [
     PUCT, GUMBEL, SearchConfig(rule="uct"), SearchConfig(rule="puct", reuse=True),
-    replace(PUCT, leaves=8), replace(GUMBEL, leaves=5), SearchConfig(rule="uct", leaves=8)])
+    replace(PUCT, leaves=8), replace(GUMBEL, leaves=5), SearchConfig(rule="uct", leaves=8),
+    replace(PUCT, proven=False), replace(GUMBEL, leaves=5, proven=False)])
 def test_a_row_is_the_same_alone_and_among_others(config: SearchConfig) -> None:
     """Rows start at different waves with different budgets; noise is on."""
     game = make("connect4")
@@ -177,6 +211,7 @@ def test_a_row_is_the_same_alone_and_among_others(config: SearchConfig) -> None:
     budgets = np.array([9, 40, 17, 40, 23, 31])
     together = Search(game, config, 6, 40, 7)
     found: dict[int, list[int]] = {}
+    decided = set()
     for wave in range(80):
         if wave % 3 == 0 and wave // 3 < 6:
             row = wave // 3
@@ -184,6 +219,7 @@ def test_a_row_is_the_same_alone_and_among_others(config: SearchConfig) -> None:
         for row in together.wave(evaluate).tolist():
             assert row not in found
             found[row] = together.result([row]).visits[0].tolist()
+            decided |= {row} if together.result([row]).decided[0] else set()
     assert sorted(found) == list(range(6))
     for row in range(6):
         alone = Search(game, config, 6, 40, 7)
@@ -191,7 +227,8 @@ def test_a_row_is_the_same_alone_and_among_others(config: SearchConfig) -> None:
         while not len(alone.wave(evaluate)):
             pass
         assert alone.result([row]).visits[0].tolist() == found[row]
-        assert sum(found[row]) == budgets[row]
+        assert sum(found[row]) == budgets[row] or row in decided
+    assert len(decided) < 3 and (config.proven or not decided)
 
 
 def test_seeding_a_row_moves_its_randomness() -> None:
@@ -235,7 +272,7 @@ def test_terminal_leaves_are_backed_up_and_never_evaluated() -> None:
         asked.append(states.left.tolist())
         return np.zeros(legal.shape, np.float32), np.full(len(legal), 0.5, np.float32)
 
-    search = Search(game, PUCT, 1, 50, 0)
+    search = Search(game, replace(PUCT, proven=False), 1, 50, 0)
     found = search.run(game.new(1), 50, evaluate)
     assert asked == [[2], [1]], "the root, then one stone left; nothing after that"
     assert found.visits[0, 1] > 40 and found.visits[0, 2] == 0
@@ -245,10 +282,13 @@ def test_terminal_leaves_are_backed_up_and_never_evaluated() -> None:
     assert found.value[0] == pytest.approx((0.5 - 0.5 - (one - 1) + two) / 51)
 
 
+@pytest.mark.parametrize("proven", [True, False])
 @pytest.mark.parametrize("name", ["connect4", "go5x5"])
 @pytest.mark.parametrize("leaves", [2, 8, 64])
 @pytest.mark.parametrize("rule", ["puct", "gumbel", "uct"])
-def test_several_leaves_a_wave_make_sound_trees(rule: Any, leaves: int, name: str) -> None:
+def test_several_leaves_a_wave_make_sound_trees(
+    rule: Any, leaves: int, name: str, proven: bool
+) -> None:
     game, count, sims = make(name), 12, 90
     states, evaluate, asked = positions(game, count, 14), hashed(game), []
 
@@ -256,11 +296,11 @@ def test_several_leaves_a_wave_make_sound_trees(rule: Any, leaves: int, name: st
         asked.append(len(legal))
         return evaluate(states, legal)
 
-    search = Search(game, SearchConfig(rule=rule, leaves=leaves), count, sims, 0)
+    search = Search(game, SearchConfig(rule=rule, leaves=leaves, proven=proven), count, sims, 0)
     budgets = sims - np.arange(count) * 7
     found = search.run(states, budgets, counting, noise=np.arange(count) % 2 == 1)
     trees = search.tree
-    assert found.visits.sum(1).tolist() == budgets.tolist()
+    assert (found.visits.sum(1) == budgets)[~found.decided].all() and found.decided.sum() < 4
     assert len(asked) < sims * 0.8, "waves of more than one leaf a tree"
     for row in range(count):
         nodes = np.arange(trees.size[row])
@@ -268,7 +308,14 @@ def test_several_leaves_a_wave_make_sound_trees(rule: Any, leaves: int, name: st
         below, values = np.zeros(len(nodes), int), trees.raw[row, nodes].astype(float)
         again = trees.visits[row, nodes] * trees.terminal[row, nodes]
         values = np.where(trees.terminal[row, nodes], values * again, values)
-        for node in nodes[:0:-1]:
+        for node in nodes[::-1]:
+            if known := int(trees.known[row, node]):
+                sign = 1 - 2 * trees.to_play[row, node]
+                least = sign * trees.bound[row, node] * trees.visits[row, node]
+                values[node] = sign * (
+                    least if known == tree.EXACT else max(sign * values[node], least))
+            if node == 0:
+                break
             parent, edge = trees.parent[row, node], trees.edge[row, node]
             below[parent] += trees.visits[row, node]
             values[parent] += values[node]
@@ -277,7 +324,9 @@ def test_several_leaves_a_wave_make_sound_trees(rule: Any, leaves: int, name: st
             assert trees.n[row, edge] == trees.visits[row, node]
             assert trees.q[row, edge] == trees.mean[row, node]
         inner = ~trees.terminal[row, nodes]
+        below[0] = found.visits[row].sum()  # what the rules say of a root's moves has no node
         assert (trees.visits[row, nodes] == below + 1)[inner].all()
+        assert (proven and rule != "uct") or not trees.known[row, nodes].any()
         assert np.allclose(trees.total[row, nodes], values)
         assert np.allclose(trees.mean[row, nodes], values / trees.visits[row, nodes])
         ways = list(zip(trees.parent[row, nodes], trees.action[row, nodes], strict=True))
@@ -305,7 +354,7 @@ def test_gumbel_halves_as_planned_with_several_leaves(width: int) -> None:
     search = Search(game, config, 8, 64, 0)
     found = search.run(positions(game, 8, 10), 64, hashed(game), noise=True)
     plan = np.empty(64, np.int32)
-    gumbel.considered_visits(width, plan)
+    root.considered_visits(width, plan)
     for row in found.visits:
         visits = np.sort(row[row > 0])
         assert np.bincount(plan).tolist() == [(visits > level).sum() for level in range(max(row))]
@@ -345,7 +394,7 @@ def test_uct_tries_every_move_in_random_order_and_then_follows_ucb1() -> None:
     # pulled level, each now lies within one visit of the others
     visits = search.result(rows).visits
     q = np.empty(visits.shape)
-    tree.root_moves(search.tree, rows, visits.copy(), q)
+    root.moves(search.tree, rows, visits.copy(), q, np.empty(visits.shape, np.bool_))
     upper = q + config.uct_c * np.sqrt(math.log(201) / visits)
     assert (upper.max(1) - upper.min(1)).mean() < 0.25
     flatter = Search(game, SearchConfig(rule="uct", uct_c=50.0), 1, 210, 3)
@@ -364,7 +413,7 @@ def test_uct_tries_every_move_in_random_order_and_then_follows_ucb1() -> None:
 ])
 def test_considered_visits(m: int, n: int, wanted: str) -> None:
     out = np.empty(n, np.int32)
-    gumbel.considered_visits(m, out)
+    root.considered_visits(m, out)
     assert out.tolist() == [int(digit) for digit in wanted.replace(" ", "")]
 
 
@@ -384,7 +433,7 @@ def test_improved_policy_by_hand() -> None:
         return logits, np.array([{3: 0.1, 2: 0.4, 1: 0.8}[left] for left in states.left.tolist()],
                                 np.float32)
 
-    config = SearchConfig(rule="gumbel", gumbel_actions=2, c_visit=3.0, c_scale=0.5)
+    config = SearchConfig(rule="gumbel", gumbel_actions=2, c_visit=3.0, c_scale=0.5, proven=False)
     found = Search(game, config, 1, 2, 0).run(game.new(1), 2, evaluate)
     assert found.visits.tolist() == [[1, 1, 0]]
     q0, q1 = -0.4, -0.8

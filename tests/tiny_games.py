@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.games.base import branch
+from selfplay.games.base import blunders, branch, wins
 
 
 class PileStates(NamedTuple):
@@ -23,6 +23,7 @@ class Pile:
 
     num_actions, board_shape, obs_shape = 3, (1, 1), (2, 1, 1)
     has_ownership, pass_action, obs_binary = False, -1, False
+    quick_wins = False
 
     def __init__(self, stones: int) -> None:
         self.name, self.rules, self.max_moves = "pile", "test", stones
@@ -46,6 +47,12 @@ class Pile:
 
     def branch(self, *arguments: Any) -> Any:
         return branch(self, *arguments)
+
+    def wins(self, *arguments: Any) -> Any:
+        return wins(self, *arguments)
+
+    def blunders(self, *arguments: Any) -> Any:
+        return blunders(self, *arguments)
 
     def legal(self, states: PileStates) -> NDArray[np.bool_]:
         return states.left[:, None] >= np.arange(1, 4)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries
+from ..base import Game, GameError, Symmetries, board_symmetries, take
 from . import large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -50,6 +51,7 @@ class Go(Game):
     has_sgf = True
     sides = ("black", "white")
     board_style = "go"
+    quick_wins = True
 
     def __init__(self, board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> None:
         """Raises GameError unless size is 5..19, komi whole or half with |komi| <= size ** 2."""
@@ -198,6 +200,43 @@ class Go(Game):
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
         small.moves(states, *self._cells, out)
         return self._held_back(states, out)
+
+    def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A second pass wins for who leads."""
+        found, late = np.zeros(legal.shape, np.bool_), True
+        if isinstance(states, BitStates):
+            late = playouts.won_by_passing(states, self.size, self._bits[-1], self.max_moves - 1,
+                                           found)
+        else:
+            self._by_passing(found, states, states.recent[:, 0] == self.pass_action, 1)
+        if late:
+            self._near_the_end(found, super().wins, states, legal, 1)
+        return found
+
+    def blunders(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A pass loses for who is behind, whether it is the second or the opponent passes too."""
+        found = np.zeros(legal.shape, np.bool_)
+        self._by_passing(found, states, np.ones(len(legal), np.bool_), -1)
+        self._near_the_end(found, super().blunders, states, legal, 2)
+        return found
+
+    def _by_passing(
+        self, found: NDArray[np.bool_], states: States, asked: NDArray[np.bool_], sign: int
+    ) -> None:
+        """Mark the pass, of the games ``asked``, where the board, counted now, is worth ``sign`` to
+        the side to move."""
+        rows = np.flatnonzero(asked)
+        lead = self._leads(states, asked)[rows] - states.komi[rows] / 2
+        found[rows, -1] = np.sign(lead) * (1 - 2 * states.to_play[rows]) == sign
+
+    def _near_the_end(
+        self, found: NDArray[np.bool_], ask: Callable[..., NDArray[np.bool_]], states: States,
+        legal: NDArray[np.bool_], moves: int,
+    ) -> None:
+        """Where so few moves are left, any of them may be the last: try them all."""
+        rows = np.flatnonzero(states.ply + moves >= self.max_moves)
+        if len(rows):
+            found[rows] = ask(take(states, rows), legal[rows])
 
     def observe(self, states: States) -> NDArray[np.uint8]:
         out = np.empty((len(states.ply), self.obs_shape[0], self.size * self.size), np.uint8)

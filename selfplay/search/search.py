@@ -3,6 +3,15 @@
 A wave walks down every tree by a rule of ``select``, lets the game put the leaves' states into a
 scratch batch and say which moves are legal there, evaluates all that are not terminal in one call,
 and grows the trees.
+
+Trees may be read between waves (``grow.view``), searched on by another ``begin`` with
+``fresh=False``, and follow the game (``advance``, with ``reuse``). ``grow.Growing`` is all of it
+for one game, in slices that can stop after any: what a GTP engine or a web board needs.
+
+What is proven (see ``tree``) begins with what the rules say: where a game is over, and which moves
+end it. Of every root the game is asked which moves win at once; where it has a kernel for that
+(``quick_wins``), also which moves let the opponent win, and whether a leaf has a win, which is then
+as good as a finished game and needs no evaluation.
 """
 
 from __future__ import annotations
@@ -16,9 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay.common.errors import UserError
-from selfplay.games.base import Game, put, side
-from selfplay.search import gumbel, select, tree
+from selfplay.games.base import Game, put, side, take
 from selfplay.search import random as rng
+from selfplay.search import root, select, tree
 
 #: (states, legal bool [n, A]) -> (logits float32 [n, A], value float32 [n] for the side to move)
 Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -49,6 +58,7 @@ class SearchConfig:
     c_scale: float = 1.0
     uct_c: float = 0.7
     reuse: bool = False  #: ``Search.advance`` keeps the subtree of the move made
+    proven: bool = True  #: exact values spread through the tree (not for uct)
     leaves: int = 1  #: walks of one tree in one wave, at most; more make few games faster
 
     def __post_init__(self) -> None:
@@ -66,11 +76,17 @@ class SearchResult(NamedTuple):
 
     visits: int32 [n, A], of the root's moves
     policy: float32 [n, A], the improved policy: shares of the visits, or for gumbel
-        softmax(logits + sigma(completed Q))
-    value: float32 [n], mean value of the root for its side to move
+        softmax(logits + sigma(completed Q)). Proven losses have none, unless all moves lose; by
+        visits, moves that look no better than a proven draw leave it their share. Of a decided
+        root the prior's shares of the visited moves that keep its value
+    value: float32 [n], mean value of the root for its side to move; exact where ``decided``
     action: int64 [n], gumbel's winner; otherwise the most visited, of several the one of the
-        highest mean value, of several of these the lowest
+        highest mean value, of several of these the lowest. A proven win if there is one, a
+        proven loss only if there is nothing else (then the one most visited, not one that loses
+        at once), a proven draw if the best other looks worse
     prior: float32 [n, A], the evaluation's own policy, without noise or temperature
+    proven: float32 [n, A], the exact value of each move for the side to move, NaN where unknown
+    decided: bool [n], the value of the root is exact, and the search has ended early
     """
 
     visits: NDArray[np.int32]
@@ -78,6 +94,8 @@ class SearchResult(NamedTuple):
     value: NDArray[np.float32]
     action: NDArray[np.int64]
     prior: NDArray[np.float32]
+    proven: NDArray[np.float32]
+    decided: NDArray[np.bool_]
 
 
 class Search:
@@ -105,6 +123,8 @@ class Search:
         self._left = np.zeros(batch, np.int32)  # simulations to do; a row is active while > 0
         self._sims = np.zeros(batch, np.int32)
         self._noise = np.zeros(batch, np.bool_)
+        self._proving = config.proven and config.rule != "uct"
+        self._decided = False  # perhaps the root of an active row is exact
         self._heads = dict[tuple[int, int], Any]()
 
     def seed(self, rows: ArrayLike, seeds: ArrayLike) -> None:
@@ -152,6 +172,15 @@ class Search:
         else:
             self.tree.size[rows[moves >= 0]] = 0
 
+    def reserve(self, nodes: int) -> None:
+        """Room for ``nodes`` nodes a tree at least; what the trees hold stays. No search may be
+        between its ``begin`` and its last wave."""
+        if nodes > self.capacity:
+            self.capacity = nodes
+            self.tree = tree.larger(self.tree, self.capacity)
+            depth = min(self.capacity, self.game.max_moves)
+            self._walk = tree.new_walk(len(self._walk.depth), depth)
+
     def forget(self, rows: ArrayLike) -> None:
         """Empty the trees of ``rows`` int [n]; their running searches end."""
         rows = np.asarray(rows, np.int64)
@@ -162,21 +191,23 @@ class Search:
         """One simulation, or up to ``leaves``, or the evaluation of a new root, in each active row.
 
         At most one call of ``evaluate``, none where all leaves are terminal. Returns the rows
-        int64 [k] whose budget is now spent; they rest until the next ``begin``.
-        Raises FloatingPointError if values or logits are not finite. After any exception the
-        searches under way begin again.
+        int64 [k] whose budget is now spent, or whose value is proven; they rest until the next
+        ``begin``. Raises FloatingPointError if values or logits are not finite. After any
+        exception the searches under way begin again.
         """
-        rows = self._left.nonzero()[0]
+        active = rows = self._left.nonzero()[0]
+        if self._stop_decided(active):
+            rows = self._left.nonzero()[0]
         if not len(rows):
-            return rows
+            return active
         try:
             new = self.tree.size[rows] == 0
             count, deepest = self._select(rows)
             walk = self._walk
             slot, outcome, to_play, live, legal = self._leaves(count, deepest)
             prior, values = self._evaluate(live, legal, evaluate)
-            tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play, slot, outcome, prior,
-                      values)
+            self._decided |= tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play,
+                                       slot, outcome, prior, values, self._proving)
             if self.config.leaves == 1:
                 self._left[rows] -= ~new
             else:
@@ -188,7 +219,16 @@ class Search:
             self.tree.size[rows] = 0
             self._left[rows] = self._sims[rows]
             raise
-        return rows[self._left[rows] == 0]
+        self._stop_decided(active)
+        return active[self._left[active] == 0]
+
+    def _stop_decided(self, rows: NDArray[np.int64]) -> bool:
+        """End the searches of those of the active ``rows`` whose value is proven; perhaps none."""
+        perhaps, self._decided = self._decided, False
+        if perhaps:
+            known = (self.tree.known[rows, 0] == tree.EXACT) & (self.tree.size[rows] > 0)
+            self._left[rows[known]] = 0
+        return perhaps
 
     def run(
         self, states: Any, sims: ArrayLike, evaluate: Evaluate, noise: ArrayLike = False
@@ -206,19 +246,26 @@ class Search:
         if (trees.size[rows] == 0).any():
             raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
         visits = np.empty((len(rows), self.game.num_actions), np.int32)
-        q = np.empty(visits.shape)
-        tree.root_moves(trees, rows, visits, q)
+        q, exact = np.empty(visits.shape), np.empty(visits.shape, np.bool_)
+        root.moves(trees, rows, visits, q, exact)
         sign = 1.0 - 2.0 * trees.to_play[rows, 0]
         value = (sign * trees.total[rows, 0] / trees.visits[rows, 0]).astype(np.float32)
         prior = np.abs(trees.prior[rows, 0])
+        decided = trees.known[rows, 0] == tree.EXACT
         if self.config.rule == "gumbel":
-            policy, action = np.empty_like(prior), np.empty(len(rows), np.int64)
-            select.conclude(trees, rows, self.config.c_visit, self.config.c_scale, policy, action)
+            policy, score = np.empty_like(prior), np.empty(q.shape)
+            select.conclude(trees, rows, self.config.c_visit, self.config.c_scale, policy, score)
         else:
             policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
-            most = (visits == visits.max(1, keepdims=True)) & (prior > 0)
-            action = np.where(most, q, -np.inf).argmax(1)
-        return SearchResult(visits, policy, value, action, prior)
+            score = q
+        score = np.where(decided[:, None], visits + prior, score)
+        unseen = np.where(prior > 0, trees.root_score[rows], -np.inf)
+        action, fits = root.choose(visits, q, exact, decided, value, score, unseen)
+        some = np.flatnonzero(exact.any(1))
+        policy[some] = root.proven_policy(policy[some], q[some], exact[some], decided[some],
+                                          fits[some], prior[some], self.config.rule != "gumbel")
+        proven = np.where(exact, q, np.nan).astype(np.float32)
+        return SearchResult(visits, policy, value, action, prior, proven, decided)
 
     def _select(self, rows: NDArray[np.int64]) -> tuple[int, int]:
         """Walks in each tree by the rule: (how many, the depth of the deepest)."""
@@ -239,7 +286,24 @@ class Search:
             over = np.flatnonzero(place >= live)
             outcome[over] = self.game.result(self._head(count, live))[1][place[over] - live]
             slot = np.where(place < live, place, -1)
-        return slot, outcome, leaves.to_play[place], self._head(live), legal
+        to_play, states = leaves.to_play[place], self._head(live)
+        if self._proving and self.game.quick_wins:
+            states, legal = self._won(states, legal, slot, outcome, to_play)
+        return slot, outcome, to_play, states, legal
+
+    def _won(
+        self, states: Any, legal: NDArray[np.bool_], slot: NDArray[np.int64],
+        outcome: NDArray[np.float32], to_play: NDArray[np.int8],
+    ) -> tuple[Any, NDArray[np.bool_]]:
+        """Let leaves with a move that wins at once count as won, but for roots, which want an
+        evaluation; (states, legal) of those that are left. Changes ``slot`` and ``outcome``."""
+        wins = self.game.wins(states, legal)
+        live, holes, movers = root.end_won(wins, slot, self._walk.leaf, to_play, outcome)
+        if live == len(legal):
+            return states, legal
+        put(states, holes, take(states, movers))
+        legal[holes] = legal[movers]
+        return self._head(live), legal[:live]
 
     def _head(self, end: int, start: int = 0) -> Any:
         """Views of some rows of the scratch states. They are kept: making them anew takes a tenth
@@ -269,20 +333,33 @@ class Search:
         if config.rule == "uct":
             return
         prior = np.abs(trees.prior[rows, 0]).astype(np.float64)
+        if self._proving:
+            self._decided |= self._settle(rows, prior > 0)
         noisy = np.flatnonzero(self._noise[rows])
         legal = prior[noisy] > 0
         if config.rule == "gumbel":
             with np.errstate(divide="ignore"):
                 score = np.log(prior)
             score[noisy] += rng.gumbel(trees.rng, rows[noisy], legal)
-            gumbel.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+            root.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
         else:
             score, weight = prior, config.dirichlet_weight
             warm = prior[noisy] ** (1.0 / config.root_temperature)
             warm /= warm.sum(1, keepdims=True)
             draws = rng.dirichlet(trees.rng, rows[noisy], legal, config.dirichlet_total)
             score[noisy] = (1.0 - weight) * warm + weight * draws
-        select.set_root(trees, rows, score)
+        root.set_root(trees, rows, score)
+
+    def _settle(self, rows: NDArray[np.int64], legal: NDArray[np.bool_]) -> bool:
+        """Tell the trees which moves of their roots win or lose by the rules; whether this, or
+        what is kept of a tree, decides any."""
+        states = take(self._roots, rows)
+        wins = self.game.wins(states, legal)
+        blunders = np.zeros_like(wins)
+        rest = ~wins.any(1)
+        if self.game.quick_wins and rest.any():
+            blunders[rest] = self.game.blunders(take(states, rest), legal[rest])
+        return root.settle(self.tree, rows, wins, blunders)
 
 
 def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:

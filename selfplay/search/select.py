@@ -11,6 +11,8 @@ Several walks of one tree may start before the first is backed up. As in WU-UCT 
 but adds no value until ``tree.grow``. A walk that reaches a leaf whose evaluation is already
 pending is undone, and the tree starts no more walks in this wave.
 
+PUCT and Gumbel follow no edge to an exact value (``tree.bar``): every walk learns something.
+
 Speed. A step down looks at the children that exist and at one unvisited move, the one of the
 highest prior: ``favourite`` changes only when that move gets a node. ``select`` is compiled without
 numba's counting of references (``_nrt``), which took a third of the time of a search; such a
@@ -67,7 +69,9 @@ def _roomy(tree, b, node):
             tree.n[b, new + k] = tree.n[b, old + k]
             tree.q[b, new + k] = tree.q[b, old + k]
             tree.weight[b, new + k] = tree.weight[b, old + k]
-            tree.edge[b, tree.child[b, old + k]] = new + k
+            tree.bar[b, new + k] = tree.bar[b, old + k]
+            if tree.child[b, old + k] >= 0:
+                tree.edge[b, tree.child[b, old + k]] = new + k
         tree.first[b, node] = new
         tree.used[b] += 2 * degree
     tree.degree[b, node] = degree + 1
@@ -91,14 +95,14 @@ def _birth(tree, b, parent, action, bits):
         e = _roomy(tree, b, parent)
         tree.child[b, e], tree.move[b, e], tree.n[b, e] = node, action, 1
         tree.q[b, e], tree.weight[b, e] = tree.mean[b, parent], weight
-        tree.edge[b, node] = e
+        tree.edge[b, node], tree.bar[b, e] = e, 0
         if action == tree.favourite[b, parent]:
             tree.favourite[b, parent] = _best_unvisited(tree, b, parent, bits)
     tree.size[b] = node + 1
     tree.parent[b, node], tree.action[b, node] = parent, action
     tree.degree[b, node], tree.visits[b, node] = 0, 0
     tree.total[b, node], tree.mass[b, node] = 0.0, 0.0
-    tree.terminal[b, node], tree.pending[b, node] = False, True
+    tree.terminal[b, node], tree.pending[b, node], tree.known[b, node] = False, True, 0
     return node
 
 
@@ -136,6 +140,9 @@ def _puct(tree, b, node, sign, c_puct, reduction, score, keys):
         e = np.uint64(first + k)
         score[k] = sign * tree.q[b, e] + explore * tree.weight[b, e] / np.float64(
             np.int32(1) + tree.n[b, e]) + 0.0
+    if tree.known[b, node] != 0:
+        for k in range(tree.degree[b, node]):
+            score[k] += tree.bar[b, first + k]
     best, action = _top(tree, b, node, keys)
     edge = first + best if best >= 0 else np.int64(-1)
     move = tree.favourite[b, node]
@@ -254,18 +261,19 @@ def _improve(sigmas, share, degree, unvisited, rest):
 
 @njit(cache=True, nogil=True, inline="always")
 def _gumbel_root(tree, b, wanted, sigmas, visits):
-    """The best by draw + logit + sigma among the moves with ``wanted`` visits, as (edge, move)."""
-    edge, action, top = np.int64(-1), np.int64(-1), -np.inf
-    if wanted == 0:
-        action = np.int64(tree.favourite[b, 0])
-    else:
-        first = tree.first[b, 0]
-        for k in range(tree.degree[b, 0]):
-            if visits[k] == wanted:
-                move = tree.move[b, first + k]
-                score = tree.weight[b, first + k] + sigmas[k]
-                if edge < 0 or score > top or (score == top and move < action):
-                    edge, action, top = first + k, np.int64(move), score
+    """The best by draw + logit + sigma among the open moves with ``wanted`` visits, as (edge,
+    move). Where there is none, as moves have become exact: among those with the most visits
+    below that, so that an unvisited move steps in; else with the fewest above."""
+    edge, action, top = np.int64(-1), np.int64(tree.favourite[b, 0]), -np.inf
+    rank = np.int64(-FAR) if action < 0 else np.int64(0)
+    first = tree.first[b, 0]
+    for k in range(tree.degree[b, 0]):
+        mine = np.int64(visits[k] if visits[k] <= wanted else -visits[k])
+        if tree.bar[b, first + k] == 0 and mine >= rank:
+            move = tree.move[b, first + k]
+            score = tree.weight[b, first + k] + sigmas[k]
+            if mine > rank or edge < 0 or score > top or (score == top and move < action):
+                edge, action, top, rank = first + k, np.int64(move), score, mine
     return edge, action
 
 
@@ -273,11 +281,13 @@ def _gumbel_root(tree, b, wanted, sigmas, visits):
 def _gumbel_inner(tree, b, node, policy, visits, factor):
     """argmax of pi'(a) - N(a) / (1 + sum of N), as (edge or -1, move): visits come to lie as pi'.
 
-    The lowest move among equals.
+    The lowest move among equals; no move with an exact value.
     """
     edge, action, top = np.int64(-1), np.int64(-1), -np.inf
-    first = tree.first[b, node]
+    first, known = tree.first[b, node], tree.known[b, node] != 0
     for k in range(tree.degree[b, node]):
+        if known and tree.bar[b, first + k] < 0:
+            continue
         move = tree.move[b, first + k]
         score = policy[k] - visits[k] / tree.visits[b, node]
         if edge < 0 or score > top or (score == top and move < action):
@@ -309,7 +319,7 @@ def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, v
     evaluated. A walk ends where a move has no node yet, which it gets, or at a terminal node.
     rule, parameters: PUCT, (c_puct, reduction, root_reduction), the reductions of the value of
     unvisited moves in [0, 2]; UCT, (c, -, -); GUMBEL, (c_visit, c_scale, -).
-    schedule: int32 [B, S], for GUMBEL ``gumbel.considered_visits`` of each row's present search,
+    schedule: int32 [B, S], for GUMBEL ``root.considered_visits`` of each row's present search,
     whose tree began empty (the t-th simulation finds 1 + t visits at the root). The walks of a
     call stay within one round of it: what the next is about has to be known first.
     """
@@ -368,27 +378,11 @@ def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, v
 
 
 @njit(cache=True, nogil=True)
-def set_root(tree, rows, score):
-    """Let ``score`` float64 [n, A] stand in for the prior at the roots of ``rows`` int64 [n]."""
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        for a in range(score.shape[1]):
-            tree.root_score[b, a] = score[i, a]
-        tree.favourite[b, 0] = _best_unvisited(tree, b, 0, tree.prior.view(np.int32))
-        mass = 0.0
-        for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
-            tree.weight[b, e] = score[i, tree.move[b, e]]
-            mass += tree.weight[b, e]
-        tree.mass[b, 0] = mass
-
-
-@njit(cache=True, nogil=True)
-def conclude(tree, rows, c_visit, c_scale, policy, winners):
+def conclude(tree, rows, c_visit, c_scale, policy, score):
     """What a search by GUMBEL found at each root.
 
     Fills policy float32 [n, A], the improved policy softmax(logits + sigma(completed Q)) without
-    the draws, and winners int64 [n]: the best by draw + logit + sigma among the moves with the
-    most visits.
+    the draws, and score float64 [n, A], draw + logit + sigma of the moves that have an edge.
     """
     actions = policy.shape[1]
     sigmas, share = np.empty(actions), np.empty(actions)
@@ -397,10 +391,8 @@ def conclude(tree, rows, c_visit, c_scale, policy, winners):
         b = rows[i]
         first, degree = tree.first[b, 0], tree.degree[b, 0]
         unvisited = _sigmas(tree, b, 0, c_visit, c_scale, sigmas, visits, share)
-        most = 0
         for k in range(degree):
-            most = max(most, visits[k])
-        winners[i] = _gumbel_root(tree, b, most, sigmas, visits)[1]
+            score[i, tree.move[b, first + k]] = tree.weight[b, first + k] + sigmas[k]
         factor = _improve(sigmas, share, degree, unvisited, tree.rest[b, 0])
         for a in range(actions):
             policy[i, a] = max(tree.prior[b, 0, a], 0.0) * factor

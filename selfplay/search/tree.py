@@ -5,6 +5,11 @@ Node 0 is the root; a parent's number is lower than its children's. ``visits`` o
 its own evaluation, so N(s) = 1 + sum of N(s, a), and N(s, a) is ``visits`` of the child.
 Values are kept for player 0 and turned round by ``to_play`` of the node that looks at them.
 
+Proofs (MCTS-Solver: Winands et al. 2008). The value of a finished game is exact; so is that of a
+node with a winning move, and of one whose moves all lead to exact values: the best. The best exact
+move bounds a node's value from below, as its side to move sees it; the mean keeps to the bound (as
+in Score Bounded MCTS: Cazenave and Saffidine 2010), and the ancestors get what a node gains by it.
+
 Speed. What is known of a node fills one cache line. What a walk asks of a node's children lies
 side by side in a block of edges, which moves to one of twice the size when it is full. Helpers
 that take a Tree are inlined and index without slicing, since a call or a slice would count
@@ -27,15 +32,19 @@ EDGES = 4  #: places for edges a node: blocks of 2, 4, .. come to fewer than 4 f
 #: what is known of a node
 NODE = np.dtype({
     "names": ["total", "mean", "rest", "mass", "parent", "edge", "visits", "first", "degree",
-              "favourite", "action", "to_play", "terminal", "pending"],
-    "formats": [*["f8"] * 4, *["i4"] * 7, "i1", "?", "?"],
-    "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 48, 52, 56, 60, 61, 62],
+              "favourite", "action", "to_play", "terminal", "pending", "known"],
+    "formats": [*["f8"] * 4, *["i4"] * 7, "i1", "?", "?", "i1"],
+    "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 48, 52, 56, 60, 61, 62, 63],
     "itemsize": 64,
 })
 
 #: what is known of an edge: two fill a cache line
 EDGE = np.dtype([("q", "f8"), ("weight", "f8"), ("n", "i4"), ("move", "i4"), ("child", "i4"),
-                 ("unused", "i4")])
+                 ("bar", "f4")])
+
+#: ``known``: some move of the node loses; some exact one does not; the node itself is exact
+TRIED, BOUNDED, EXACT = 1, 2, 3
+CLOSED = np.float32(-np.inf)  #: ``bar`` of an edge to an exact value; 0 of an open one
 
 
 class Tree(NamedTuple):
@@ -56,18 +65,23 @@ class Tree(NamedTuple):
         ``root_score``), of equals the lowest; -1 if all are visited
     action: int32 [B, N], the move that leads here from the parent
     to_play: int8 [B, N]
-    terminal: bool [B, N]
+    terminal: bool [B, N], the game is over here, or as good as over: a move wins at once
     pending: bool [B, N], a walk has made this node and its evaluation is not there yet
+
+    known: int8 [B, N], 0, TRIED, BOUNDED or EXACT
 
     raw: float32 [B, N], the evaluation of the node itself, for player 0
     prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
-        minus sign once the move has a node
+        minus sign once the move has an edge
+    bound: float32 [B, N], from BOUNDED on: the best exact value among the moves, for player 0
+    loose: float64 [B, N], where BOUNDED: what ``total`` would be without the bound
 
     Of each edge, all views of one array of EDGE:
 
-    child: int32 [B, E], the node it leads to
+    child: int32 [B, E], the node it leads to; -1 at the root, where the value alone is known
     move: int32 [B, E]
     n: int32 [B, E], ``visits`` of the child
+    bar: float32 [B, E], 0, or CLOSED where ``q`` is exact
     q: float64 [B, E], ``mean`` of the child; before its first value that of the parent
     weight: float64 [B, E], the move's prior, at the root its ``root_score``
 
@@ -94,13 +108,17 @@ class Tree(NamedTuple):
     to_play: NDArray[np.int8]
     terminal: NDArray[np.bool_]
     pending: NDArray[np.bool_]
+    known: NDArray[np.int8]
     raw: NDArray[np.float32]
     prior: NDArray[np.float32]
+    bound: NDArray[np.float32]
+    loose: NDArray[np.float64]
     child: NDArray[np.int32]
     move: NDArray[np.int32]
     n: NDArray[np.int32]
     q: NDArray[np.float64]
     weight: NDArray[np.float64]
+    bar: NDArray[np.float32]
     size: NDArray[np.int32]
     used: NDArray[np.int32]
     root_score: NDArray[np.float64]
@@ -130,7 +148,7 @@ def new_walk(count: int, depth: int) -> Walk:
 
 def node_bytes(actions: int) -> int:
     """Bytes that a node takes."""
-    return NODE.itemsize + 4 + 4 * actions + EDGES * EDGE.itemsize
+    return NODE.itemsize + 16 + 4 * actions + EDGES * EDGE.itemsize
 
 
 def _lines(batch: int, count: int, dtype: np.dtype) -> NDArray:
@@ -142,22 +160,37 @@ def _lines(batch: int, count: int, dtype: np.dtype) -> NDArray:
 
 
 def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> Tree:
-    """Empty trees of ``node_bytes`` a node."""
-    node, edge = _lines(batch, nodes, NODE), _lines(batch, EDGES * nodes, EDGE)
+    """Empty trees of ``node_bytes`` a node, and edges for all moves of the root besides."""
+    node, edge = _lines(batch, nodes, NODE), _lines(batch, EDGES * (nodes + actions), EDGE)
     return Tree(
         **{name: node[name] for name in NODE.names or ()},
         raw=np.zeros((batch, nodes), np.float32),
         prior=np.empty((batch, nodes, actions), np.float32),
+        bound=np.zeros((batch, nodes), np.float32),
+        loose=np.zeros((batch, nodes), np.float64),
         child=edge["child"],
         move=edge["move"],
         n=edge["n"],
         q=edge["q"],
         weight=edge["weight"],
+        bar=edge["bar"],
         size=np.zeros(batch, np.int32),
         used=np.zeros(batch, np.int32),
         root_score=np.zeros((batch, actions), np.float64),
         rng=rng,
     )
+
+
+def larger(tree: Tree, nodes: int) -> Tree:
+    """The same trees with room for ``nodes`` nodes each, which are more than before."""
+    new = new_tree(len(tree.size), nodes, tree.root_score.shape[1], tree.rng)
+    used = dict.fromkeys((*(NODE.names or ()), "raw", "prior", "bound", "loose"),
+                         int(tree.size.max()))
+    used |= dict.fromkeys(EDGE.names or (), int(tree.used.max()))
+    for name in Tree._fields:
+        part = (slice(None), slice(used[name])) if name in used else slice(None)
+        getattr(new, name)[part] = getattr(tree, name)[part]
+    return new
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
@@ -206,18 +239,57 @@ def priors(logits: NDArray[np.float32], legal: NDArray[np.bool_]) -> NDArray[np.
     return odds
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _all_closed(tree, b, node):
+    """Whether every move of a node leads to an exact value."""
+    if tree.favourite[b, node] >= 0:
+        return False
+    for e in range(tree.first[b, node], tree.first[b, node] + tree.degree[b, node]):
+        if tree.bar[b, e] == 0:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _learn(tree, b, node, edge):
+    """The value of the child under the closed ``edge`` has become exact: raise the bound."""
+    sign = 1 - 2 * tree.to_play[b, node]
+    found = tree.bound[b, tree.child[b, edge]]
+    if tree.known[b, node] < BOUNDED:
+        tree.known[b, node] = BOUNDED if sign * found > -1 else TRIED
+        tree.bound[b, node], tree.loose[b, node] = found, tree.total[b, node]
+    elif sign * found > sign * tree.bound[b, node]:
+        tree.bound[b, node] = found
+    if sign * found >= 1 or _all_closed(tree, b, node):
+        tree.known[b, node] = EXACT
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _keep_to_bound(tree, b, node, value):
+    """The node's total after one more value, from BOUNDED on."""
+    least = np.float64(tree.bound[b, node]) * tree.visits[b, node]
+    if tree.known[b, node] == EXACT:
+        return least
+    tree.loose[b, node] += value
+    total = tree.loose[b, node]
+    return max(total, least) if tree.to_play[b, node] == 0 else min(total, least)
+
+
 @njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
-def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
+def grow(tree, rows, leaves, to_play, slot, outcome, prior, values, proving):
     """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
 
     Of the leaf states: to_play int8 [n]; outcome float32 [n] for player 0, which counts where
     slot int64 [n] is -1: a terminal leaf. Elsewhere slot is the leaf's index in prior float32
     [m, A] (see ``priors``) and values float32 [m] for the side to move. Pending leaves are filled
     in; a terminal one that was there already is backed up again.
+    proving: whether exact values spread. Returns whether one has reached a root.
     """
+    decided = False
     for i in range(rows.shape[0]):
         b, node, m = rows[i], leaves[i], slot[i]
         value = values[m] * (1 - 2 * to_play[i]) if m >= 0 else np.float64(outcome[i])
+        news = False  # the node's value has just become exact
         if tree.pending[b, node]:
             tree.pending[b, node] = False
             tree.raw[b, node] = value
@@ -231,29 +303,31 @@ def grow(tree, rows, leaves, to_play, slot, outcome, prior, values):
                         favourite, top = a, prior[m, a]
                 tree.favourite[b, node] = favourite
                 tree.rest[b, node] = 1.0
+            elif proving:
+                tree.known[b, node], tree.bound[b, node], news = EXACT, outcome[i], True
         while True:
             total = tree.total[b, node] + value
             mean = total / tree.visits[b, node]
+            if tree.known[b, node] >= BOUNDED:
+                total = _keep_to_bound(tree, b, node, value)
+                value = total - tree.total[b, node]
+                mean = total / tree.visits[b, node]
+                if tree.known[b, node] == EXACT:
+                    mean = np.float64(tree.bound[b, node])
             tree.total[b, node], tree.mean[b, node] = total, mean
             edge = tree.edge[b, node]
             if edge < 0:
                 break
             tree.q[b, edge] = mean
             node = tree.parent[b, node]
-
-
-@njit(cache=True, nogil=True)
-def root_moves(tree, rows, visits, q):
-    """Fill visits int32 [n, A] and q float64 [n, A], the mean value of each visited move of the
-    roots for their side to move; 0 elsewhere."""
-    visits[:] = 0
-    q[:] = 0.0
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        sign = 1.0 - 2.0 * tree.to_play[b, 0]
-        for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
-            visits[i, tree.move[b, e]] = tree.n[b, e]
-            q[i, tree.move[b, e]] = sign * tree.q[b, e]
+            if news:
+                tree.bar[b, edge] = CLOSED
+                news = tree.known[b, node] != EXACT
+                if news:
+                    _learn(tree, b, node, edge)
+                    news = tree.known[b, node] == EXACT
+        decided = decided or tree.known[b, 0] == EXACT
+    return decided
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -273,7 +347,10 @@ def _move_node(tree, b, old, new, parent):
     tree.to_play[b, new] = tree.to_play[b, old]
     tree.terminal[b, new] = tree.terminal[b, old]
     tree.pending[b, new] = tree.pending[b, old]
+    tree.known[b, new] = tree.known[b, old]
     tree.raw[b, new] = tree.raw[b, old]
+    tree.bound[b, new] = tree.bound[b, old]
+    tree.loose[b, new] = tree.loose[b, old]
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -292,11 +369,12 @@ def reroot(tree, rows, actions):
 
     Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
     The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` of
-    ``select`` must follow.
+    ``root`` must follow.
     """
     number = np.empty(tree.parent.shape[1], np.int32)
     child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
     q, weight = np.empty((2, tree.child.shape[1]))
+    bar = np.empty(tree.child.shape[1], np.float32)
     for i in range(rows.shape[0]):
         b = rows[i]
         if actions[i] < 0 or tree.size[b] == 0:
@@ -327,6 +405,7 @@ def reroot(tree, rows, actions):
                 n[used + k] = tree.n[b, first + k]
                 q[used + k] = tree.q[b, first + k]
                 weight[used + k] = tree.weight[b, first + k]
+                bar[used + k] = tree.bar[b, first + k]
                 room = room if k < room else 2 * room
             used += room if tree.degree[b, new] > 0 else 0
         tree.size[b], tree.used[b] = count, used
@@ -334,5 +413,5 @@ def reroot(tree, rows, actions):
         for node in range(count):
             for e in range(tree.first[b, node], tree.first[b, node] + tree.degree[b, node]):
                 tree.child[b, e], tree.move[b, e], tree.n[b, e] = child[e], move[e], n[e]
-                tree.q[b, e], tree.weight[b, e] = q[e], weight[e]
+                tree.q[b, e], tree.weight[b, e], tree.bar[b, e] = q[e], weight[e], bar[e]
                 tree.edge[b, child[e]] = e
