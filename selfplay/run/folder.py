@@ -118,6 +118,13 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     return Run(folder, config, game)
 
 
+def net_spec(run: Run) -> NetSpec:
+    """The net of a run, by its settings and its game's shapes; one that SFT has begun with, perhaps
+    by an earlier version, stays what it is."""
+    begun = newest(run.folder / "sft")
+    return spec_of(read_meta(begun)) if begun else spec_for(run.game, run.config.net)
+
+
 def freeze(run: Run) -> None:
     """Write down the settings of ``run``, whose folder the caller has locked. What an RL that made
     nothing left behind under other settings (its first policy, its choice of dtype) is deleted."""
