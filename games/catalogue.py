@@ -47,12 +47,58 @@ def _go_of(size: int) -> Callable[..., Game]:
     return build
 
 
+def _othello(board_size: int = 8) -> Game:
+    from .othello import Othello
+
+    return Othello(board_size)
+
+
+def _hex(board_size: int = 11, swap: bool = False) -> Game:
+    from .hex import Hex
+
+    return Hex(board_size, swap)
+
+
+def _hex_of(size: int) -> Callable[..., Game]:
+    def build(swap: bool = False) -> Game:
+        return _hex(size, swap)
+
+    return build
+
+
+def _gomoku(board_size: int = 15, exact: bool = False) -> Game:
+    from .gomoku import Gomoku
+
+    return Gomoku(board_size, exact)
+
+
+def _gomoku_of(size: int) -> Callable[..., Game]:
+    def build(exact: bool = False) -> Game:
+        return _gomoku(size, exact)
+
+    return build
+
+
+def _dotsandboxes(rows: int = 4, columns: int = 4) -> Game:
+    from .dotsandboxes import DotsAndBoxes
+
+    return DotsAndBoxes(rows, columns)
+
+
 #: name -> constructor; its keyword parameters are what ``name(key=value,...)`` may set.
 GAMES: dict[str, Callable[..., Game]] = {
     "tictactoe": _tictactoe,
     "connect4": _connect4,
     "go": _go,
     **{f"go{size}x{size}": _go_of(size) for size in _SIZES},
+    "othello": _othello,
+    "othello6x6": lambda: _othello(6),
+    "othello8x8": lambda: _othello(8),
+    "hex": _hex,
+    **{f"hex{size}x{size}": _hex_of(size) for size in range(2, 12)},
+    "gomoku": _gomoku,
+    **{f"gomoku{size}x{size}": _gomoku_of(size) for size in range(9, 16)},
+    "dotsandboxes": _dotsandboxes,
 }
 
 
@@ -133,6 +179,10 @@ def describe() -> str:
         lines.append(f"  {name:<12}{make(name).rules}")
     lines += [
         f"  go5x5 … go19x19, or go({signature(_go)}): the same rules on other boards",
+        f"  othello6x6, othello8x8   {make('othello').rules}",
+        f"  hex2x2 … hex11x11, or hex({signature(_hex)})   {make('hex').rules}",
+        f"  gomoku9x9 … gomoku15x15, or gomoku({signature(_gomoku)})   {make('gomoku').rules}",
+        f"  dotsandboxes({signature(_dotsandboxes)})   {make('dotsandboxes').rules}",
         "",
         "your own: --game path/to/mygame.py:MyGame (see: selfplay games --check)",
         *(f"  {name:<12}from {point.value}" for name, point in sorted(_brought().items())),
@@ -158,4 +208,5 @@ def _suggestion(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), GAMES, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}? (selfplay games lists them all)"
-    return "games are tictactoe, connect4, go5x5 to go19x19 and openspiel:… (see: selfplay games)"
+    return ("games are tictactoe, connect4, go5x5 to go19x19, othello, hex, gomoku, dotsandboxes "
+            "and openspiel:… (see: selfplay games)")

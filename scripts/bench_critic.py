@@ -41,7 +41,7 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
         sampling_of,
         stored_text_config,
     )
-    from selfplay.llm.recipes import job_of
+    from selfplay.llm.recipes import goal_of
     from selfplay.run.keep import Watch
 
     stored, taught = stored_text_config(args.run), chosen(args.run / "sft")
@@ -51,7 +51,7 @@ def side(args: argparse.Namespace) -> dict[str, Any]:
     config = override(with_algorithm(stored, args.side), args.assignments)
     with tempfile.TemporaryDirectory() as folder:
         learner, _ = open_learner(
-            job_of(replace(run, config=config)), taught, Path(folder),
+            goal_of(replace(run, config=config)), taught, Path(folder),
             replace(config.rl, evaluate_prompts=args.questions), config.pg,
             sampling=sampling_of(config), seed=args.seed)
         start, before = learner.look(), rss_mb()

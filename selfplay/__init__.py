@@ -55,6 +55,9 @@ __all__ = ["Board", "Evaluator", "Found", "Game", "GameError", "MatchResult", "N
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
+        from selfplay.common.machine import keep_compiled
+
+        keep_compiled()
         return getattr(import_module(_PLACES[name]), name)
     if name in ("games", "models"):  # folders that are of use by themselves
         return import_module(f"selfplay.{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacking import Attack, table
 from command import Command, Said
 from numpy.typing import NDArray
 
@@ -29,11 +31,19 @@ PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=0, metavar="N",
                      help="run the tests that learn something, each with the seeds 0 to N - 1")
+    attacks = parser.getgroup("attacks")
+    attacks.addoption("--attack", action="store_true", help="carry out the attacks in full")
+    attacks.addoption("--seed", type=int, default=0, help="of the attacks' variants")
+    attacks.addoption("--scale", type=float, default=1.0, metavar="X",
+                      help="share of the attacks' variants")
+    attacks.addoption("--minutes", type=float, default=60.0, metavar="M", help="of the soak")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("seeds") and not config.option.markexpr:
         config.option.markexpr = "learns"
+    if config.getoption("attack") and not config.option.markexpr:
+        config.option.markexpr = "attack"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,6 +51,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("learns"):
         seeds = range(max(metafunc.config.getoption("seeds"), 1))
         metafunc.parametrize("learn_seed", seeds, ids="seed{}".format)
+
+
+@pytest.fixture
+def attack(request: pytest.FixtureRequest) -> Iterator[Attack]:
+    """In full with --attack, else a short part; its figures go into the table at the end."""
+    option = request.config.getoption
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    made = Attack(name, option("attack"), option("seed"), option("scale"), option("minutes"))
+    yield made
+    request.node.user_properties.append(("attack", made.row()))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table of figures of ``--attack``."""
+    ended = [report for reports in terminalreporter.stats.values() for report in reports
+             if getattr(report, "when", "") == "teardown"]
+    rows = [row for report in ended for key, row in report.user_properties if key == "attack"]
+    if config.getoption("attack") and rows:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(table(rows))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +110,8 @@ def run(
 ) -> Iterator[Command]:
     """``selfplay WORDS`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
+    threads, handlers = torch.get_num_threads(), {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     torch.set_num_threads(1)
 
     def command(*words: str) -> Said:
@@ -92,3 +123,5 @@ def run(
 
     yield command
     torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

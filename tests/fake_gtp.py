@@ -1,9 +1,10 @@
 """A scripted GTP engine for tests. Usage: fake_gtp.py BEHAVIOUR [KEY=VALUE ...]
 
 Behaviours: good, die, nonsense, vertex, illegal, slow, refuse, cleanup, resign, noisy, badid,
-child, daemon (a child in a session of its own), flood (an answer without end), oneline (answers
-end in a single newline). Keys: moves (on the board before it passes or dies), games (played before
-it dies), seconds, log (a file that gets every command).
+child, daemon (a child in a session of its own), stranger (as that, without environment), flood (an
+answer without end), oneline (answers end in a single newline). Keys: moves (on the board before it
+passes or dies), games (played before it dies or refuses), seconds, log (a file that gets every
+command).
 It plays on every second line only, so that no stone is ever captured.
 """
 
@@ -27,7 +28,7 @@ class Engine:
     def answer(self, name: str, arguments: list[str]) -> str:
         """The reply with its status, without id."""
         if name == "boardsize":
-            if self.behaviour == "refuse":
+            if self.behaviour == "refuse" and self.games >= int(self.options.get("games", "0")):
                 return "? unacceptable size"
             self.size = int(arguments[0])
         elif name == "clear_board":
@@ -83,9 +84,10 @@ def main() -> None:
     engine = Engine(behaviour, options)
     if behaviour == "noisy":
         print("x" * 200_000, file=sys.stderr, flush=True)
-    if behaviour in ("child", "daemon"):  # its process group outlives a polite quit
+    if behaviour in ("child", "daemon", "stranger"):  # its process group outlives a polite quit
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"],
-                                 start_new_session=behaviour == "daemon")
+                                 start_new_session=behaviour != "child",
+                                 env={} if behaviour == "stranger" else None)
         options["child"] = str(child.pid)
     for line in sys.stdin:
         words = line.split()

@@ -238,20 +238,23 @@ class Reference:
                                 if self.root.n(a) == count}))
 
     def choice(self, score: Any) -> int:
-        """The best by ``score``: if the root is decided, of the moves with its value; else of the
-        most visited open ones and those that are known and do not lose."""
+        """If the root is decided, the most visited of the moves with its value; else the best by
+        ``score`` of the most visited open ones and those that are known and do not lose."""
         root, known = self.root, self.root.values()
         if root.exact is not None:
-            return best({a: score(a) for a, value in known.items() if value == root.exact})
+            return best({a: root.n(a) + root.moves[a] for a in self.keeping()})
         most = max(root.n(a) for a in root.open_moves())
         good = [a for a, value in known.items() if value != -root.sign]
         good += [a for a in root.open_moves() if most and root.n(a) == most]
         return best({a: score(a) for a in good or root.open_moves()})
 
+    def keeping(self) -> list[int]:
+        """The visited moves that keep a decided root's value."""
+        return [a for a, value in self.root.values().items()
+                if value == self.root.exact and self.root.n(a)]
+
     def puct_choice(self) -> int:
         root = self.root
-        if root.exact is not None:
-            return self.choice(lambda a: root.n(a) + root.moves[a])
         seen = any(root.n(a) for a in root.open_moves()) or any(
             value != -root.sign for value in root.values().values())
         return self.choice(root.q if seen else root.moves.get)
@@ -260,7 +263,7 @@ class Reference:
         """The policy made of ``shares`` and of what is proven."""
         root, known = self.root, self.root.values()
         if root.exact is not None:
-            shares = {a: root.moves[a] for a, value in known.items() if value == root.exact}
+            shares = {a: root.moves[a] for a in self.keeping()}
         else:
             lost = [a for a, value in known.items() if value == -root.sign]
             shares = {a: 0.0 if a in lost else share for a, share in shares.items()}

@@ -109,8 +109,8 @@ def test_a_checkpoint_holds_what_acts(saved: Path) -> None:
 
 
 def test_its_files_are_plain(saved: Path) -> None:
-    assert sorted(os.listdir(saved)) == ["meta.json", "train.json", "train.safetensors",
-                                         "weights.safetensors"]
+    assert sorted(os.listdir(saved)) == ["meta.json", "sums.json", "train.json",
+                                         "train.safetensors", "weights.safetensors"]
     assert json.loads((saved / "meta.json").read_text())["net"]["size"] == "2x16"
     assert load_file(saved / "weights.safetensors")["stem.conv.weight"].shape == (16, 3, 3, 3)
 
@@ -194,7 +194,7 @@ def test_a_refused_rename_leaves_the_old_checkpoint(
 
 def test_weights_alone_still_play_but_do_not_train(saved: Path) -> None:
     checkpoint.drop_training(saved)
-    assert sorted(os.listdir(saved)) == ["meta.json", "weights.safetensors"]
+    assert sorted(os.listdir(saved)) == ["meta.json", "sums.json", "weights.safetensors"]
     assert checkpoint.newest(saved.parent) == saved
     checkpoint.load_net(saved, "tictactoe")
     with pytest.raises(UserError, match=r"ckpt-000003: holds weights only.*--init"):
@@ -224,6 +224,22 @@ def test_damage_names_the_file_and_the_remedy(saved: Path, name: str, content: b
     with pytest.raises(UserError, match=r"ckpt-000003.*damaged.*delete") as caught:
         checkpoint.load_net(saved, "tictactoe")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "meta.json", "train.safetensors",
+                                  "train.json"])
+def test_a_flipped_bit_that_leaves_all_readable_is_found(saved: Path, name: str) -> None:
+    data = bytearray((saved / name).read_bytes())
+    place = len(data) - 20  # a weight
+    if name.endswith("json"):  # a digit of the positions, of the learning rate
+        place = data.index(b"512" if name == "meta.json" else b"01", 0)
+    data[place] ^= 1
+    (saved / name).write_bytes(data)
+    load = checkpoint.load_training if name.startswith("train") else checkpoint.load_net
+    with pytest.raises(UserError, match=rf"{name}: damaged \(not as it was saved\); delete"):
+        load(saved)
+    (saved / "sums.json").unlink()  # as an older checkpoint, which has none
+    load(saved)
 
 
 def test_damaged_training_state(saved: Path) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfplay.arena.expert import Generated, generate, read_expert, write_games
+from selfplay.arena.expert import (
+    Generated,
+    generate,
+    made_so_far,
+    read_expert,
+    unfinished,
+    write_games,
+)
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.arena.records import GameRecord
@@ -205,3 +212,16 @@ def test_gnugo_repeats_its_game(gnugo: str) -> None:
     texts = [game.action_to_text(start, 0, action) for action in played.actions]
     assert " ".join(texts).upper() == GNUGO_GAME
     assert played.end == "two passes" and played.opening == 5
+
+
+def test_a_file_cut_by_the_clock_grows_to_what_an_uncut_one_is(tmp_path: Path) -> None:
+    whole = make_games(tmp_path / "whole.jsonl.gz").path.read_bytes()
+    out = tmp_path / "cut.jsonl.gz"
+    cut = make_games(out, stop=lambda: made_so_far(out) >= 5)
+    assert 0 < cut.wanted <= 7 and not cut.before
+    assert unfinished(out) and len(read_expert([out], TTT)[0]) == cut.games
+    none = make_games(out, stop=lambda: True)  # a start without time leaves all as it is
+    assert (none.games, none.wanted) == (cut.games, cut.wanted)
+    done = make_games(out)
+    assert done.wanted == 0 and out.read_bytes() == whole and not unfinished(out)
+    assert make_games(out).before

@@ -98,6 +98,20 @@ def test_a_talkative_engine_does_not_hang() -> None:
         assert engine.ask("echo there").text == "there"
 
 
+def test_an_engine_that_does_not_read_is_an_error() -> None:
+    with GtpEngine(fake("slow", seconds=20), timeout=0.5) as engine:
+        engine.send("genmove b")
+        with pytest.raises(UserError, match=r"it has read nothing for 0\.5 s"):
+            engine.send("echo " + "x" * 10**6)
+
+
+def test_errors_without_end_are_cut() -> None:
+    with GtpEngine(fake("noisy")) as engine:
+        assert engine.ask("echo there").ok
+        assert "its last line: xxx" in str(engine.failure("it fails"))
+        assert len(str(engine.failure("it fails"))) < 1000
+
+
 def test_an_answer_without_end_is_an_error() -> None:
     with GtpEngine(fake("flood")) as engine, pytest.raises(UserError, match="more than 1 MB"):
         engine.ask("komi 7")
@@ -109,7 +123,7 @@ def test_an_answer_that_ends_in_one_newline_is_told_soon(monkeypatch: pytest.Mon
         engine.ask("komi 7")
 
 
-@pytest.mark.parametrize("behaviour", ["child", "daemon"])
+@pytest.mark.parametrize("behaviour", ["child", "daemon", "stranger"])
 def test_close_ends_the_whole_process_group(behaviour: str) -> None:
     engine = GtpEngine(fake(behaviour))
     child = int(engine.ask("child").text)

@@ -14,7 +14,7 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
-from selfplay.inference.evaluator import Evaluator, spread
+from selfplay.inference.evaluator import Evaluator, _torch_run, padded, spread
 from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
@@ -199,3 +199,29 @@ def test_int8_gives_each_row_its_own_outputs_whatever_the_batch(count: int) -> N
         exact = Evaluator(net, game, dtype="float32").forward(obs[:count])
         assert 0 < np.abs(logits - exact[0]).mean() < 0.1
         assert np.abs(value - exact[1]).mean() < 0.05
+
+
+def test_few_rows_wait_for_few() -> None:
+    """The rows of a forward pass: none too many where a game is played alone."""
+    assert [padded(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 32, 33, 128)] == [
+        1, 1, 2, 4, 4, 8, 8, 16, 16, 16, 32, 32, 48, 128]
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, planes: Any) -> Any:
+            seen.append(len(planes))
+            return net(planes)
+
+    game = make("tictactoe")
+    net = net_for(game, "1x8").eval()
+    run = _torch_run(Counting(), torch.device("cpu"), torch.float32)
+    obs = game.observe(game.new(20))
+    wanted = run(obs)
+    for rows in (1, 3, 8, 20):
+        policy, value = run(obs[:rows])
+        assert policy.shape == (rows, 9) and value.shape == (rows,)
+        assert np.allclose(policy, wanted[0][:rows], atol=1e-5)
+        assert np.allclose(value, wanted[1][:rows], atol=1e-5)
+        again = run(obs[:rows])
+        assert (again[0] == policy).all() and (again[1] == value).all()
+    assert seen == [32, 1, 1, 4, 4, 8, 8, 32, 32]

@@ -113,11 +113,29 @@ def test_killed_at_random_instants(tmp_path: Path, undisturbed: Path) -> None:
     finish(tmp_path, undisturbed)
 
 
-def test_ctrl_c_is_one_line_and_130(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_one_line_and_130(tmp_path: Path, undisturbed: Path, number: int) -> None:
     rng = random.Random(3)
     for name in ("SFT", "evaluation"):
-        code, _, err = interrupt(tmp_path, PHASES[name], rng.uniform(0, 0.05), signal.SIGINT)
+        code, _, err = interrupt(tmp_path, PHASES[name], rng.uniform(0, 0.05), number)
         assert (code, err.strip()) == (130, "stopped; the same command continues"), name
+    finish(tmp_path, undisturbed)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, undisturbed: Path) -> None:
+    """Whatever the first one has set in motion, what is on disk is good."""
+    rng = random.Random(4)
+    for name in ("expert", "SFT", "self-play", "evaluation"):
+        process = start(*TRAIN, cwd=tmp_path)
+        while process.poll() is None and not PHASES[name](tmp_path / "run"):
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGINT)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (name, out, err)
+        assert err.strip() in ("stopped at once", "stopped; the same command continues",
+                               "stopped; the same command continues\nstopped at once"), name
     finish(tmp_path, undisturbed)
 
 

@@ -303,7 +303,7 @@ def test_flops_by_hand(init: Path, tmp_path: Path) -> None:
     """2 a parameter and token asked, 6 where it is learnt; here every prompt is one batch of
     `prompts` examples, whose tokens count once a group."""
     run, _ = opened(init, tmp_path, "ppo", epochs=2, minibatches=3)
-    examples = run.job.task.batch(run.first_batch, SMALL.prompts)
+    examples = run.goal.task.batch(run.first_batch, SMALL.prompts)
     asked = sum(len(render(TOKENIZER, e.prompt)) for e in examples)
     row = run.advance()
     policy = sum(p.numel() for p in run.policy.net.policy.parameters())

@@ -27,7 +27,7 @@ from selfplay.llm.config import (
 )
 from selfplay.llm.folder import TextRun, newest_model, open_text_run, task_of
 from selfplay.llm.models import load_model
-from selfplay.llm.recipes import STAGES, job_of, learn_own_answers, run_recipe
+from selfplay.llm.recipes import STAGES, goal_of, learn_own_answers, run_recipe
 from selfplay.llm.rewards import answer_of, reward
 from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.tasks import chain_sum_forgetting, make_task
@@ -214,7 +214,7 @@ def test_the_algorithm_brings_its_settings() -> None:
 
 def test_what_is_rewarded(tmp_path: Path) -> None:
     def weights(*more: str) -> Any:
-        return dict(job_of(opened(tmp_path, "grpo", *more)).weights)
+        return dict(goal_of(opened(tmp_path, "grpo", *more)).weights)
 
     assert weights() == {"accuracy": 1.0}
     assert weights("rl.format_weight=0.1") == {"accuracy": 1.0, "format": 0.1}

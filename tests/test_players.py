@@ -400,6 +400,17 @@ def test_an_engine_that_fails_in_one_position_loses_that_game(how: str, reason: 
         assert record.result == ("W+F" if mine == 0 else "B+F")
 
 
+def test_an_engine_that_fails_as_a_later_game_begins_loses_that_game() -> None:
+    engine = parse_player(fake("refuse", games=2, moves=3), GO)
+    records = played(GO, engine, parse_player("random", GO), 6, 1, opening=(0, 0))
+    engine.close()
+    failed = [r.index for r in records if r.end.startswith("failure of")]
+    assert len(records) == 6 and failed == [2, 5]
+    assert all("unacceptable size" in records[index].end for index in failed)
+    with pytest.raises(UserError, match="unacceptable size"):  # one that has never played
+        played(GO, parse_player(fake("refuse"), GO), parse_player("random", GO), 2, 1)
+
+
 def test_an_engine_without_undo_keeps_its_pass(gnugo: str, monkeypatch: pytest.MonkeyPatch,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", f"{Path(gnugo).parent}:{os.environ['PATH']}")

@@ -16,9 +16,10 @@ from selfplay.common.files import read_history
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.run import compare_runs
+from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
 from selfplay.run.config import RunConfig, from_dict, override, preset, with_recipe
-from selfplay.run.folder import Clock, open_run, stages
+from selfplay.run.folder import open_run, stages
 from selfplay.run.shards import read_games
 
 T = ("--game", "tictactoe")

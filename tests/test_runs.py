@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from selfplay.games import make
-from selfplay.run import folder
+from selfplay.run import clock as clocks
+from selfplay.run.clock import Clock, divide
 from selfplay.run.config import RunConfig
-from selfplay.run.folder import Clock, Run, stages
+from selfplay.run.folder import Run, stages
 
 SHARES = (0.1, 0.2, 0.5, 0.2)
 
@@ -28,7 +29,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(folder, "time", clock)
+    monkeypatch.setattr(clocks, "time", clock)
     return clock
 
 
@@ -79,3 +80,57 @@ def test_a_stage_alone_has_its_own_minutes(run: Run, time: Time) -> None:
 def test_a_finished_stage_stays_finished(run: Run, time: Time) -> None:
     Clock(run, stages(run.config)).finish("sft")
     assert Clock(run, stages(run.config)).done == ["sft"]
+
+
+# ------------------------------------------------------------------- what stages need at the least
+
+SHARE = {"expert": 0.1, "sft": 0.2, "rl": 0.5, "eval": 0.2}
+
+
+def test_a_need_beyond_the_share_is_met_and_the_others_split_the_rest() -> None:
+    assert divide(100, SHARE, {}) == pytest.approx({"expert": 10, "sft": 20, "rl": 50, "eval": 20})
+    # 30 for the expert; of the other 70 SFT gets 2/9, RL 5/9, evaluation 2/9
+    assert divide(100, SHARE, {"expert": 30, "sft": 5}) == pytest.approx(
+        {"expert": 30, "sft": 140 / 9, "rl": 350 / 9, "eval": 140 / 9})
+    # 140/9 is too little for an evaluation of 20, which leaves 50 for SFT and RL
+    assert divide(100, SHARE, {"expert": 30, "eval": 20}) == pytest.approx(
+        {"expert": 30, "sft": 50 * 2 / 7, "rl": 50 * 5 / 7, "eval": 20})
+
+
+def test_where_not_all_can_be_had_rl_waits_for_another_start() -> None:
+    given = divide(60, SHARE, {"expert": 20, "sft": 5, "rl": 500, "eval": 10})
+    assert given["expert"] == 20 and given["sft"] >= 5 and given["eval"] >= 10
+    assert sum(given.values()) == pytest.approx(60)
+    hopeless = divide(60, SHARE, {"expert": 100, "sft": 50, "rl": 500, "eval": 50})
+    assert hopeless == pytest.approx({"expert": 30, "sft": 15, "rl": 0, "eval": 15})
+    assert divide(-5, SHARE, {"expert": 1})["rl"] == 0
+
+
+def test_needs_count_from_this_start_on(run: Run, time: Time) -> None:
+    spend(Clock(run, stages(run.config)), time, "expert", 90)
+    clock = Clock(run, stages(run.config))
+    clock.needs = {"expert": 30.0}
+    assert clock.budget("expert") == pytest.approx(120)
+
+
+def test_stages_on_their_own_share_the_minutes_of_the_start(run: Run, time: Time) -> None:
+    """``selfplay sft``: expert games and SFT have 1/3 and 2/3 of its minutes."""
+    spend(Clock(run, stages(run.config)), time, "sft", 5000)
+    clock = Clock(run, stages(run.config), alone=3, only=("expert", "sft"))
+    assert clock.budget("expert") == pytest.approx(60)
+    spend(clock, time, "expert", 20)
+    assert clock.left("sft") == pytest.approx(160)
+
+
+def test_compilation_is_charged_to_no_stage(
+    run: Run, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = [7.0]
+    monkeypatch.setattr(clocks.compiling, "seconds", lambda: compiled[0])
+    clock = Clock(run, stages(run.config))
+    with clock.running("sft"):
+        time.now += 50
+        compiled[0] += 40
+        assert clock.spent("sft") == pytest.approx(10)
+        time.now += 5
+    assert clock.seconds["sft"] == pytest.approx(15)

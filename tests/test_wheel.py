@@ -81,7 +81,7 @@ def test_every_module_is_the_wheels_own(unpacked: Path, traps: Path) -> None:
 def test_the_embedded_expert_games_can_be_read(unpacked: Path, traps: Path) -> None:
     code = ("from selfplay.run.config import preset\nfrom selfplay.games import make\n"
             "from selfplay.arena.expert import read_expert\n"
-            "from selfplay.run.pipeline import expert_files\n"
+            "from selfplay.run.teacher import expert_files\n"
             "from selfplay.run.folder import Run\nfrom pathlib import Path\n"
             "run = Run(Path('r'), preset('go9x9'), make('go9x9'))\n"
             "games, skipped = read_expert(expert_files(run), run.game)\n"

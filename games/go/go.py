@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries, side, take
+from ..base import Game, GameError, Symmetries, board_symmetries, take
 from . import large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
@@ -185,26 +185,31 @@ class Go(Game):
 
     def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A second pass wins for who leads."""
-        found = np.zeros(legal.shape, np.bool_)
-        self._by_passing(found, states, legal, states.recent[:, 0] == self.pass_action, 1)
-        self._near_the_end(found, super().wins, states, legal, 1)
+        found, late = np.zeros(legal.shape, np.bool_), True
+        if isinstance(states, BitStates):
+            late = playouts.won_by_passing(states, self.size, self._bits[-1], self.max_moves - 1,
+                                           found)
+        else:
+            self._by_passing(found, states, states.recent[:, 0] == self.pass_action, 1)
+        if late:
+            self._near_the_end(found, super().wins, states, legal, 1)
         return found
 
     def blunders(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A pass loses for who is behind, whether it is the second or the opponent passes too."""
         found = np.zeros(legal.shape, np.bool_)
-        self._by_passing(found, states, legal, np.ones(len(legal), np.bool_), -1)
+        self._by_passing(found, states, np.ones(len(legal), np.bool_), -1)
         self._near_the_end(found, super().blunders, states, legal, 2)
         return found
 
     def _by_passing(
-        self, found: NDArray[np.bool_], states: States, legal: NDArray[np.bool_],
-        asked: NDArray[np.bool_], sign: int,
+        self, found: NDArray[np.bool_], states: States, asked: NDArray[np.bool_], sign: int
     ) -> None:
-        """Mark the pass where the board, counted now, is worth ``sign`` to the side to move."""
-        if asked.any():
-            value = np.sign(self._leads(states, asked) - self.komi) * side(states)
-            found[:, -1] = asked & legal[:, -1] & (value == sign)
+        """Mark the pass, of the games ``asked``, where the board, counted now, is worth ``sign`` to
+        the side to move."""
+        rows = np.flatnonzero(asked)
+        lead = self._leads(states, asked)[rows] - states.komi[rows] / 2
+        found[rows, -1] = np.sign(lead) * (1 - 2 * states.to_play[rows]) == sign
 
     def _near_the_end(
         self, found: NDArray[np.bool_], ask: Callable[..., NDArray[np.bool_]], states: States,

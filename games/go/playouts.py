@@ -175,6 +175,20 @@ def leads_of(s, wanted, size, board, leads):
                             s.sets[i, STONES + 1, 1], board[0], board[1], np.uint64(size + 1))
 
 
+@njit(cache=True, nogil=True)
+def won_by_passing(s, size, board, last, found):
+    """Mark in ``found`` bool [B, A] the second pass of who leads; whether some game has had
+    ``last`` moves."""
+    late = False
+    for i in range(found.shape[0]):
+        late = late or s.ply[i] >= last
+        if s.recent[i, 0] == size * size:
+            points = 2 * lead(s.sets[i, STONES, 0], s.sets[i, STONES, 1], s.sets[i, STONES + 1, 0],
+                              s.sets[i, STONES + 1, 1], board[0], board[1], np.uint64(size + 1))
+            found[i, size * size] = (points < s.komi[i] if s.to_play[i] else points > s.komi[i])
+    return late
+
+
 @njit(cache=True, nogil=True, inline="always")
 def choose(
     masks, empty, left, ko, own_low, own_high, opp_low, opp_high, free_low, free_high, width, state

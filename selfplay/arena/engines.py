@@ -54,6 +54,7 @@ class GtpPlayer:
     def __init__(self, name: str, command: str, game: Go, timeout: float = gtp.TIMEOUT) -> None:
         self.name, self.command, self.game, self.timeout = name, command, game, timeout
         self._engines: dict[int, gtp.GtpEngine] = {}
+        self._failed: dict[int, UserError] = {}  #: slots whose engine failed as its game began
         self._untold: dict[int, list[tuple[int, int]]] = {}  # slot -> (ply, action) to be played
         self._plies: dict[int, int] = {}
         self._own: dict[int, int] = {}  # slot -> ply of the engine's own move, which it knows
@@ -63,24 +64,44 @@ class GtpPlayer:
         self._setup = (f"boardsize {game.size}", "clear_board", f"komi {game.komi:g}")
 
     def start(self, slots: Ints, seeds: Ints) -> None:
+        """Raises UserError where an engine fails that has not made a move yet; one that has loses
+        the game at its first turn."""
+        self._failed = {slot: error for slot, error in self._failed.items() if slot not in slots}
         for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
-            if slot in self._engines and not self._engines[slot].running():
-                self._engines.pop(slot).close()  # it has quit after its last game
-            if slot not in self._engines:
-                self._engines[slot] = gtp.GtpEngine(self.command, self.timeout)
-            for command in self._setup:
-                self._engines[slot].send(command)
             self._untold[slot], self._plies[slot], self._own[slot] = [], 0, -1
             self._seeds[slot] = seed
+            self._try(self._failed, slot, self._begin, slot)
         for slot in slots.tolist():
-            for _ in self._setup:
-                self._engines[slot].expect()
-        if self._known is None and len(slots):
-            listing = self._engines[int(slots[0])].ask("list_commands")
-            self._known = frozenset(listing.text.split()) if listing.ok else frozenset()
-            if CLEAN_UP in self._known and "undo" not in self._known:
-                say(f"{self.name}: knows {CLEAN_UP}, but no undo, so its pass stands and dead "
-                    "stones stay on the board")
+            if slot not in self._failed:
+                self._try(self._failed, slot, self._answer, slot, len(self._setup))
+        well = [slot for slot in slots.tolist() if slot not in self._failed]
+        if self._known is None and well:
+            self._try(self._failed, well[0], self._list_commands, well[0])
+        for slot in slots.tolist():
+            if slot in self._failed:
+                self._end(slot)
+        if self._failed and not self._moves:
+            raise next(iter(self._failed.values()))
+
+    def _end(self, slot: int) -> None:
+        """End the engine of a slot that has one; ``start`` makes it anew."""
+        if (engine := self._engines.pop(slot, None)) is not None:
+            engine.close()
+
+    def _begin(self, slot: int) -> None:
+        if slot in self._engines and not self._engines[slot].running():
+            self._end(slot)  # it has quit after its last game
+        if slot not in self._engines:
+            self._engines[slot] = gtp.GtpEngine(self.command, self.timeout)
+        for command in self._setup:
+            self._engines[slot].send(command)
+
+    def _list_commands(self, slot: int) -> None:
+        listing = self._engines[slot].ask("list_commands")
+        self._known = frozenset(listing.text.split()) if listing.ok else frozenset()
+        if CLEAN_UP in self._known and "undo" not in self._known:
+            say(f"{self.name}: knows {CLEAN_UP}, but no undo, so its pass stands and dead "
+                "stones stay on the board")
 
     def moved(self, slots: Ints, actions: Ints) -> None:
         for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
@@ -109,13 +130,13 @@ class GtpPlayer:
             raise FaultError(actions, {row: str(error) for row, error in errors.items()})
         return actions
 
-    def _try(self, errors: dict[int, UserError], row: int, ask: Callable[..., T], *words: Any
+    def _try(self, errors: dict[int, UserError], place: int, ask: Callable[..., T], *words: Any
              ) -> T | None:
-        """``ask(*words)``; None where it fails, with the error noted under ``row``."""
+        """``ask(*words)``; None where it fails, with the error noted under ``place``."""
         try:
             return ask(*words)
         except UserError as error:
-            errors[row] = error
+            errors[place] = error
             return None
 
     def _note(self, errors: dict[int, UserError], slots: Ints) -> None:
@@ -127,7 +148,7 @@ class GtpPlayer:
         self._moves += made
         self._faults = len(errors) + (0 if made else self._faults)
         for row in errors:
-            self._engines.pop(int(slots[row])).close()
+            self._end(int(slots[row]))
         if errors and (not self._moves or self._faults >= IN_A_ROW):
             raise next(iter(errors.values()))
 
@@ -139,6 +160,8 @@ class GtpPlayer:
     def _ask_move(self, states: Any, row: int, slot: int) -> int:
         """Send the slot's engine the moves that it has missed and ask for one; returns how many
         answers to expect."""
+        if slot in self._failed:
+            raise self._failed[slot]
         engine, untold = self._engines[slot], self._untold[slot]
         for ply, action in untold:
             text = self.game.action_to_text(states, row, action)
@@ -235,4 +258,13 @@ def pyspiel_name(game: Game) -> str | None:
         return game.name.removeprefix("openspiel:")
     if isinstance(game, Go) and not game.suicide:
         return f"go(board_size={game.size},komi={game.komi})"
-    return {"tictactoe": "tic_tac_toe", "connect4": "connect_four"}.get(game.name)
+    options = game.name.partition("(")[2].rstrip(")")
+    if game.name.startswith("hex"):
+        return f"hex(board_size={game.board_shape[0]}{',' * bool(options)}{options})"
+    if game.name.startswith("gomoku") and not options:  # which knows longer rows as wins alone
+        return f"gomoku(size={game.board_shape[0]})"
+    if game.name.startswith("dotsandboxes"):
+        return (f"dots_and_boxes(num_rows={game.board_shape[0] // 2},"
+                f"num_cols={game.board_shape[1] // 2})")
+    return {"tictactoe": "tic_tac_toe", "connect4": "connect_four",
+            "othello8x8": "othello"}.get(game.name)

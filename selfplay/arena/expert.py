@@ -3,7 +3,9 @@
 Game i begins with opening i of the seed (see ``games.openings``) and the expert plays on for both
 sides, so a file depends only on the game, the player, the seed and the openings. Finished games
 are kept in ``FILE.partial.jsonl`` (settings in ``FILE.partial.json``) until all are there; then
-FILE is written and those two are deleted. ``FILE.lock`` keeps other processes out.
+FILE is written and those two are deleted. Where the time ends before that, FILE is written with the
+games there are, the other two stay, and the next call goes on from them. ``FILE.lock`` keeps other
+processes out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,13 @@ from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
-from selfplay.arena.records import GameRecord, append_records, resume
+from selfplay.arena.records import (
+    GameRecord,
+    append_records,
+    read_records,
+    read_settings,
+    resume,
+)
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, in_use, parse_json, write_atomic
@@ -40,6 +48,7 @@ class Generated:
     duplicates: int  #: left out: the same moves as an earlier game
     unfinished: int  #: left out: cut off by the cap on moves, or forfeited
     before: bool = False  #: the file was there, whole
+    wanted: int = 0  #: games that are still to be played
 
 
 def generate(
@@ -61,10 +70,10 @@ def generate(
     out: FILE.sgf.gz (or .sgf) for Go, FILE.jsonl.gz for any game. opening: fewest and most
     random plies before the player takes over. slots: games at once; of an outside engine, which
     is a process a slot, no more than there are cores.
-    stop: once True no game is begun and the file is written with the games that are there.
-    drop: once True games in flight are dropped.
+    stop: once True no game is begun and the file is written with the games that are there; the
+    same call plays the others later. drop: once True games in flight are dropped.
 
-    A file of this player's games that is there already is finished: nothing is played.
+    A file of this player's games without partial files beside it is finished: nothing is played.
 
     Raises UserError for a name that fits no format, a file that holds other things or that another
     process is making, a player that fails (finished games are kept, and the same call goes on), or
@@ -73,13 +82,12 @@ def generate(
     _check_name(out, game)
     if player.startswith("gtp:"):
         slots = min(slots, os.cpu_count() or 1)
-    partial = out.with_name(out.name + ".partial.jsonl")
-    settings = out.with_name(out.name + ".partial.json")
+    partial, settings = _partial(out)
     with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
         head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
         out.parent.mkdir(parents=True, exist_ok=True)
         with in_use(out, "--out"):
-            if out.exists():  # a kill may have come before the partial files were removed
+            if out.exists() and not _lacks_games(settings, head, partial, games):
                 return _made_before(game, expert.name, out, (partial, settings))
             records = resume(settings, head, partial)
             progress(len(records))
@@ -90,9 +98,34 @@ def generate(
                 records.append(record)
                 append_records(partial, [record])
                 progress(len(records))
-            written = write_games(game, [r for r in records if r.index < games], out)
-            _remove((partial, settings))
-    return written
+            played = [record for record in records if record.index < games]
+            written = write_games(game, played, out)
+            if len(played) == games:
+                _remove((partial, settings))
+    return replace(written, wanted=games - len(played))
+
+
+def made_so_far(out: Path) -> int:
+    """Games in the partial file of ``out``, 0 where there is none."""
+    return len(read_records(_partial(out)[0]))
+
+
+def unfinished(out: Path) -> bool:
+    """Whether ``out`` has partial files beside it, so that games may still be wanted."""
+    return _partial(out)[1].exists()
+
+
+def _partial(out: Path) -> tuple[Path, Path]:
+    """(records, settings) of the games that ``out`` is being made from."""
+    return (out.with_name(out.name + ".partial.jsonl"), out.with_name(out.name + ".partial.json"))
+
+
+def _lacks_games(settings: Path, head: dict[str, Any], partial: Path, games: int) -> bool:
+    """Whether the time ended before all games of ``out`` were played; else a kill may have come
+    before the partial files were removed."""
+    if not settings.exists() or read_settings(settings) != head:
+        return False
+    return 0 < len([r for r in read_records(partial) if r.index < games]) < games
 
 
 def _made_before(game: Game, player: str, out: Path, partial: Iterable[Path]) -> Generated:
@@ -163,13 +196,15 @@ def read_expert(paths: Iterable[Path], game: Game) -> tuple[list[ExpertGame], li
     paths = [Path(path) for path in paths]
     games: list[ExpertGame] = []
     skipped: list[Skipped] = []
-    for file in sgf.walk(paths, (JSONL,)):
-        found = _read_jsonl(file, game, skipped)
-        games += _legal_only(game, found, skipped)
+    kinds = (JSONL, *sgf.SUFFIXES) if isinstance(game, Go) else (JSONL,)
+    files = list(sgf.walk(paths, kinds))
+    for file in files:
+        if not sgf.is_named_so(file):
+            found = _read_jsonl(file, game, skipped)
+            games += _legal_only(game, found, skipped)
     if isinstance(game, Go):
-        games += sgf.read_files(sgf.walk(paths, sgf.SUFFIXES), game, skipped)
+        games += sgf.read_files(filter(sgf.is_named_so, files), game, skipped)
     if not games:
-        kinds = (JSONL, *sgf.SUFFIXES) if game.has_sgf else (JSONL,)
         raise UserError(sgf.nothing_left(game, paths, skipped, kinds))
     return games, skipped
 

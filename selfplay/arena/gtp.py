@@ -23,11 +23,14 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 
 TIMEOUT = 600.0  #: seconds an engine may take for one answer
 HANGING = 10.0  #: seconds that an answer may wait for the empty line that ends it
+GRACE = 2.0  #: seconds from "quit" to the end of an engine
 MOST_BYTES = 1 << 20  #: of one answer
+MOST_ERRORS = 1 << 12  #: bytes kept of what an engine last wrote to stderr
+SWEEPS = 50  #: times that the processes are looked through for what an engine has left
 MARK = "SELFPLAY_ENGINE"  #: in the environment of an engine and of all that it starts
 _REPLY = re.compile(r"([=?])(\d*)[ \t]*(.*)", re.DOTALL)
 _EXTRA_FOLDERS = ("/usr/games", "/usr/local/games")  # where Debian puts gnugo, off many a PATH
@@ -60,7 +63,7 @@ def find_executable(command: str) -> list[str]:
     Raises UserError when the line cannot be read or the program does not exist.
     """
     try:
-        arguments = shlex.split(command)
+        arguments = shlex.split(command.replace("\0", " "))
     except ValueError as error:
         raise UserError(f"engine command {command!r}: {error}; check its quotes") from None
     if not arguments:
@@ -92,9 +95,9 @@ class GtpEngine:
         self._pending: deque[tuple[int, str]] = deque()
         self._id = 0
         self._mark = f"{os.getpid()}-{id(self)}-{time.monotonic_ns()}"
-        self._buffer = b""
+        self._buffer, self._lines = b"", deque[bytes]()
         self._answered = False
-        self._errors: deque[str] = deque(maxlen=20)
+        self._errors = b""
         try:
             self._process = subprocess.Popen(
                 find_executable(command),
@@ -107,18 +110,19 @@ class GtpEngine:
             )
         except OSError as error:
             raise UserError(f"{command}: cannot be started ({error.strerror})") from None
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)  # it may never read
         # Without a reader, a talkative engine would fill the pipe and hang.
         self._drain = threading.Thread(target=self._read_errors, daemon=True)
         self._drain.start()
 
     def send(self, command: str) -> None:
         """Hand one command to the engine without waiting for the answer."""
-        assert self._process.stdin is not None
         self._id += 1
         self._pending.append((self._id, command))
         self._last = command
         try:
-            self._process.stdin.write(f"{self._id} {command}\n".encode())
+            self._write(f"{self._id} {command}\n".encode())
         except OSError:
             raise self._failure("the engine has quit") from None
 
@@ -155,17 +159,20 @@ class GtpEngine:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Ask the engine to quit, and end its process group if it does not within two seconds."""
+        """Ask the engine to quit; end it if it does not within GRACE, and what it has started."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        started = _descendants(self._process.pid, _processes())
         with contextlib.suppress(OSError):
-            self._process.stdin.write(b"quit\n")
+            os.write(self._process.stdin.fileno(), b"quit\n")
+        with contextlib.suppress(OSError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(2.0)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self._process.wait(GRACE)
+        _end_all(self._process.pid, f"{MARK}={self._mark}".encode(), started)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # where there is no /proc
             os.killpg(self._process.pid, signal.SIGKILL)
-        _kill_marked(f"{MARK}={self._mark}".encode())
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that we may not kill
+            self._process.wait(GRACE)
         self._drain.join(1.0)
         self._process.stdout.close()
 
@@ -174,6 +181,20 @@ class GtpEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _write(self, data: bytes) -> None:
+        """All of ``data``. Raises UserError where the engine does not read, OSError where it has
+        closed its input."""
+        assert self._process.stdin is not None
+        pipe, deadline = self._process.stdin.fileno(), time.monotonic() + self.timeout
+        poll = select.poll()
+        poll.register(pipe, select.POLLOUT)
+        while data:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise self._failure(f"it has read nothing for {self.timeout:g} s")
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(pipe, data):]
 
     def _read_reply(self) -> str:
         """One reply: the lines up to an empty one, control characters and blank lines dropped."""
@@ -194,7 +215,7 @@ class GtpEngine:
         pipe = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN | select.POLLHUP)
-        while b"\n" not in self._buffer:
+        while not self._lines:
             if size + len(self._buffer) > MOST_BYTES:
                 raise self._failure(f"an answer of more than {MOST_BYTES >> 20} MB")
             left = began + self.timeout - time.monotonic()
@@ -210,9 +231,9 @@ class GtpEngine:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(1.0)  # it closes its output a moment before it exits
                 raise self._failure(f"the engine has quit{self._hint()}")
-            self._buffer += chunk
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        text = line.decode("utf-8", "replace").replace("\t", " ")
+            *lines_read, self._buffer = (self._buffer + chunk).split(b"\n")
+            self._lines.extend(lines_read)
+        text = self._lines.popleft().decode("utf-8", "replace").replace("\t", " ")
         return "".join(c for c in text if c >= " ").rstrip()
 
     def _hint(self) -> str:
@@ -221,21 +242,78 @@ class GtpEngine:
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as pipe:
-            for line in pipe:
-                if text := line.decode("utf-8", "replace").strip():
-                    self._errors.append(text)
+            while chunk := os.read(pipe.fileno(), 65536):
+                self._errors = (self._errors + chunk)[-MOST_ERRORS:]
 
     def _failure(self, what: str) -> UserError:
         if self._process.poll() is not None:
             self._drain.join(1.0)  # wait for the last lines
-        words = f"; its last line: {self._errors[-1][:200]}" if self._errors else ""
-        return UserError(f"engine {self.command!r}: {what} (after {self._last!r}{words})")
+        said = self._errors.decode("utf-8", "replace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "")
+        words = f"; its last line: {clip(last, 200)}" if last else ""
+        return UserError(f"engine {clip(self.command, 300)!r}: {clip(what, 300)} "
+                         f"(after {clip(self._last, 100)!r}{words})")
 
 
-def _kill_marked(mark: bytes) -> None:
-    """End the processes with ``mark`` in their environment: what an engine has left behind, even
-    outside its process group. Nothing where the system shows none (no /proc)."""
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mark in entry.read_bytes().split(b"\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+class _Process(NamedTuple):
+    """A process that runs. since: when it began, so that a number used again is another one."""
+
+    number: int
+    parent: int
+    session: int
+    since: int
+
+
+def _end_all(engine: int, mark: bytes, started: set[_Process]) -> None:
+    """End an engine and what it has started, even outside its process group: the processes of its
+    session, those ``started`` while it ran, those with ``mark`` in their environment, and theirs.
+    Nothing where the system shows none (no /proc).
+
+    A process that has left its session, its parents and its environment all together is not found.
+    """
+    known, mine = {(process.number, process.since) for process in started}, set[_Process]()
+    for _ in range(SWEEPS):  # one may start another while we look, until all are stopped
+        running = _processes()
+        new = {process for process in running if process.session == engine
+               or (process.number, process.since) in known or _has(process, mark)}
+        new |= {child for parent in new for child in _descendants(parent.number, running)}
+        if new <= mine:
+            break
+        _signal(new - mine, signal.SIGSTOP)
+        mine |= new
+    _signal(mine, signal.SIGKILL)
+
+
+def _signal(processes: set[_Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process.number, number)
+
+
+def _has(process: _Process, mark: bytes) -> bool:
+    """Whether ``mark`` is in the environment of a process."""
+    with contextlib.suppress(OSError):
+        return mark in Path(f"/proc/{process.number}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def _descendants(ancestor: int, running: list[_Process]) -> set[_Process]:
+    """Those of ``running`` that ``ancestor`` has started, and these in turn."""
+    found, new = set[_Process](), {ancestor}
+    while new:
+        young = {process for process in running if process.parent in new} - found
+        found |= young
+        new = {process.number for process in young}
+    return found
+
+
+def _processes() -> list[_Process]:
+    """All that run; none where there is no /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            words = entry.read_text().rpartition(")")[2].split()
+            if words[0] not in "ZX":  # not ended
+                found.append(_Process(int(entry.parent.name), int(words[1]), int(words[3]),
+                                      int(words[19])))
+    return found

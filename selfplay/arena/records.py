@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, parse_json, read_json, refused, write_atomic
+from selfplay.common.errors import UserError, disk_remedy
+from selfplay.common.files import DAMAGE, parse_json, read_file, read_json, refused, write_atomic
 
 #: What a line that is no record raises: deep nesting RecursionError, infinity OverflowError.
 
@@ -74,7 +74,10 @@ def read_records(path: Path) -> list[GameRecord]:
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
+    try:
+        data = read_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {disk_remedy(error)}") from None
     whole, _, torn = data.rpartition(b"\n")
     if torn:
         write_atomic(path, whole + b"\n" if whole else b"")

@@ -12,6 +12,7 @@ Source: SGF FF[4], https://www.red-bean.com/sgf/ ; the grammar is sgfmill's.
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from selfplay.arena.collection import (
     walk_contents,
 )
 from selfplay.arena.records import GameRecord
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError, clip, disk_remedy
 from selfplay.common.files import write_atomic
 from selfplay.games.base import Game
 from selfplay.games.go import Go
@@ -110,15 +111,43 @@ def nothing_left(game: Game, paths: Iterable[Path], skipped: Sequence[Skipped],
 
 
 def walk(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """The files with these suffixes at and under the paths, in a fixed order.
+    """The files with these suffixes at and under the paths, in a fixed order; what cannot be looked
+    into, files and folders, for whoever opens it to say so.
 
     Raises UserError for a path that does not exist.
     """
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        yield from (p for p in inside if p.name.lower().endswith(suffixes) and p.is_file())
+        closed: list[Path] = []
+        inside = [path]
+        try:
+            if not path.exists():
+                raise UserError(f"{path}: no such file or folder")
+            if path.is_dir():
+                inside = sorted(_below(path, closed))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {disk_remedy(error)}") from None
+        yield from (p for p in inside if p.name.lower().endswith(suffixes) and _is_plain(p))
+        yield from closed
+
+
+def _below(folder: Path, closed: list[Path]) -> Iterator[Path]:
+    """All files below ``folder``, links to folders not followed; folders that cannot be listed are
+    added to ``closed``."""
+    for place, _, names in os.walk(folder, onerror=lambda error: closed.append(
+            Path(error.filename))):
+        yield from (Path(place, name) for name in names)
+
+
+def is_named_so(path: Path) -> bool:
+    """Whether it is a file of games by its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its folder may be listed, but not entered
+        return True
 
 
 def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:

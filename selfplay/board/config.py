@@ -29,6 +29,7 @@ class RLConfig:
     sims: Count = 32  #: simulations of a full search; only these searches are trained on
     cheap_sims: Count = 8  #: simulations of all other moves (playout-cap randomisation)
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off
+    proven: bool = True  #: exact values spread through the search, and into its policy targets
     games: Count = 256  #: games played side by side
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: of the net in play
     cache_mb: Whole = 128  #: memory for evaluations kept until the weights change; 0: none

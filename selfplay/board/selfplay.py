@@ -7,9 +7,8 @@ net's batch.
 
 Self-play on every core: the games in groups, one thread at work on a group at a time.
 
-A thread searches its group and evaluates the leaves itself (see ``threads``). Groups meet after
-some waves. What they play depends on how many there are, so that is fixed by the config; it does
-not depend on how many threads share them.
+A thread searches its group and evaluates the leaves itself. Groups meet after some waves. What they
+play depends on their number, which the config fixes, and not on how many threads share them.
 """
 
 from __future__ import annotations
@@ -62,7 +61,8 @@ class _Book(NamedTuple):
 
 def search_config(config: RLConfig) -> SearchConfig:
     """The search of self-play (tree reuse only where visits are comparable: PUCT)."""
-    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct")
+    return SearchConfig(rule=cast(Rule, config.algorithm), reuse=config.algorithm == "puct",
+                        proven=config.proven)
 
 
 class Actor:
@@ -284,6 +284,11 @@ class SelfPlay:
             if rows:
                 progress(rows)
         return join(done) if done else None
+
+    def in_flight(self) -> tuple[int, int]:
+        """How many games are under way, and how many training rows they have so far."""
+        rows = np.concatenate([actor.book.rows for actor in self.actors])
+        return len(rows), int(rows.sum())
 
     def _some_waves(self, actor: Actor) -> Harvest | None:
         done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]

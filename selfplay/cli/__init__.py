@@ -1,9 +1,8 @@
-"""The command line. Heavy imports live inside the commands, so that --help answers at once."""
+"""The command line. Heavy imports are inside the commands, so that --help answers at once."""
 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +97,13 @@ def train(**options: Any) -> None:
 @device_option
 @seed_option
 @set_option
-def sft(files: tuple[str, ...], **options: Any) -> None:
+@click.option("--again", is_flag=True, help="Go on even if RL has begun from this SFT: RL then "
+              "begins again, and what it has made is kept in earlier/.")
+def sft(files: tuple[str, ...], again: bool, **options: Any) -> None:
     """Learn an expert's moves until the held-out curve is flat."""
     if files:
         options["expert.games"] = files
-    _stage("sft", **options)
+    _stage("expert", "sft", again=again, **options)
 
 
 @cli.command()
@@ -135,7 +136,7 @@ def value(**options: Any) -> None:
 @click.argument("folders", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
 @click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
-              help="Time for matches that the chart still wants; 0 draws what is on disk.")
+              help="Time for matches that the chart still lacks; 0 draws what is on disk.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
@@ -145,7 +146,7 @@ def value(**options: Any) -> None:
 @set_option
 def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
             out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
-    """The chart of a run, again, from what is on disk; or of several runs, rated together."""
+    """Redraw the chart of a run from what is on disk; or rate several runs together."""
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
@@ -157,7 +158,7 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
         return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
                             "seconds" if by_time else "flops")
     if minutes > 0:
-        run_stages(run, where, only="eval", minutes=minutes)
+        run_stages(run, where, only=("eval",), minutes=minutes)
     else:
         redraw(run, where)
 
@@ -251,7 +252,7 @@ def match(players: tuple[str, str], game: str, count: int | None, opening: str |
 @seed_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
            nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
-    """Make expert games: a player against itself from varied openings. Continues if interrupted."""
+    """Make expert games: a player against itself from varied openings; can be continued."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
 
@@ -273,7 +274,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 @click.option("--check", "spec", default=None, metavar="FILE.py:NAME",
               help="Play a game of your own and say what is wrong with it.")
 def games(spec: str | None) -> None:
-    """What can be played: native games, OpenSpiel's, and your own; --check looks for faults."""
+    """List what can be played: native games, OpenSpiel's and your own; --check looks for faults."""
     from selfplay.common.console import say
     from selfplay.games import describe
 
@@ -300,7 +301,7 @@ def games(spec: str | None) -> None:
 @click.option("--net", default=None, metavar="BxC", help="Net of the self-play rows.")
 @device_option
 def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | None) -> None:
-    """Speed, each figure as a ratio to a reference measured in the same run."""
+    """Measure speed, as ratios to references measured in the same run."""
     import json
 
     from selfplay.bench import run_bench, table
@@ -319,7 +320,7 @@ def bench(game: str, as_json: bool, pairs: int, net: str | None, device: str | N
 
 
 def _use(nets: tuple[str, ...]) -> None:
-    """Let players load these nets of the user's own."""
+    """Make the user's own nets known, so that players can load them."""
     if nets:
         from selfplay.run.own_nets import use_net
 
@@ -327,8 +328,8 @@ def _use(nets: tuple[str, ...]) -> None:
 
 
 def _make(name: str) -> Any:
-    """The game; from here on compilation is announced."""
-    from selfplay.common.console import announce
+    """Make the game; from here on compilation is announced."""
+    from selfplay.common.compiling import announce
     from selfplay.games import make
 
     announce()
@@ -337,14 +338,15 @@ def _make(name: str) -> Any:
 
 def _open(**options: Any) -> Run:
     """``open_or_start``; from here on compilation is announced."""
-    from selfplay.common.console import announce
+    from selfplay.common.compiling import announce
     from selfplay.run.start import open_or_start
 
     announce()
     return open_or_start(**options)
 
 
-def _stage(name: str, **options: Any) -> None:
+def _stage(*names: str, again: bool = False, **options: Any) -> None:
+    """Run the named stages of a run for ``minutes``, together."""
     from selfplay.run.pipeline import say_what_next
     from selfplay.run.pipeline import train as run_stages
 
@@ -352,12 +354,8 @@ def _stage(name: str, **options: Any) -> None:
     run = _open(**options)
     minutes = minutes or run.config.minutes
     _banner(run, minutes)
-    device, began = device_of(run.config.device), time.monotonic()
-    if name == "sft":
-        run_stages(run, device, only="expert", minutes=minutes)
-    spent = (time.monotonic() - began) / 60
-    run_stages(run, device, only=name, minutes=max(minutes - spent, 0.0))
-    if name == "rl":
+    run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again)
+    if "rl" in names:
         say_what_next(run)
 
 
@@ -375,7 +373,11 @@ def _banner(run: Run, minutes: float) -> None:
 
 
 def main() -> None:
-    """Entry point: every mistake of the user ends in one line and a non-zero exit."""
+    """The entry point: every mistake of the user ends in one line and a non-zero exit code."""
     from selfplay.cli.mistakes import run_command
+    from selfplay.common import interrupt
 
-    sys.exit(run_command(cli))
+    code = run_command(cli)
+    if code == interrupt.EXIT_CODE:
+        interrupt.leave_on_signals()
+    sys.exit(code)

@@ -50,7 +50,8 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     from selfplay.arena.judge import AT_ONCE, drawn_positions, read_positions
     from selfplay.arena.judge import judge as judge_one
     from selfplay.arena.players import parse_player
-    from selfplay.common.console import Bar, announce, say
+    from selfplay.common.compiling import announce
+    from selfplay.common.console import Bar, say
     from selfplay.games import make
     from selfplay.run.own_nets import use_net
 

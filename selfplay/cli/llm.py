@@ -1,4 +1,4 @@
-"""selfplay llm: language models at the command line. Imports nothing heavy until it is used."""
+"""selfplay llm: the commands for language models. Nothing heavy is imported until one is used."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
     **top: Any,
 ) -> None:
-    """Train by a recipe; the same command continues it."""
+    """Train by a recipe; the same command continues the run."""
     _must_be_installed()
     from selfplay.common.console import say
     from selfplay.common.settings import set_key
@@ -101,7 +101,7 @@ def train(
 @click.option("--engine", type=OneOf(("auto", "torch", "vllm")), default=None,
               help="Who writes the answers [the run's sample.engine].")
 def evaluate(folder: Path, samples: str | None, device: str, engine: str | None) -> None:
-    """Accuracy on held-out questions with its 95% interval, pass@k and the majority of k."""
+    """Measure accuracy on held-out questions (with a 95% interval), pass@k and majority of k."""
     _must_be_installed()
     from selfplay.common.files import locked
     from selfplay.common.settings import replace_key
@@ -121,7 +121,7 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
               help="0 takes the best token.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 def chat(folder: Path, temperature: float, device: str) -> None:
-    """Type a question, see how the model works it out."""
+    """Type a question and see how the model works it out."""
     _must_be_installed()
     from selfplay.llm.folder import newest_model, sampling_of
     from selfplay.llm.generate import TorchGenerator
@@ -164,8 +164,8 @@ def chat(folder: Path, temperature: float, device: str) -> None:
 
 
 def name_of(task: str) -> str:
-    """Of the folder of a run of ``task``, at most NAMED characters: the task's words; where these
-    are too many, or a minus would be lost, fewer letters of them and a hash of the task."""
+    """A folder name for a run of ``task``, of at most NAMED characters: the words of the task, or,
+    if they are too long or a minus sign would be lost, abbreviations of them and a hash."""
     plain = _words(task)
     if len(plain) <= NAMED and "-" not in task:
         return plain

@@ -6,12 +6,14 @@ import sys
 
 import click
 
+from selfplay.common import interrupt
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
+from selfplay.common.machine import keep_compiled
 
-#: Commands that a second start does not go on with.
+#: Commands that start from scratch when they are run again.
 ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm eval")
 
-#: What to make smaller where the memory is full.
+#: What to make smaller when memory runs out.
 GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
          "--set eval.slots=16")
 TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_tokens=64, "
@@ -19,9 +21,11 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 
 
 def run_command(cli: click.Group) -> int:
-    """Run ``cli``; the exit code. A mistake of the user's ends in one line on stderr."""
+    """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr."""
     try:
-        code = cli(standalone_mode=False)
+        with interrupt.listening():
+            keep_compiled()
+            code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -32,7 +36,7 @@ def run_command(cli: click.Group) -> int:
     except (KeyboardInterrupt, click.Abort):
         anew = " ".join(sys.argv[1:3]).startswith(ANEW)
         click.echo("stopped" if anew else "stopped; the same command continues", err=True)
-        code = 130
+        code = interrupt.EXIT_CODE
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:
@@ -58,8 +62,8 @@ def run_command(cli: click.Group) -> int:
 
 
 def _users(error: ValueError) -> bool:
-    """Whether the words are meant for the user: games and models stand alone, with errors of
-    their own."""
+    """Whether the message is meant for the user: games and models import nothing of the package,
+    so they have error classes of their own."""
     from selfplay.games.base import GameError
     from selfplay.models import NetError
 

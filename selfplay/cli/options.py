@@ -1,4 +1,4 @@
-"""The options that several commands share, and what their words mean."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def game_option(required: bool = True) -> Any:
 
 
 class Whole(click.IntRange):
-    """A whole number; a mistake names the option, what was typed and what is wanted."""
+    """A whole number; the error names the option, what was typed and what is wanted."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:
@@ -34,7 +34,7 @@ class Whole(click.IntRange):
 
 
 class Number(click.FloatRange):
-    """A number, and neither infinite nor NaN, told as for ``Whole``."""
+    """A finite number, with errors as for ``Whole``."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         wanted = f"a number, {_range(self)}, wanted"
@@ -48,7 +48,7 @@ class Number(click.FloatRange):
 
 
 class OneOf(click.Choice[str]):
-    """One of some names, told with the nearest of them."""
+    """One of several names; the error suggests the nearest."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         if value in self.choices:
@@ -65,7 +65,7 @@ def _mistaken(param: Any, ctx: Any, value: Any, what: str) -> click.UsageError:
 
 
 class Commands(click.Group):
-    """A group that lists what each of its commands does in whole sentences."""
+    """A group whose help shows each command's summary uncut."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,8 +83,10 @@ set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VA
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,
                           help="The run's folder [runs/GAME].")
+
+
 class _Algorithm(OneOf):
-    """A name, or a dict of settings in a file of the user's."""
+    """A name, or a dict of settings in one of the user's files."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         return value if ".py:" in value else super().convert(value, param, ctx)
@@ -109,7 +111,7 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
 
 
 def device_of(name: str) -> str:
-    """ "auto" to "cuda" or "cpu"."""
+    """Turn "auto" into "cuda" or "cpu"."""
     from selfplay.run.start import device_of as found
 
     return found(name)

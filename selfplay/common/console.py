@@ -1,17 +1,17 @@
 """What a person at the terminal sees: plain lines, and one progress bar at a time.
 
-On a terminal the bar is live; in a log file a line is printed twice a minute instead. A first
-start, while Numba compiles, says so, lest it look like a hang.
+On a terminal the bar is live; in a log file a line is printed twice a minute instead.
 """
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from selfplay.common import interrupt
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
@@ -50,27 +50,33 @@ class Bar:
         if self.redraws:
             self.live = Progress(
                 TextColumn("[bold]{task.fields[title]}"), BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
-                TextColumn("ETA {task.fields[eta]}  {task.fields[note]}", markup=False),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[elapsed]} ETA {task.fields[eta]}  {task.fields[note]}",
+                           markup=False),
                 console=_console, refresh_per_second=4,
             )
             self.live.start()
             self.task = self.live.add_task("", total=self.total, title=self.title, note="",
-                                           eta="-")
+                                           elapsed="0:00", eta="-")
         else:
             limit = f" (at most {clock_text(self.total)})" if self.unit == "seconds" else ""
             say(f"{self.title}{limit}")
         return self
 
     def at(self, done: float, note: str = "") -> None:
-        """``done`` of the total; ``note`` is the latest figure worth reading."""
+        """``done`` of the total; ``note`` is the latest figure worth reading.
+
+        Raises KeyboardInterrupt if the process has been asked to stop.
+        """
+        interrupt.check()
         now = time.monotonic()
         eta = self._eta(done, now)
+        elapsed = clock_text(done if self.unit == "seconds" else now - self.started)
         if self.live and self.task is not None:
-            self.live.update(self.task, completed=done, note=note, eta=eta)
+            self.live.update(self.task, completed=done, note=note, elapsed=elapsed, eta=eta)
             return
-        self.latest = (f"{self.title} {min(done / self.total, 1):4.0%}  "
-                       f"{clock_text(now - self.started)} ETA {eta}  {note}")
+        share = min(done / self.total, 1)
+        self.latest = f"{self.title} {share:4.0%}  {elapsed} ETA {eta}  {note}"
         if now - self.logged >= LOG_SECONDS:
             self._log(now)
 
@@ -95,27 +101,3 @@ class Bar:
             self.live.stop()
         else:
             self._log(time.monotonic())
-
-
-_heard: list[Any] = []
-
-
-def announce() -> None:
-    """Print one line to stderr the first time that this process compiles a kernel."""
-    from numba.core import event
-
-    class Listener(event.Listener):
-        said = False
-
-        def on_start(self, event: Any) -> None:
-            if not self.said:
-                self.said = True
-                Console(stderr=True, soft_wrap=True).print(
-                    "compiling (kept for the next time; half a minute of a free core)")
-
-        def on_end(self, event: Any) -> None:
-            pass
-
-    if not _heard:
-        _heard.append(Listener())
-        event.register("numba:compile", _heard[0])

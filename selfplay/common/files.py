@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,6 +121,8 @@ def in_use(path: Path, option: str) -> Iterator[None]:
 #: What reading JSON raises, and asking what was read for a shape that it may not have.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 AGAIN = "delete it and run the same command again"
+SUM = "crc32"  #: key of a JSON object's own sum
+SUMS = "sums.json"  #: the sums of a folder's files, as a flipped bit leaves numbers that look well
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -129,15 +134,28 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
-    """What a JSON file says, an object where ``kind`` is dict.
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError where it cannot be read, or is a device, a pipe or a
+    socket, whose bytes may never end."""
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # of a folder the system says what it is
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    return path.read_bytes()
 
-    Raises UserError naming the file if it is missing, is not JSON or of another kind.
+
+def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
+    """What a JSON file says, an object where ``kind`` is dict; without its SUM.
+
+    Raises UserError naming the file if it is missing, is not JSON, of another kind, or not what
+    ``write_state`` has written.
     """
     try:
-        found = parse_json(path.read_bytes())
+        found = parse_json(read_file(path))
         if not isinstance(found, kind):
             raise ValueError(f"{clipped(found)} where an object is wanted")
+        if isinstance(found, dict) and found.pop(SUM, None) not in (None, _sum(found)):
+            raise ValueError(f"{SUM} does not fit the rest; if that was changed by hand, delete "
+                             f"the line of {SUM}")
         return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -170,7 +188,7 @@ def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
     Raises UserError that says ``what`` the file is wanted as.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         missing = isinstance(error, FileNotFoundError)
         raise UserError(f"{path}: cannot be read as {what} "
@@ -182,10 +200,54 @@ def write_json(path: Path, data: Any) -> None:
     write_atomic(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
+def write_state(path: Path, data: Mapping[str, Any]) -> None:
+    """A JSON object that something goes on from, with its SUM, so that ``read_json`` finds damage
+    which leaves it JSON."""
+    write_json(path, {**data, SUM: _sum(data)})
+
+
+def _sum(data: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+
+
+def file_sum(path: Path) -> int:
+    """The CRC-32 of a file's bytes."""
+    found = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            found = zlib.crc32(chunk, found)
+    return found
+
+
+def write_sums(folder: Path) -> None:
+    """What ``must_be_as_saved`` reads."""
+    write_json(folder / SUMS, {file.name: file_sum(file) for file in sorted(folder.iterdir())})
+
+
+def must_be_as_saved(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError where the bytes of these files of a checkpoint are not those of when its
+    sums were written; it may be an older one, without sums."""
+    sums = read_json(folder / SUMS, dict, _older(folder)) if (folder / SUMS).is_file() else {}
+    for name in names:
+        try:
+            same = name not in sums or sums[name] == file_sum(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: damaged ({error}); {_older(folder)}") from None
+        if not same:
+            raise UserError(f"{folder / name}: damaged (not as it was saved); {_older(folder)}")
+
+
+def _older(folder: Path) -> str:
+    return f"delete {folder}, then an older checkpoint is used"
+
+
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Rows of a history.jsonl; UserError naming the first damaged line."""
     rows = []
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = read_file(path) if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {disk_remedy(error)}") from None
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:
             rows.append(dict(parse_json(line)))

@@ -1,13 +1,20 @@
-"""The machine of a run: its processor, the memory of this process, a limit on time."""
+"""The machine of a run: its processor, the memory of this process, a place for what is compiled.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import re
 import resource
+import shutil
 import sys
+import tempfile
+from functools import lru_cache
 from pathlib import Path
+
+from selfplay.common.errors import UserError
 
 _PAGE = resource.getpagesize()
 
@@ -52,3 +59,37 @@ def hardware(device: str) -> str:
 
         line += f", {torch.cuda.get_device_name()}"
     return line
+
+
+@lru_cache(maxsize=1)
+def keep_compiled() -> None:
+    """Let Numba keep what it compiles in a temporary folder, for this process alone, where neither
+    the package's folders nor the user's can be written: without any place it compiles nothing.
+
+    Numba must not have been told of another (NUMBA_CACHE_DIR), nor kernels been imported. Raises
+    UserError where there is no temporary folder either.
+    """
+    package = Path(__file__).parent.parent
+    of_user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "numba")
+    in_tree = [package / name / "__pycache__" for name in ("search", "games")]
+    if "NUMBA_CACHE_DIR" in os.environ or all(map(_writable, in_tree)) or _writable(of_user):
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="selfplay-")
+    except OSError:
+        raise UserError("no folder can be written: not the package's, nor ~/.cache, nor one for "
+                        "temporary files; name one with TMPDIR") from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, which is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True

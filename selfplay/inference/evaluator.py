@@ -31,8 +31,20 @@ MAX_BATCH = {"cpu": 128, "cuda": 4096}
 INT8_ROWS, INT8_FEW = 64, 16
 #: Rows of a thread's part of a call that is spread over threads.
 SPREAD_ROWS = 32
-#: On a CPU an odd batch is filled up to a multiple of this: oneDNN compiles a kernel per shape.
+#: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
+#: compiles a kernel per shape, and some (of 3 rows) are slower than the next larger.
 CPU_MULTIPLE = 16
+
+
+def padded(rows: int) -> int:
+    """How many rows a batch of ``rows`` is filled up to on a CPU.
+
+    The time grows with it: a game played alone waits for one row, not for 16. The last bits of
+    outputs may depend on it below 16 rows, where oneDNN takes other kernels, and not above.
+    """
+    if rows >= CPU_MULTIPLE:
+        return -(-rows // CPU_MULTIPLE) * CPU_MULTIPLE
+    return 1 << max(rows - 1, 0).bit_length()
 
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
@@ -193,12 +205,12 @@ class Actors:
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
     net = placed(net, device, dtype)
-    multiple = CPU_MULTIPLE if device.type == "cpu" else 1
+    on_cpu = device.type == "cpu"
 
     @torch.inference_mode()
     def run(obs: NDArray[Any]) -> Outputs:
         rows = len(obs)
-        size = -(-rows // multiple) * multiple
+        size = padded(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
         out = net(planes.contiguous(memory_format=torch.channels_last))

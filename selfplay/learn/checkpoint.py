@@ -5,6 +5,7 @@ ckpt-000123/
     meta.json             game, net, step, kind, compute, metrics
     train.safetensors     what training goes on from: raw weights, average, optimizer
     train.json            its numbers
+    sums.json             CRC-32 of each file
 
 A folder is written under another name and renamed when it is complete, so there is never half a
 checkpoint under a checkpoint's name.
@@ -27,8 +28,17 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from selfplay.common.errors import UserError
-from selfplay.common.files import parse_json, read_json, refused, sync_folder, write_atomic
+from selfplay.common.errors import UserError, clip
+from selfplay.common.files import (
+    must_be_as_saved,
+    parse_json,
+    read_file,
+    read_json,
+    refused,
+    sync_folder,
+    write_atomic,
+    write_sums,
+)
 from selfplay.learn import packaged
 from selfplay.models import NetSpec, OwnNetError, build
 
@@ -87,7 +97,8 @@ def _write_net(folder: Path, net: nn.Module, spec: NetSpec, meta: Mapping[str, A
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A folder to write into that takes the name ``path`` when the block ends without an error.
+    """A folder to write into that takes the name ``path`` when the block ends without an error,
+    with the sums of its files.
 
     Raises UserError where the disk refuses; ``path`` is then what it was.
     """
@@ -95,6 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     try:
         yield temporary
+        write_sums(temporary)
         _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -195,6 +207,12 @@ def meta_file(path: Path) -> Path:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """``meta.json`` of a checkpoint; UserError naming the file if it is missing or damaged."""
+    meta = _meta(path)
+    must_be_as_saved(path, [META])
+    return meta
+
+
+def _meta(path: Path) -> dict[str, Any]:
     file = meta_file(path)
     if not file.is_file():
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
@@ -217,7 +235,7 @@ def load_net(
     then that of the net on this game's board.
     Raises UserError for another game's checkpoint and for one that is missing or damaged.
     """
-    meta = read_meta(path)
+    meta = _meta(path)
     if game is not None:
         meta = _meta_for(path, meta, game)
     weights = path if path.suffix == packaged.SUFFIX else path / WEIGHTS
@@ -234,6 +252,7 @@ def load_net(
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
+    must_be_as_saved(path, [META, WEIGHTS])
     return net.to(device).eval(), meta
 
 
@@ -284,7 +303,9 @@ def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     numbers = _read_json(path / TRAIN_META)
     if not all(isinstance(numbers.get(key), (int, float)) for key in ("steps", "learning_rate")):
         raise _damaged(path / TRAIN_META, "no steps or no learning_rate in it")
-    return _read_tensors(path / TRAIN), numbers
+    tensors = _read_tensors(path / TRAIN)
+    must_be_as_saved(path, [TRAIN_META, TRAIN])
+    return tensors, numbers
 
 
 def drop_training(path: Path) -> None:
@@ -318,11 +339,12 @@ def _valid(path: Path) -> bool:
     """Whether meta and the weights' headers can be read (which finds truncated files as well)."""
     files = [file for file in path.glob("*.safetensors") if file.name != TRAIN]
     try:
-        parse_json((path / META).read_bytes())
+        parse_json(read_file(path / META))
+        must_be_as_saved(path, [META])
         for file in files:
             with safe_open(file, "pt"):
                 pass
-    except (OSError, ValueError, SafetensorError):
+    except (OSError, ValueError, SafetensorError, UserError):
         return False
     return bool(files)
 
@@ -337,7 +359,7 @@ def _json(data: Any) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(parse_json(path.read_bytes()))
+        return dict(parse_json(read_file(path)))
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -351,4 +373,5 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _damaged(path: Path, why: str) -> UserError:
     folder = path if path.suffix == "" else path.parent
-    return UserError(f"{path}: damaged ({why}); delete {folder}, then an older checkpoint is used")
+    return UserError(f"{path}: damaged ({clip(why, 200)}); delete {folder}, then an older "
+                     "checkpoint is used")

@@ -94,7 +94,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if config.recipe not in ("sft", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
-    shape_of(config.own.net, "own.net")  # rather an error now than after RL
+    shape_of(config.own.net, "own.net")  # rather a mistake found now than after RL
     stored = stored_text_config(folder)
     if stored is not None:
         new, old = to_dict(fixed(config)), to_dict(fixed(stored))
@@ -105,7 +105,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
                                 "another name")
     if config.model and stored is None:
         must_be_a_model(config.model)
-    if config.pairs.file and stored is None:  # rather an error now than after SFT
+    if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
     return TextRun(folder, config, task_of(config))
 
@@ -238,7 +238,7 @@ def no_engine(model: nn.Module, tokenizer: Any) -> None:
 
 
 def open_learner(
-    job: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
+    goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine,
 ) -> tuple[TextLearner, Kept]:
@@ -252,7 +252,7 @@ def open_learner(
     model = model.to(device).eval()
     reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
-        job, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
+        goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
         first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
@@ -270,7 +270,7 @@ def open_learner(
 
 
 def open_rlhf_learner(
-    job: RewardedTask, init: Path, folder: Path, config: RLHFConfig, *,
+    goal: RewardedTask, init: Path, folder: Path, config: RLHFConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
     engine: Engine = no_engine,
 ) -> tuple[RLHFLearner, Kept]:
@@ -282,7 +282,7 @@ def open_rlhf_learner(
     step = int(checkpoint.read_meta(newest)["step"]) if newest else -1
     before = rows_up_to(folder / "history.jsonl", step)
     learner = RLHFLearner(
-        job, model, tokenizer, reference_of(model, init, newest is not None), config,
+        goal, model, tokenizer, reference_of(model, init, newest is not None), config,
         sampling=sampling, device=device, seed=seed, markers=markers,
         generator=engine(model, tokenizer), length=before[0]["length"] if before else None)
 
@@ -312,7 +312,7 @@ def _load_state(learner: RewardLearner, kept: Kept, newest: Path) -> None:
 def _save_learner(learner: RewardLearner, kind: str, path: Path, row: Row) -> None:
     seconds = {"seconds": row.get("total_seconds", row.get("seconds"))}
     save_checkpoint(path, learner.policy.net.policy, learner.tokenizer, learner.optimizer.state(), {
-        "kind": kind, "step": row["step"], "task": learner.job.task.name,
+        "kind": kind, "step": row["step"], "task": learner.goal.task.name,
         "compute": {**seconds, **learner.compute}, "metrics": row})
 
 

@@ -1,7 +1,7 @@
 """Groups of sampled completions: every prompt is read once, then answered G times.
 
-The embedded model writes by its own decoder (``selfplay.models.transformer.Decoder``), on a CPU
-with a cache whose kernels are here; any other model by its own forward pass and cache.
+The embedded model writes with ``selfplay.models.transformer.Decoder``, on a CPU with a cache whose
+kernels are here; any other model writes with its forward pass and Hugging Face's cache.
 
 The random numbers of a completion follow from (seed, its prompt, its number in the group) alone,
 so that neither the order of a batch nor the rows that have left it change a completion.
@@ -32,7 +32,7 @@ _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(v) for v in (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is sampled from its logits."""
+    """How a token is sampled from logits."""
 
     temperature: float = 1.0  #: 0 takes the best token
     top_p: float = 1.0  #: sample from the fewest best tokens of this mass (Holtzman et al. 2020)
@@ -45,7 +45,7 @@ class Samples(NamedTuple):
     prompt: Tensor  #: int64 [n, P], left-padded
     prompt_mask: Tensor  #: bool [n, P]
     action: Tensor  #: int64 [N, T], T the longest completion; the pad token behind the end
-    mask: Tensor  #: bool [N, T], tokens that were drawn, the end token included
+    mask: Tensor  #: bool [N, T], sampled tokens, the end token included
     logp: Tensor  #: float32 [N, T], 0 outside the mask
     ended: Tensor  #: bool [N], False where ``max_new_tokens`` cut it
 
@@ -80,7 +80,7 @@ class TorchGenerator:
                                   self.pad)
 
     def refresh(self, model: nn.Module) -> None:
-        """Nothing to do: it reads the model's own weights."""
+        """Nothing to do: it reads the weights of ``model`` itself."""
 
 
 @torch.no_grad()

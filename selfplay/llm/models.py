@@ -1,8 +1,8 @@
 """Causal language models and their tokenizers.
 
-The embedded model is a ``selfplay.models.transformer.Transformer``; models that are given, and
-models with adapters, are Hugging Face's. Both are called alike and saved as the same kind of
-folder. Weights are in safetensors only, and no code that comes with a model is run.
+The embedded model is a ``selfplay.models.transformer.Transformer``; models that the user gives, and
+models with adapters, are Hugging Face's. Both are called in the same way and saved as the same kind
+of folder. Weights are in safetensors only, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
+from selfplay.common.files import must_be_as_saved
 from selfplay.models import seeded
 from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
 
@@ -28,9 +29,12 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 HEAD = 32  #: width of an attention head of the embedded model
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 MODEL = "model.safetensors"  #: weights of the embedded model
+#: Files of a checkpoint that say where an adapter's model is, for a user to mend, or that training
+#: goes on from.
+NOT_LOADED = {"adapter_config.json", "train.json", "train.safetensors"}
 OPENED = "<think>"  #: what some templates end a prompt with
 POSITIONS = 1024  #: tokens that the embedded model can see
-#: One turn of a conversation for the embedded model: the question and a line's end.
+#: A conversation for the embedded model is one turn: the question and a line's end.
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
 
 _PLAIN = "".join(map(chr, range(32, 127))) + "\n"
@@ -67,7 +71,7 @@ def reference_of(
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """``model`` with its adapters merged into its weights, all of which may learn."""
+    """``model`` with its adapters merged into its weights, all of which then learn."""
     if not _is_peft(model):
         return model
     copied: Any = copy.deepcopy(model)
@@ -101,7 +105,7 @@ def _merged_layers(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[t
 def bare_backbone(config: dict[str, Any]) -> nn.Module:
     """A backbone with random weights and no head, from what ``config.to_diff_dict()`` returned.
 
-    Raises KeyError, TypeError or ValueError if that is no configuration.
+    Raises KeyError, TypeError or ValueError for anything else.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -111,7 +115,8 @@ def bare_backbone(config: dict[str, Any]) -> nn.Module:
 
 
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
-    """A token a character: printable ASCII, the line's end, and what else ``texts`` hold."""
+    """A tokenizer with a token for each character: printable ASCII, the line's end, and all other
+    characters of ``texts``."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -127,7 +132,7 @@ def character_tokenizer(texts: Iterable[str] = ()) -> Any:
 
 
 def shape_of(dial: str, name: str = "net") -> tuple[int, int]:
-    """(layers, width) of the setting ``name``, such as "3x96"; UserError for what is none."""
+    """(layers, width) of the setting ``name``, such as "3x96". Raises UserError for other texts."""
     found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
     layers, width = (int(part) for part in found.groups()) if found else (0, 0)
     if not layers or not width or width % HEAD:
@@ -179,6 +184,9 @@ def load_model(name: str | Path, lora: Lora | None = None) -> tuple[Any, Any]:
 
     disable_progress_bar()
     name = _absolute(name)
+    if Path(name).is_dir():
+        inside = {path.name for path in Path(name).iterdir()}
+        must_be_as_saved(Path(name), inside - NOT_LOADED)
     tokenizer = _part_of_model("tokenizer", name, _tokenizer)
     if _is_adapter(name):
         return _part_of_model("adapter", name, _adapted), tokenizer
@@ -320,7 +328,7 @@ def trimmed(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a completion, the tokenizer's own first."""
+    """Every token that ends a completion, the tokenizer's end token first."""
     config = getattr(model, "generation_config", None)
     more = getattr(config, "eos_token_id", None)
     ids = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]

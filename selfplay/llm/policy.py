@@ -56,7 +56,7 @@ class Net(nn.Module):
 
 
 class ValueModel(nn.Module):
-    """A backbone of its own with a scalar head that begins at 0."""
+    """A backbone with a scalar head that begins at 0."""
 
     backbone: Any
 
@@ -76,8 +76,8 @@ class ValueModel(nn.Module):
 
 
 def value_model(policy: nn.Module) -> ValueModel:
-    """A value model whose backbone is a copy of ``policy``'s. The copy of a LoRA model has adapters
-    of its own and shares the frozen weights."""
+    """A value model whose backbone is a copy of ``policy``'s. The copy of a LoRA model has new
+    adapters and shares the frozen weights."""
     plain = without_adapters(policy)
     return ValueModel(copy_of(plain.get_decoder()), plain.config.hidden_size)
 
@@ -87,15 +87,15 @@ class Prompts(NamedTuple):
 
     tokens: Tensor  #: int64 [n, P], left-padded
     mask: Tensor  #: bool [n, P]
-    seed: int  #: of everything drawn for this batch
+    seed: int  #: of the completions
 
 
 @dataclass
 class TextPolicy:
     """A language model as a policy; ``group`` completions a prompt.
 
-    generator: writes the completions in torch's place, with weights that ``refresh`` hands over and
-    log-probabilities in an arithmetic of its own.
+    generator: writes the completions in torch's place, with weights that ``refresh`` hands over.
+    Its log-probabilities are in its arithmetic, not in the policy's.
     """
 
     net: Net
@@ -126,8 +126,8 @@ class TextPolicy:
                 "prompt_mask": batch.mask.to(device).repeat_interleave(self.group, 0)}
 
     def evaluate(self, rollout: Rollout) -> Evaluated:
-        """log-probabilities at the sampling's temperature, entropies, values, all float32 [N, T]
-        and 0 outside ``rollout.mask``; the value is that of the text before the token.
+        """Log-probabilities at the sampling's temperature, entropies and values, float32 [N, T], 0
+        outside ``rollout.mask``. A token's value is that of the text before it.
 
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
@@ -321,7 +321,7 @@ def _in_parts(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
     cut = order.split(max(1, TOKENS_AT_ONCE // out.shape[1]))
 
     def work(rows: Tensor) -> Tensor:
-        with torch.no_grad():  # each thread has a setting of its own
+        with torch.no_grad():  # which torch sets for each thread
             return look(rollout.rows(rows))
 
     threads = torch.get_num_threads() if out.device.type == "cpu" else 1

@@ -65,7 +65,7 @@ from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.summary import draw_picture, measure
 from selfplay.llm.vllm import engine_of, must_have_vllm
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 
@@ -199,7 +199,7 @@ def _accuracies(greedy: float, sampled: float) -> str:
 # --------------------------------------------------------------------------- learning from rewards
 
 
-def job_of(run: TextRun) -> RewardedTask:
+def goal_of(run: TextRun) -> RewardedTask:
     """What RL is rewarded for: the verifier's parts, weighed."""
     rl = run.config.rl
     weights = {"accuracy": 1.0, "format": rl.format_weight}
@@ -219,7 +219,7 @@ def learn_rewards(
     if (name in clock.done and done) or built_on(run.folder, name):
         return f"{name}: finished, checkpoint {newest}"
     learner, kept = open_learner(
-        job_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
+        goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first_batch=first, engine=_engine_for(run, device))
 
@@ -319,10 +319,10 @@ def _learn_proxy(
         return f"{name}: finished, {_best_text(folder)}"
     init = best_checkpoint(run.folder / "sft")
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
-    job = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
+    goal = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
                      gold_of(run.config.gold.weights()), config.cut_penalty)
     learner, kept = open_rlhf_learner(
-        job, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
+        goal, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
         device=device, markers=run.config.rl.markers, engine=_engine_for(run, device))
     best_of = run.folder / "rm" / "best_of_n.json"
     if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError, clip
-from selfplay.common.files import parse_json, text_lines
+from selfplay.common.files import must_be_as_saved, parse_json, text_lines
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
@@ -77,7 +77,7 @@ class Texts(NamedTuple):
 
 
 class RewardModel(nn.Module):
-    """``score`` = (scalar at the last real token - shift) / scale; raw until ``normalise``."""
+    """``score`` = (scalar at the last real token - shift) / scale; raw before ``normalised``."""
 
     shift: Tensor
     scale: Tensor
@@ -131,8 +131,8 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def reward_model(policy: nn.Module, config: RewardConfig, tokenizer: Any, seed: int) -> RewardModel:
-    """An untrained one: the policy's own backbone, adapters merged, or the small net
-    ``config.net``; both with a head that begins at 0."""
+    """An untrained reward model: a copy of the policy's backbone with adapters merged, or the small
+    net ``config.net``, with a head that begins at 0."""
     source = small_model(config.net, tokenizer, seed) if config.net else policy
     return RewardModel(value_model(merged(source)))
 
@@ -280,8 +280,8 @@ class RewardSpec:
 
 
 def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
-    """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is
-    missing, damaged or no reward model."""
+    """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is missing
+    or damaged, or holds something else."""
     meta = checkpoint.read_meta(path)
     if meta.get("kind") != "reward model":
         raise UserError(f"{path}: no reward model; give a checkpoint such as "
@@ -293,6 +293,7 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 160)}); delete {path} and make it "
                         "again") from None
+    must_be_as_saved(path, [checkpoint.WEIGHTS])
     return model.eval(), meta
 
 

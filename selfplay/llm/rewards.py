@@ -1,10 +1,10 @@
 """What a completion is worth: pure functions of (completion, example), exact and never raising.
 
 The answer of a completion is defined by its ``Format``: what stands behind the one marker. Where
-there is no marker, more than one, or nothing behind it, there is no answer, and none is right:
+there is no marker, more than one, or nothing behind it, there is no answer, and nothing is right:
 neither luck nor hedging ("5 or 6") is rewarded. A completion that the limit of tokens cut off has
-an answer only where the format closes it (</answer>) and the closing mark was reached; where the
-answer goes on to the completion's end it may be half an answer, and is none.
+an answer only where the format closes answers (</answer>) and the closing mark was reached: an
+answer that goes on to the completion's end may be half an answer, and does not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Format:
     instruction: str = ""  #: appended to the question
 
 
-#: short is for models that learn characters; answer is DeepSeek-R1's.
+#: "short" is for models that learn characters; "answer" is DeepSeek-R1's format.
 FORMATS = {f.name: f for f in (
     Format("short", open="#"),
     Format("marked", open="#### ", instruction="Think step by step, then end with the answer alone "
@@ -72,7 +72,7 @@ class Questions(Protocol):
 
 
 def answer_of(completion: str, form: Format, ended: bool = True) -> str | None:
-    """The answer, stripped; None where ``form`` finds none.
+    """The answer, stripped; None where there is none in the format ``form``.
 
     ended: False for a completion that the limit of tokens has cut off.
     """
@@ -92,10 +92,10 @@ def answer_of(completion: str, form: Format, ended: bool = True) -> str | None:
 def reward(completion: str, example: Example, ended: bool = True) -> dict[str, float]:
     """The named parts of a completion's reward, all finite.
 
-    accuracy: 1 where the answer is right, else 0. partial: the checker's score in [0, 1], which
-    some data sets give for what is nearly right; accuracy in the others. format: 1 where the
-    completion has the form asked for, else 0. length: characters, a figure to weigh or to log.
-    ended: 1 unless the limit cut it off.
+    accuracy: 1 where the answer is right, else 0. partial: the checker's score in [0, 1], which in
+    some data sets is above 0 for nearly right answers, and in the others equals accuracy. format: 1
+    where the completion has the form asked for, else 0. length: its characters. ended: 1 unless the
+    limit cut it off.
     """
     answer = answer_of(completion, example.format, ended)
     score = 0.0 if answer is None else answer_score(answer, example)
@@ -105,7 +105,7 @@ def reward(completion: str, example: Example, ended: bool = True) -> dict[str, f
 
 
 def answer_score(answer: str, example: Example) -> float:
-    """The checker's score of an answer, in [0, 1]; 0 for whatever the checker cannot read."""
+    """The checker's score of an answer, in [0, 1]; 0 for answers that it cannot read."""
     try:
         if example.checker == "reasoning-gym":
             assert example.score is not None
@@ -118,19 +118,19 @@ def answer_score(answer: str, example: Example) -> float:
 
 
 def same_text(answer: str, example: Example) -> float:
-    """1 for the same text, spaces at its ends aside."""
+    """1 for the same text, apart from spaces at its ends."""
     return float(answer.strip() == example.answer.strip())
 
 
 def same_number(answer: str, example: Example) -> float:
-    """1 for the same number: sign, leading zeros, thousands' commas, decimals and a / b allowed."""
+    """1 for the same number; a sign, leading zeros, commas, decimals and a / b are allowed."""
     wanted, found = parsed_number(example.answer), parsed_number(answer)
     return float(found is not None and found == wanted)
 
 
 def countdown(answer: str, example: Example) -> float:
     """1 for an expression of + - * / and brackets that uses each of the numbers once and whose
-    exact value is the target (metadata: numbers, target); with right numbers alone 0.05."""
+    exact value is the target (metadata: numbers, target); 0.05 where only the numbers are right."""
     found = arithmetic(answer)
     if found is None or sorted(found[1]) != sorted(example.metadata["numbers"]):
         return 0.0
@@ -185,7 +185,7 @@ def _exact_value(node: ast.AST, used: list[int]) -> Fraction:
 
 
 def _formed(completion: str, form: Format) -> bool:
-    """Whether the chain of thought, where one is asked for, stands before the answer once."""
+    """Whether one chain of thought stands before the answer, where the format wants one."""
     opened, closed = form.chain
     if not opened:
         return True

@@ -81,25 +81,25 @@ class RewardLearner:
     optimizer: PolicyOptimizer
 
     def __init__(
-        self, job: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
+        self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
         critic: bool, group: int, questions: int, sampling: Sampling, device: str, seed: int,
         markers: Sequence[str], generator: Generator | None,
     ) -> None:
-        self.job, self.tokenizer, self.seed, self.markers = job, tokenizer, seed, markers
+        self.goal, self.tokenizer, self.seed, self.markers = goal, tokenizer, seed, markers
         self.reference = reference  #: costs memory and a forward pass: only where it is needed
         net = Net(model, value_model(model) if critic else None).to(device).eval()
         self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
                                  sampling, group, generator)
-        self.held_out = job.task.held_out(questions)
+        self.held_out = goal.task.held_out(questions)
         self.step = 0
         self.compute: dict[str, float] = {}
-        self.history: list[Row] = []  #: the rows so far, which whoever keeps them fills in
+        self.history: list[Row] = []  #: the rows so far, where they are kept
 
     def ask(self, examples: Sequence[Example], seed: int, policy: TextPolicy | None = None
             ) -> SampledBatch:
         """``policy``'s completions (None: those of the policy that learns), with their rewards."""
         return rollouts.sample_batch(policy or self.policy, self.tokenizer, examples,
-                                     self.job.reward, self.job.weights, seed)
+                                     self.goal.reward, self.goal.weights, seed)
 
     def learn(self, rollout: Rollout, stream: int) -> tuple[dict[str, float], Rollout]:
         """(figures of one update, the rollout with all that it was learnt by). stream: numbers the
@@ -120,8 +120,8 @@ class RewardLearner:
         batch = self.ask(self.held_out[:count], self.seed + self.step,
                          replace(self.policy, group=1))
         parts = dict(batch.parts)
-        if self.job.gold is not None:
-            parts["gold"] = self.job.gold(batch.completions, batch.examples)
+        if self.goal.gold is not None:
+            parts["gold"] = self.goal.gold(batch.completions, batch.examples)
         texts = zip(batch.examples, batch.completions.texts, strict=True)
         return [{"step": self.step, "prompt": example.prompt, "completion": text,
                  "wanted": example.answer, **{key: float(part[i]) for key, part in parts.items()}}
@@ -135,7 +135,7 @@ class TextLearner(RewardLearner):
     """Learning from a reward that is the goal itself."""
 
     def __init__(
-        self, job: RewardedTask, model: nn.Module, tokenizer: Any, config: TextRLConfig,
+        self, goal: RewardedTask, model: nn.Module, tokenizer: Any, config: TextRLConfig,
         pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
         reference: nn.Module | None = None, generator: Generator | None = None,
@@ -146,7 +146,7 @@ class TextLearner(RewardLearner):
         does not watch. Raises UserError for groups of one that want to be compared."""
         groups_must_fit(config, pg)
         super().__init__(
-            job, model, tokenizer, reference,
+            goal, model, tokenizer, reference,
             critic=pg.estimator == "gae" or pg.value_weight > 0, group=config.group,
             questions=config.evaluate_prompts, sampling=sampling, device=device, seed=seed,
             markers=config.markers, generator=generator)
@@ -161,7 +161,7 @@ class TextLearner(RewardLearner):
         for draw in range(config.draws if config.no_signal == "resample" else 1):
             number = self.first_batch + self.step * config.draws + draw
             seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
-            batch = self.ask(self.job.task.batch(number, config.prompts), seed)
+            batch = self.ask(self.goal.task.batch(number, config.prompts), seed)
             asked.append(batch)
             kept = batch if config.no_signal == "keep" else rollouts.with_signal(batch)
             useful += [kept] if kept else []
@@ -304,7 +304,7 @@ class RLHFLearner(RewardLearner):
     (``RewardedTask.gold``) measured beside it."""
 
     def __init__(
-        self, job: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module,
+        self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module,
         config: RLHFConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
         generator: Generator | None = None, length: float | None = None,
@@ -312,7 +312,7 @@ class RLHFLearner(RewardLearner):
         """reference: the policy before the first step. length: mean tokens of its completions of
         the held-out prompts; None: it is measured now, before the first step."""
         super().__init__(
-            job, model, tokenizer, reference, critic=config.algorithm == "ppo",
+            goal, model, tokenizer, reference, critic=config.algorithm == "ppo",
             group=config.group, questions=config.held_prompts, sampling=sampling, device=device,
             seed=seed, markers=markers, generator=generator)
         self.config = config
@@ -324,7 +324,7 @@ class RLHFLearner(RewardLearner):
     def advance(self) -> dict[str, float]:
         """One step of learning: the update's figures, ``batch_figures`` of what it learnt from, and
         kl (nats a completion)."""
-        examples = self.job.task.batch(FIRST_RLHF + self.step, self.config.prompts)
+        examples = self.goal.task.batch(FIRST_RLHF + self.step, self.config.prompts)
         batch = self.ask(examples, self.seed * 1_000_003 + self.step)
         found, rollout = self.learn(batch.rollout, 0x9D)
         self.step += 1
@@ -337,8 +337,8 @@ class RLHFLearner(RewardLearner):
                          generator=None if model else self.policy.generator)
         batch = self.ask(self.held_out, LOOK_SEED + self.seed, policy)
         rollout = rollouts.evaluated(batch.rollout, policy, self.reference)
-        assert self.job.gold is not None
-        gold = self.job.gold(batch.completions, batch.examples)
+        assert self.goal.gold is not None
+        gold = self.goal.gold(batch.completions, batch.examples)
 
         def table(column: Tensor) -> np.ndarray:
             return column.double().cpu().numpy().reshape(-1, samples)

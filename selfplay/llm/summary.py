@@ -102,7 +102,7 @@ def run_record(
     those of ``teacher`` where there is one. planned: the stages of the run's recipe.
     """
     stages = {name: rows for name in STAGES if (rows := history(run.folder / name))}
-    before = handed_over(run, stages)
+    before = spent_before(run, stages)
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
     longer = replace(run.config, minutes=2 * run.config.minutes)
@@ -140,21 +140,21 @@ def history(folder: Path) -> list[Record]:
             for row in read_history(folder / "history.jsonl")]
 
 
-def handed_over(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Record]:
+def spent_before(run: TextRun, stages: dict[str, list[Record]]) -> dict[str, Record]:
     """What had been spent when each stage began: on the stages before it, up to the checkpoint that
-    each handed over, and on the reward model. Both stages of RLHF begin where SFT ended."""
+    each handed on, and on the reward model. Both stages of RLHF begin where SFT ended."""
     found: dict[str, Record] = {}
     spent: Record = {"flops": 0.0, "seconds": 0.0}
     for name, rows in stages.items():
         rm = history(run.folder / "rm")[-1:] if name in ("free", "rlhf") else []
         start = added(rm[0], spent) if rm else spent
         found[name] = found["free"] if name == "rlhf" and "free" in found else start
-        spent = added(handed(run.folder / name, rows), found[name])
+        spent = added(handed_on(run.folder / name, rows), found[name])
     return found
 
 
-def handed(folder: Path, rows: Sequence[Record]) -> Record:
-    """The row of the checkpoint that a stage hands over: the best by its note, else the last."""
+def handed_on(folder: Path, rows: Sequence[Record]) -> Record:
+    """The row of the checkpoint that a stage hands on: the best, if one is noted, or the last."""
     best = note(folder)
     step = step_of(best["checkpoint"]) if best else rows[-1]["step"]
     return next((row for row in rows if row["step"] == step), rows[-1])
@@ -182,11 +182,11 @@ def accuracy_points(
         here = measured.get(name)
         step = step_of(here["checkpoint"]) if here else -1
         seen = [at for at, look in looks.items() if look and at != step]
-        found += [{**about(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
+        found += [{**point_of(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
                   for at in thinned(seen, LOOKS)]
         if here and step in costs:
             most = max(map(int, here["majority"]))
-            known = {**about(folder, name, step), **costs[step]}
+            known = {**point_of(folder, name, step), **costs[step]}
             found.append({**known, **percent(here["sampled"]), "sims": 0})
             if most > 1:
                 found.append({**known, **majority_of(here, most), "sims": most})
@@ -202,7 +202,7 @@ def thinned(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def about(folder: Path, name: str, step: int) -> Record:
+def point_of(folder: Path, name: str, step: int) -> Record:
     return {"player": str(folder / name / f"ckpt-{step:06d}"), "stage": name, "step": step}
 
 

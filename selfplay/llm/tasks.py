@@ -43,7 +43,7 @@ NUMBERS = frozenset(("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", 
 
 
 class Source(Protocol):
-    """Where questions come from: ``item(i)`` for i of 0 to ``count`` - 1."""
+    """A numbered set of questions: ``item(i)`` for i from 0 to ``count`` - 1."""
 
     @property
     def count(self) -> int: ...
@@ -70,8 +70,8 @@ class Task:
                 found.append(example)
                 if len(found) == size:
                     return found
-        raise UserError(f"task {self.name}: hardly a question that is not held out; give a task "
-                        "with more of them")
+        raise UserError(f"task {self.name}: hardly any questions to learn from that are not held "
+                        "out; give a task with more of them")
 
     def held_out(self, count: int) -> list[Example]:
         """At most ``count`` different questions that no batch contains, always the same ones.
@@ -171,7 +171,7 @@ class Gym:
 
 @dataclass(frozen=True)
 class Lines:
-    """A user's own questions."""
+    """The questions of a user's file."""
 
     examples: list[Example]
 

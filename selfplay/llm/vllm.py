@@ -10,8 +10,8 @@ engine's memory. Tokens go in and come out: no tokenizer is loaded, and end toke
 
 Its arithmetic differs from the trainer's. Learning therefore does not use the log-probabilities
 that it returns: ``policy.evaluated`` computes them again in the trainer's arithmetic, and every
-step reports the divergence between the two (act_kl). That the completions were drawn by the one and
-are treated as the other's is not corrected.
+step reports the divergence between the two (act_kl). That completions sampled by the one are
+treated as samples of the other is not corrected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Board stages in their folders: what a start finds there, goes on from, and leaves.
+"""The learning stages of boards in their folders: what a start finds, continues and leaves there.
 
 sft/, value/   ckpt-STEP, history.jsonl, best.json
 rl/            ckpt-ITERATION, history.jsonl, records/ (games by iteration) or pool/ (past selves),
@@ -7,10 +7,11 @@ rl/            ckpt-ITERATION, history.jsonl, records/ (games by iteration) or p
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,8 @@ LOADED = 16  #: policies of a pool kept in memory
 
 
 class ShardedGames:
-    """Games of self-play as a folder keeps them: those that a killed start has finished are not
-    played again."""
+    """Self-play games kept in a folder, so that those a killed start had finished are not played
+    again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,8 +59,8 @@ class ShardedGames:
     def __call__(
         self, learner: Learner, stop: Callable[[], bool], progress: Callable[[int], None]
     ) -> tuple[Columns, dict[str, float]] | None:
-        """The next iteration's rows; None where ``stop()`` ended it early, the games that have
-        finished being on disk by then."""
+        """The next iteration's rows and facts about them; None if ``stop()`` came first, by when
+        the finished games are on disk."""
         path, began = self.shard(learner.iteration + 1), time.monotonic()
         if not path.exists() and not self._play(path, learner, stop, progress):
             return None
@@ -75,9 +76,9 @@ class ShardedGames:
         self, path: Path, learner: Learner, stop: Callable[[], bool],
         progress: Callable[[int], None],
     ) -> bool:
-        """Play the games of one shard; False where ``stop()`` came first.
+        """Play the games of one shard; False if ``stop()`` came first.
 
-        What has finished is written to ``.parts`` every PART_SECONDS, for a start after a kill.
+        Finished games are written to ``.parts`` every PART_SECONDS, for a start after a kill.
         """
         folder, wanted = path.with_suffix(".parts"), learner.config.positions
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +89,8 @@ class ShardedGames:
         progress(have)
         while have < wanted and not stop():
             began, before = time.monotonic(), learner.evaluated()
-            pause = began + PART_SECONDS
-            harvest = learner.play(
-                wanted - have, lambda pause=pause: stop() or time.monotonic() > pause, progress,
-                earlier)
+            harvest = learner.play(wanted - have, partial(_pause, stop, began + PART_SECONDS),
+                                   progress, earlier)
             for key, count in learner.evaluated().items():
                 cost[key] += count - before[key]
             cost["seconds"] += time.monotonic() - began
@@ -107,10 +106,15 @@ class ShardedGames:
         return True
 
 
-def _cost(note: Path) -> dict[str, float]:
-    """What games have cost, as far as ``note`` tells: one that was damaged has been deleted.
+def _pause(stop: Callable[[], bool], at: float) -> bool:
+    return stop() or time.monotonic() > at
 
-    Raises UserError naming a damaged one.
+
+def _cost(note: Path) -> dict[str, float]:
+    """What games have cost, as far as the file ``note`` tells; it may be missing, since a damaged
+    one is deleted by the user.
+
+    Raises UserError naming a damaged file.
     """
     cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
     found = read_json(note) if note.exists() else {}
@@ -122,8 +126,8 @@ def _cost(note: Path) -> dict[str, float]:
 def _begin(
     game: Game, spec: NetSpec, folder: Path, init: Path | None, device: str, seed: int
 ) -> tuple[Any, NetSpec, dict[str, float]]:
-    """(net, its spec, compute so far) of the newest checkpoint, else of ``init``, else of none:
-    its net goes on, whatever size the dial says."""
+    """(net, its spec, compute so far) of the newest checkpoint, else of ``init``, else a fresh net.
+    A checkpoint's net keeps its size, whatever the settings say."""
     source = checkpoint.newest(folder) or init
     compute = {key: 0.0 for key in ("seconds", "flops", "positions")}
     if source is None:
@@ -134,7 +138,7 @@ def _begin(
 
 
 def _resume(learner: Any, kept: Kept, load: Callable[..., None]) -> bool:
-    """Let ``learner`` go on where the newest checkpoint was taken, if there is one."""
+    """Let ``learner`` continue from the newest checkpoint; whether there is one."""
     newest = checkpoint.newest(kept.folder)
     if newest is not None:
         load(*checkpoint.load_training(newest))
@@ -157,13 +161,13 @@ def _meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
 
 
 class KeptLearner(Learner):
-    """Self-play in a folder: begins where the newest checkpoint was taken, else from ``init``."""
+    """Self-play in a folder: continues from the newest checkpoint, else starts from ``init``."""
 
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *, init: Path | None,
         device: str, seed: int, known: Columns | None = None,
     ) -> None:
-        """known: positions to begin with, an expert's say, to compare dtypes on."""
+        """known: positions, an expert's say, to compare dtypes on before there are games."""
         net, spec, start = _begin(game, spec, folder, init, device, seed)
         super().__init__(game, spec, config, net=net, device=device, seed=seed,
                          players=self._actors)
@@ -178,7 +182,7 @@ class KeptLearner(Learner):
         for index in range(1, self.iteration + 1):
             if self.shard(index).exists():
                 self.window.add(load_shard(self.shard(index)).columns)
-        _ = self.players  # a dtype that cannot be had is heard of now
+        _ = self.players  # so that an unavailable dtype is reported now
 
     @property
     def history(self) -> list[Row]:
@@ -189,29 +193,63 @@ class KeptLearner(Learner):
                          self.positions, fresh=not self.iteration)
 
     def positions(self) -> NDArray[Any]:
-        """Observations [n, C, H, W] of the newest games, else of those known before, else of
-        random ones."""
-        if not len(self.window) and self.known is None:
-            return precision.random_positions(self.game)
+        """Observations [n, C, H, W] from the newest games, else from those known before, else from
+        random games."""
         source = self.window.newest() if len(self.window) else self.known
+        if source is None:
+            return precision.random_positions(self.game)
         return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
+
+
+class TimeIsUpError(Exception):
+    """Learning was cut off because it was too far past its time."""
 
 
 def train_rl(
     learner: KeptLearner, *, held: Columns | None = None,
-    left: Callable[[], float] = lambda: math.inf,
+    left: Callable[[], float] = lambda: math.inf, overtime: float = math.inf,
+    learning: float = 0.0,
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    flying: Callable[[int, int, int], None] = lambda done, games, rows: None,
 ) -> Path | None:
-    """``alphazero`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none
-    yet. After every iteration its games and, when it is due, its checkpoint are on disk."""
-    return learner.kept.go_on(alphazero(
-        learner, games=learner.games, look=partial(_expert, held), judge=gate,
-        stop=lambda: left() <= 0, progress=progress, watch=learner.kept.watch), log)
+    """Run ``alphazero`` for up to ``left()`` seconds and keep what it yields. Returns the newest
+    checkpoint, or None. After every iteration its games are on disk and, when due, a checkpoint.
+
+    Play stops early enough to learn from the iteration's games in time, assuming that learning
+    takes as long as last time (``learning`` seconds, the first time). Learning that is
+    ``overtime`` seconds late is cut off; the next start learns from the same games again. flying:
+    called whenever groups of games meet, with (rows of finished games, games under way, rows of
+    those so far).
+    """
+    finished = 0
+
+    def told(what: str, done: int, total: int) -> None:
+        nonlocal finished
+        finished = done if what == "self-play" else 0
+        if what == "learning" and not math.isinf(overtime) and left() <= -overtime:
+            raise TimeIsUpError
+        progress(what, done, total)
+
+    def stop() -> bool:
+        if learner.selfplay is not None:
+            flying(finished, *learner.selfplay.in_flight())
+        return left() <= learnt_in(learner.history, learning)
+
+    with contextlib.suppress(TimeIsUpError):
+        learner.kept.go_on(alphazero(
+            learner, games=learner.games, look=partial(_expert, held), judge=gate,
+            stop=stop, progress=told, watch=learner.kept.watch), log)
+    return checkpoint.newest(learner.folder)
+
+
+def learnt_in(history: Sequence[Row], otherwise: float = 0.0) -> float:
+    """Seconds that learning from an iteration's games took last time, else ``otherwise``."""
+    return float(history[-1].get("learn_seconds", otherwise)) if history else otherwise
 
 
 def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
-    """How the net does on an expert's positions."""
+    """How well the net does on an expert's positions."""
     if held is None:
         return {}
     seen = evaluate_columns(learner.trainer.inference_net(), learner.game,
@@ -220,7 +258,7 @@ def _expert(held: Columns | None, learner: Learner) -> dict[str, float]:
 
 
 def gate(learner: Learner) -> float:
-    """Score of the new weights against those that play: raw policies, varied openings."""
+    """The score of the new weights against those that play now: raw policies, varied openings."""
     from selfplay.arena.play import play_games
     from selfplay.arena.players import RawPlayer
 
@@ -237,15 +275,15 @@ def gate(learner: Learner) -> float:
 
 
 class KeptPool(Pool):
-    """Past selves as checkpoints of weights in a folder. What lies there of iterations that a kill
-    has undone is overwritten when they come again."""
+    """Past selves as checkpoints in a folder. Those of iterations that a kill has undone are
+    overwritten when the iterations are done again."""
 
     def __init__(
         self, folder: Path, like: BoardPolicy, spec: NetSpec, game: Game, config: Any
     ) -> None:
         super().__init__(config)
         self.folder, self.like, self.spec, self.game = folder, like, spec, game
-        self.compute: Callable[[], dict[str, float]] = dict  #: that a checkpoint tells
+        self.compute: Callable[[], dict[str, float]] = dict  #: what a checkpoint says of compute
 
     def path(self, step: int) -> Path:
         return self.folder / f"ckpt-{step:06d}"
@@ -257,7 +295,7 @@ class KeptPool(Pool):
         self._loaded.pop(step, None)
 
     def member(self, step: int) -> BoardPolicy:
-        """Raises UserError where its checkpoint is gone or damaged."""
+        """The policy of a step. Raises UserError if its checkpoint is gone or damaged."""
         if step not in self._loaded:
             try:
                 net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
@@ -270,7 +308,7 @@ class KeptPool(Pool):
 
 
 class KeptPolicyLearner(PolicyLearner):
-    """Policy gradient in a folder: begins where the newest checkpoint was taken, else from
+    """Policy gradient in a folder: continues from the newest checkpoint, else starts from
     ``init``."""
 
     def __init__(
@@ -302,9 +340,10 @@ def train_pg(
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Path | None:
-    """``league`` within ``left()`` seconds, kept; the newest checkpoint, None if there is none."""
+    """Run ``league`` for up to ``left()`` seconds and keep what it yields. Returns the newest
+    checkpoint, or None. Play stops early enough to learn in time, going by the last iteration."""
     return learner.kept.go_on(league(
-        learner, held=held, stop=lambda: left() <= 0, progress=progress,
+        learner, held=held, stop=lambda: left() <= learnt_in(learner.history), progress=progress,
         watch=learner.kept.watch), log)
 
 
@@ -328,8 +367,8 @@ def train_sft(
     game: Game, spec: NetSpec, train: Columns, held: Columns, config: SFTConfig, folder: Path, *,
     device: str, seed: int, **hooks: Any,
 ) -> Path:
-    """Learn the experts' moves and results; the best checkpoint by held-out policy loss. hooks: see
-    ``keep.learn_until_flat``."""
+    """Learn the experts' moves and results. Returns the best checkpoint by held-out policy loss.
+    hooks: see ``keep.learn_until_flat``."""
     trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
     kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
                         config.learning_rate, checkpoint.about(game, spec))
@@ -340,10 +379,10 @@ def train_value(
     game: Game, spec: NetSpec, policy: Path, columns: Columns, config: ValueConfig, folder: Path, *,
     device: str, seed: int, about: Mapping[str, Any], before: Mapping[str, float], **hooks: Any,
 ) -> Path:
-    """Learn the results of ``columns``; the best checkpoint by the held-out error.
+    """Learn the results of ``columns``. Returns the best checkpoint by held-out error.
 
-    policy: the RL policy's checkpoint, from whose net this one starts, unless ``config.init`` is
-    random. about: what checkpoints tell beside. before: compute spent so far. hooks: see
+    policy: the RL policy's checkpoint, whose net is the start unless ``config.init`` is random.
+    about: further entries for the checkpoints' meta. before: compute spent so far. hooks: see
     ``keep.learn_until_flat``.
     """
     start = policy if config.init == "rl" else None
@@ -358,7 +397,7 @@ def train_value(
 
 
 def best_sft(folder: Path) -> Path:
-    """The checkpoint with the best held-out policy loss; UserError if none has been saved yet."""
+    """The checkpoint with the best held-out policy loss. Raises UserError if there is none yet."""
     found = checkpoint.best(folder)
     if found is None:
         raise UserError(f"{folder}: no SFT checkpoint yet; make one with selfplay sft, or start "

@@ -1,18 +1,19 @@
-"""The comparison: which matches the chart needs, playing them, and the ratings they give.
+"""The matches behind the chart: which ones it needs, playing them, and the ratings they give.
 
-Matches are kept in the run's ``matches/`` folder and continue where they stopped, so the chart
-can be drawn again, or sharpened, at any time.
+Matches are kept in the run's ``matches/`` folder and continue where they stopped, so the chart can
+be redrawn, or made more precise, at any time.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +34,10 @@ from selfplay.report.axis import Record
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
+from selfplay.run.teacher import teacher_of
 
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
-OVERTIME = 0.05  #: of the run's minutes, for games in flight when a stage's time is up
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
 ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
@@ -50,14 +51,14 @@ class Point(NamedTuple):
     compute: dict[str, float]
 
     def player(self, sims: int) -> str:
-        """Its name; a value net plays as AlphaGo, which always searches."""
+        """Its name as a player; a value net plays as AlphaGo, which always searches."""
         kind = "alphago" if self.stage == "value" else "net"
         return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """A match that the chart wants."""
+    """A match that the chart needs."""
 
     a: str
     b: str
@@ -65,8 +66,8 @@ class Pairing:
 
 
 def points(run: Run) -> list[Point]:
-    """The checkpoints on the chart: SFT's evenly in log-steps up to its best, RL's evenly, the
-    value net's best."""
+    """The checkpoints on the chart: those of SFT up to its best, evenly spaced in log-steps; those
+    of RL, evenly spaced; and the value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
     best_file = run.folder / "sft" / checkpoint.BEST
     best = checkpoint.note(best_file.parent).get("checkpoint")
@@ -85,9 +86,9 @@ def points(run: Run) -> list[Point]:
 
 
 def modes_of(run: Run, stage: str) -> tuple[int, ...]:
-    """The simulations that a stage's checkpoints play with; 0 is the raw policy.
+    """The numbers of simulations that a stage's checkpoints play with; 0 is the raw policy.
 
-    A value net is for search only, and where there is one the policy before it is judged raw.
+    A value net is only used in search, and where there is one the RL policy is judged raw.
     """
     sims = run.config.eval.sims
     if run.config.recipe == "alphago":
@@ -101,7 +102,7 @@ def _point(stage: str, path: Path) -> Point:
 
 
 def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
-    """At most ``count`` of them, the last always, evenly by (log) index."""
+    """At most ``count`` of them, evenly spaced by (log) index and always with the last."""
     if len(found) <= count:
         return found
     n = len(found)
@@ -111,9 +112,9 @@ def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
 
 
 def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
-    """The matches to play, the most telling first: RL against SFT, what ties them to ``random``,
-    the raw curves, the baselines and the expert, the curves with search. In each mode those
-    checkpoints play that have it (``modes_of``)."""
+    """The matches to play, the most informative first: RL against SFT, those that tie both to
+    ``random``, the raw curves, the baselines and the expert, the curves with search. A checkpoint
+    plays in the modes that its stage has (``modes_of``)."""
     config = run.config.eval
     modes = (0, config.sims)
     by_stage = {stage: [p for p in chosen if p.stage == stage] for stage in STAGES}
@@ -122,7 +123,7 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
         return [found for stage, found in by_stage.items()
                 if found and sims in modes_of(run, stage)]
 
-    ladder = [RANDOM, *config.baselines, run.config.expert.player]
+    ladder = [RANDOM, *config.baselines, teacher_of(run)]
     outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
 
     def finals(sims: int) -> list[Point]:
@@ -162,12 +163,12 @@ def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
 
 
 def local(run: Run, name: str) -> str:
-    """A player's name as seen from the run's folder, so that the folder can be moved."""
+    """A player's name relative to the run's folder, so that the folder can be moved."""
     return without_home(name, run.folder)
 
 
 def match_folder(run: Run, pairing: Pairing) -> Path:
-    """matches/A--B, readable and unique."""
+    """The folder matches/A--B, readable and unique."""
     names = [local(run, name) for name in (pairing.a, pairing.b)]
     key = f"{names[0]}|{names[1]}|{run.config.eval.opening}"
     return run.folder / "matches" / shortened("--".join(map(plain, names)), key)
@@ -179,48 +180,79 @@ def play(
     *,
     device: str,
     place: Callable[[Pairing], tuple[Path, int]] | None = None,
+    must: Collection[Pairing] = (),
     left: Callable[[], float] = lambda: math.inf,
+    overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
-    """Play the pairings in order until ``left()`` seconds are used up; all that ends is kept.
+    """Play the pairings in order until ``left()`` seconds are used up; finished games are kept.
 
-    In ROUNDS, so that a short time gives every pairing some games before it gives any all.
-    place: folder and seed of a match that is not one of the run's own.
+    They are played in ROUNDS, so that every pairing has some games before any has all of them. No
+    game is started that, going by earlier games of such players, would end too late; games still
+    under way ``overtime`` seconds after the end are dropped. The first round of the pairings
+    ``must`` is played however late it is. place: folder and seed of a pairing, if it is not one of
+    the run's own matches.
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
-    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
-        if left() <= 0:
+    lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
+
+    def play_one(index: int, share: float, pairing: Pairing) -> None:
+        kinds, began = (_kind(pairing.a), _kind(pairing.b)), time.monotonic()
+        needed = pairing in must and share == ROUNDS[0]
+        found: list[int] = []  # how many games there were, each time that one was added
+
+        def over() -> bool:
+            return not needed and left() <= lasts.get(kinds, 0.0)
+
+        def told(done: int) -> None:
+            found.append(done)
+            if len(found) == 2:
+                lasts[kinds] = time.monotonic() - began
+            progress(index, len(ROUNDS) * len(pairings), pairing, done)
+
+        if over():
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
         games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
         folder, seed = place(pairing)
+        play_match(
+            run.game, pairing.a, pairing.b, games=games, seed=seed, opening=config.opening,
+            slots=config.engine_slots if outside else config.slots, folder=folder, home=home,
+            device=device, stop=over, drop=lambda: not needed and left() <= -overtime,
+            progress=told)
+
+    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
         try:
-            play_match(
-                run.game, pairing.a, pairing.b, games=games, seed=seed,
-                opening=config.opening, slots=config.engine_slots if outside else config.slots,
-                folder=folder, home=home, device=device, stop=lambda: left() <= 0,
-                drop=lambda: left() <= -OVERTIME * run.config.minutes * 60,
-                progress=lambda done, i=index, p=pairing: progress(
-                    i, len(ROUNDS) * len(pairings), p, done),
-            )
+            play_one(index, share, pairing)
         except DiskError:
             raise
         except UserError as error:  # an engine that fails costs its match, not the chart
             say(f"match left out: {error}")
 
 
+def anchoring(pairings: Sequence[Pairing]) -> list[Pairing]:
+    """Those pairings that tie the newest raw nets to ``random``, without which nothing is rated."""
+    found = dropwhile(lambda pairing: pairing.b != RANDOM, pairings)
+    return list(takewhile(lambda pairing: pairing.b == RANDOM, found))
+
+
+def _kind(player: str) -> str:
+    """A player's name without a net's path, which does not matter for how long its moves take."""
+    return re.sub(r"^(net|alphago):.*?(@\w+)?$", r"\1\2", player)
+
+
 def match_seed(run: Run, pairing: Pairing) -> int:
-    """The same openings for a pairing in every repetition of the run, others for each pairing."""
+    """A seed, and so openings, of its own for each pairing, the same if the run is repeated."""
     name = f"{local(run, pairing.a)}|{local(run, pairing.b)}"
     return (run.config.seed * 65_536 + (zlib.crc32(name.encode()) & 0xFFFF)) % 2**63
 
 
 def evaluation(run: Run, device: str) -> Record:
-    """Ratings and tables from the matches on disk, as ``report.page`` reads them."""
+    """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
     rows = rated([(p, r) for p, r, _ in played], [run.folder])
-    expert = run.config.expert.player
+    expert = teacher_of(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
@@ -240,8 +272,8 @@ def evaluation(run: Run, device: str) -> Record:
 def rated(
     played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path]
 ) -> dict[str, Record]:
-    """A row of an evaluation for each player of the matches; its Elo None where no matches tie it
-    to ``random``. homes: the folders of the runs whose nets are to be compared."""
+    """A row of an evaluation for each player of the matches; its Elo is None if no matches tie it
+    to ``random``. homes: the folders of the runs whose nets are compared."""
     games = Counter({RANDOM: 0})
     for pairing, result in played:
         games.update({pairing.a: result.games, pairing.b: result.games})
@@ -257,8 +289,8 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
 
 
 def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
-    """The rows of ``random``, the baselines and the expert, with a note where not rated."""
-    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, run.config.expert.player])
+    """The rows of ``random``, the baselines and the expert, with a note on those not rated."""
+    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher_of(run)])
     found = [rows.get(name) or _row(name) for name in names]
     return [row if row["elo"] is not None else {
         **row, "note": missing_engine(row["player"]) or "no time was left for its matches"}
@@ -276,7 +308,7 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
 
 
 def remedies(run: Run) -> dict[str, str]:
-    """What brings a stage on the chart: matches of its checkpoints, or time to make them."""
+    """Per stage, the command that brings it onto the chart: more matches, or more training."""
     play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
     longer = replace(run.config, minutes=2 * run.config.minutes)
     train_more = train_command(replace(run, config=longer))
@@ -288,7 +320,8 @@ def remedies(run: Run) -> dict[str, str]:
 
 
 def read_matches(parent: Path, game: Game) -> Iterator[tuple[Path, MatchResult]]:
-    """The matches in the folders of ``parent`` that have games; damaged ones are told of."""
+    """The matches with games in the folders of ``parent``; damaged ones are reported and left
+    out."""
     for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
         try:
             result = read_match(folder, game)
@@ -300,7 +333,7 @@ def read_matches(parent: Path, game: Game) -> Iterator[tuple[Path, MatchResult]]
 
 
 def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
-    """Every match on disk, those of earlier starts with other points on the chart included."""
+    """Every match on disk, including those of earlier starts that had other points on the chart."""
     played = []
     for folder, result in read_matches(run.folder / "matches", run.game):
         a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
@@ -317,7 +350,7 @@ def match_row(pairing: Pairing, result: MatchResult) -> Record:
 
 
 def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
-    """The command that plays the match in ``folder`` again."""
+    """The command that plays the match in ``folder`` again elsewhere."""
     settings = read_settings(folder / "match.json")
     low, high = settings["opening"]
     return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
@@ -339,8 +372,8 @@ def train_command(run: Run) -> str:
 
 
 def write_chart(run: Run, device: str) -> Verdict:
-    """Rate what is on disk and write evaluation.json, report.html, chart.png, summary.json; what
-    they say."""
+    """Rate what is on disk and write evaluation.json, report.html, chart.png and summary.json.
+    Returns what they say."""
     from selfplay.report.page import write_report
 
     result = evaluation(run, device)

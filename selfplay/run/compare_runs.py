@@ -1,9 +1,9 @@
-"""Several runs of one game, rated together: one recipe beside another, before beside after.
+"""Several runs of one game, rated together: two recipes, say, or one before and after a change.
 
-The matches that each run has played against the baselines tie them together; matches of the runs
-against each other, which lie in a folder of their own and continue where they stopped, make it
-sharper: the last nets of each against those of every other, then each checkpoint against those of
-the other runs that are nearest in training time.
+The matches that each run has played against the baselines tie them together. Matches between the
+runs make the ratings more precise: the last nets of each run against those of every other, then
+each checkpoint against those of other runs that are nearest in training time. They are kept in a
+folder of their own and continue where they stopped.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from selfplay.common.files import in_use, locked, make_folder, write_atomic, wri
 from selfplay.report.axis import Record, metric_of
 from selfplay.report.verdict import with_value
 from selfplay.run import compare
+from selfplay.run.clock import OVERTIME
 from selfplay.run.compare import RANDOM, Pairing, Point
 from selfplay.run.folder import Run
 
 
 class Entry(NamedTuple):
-    """A run, what it is called, and its checkpoints that play."""
+    """A run, its name in the comparison, and those of its checkpoints that play."""
 
     label: str
     run: Run
@@ -42,9 +43,9 @@ class Entry(NamedTuple):
 
 
 def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
-    """The runs as they enter the comparison; without ``labels`` the folders' names.
+    """The runs as entries of the comparison, named by ``labels`` or else after their folders.
 
-    Raises UserError for runs that cannot be compared, or have no checkpoint.
+    Raises UserError for runs that cannot be compared or have no checkpoint.
     """
     names = list(labels) or [run.folder.name for run in runs]
     if len(names) != len(runs) or len(set(names)) < len(names):
@@ -68,8 +69,8 @@ def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
 
 
 def pairings(found: Sequence[Entry]) -> list[Pairing]:
-    """The matches between runs, the most telling first: last against last, with search and without;
-    the last ones against ``random`` and the first baseline; neighbours in time."""
+    """The matches between runs, the most informative first: last against last, with and without
+    search; the last ones against ``random`` and the first baseline; neighbours in time."""
     config = found[0].run.config.eval
     wanted = []
     for sims in (config.sims, 0):
@@ -90,7 +91,7 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
 
 
 def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
-    """Of ``others`` the one nearest to ``point`` in training time; none where there are none."""
+    """The one of ``others`` that is nearest to ``point`` in training time, if there is any."""
     def gap(other: Point) -> float:
         return abs(other.compute.get("seconds", 0.0) - point.compute.get("seconds", 0.0))
 
@@ -99,11 +100,11 @@ def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
 
 def play(
     found: Sequence[Entry], folder: Path, *, device: str,
-    left: Callable[[], float] = lambda: math.inf,
+    left: Callable[[], float] = lambda: math.inf, overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
-    """Play the matches between the runs until ``left()`` seconds are used up; all are kept in
-    ``folder``, in which no other process may play."""
+    """Play the matches between the runs until ``left()`` seconds are used up, and keep them in
+    ``folder``, where no other process may play. overtime: see ``compare.play``."""
     run = found[0].run
 
     def place(pairing: Pairing) -> tuple[Path, int]:
@@ -114,12 +115,12 @@ def play(
     make_folder(folder)
     with in_use(folder, "--out"):
         compare.play(run, pairings(found), device=device, place=place, left=left,
-                     progress=progress)
+                     overtime=overtime, progress=progress)
 
 
 def evaluation(found: Sequence[Entry], folder: Path) -> Record:
-    """Ratings of all checkpoints from all matches on disk, as ``draw_runs`` and ``table`` read
-    them."""
+    """Ratings of all checkpoints from all matches on disk, in the form that ``table`` and the
+    chart of several runs read."""
     runs, game = [entry.run for entry in found], found[0].run.game
     direct = [(Pairing(match.a, match.b, match.games), match)
               for _, match in compare.read_matches(folder, game)]
@@ -137,7 +138,7 @@ def evaluation(found: Sequence[Entry], folder: Path) -> Record:
 
 
 def table(result: Record) -> str:
-    """Elo and 95% interval of every checkpoint, then the runs' matches against each other."""
+    """Elo and 95% interval of every checkpoint, then the matches between the runs, as text."""
     from selfplay.report.page import aligned, baseline_rows, point_head, point_rows
 
     metric, baselines = metric_of(result), with_value(result, "baselines")
@@ -167,9 +168,9 @@ def write_chart(result: Record, folder: Path, over: str) -> Path:
 def compare_runs(
     runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str, over: str
 ) -> None:
-    """Play matches between the runs for so many minutes, then say and draw what there is.
+    """Play matches between the runs for ``minutes``, then print and draw the comparison.
 
-    Raises UserError where another process is at work on one of them.
+    Raises UserError if another process is working on one of the runs.
     """
     found, began = entries(runs, labels), time.monotonic()
 
@@ -182,6 +183,7 @@ def compare_runs(
         if minutes > 0:
             bar = stack.enter_context(Bar("matches between the runs", minutes * 60))
             play(found, folder, device=device, left=lambda: minutes * 60 - spent(),
+                 overtime=OVERTIME * minutes * 60,
                  progress=lambda index, count, p, n: bar.at(
                      spent(), f"match {index + 1}/{count}  {p.a} - {p.b}  {n}/{p.games}"))
         result = evaluation(found, folder)

@@ -1,8 +1,8 @@
-"""The settings of a run: each stage's together, a game's preset, and how a user changes them.
+"""The settings of a whole run, the presets of games, and how users change them.
 
-``--minutes`` and ``net`` are the two dials; a game's preset sets the rest, and
-``--set stage.key=value`` overrides any single one. Presets hold what differs from the defaults,
-per game and per policy-gradient algorithm, under dotted keys as ``--set`` takes them.
+``--minutes`` and ``net`` are the two main dials. A game's preset sets the rest, and
+``--set stage.key=value`` overrides any single setting. A preset lists what differs from the
+defaults, per game and per policy-gradient algorithm, under dotted keys as ``--set`` takes them.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def preset(game: str, **top: Any) -> RunConfig:
 
 
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
-    """``config`` learning by ``name``: where that changes, with the settings that it has by default
-    in this game. Raises UserError for a name that is none."""
+    """``config`` with the algorithm ``name``. If that is a change, the algorithm's settings are the
+    defaults for this game. Raises UserError for an unknown name."""
     if ".py:" in name:
         return _own_algorithm(config, name)
     if name == config.rl.algorithm:
@@ -103,8 +103,8 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
 
 
 def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
-    """``config`` with the settings of a dict in a file: keys as ``--set`` takes them, those of
-    ``pg`` without the stage; ``like`` names the algorithm that they are changes of [reinforce]."""
+    """``config`` with settings from a dict in a file. Its keys are as ``--set`` takes them, where
+    ``pg.`` may be left out; ``like`` names the algorithm they modify [reinforce]."""
     from selfplay.games import own
 
     found = own.load(name, "an algorithm", UserError)
@@ -117,13 +117,13 @@ def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
 
 
 def spelt(value: Any) -> str:
-    """A value as ``--set`` takes it."""
+    """A value, written as ``--set`` takes it."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def with_recipe(config: RunConfig, name: str) -> RunConfig:
-    """``config`` by the recipe ``name``: where that changes, with the start and the algorithm that
-    it has by default. Raises UserError for a name that is none."""
+    """``config`` with the recipe ``name``. If that is a change, the start and the algorithm are the
+    recipe's defaults. Raises UserError for an unknown name."""
     if name == config.recipe:
         return config
     config = set_key(config, "recipe", name)
@@ -135,7 +135,7 @@ def with_recipe(config: RunConfig, name: str) -> RunConfig:
 
 
 def must_be_of_recipe(config: RunConfig) -> None:
-    """Raises UserError where start or algorithm are not the recipe's."""
+    """Raises UserError if the start or the algorithm does not belong to the recipe."""
     if config.recipe == "alphago" and config.rl.algorithm not in ALGORITHMS:
         raise UserError(f"recipe alphago: its policy learns without search, not by rl.algorithm="
                         f"{config.rl.algorithm}; take --algo {ALPHAGO} or reinforce")
@@ -158,24 +158,24 @@ def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
-    """``settings.override``, those of ``recipe`` and ``rl.algorithm`` first: they bring settings of
-    their own."""
+    """``settings.override``, with ``recipe`` and ``rl.algorithm`` first: they set others too."""
     return settings.override(config, assignments,
                              {"recipe": with_recipe, "rl.algorithm": with_algorithm})
 
 
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:
-    """Inverse of ``to_dict``; raises UserError naming ``where`` for anything that does not fit."""
+    """The inverse of ``to_dict``. Raises UserError naming ``where`` for anything that does not
+    fit."""
     return settings.read(RunConfig, data, where, _as_before_recipes)
 
 
 def _as_before_recipes(game: str) -> RunConfig:
-    """What a config.json that does not say all was made with."""
+    """The settings behind a config.json from before some of today's existed."""
     return dataclasses.replace(RunConfig(game), value=preset(game).value)
 
 
 def must_fit(config: RunConfig) -> None:
-    """Raises UserError for settings of a policy gradient that make no sense together."""
+    """Raises UserError for policy-gradient settings that make no sense together."""
     if config.rl.algorithm not in ALGORITHMS:
         return
     pool, estimator = config.pool, config.pg.estimator
@@ -204,7 +204,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rl.temperature_plies": 4,
         "rl.opening": (0, 3),
         "eval.sims": 32,
-        "eval.opening": (0, 1),  # one random mark never decides the game; two can
+        "eval.opening": (0, 1),  # one random move never decides the game; two can
         "eval.baseline_games": 200,
         "eval.sft_points": 3,
         "eval.rl_points": 4,
@@ -229,16 +229,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.sims": 64,
         "rl.temperature_plies": 16,
         "value.latest": 80,  # most games are over by then
-        "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded: 0.33, 0.4, 0.27 of the time
+        "shares": (0.1, 0.3, 0.36, 0.24),  # games are embedded, so in fact 0, 0.33, 0.4, 0.27
     },
 }
 
-ALPHAGO = "ppo"  #: the algorithm of recipe alphago, where none is named
+ALPHAGO = "ppo"  #: the default algorithm of recipe alphago
 
-#: Games by policy gradient: what differs from ``algorithms.ALGORITHMS``, whatever the algorithm.
-#: With three changes together, 512 games an iteration (BY_GAME) and the two weights here, the best
-#: moves in Connect Four gained; they have not been told apart (RESULTS.md, "Policy gradient on
-#: boards") ...
+#: Policy gradient on boards: what differs from ``learn.config.ALGORITHMS`` for every algorithm.
+#: Three changes together (512 games per iteration, in BY_GAME, and the two weights here) improved
+#: the share of best moves in Connect Four; their effects have not been separated (RESULTS.md,
+#: "Policy gradient on boards") ...
 ON_BOARDS: dict[str, Any] = {
     "pg.learning_rate": 3e-4,
     "pg.value_clip": 0.0,
@@ -246,12 +246,12 @@ ON_BOARDS: dict[str, Any] = {
     "pg.entropy_weight": 0.01,
     "pg.kl_weight": 0.02,
 }
-#: ... then by its name (groups are of use to some only) ...
+#: ... then by algorithm (only some have a use for groups) ...
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"pg.epochs": 2},
     **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "dapo", "gspo")},
 }
-#: ... and then by the game.
+#: ... and then by game.
 BY_GAME: dict[str, dict[str, Any]] = {
     "tictactoe": {"pool.opening": (0, 3)},
     "connect4": {"pool.games": 512},

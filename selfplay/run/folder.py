@@ -1,28 +1,27 @@
-"""A run's folder: its frozen config, its clock, its history files.
+"""A run's folder: its frozen config and the files in it.
 
 runs/NAME/
     config.json      what was asked for          progress.json   seconds spent, stages done
     expert/          games made for this run     sft/, rl/, value/   checkpoints, history.jsonl
     rl/records/      self-play shards            value/games/    shards, a position of each game
-    matches/         one folder a match
+    matches/         one folder a match          earlier/        RL that has begun again since
     tb/              TensorBoard events          evaluation.json, report.html,
                                                  chart.png, summary.json
 """
 
 from __future__ import annotations
 
-import contextlib
+import re
 import shutil
-import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from selfplay.arena.players import missing_engine, parse_player
+from selfplay.arena.records import read_settings
 from selfplay.arena.spec import checkpoint_of, full_name, net_parts
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_json
+from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
@@ -34,13 +33,15 @@ from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fi
 from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
 
+FROM_SFT = ("value", "rl")  #: stages that stand on the SFT net; RL last, to tell that all are there
+_OF_RL = re.compile(rf"^\w+:({'|'.join(FROM_SFT)})/")  #: names of their nets in match.json
 STARTS = ("sft", "random")  #: what ``init`` may be beside a checkpoint
-OWN = frozenset(("expert", "sft", "rl", "value", "matches", "tb", "skipped.txt", "progress.json",
-                 "evaluation.json", "report.html", "chart.png", "summary.json"))
+OWN = frozenset(("expert", "sft", "rl", "value", "matches", "earlier", "tb", "skipped.txt",
+                 "progress.json", "evaluation.json", "report.html", "chart.png", "summary.json"))
 
 
 def stages(config: RunConfig) -> dict[str, float]:
-    """The stages of a run in order, and the share of the minutes that each has."""
+    """The stages of a run in order, each with its share of the minutes."""
     *made, judged = zip(("expert", "sft", "rl", "eval"), config.shares, strict=True)
     if config.recipe == "alphago":
         made.append(("value", config.value.share))
@@ -56,7 +57,7 @@ class Run:
     game: Game
 
     def path(self, *parts: str) -> Path:
-        """A path inside the run; its parent exists afterwards."""
+        """A path inside the run, whose parent folder is created if need be."""
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -76,24 +77,23 @@ def stored_config(folder: Path) -> RunConfig | None:
 
 
 def _foreign(path: Path) -> bool:
-    """Nothing of a run's, be it one whose config.json was damaged and deleted."""
+    """Whether no run makes such a file, not even one whose config.json was deleted."""
     return path.name not in OWN and not (path.name[0] == "." and path.name.endswith(".tmp"))
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:
-    """Create the run, or continue it.
+    """Create the run or continue it, without writing anything (``freeze`` does).
 
-    A run that has made something must have been started with the same settings, but for those
-    that only say how long or where it goes on, how it is judged, or what RL that has not begun
-    will do. Nothing is written: see ``freeze``.
+    A run that has made something must be given the settings it was started with. Free to change
+    are those that only say how long and on what device it continues or how it is judged, and those
+    of an RL that has not begun.
 
-    Raises UserError naming the first setting that differs or does not fit the others, or a
-    player, a checkpoint or a file that does not exist, GameError or NetError for a game or a net
-    that does not.
+    Raises UserError naming the first setting that differs or does not fit the others, or a player,
+    checkpoint or file that does not exist; GameError or NetError for an unknown game or net.
     """
     stored = stored_config(folder)
     game, known = make(config.game), _players(stored) if stored else set()
-    if own.is_own(config.net):  # by the user's words, or those of a run of his
+    if own.is_own(config.net):  # named by the user now, or when the run began
         config = replace(config, net=use_net(config.net))
     config = _of_init(_full_names(config, known), stored)
     if stored is not None and _begun(folder):
@@ -110,8 +110,8 @@ def open_run(folder: Path, config: RunConfig) -> Run:
 
 
 def freeze(run: Run) -> None:
-    """Write down the settings of ``run``, whose folder the caller has locked; what an RL that made
-    nothing has left of other ones (its first policy, the choice of a dtype) goes."""
+    """Write down the settings of ``run``, whose folder the caller has locked. What an RL that made
+    nothing left behind under other settings (its first policy, its choice of dtype) is deleted."""
     path, stored = run.folder / "config.json", stored_config(run.folder)
     if stored is not None and _of_rl(run.config) != _of_rl(stored) and not _rl_begun(run.folder):
         shutil.rmtree(run.folder / "rl", ignore_errors=True)
@@ -120,9 +120,9 @@ def freeze(run: Run) -> None:
 
 
 def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
-    """Look for what ``config`` names; what was found at an earlier start may have gone since."""
+    """Check that what ``config`` names exists, unless an earlier start has checked it already."""
     for name in _players(config) - _players(stored):
-        if missing_engine(name) is None:  # the matches of one that is missing are left out
+        if missing_engine(name) is None:  # matches of a missing engine are left out later
             parse_player(name, game).close()
     for file in set(config.expert.games) - set(stored.expert.games):
         if not Path(file).exists():
@@ -140,8 +140,8 @@ def _players(config: RunConfig) -> set[str]:
 
 
 def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
-    """``config`` with the checkpoints that its players' nets mean now, or meant when the players
-    ``known`` were written down."""
+    """``config`` with the full checkpoint paths of its players' nets: those they stand for now, or
+    stood for when the players ``known`` were written down."""
     def full(name: str) -> str:
         found = [old for old in sorted(known) if name == old or _meant(name, old)]
         return found[0] if found else full_name(name)
@@ -151,7 +151,8 @@ def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
 
 
 def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
-    """``config`` with the checkpoint that its init means, or meant before, and that one's net."""
+    """``config`` with the checkpoint its init stands for, now or since an earlier start, and with
+    that checkpoint's net."""
     if config.init in STARTS:
         return config
     if stored and stored.init not in STARTS and _meant(f"net:{config.init}", f"net:{stored.init}"):
@@ -164,7 +165,7 @@ def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
 
 
 def _meant(typed: str, known: str) -> bool:
-    """Whether ``known`` is a net in the folder ``typed``, with the same search."""
+    """Whether ``known`` is a net from the folder ``typed``, with the same search."""
     if not (typed.startswith("net:") and known.startswith("net:")):
         return False
     (folder, sims), (path, same) = net_parts(typed[4:]), net_parts(known[4:])
@@ -172,27 +173,28 @@ def _meant(typed: str, known: str) -> bool:
 
 
 def _begun(folder: Path) -> bool:
-    """Whether games or weights are there that other settings would not have made."""
+    """Whether the folder has games or weights, which other settings would have made differently."""
     return _rl_begun(folder) or any(any(folder.glob(f"{stage}/*"))
                                     for stage in ("expert", "sft", "value"))
 
 
 def _rl_begun(folder: Path) -> bool:
-    """Whether RL has made a checkpoint or a game; its pool begins with the policy it was given."""
+    """Whether RL has made a checkpoint or a game of its own: the first policy of its pool does not
+    count."""
     made = (path for what in ("ckpt-*", "pool/ckpt-*", "records/**/*.npz", "history.jsonl")
             for path in folder.glob(f"rl/{what}"))
     return any(path != folder / "rl/pool/ckpt-000000" for path in made)
 
 
 def _of_rl(config: RunConfig) -> tuple[Any, ...]:
-    """The settings that RL begins with."""
+    """The settings that RL starts from."""
     return config.seed, config.init, config.net, config.rl, config.pg, config.pool
 
 
 def _essence(config: RunConfig, folder: Path) -> RunConfig:
-    """``config`` without what may change between two starts of the run in ``folder``: once RL has
-    begun, its settings may not, and so with the value net's; nor what learning starts from, once
-    anything has been learnt."""
+    """``config`` without the settings that may change between two starts of the run in ``folder``.
+    Those of RL and of the value net may until these begin; the net and what learning starts from
+    may until anything has been learnt."""
     plain = RunConfig(game=config.game)
     if not _rl_begun(folder):
         config = replace(config, rl=plain.rl, pg=plain.pg, pool=plain.pool)
@@ -221,90 +223,26 @@ def _difference(asked: RunConfig, stored: RunConfig) -> str:
     return "was started with other settings"
 
 
-class Limited(Protocol):
-    """Settings that limit the time."""
+def put_aside(run: Run) -> Path:
+    """Move RL, the value net and the matches of their nets into a folder of their own, so that RL
+    can begin again from a better SFT net: self-play cannot be moved onto another one.
 
-    @property
-    def minutes(self) -> float: ...
-
-
-class Budgeted(Protocol):
-    """What a Clock needs to know of a run."""
-
-    @property
-    def folder(self) -> Path: ...
-
-    @property
-    def config(self) -> Limited: ...
-
-
-class Clock:
-    """Seconds spent per stage, kept on disk, and what each stage may still spend.
-
-    What a stage leaves of its share goes to the stages after it.
+    A kill in between loses nothing: RL is moved last, and the next start moves the rest.
     """
-
-    def __init__(
-        self, run: Budgeted, shares: Mapping[str, float], alone: float | None = None
-    ) -> None:
-        """shares: stages in order (see ``stages``), and what part of the minutes each has.
-        alone: minutes for whichever stage runs now, whatever the shares say."""
-        self.run, self.shares, self.alone = run, dict(shares), alone
-        self.file = run.folder / "progress.json"
-        data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
+    place = run.folder / "earlier" / str(len(list(run.folder.glob("earlier/*/rl"))) + 1)
+    for match in sorted(run.folder.glob("matches/*/")):
         try:
-            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
-            self.done = [stage for stage in self.shares if stage in data["done"]]
-        except DAMAGE:
-            raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
-                            "which then counts its minutes from 0") from None
-        self.at_start = dict(self.seconds)
-        self.stage: str | None = None
-        self.since = self.saved = time.monotonic()
+            settings = read_settings(match / "match.json")
+        except UserError:
+            continue  # damaged, and reported with the ratings
+        if any(_OF_RL.match(str(settings.get(side))) for side in "ab"):
+            _move(match, place / "matches" / match.name)
+    for stage in FROM_SFT:
+        if (run.folder / stage).exists():
+            _move(run.folder / stage, place / stage)
+    return place
 
-    @contextlib.contextmanager
-    def running(self, stage: str) -> Iterator[None]:
-        """Count the time of the block as ``stage``'s, whatever ends it."""
-        self.stage, self.since = stage, time.monotonic()
-        try:
-            yield
-        finally:
-            self._add()
-            self.stage = None
-            self.save()
 
-    def _add(self) -> None:
-        now = time.monotonic()
-        if self.stage:
-            self.seconds[self.stage] += now - self.since
-        self.since = now
-
-    def spent(self, stage: str) -> float:
-        """Seconds of ``stage`` until now, over all starts of this run."""
-        self._add()
-        if time.monotonic() - self.saved > 5:
-            self.save()
-        return self.seconds[stage]
-
-    def budget(self, stage: str) -> float:
-        """Seconds that ``stage`` may spend in all."""
-        if self.alone is not None:
-            return self.at_start[stage] + self.alone * 60
-        names = list(self.shares)
-        index = names.index(stage)
-        left = max(self.run.config.minutes * 60 - sum(self.seconds[s] for s in names[:index]), 0.0)
-        later = sum(self.shares[s] for s in names[index:])
-        return left * self.shares[stage] / max(later, 1e-9)
-
-    def left(self, stage: str) -> float:
-        """Seconds that ``stage`` still has."""
-        return self.budget(stage) - self.spent(stage)
-
-    def finish(self, stage: str) -> None:
-        if stage not in self.done:
-            self.done.append(stage)
-        self.save()
-
-    def save(self) -> None:
-        self.saved = time.monotonic()
-        write_json(self.file, {"seconds": self.seconds, "done": self.done})
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)

@@ -1,8 +1,8 @@
-"""Rows of learning as they come, kept in a folder: the loop that every stage goes through.
+"""The loop that every learning stage runs in: it keeps what a generator yields in a folder.
 
-What learns is a generator in memory. Here its rows get their seconds and go into
-``history.jsonl``, checkpoints are saved when they are due and thinned, the best is noted in
-``best.json``, and a run that was killed finds where to go on.
+Learning itself is a generator in memory that yields a row at a time. Here the rows are timed and
+written to ``history.jsonl``, checkpoints are saved when they are due and thinned, the best one is
+named in ``best.json``, and a run that was killed picks up where it left off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from selfplay.common.errors import Breakdown, UserError
-from selfplay.common.files import read_history, write_history, write_json
+from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PlateauConfig
@@ -29,8 +29,8 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """Seconds, and peak memory in megabytes (rss_mb; on a GPU cuda_mb as well), of named parts of
-    what makes a row: ``with watch("play")`` gives play_seconds, play_rss_mb."""
+    """Measures named parts of the work behind a row: ``with watch("play")`` gives play_seconds and
+    play_rss_mb, the peak memory in megabytes (on a GPU also play_cuda_mb)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -49,7 +49,7 @@ class Watch:
         self.seen |= {f"{name}_seconds": time.perf_counter() - start, f"{name}_rss_mb": peak_mb()}
 
     def take(self) -> dict[str, float]:
-        """What was seen since the last time, and rss_mb as it is now; nothing if nothing was."""
+        """What has been measured since the last call, and rss_mb as it is now; {} if nothing."""
         found, self.seen = self.seen, {}
         return {**found, "rss_mb": rss_mb()} if found else {}
 
@@ -58,11 +58,12 @@ class Watch:
 class Kept:
     """A stage's folder, and how its rows are kept there.
 
-    save: writes the checkpoint of a row as a path. number: the entry of a row that numbers it.
-    every: rows between two checkpoints. keep, evenly: see ``checkpoint.thin``. note: of the rows so
-    far what best.json says (nothing: no file). seconds: the entry for the seconds so far; parts:
-    of what is watched alone. before: seconds spent before the first row.
-    breakdown: (option that a checkpoint is gone on from by, its learning rate's setting and value).
+    save: writes the checkpoint of a row to a path. number: the entry of a row that numbers it.
+    every: rows between two checkpoints. keep, evenly: see ``checkpoint.thin``. note: turns the rows
+    so far into what best.json says (empty: no file). seconds: the entry for the seconds so far;
+    parts: count only the time inside ``watch``. before: seconds spent before the first row.
+    breakdown: (the option that starts from a checkpoint, the learning rate's setting, its value),
+    for the advice when learning breaks down.
     """
 
     folder: Path
@@ -80,13 +81,13 @@ class Kept:
     history: list[Row] = field(default_factory=list)
 
     def path(self, row: Mapping[str, Any]) -> Path:
-        """Of a row's checkpoint."""
+        """The path of a row's checkpoint."""
         return self.folder / f"ckpt-{row[self.number]:06d}"
 
     def resume(self, step: int) -> None:
-        """Find the rows up to ``step``, that of the checkpoint that is gone on from."""
+        """Read the rows up to ``step``, that of the checkpoint to continue from."""
         self.history = rows_up_to(self.folder / "history.jsonl", step, self.number)
-        self._note()  # a kill may have come just before it
+        self._note()  # a kill may have come just before this
 
     def spent(self) -> float:
         """Seconds up to the last row."""
@@ -94,12 +95,12 @@ class Kept:
 
     def go_on(self, rows: Iterator[Row], log: Callable[[Row], None] = lambda row: None
               ) -> Path | None:
-        """Keep every row that ``rows`` yields; the newest checkpoint, None if there is none.
+        """Keep every row that ``rows`` yields. Returns the newest checkpoint, or None.
 
-        Raises UserError where learning breaks down; what was saved is then as it was.
+        Raises UserError if learning breaks down; what had been saved stays as it was.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.history:  # rows of a run that was killed before its first checkpoint
+        if not self.history:  # drop rows of a run that was killed before its first checkpoint
             rows_up_to(self.folder / "history.jsonl", -1, self.number)
         total = self.spent()
         last = time.monotonic()
@@ -129,13 +130,13 @@ class Kept:
         write_history(path, self.history)  # first: a row too many is left out later
         self.save(self.path(row), row)
         best = self._note()
-        checkpoint.thin(self.folder, self.keep, best and self.folder / best, self.evenly)
+        checkpoint.thin(self.folder, self.keep, self.folder / best if best else None, self.evenly)
 
     def _note(self) -> str | None:
-        """Write best.json; the name of the best."""
+        """Write best.json and return the name of the best checkpoint."""
         found = self.note(self.history) if self.history else {}
         if found:
-            write_json(self.folder / checkpoint.BEST, found)
+            write_state(self.folder / checkpoint.BEST, found)
         return found.get("checkpoint")
 
 
@@ -145,8 +146,9 @@ def learn_until_flat(
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
 ) -> Path:
-    """``until_flat`` within ``left()`` seconds, kept; a later call goes on from the newest
-    checkpoint. Returns the best one by ``lesson.metric``, which best.json names as well."""
+    """Run ``until_flat`` for up to ``left()`` seconds and keep what it yields; a later call
+    continues from the newest checkpoint. Returns the best checkpoint by ``lesson.metric``, the one
+    that best.json names."""
     kept.note = lambda history: noted(history, lesson, config)
     newest = checkpoint.newest(kept.folder)
     if newest is not None:
@@ -167,7 +169,8 @@ def learn_until_flat(
 
 
 def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
-    """The rows up to ``step``; what a kill has left behind them is dropped from the file.
+    """The rows of a history up to ``step``; anything a kill left after them is removed from the
+    file.
 
     Raises UserError naming a damaged line.
     """
@@ -175,7 +178,7 @@ def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
         return []
     whole, newline, rest = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     if rest:
-        path.write_text(whole + newline, encoding="utf-8")
+        write_atomic(path, (whole + newline).encode())
     found = read_history(path)
     rows = [row for row in found if row[number] <= step]
     if len(rows) < len(found):
@@ -184,16 +187,16 @@ def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a history."""
+    """Append rows to a history."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 @contextmanager
 def _advising(folder: Path, option: str, setting: str, rate: float) -> Iterator[None]:
-    """Add to a Breakdown in the block what goes on from the newest checkpoint: another run, as a
-    run keeps its settings. option: what gives it a checkpoint to start from, if anything does.
-    setting: name of the learning rate, which is ``rate``."""
+    """Turn a Breakdown in the block into advice on how to continue from the newest checkpoint: in
+    another run, since a run keeps its settings. option: the option that takes a checkpoint to start
+    from, if there is one. setting: the name of the learning rate, which is ``rate``."""
     try:
         yield
     except Breakdown as error:

@@ -1,7 +1,7 @@
 """What a run shows while it learns: TensorBoard, and any other logger that is asked for.
 
-A logger has four methods (``Logger``). ``--log wandb``, ``mlflow`` or ``trackio`` take the library
-of that name where it is installed; ``--log path.py:NAME`` one of your own.
+A logger has four methods (``Logger``). ``--log wandb``, ``mlflow`` or ``trackio`` uses the library
+of that name if it is installed; ``--log path.py:NAME`` uses one of your own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from selfplay.report import board
 
 
 class Logger(Protocol):
-    """Where figures go. Made by ``NAME(folder=..., settings=...)``: the run's folder, and its
-    settings as JSON types."""
+    """Where figures go. It is made by ``NAME(folder=..., settings=...)``, with the run's folder and
+    its settings as JSON types."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Figures by name (``rl loss/policy_loss``) at ``step``."""
@@ -89,7 +89,7 @@ SAMPLED_EVERY = 10
 
 
 class Loggers:
-    """All loggers of a run at once, TensorBoard first."""
+    """All the loggers of a run, TensorBoard first."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], names: tuple[str, ...] = ()) -> None:
         """Raises UserError for a logger that does not exist or cannot be made."""
@@ -110,7 +110,7 @@ class Loggers:
 
     def sample(self, stage: str, game: Game, net: nn.Module, device: str, iteration: int,
                step: int) -> None:
-        """Now and then a game of the raw policy against itself, as text and pictures."""
+        """Log, now and then, a game of the raw policy against itself as text and pictures."""
         if iteration not in SAMPLED and iteration % SAMPLED_EVERY:
             return
         played = sample_game(game, net, device)
@@ -125,7 +125,7 @@ class Loggers:
 
 
 def named(stage: str, figure: str) -> str:
-    """``rl loss/policy_loss``; a figure of no group is ``rl/reward``."""
+    """A figure's name under its group, ``rl loss/policy_loss``, or without one, ``rl/reward``."""
     group = _GROUP_OF.get(figure.rpartition("/")[2])
     return f"{stage} {group}/{figure}" if group else f"{stage}/{figure}"
 
@@ -136,7 +136,7 @@ class Sample(NamedTuple):
 
 
 def sample_game(game: Game, net: nn.Module, device: str = "cpu") -> Sample:
-    """A game of the most probable moves, and its first and middle position with the policy."""
+    """A game of most probable moves, with pictures of the policy at the start and half-way."""
     evaluate, states = Evaluator(net, game, device), game.new(1)
     made: list[int] = []
     words: list[str] = []
@@ -158,7 +158,7 @@ def sample_game(game: Game, net: nn.Module, device: str = "cpu") -> Sample:
 
 
 def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """(name, number) of a row; those of an inner row as ``outer/name``."""
+    """(name, number) for each number in a row; those of an inner row are named ``outer/name``."""
     for key, value in row.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}/")
@@ -187,7 +187,7 @@ class TensorBoard:
         self.writer.flush()
 
     def _explain(self) -> None:
-        """A page that puts curves of one group together, and the words for them."""
+        """Add a page that shows the curves of a group together, and one that explains them."""
         self.explained = True
         self.writer.add_custom_scalars({
             stage: {group: ["Multiline", [f"{stage} {group}/.*"]] for group in PLOTTED}
@@ -221,7 +221,7 @@ class Wandb:
         self.library.log({name: self.library.Image(pixels), "step": step})
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Texts have no place among the curves."""
+        """Not logged: there is no place for texts among the curves."""
 
     def close(self) -> None:
         self.library.finish()
@@ -256,7 +256,7 @@ LOGGERS: dict[str, Callable[..., Logger]] = {"wandb": Wandb, "trackio": Trackio,
 
 
 def must_be_logger(name: str) -> None:
-    """Raises UserError for a name that is no logger's, before anything is made."""
+    """Raises UserError if there is no logger of that name, before anything is made."""
     if own.is_own(name):
         own.load(name, "a logger", UserError)
     elif name not in LOGGERS:

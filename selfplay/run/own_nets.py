@@ -1,4 +1,4 @@
-"""Nets of the user's own: a function in a file that builds one."""
+"""The user's own nets: functions in files that build them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from selfplay.games import own
 
 
 def use_net(words: str) -> str:
-    """Run the file of ``path.py:build``, so that nets of it can be built and loaded; the words
-    with the whole path, as settings and checkpoints keep them.
+    """Run the file of ``path.py:build`` so that its nets can be built and loaded. Returns the words
+    with the full path, as settings and checkpoints store them.
 
-    The function is called with a ``NetSpec``, and with what the parentheses say.
-    Raises UserError where it cannot be used.
+    The function is called with a ``NetSpec`` and with the arguments in the parentheses, if any.
+    Raises UserError if it cannot be used.
     """
     maker = own.load(words, "a net", UserError)
     if not callable(maker):

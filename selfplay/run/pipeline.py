@@ -1,28 +1,27 @@
-"""The main job: expert games -> SFT -> RL -> matches -> the chart, resumable anywhere; by AlphaGo's
-recipe with a value net before the matches.
+"""The main job: expert games -> SFT -> RL -> matches -> the chart, resumable at any point. The
+recipe of AlphaGo has a value net before the matches.
 
-What a stage is, and how it is run: ``stage``.
+``stage`` says what a stage is and how it is run.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from selfplay.arena import expert
 from selfplay.arena.spec import VALUE_METRIC
-from selfplay.board.data import Columns
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.supervised import split, to_columns
 from selfplay.board.value import Policies
-from selfplay.common.console import Bar, say
+from selfplay.common import compiling
+from selfplay.common.console import say
 from selfplay.common.errors import UserError, command
-from selfplay.common.files import locked, read_history, read_json, write_atomic, write_json
+from selfplay.common.files import locked, read_history, read_json, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
@@ -37,119 +36,107 @@ from selfplay.run.boards import (
     train_sft,
     train_value,
 )
-from selfplay.run.config import preset
-from selfplay.run.folder import Clock, Run, freeze, stages
+from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
+from selfplay.run.clock import Clock
+from selfplay.run.folder import FROM_SFT, Run, freeze, put_aside, stages
 from selfplay.run.keep import Row
 from selfplay.run.shards import make_games, read_games
 from selfplay.run.stage import Desk, Stage, Work, run_stages
+from selfplay.run.teacher import expert_columns, expert_stage, makes_games
 
-EXPERT_SLOTS = 16  #: games side by side; few, so that the first ones end early
-EXPERT_LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
-NAMED = 20  #: unusable files named on the screen; all of them are in the run's skipped.txt
-
-#: Expert games that come with the package, by game.
-EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
+CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
 
 def train(
-    run: Run, device: str, only: str | None = None, minutes: float | None = None
+    run: Run, device: str, only: Sequence[str] = (), minutes: float | None = None,
+    again: bool = False,
 ) -> None:
-    """Run all stages of the recipe, or ``only`` one of them for so many ``minutes``.
+    """Run all stages of the recipe, or those in ``only``, for so many ``minutes``.
 
-    Raises UserError before anything is made if another process works on the run.
+    again: SFT may go on although RL has begun from it; RL then begins again.
+    Raises UserError before anything is made if another process is working on the run.
     """
     with locked(run.folder):
         freeze(run)
-        clock = Clock(run, stages(run.config), minutes)
-        run_stages(run, STAGES, clock, device, only)
+        compiling.listen()
+        clock = Clock(run, stages(run.config), minutes, only)
+        player = prepare(run, clock, device)
+        run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
+                         "sft": partial(sft_stage, again=again)}, clock, device, only)
 
 
 def net_spec(run: Run) -> Any:
-    """The net of a run, from its dial and its game's shapes."""
+    """The net of a run, by its settings and its game's shapes."""
     from selfplay.models import spec_for
 
     return spec_for(run.game, run.config.net)
 
 
-def expert_files(run: Run) -> list[Path]:
-    """The expert games of this run: given, embedded, or made in its folder (perhaps not yet)."""
-    if run.config.expert.games:
-        return [Path(name) for name in run.config.expert.games]
-    if (run.game.name in EMBEDDED
-            and run.config.expert.player == preset(run.game.name).expert.player):
-        return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
-    suffix = "sgf.gz" if run.game.has_sgf else "jsonl.gz"
-    return [run.folder / "expert" / f"games.{suffix}"]
+def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work | str:
+    """Learn the expert's moves until the held-out curve is flat or the share is used up, and go on
+    from there when there are more games.
 
-
-def expert_stage(run: Run, clock: Clock, device: str) -> str | None:
-    """Make the teacher's games where none are given or embedded."""
-    config, (file, *_) = run.config.expert, expert_files(run)
-    if run.config.init != "sft" or file.exists() or config.games:
-        return None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    say(f"expert games: {config.player} plays itself")
-    made = 0
-
-    def progress(done: int) -> None:
-        nonlocal made
-        made = done
-        bar.at(clock.spent("expert"), f"{done}/{config.count} games")
-
-    with Bar("expert", clock.budget("expert")) as bar:
-        written = expert.generate(
-            run.game, config.player, config.count, file, seed=run.config.seed,
-            opening=config.opening, slots=EXPERT_SLOTS, device=device,
-            stop=lambda: clock.left("expert") <= 0 and made >= EXPERT_LEAST,
-            drop=lambda: (clock.left("expert") <= -compare.OVERTIME * run.config.minutes * 60
-                          and made >= EXPERT_LEAST),
-            progress=progress,
-        )
-    if written.duplicates or written.unfinished:
-        say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
-    clock.finish("expert")
-    return None
-
-
-def expert_columns(run: Run) -> tuple[Columns, Columns]:
-    """(training rows, held-out rows) of the run's expert games."""
-    games, skipped = expert.read_expert(expert_files(run), run.game)
-    _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
-    train_games, held_games = split(games, run.config.expert.held_out, run.config.seed)
-    say(f"expert games: {len(train_games):,} to learn from, {len(held_games):,} held out")
-    return to_columns(run.game, train_games), to_columns(run.game, held_games)
-
-
-def _name_skipped(run: Run, lines: list[str], read: int) -> None:
-    """Say which files could not be used, once: the stage after it finds the same ones."""
-    file, text = run.folder / "skipped.txt", "".join(f"{line}\n" for line in lines)
-    if not lines or (file.exists() and file.read_text(encoding="utf-8") == text):
-        return
-    write_atomic(file, text.encode())
-    for line in lines[:NAMED]:
-        say(f"skipped {line}")
-    say(f"expert games: {read:,} read, {len(lines):,} skipped, all named in {file}")
-
-
-def sft_stage(run: Run, clock: Clock, device: str) -> Work | str:
-    """Learn the expert's moves until the held-out curve is flat or the share is used up.
-
-    Once self-play has begun from its net, that net stays.
+    Self-play that has begun from its net begins again if that is cheap or asked for (``again``);
+    otherwise the net stays as it is.
     """
     folder = run.folder / "sft"
     if run.config.init != "sft":
         return f"SFT: left out, self-play starts from {run.config.init}"
-    if "sft" in clock.done or checkpoint.newest(run.folder / "rl") is not None:
+    begun, newest = _newest_rl(run) is not None, checkpoint.newest(folder)
+    flat = reached_plateau(folder) or "sft" in clock.done
+    ended = newest is not None and checkpoint.read_meta(newest)["step"] >= run.config.sft.max_steps
+    if (flat and not makes_games(run)) or (begun and (newest is None or ended)):
         return f"SFT: finished, {_best_look(folder)}"
+    stays = begun and not (again or _is_cheap(clock))
+    if stays and not makes_games(run):
+        return _stays(run, clock, more=False)
     rows = expert_columns(run)
+    more = newest is not None and _rows_learnt(folder) not in (None, len(rows[0].value))
+    if flat and not more:
+        return f"SFT: finished, {_best_look(folder)}"
+    if stays:
+        return _stays(run, clock, more)
+    if begun:
+        place = put_aside(run)
+        for stage in filter(clock.shares.__contains__, FROM_SFT):
+            clock.reopen(stage)
+        say(f"SFT: goes on{' with more games' * more}; RL begins again from it, and what it has "
+            f"made so far is kept in {place}")
+    clock.reopen("sft")
 
     def learn(at: Desk) -> bool:
+        at.waits = "its look at the held-out games"
         train_sft(run.game, net_spec(run), *rows, run.config.sft, folder, device=device,
                   seed=run.config.seed, left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
     return Work("SFT", learn, _look, ended=bool, said=lambda flat: (
         f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
+
+
+def _is_cheap(clock: Clock) -> bool:
+    """Whether so little of RL's time is spent that it may begin again, and SFT has the time to
+    learn for at least as long as it has so far. Not if the run's clock has been lost."""
+    return (clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
+            and clock.left("sft") >= clock.seconds["sft"])
+
+
+def _rows_learnt(folder: Path) -> int | None:
+    """How many positions SFT has learnt from so far, as far as its history tells."""
+    rows = read_history(folder / "history.jsonl")
+    return rows[-1].get("rows") if rows else None
+
+
+def _stays(run: Run, clock: Clock, more: bool) -> str:
+    """The line about an SFT that could learn more if RL had not begun from it."""
+    text = f"SFT: finished, {_best_look(run.folder / 'sft')}"
+    if clock.alone is None and clock.left("sft") < clock.seconds["sft"]:
+        return text  # it has had its time
+    why = "there are more games than it has learnt from" if more else "its curve is not flat yet"
+    redo = command("selfplay", "sft", "--run", run.folder, "--again", "--minutes",
+                   math.ceil(run.config.minutes / 3))
+    return (f"{text}. It stays, though {why}: RL has begun from it. For a better SFT, and RL "
+            f"again from that: {redo}, then the same command as now")
 
 
 def _look(row: dict[str, Any]) -> str:
@@ -162,44 +149,58 @@ def _best_look(folder: Path) -> str:
 
 
 def _look_of(path: Path, look: Callable[[Row], str]) -> str:
-    """A checkpoint's name, and its row in words where that is there."""
+    """A checkpoint's name, followed by its row in words if there is one."""
     rows = {f"ckpt-{row['step']:06d}": row for row in read_history(path.parent / "history.jsonl")}
     return path.name + (f", {look(rows[path.name])}" if path.name in rows else "")
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
-    """Improve the SFT net, or one from nothing, by the run's algorithm.
+    """Improve the SFT net, or an untrained one, by the run's algorithm.
 
-    Once games for a value net have been made with its policy, that policy stays.
+    Once its policy has played games for a value net, that policy stays as it is.
     """
     if any(_value_folder(run).glob("*.npz")):
         return f"RL: finished, its policy plays for the value net: {_newest_rl(run)}"
-    begins = {"init": _start(run), "device": device, "seed": run.config.seed}
+    start = _start(run)
     held = expert_columns(run)[1] if run.config.init == "sft" else None
-    given = run.game, net_spec(run)
-    if run.config.rl.algorithm in ALGORITHMS:
-        learner: Any = KeptPolicyLearner(*given, run.config, run.folder / "rl", **begins)
-        improve: Any = train_pg
-    else:
-        learner = KeptLearner(*given, run.config.rl, run.folder / "rl", known=held, **begins)
-        improve = train_rl
-    played = improve is train_rl
-    if played:
+    spec, seed, folder = net_spec(run), run.config.seed, run.folder / "rl"
+    learner: KeptLearner | KeptPolicyLearner
+    if played := run.config.rl.algorithm not in ALGORITHMS:
+        learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
+                              seed=seed, known=held)
         _say_of(learner)
+    else:
+        learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
+                                    seed=seed)
 
     def learn(at: Desk) -> Path | None:
+        forecast = Forecast(run, at) if played and not learner.iteration else None
+
         def log(row: Row) -> None:
+            nonlocal forecast
+            forecast = None
             at.log(row)
+            assert at.loggers is not None, "RL has curves"
             at.loggers.sample("rl", run.game, learner.inference_net(), device, row["iteration"],
-                            row["step"])
-            if played:
+                              row["step"])
+            if isinstance(learner, KeptLearner):
                 _say_of(learner)
 
         def progress(what: str, done: int, total: int) -> None:
             number = learner.iteration + (what != "learning" or not played)
+            at.waits = f"iteration {number} to be learnt"
             at.at(f"iteration {number}  {what} {done:,}/{total:,}")
 
-        return improve(learner, held=held, left=at.left, log=log, progress=progress)
+        def flying(done: int, games: int, rows: int) -> None:
+            words = forecast.words(done + rows) if forecast else ""
+            at.at(f"iteration {learner.iteration + 1}  {done:,}/{run.config.rl.positions:,} "
+                  f"positions, {rows:,} more in {games:,} games under way{words}")
+
+        if isinstance(learner, KeptLearner):
+            return train_rl(learner, held=held, left=at.left, overtime=at.clock.overtime(),
+                            learning=min(learning_seconds(run), at.left() / 2), log=log,
+                            progress=progress, flying=flying)
+        return train_pg(learner, held=held, left=at.left, log=log, progress=progress)
 
     def said(newest: Path | None) -> str:
         if newest is not None:
@@ -208,7 +209,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
         kept = "games that have ended are kept, " if played else ""
         advice = ("RL: the time ended before the first iteration; "
                   f"{kept}continue with more --minutes")
-        if begins["init"] is None:
+        if start is None:
             raise UserError(advice)
         return advice
 
@@ -226,21 +227,21 @@ def _climbed(row: Row) -> str:
 
 
 def _say_of(learner: KeptLearner) -> None:
-    """What has been found about the arithmetic of self-play since the last time, if anything."""
+    """Print what has been found out about self-play's arithmetic since the last call."""
     if learner.players.said:
         say(f"RL: {learner.players.said}")
         learner.players.said = ""
 
 
 def _start(run: Run) -> Path | None:
-    """The checkpoint that self-play starts from; None is from nothing."""
+    """The checkpoint that self-play starts from; None for an untrained net."""
     if run.config.init == "random":
         return None
     return best_sft(run.folder / "sft") if run.config.init == "sft" else Path(run.config.init)
 
 
 def say_what_next(run: Run) -> None:
-    """Name the commands that judge the net which RL has made, if it has."""
+    """Print the commands that judge RL's net, if there is one."""
     if _newest_rl(run) is not None:
         first = _start(run)
         other = f"net:{first}" if first else "mcts:100"
@@ -253,7 +254,7 @@ def _more_matches(run: Run) -> str:
 
 
 def _value_folder(run: Run) -> Path:
-    """Of the games for the value net."""
+    """The folder of the games for the value net."""
     return run.folder / "value" / "games"
 
 
@@ -262,8 +263,8 @@ def _newest_rl(run: Run) -> Path | None:
 
 
 def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
-    """Make the RL policy's games, one position each, and learn their results until the held-out
-    curve is flat or the share is used up."""
+    """Let the RL policy play, and learn the results of its games from one position each, until the
+    held-out curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
     if "value" in clock.done:
         return f"value net: finished, {_best_value_look(folder)}"
@@ -272,12 +273,12 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
     start = _start(run)
     assert start is not None, "must_be_of_recipe has seen to it"
     about = {"sft": start, "rl": policy}
-    made = _value_games(run, clock, device, about)
-    cost = read_json(folder / "cost.json")
-    before = {key: value + cost.get(key, 0.0)
-              for key, value in checkpoint.read_meta(policy)["compute"].items()}
 
     def learn(at: Desk) -> bool:
+        made, cost = _value_games(run, at, device, about)
+        at.waits = "its look at the held-out positions"
+        before = {key: value + cost.get(key, 0.0)
+                  for key, value in checkpoint.read_meta(policy)["compute"].items()}
         train_value(
             run.game, net_spec(run), policy, read_games(_value_folder(run)), config, folder,
             device=device, seed=run.config.seed, before=before,
@@ -289,8 +290,11 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
                 said=lambda flat: f"value net: {_best_value_look(folder)}")
 
 
-def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path]) -> int:
-    """How many games there are when ``value.play`` of the stage's time is over."""
+def _value_games(
+    run: Run, at: Desk, device: str, policies: dict[str, Path]
+) -> tuple[int, dict[str, float]]:
+    """Play games for the value net until the part ``value.play`` of the stage's time is over.
+    Returns (how many there are, what they have cost)."""
     config, note = run.config.value, run.folder / "value" / "cost.json"
     players = []
     for path in policies.values():
@@ -309,18 +313,18 @@ def _value_games(run: Run, clock: Clock, device: str, policies: dict[str, Path])
         since = now
         write_json(note, cost)
 
-    limit = config.play * clock.budget("value")
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-    with Bar("games for the value net", limit) as bar:
-        return make_games(
-            run.game, Policies(*players), _value_folder(run), config.games, config.latest,
-            seed=run.config.seed, threads=threads, stop=lambda: clock.spent("value") >= limit,
-            progress=lambda n: bar.at(clock.spent("value"), f"{n:,}/{config.games:,} games"),
-            spent=spent)
+    at.waits = "the first games"
+    made = make_games(
+        run.game, Policies(*players), _value_folder(run), config.games, config.latest,
+        seed=run.config.seed, threads=threads, spent=spent,
+        stop=lambda: at.left() <= (1 - config.play) * at.bar.total,
+        progress=lambda n: at.at(f"{n:,}/{config.games:,} games"))
+    return made, cost
 
 
 def _inside(run: Run, path: Path) -> str:
-    """``path`` as seen from the run's folder, so that this can be moved."""
+    """``path`` relative to the run's folder, so that the folder can be moved."""
     return str(path.relative_to(run.folder) if path.is_relative_to(run.folder) else path)
 
 
@@ -334,40 +338,51 @@ def _best_value_look(folder: Path) -> str:
     return "no checkpoint yet" if found is None else _look_of(found, _value_look)
 
 
-def eval_stage(run: Run, clock: Clock, device: str) -> None:
-    """Play the chart's matches, most telling first, and draw it."""
+def eval_stage(run: Run, clock: Clock, device: str) -> Work:
+    """Play the chart's matches, the most telling first, and draw it."""
     pairings = compare.plan(run, compare.points(run))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
             f"{_more_matches(run)}")
-    with Bar("evaluation", clock.budget("eval")) as bar:
-        def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
-            a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
-            bar.at(clock.spent("eval"), f"match {index + 1}/{count}  {a} - {b}  "
-                                        f"{done}/{pairing.games}")
 
-        compare.play(run, pairings, device=device, left=lambda: clock.left("eval"),
-                     progress=progress)
-    show(run, device)
+    def learn(at: Desk) -> None:
+        doing = ""
+
+        def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
+            nonlocal doing
+            a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
+            doing = f"match {index + 1}/{count}  {a} - {b}  {done}/{pairing.games}"
+
+        def left() -> float:
+            at.at(doing)
+            return at.left() - DRAWING
+
+        at.waits = "the games under way"
+        compare.play(run, pairings, device=device, must=compare.anchoring(pairings), left=left,
+                     overtime=clock.overtime(), progress=progress)
+        at.waits = "the chart"
+        at.at("drawing it")
+
+    return Work("evaluation", learn, said=lambda none: shown(run, device), first="", curves=False)
 
 
 def redraw(run: Run, device: str) -> None:
-    """The chart of a run that nobody else is at work on.
+    """Draw the chart of a run again.
 
-    Raises UserError before anything is made if another process is.
+    Raises UserError before anything is made if another process is working on the run.
     """
     with locked(run.folder):
         freeze(run)
-        show(run, device)
+        say(shown(run, device))
 
 
-def show(run: Run, device: str) -> None:
-    """Draw the chart from what is on disk and say what it shows."""
+def shown(run: Run, device: str) -> str:
+    """Draw the chart from what is on disk, and return what it shows in words."""
     from selfplay.report.page import text_summary
 
-    say(text_summary(compare.write_chart(run, device)))
-    say(f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
-        f"curves: tensorboard --logdir {run.folder / 'tb'}")
+    return (f"{text_summary(compare.write_chart(run, device))}\n"
+            f"chart: {run.folder / 'chart.png'}   report: {run.folder / 'report.html'}   "
+            f"curves: tensorboard --logdir {run.folder / 'tb'}")
 
 
 STAGES: dict[str, Stage] = {

@@ -1,27 +1,28 @@
-"""Training rows on disk, and the games that they come from; the value net's games."""
+"""Training rows on disk with the games they come from, and the games for the value net."""
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.board.data import Columns, concat
 from selfplay.board.value import SHARD_GAMES, Policies, play_shard
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import write_atomic
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game
 
 
 class Shard(NamedTuple):
-    """A file of rows and the games they come from.
+    """A file of training rows and the games they come from.
 
     Game g is ``actions[ends[g-1]:ends[g]]`` and ended with ``values[g]`` for player 0.
     """
@@ -39,34 +40,42 @@ def save_shard(
     ends: NDArray[np.int64],
     values: NDArray[np.float32],
 ) -> None:
-    """Write rows and the games behind them (see Shard) as a compressed .npz, atomically.
+    """Write rows and the games behind them (see Shard) atomically as a compressed .npz.
 
-    Raises UserError where the disk refuses.
+    Raises UserError if the disk refuses.
     """
     arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def load_shard(path: Path) -> Shard:
-    """Raises UserError naming a file that is missing or damaged. Unpickles nothing."""
+    """Read a shard; nothing is unpickled. Raises UserError naming a file that is missing or
+    damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = Columns._make(file[name] for name in Columns._fields)
-            shard = Shard(columns, file["actions"], file["ends"], file["values"])
-        lengths = {len(column) for column in shard.columns}  # of an array without axes: TypeError
+            columns = Columns._make(_array(file, name) for name in Columns._fields)
+            shard = Shard(columns, *(_array(file, name) for name in Shard._fields[1:]))
+        lengths = {len(column) for column in shard.columns}  # TypeError for an array without axes
         whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, RuntimeError,
             MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, str(error)) from None  # the last: what a bit of a zip's header asks
+        raise _damaged(path, str(error)) from None  # most from a flipped bit in a zip's header
     if not whole:
         raise _damaged(path, "its columns differ in length")
     return shard
 
 
+def _array(file: Any, name: str) -> Any:
+    """An array of an open .npz. All its bytes are read first: a header that asks for fewer would
+    not come to the sum at their end."""
+    return np.lib.format.read_array(io.BytesIO(file.zip.read(f"{name}.npy")), allow_pickle=False)
+
+
 def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: damaged shard ({why}); delete it and run the same command again")
+    return UserError(f"{path}: damaged shard ({clip(why, 200)}); delete it and run the same "
+                     "command again")
 
 
 def make_games(
@@ -75,11 +84,12 @@ def make_games(
     progress: Callable[[int], None] = lambda played: None,
     spent: Callable[[int], None] = lambda evaluations: None,
 ) -> int:
-    """Play what is missing of ``games`` games (rounded up to whole shards) and keep them in
-    ``folder``, one .npz a shard; the first shard even if ``stop()`` says otherwise.
+    """Play whatever is missing of ``games`` games (rounded up to whole shards) and keep them in
+    ``folder``, one .npz per shard. The first shard is played even if ``stop()`` is True.
 
-    latest: the last turn that the random move may come at; 0 is any of the game's. progress: told
-    the games played so far; spent: told the evaluations of a shard. Returns the games on disk.
+    latest: the last turn at which the random move may come; 0 allows any turn of the game.
+    progress: told how many games there are so far. spent: told how many evaluations a shard took.
+    Returns the number of games on disk.
     """
     workers, latest = Workers(threads), latest or game.max_moves
     wanted, played = math.ceil(games / SHARD_GAMES), 0
@@ -98,7 +108,7 @@ def make_games(
 
 
 def read_games(folder: Path) -> Columns:
-    """The rows of all shards in order. Raises UserError for a damaged one, or for none at all."""
+    """The rows of all shards, in order. Raises UserError if one is damaged or there are none."""
     paths = sorted(folder.glob("[0-9]*.npz"))
     if not paths:
         raise UserError(f"{folder}: no games for the value net yet; make them with selfplay value")

@@ -1,92 +1,109 @@
-"""A stage of a run, of boards or of texts: its clock, its bar and its curves.
+"""One stage of a run, on boards or texts: its clock, its bar and its curves.
 
-Each stage looks at what the run's folder holds, does what is left within its share of the time,
-and hands the next one files, not objects: a run killed anywhere continues from its folder.
+A stage looks at what is in the run's folder, does what is left to do within its share of the time,
+and hands files to the next stage rather than objects. So a run killed anywhere continues from its
+folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-from selfplay.common.console import Bar, say
+from selfplay.common.console import Bar, clock_text, say
 from selfplay.common.errors import UserError
 from selfplay.common.settings import to_dict
-from selfplay.run.folder import Clock
+from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.loggers import Loggers
 
 
 class NotYet(UserError):
-    """A stage whose turn has come before there is what it builds on."""
+    """A stage cannot start because what it builds on does not exist yet."""
 
 
 @dataclass
 class Desk:
-    """What a stage works with: ``left`` seconds, and who is told what it does."""
+    """What a stage works with while it runs: how much time is left, and where to report."""
 
     name: str
     clock: Clock
     bar: Bar
-    loggers: Loggers
-    look: Callable[[Row], str]  #: the figures of a row worth reading; nothing: those before stay
+    loggers: Loggers | None
+    look: Callable[[Row], str]  #: the figures of a row worth reading; "" keeps the previous ones
     latest: str
+    waits: str = "the step under way"  #: what the stage still does once its time is up
 
     def left(self) -> float:
+        """Seconds that the stage still has; negative once it is past its time."""
         return self.clock.left(self.name)
 
     def log(self, row: Row) -> None:
-        """A row has come."""
-        self.loggers.log(self.name, row)
+        """Report a new row of the stage's history."""
+        if self.loggers:
+            self.loggers.log(self.name, row)
         self.latest = self.look(row) or self.latest
 
     def at(self, text: str) -> None:
-        """What is being done now."""
-        self.bar.at(self.clock.spent(self.name), f"{text}  {self.latest}")
+        """Show on the bar what is being done now, and what the stage waits for if it is late."""
+        spent = self.clock.spent(self.name)
+        late = spent - self.bar.total
+        if late >= 1:
+            text += f"  {clock_text(late)} past its time, waits for {self.waits}"
+        self.bar.at(spent, f"{text}  {self.latest}".rstrip())
 
     def step(self, step: int, figures: Any = None) -> None:
-        """A step has been made."""
+        """Show that an optimizer step has been made."""
         self.at(f"step {step:,}")
 
     def show(self, samples: list[Row]) -> None:
-        """Completions to read (``llm.rl.shown``)."""
-        self.loggers.log(self.name, {
-            "step": samples[0]["step"],
-            "shown": [[s["prompt"], s["completion"]] for s in samples]})
+        """Log completions to read (``llm.rl.shown``)."""
+        if self.loggers:
+            self.loggers.log(self.name, {
+                "step": samples[0]["step"],
+                "shown": [[s["prompt"], s["completion"]] for s in samples]})
+
+
+def nothing(found: Any) -> str:
+    """No words."""
+    return ""
 
 
 @dataclass(frozen=True)
 class Work:
     """What there is to do in a stage.
 
-    learn: does it, within what the desk leaves. ended: of what ``learn`` returned, whether the
-    stage is done for good. said: what is said of it.
+    learn: does it, within the time that the desk leaves. look: see ``Desk``. said: turns what
+    ``learn`` returned into the text to print. ended: tells from the same whether the stage is done
+    for good. first: what the bar shows before the first row. curves: whether the stage has rows for
+    TensorBoard and other loggers.
     """
 
     title: str
     learn: Callable[[Desk], Any]
-    look: Callable[[Row], str]
-    said: Callable[[Any], str]
+    look: Callable[[Row], str] = nothing
+    said: Callable[[Any], str] = nothing
     ended: Callable[[Any], bool] = lambda found: False
-    first: str = field(default="first look soon")
+    first: str = "first look soon"
+    curves: bool = True
 
 
-#: (run, clock, device) -> what there is to do; else what is said instead, or nothing.
+#: (run, clock, device) -> what there is to do, or a line to print instead, or nothing.
 Stage = Callable[[Any, Clock, str], "Work | str | None"]
 
 
 def run_stages(
-    run: Any, stages: Mapping[str, Stage], clock: Clock, device: str, only: str | None = None
+    run: Any, stages: Mapping[str, Stage], clock: Clock, device: str, only: Sequence[str] = ()
 ) -> None:
-    """All stages in order, or ``only`` one of them."""
+    """Run the stages in order; if ``only`` names some, just those."""
     for name, stage in stages.items():
-        if name in clock.shares and only in (None, name):
+        if name in clock.shares and (not only or name in only):
             with clock.running(name):
                 try:
                     _run(name, stage, run, clock, device)
-                except NotYet as error:  # what there is can be measured all the same
+                except NotYet as error:  # later stages can still measure what is there
                     say(str(error))
 
 
@@ -96,15 +113,18 @@ def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
         if work:
             say(work)
         return
-    with desk(Loggers(run.folder, to_dict(run.config), run.config.log), clock, name, work) as place:
+    loggers = Loggers(run.folder, to_dict(run.config), run.config.log) if work.curves else None
+    with desk(loggers, clock, name, work) as place:
         found = work.learn(place)
     if work.ended(found):
         clock.finish(name)
-    say(work.said(found))
+    if text := work.said(found):
+        say(text)
 
 
 @contextmanager
-def desk(loggers: Loggers, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
-    """A desk for ``work``, with a bar and loggers."""
-    with closing(loggers), Bar(work.title, clock.budget(name)) as bar:
+def desk(loggers: Loggers | None, clock: Clock, name: str, work: Work) -> Iterator[Desk]:
+    """A desk for ``work``, with a bar and loggers that are closed afterwards."""
+    closed = closing(loggers) if loggers else nullcontext()
+    with closed, Bar(work.title, clock.budget(name)) as bar:
         yield Desk(name, clock, bar, loggers, work.look, work.first)

@@ -1,4 +1,4 @@
-"""A run by its words: the game's preset and what is asked for beside it, or the one on disk."""
+"""Open a run from what the user asked for: a new one from the game's preset, or the one on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfplay.run.folder import Run, open_run, stored_config
 
 
 def device_of(name: str) -> str:
-    """ "auto" to "cuda" or "cpu"; UserError where CUDA was asked for and is not there."""
+    """Turn "auto" into "cuda" or "cpu". Raises UserError if CUDA is asked for but not there."""
     import torch
 
     if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
@@ -31,9 +31,9 @@ def open_or_start(
     folder: Path | None = None, game: str | None = None, assignments: Iterable[str] = (),
     algo: str | None = None, recipe: str | None = None, **top: Any,
 ) -> Run:
-    """The run that the options speak of: a new one, or the one on disk with what may change.
+    """The run that the options describe: a new one, or the one on disk with the changes it allows.
 
-    top: fields of RunConfig, None where they are not spoken of. Raises UserError.
+    top: fields of RunConfig; None or () leaves a field as it is. Raises UserError.
     """
     if folder is None:
         if game is None:
@@ -47,7 +47,7 @@ def open_or_start(
         config = preset(make(game).name)
     elif game is not None and make(game).name != identity(config.game):
         raise UserError(f"{folder}: is a run of {config.game}, not {game}; give another --run")
-    if game is not None and located(game) != game:  # a file is where it was named last
+    if game is not None and located(game) != game:  # a game's file may have moved
         config = replace_key(config, "game", located(game))
     if recipe is not None:
         config = with_recipe(config, recipe)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from selfplay.search.tree import BOUNDED, CLOSED, EXACT
+from selfplay.search.tree import BOUNDED, CLOSED, EXACT, TRIED
 
 
 @njit(cache=True, nogil=True)
@@ -120,10 +120,9 @@ def settle(tree, rows, wins, losses):
         b, won, left = rows[i], wins[i].any(), 0
         value = 1 - 2 * tree.to_play[b, 0] if won else 2 * tree.to_play[b, 0] - 1
         count = _add(tree, b, wins[i] if won else losses[i], value)
-        if count > 0 and tree.known[b, 0] != EXACT:
-            if won or tree.known[b, 0] == 0:
-                tree.known[b, 0], tree.bound[b, 0] = BOUNDED, value
-                tree.loose[b, 0] = tree.total[b, 0]
+        if count > 0 and (won or tree.known[b, 0] != EXACT):
+            if won or tree.known[b, 0] < BOUNDED:
+                tree.known[b, 0], tree.bound[b, 0] = TRIED, value
             end = tree.first[b, 0] + tree.degree[b, 0]
             for e in range(tree.first[b, 0], end):
                 left += tree.bar[b, e] == 0
@@ -137,6 +136,32 @@ def settle(tree, rows, wins, losses):
                 tree.total[b, 0] = tree.mean[b, 0] * tree.visits[b, 0]
         decided = decided or tree.known[b, 0] == EXACT
     return decided
+
+
+@njit(cache=True, nogil=True)
+def end_won(wins, slot, leaves, to_play, outcome):
+    """Count leaves with a move that wins as terminal, but for roots.
+
+    wins: bool [m, A], of the live leaves; slot, to_play, outcome: of all n, as ``tree.grow`` takes
+    them; slot and outcome are changed; leaves: int32 [>= n], their nodes. Returns how many are
+    still live, and the rows (to, from, each int64 [k]) that make these the first when moved.
+    """
+    live, owner = wins.shape[0], np.full(wins.shape[0], -1)
+    for i in range(slot.shape[0]):
+        j, won = slot[i], False
+        if j >= 0 and leaves[i] > 0:
+            for a in range(wins.shape[1]):
+                won |= wins[j, a]
+        if won:
+            slot[i], outcome[i] = -1, 1 - 2 * to_play[i]
+            live -= 1
+        elif j >= 0:
+            owner[j] = i
+    holes = np.flatnonzero(owner[:live] < 0)
+    movers = live + np.flatnonzero(owner[live:] >= 0)
+    for k in range(len(holes)):
+        slot[owner[movers[k]]] = holes[k]
+    return live, holes, movers
 
 
 @njit(cache=True, nogil=True)
@@ -160,13 +185,16 @@ def choose(
     decided: NDArray[np.bool_], value: NDArray[np.float32], score: NDArray[np.float64],
     unseen: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(action int64 [n], bool [n, A], the moves that it was chosen from) by ``score``: of a decided
-    root among the moves of its value; else the most visited of those without an exact value, and
-    the exact ones that do not lose. Where there are none, nothing but proven losses was visited,
-    and it is the best of the others by ``unseen``, -inf for illegal moves."""
+    """(action int64 [n], bool [n, A], the moves that it was chosen from), by ``score``.
+
+    Of a decided root the visited moves of its value, so that the lost do not lose at once. Else
+    the most visited of those without an exact value, and the exact ones that do not lose. If there
+    are none, as nothing but losses was visited: the best of the others by ``unseen``, which is
+    -inf for illegal moves.
+    """
     most = np.where(exact, 0, visits).max(1, keepdims=True)
     usual = ~exact & (visits == most) & (most > 0) | exact & (q > -1)
-    fits = np.where(decided[:, None], exact & (q == value[:, None]), usual)
+    fits = np.where(decided[:, None], exact & (q == value[:, None]) & (visits > 0), usual)
     action = np.where(fits, score, -np.inf).argmax(1)
     none = ~fits.any(1)
     action[none] = np.where(exact, -np.inf, unseen)[none].argmax(1)

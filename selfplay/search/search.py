@@ -77,12 +77,13 @@ class SearchResult(NamedTuple):
     visits: int32 [n, A], of the root's moves
     policy: float32 [n, A], the improved policy: shares of the visits, or for gumbel
         softmax(logits + sigma(completed Q)). Proven losses have none, unless all moves lose; by
-        visits, moves that look no better than a proven draw leave it their share. Of a proven
-        root the prior's shares of the moves that keep its value
+        visits, moves that look no better than a proven draw leave it their share. Of a decided
+        root the prior's shares of the visited moves that keep its value
     value: float32 [n], mean value of the root for its side to move; exact where ``decided``
     action: int64 [n], gumbel's winner; otherwise the most visited, of several the one of the
         highest mean value, of several of these the lowest. A proven win if there is one, a
-        proven loss only if there is nothing else, a proven draw if the best other looks worse
+        proven loss only if there is nothing else (then the one most visited, not one that loses
+        at once), a proven draw if the best other looks worse
     prior: float32 [n, A], the evaluation's own policy, without noise or temperature
     proven: float32 [n, A], the exact value of each move for the side to move, NaN where unknown
     decided: bool [n], the value of the root is exact, and the search has ended early
@@ -194,9 +195,9 @@ class Search:
         ``begin``. Raises FloatingPointError if values or logits are not finite. After any
         exception the searches under way begin again.
         """
-        active = self._left.nonzero()[0]
-        self._stop_decided(active)
-        rows = self._left.nonzero()[0]
+        active = rows = self._left.nonzero()[0]
+        if self._stop_decided(active):
+            rows = self._left.nonzero()[0]
         if not len(rows):
             return active
         try:
@@ -221,12 +222,13 @@ class Search:
         self._stop_decided(active)
         return active[self._left[active] == 0]
 
-    def _stop_decided(self, rows: NDArray[np.int64]) -> None:
-        """End the searches of those of the active ``rows`` whose value is proven."""
-        if self._decided:
+    def _stop_decided(self, rows: NDArray[np.int64]) -> bool:
+        """End the searches of those of the active ``rows`` whose value is proven; perhaps none."""
+        perhaps, self._decided = self._decided, False
+        if perhaps:
             known = (self.tree.known[rows, 0] == tree.EXACT) & (self.tree.size[rows] > 0)
             self._left[rows[known]] = 0
-            self._decided = False
+        return perhaps
 
     def run(
         self, states: Any, sims: ArrayLike, evaluate: Evaluate, noise: ArrayLike = False
@@ -255,7 +257,8 @@ class Search:
             select.conclude(trees, rows, self.config.c_visit, self.config.c_scale, policy, score)
         else:
             policy = (visits / np.maximum(visits.sum(1, keepdims=True), 1)).astype(np.float32)
-            score = np.where(decided[:, None], visits + prior, q)
+            score = q
+        score = np.where(decided[:, None], visits + prior, score)
         unseen = np.where(prior > 0, trees.root_score[rows], -np.inf)
         action, fits = root.choose(visits, q, exact, decided, value, score, unseen)
         some = np.flatnonzero(exact.any(1))
@@ -295,16 +298,12 @@ class Search:
         """Let leaves with a move that wins at once count as won, but for roots, which want an
         evaluation; (states, legal) of those that are left. Changes ``slot`` and ``outcome``."""
         wins = self.game.wins(states, legal)
-        if not wins.any():
+        live, holes, movers = root.end_won(wins, slot, self._walk.leaf, to_play, outcome)
+        if live == len(legal):
             return states, legal
-        over = np.flatnonzero((slot >= 0) & (self._walk.leaf[: len(slot)] > 0))
-        over = over[wins[slot[over]].any(1)]
-        left = np.ones(len(legal), np.bool_)
-        left[slot[over]] = False
-        outcome[over] = 1 - 2 * to_play[over]
-        slot[over] = -1
-        np.copyto(slot, (np.cumsum(left) - 1)[slot], where=slot >= 0)
-        return take(states, left), legal[left]
+        put(states, holes, take(states, movers))
+        legal[holes] = legal[movers]
+        return self._head(live), legal[:live]
 
     def _head(self, end: int, start: int = 0) -> Any:
         """Views of some rows of the scratch states. They are kept: making them anew takes a tenth

@@ -139,7 +139,10 @@ def _puct(tree, b, node, sign, c_puct, reduction, score, keys):
     for k in range(tree.degree[b, node]):
         e = np.uint64(first + k)
         score[k] = sign * tree.q[b, e] + explore * tree.weight[b, e] / np.float64(
-            np.int32(1) + tree.n[b, e]) + tree.bar[b, e]  # + 0 of an open edge makes 0 of -0
+            np.int32(1) + tree.n[b, e]) + 0.0
+    if tree.known[b, node] != 0:
+        for k in range(tree.degree[b, node]):
+            score[k] += tree.bar[b, first + k]
     best, action = _top(tree, b, node, keys)
     edge = first + best if best >= 0 else np.int64(-1)
     move = tree.favourite[b, node]
@@ -281,10 +284,12 @@ def _gumbel_inner(tree, b, node, policy, visits, factor):
     The lowest move among equals; no move with an exact value.
     """
     edge, action, top = np.int64(-1), np.int64(-1), -np.inf
-    first = tree.first[b, node]
+    first, known = tree.first[b, node], tree.known[b, node] != 0
     for k in range(tree.degree[b, node]):
+        if known and tree.bar[b, first + k] < 0:
+            continue
         move = tree.move[b, first + k]
-        score = policy[k] - visits[k] / tree.visits[b, node] + tree.bar[b, first + k]
+        score = policy[k] - visits[k] / tree.visits[b, node]
         if edge < 0 or score > top or (score == top and move < action):
             edge, action, top = first + k, np.int64(move), score
     move = tree.favourite[b, node]

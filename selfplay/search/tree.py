@@ -42,7 +42,8 @@ NODE = np.dtype({
 EDGE = np.dtype([("q", "f8"), ("weight", "f8"), ("n", "i4"), ("move", "i4"), ("child", "i4"),
                  ("bar", "f4")])
 
-BOUNDED, EXACT = 1, 2  #: ``known``: some move of the node is exact; the node itself is
+#: ``known``: some move of the node loses; some exact one does not; the node itself is exact
+TRIED, BOUNDED, EXACT = 1, 2, 3
 CLOSED = np.float32(-np.inf)  #: ``bar`` of an edge to an exact value; 0 of an open one
 
 
@@ -67,12 +68,12 @@ class Tree(NamedTuple):
     terminal: bool [B, N], the game is over here, or as good as over: a move wins at once
     pending: bool [B, N], a walk has made this node and its evaluation is not there yet
 
-    known: int8 [B, N], 0, BOUNDED or EXACT
+    known: int8 [B, N], 0, TRIED, BOUNDED or EXACT
 
     raw: float32 [B, N], the evaluation of the node itself, for player 0
     prior: float32 [B, N, A], softmax of the logits over the legal moves, 0 elsewhere; with a
         minus sign once the move has an edge
-    bound: float32 [B, N], where ``known``: the best exact value among the moves, for player 0
+    bound: float32 [B, N], from BOUNDED on: the best exact value among the moves, for player 0
     loose: float64 [B, N], where BOUNDED: what ``total`` would be without the bound
 
     Of each edge, all views of one array of EDGE:
@@ -254,9 +255,9 @@ def _learn(tree, b, node, edge):
     """The value of the child under the closed ``edge`` has become exact: raise the bound."""
     sign = 1 - 2 * tree.to_play[b, node]
     found = tree.bound[b, tree.child[b, edge]]
-    if tree.known[b, node] == 0:
-        tree.known[b, node], tree.bound[b, node] = BOUNDED, found
-        tree.loose[b, node] = tree.total[b, node]
+    if tree.known[b, node] < BOUNDED:
+        tree.known[b, node] = BOUNDED if sign * found > -1 else TRIED
+        tree.bound[b, node], tree.loose[b, node] = found, tree.total[b, node]
     elif sign * found > sign * tree.bound[b, node]:
         tree.bound[b, node] = found
     if sign * found >= 1 or _all_closed(tree, b, node):
@@ -265,7 +266,7 @@ def _learn(tree, b, node, edge):
 
 @njit(cache=True, nogil=True, inline="always")
 def _keep_to_bound(tree, b, node, value):
-    """The node's total after one more value, where ``known``."""
+    """The node's total after one more value, from BOUNDED on."""
     least = np.float64(tree.bound[b, node]) * tree.visits[b, node]
     if tree.known[b, node] == EXACT:
         return least
@@ -307,7 +308,7 @@ def grow(tree, rows, leaves, to_play, slot, outcome, prior, values, proving):
         while True:
             total = tree.total[b, node] + value
             mean = total / tree.visits[b, node]
-            if tree.known[b, node] != 0:
+            if tree.known[b, node] >= BOUNDED:
                 total = _keep_to_bound(tree, b, node, value)
                 value = total - tree.total[b, node]
                 mean = total / tree.visits[b, node]

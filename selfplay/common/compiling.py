@@ -1,0 +1,67 @@
+"""Numba's compilation: said once, and timed, so that nobody's time budget is charged for it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+_started = False
+_announced = False
+_lock = threading.Lock()
+_depth, _since, _total = 0, 0.0, 0.0
+
+
+def announce() -> None:
+    """From now on, print one line to stderr the first time this process compiles a kernel."""
+    global _announced
+    _announced = True
+    listen()
+
+
+def seconds() -> float:
+    """Wall-clock seconds, since ``listen``, in which some thread compiled a kernel or loaded one
+    from Numba's cache."""
+    with _lock:
+        return _total + (time.monotonic() - _since if _depth else 0.0)
+
+
+def listen() -> None:
+    """Start to count ``seconds``; further calls do nothing."""
+    global _started
+    if _started:
+        return
+    _started = True
+    from numba.core import event
+
+    class Compiling(event.Listener):
+        said = False
+
+        def on_start(self, event: event.Event) -> None:
+            if _announced and not self.said:
+                self.said = True
+                print("compiling (kept for the next time; half a minute of a free core, which "
+                      "counts against no stage)", file=sys.stderr, flush=True)
+
+        def on_end(self, event: event.Event) -> None:
+            pass
+
+    class Locked(event.Listener):
+        """Numba takes this lock to compile and to load; a thread that waits for it does neither."""
+
+        def on_start(self, event: event.Event) -> None:
+            global _depth, _since
+            with _lock:
+                if not _depth:
+                    _since = time.monotonic()
+                _depth += 1
+
+        def on_end(self, event: event.Event) -> None:
+            global _depth, _total
+            with _lock:
+                _depth = max(_depth - 1, 0)
+                if not _depth:
+                    _total += time.monotonic() - _since
+
+    event.register("numba:compile", Compiling())
+    event.register("numba:compiler_lock", Locked())

@@ -1,0 +1,114 @@
+"""Ctrl-C and SIGTERM, heard once and never lost.
+
+An exception raised by a signal handler can land where Python has nobody to hand it to: in a
+callback from C while Numba loads its cache, say, or in a finalizer. Python then reports it as
+ignored, and the program runs on. So the handler also writes the request down, and loops ask for it
+with ``check``. Stages of a run use ``gently``: there the first signal raises nothing, and the stage
+stops at its next step. Whoever does not ask within PATIENCE seconds is interrupted after all, and a
+second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PATIENCE = 5.0  #: seconds that a step may take before the signal interrupts it anyway
+EXIT_CODE = 130  #: of a process that was asked to stop
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Request:
+    """What has been asked of this process so far."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self.repeated_by_us = False  #: the handler is called by ``_insist``, not by a new signal
+        self.gentle = 0  #: depth of ``gently`` blocks
+        self.heard = threading.Event()  #: no need to insist any longer
+
+
+_request = _Request()
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if the process has been asked to stop."""
+    if _request.made:
+        _request.heard.set()
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def gently() -> Iterator[None]:
+    """In this block a first signal interrupts nothing: what runs in it calls ``check`` often. The
+    block itself checks once at its end."""
+    _request.gentle += 1
+    try:
+        yield
+    finally:
+        _request.gentle -= 1
+    check()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM as described above, and restore the old handlers afterwards.
+
+    Signals that the process was started to ignore (by nohup, say) stay ignored. Outside the main
+    thread, where Python allows no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    global _request
+    _request = _Request()
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+    try:
+        yield
+    finally:
+        _request.heard.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _request = _Request()
+
+
+def leave_on_signals() -> None:
+    """From here on any further signal ends the process at once: it only has its threads to end."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, lambda number, frame: _leave())
+
+
+def _handle(number: int, frame: object) -> None:
+    request = _request
+    if request.made and not request.repeated_by_us:
+        _leave()
+    if not request.made:
+        request.made = True
+        threading.Thread(target=_insist, args=(request,), daemon=True).start()
+        if request.gentle:
+            return
+    request.repeated_by_us = False
+    raise KeyboardInterrupt
+
+
+def _insist(request: _Request) -> None:
+    while not request.heard.wait(PATIENCE):
+        request.repeated_by_us = True
+        _thread.interrupt_main()
+
+
+def _leave() -> None:
+    """End the process now: what is on disk is whole at every instant."""
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h")  # a live bar has hidden the cursor
+    os.write(2, b"stopped at once\n")
+    os._exit(EXIT_CODE)

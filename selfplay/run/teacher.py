@@ -1,0 +1,222 @@
+"""The teacher's games of a run: who plays them, where they are, and which are held out.
+
+The games are given by the user, come with the package, or are made in the run's folder. Those grow
+from start to start until there are ``expert.count``. Where even the first LEAST would take too
+long, a cheaper teacher stands in: the same player with fewer simulations, in a file of its own,
+until a start has the time for the real one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from selfplay.arena import expert
+from selfplay.arena.match import plain
+from selfplay.arena.sgf import ExpertGame
+from selfplay.arena.spec import budget
+from selfplay.board.data import Columns
+from selfplay.board.supervised import split, to_columns
+from selfplay.common.console import clock_text, say
+from selfplay.common.files import read_json, write_atomic, write_json
+from selfplay.run.clock import Clock
+from selfplay.run.config import preset
+from selfplay.run.folder import Run
+from selfplay.run.stage import Desk, Work
+
+SLOTS = 20  #: games played side by side; few, so that the first ones end early
+LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
+CHEAPEST = 8  #: simulations of the cheapest teacher that may stand in
+WORTH = 0.5  #: games are added once there is time for this share of those made so far
+NAMED = 20  #: unusable files named on the screen; all of them are in the run's skipped.txt
+STAND_IN = "stand-in-"  #: how files with a stand-in's games begin
+
+#: Expert games that come with the package, by game.
+EMBEDDED = {"go9x9": "go9x9-gnugo10.sgf.gz"}
+
+
+def makes_games(run: Run) -> bool:
+    """Whether the teacher's games are made in the run's folder."""
+    return run.config.init == "sft" and not run.config.expert.games and not _embedded(run)
+
+
+def _embedded(run: Run) -> bool:
+    return (run.game.name in EMBEDDED
+            and run.config.expert.player == preset(run.game.name).expert.player)
+
+
+def expert_files(run: Run) -> list[Path]:
+    """The files with the expert's games: given, embedded, or made in the run's folder (perhaps
+    not yet)."""
+    if run.config.expert.games:
+        return [Path(name) for name in run.config.expert.games]
+    if _embedded(run):
+        return [Path(str(resources.files("selfplay") / "expert_games" / EMBEDDED[run.game.name]))]
+    return [games_file(run, teacher_of(run))]
+
+
+def games_file(run: Run, player: str) -> Path:
+    """The file for games of ``player``, the run's teacher or a stand-in."""
+    name = "games" if player == run.config.expert.player else f"{STAND_IN}{plain(player)}"
+    return run.folder / "expert" / f"{name}.{'sgf.gz' if run.game.has_sgf else 'jsonl.gz'}"
+
+
+def teacher_of(run: Run) -> str:
+    """The player whose games the run learns from: the one in its settings, unless only a stand-in
+    has made any; of several stand-ins the strongest."""
+    player = run.config.expert.player
+    if games_file(run, player).exists():
+        return player
+    found = [name for name in _cheaper(player) if games_file(run, name).exists()]
+    return found[0] if found else player
+
+
+def _cheaper(player: str) -> list[str]:
+    """``player`` with half, a quarter, ... of its simulations, down to CHEAPEST; none if it does
+    not count simulations."""
+    kind, _, text = player.partition(":")
+    found = budget(text)
+    if kind not in ("mcts", "openspiel-mcts") or found is None:
+        return []
+    halves = int(math.log2(max(found.sims / CHEAPEST, 1)))
+    sims = dict.fromkeys([*(found.sims >> k for k in range(1, halves + 1)), CHEAPEST])
+    return [f"{kind}:{found._replace(sims=n, leaves=min(found.leaves, n))}"
+            for n in sims if n < found.sims]
+
+
+def affordable(run: Run, seconds: float, limit: float) -> str:
+    """The teacher for this start: the run's own, or the strongest stand-in that plays LEAST games
+    in ``limit`` seconds, or the cheapest one if none does.
+
+    seconds: what the run's teacher needs for them. Its games that are there are gone on with.
+    """
+    player = run.config.expert.player
+    file = games_file(run, player)
+    if seconds <= limit or file.exists() or expert.made_so_far(file):
+        return player
+    full = budget(player.partition(":")[2])
+    for name in (names := _cheaper(player)):
+        sims = budget(name.partition(":")[2])
+        assert full is not None and sims is not None, "_cheaper counts simulations"
+        if seconds * sims.sims / full.sims <= limit:
+            return name
+    return names[-1] if names else player
+
+
+def side_by_side(player: str) -> int:
+    """How many games of ``player`` are under way at once; an outside engine needs a core each."""
+    return min(SLOTS, os.cpu_count() or 1) if player.startswith("gtp:") else SLOTS
+
+
+def lacking(run: Run, player: str) -> int:
+    """How many games of ``player`` are missing for a first lesson."""
+    count = min(LEAST, run.config.expert.count)
+    return max(count - expert.made_so_far(games_file(run, player)), 0) if makes_games(
+        run) and not games_file(run, player).exists() else 0
+
+
+def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None) -> Work | None:
+    """Let ``player`` (by default the run's teacher) make its games where none are given or
+    embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
+    config, player = run.config.expert, player or teacher_of(run)
+    if not makes_games(run):
+        return None
+    file = games_file(run, player)
+    if file.exists() and not expert.unfinished(file):
+        return None
+    if file.exists() and clock.left("expert") < WORTH * clock.seconds["expert"]:
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def learn(at: Desk) -> expert.Generated:
+        begun, before = at.left(), expert.made_so_far(file)
+        made, each = before, 0.0  # each: seconds that a game takes beside the others
+
+        def progress(done: int) -> None:
+            nonlocal made, each
+            made = done
+            if done > before:
+                each = (begun - at.left()) / (done - before)
+            show()
+
+        def show() -> None:
+            least = min(LEAST, config.count)
+            at.waits = "the games under way"
+            if made < least:
+                rest = f", about {clock_text((least - made) * each)} more" if each else ""
+                at.waits = f"the {least} games that SFT needs at the least{rest}"
+            at.at(f"{made:,}/{config.count:,} games")
+
+        def drop() -> bool:
+            show()
+            return at.left() <= -clock.overtime() and made >= LEAST
+
+        return expert.generate(
+            run.game, player, config.count, file, seed=run.config.seed, opening=config.opening,
+            slots=SLOTS, device=device, drop=drop, progress=progress,
+            stop=lambda: made >= LEAST and at.left() <= side_by_side(player) * each)
+
+    def said(written: expert.Generated) -> str:
+        lines = []
+        if written.duplicates or written.unfinished:
+            lines = [f"left out: {written.duplicates} repeated, {written.unfinished} without a "
+                     "natural end"]
+        if written.wanted:
+            lines.append(f"expert games: {config.count - written.wanted:,} of {config.count:,} "
+                         "made; more --minutes make the others")
+        return "\n".join(lines)
+
+    say(f"expert games: {player} plays itself")
+    return Work("expert", learn, said=said, first="", curves=False,
+                ended=lambda written: not written.wanted and player == config.player)
+
+
+def expert_columns(run: Run) -> tuple[Columns, Columns]:
+    """(training rows, held-out rows) of the run's expert games."""
+    games, skipped = expert.read_expert(expert_files(run), run.game)
+    _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
+    if makes_games(run):
+        learnt, held = _split_grown(run, games)
+    else:
+        learnt, held = split(games, run.config.expert.held_out, run.config.seed)
+    say(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
+    return to_columns(run.game, learnt), to_columns(run.game, held)
+
+
+def _split_grown(
+    run: Run, games: Sequence[ExpertGame]
+) -> tuple[list[ExpertGame], list[ExpertGame]]:
+    """``split`` for games that grow in number: a game stays on the side that it was on first, so
+    that nothing held out has been learnt from. The sides are kept in expert/sides.json."""
+    note = run.folder / "expert" / "sides.json"
+    sides = read_json(note, dict) if note.exists() else {}
+    new = [game for game in games if _key(game) not in sides]
+    if not sides or len({game.actions for game in new}) >= 2:
+        learnt, held = split(new, run.config.expert.held_out, run.config.seed)
+    else:  # a single one
+        learnt, held = new, []
+    if new:
+        sides |= {_key(game): side for side, group in (("learnt", learnt), ("held", held))
+                  for game in group}
+        write_json(note, sides)
+    return ([game for game in games if sides[_key(game)] != "held"],
+            [game for game in games if sides[_key(game)] == "held"])
+
+
+def _key(game: ExpertGame) -> str:
+    return hashlib.blake2b(repr(game.actions).encode(), digest_size=8).hexdigest()
+
+
+def _name_skipped(run: Run, lines: list[str], read: int) -> None:
+    """Say once which files could not be used: later stages find the same ones."""
+    file, text = run.folder / "skipped.txt", "".join(f"{line}\n" for line in lines)
+    if not lines or (file.exists() and file.read_text(encoding="utf-8") == text):
+        return
+    write_atomic(file, text.encode())
+    for line in lines[:NAMED]:
+        say(f"skipped {line}")
+    say(f"expert games: {read:,} read, {len(lines):,} skipped, all named in {file}")

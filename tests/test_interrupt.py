@@ -1,0 +1,116 @@
+"""Signals are never lost, and nothing is interrupted where it cannot be."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from selfplay.common import compiling, interrupt
+from selfplay.common.console import Bar
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Handlers as the command line installs them."""
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt.listening():
+        yield
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@BOTH
+def test_in_a_stage_the_signal_waits_for_a_look(number: int) -> None:
+    seen = []
+    with pytest.raises(KeyboardInterrupt), interrupt.gently():
+        signal.raise_signal(number)
+        seen.append("the step ends")
+        interrupt.check()
+        seen.append("never")
+    assert seen == ["the step ends"]
+
+
+@BOTH
+def test_the_end_of_a_stage_is_a_look(number: int) -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt.gently():
+        signal.raise_signal(number)
+
+
+@BOTH
+def test_elsewhere_it_interrupts_at_once(number: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+
+
+def test_one_that_python_swallows_is_heard_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Numba's cache load: the exception is raised in a callback of C code."""
+    ignored: list[type] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: ignored.append(found.exc_type))
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    callback()
+    assert ignored == [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        Bar("work", 10, "games").at(1)
+
+
+def test_who_does_not_look_is_interrupted_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+    with pytest.raises(KeyboardInterrupt), interrupt.gently():
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(60)
+
+
+@BOTH
+def test_a_second_one_ends_the_process_at_once(number: int) -> None:
+    code = (
+        "import signal\nfrom selfplay.common import interrupt\n"
+        "with interrupt.listening(), interrupt.gently():\n"
+        f"    signal.raise_signal({int(number)})\n    print('on', flush=True)\n"
+        f"    signal.raise_signal({int(number)})\n    print('never', flush=True)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "on\n", "stopped at once\n")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    code = ("import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+            "from selfplay.common import interrupt\n"
+            "with interrupt.listening():\n    signal.raise_signal(signal.SIGINT)\nprint('on')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "on\n")
+
+
+def test_time_in_numbas_compiler_is_counted_once_for_all_threads() -> None:
+    from numba.core.compiler_lock import global_compiler_lock
+
+    compiling.listen()
+    before = compiling.seconds()
+
+    def load() -> None:
+        with global_compiler_lock, global_compiler_lock:
+            time.sleep(0.1)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted, wall = compiling.seconds() - before, time.monotonic() - start
+    assert 0.3 <= counted <= wall
+    time.sleep(0.05)
+    assert compiling.seconds() - before == counted
+
+
+def test_while_threads_end_another_one_ends_the_process_at_once() -> None:
+    code = ("import signal, time\nfrom selfplay.common import interrupt\n"
+            "interrupt.leave_on_signals()\nsignal.raise_signal(signal.SIGTERM)\nprint('never')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped at once\n")
