@@ -43,7 +43,8 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
     where = device_of(device or "auto")
     if as_json:
         return _answer(net, game, where, visits, winrates.upper())
-    from selfplay.common.console import announce, say
+    from selfplay.common.compiling import announce
+    from selfplay.common.console import say
     from selfplay.serve.mind import mind_of
     from selfplay.serve.review import review_files
 

@@ -20,7 +20,8 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     import contextlib
     import webbrowser
 
-    from selfplay.common.console import announce, say
+    from selfplay.common.compiling import announce
+    from selfplay.common.console import say
     from selfplay.games import make
     from selfplay.serve.web import server
 

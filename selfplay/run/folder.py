@@ -63,15 +63,6 @@ class Run:
         return path
 
 
-def net_spec(run: Run) -> NetSpec:
-    """The net of a run, from its dial and its game's shapes; one that SFT has begun with, perhaps
-    by an earlier version, stays what it is."""
-    begun = newest(run.folder / "sft")
-    if begun is not None:
-        return spec_of(read_meta(begun))
-    return spec_for(run.game, run.config.net)
-
-
 def stored_config(folder: Path) -> RunConfig | None:
     """The config of the run in ``folder``; None if there is no run.
 

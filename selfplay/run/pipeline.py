@@ -309,7 +309,7 @@ def _value_games(
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
     at.waits = "the first games"
     made = make_games(
-        run.game, Policies(*players, run.config.rl if spec.komi else None),
+        run.game, Policies(players[0], players[1], run.config.rl if spec.komi else None),
         _value_folder(run), config.games, config.latest,
         seed=run.config.seed, threads=threads, spent=spent,
         stop=lambda: at.left() <= (1 - config.play) * at.bar.total,

@@ -99,7 +99,7 @@ class Head:
         self._turn = threading.Lock()
 
     def think(self, actions: list[int], limits: Limits, stop: threading.Event,
-              report: Callable[[Analysis], None] | None = None) -> Analysis | None:
+              report: Callable[[Analysis], Any] | None = None) -> Analysis | None:
         """About the position after these moves; None where ``stop`` came first. Blocks."""
         with self._turn:
             if stop.is_set():
@@ -166,7 +166,7 @@ def explored(head: Head, path: list[int], pieces: Callable[[Any], list[str]]) ->
     if not tree.size[0]:
         raise UserError("nothing has been searched here yet: turn the analysis on")
     prior = np.abs(tree.prior[0, node])
-    children = [{
+    children: list[dict[str, Any]] = [{
         "action": action, "text": game.action_to_text(states, 0, action),
         "visits": int(tree.visits[0, child]), "value": round(float(tree.mean[0, child]), 4),
         "prior": round(float(prior[action]), 4)} for action, child in _children(tree, node).items()]

@@ -46,7 +46,7 @@ class Table:
         self._task: asyncio.Task[None] | None = None
         self._begin(variations.Record(game))
         net = net or self.nets[0].words
-        self.analysis = {"on": False, "net": net, "sims": 400, "beside": ""}
+        self.analysis: dict[str, Any] = {"on": False, "net": net, "sims": 400, "beside": ""}
         self.seats: list[Seat] = [dict(HUMAN), self.engine(net)]
         self.seats = self.seats[:: 1 - 2 * self._first]
 
