@@ -110,8 +110,9 @@ class Game:
     kin: str = _derived(lambda self: self.name)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
-    #: how it is drawn: cells, go (crossings), columns (a move is a column, stones fall), all three
-    #: with own and opposing stones in planes 0 and 1; or text, as ``render`` has it
+    #: how it is drawn: cells, go (crossings), hex (rows shifted by half a cell each), columns (a
+    #: move is a column, stones fall), all with own and opposing stones in planes 0 and 1; or text,
+    #: as ``render`` has it
     board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
 
     @property

@@ -175,6 +175,7 @@ class Hex(Game):
     """
 
     sides = ("first", "second")
+    board_style = "hex"
 
     def __init__(self, board_size: int = 11, swap: bool = False) -> None:
         if board_size not in SIZES:

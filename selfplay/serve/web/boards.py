@@ -194,11 +194,15 @@ class Board:
         style, (height, width) = self.game.board_style, self.game.board_shape
         if style == "text":
             return Layout("text")
-        places = tuple((float(k % width), float(height - 1 - k // width))
+        shift = 0.5 if style == "hex" else 0.0  # of a row, beside the one below
+        places = tuple((k % width + shift * (k // width), float(height - 1 - k // width))
                        for k in range(height * width))
         shape = "square" if style == "cells" else style
         columns = {"go": GO_COLUMNS, "columns": "1234567"}.get(shape, string.ascii_lowercase)
         labels = _numbers(height, width, columns if width <= len(columns) else "")
+        if shape == "hex":
+            labels = tuple((x + shift * (height - 1 - y) if x < 0 else x - shift, y, text)
+                           for x, y, text in labels)
         return Layout(shape, places, labels if shape != "columns" else tuple(
             label for label in labels if label[0] >= 0))
 
@@ -235,7 +239,7 @@ class Board:
         cells = len(self.layout.places)
         if self._look is None and self.layout.shape == "columns":
             return {a: Target(self._falls(states, a)) for a in legal}
-        if self._look is None and self.game.num_actions == cells + (self.game.pass_action >= 0):
+        if self._look is None and cells <= self.game.num_actions <= cells + 1:
             return {a: Target(a if a < cells else -1) for a in legal}
         if not cells or len(legal) > MOST_TRIED or self._turns:
             return {a: Target(-1) for a in legal}

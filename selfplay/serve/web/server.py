@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -221,7 +222,8 @@ def catalogue() -> dict[str, Any]:
         number = version("selfplay-lab")
     except PackageNotFoundError:
         number = ""
-    native = [name for name in GAMES if name != "go"]
+    sized = {re.sub(r"\d+x\d+$", "", name) for name in GAMES if re.search(r"\d+x\d+$", name)}
+    native = [name for name in GAMES if name not in sized]  # "go" is go9x9
     return {"is": "games", "version": number, "native": native,
             "openspiel": [f"openspiel:{name}" for name in playable()]}
 

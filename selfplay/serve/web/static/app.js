@@ -382,9 +382,9 @@ function labelOf(words) {
 }
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 function title(name) {
-  const bare = name.replace("openspiel:", ""), go = bare.match(/^go(\d+)x(\d+)(.*)$/);
-  if (go) return `Go ${go[1]}×${go[2]}${go[3] ? " " + go[3] : ""}`;
-  return {tictactoe: "Tic-tac-toe", connect4: "Connect Four", mnk: "m,n,k", y: "Y"}[bare] || capital(bare.split("_").join(" "));
+  const bare = name.replace("openspiel:", ""), sized = bare.match(/^([a-z]+)(\d+)x(\d+)(.*)$/);
+  if (sized) return `${capital(sized[1])} ${sized[2]}×${sized[3]}${sized[4] ? " " + sized[4] : ""}`;
+  return {tictactoe: "Tic-tac-toe", connect4: "Connect Four", dotsandboxes: "Dots and Boxes", mnk: "m,n,k", y: "Y"}[bare] || capital(bare.split("_").join(" "));
 }
 
 function fillGames() {

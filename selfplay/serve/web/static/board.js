@@ -12,7 +12,7 @@ const X_AND_O = new Set(["tictactoe", "openspiel:tic_tac_toe", "openspiel:ultima
 export function themeOf(game) {
   const name = game.name.replace("openspiel:", "").split("(")[0];
   if (game.shape === "go" || name.includes("gomoku")) return "go";
-  if (name === "othello") return "felt";
+  if (name.startsWith("othello")) return "felt";
   if (["chess", "antichess", "crazyhouse", "checkers", "breakthrough"].includes(name)) return "chequer";
   if (game.shape === "columns" || name.startsWith("connect")) return "connect";
   return "flat";
@@ -129,15 +129,17 @@ export class Board {
       const inset = ["chequer", "felt"].includes(this.theme) ? 0 : 1.5;
       return `<rect class="cell${odd ? " odd" : ""}" x="${x - U / 2 + inset}" y="${y - U / 2 + inset}" width="${U - 2 * inset}" height="${U - 2 * inset}" rx="${inset ? 5 : 0}"/>`;
     });
-    if (this.game.name.startsWith("openspiel:hex")) out.unshift(this.goals());
+    if (/^(openspiel:)?hex/.test(this.game.name)) out.unshift(this.goals());
     return out.join("");
   }
 
   // Hex: the first player joins top and bottom, the second left and right.
   goals() {
     const n = Math.round(Math.sqrt(this.places.length)), row = [...Array(n).keys()];
+    const up = this.y(0) > this.y(n * n - 1);  // the first row lies at the bottom: mirrored
+    const seen = (corners) => up ? corners.map((k) => [3, 2, 1, 0, 5, 4][k]) : corners;
     const side = (cells, corners, who) => `<path class="goal g${who}" d="${cells.map((c) =>
-      corner(this.x(c), this.y(c), U * 0.6, corners)).join("")}"/>`;
+      corner(this.x(c), this.y(c), U * 0.6, seen(corners))).join("")}"/>`;
     return side(row, [5, 0, 1], 0) + side(row.map((k) => n * (n - 1) + k), [4, 3, 2], 0) +
       side(row.map((k) => k * n), [5, 4, 3], 1) + side(row.map((k) => k * n + n - 1), [0, 1, 2], 1);
   }
