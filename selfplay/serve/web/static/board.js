@@ -97,8 +97,8 @@ export class Board {
     if (this.theme === "go") parts.push(`<rect x="${x0}" y="${y0}" width="${w}" height="${h}" rx="10" fill="url(#grain)"/>`);
     parts.push(go ? this.lines(xs, ys) : this.cells());
     for (const [x, y, text] of game.labels) {
-      const px = x < 0 ? x0 + (padLeft - U / 2) / 2 + 1 : x * U;
-      const py = x < 0 ? y * U : y0 + h - (padDown - U / 2) / 2 - 1;
+      const px = x < 0 && !this.hex ? x0 + (padLeft - U / 2) / 2 + 1 : x * U;
+      const py = this.hex ? y * U * HEX : x < 0 ? y * U : y0 + h - (padDown - U / 2) / 2 - 1;
       parts.push(`<text class="label" style="font-size:${label}px" x="${px}" y="${py}">${esc(text)}</text>`);
     }
     for (const name of ["stones", "own", "marks", "last", "ghosts", "select"]) parts.push(`<g class="${name}"></g>`);
