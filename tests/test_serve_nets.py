@@ -149,3 +149,14 @@ def test_export_says_what_is_wanted(run: Command) -> None:
     assert ours is not None and Path("u.safetensors").read_bytes() == ours.read_bytes()
     assert read_meta(Path("u.safetensors"))["command"] == read_meta(ours)["command"]
     assert load_net(Path("u.safetensors"))[1]["game"] == "tictactoe"
+
+
+def test_every_net_that_comes_along_plays_its_game() -> None:
+    """And Go's as much as its card says."""
+    for name in packaged.names():
+        game = sp.make(read_meta(packaged.folder() / f"{name}.safetensors")["game"])
+        found = sp.search(game, game.new(1), sp.load(name), sims=8)
+        assert game.legal(game.new(1))[0, found.action[0]]
+    other = sp.make("go13x13(komi=5.5)")
+    net = load_net(packaged.folder() / "go9x9.safetensors", other)[0]
+    assert sp.search(other, other.new(1), net, sims=4).visits.sum() >= 4

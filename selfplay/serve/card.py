@@ -25,7 +25,8 @@ def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
     note, and strength, one row a mode of play: player, elo, low, high (95%), games, anchor.
     """
     meta = read_meta(checkpoint)
-    kept = {key: meta[key] for key in ("game", "kind", "step", "net", "compute") if key in meta}
+    kept = {key: meta[key] for key in ("game", "plays", "kind", "step", "net", "compute")
+            if key in meta}
     seconds = float(meta["compute"].get("seconds", 0.0))
     run = _run_of(checkpoint)
     found: dict[str, Any] = {}
