@@ -359,7 +359,7 @@ def test_other_games_are_saved_as_their_moves() -> None:
     for _ in range(5):
         states = record.nodes[-1].states
         record.add(len(record.nodes) - 1, int(record.game.legal(states)[0].argmax()))
-    name, text = variations.written(record, ("a", "b"))
+    name, text = variations.record_text(record, ("a", "b"))
     back, said = variations.read(text, make("tictactoe"))
     assert name == "openspiel-othello.txt" and not said
     assert back.actions(5) == record.actions(5) and back.game.name == "openspiel:othello"

@@ -353,12 +353,12 @@ def to_sgf(game: Game, record: GameRecord, date: str | None = None) -> str:
         "DT": date or "",
     }
     root = "".join(f"{key}[{escape(value)}]" for key, value in properties.items() if value)
-    moves = "".join(f";{'BW'[ply % 2]}[{point_of(action, size)}]"
+    moves = "".join(f";{'BW'[ply % 2]}[{sgf_point(action, size)}]"
                     for ply, action in enumerate(record.actions))
     return f"(;{root}{moves})\n"
 
 
-def point_of(action: int, size: int) -> str:
+def sgf_point(action: int, size: int) -> str:
     """SGF's name of an action's point; empty for a pass."""
     if action == size * size:
         return ""

@@ -42,7 +42,7 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
     list(map(use_net, code))
     where = device_of(device or "auto")
     if as_json:
-        return _answer(net, game, where, visits, winrates.upper())
+        return _answer_queries(net, game, where, visits, winrates.upper())
     from selfplay.common.compiling import announce
     from selfplay.common.console import say
     from selfplay.serve.mind import mind_of
@@ -53,11 +53,11 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
         say(line)
 
 
-def _answer(net: str, game: str | None, device: str, visits: int | None, view: str) -> None:
+def _answer_queries(net: str, game: str | None, device: str, visits: int | None, view: str) -> None:
     import sys
 
     from selfplay.serve.gtp.protocol import own_stdout
-    from selfplay.serve.lines import Lines
+    from selfplay.serve.lines import LineReader
 
     with own_stdout() as stdout:
         from selfplay.serve.mind import mind_of
@@ -68,4 +68,4 @@ def _answer(net: str, game: str | None, device: str, visits: int | None, view: s
             stdout.flush()
 
         mind = mind_of(net, game, device, visits)
-        run(Server(mind, mind.sims + 1, view), Lines(sys.stdin.buffer).take, write)
+        run(Server(mind, mind.sims + 1, view), LineReader(sys.stdin.buffer).take, write)

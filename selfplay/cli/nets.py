@@ -19,16 +19,16 @@ def nets() -> None:
     say(listing())
 
 
-def _file(name: str, words: str) -> Any:
+def _file_option(name: str, words: str) -> Any:
     return click.option(f"--{name}", default=None, metavar="FILE", help=words,
                         type=click.Path(path_type=Path, dir_okay=False))
 
 
 @click.command()
 @click.argument("net", metavar="RUN|CHECKPOINT|NAME")
-@_file("onnx", "As ONNX, with a card beside it.")
-@_file("torchscript", "As TorchScript, with a card beside it.")
-@_file("safetensors", "As nets that come along: weights, and a card as JSON.")
+@_file_option("onnx", "As ONNX, with a card beside it.")
+@_file_option("torchscript", "As TorchScript, with a card beside it.")
+@_file_option("safetensors", "As nets that come along: weights, and a card as JSON.")
 @click.option("--note", default="", help="A line on its strength, for the card.")
 @click.option("--code", multiple=True, metavar="FILE.py:NAME",
               help="Your own net, where the checkpoint is of one (runs the file).")

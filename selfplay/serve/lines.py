@@ -10,7 +10,7 @@ LONGEST = 1 << 24  #: bytes of a line, unless told otherwise
 TOO_LONG = "\N{REPLACEMENT CHARACTER}"  #: comes before the beginning of a line that is longer
 
 
-class Lines:
+class LineReader:
     """The lines of a stream of bytes, with their ends cut off."""
 
     def __init__(self, stream: IO[bytes], longest: int = LONGEST) -> None:

@@ -227,7 +227,7 @@ def _first(said: dict[str, Any], game: Game) -> int:
     return (colour_of(str(pair[0])) or 0) if isinstance(pair, list) and pair else 0
 
 
-def _pairs(said: dict[str, Any], name: str) -> Iterator[tuple[int | None, str]]:
+def _coloured(said: dict[str, Any], name: str) -> Iterator[tuple[int | None, str]]:
     """(colour, move) of a list of pairs; colour None where there is a move alone."""
     for number, item in enumerate(_list(said, name), 1):
         if isinstance(item, str):
@@ -241,7 +241,7 @@ def _pairs(said: dict[str, Any], name: str) -> Iterator[tuple[int | None, str]]:
 
 def _stones(game: Game, said: dict[str, Any]) -> NDArray[np.int8]:
     stones = np.zeros(game.cells, np.int8)
-    for colour, text in _pairs(said, "initialStones"):
+    for colour, text in _coloured(said, "initialStones"):
         action = _action(game, game.new(1), text, "initialStones")
         if action >= game.cells:
             raise QueryError("a pass is no stone", "initialStones")
@@ -257,7 +257,7 @@ def _action(game: Game, states: Any, text: str, name: str) -> int:
 
 
 def _play(line: Line, said: dict[str, Any]) -> None:
-    for number, (colour, text) in enumerate(_pairs(said, "moves"), 1):
+    for number, (colour, text) in enumerate(_coloured(said, "moves"), 1):
         try:
             states = line.states if colour is None else line.turn(colour)
             line.play(_action(line.game, states, text, "moves"), colour)

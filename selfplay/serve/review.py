@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.arena.sgf import escape, point_of, walk
+from selfplay.arena.sgf import escape, sgf_point, walk
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
 from selfplay.games import make
@@ -143,12 +143,12 @@ def to_sgf(one: Review, name: str) -> str:
     head = "".join(f"{key}[{escape(value)}]" for key, value in root.items() if value)
     for key, stone in (("AB", 1), ("AW", -1)):
         cells = [k for k in range(size * size) if record.stones[k] == stone]
-        head += key + "".join(f"[{point_of(k, size)}]" for k in cells) if cells else ""
+        head += key + "".join(f"[{sgf_point(k, size)}]" for k in cells) if cells else ""
     if record.handicap or record.to_play:
         head += f"PL[{'BW'[record.to_play]}]"
     judged, tail = one.moves(), ""
     for move in reversed(judged):
-        node = (f";{'BW'[move.colour]}[{point_of(move.action, size)}]"
+        node = (f";{'BW'[move.colour]}[{sgf_point(move.action, size)}]"
                 + _about(one, move.ply + 1, judged) + tail)
         better = _better(one, move)
         tail = f"({node}){better}" if better else node
@@ -171,12 +171,12 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
     best = list(zip(LETTERS, [m for m in found.moves if m.visits or m.order == 0], strict=False))
     words += [f"{letter} {m.text}: {m.winrate:.1%}, {m.visits} visits: "
               f"{' '.join(m.pv_text[:PV_LENGTH])}" for letter, m in best]
-    marks = [(letter, point_of(m.action, size)) for letter, m in best]
+    marks = [(letter, sgf_point(m.action, size)) for letter, m in best]
     labels = "".join(f"[{point}:{letter}]" for letter, point in marks if point)
     comment = "\n".join(words).replace("\\", "\\\\").replace("]", "\\]")
     out = f"C[{comment}]SBKV[{100 * black.winrate:.1f}]" + (f"LB{labels}" if labels else "")
     if ply and not judged[ply - 1].agrees and (better := one.found[ply - 1].best) is not None:
-        point = point_of(better.action, size)
+        point = sgf_point(better.action, size)
         out += f"TR[{point}]" if point and f"[{point}:" not in labels else ""
     return out
 
@@ -193,7 +193,7 @@ def _better(one: Review, move: Judged) -> str:
         return ""
     colour, nodes = move.colour, ""
     for number, action in enumerate(found.best.pv[:PV_LENGTH]):
-        nodes += f";{'BW'[(colour + number) % 2]}[{point_of(action, one.game.size)}]"
+        nodes += f";{'BW'[(colour + number) % 2]}[{sgf_point(action, one.game.size)}]"
     words = f"Better than {one.line.text(move.action)}: {_line(found)}"
     first, _, rest = nodes[1:].partition(";")
     return f"(;{first}C[{escape(words)}]{';' + rest if rest else ''})"

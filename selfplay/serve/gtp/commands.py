@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from selfplay.arena.sgf import escape, point_of
+from selfplay.arena.sgf import escape, sgf_point
 from selfplay.common.errors import UserError
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
@@ -152,11 +152,11 @@ def _loadsgf(engine: Engine, words: list[str], answer: Answer) -> str:
 def _printsgf(engine: Engine, words: list[str], answer: Answer) -> str:
     game, size, line = engine.go, engine.go.size, engine.line
     stones = stones_of(game, line.start)[0]
-    setup = "".join(name + "".join(f"[{point_of(cell, size)}]" for cell in cells)
+    setup = "".join(name + "".join(f"[{sgf_point(cell, size)}]" for cell in cells)
                     for name, stone in (("AB", 1), ("AW", -1))
                     if (cells := np.flatnonzero(stones == stone).tolist()))
     turn = "PL[W]" if line.start.to_play[0] else ""
-    moves = "".join(f";{'BW'[m.colour]}[{point_of(m.action, size)}]" for m in line.moves)
+    moves = "".join(f";{'BW'[m.colour]}[{sgf_point(m.action, size)}]" for m in line.moves)
     text = (f"(;GM[1]FF[4]CA[UTF-8]SZ[{size}]KM[{game.komi:g}]RU[{escape(game.rules)}]"
             f"AP[selfplay]{setup}{turn}{moves})")
     if not words:

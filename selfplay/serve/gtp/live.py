@@ -127,7 +127,7 @@ def points(values: NDArray[np.float32], game: Game) -> str:
     return " ".join(f"{value:.4g}" for value in rows)
 
 
-def _arguments(engine: Engine, words: list[str]) -> Wanted:
+def _wanted_lines(engine: Engine, words: list[str]) -> Wanted:
     return wanted_of(words, engine.game, engine.action)
 
 
@@ -143,7 +143,7 @@ def _telling(engine: Engine, wanted: Wanted, kata: bool, answer: Answer
 
 def analyze(kata: bool) -> Command:
     def run(engine: Engine, words: list[str], answer: Answer) -> str:
-        wanted = _arguments(engine, words)
+        wanted = _wanted_lines(engine, words)
         if wanted.colour is not None and not engine.line.over:
             engine.turn(wanted.colour)
         if wanted.only is not None and not (wanted.only & engine.line.legal()).any():
@@ -158,7 +158,7 @@ def analyze(kata: bool) -> Command:
 
 def genmove_analyze(kata: bool) -> Command:
     def run(engine: Engine, words: list[str], answer: Answer) -> str:
-        wanted = _arguments(engine, words)
+        wanted = _wanted_lines(engine, words)
         colour = engine.line.to_play if wanted.colour is None else wanted.colour
         move = engine.genmove(colour, _telling(engine, wanted, kata, answer), wanted.every,
                               wanted.only)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from selfplay.serve.lines import TOO_LONG, Lines
+from selfplay.serve.lines import TOO_LONG, LineReader
 
 LONGEST = 1 << 16  #: bytes of a line; a longer one is an error, and is read to its end
 _COMMAND = re.compile(r"(\d{1,10}(?=\s|$))?\s*(\S*)\s*(.*)", re.DOTALL)
@@ -78,7 +78,7 @@ def serve(perform: Perform, halt: Callable[[], None], stdin: IO[bytes],
             stdout.write(text.encode())
             stdout.flush()
 
-    lines = Lines(stdin, LONGEST)
+    lines = LineReader(stdin, LONGEST)
     open_answer: Answer | None = None
     try:
         while True:

@@ -212,7 +212,7 @@ class Table:
     def file(self) -> dict[str, Any]:
         labels = {choice.words: choice.label for choice in self.nets}
         names = [labels.get(seat.get("net", ""), "human") for seat in self.seats]
-        name, text = variations.written(self.record, (names[0], names[1]))
+        name, text = variations.record_text(self.record, (names[0], names[1]))
         return {"is": "file", "name": name, "text": text}
 
     def tell(self, message: dict[str, Any]) -> None:

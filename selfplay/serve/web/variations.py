@@ -98,7 +98,7 @@ def comment(game: Game, node: Node) -> str:
 
 # ------------------------------------------------------------------------------------ writing
 
-def written(record: Record, names: tuple[str, str]) -> tuple[str, str]:
+def record_text(record: Record, names: tuple[str, str]) -> tuple[str, str]:
     """(a file's name, its text)."""
     game = record.game
     plain = "".join(c if c.isalnum() else "-" for c in game.name).strip("-")
