@@ -87,3 +87,10 @@ def save_net(path: Path, game_name: str) -> None:
     trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig())
     checkpoint.save(path, trainer, spec, {"game": game.name, "kind": "sft", "step": 1,
                                           "compute": {}})
+
+
+def drop_sums(folder: Path) -> None:
+    """Make the checkpoints in ``folder`` such as a version without sums has saved, so that what is
+    changed in them counts."""
+    for sums in folder.rglob("sums.json"):
+        sums.unlink()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import save_net
+from command import drop_sums, save_net
 from numpy.typing import NDArray
 from tiny_games import pile, pile_value
 
@@ -186,6 +186,7 @@ def test_with_one_net_and_no_rollouts_it_plays_as_that_net_with_search(
     folder: Path, play_random: Any
 ) -> None:
     path = folder / "value/ckpt-000010"
+    drop_sums(path)
     write_json(path / "meta.json", {**checkpoint.read_meta(path), "policies": {
         "sft": "value/ckpt-000010"}})
     states, _ = play_random(TTT, 30, 3, plies=2)

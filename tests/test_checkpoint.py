@@ -19,6 +19,7 @@ from safetensors.torch import save as to_bytes
 from selfplay.board.data import Batch
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
+from selfplay.common.files import read_json, write_state, write_sums
 from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, seeded
@@ -283,3 +284,19 @@ def test_a_meta_that_asks_for_another_net_is_refused_before_it_is_made(
         monkeypatch.setattr(checkpoint, "build", lambda spec: pytest.fail("it was made"))
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load_net(saved)
+
+
+def test_sums_are_of_plain_files(tmp_path: Path) -> None:
+    """A tokenizer may bring a folder of its own."""
+    (tmp_path / "more_templates").mkdir()
+    (tmp_path / "weights").write_bytes(b"123456789")
+    write_sums(tmp_path)
+    assert json.loads((tmp_path / "sums.json").read_text()) == {"weights": 0xCBF43926}
+
+
+def test_the_line_of_a_sum_can_be_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_state(path, {"step": 4, "done": []})
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "crc32" not in line))
+    assert read_json(path) == {"step": 4, "done": []}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
 from command import Command
-from test_old_runs import ARCHIVE
+from test_old_runs import unpacked
 
 DAMAGE = {
     "deep": "[" * 100_000, "digits": '{"step": ' + "9" * 5000 + "}", "empty": "{}", "list": "[]",
@@ -19,10 +18,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "tictactoe"
+    return unpacked("run-before-floors", tmp_path_factory.mktemp("whole")) / "tictactoe"
 
 
 def files(folder: Path) -> list[Path]:

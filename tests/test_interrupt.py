@@ -116,3 +116,29 @@ def test_while_threads_end_another_one_ends_the_process_at_once() -> None:
             "interrupt.leave_on_signals()\nsignal.raise_signal(signal.SIGTERM)\nprint('never')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped at once\n")
+
+
+def test_a_second_signal_takes_the_engines_along() -> None:
+    """The process ends at once, and the groups that it has started with it."""
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "from selfplay.common import interrupt\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with interrupt.listening(), interrupt.gently():\n"
+        "    engine = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    interrupt.GROUPS.add(engine.pid)\n"
+        "    print(engine.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert done.returncode == interrupt.EXIT_CODE, done.stderr
+    for _ in range(100):  # the kernel needs a moment, and somebody to reap it
+        listed = subprocess.run(["ps", "-o", "stat=", "-p", done.stdout.strip()],
+                                capture_output=True, text=True, check=False)
+        found = listed.stdout.strip()
+        if not found or found.startswith("Z"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the engine lives on: {found}")

@@ -166,7 +166,7 @@ def test_members_are_checkpoints_of_weights(tmp_path: Path) -> None:
     made = pool(tmp_path, every=5)
     made.add(5, replace(made.like, net=trainer.inference_net()))
     files = sorted(path.name for path in (tmp_path / "ckpt-000005").iterdir())
-    assert files == ["meta.json", "weights.safetensors"]
+    assert files == ["meta.json", "sums.json", "weights.safetensors"]
     states = GAME.new(1)
     obs = torch.from_numpy(GAME.observe(states))
     with torch.no_grad():

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from command import drop_sums
 from script import SCRIPTS, load, start
 
 from selfplay.arena.sgf import ExpertGame
@@ -114,6 +115,7 @@ def test_a_net_of_a_game_that_is_not_there(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "a", tmp_path / "a")
+    drop_sums(tmp_path)
     for meta in (tmp_path / "a/rl").glob("*/meta.json"):
         meta.write_text(meta.read_text().replace('"tictactoe"', '"tictactow"'))
     for script, more in (("bench_backends", ()), ("bench_fidelity", ("--dtype", "bfloat16"))):

@@ -23,6 +23,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
+from selfplay.common import interrupt
 from selfplay.common.errors import UserError, clip
 
 TIMEOUT = 600.0  #: seconds an engine may take for one answer
@@ -110,6 +111,7 @@ class GtpEngine:
             )
         except OSError as error:
             raise UserError(f"{command}: cannot be started ({error.strerror})") from None
+        interrupt.GROUPS.add(self._process.pid)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)  # it may never read
         # Without a reader, a talkative engine would fill the pipe and hang.
@@ -173,6 +175,7 @@ class GtpEngine:
             os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that we may not kill
             self._process.wait(GRACE)
+        interrupt.GROUPS.discard(self._process.pid)
         self._drain.join(1.0)
         self._process.stdout.close()
 

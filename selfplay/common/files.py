@@ -203,7 +203,7 @@ def write_json(path: Path, data: Any) -> None:
 def write_state(path: Path, data: Mapping[str, Any]) -> None:
     """A JSON object that something goes on from, with its SUM, so that ``read_json`` finds damage
     which leaves it JSON."""
-    write_json(path, {**data, SUM: _sum(data)})
+    write_json(path, {SUM: _sum(data), **data})  # first, so that its line can be deleted
 
 
 def _sum(data: Mapping[str, Any]) -> int:
@@ -221,7 +221,8 @@ def file_sum(path: Path) -> int:
 
 def write_sums(folder: Path) -> None:
     """What ``must_be_as_saved`` reads."""
-    write_json(folder / SUMS, {file.name: file_sum(file) for file in sorted(folder.iterdir())})
+    write_json(folder / SUMS, {file.name: file_sum(file) for file in sorted(folder.iterdir())
+                               if file.is_file()})
 
 
 def must_be_as_saved(folder: Path, names: Iterable[str]) -> None:

@@ -16,11 +16,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PATIENCE = 5.0  #: seconds that a step may take before the signal interrupts it anyway
 EXIT_CODE = 130  #: of a process that was asked to stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Leaders of the process groups that were started and must not live on; whoever starts one adds it.
+GROUPS: set[int] = set()
 
 
 class _Request:
@@ -28,6 +30,7 @@ class _Request:
 
     def __init__(self) -> None:
         self.made = False
+        self.number = signal.SIGINT  #: of the first signal that came
         self.repeated_by_us = False  #: the handler is called by ``_insist``, not by a new signal
         self.gentle = 0  #: depth of ``gently`` blocks
         self.heard = threading.Event()  #: no need to insist any longer
@@ -92,7 +95,7 @@ def _handle(number: int, frame: object) -> None:
     if request.made and not request.repeated_by_us:
         _leave()
     if not request.made:
-        request.made = True
+        request.made, request.number = True, signal.Signals(number)
         threading.Thread(target=_insist, args=(request,), daemon=True).start()
         if request.gentle:
             return
@@ -103,7 +106,7 @@ def _handle(number: int, frame: object) -> None:
 def _insist(request: _Request) -> None:
     while not request.heard.wait(PATIENCE):
         request.repeated_by_us = True
-        _thread.interrupt_main()
+        _thread.interrupt_main(request.number)
 
 
 def _leave() -> None:
@@ -111,4 +114,7 @@ def _leave() -> None:
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h")  # a live bar has hidden the cursor
     os.write(2, b"stopped at once\n")
+    for leader in tuple(GROUPS):
+        with suppress(OSError):
+            os.killpg(leader, signal.SIGKILL)
     os._exit(EXIT_CODE)

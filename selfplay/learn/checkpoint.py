@@ -163,7 +163,8 @@ def best(folder: Path, metric: str = "policy_loss") -> Path | None:
         return folder / found["checkpoint"]
 
     def loss(path: Path) -> float:
-        return float(dict(read_meta(path).get("metrics") or {}).get(metric, math.inf))
+        value = (read_meta(path).get("metrics") or {}).get(metric)
+        return float(value) if isinstance(value, (int, float)) else math.inf
 
     return min(reversed(listing(folder)), key=loss, default=None)
 
@@ -222,6 +223,10 @@ def _meta(path: Path) -> dict[str, Any]:
     if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
             and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
         raise _damaged(file, "no step, no net or no compute in it")
+    if meta["step"] < 0 or isinstance(meta["step"], bool):
+        raise _damaged(file, "its step is no number from 0")
+    if not isinstance(meta.get("metrics") or {}, dict):
+        raise _damaged(file, "its metrics are no figures by name")
     return meta
 
 
@@ -372,6 +377,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    folder = path if path.suffix == "" else path.parent
+    if path.parent == packaged.folder():
+        return UserError(f"{path}: damaged ({clip(why, 200)}); install the package again")
+    folder = path if path.is_dir() else path.parent
     return UserError(f"{path}: damaged ({clip(why, 200)}); delete {folder}, then an older "
                      "checkpoint is used")

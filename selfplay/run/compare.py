@@ -75,7 +75,8 @@ def points(run: Run) -> list[Point]:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
-                            f"bring it back, or delete {best_file.parent} and train again")
+                            f"bring it back, or delete {best_file}: the best of those that are "
+                            "left counts then")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     value = None

@@ -113,7 +113,13 @@ def net_spec(run: Run) -> NetSpec:
     """The net of a run, by its settings and its game's shapes; one that SFT has begun with, perhaps
     by an earlier version, stays what it is."""
     begun = newest(run.folder / "sft")
-    return spec_of(read_meta(begun)) if begun else spec_for(run.game, run.config.net)
+    if begun is None:
+        return spec_for(run.game, run.config.net)
+    try:
+        return spec_of(read_meta(begun))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{begun}: damaged (its net: {error}); delete it, then an older checkpoint "
+                        "is used") from None
 
 
 def freeze(run: Run) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     begun, newest = _newest_rl(run) is not None, checkpoint.newest(folder)
     flat = reached_plateau(folder) or "sft" in clock.done
     ended = newest is not None and checkpoint.read_meta(newest)["step"] >= run.config.sft.max_steps
-    if (flat and not makes_games(run)) or (begun and (newest is None or ended)):
+    if begun and newest is None:
+        return f"SFT: no checkpoint is left in {folder}; RL has begun from one, and goes on"
+    if (flat and not makes_games(run)) or (begun and ended):
         return f"SFT: finished, {_best_look(folder)}"
     stays = begun and not (again or _is_cheap(clock))
     if stays and not makes_games(run):
@@ -143,8 +146,11 @@ def _best_look(folder: Path) -> str:
 
 def _look_of(path: Path, look: Callable[[Row], str]) -> str:
     """A checkpoint's name, followed by its row in words if there is one."""
-    rows = {f"ckpt-{row['step']:06d}": row for row in read_history(path.parent / "history.jsonl")}
-    return path.name + (f", {look(rows[path.name])}" if path.name in rows else "")
+    for row in read_history(path.parent / "history.jsonl"):
+        with suppress(KeyError, TypeError, ValueError):  # a row that somebody has edited
+            if f"ckpt-{row['step']:06d}" == path.name:
+                return f"{path.name}, {look(row)}"
+    return path.name
 
 
 def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:

@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_json
-from selfplay.games import make
+from selfplay.games import GameError, make
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import read_meta
 from selfplay.run.compare import train_command
@@ -116,7 +117,13 @@ def listing() -> str:
     for name in packaged.names():
         path = packaged.find(name)
         assert path is not None
-        card = read_meta(path)
+        try:
+            card = read_meta(path)
+            make(str(card["game"]))
+        except (UserError, GameError, KeyError) as error:
+            out.append(f"{name}: left out, its card is damaged ({error}); install the package "
+                       "again")
+            continue
         megabytes = path.stat().st_size / 1e6
         out.append(f"{name}: {card['game']}, net {card['net']['size']}, {megabytes:.2f} MB, "
                    f"{card.get('hours', 0):g} hours, {card.get('licence', 'no licence')}")
