@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import in_use, locked
+from selfplay.common.files import in_use, locked, read_history
 
 HOLD = ("import sys, pathlib, selfplay.common.files as f\n"
         "with f.in_use(pathlib.Path(sys.argv[1]), '--out'):\n"
@@ -72,3 +72,12 @@ def test_a_file_system_without_locks_keeps_nobody_out(
     monkeypatch.setattr(fcntl, "flock", unknown)
     with locked(tmp_path), locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("line", ['{"step": "x"}', '{"iteration": null, "step": 1}', "{}",
+                                  '{"step": 1, "seconds": NaN}', '{"step": true}'])
+def test_rows_that_count_nothing_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text(f'{{"step": 0}}\n{line}\n')
+    with pytest.raises(UserError, match="line 2: damaged; delete that line"):
+        read_history(path, ["step"])

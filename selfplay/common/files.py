@@ -168,6 +168,10 @@ def clipped(value: Any, most: int = 60) -> str:
     return clip(json.dumps(value, ensure_ascii=False, default=str), most)
 
 
+#: What is a number wherever a row of a history has it.
+COUNTED = frozenset(("step", "iteration", "seconds"))
+
+
 def finite(value: Any) -> float:
     """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -242,8 +246,9 @@ def _older(folder: Path) -> str:
     return f"delete {folder}, then an older checkpoint is used"
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Rows of a history.jsonl; UserError naming the first damaged line."""
+def read_history(path: Path, need: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Rows of a history.jsonl, which have numbers under the keys ``need``; UserError naming the
+    first damaged line."""
     rows = []
     try:
         data = read_file(path) if path.exists() else b""
@@ -251,8 +256,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {disk_remedy(error)}") from None
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else [], 1):
         try:
-            rows.append(dict(parse_json(line)))
-        except (ValueError, TypeError):
+            row = dict(parse_json(line))
+            for key in {*need, *COUNTED.intersection(row)}:
+                finite(row[key])
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "
                             "command again") from None
     return rows

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import (
+    finite,
     must_be_as_saved,
     parse_json,
     read_file,
@@ -220,9 +221,12 @@ def _meta(path: Path) -> dict[str, Any]:
                         "runs/NAME/rl/ckpt-000010")
     meta = _read_json(file)
     kinds = {"step": int, "net": dict, "compute": dict}
-    if not (all(isinstance(meta.get(key), kind) for key, kind in kinds.items())
-            and all(isinstance(value, (int, float)) for value in meta["compute"].values())):
+    if not all(isinstance(meta.get(key), kind) for key, kind in kinds.items()):
         raise _damaged(file, "no step, no net or no compute in it")
+    try:
+        list(map(finite, meta["compute"].values()))
+    except (TypeError, ValueError) as error:
+        raise _damaged(file, f"its compute: {error}") from None
     if meta["step"] < 0 or isinstance(meta["step"], bool):
         raise _damaged(file, "its step is no number from 0")
     if not isinstance(meta.get("metrics") or {}, dict):

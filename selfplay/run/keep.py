@@ -91,7 +91,8 @@ class Kept:
 
     def spent(self) -> float:
         """Seconds up to the last row."""
-        return float(self.history[-1][self.seconds]) if self.history else self.before
+        return float(self.history[-1].get(self.seconds, self.before)) if self.history else (
+            self.before)
 
     def go_on(self, rows: Iterator[Row], log: Callable[[Row], None] = lambda row: None
               ) -> Path | None:
@@ -179,7 +180,7 @@ def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
     whole, newline, rest = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     if rest:
         write_atomic(path, (whole + newline).encode())
-    found = read_history(path)
+    found = read_history(path, [number])
     rows = [row for row in found if row[number] <= step]
     if len(rows) < len(found):
         write_history(path, rows)
