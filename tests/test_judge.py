@@ -21,7 +21,7 @@ from selfplay.games.solve import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT, sol
 from selfplay.games.solve.connect4 import CELLS, UNKNOWN, Connect4Solver
 
 CONNECT4, TICTACTOE = make("connect4"), make("tictactoe")
-POSITIONS = Path("/work/shared/connect4")
+POSITIONS = Path(__file__).parents[2] / "shared/connect4"
 
 
 def played(game: Any, games: list[str]) -> Any:
