@@ -87,3 +87,12 @@ def test_by_the_command(net: Path, tmp_path: Path, run: Command) -> None:
     run("analyse", str(games / "none.sgf"), "--net", f"{net}@8").mistake("no such file")
     run("analyse", "--net", f"{net}@8").mistake("name a game")
     run("analyse", str(games / "a.sgf"), "--net", "tictactoe@8").mistake("SGF is of Go")
+
+
+def test_a_game_is_reviewed_by_the_net_that_comes_along(
+    run: Command, tmp_path: Path,
+) -> None:
+    game = tmp_path / "g.sgf"
+    game.write_text("(;GM[1]FF[4]SZ[9]KM[7]RE[B+R];B[ee];W[gc])")
+    said = run("analyse", str(game), "--visits", "4")
+    assert said.code == 0 and "2 moves" in said.out, said.err

@@ -7,7 +7,7 @@ import click
 from selfplay.cli.options import Number, Whole, device_of, device_option, seed_option
 
 net_option = click.option(
-    "--net", required=True, metavar="NAME|PATH[@N]",
+    "--net", default="go9x9", show_default=True, metavar="NAME|PATH[@N]",
     help="A net that came along, a run, a checkpoint; @64 simulations a move, @0 the raw policy; "
          "or mcts:1000, no net.")
 code_option = click.option("--code", multiple=True, metavar="FILE.py:NAME",
