@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import Game, GameError, Symmetries, board_symmetries, take
+from .base import GameError, Symmetries, board_symmetries, take
+from .recorded import RecordedGame
 
 LONGEST = 5  #: boxes a side
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
@@ -113,7 +114,7 @@ def _rollout(lines, boxes, to_play, done, value, rng, beside, around, out):
         out[b] = 1 if lead > 0 else -1 if lead < 0 else 0
 
 
-class DotsAndBoxes(Game):
+class DotsAndBoxes(RecordedGame):
     """Dots and Boxes; a move draws a line, as text "h 0 1" (row, column of a horizontal line, from
     the bottom left) or "v 1 0". Who closes a box moves again; more boxes win.
 
@@ -164,9 +165,6 @@ class DotsAndBoxes(Game):
             last=np.full(batch, -1, np.int16),
         )
 
-    def step(self, states: DotsAndBoxesStates, actions: NDArray[np.int64]) -> None:
-        self.replay(states, np.asarray(actions)[:, None])
-
     def replay(self, states: DotsAndBoxesStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64), self._beside, self._around)
 
@@ -183,9 +181,6 @@ class DotsAndBoxes(Game):
             out[:, plane, self._box_places] = _bits(boxes, self.rows * self.columns)
         out[:, 3] = 1
         return out.reshape(-1, *self.obs_shape)
-
-    def result(self, states: DotsAndBoxesStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        return states.done.copy(), states.value.astype(np.float32)
 
     def rollout(self, states: DotsAndBoxesStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
@@ -207,9 +202,6 @@ class DotsAndBoxes(Game):
     def text_to_action(self, states: DotsAndBoxesStates, row: int, text: str) -> int:
         words = re.fullmatch(r"([hv])[ ,]*(\d+)[ ,]+(\d+)", text.strip().lower())
         return super().text_to_action(states, row, " ".join(words.groups()) if words else text)
-
-    def last_move(self, states: DotsAndBoxesStates) -> NDArray[np.int64]:
-        return states.last.astype(np.int64)
 
     def render(self, states: DotsAndBoxesStates, row: int) -> str:
         """Dots, the lines drawn, and who owns a box (X is player 0), row 0 at the bottom."""

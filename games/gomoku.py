@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import Game, GameError, Symmetries, board_symmetries
+from .base import GameError, Symmetries, board_symmetries
+from .recorded import RecordedGame
 
 SIZES = range(9, 16)
 FIVE = 5
@@ -111,7 +112,7 @@ def _rollout(stones, to_play, ply, done, value, rng, size, longest, out):
             colour = -colour
 
 
-class Gomoku(Game):
+class Gomoku(RecordedGame):
     """Gomoku; a move is the cell ``row * N + col``, as text "a1" (bottom left) to "o15".
 
     Five or more of one's own stones in a row win (free), or five and no more (``exact``); a full
@@ -142,9 +143,6 @@ class Gomoku(Game):
             last=np.full(batch, -1, np.int16),
         )
 
-    def step(self, states: GomokuStates, actions: NDArray[np.int64]) -> None:
-        self.replay(states, np.asarray(actions)[:, None])
-
     def replay(self, states: GomokuStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64), self.size, self._longest)
 
@@ -157,9 +155,6 @@ class Gomoku(Game):
         out[:, 0], out[:, 1] = states.stones == own, states.stones == -own
         return out.reshape(-1, *self.obs_shape)
 
-    def result(self, states: GomokuStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        return states.done.copy(), states.value.astype(np.float32)
-
     def rollout(self, states: GomokuStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         _rollout(*states[:5], rng, self.size, self._longest, out)
@@ -167,6 +162,3 @@ class Gomoku(Game):
 
     def symmetries(self) -> Symmetries:
         return board_symmetries(self.board_shape)
-
-    def last_move(self, states: GomokuStates) -> NDArray[np.int64]:
-        return states.last.astype(np.int64)

@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import Game, GameError, Symmetries
+from .base import GameError, Symmetries
+from .recorded import RecordedGame
 
 SIZES = range(2, 12)
 FIRST_EDGE, SECOND_EDGE = 1, 2
@@ -164,7 +165,7 @@ def _rollout(stones, to_play, done, value, rng, size, out):
         out[b] = 1 if _reaches(board, size, stack) else -1
 
 
-class Hex(Game):
+class Hex(RecordedGame):
     """Hex; a move is the cell ``row * N + col``, as text "a1" (bottom left) to "k11".
 
     Player 0 joins the first row to the last, player 1 the first column to the last. With ``swap``
@@ -203,9 +204,6 @@ class Hex(Game):
             last=np.full(batch, -1, np.int16),
         )
 
-    def step(self, states: HexStates, actions: NDArray[np.int64]) -> None:
-        self.replay(states, np.asarray(actions)[:, None])
-
     def replay(self, states: HexStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64), self.size)
 
@@ -222,9 +220,6 @@ class Hex(Game):
         out[:, 0], out[:, 1] = states.stones == own, states.stones == -own
         out[:, 2] = states.to_play[:, None]
         return out.reshape(-1, *self.obs_shape)
-
-    def result(self, states: HexStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        return states.done.copy(), states.value.astype(np.float32)
 
     def rollout(self, states: HexStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
@@ -244,6 +239,3 @@ class Hex(Game):
 
     def action_to_text(self, states: HexStates, row: int, action: int) -> str:
         return "swap" if action == self.cells else super().action_to_text(states, row, action)
-
-    def last_move(self, states: HexStates) -> NDArray[np.int64]:
-        return states.last.astype(np.int64)

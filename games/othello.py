@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .base import Game, GameError, Symmetries, board_symmetries
+from .base import GameError, Symmetries, board_symmetries
+from .recorded import RecordedGame
 
 SIZES = (6, 8)
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
@@ -176,7 +177,7 @@ def _rollout(boards, to_play, done, value, rng, board, out):
         out[b] = sign * _lead(own, other)
 
 
-class Othello(Game):
+class Othello(RecordedGame):
     """Othello; a move is the cell ``row * N + col``, as text "a1" to "h8", or "pass".
 
     Black (player 0) begins with discs on e4 and d5, white has d4 and e5 (on 6x6: d3 and c4, c3
@@ -213,9 +214,6 @@ class Othello(Game):
             last=np.full(batch, -1, np.int16),
         )
 
-    def step(self, states: OthelloStates, actions: NDArray[np.int64]) -> None:
-        self.replay(states, np.asarray(actions)[:, None])
-
     def replay(self, states: OthelloStates, actions: NDArray[np.int64]) -> None:
         _replay(*states, np.ascontiguousarray(actions, np.int64), self.size, self._board)
 
@@ -229,9 +227,6 @@ class Othello(Game):
         _observe(states.boards, states.to_play, self.size, out)
         return out
 
-    def result(self, states: OthelloStates) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        return states.done.copy(), states.value.astype(np.float32)
-
     def rollout(self, states: OthelloStates, rng: NDArray[np.uint64]) -> NDArray[np.float32]:
         out = np.empty(len(states.ply), np.float32)
         _rollout(states.boards, states.to_play, states.done, states.value, rng, self._board, out)
@@ -243,6 +238,3 @@ class Othello(Game):
         start = self.observe(self.new(1))[0, 0].ravel()
         same = [k for k, cells in enumerate(every.cells) if (start[cells] == start).all()]
         return Symmetries(every.cells[same], every.actions[same])
-
-    def last_move(self, states: OthelloStates) -> NDArray[np.int64]:
-        return states.last.astype(np.int64)
