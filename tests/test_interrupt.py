@@ -64,7 +64,7 @@ def test_one_that_python_swallows_is_heard_later(monkeypatch: pytest.MonkeyPatch
 
 
 def test_who_does_not_look_is_interrupted_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.5)
     with pytest.raises(KeyboardInterrupt), interrupt.gently():
         signal.raise_signal(signal.SIGTERM)
         time.sleep(60)

@@ -10,7 +10,6 @@ second signal ends the process at once.
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from contextlib import contextmanager, suppress
 PATIENCE = 5.0  #: seconds that a step may take before the signal interrupts it anyway
 EXIT_CODE = 130  #: of a process that was asked to stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MAIN = threading.main_thread().ident or 0
 #: Leaders of the process groups that were started and must not live on; whoever starts one adds it.
 GROUPS: set[int] = set()
 
@@ -53,6 +53,9 @@ def gently() -> Iterator[None]:
     _request.gentle += 1
     try:
         yield
+    except KeyboardInterrupt:
+        _request.heard.set()
+        raise
     finally:
         _request.gentle -= 1
     check()
@@ -104,9 +107,12 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _insist(request: _Request) -> None:
+    # A real signal, as only that ends a sleep or a wait for a socket. One at a time: a second one
+    # on its way would be taken for the user's.
     while not request.heard.wait(PATIENCE):
-        request.repeated_by_us = True
-        _thread.interrupt_main(request.number)
+        if not request.repeated_by_us:
+            request.repeated_by_us = True
+            signal.pthread_kill(MAIN, request.number)
 
 
 def _leave() -> None:
