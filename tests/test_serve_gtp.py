@@ -202,6 +202,25 @@ def test_dead_stones_are_those_that_cannot_live() -> None:
     line.setup(stones, 0)
     assert dead.dead(game, line.states) == [[3]]
     assert dead.score(game, line.states) == 11 - 13 - 7
+    board = stones_of(game, line.states)[0]
+    agrees, says_x_is_dead = np.where(board == 1, 1.0, -1.0), -np.ones(25)
+    assert dead.dead(game, line.states, agrees) == [[3]]  # the playouts have a word in it
+    living = [cells for cells in dead.chains(board, 5) if board[cells[0]] == 1 and cells != [3]]
+    assert dead.dead(game, line.states, says_x_is_dead) == sorted([[3], *living])
+
+
+def test_what_a_net_says_of_ownership_turns_with_the_board() -> None:
+    mind = mind_of("go9x9")
+    game, turn = mind.game, mind.game.symmetries()
+    line, turned = Line(game), Line(game)
+    for cell in (20, 24, 60, 30, 31):
+        line.play(cell)
+        turned.play(int(np.flatnonzero(turn.cells[3] == cell)[0]))
+    owned = mind.owned(line.states)
+    assert owned is not None and owned.shape == (81,) and np.abs(owned).max() <= 1
+    found = mind.owned(turned.states)
+    assert found == pytest.approx(owned[turn.cells[3]], abs=1e-5)
+    assert np.corrcoef(owned, stones_of(game, line.states)[0])[0, 1] > 0.1  # for player 0
 
 
 def test_area_is_that_of_the_rules(play_random: Callable[..., Any]) -> None:

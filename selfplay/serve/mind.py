@@ -96,6 +96,17 @@ class Mind:
             owned[turn.cells[symmetry]] = out.ownership[0].tanh().cpu().numpy()
         return Said(logits, float(out.value[0].tanh()), owned, score)
 
+    def owned(self, states: Any) -> NDArray[np.float64] | None:
+        """float64 [H*W] in [-1, 1], who will own each point of one row, +1 player 0: the mean over
+        the board's symmetries. None where the net has no such head."""
+        if self.net is None or not self.game.has_ownership:
+            return None
+        turns = range(len(self.game.symmetries().cells))
+        views = [view for k in turns if (view := self.turned(states, k).ownership) is not None]
+        if not views:
+            return None
+        return np.stack(views).mean(0, np.float64) * side(states)[0]
+
     def _forward(self, obs: NDArray[Any]) -> NetOutput:
         assert self.net is not None
         planes = torch.from_numpy(np.ascontiguousarray(obs)).to(self.device)

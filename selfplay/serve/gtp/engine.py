@@ -201,17 +201,19 @@ class Engine:
 
     def _to_capture(self, colour: int) -> bool:
         """Whether the other side has dead stones on the board."""
-        stones = stones_of(self.go, self.line.states)[0]
+        states = self.line.states
+        stones = stones_of(self.go, states)[0]
         theirs = 2 * colour - 1
         return any(stones[chain[0]] == theirs
-                   for chain in dead.dead(self.go, self.line.states))
+                   for chain in dead.dead(self.go, states, self.mind.owned(states)))
 
     # ------------------------------------------------------------------------------- end
 
     def score(self) -> str:
         """B+3.5, W+1 or 0; dead stones taken off."""
         if isinstance(self.game, Go):
-            lead = dead.score(self.game, self.going())
+            states = self.going()
+            lead = dead.score(self.game, states, self.mind.owned(states))
         elif self.line.over:
             lead = self.line.result
         else:
@@ -221,7 +223,7 @@ class Engine:
     def status(self, what: str) -> list[list[str]]:
         """The vertices of each dead or living chain."""
         states = self.going()
-        gone = dead.dead(self.go, states)
+        gone = dead.dead(self.go, states, self.mind.owned(states))
         stones = stones_of(self.go, states)[0]
         chains = {"dead": gone, "seki": [],
                   "alive": [c for c in dead.chains(stones, self.go.size) if c not in gone]}
