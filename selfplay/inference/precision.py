@@ -28,6 +28,8 @@ from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, group_sizes,
 from selfplay.models import has_fast_bfloat16
 
 POSITIONS = 256  #: that dtypes are compared on
+#: Multiplications a position below which int8 is not tried: the search costs more than such a net.
+LEAST_WORK = 2_000_000
 KOMI_SPREAD = 30  #: half points either way
 BURSTS, SECONDS = 3, 0.15  #: of work behind the speed of one
 #: Beyond these a dtype is not trusted. The best move alone says little: near ties change places.
@@ -94,7 +96,7 @@ def agree(
 def candidates(device: str) -> list[Dtype]:
     """The dtypes that may be faster than float32 on this device."""
     found: list[Dtype] = ["bfloat16"] if has_fast_bfloat16(device) else []
-    if device == "cpu" and openvino.has_fast_int8() and openvino.available():
+    if device == "cpu" and openvino.available():
         found.append("int8")
     return found
 
@@ -129,17 +131,21 @@ def fastest_sound(found: list[Trial]) -> Trial:
     return max(good, key=lambda t: t.rate)
 
 
+def work(net: nn.Module, game: Game) -> int:
+    """Multiplications of the net's convolutions for one position."""
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
+    return weights * game.cells
+
+
 def must_have_int8() -> None:
     """Raises UserError where int8 is not available."""
-    if not openvino.has_fast_int8():
-        raise UserError("rl.dtype=int8: this CPU has no VNNI; take --set rl.dtype=auto")
     if not openvino.available():
         raise UserError(f"rl.dtype=int8: {without_openvino('cpu')}, or take --set rl.dtype=auto")
 
 
 def without_openvino(device: str) -> str:
     """What OpenVINO would gain and how to install it; "" where it is installed or of no use."""
-    if device != "cpu" or openvino.available() or not openvino.has_fast_int8():
+    if device != "cpu" or openvino.available():
         return ""
     return f"OpenVINO is not installed ({openvino.GAIN}): {openvino.INSTALL}"
 
@@ -240,13 +246,14 @@ class ActorNets:
             self.said = f"{dtype} cannot be had here: {_by_torch(self.device)} from now on"
             dtype = _by_torch(self.device)
         measured: list[Trial] = []
-        if fresh and not noted and "int8" in known:
+        choice = fresh and not noted and work(net, self.game) >= LEAST_WORK
+        if choice and "int8" in known:
             measured = trials(net, self.game, self._positions(), known[1:], batch)
             best = fastest_sound(measured)
             dtype = best.dtype
             self.said = (f"self-play in {dtype}, {best.rate / measured[0].rate:.1f} times "
                          f"float32's speed, {best.agreement}")
-        elif fresh and not noted and (advice := without_openvino(self.device)):
+        elif choice and (advice := without_openvino(self.device)):
             self.said = f"self-play in {dtype}; {advice}"
         write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in measured]})
         return dtype
