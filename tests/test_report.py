@@ -271,7 +271,8 @@ def test_no_right_answer_is_no_verdict():
 def test_a_run_is_judged_once(tmp_path, monkeypatch):
     """What chart, page, summary and terminal say is of one verdict."""
     made = []
-    monkeypatch.setattr(report, "verdict_of", lambda case: made.append(verdict_of(case)) or made[-1])
+    monkeypatch.setattr(report, "verdict_of",
+                        lambda case: made.append(verdict_of(case)) or made[-1])
     found = report.write_report(tmp_path, evaluation())
     report.text_summary(found)
     assert made == [found]
