@@ -22,7 +22,7 @@ from selfplay.inference.precision import (
     Agreement,
     Trial,
     agree,
-    choose,
+    fastest_sound,
     random_positions,
     trials,
 )
@@ -65,10 +65,10 @@ def test_agreement_worked_by_hand() -> None:
 
 def test_the_fastest_that_agrees_is_chosen() -> None:
     slow, middle = trial("float32", 1.0), trial("bfloat16", 2.0, 0.99, 1e-4)
-    assert choose([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
+    assert fastest_sound([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
     for same, kl in ((0.8, 1e-3), (0.98, 0.01), (math.nan, 0.0), (1.0, math.nan)):
-        assert choose([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
-    assert choose([slow, trial("bfloat16", 0.5)]).dtype == "float32"
+        assert fastest_sound([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
+    assert fastest_sound([slow, trial("bfloat16", 0.5)]).dtype == "float32"
 
 
 def test_random_positions_are_of_games_and_differ() -> None:
@@ -135,7 +135,7 @@ def dtypes(found: ActorNets) -> set[str]:
     return {e.dtype_name for e in found.evaluators}
 
 
-PLAIN = precision._plain("cpu")
+PLAIN = precision._by_torch("cpu")
 
 
 def noted(folder: Path) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def test_what_the_library_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_net_that_has_diverged_is_named() -> None:
     with pytest.raises(FloatingPointError, match="diverged"):
-        choose([trial("float32", 1.0, math.nan, math.nan)])
+        fastest_sound([trial("float32", 1.0, math.nan, math.nan)])
 
 
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 import selfplay as sp
 from selfplay.arena.gtp import GtpEngine
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import Clock, Control, of_words
+from selfplay.serve.gtp.clock import Control, GameClock, of_words
 from selfplay.serve.gtp.commands import COMMANDS, run
 from selfplay.serve.gtp.engine import Engine, Manner
 from selfplay.serve.gtp.protocol import LONGEST, parse
@@ -227,7 +227,7 @@ def test_area_is_that_of_the_rules(play_random: Callable[..., Any]) -> None:
     game = sp.make("go7x7")
     states, _ = play_random(game, 20, 0, 40)
     for row, stones in enumerate(stones_of(game, states)):
-        assert dead.area(stones, 7) - game.komi == game.score(states)[row]
+        assert dead.area_lead(stones, 7) - game.komi == game.score(states)[row]
 
 
 def test_dead_stones_are_told_counted_off_and_played_out(gnugo: str) -> None:
@@ -267,7 +267,7 @@ def test_a_hopeless_game_is_given_up_at_the_level_asked_for() -> None:
 # ----------------------------------------------------------------------------------- time
 
 def test_time_controls_by_hand() -> None:
-    clock = Clock(margin=0.5)
+    clock = GameClock(margin=0.5)
     assert clock.seconds(0, 30) is None
     clock.set(of_words(["absolute", "60"]))
     assert clock.seconds(0, 30) == pytest.approx(1.5)
@@ -298,7 +298,7 @@ def test_time_controls_by_hand() -> None:
     Control("fischer", 3, 0.4), Control("byoyomi", 0, 0.4, 1), Control("absolute", 1)])
 def test_no_clock_is_overstepped_in_any_game(control: Control) -> None:
     """Against a clock of another kind of bookkeeping, and moves that use all they may."""
-    engine_clock, rng = Clock(margin=0.1), np.random.default_rng(0)
+    engine_clock, rng = GameClock(margin=0.1), np.random.default_rng(0)
     engine_clock.set(control)
     main, period, count = control.main, control.period, control.count
     for move in range(200):

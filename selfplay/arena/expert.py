@@ -170,14 +170,14 @@ def write_games(game: Game, records: Iterable[GameRecord], out: Path) -> Generat
     if not unique:
         raise UserError(f"{out}: no game was finished; give it more time or more games")
     if out.name.endswith(JSONL):
-        lines = "".join(_line(game, record) for record in unique)
+        lines = "".join(_json_line(game, record) for record in unique)
         write_atomic(out, gzip.compress(lines.encode(), compresslevel=9, mtime=0))
     else:
         sgf.write_collection(out, (sgf.to_sgf(game, record) for record in unique))
     return Generated(out, len(unique), len(ended) - len(unique), len(records) - len(ended))
 
 
-def _line(game: Game, record: GameRecord) -> str:
+def _json_line(game: Game, record: GameRecord) -> str:
     return json.dumps({
         "game": game.name,
         "players": record.players,

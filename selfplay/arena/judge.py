@@ -121,8 +121,8 @@ def read_positions(
         if not words:
             continue
         run_together = len(words[0]) > 1 and not _one_move(game, words[0])
-        games.append(_played(game, list(words[0]) if run_together else words,
-                             f"{path}, line {number}"))
+        games.append(_checked_moves(game, list(words[0]) if run_together else words,
+                                    f"{path}, line {number}"))
     if not games:
         raise UserError(f"{path}: no position in it; a line is the moves of one, as 4453")
     return solved(game, games, threads, progress)
@@ -136,7 +136,7 @@ def _one_move(game: Game, word: str) -> bool:
     return True
 
 
-def _played(game: Game, words: Sequence[str], place: str) -> tuple[int, ...]:
+def _checked_moves(game: Game, words: Sequence[str], place: str) -> tuple[int, ...]:
     states = game.new(1)
     actions = []
     for word in words:

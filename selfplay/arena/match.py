@@ -176,7 +176,7 @@ def play_match(
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
                         "opening": list(opening)}
             with _kept(folder, game, settings, games) as records:
-                progress(len(_first(games, records)))
+                progress(len(_first_games(games, records)))
                 for record in play_games(
                     game, first, second, games=games, seed=seed, opening=opening, slots=slots,
                     skip={record.index for record in records}, stop=stop, drop=drop,
@@ -185,8 +185,9 @@ def play_match(
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
                     ended(record)
-                    progress(len(_first(games, records)))
-    return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
+                    progress(len(_first_games(games, records)))
+    return tally(game, first.name, second.name, _first_games(games, records),
+                 time.monotonic() - began)
 
 
 def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
@@ -209,15 +210,15 @@ def _kept(
         finally:  # an engine that has died included
             if records and game.has_sgf:
                 write_collection(folder / "games.sgf",
-                                 (to_sgf(game, record) for record in _first(games, records)))
+                                 (to_sgf(game, record) for record in _first_games(games, records)))
 
 
-def _first(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
+def _first_games(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
     """Those of games 0 to ``games`` - 1, in their order."""
     return sorted((r for r in records if r.index < games), key=lambda r: r.index)
 
 
-def plain(text: str) -> str:
+def safe_name(text: str) -> str:
     """``text`` in the characters that a folder's name may have anywhere."""
     return re.sub(r"[^A-Za-z0-9.@]+", "-", text).strip("-")
 

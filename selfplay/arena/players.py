@@ -216,7 +216,7 @@ class SearchPlayer(SlotPlayer):
         return self._search.result(rows).action
 
 
-def _count(text: str, setup: Setup) -> Budget:
+def _sims_and_leaves(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
         name = setup.spec.split(":")[0]
@@ -225,26 +225,26 @@ def _count(text: str, setup: Setup) -> Budget:
     return found
 
 
-def _nothing(text: str, setup: Setup) -> None:
+def _no_words(text: str, setup: Setup) -> None:
     if text:
         raise UserError(f"player {setup.spec!r}: nothing goes after the colon; write "
                         f"{setup.spec.split(':')[0]}")
 
 
 def _random(text: str, setup: Setup) -> Player:
-    _nothing(text, setup)
+    _no_words(text, setup)
     return RandomPlayer(setup.spec, setup.game)
 
 
 def _human(text: str, setup: Setup) -> Player:
-    _nothing(text, setup)
+    _no_words(text, setup)
     return HumanPlayer(setup.spec, setup.game, lambda states: int(
         _mcts(f"{HINT}", setup._replace(spec=f"mcts:{HINT}", slots=1)).act(
             states, np.zeros(1, np.int64))[0]))
 
 
 def _mcts(text: str, setup: Setup) -> Player:
-    sims, leaves = _count(text, setup)
+    sims, leaves = _sims_and_leaves(text, setup)
     from selfplay.search.search import SearchConfig, rollout_evaluate
 
     return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct", leaves=leaves),
@@ -259,7 +259,7 @@ def _gtp(text: str, setup: Setup) -> Player:
 
 
 def _openspiel_mcts(text: str, setup: Setup) -> Player:
-    (sims, leaves), name = _count(text, setup), pyspiel_name(setup.game)
+    (sims, leaves), name = _sims_and_leaves(text, setup), pyspiel_name(setup.game)
     if leaves > 1:
         raise UserError(f"player {setup.spec!r}: OpenSpiel's bot takes one leaf at a time; write "
                         f"openspiel-mcts:{sims}")
@@ -290,9 +290,9 @@ def player_of(name: str, game: Game, evaluate: NetEvaluator, sims: int, leaves: 
     return SearchPlayer(name, game, SearchConfig(rule="puct", leaves=leaves), evaluate, sims, slots)
 
 
-def _own(spec: str, setup: Setup) -> Player:
+def _player_of_file(spec: str, setup: Setup) -> Player:
     """The player of a file."""
-    maker = own.load(spec, "a player", UserError)
+    maker = own.object_of(spec, "a player", UserError)
     if not callable(maker):
         raise UserError(f"player {spec!r}: a class or a function that makes a player wanted")
     given = {"game": setup.game, "seed": setup.seed, "device": setup.device, "slots": setup.slots}
@@ -358,7 +358,7 @@ def parse_player(
     """
     prefix, _, text = spec.strip().partition(":")
     if own.is_own(spec):
-        return _own(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
+        return _player_of_file(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     if prefix not in PLAYERS:
         near = nearest(prefix, PLAYERS)
         hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "

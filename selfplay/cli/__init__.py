@@ -186,7 +186,7 @@ def match(players: tuple[str, str], game: str, count: int | None, opening: str |
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
     from selfplay.arena.elo import standings
     from selfplay.arena.human import final_words
-    from selfplay.arena.match import plain, play_match, read_match, shortened
+    from selfplay.arena.match import play_match, read_match, safe_name, shortened
     from selfplay.arena.spec import full_name
     from selfplay.common.console import Bar, say
     from selfplay.run.config import preset
@@ -198,7 +198,7 @@ def match(players: tuple[str, str], game: str, count: int | None, opening: str |
     low_high = opening_of(opening) if opening else config.opening
     seed = seed or 0
     words = f"{game}-{players[0]}-{players[1]}-{seed}"
-    place = plain(words)
+    place = safe_name(words)
     folder = out or Path("runs/matches",
                          place if len(place) <= NAME_MAX else shortened(place, words))
     kinds = {name.split(":")[0] for name in players}

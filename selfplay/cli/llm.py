@@ -71,7 +71,7 @@ def train(
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / name_of(top["task"])
+        folder = Path("runs") / run_name_of(top["task"])
     config = stored_text_config(folder)
     new = config is None
     if config is None:
@@ -163,7 +163,7 @@ def chat(folder: Path, temperature: float, device: str) -> None:
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
 
 
-def name_of(task: str) -> str:
+def run_name_of(task: str) -> str:
     """A folder name for a run of ``task``, of at most NAMED characters: the words of the task, or,
     if they are too long or a minus sign would be lost, abbreviations of them and a hash."""
     plain = _words(task)

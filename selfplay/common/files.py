@@ -172,7 +172,7 @@ def clipped(value: Any, most: int = 60) -> str:
 COUNTED = frozenset(("step", "iteration", "seconds"))
 
 
-def finite(value: Any) -> float:
+def finite_float(value: Any) -> float:
     """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{clipped(value)} is no number")
@@ -258,7 +258,7 @@ def read_history(path: Path, need: Iterable[str] = ()) -> list[dict[str, Any]]:
         try:
             row = dict(parse_json(line))
             for key in {*need, *COUNTED.intersection(row)}:
-                finite(row[key])
+                finite_float(row[key])
             rows.append(row)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "

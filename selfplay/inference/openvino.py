@@ -113,7 +113,7 @@ def compile_net(
     Raises UserError where openvino is missing or refuses, or the net is of another family;
     ValueError for int8 without ranges and for a net that has not been folded.
     """
-    ov = _library()
+    ov = _openvino()
     net = _resnet(net)
     if precision == "int8" and ranges is None:
         raise ValueError("int8 wants the ranges of positions to calibrate on")
@@ -134,7 +134,7 @@ def _resnet(net: nn.Module) -> ResNet:
     return net
 
 
-def _library() -> Any:
+def _openvino() -> Any:
     try:
         import openvino
     except Exception as error:
@@ -144,7 +144,7 @@ def _library() -> Any:
 
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    return _library().Core()
+    return _openvino().Core()
 
 
 def _compile(ov: Any, model: Any, precision: str, threads: int, streams: int = 1) -> Any:
@@ -173,7 +173,7 @@ def find_ranges(
     net = _resnet(net)
     if calibration is None or not len(calibration):
         raise ValueError("int8 wants positions to calibrate on")
-    ov = _library()
+    ov = _openvino()
     graph = _Graph(ov, net, (len(calibration), *obs_shape), calibration.dtype, {})
     blocks: Iterable[Any] = net.blocks
     trunk = [layer.conv for block in blocks for layer in (block.first, block.second)]

@@ -119,7 +119,7 @@ def trials(
                   agree(outputs["float32"], outputs[dtype])) for dtype in made]
 
 
-def choose(found: list[Trial]) -> Trial:
+def fastest_sound(found: list[Trial]) -> Trial:
     """The fastest that agrees with float32; float32 itself always does.
 
     Raises FloatingPointError where it does not agree with itself.
@@ -201,7 +201,7 @@ class ActorNets:
         self.said = ""  #: what there is to say of a choice just made
         self.agreement: Agreement | None = None  #: of these weights in int8
         dtype = self._dtype(net, config.dtype, sizes[0], fresh)
-        self.said = self.said or f"self-play in {_plain(device) if dtype == 'auto' else dtype}"
+        self.said = self.said or f"self-play in {_by_torch(device) if dtype == 'auto' else dtype}"
         self._ranges = random_positions(game) if dtype == "int8" else None
         self.evaluators = [Evaluator(None, game, device, dtype,
                                      cache_mb=config.cache_mb / len(sizes)) for _ in sizes]
@@ -218,7 +218,7 @@ class ActorNets:
             expected = Evaluator(net, self.game, dtype="float32").forward(positions)
         self.agreement = agree(expected, self.evaluators[0].run(positions))
         if not self.agreement.good():
-            plain = _plain(self.device)
+            plain = _by_torch(self.device)
             self.said = f"int8 has only {self.agreement}: {plain} from now on"
             self.agreement = None
             write_json(self.note, {"dtype": plain, "left": "int8"})
@@ -241,15 +241,15 @@ class ActorNets:
         if named == "int8":
             return named
         known: list[Dtype] = ["float32", *candidates(self.device)]
-        dtype: Dtype = noted.get("dtype") or _plain(self.device)
+        dtype: Dtype = noted.get("dtype") or _by_torch(self.device)
         if dtype not in known:
-            self.said = f"{dtype} cannot be had here: {_plain(self.device)} from now on"
-            dtype = _plain(self.device)
+            self.said = f"{dtype} cannot be had here: {_by_torch(self.device)} from now on"
+            dtype = _by_torch(self.device)
         measured: list[Trial] = []
         choice = fresh and not noted and work(net, self.game) >= LEAST_WORK
         if choice and "int8" in known:
             measured = trials(net, self.game, self._positions(), known[1:], batch)
-            best = choose(measured)
+            best = fastest_sound(measured)
             dtype = best.dtype
             self.said = (f"self-play in {dtype}, {best.rate / measured[0].rate:.1f} times "
                          f"float32's speed, {best.agreement}")
@@ -267,6 +267,6 @@ class ActorNets:
         return found
 
 
-def _plain(device: str) -> Dtype:
+def _by_torch(device: str) -> Dtype:
     """torch's own choice."""
     return "bfloat16" if has_fast_bfloat16(device) else "float32"

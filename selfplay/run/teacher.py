@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from selfplay.arena import expert
-from selfplay.arena.match import plain
+from selfplay.arena.match import safe_name
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
@@ -61,7 +61,7 @@ def expert_files(run: Run) -> list[Path]:
 
 def games_file(run: Run, player: str) -> Path:
     """The file for games of ``player``, the run's teacher or a stand-in."""
-    name = "games" if player == run.config.expert.player else f"{STAND_IN}{plain(player)}"
+    name = "games" if player == run.config.expert.player else f"{STAND_IN}{safe_name(player)}"
     return run.folder / "expert" / f"{name}.{'sgf.gz' if run.game.has_sgf else 'jsonl.gz'}"
 
 

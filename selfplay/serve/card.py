@@ -109,7 +109,7 @@ def strengths(card: dict[str, Any]) -> list[str]:
     return [*out, card["note"]] if card.get("note") else out
 
 
-def listing() -> str:
+def nets_text() -> str:
     """The nets that came along, as text."""
     if not packaged.names():
         return "no nets came along"

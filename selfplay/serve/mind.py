@@ -120,7 +120,7 @@ class Mind:
         if game.name == self.game.name:
             return self
         if self.net is None:
-            return rollouts(game, self.sims, self.leaves)
+            return rollout_mind(game, self.sims, self.leaves)
         if not self.spec or not self.spec.any_board or self.game.kin != game.kin:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
         if game.board_shape == self.game.board_shape:  # the states bring the komi
@@ -202,7 +202,7 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
         found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,4}))?", text)
         if found is None or not int(found[1]) or wanted is None:
             raise UserError(f"--net {words}: write mcts:1000, and --game with it")
-        return rollouts(wanted, int(found[1]), max(1, int(found[2] or 1)))
+        return rollout_mind(wanted, int(found[1]), max(1, int(found[2] or 1)))
     text = text if prefix == "net" else words.strip()
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
@@ -220,7 +220,7 @@ def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
     return Mind(name, game, evaluate, config, sims, net, device, leaves, spec)
 
 
-def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
+def rollout_mind(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
     """Pure Monte Carlo tree search."""
     return Mind(f"mcts:{sims}", game, rollout_evaluate(game, seed),
                 SearchConfig(rule="uct", leaves=leaves, reuse=True), sims, leaves=leaves)

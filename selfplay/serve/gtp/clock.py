@@ -47,7 +47,7 @@ class Side:
     count: int
 
 
-class Clock:
+class GameClock:
     """Both sides' clocks. margin: seconds of each move that are not used.
 
     >>> clock = Clock(margin=0.5)

@@ -68,7 +68,7 @@ def chains(stones: NDArray[np.int8], size: int) -> list[list[int]]:
     while left:
         chain = [left.pop()]
         for cell in chain:
-            for near in _beside(cell, size):
+            for near in _adjacent(cell, size):
                 if near in left and stones[near] == stones[cell]:
                     left.remove(near)
                     chain.append(near)
@@ -94,20 +94,20 @@ def score(game: Go, states: Any, net: View | None = None) -> float:
     stones = stones_of(game, states)[0].copy()
     for chain in dead(game, states, net):
         stones[chain] = 0
-    return float(area(stones, game.size) - game.komi)
+    return float(area_lead(stones, game.size) - game.komi)
 
 
-def area(stones: NDArray[np.int8], size: int) -> int:
+def area_lead(stones: NDArray[np.int8], size: int) -> int:
     """Player 0's lead in area: stones, and empty points that reach stones of one colour alone."""
     lead = int(stones.sum())
     for region in chains((stones == 0).astype(np.int8), size):
-        near = {int(stones[point]) for cell in region for point in _beside(cell, size)} - {0}
+        near = {int(stones[point]) for cell in region for point in _adjacent(cell, size)} - {0}
         if len(near) == 1:
             lead += near.pop() * len(region)
     return lead
 
 
-def _beside(cell: int, size: int) -> list[int]:
+def _adjacent(cell: int, size: int) -> list[int]:
     row, column = divmod(cell, size)
     return [r * size + c for r, c in ((row + 1, column), (row - 1, column), (row, column + 1),
                                       (row, column - 1)) if 0 <= r < size and 0 <= c < size]

@@ -18,7 +18,7 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import MARGIN, Clock
+from selfplay.serve.gtp.clock import MARGIN, GameClock
 from selfplay.serve.gtp.protocol import GtpError
 from selfplay.serve.line import Line, stones_of
 from selfplay.serve.mind import Mind
@@ -46,7 +46,7 @@ class Engine:
     def __init__(self, mind: Mind, manner: Manner | None = None, seed: int = 0) -> None:
         self.mind, self.manner, self.seed = mind, manner or Manner(), seed
         self.thinker = Thinker(mind, seed)
-        self.clock = Clock(self.manner.margin)
+        self.clock = GameClock(self.manner.margin)
         self._hopeless = [0, 0]  #: moves in a row of each side with little hope
 
     @property
