@@ -50,7 +50,7 @@ class Side:
 class GameClock:
     """Both sides' clocks. margin: seconds of each move that are not used.
 
-    >>> clock = Clock(margin=0.5)
+    >>> clock = GameClock(margin=0.5)
     >>> clock.set(Control("byoyomi", main=0, period=10, count=3))
     >>> clock.seconds(0, to_come=30)
     9.5
