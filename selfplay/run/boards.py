@@ -32,7 +32,7 @@ from selfplay.board.selfplay import Harvest, join
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_json, write_json
+from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.evaluator import spread
@@ -111,16 +111,8 @@ def _pause(stop: Callable[[], bool], at: float) -> bool:
 
 
 def _cost(note: Path) -> dict[str, float]:
-    """What games have cost, as far as the file ``note`` tells; it may be missing, since a damaged
-    one is deleted by the user.
-
-    Raises UserError naming a damaged file.
-    """
-    cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
-    found = read_json(note) if note.exists() else {}
-    if not isinstance(found, dict) or not all(isinstance(v, (int, float)) for v in found.values()):
-        raise UserError(f"{note}: damaged; delete it and run the same command again")
-    return cost | found
+    """What games have cost, as far as the file ``note`` tells."""
+    return read_figures(note, {"evaluations": 0, "cached": 0, "seconds": 0.0})
 
 
 def _begin(

@@ -353,9 +353,9 @@ def match_row(pairing: Pairing, result: MatchResult) -> Record:
 def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
     """The command that plays the match in ``folder`` again elsewhere."""
     settings = read_settings(folder / "match.json")
-    low, high = settings["opening"]
+    low, high = settings.get("opening", run.config.eval.opening)
     return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
-                   pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
+                   pairing.games, "--seed", settings.get("seed", 0), "--opening", f"{low}-{high}")
 
 
 def train_command(run: Run) -> str:

@@ -22,7 +22,7 @@ from selfplay.board.value import Policies
 from selfplay.common import compiling
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command
-from selfplay.common.files import locked, read_history, read_json, write_json
+from selfplay.common.files import locked, read_figures, read_history, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
@@ -300,7 +300,7 @@ def _value_games(
         net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
     spec = checkpoint.spec_of(meta)
-    cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
+    cost = read_figures(note, {"seconds": 0.0, "flops": 0.0, "evaluations": 0})
     since = time.monotonic()
 
     def spent(evaluations: int) -> None:

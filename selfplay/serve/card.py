@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError
-from selfplay.common.files import read_json
+from selfplay.common.errors import UserError, clip, command
+from selfplay.common.files import DAMAGE, finite, read_json
 from selfplay.games import GameError, make
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import read_meta
@@ -59,10 +59,15 @@ def _strength(run: Run, checkpoint: Path) -> list[dict[str, Any]]:
         return []
     said = read_json(path, dict)
     tail = f"{checkpoint.parent.name}/{checkpoint.name}"
-    return [{**{key: row.get(key) for key in ("elo", "low", "high", "games")},
-             "player": f"@{row.get('sims') or 0}", "anchor": f"{said.get('anchor')} = 0 Elo"}
-            for row in said.get("points", [])
-            if str(row.get("player", "")).partition("@")[0].endswith(tail)]
+    try:
+        return [{**{key: finite(row[key]) for key in ("elo", "low", "high")},
+                 "games": row["games"], "player": f"@{row.get('sims') or 0}",
+                 "anchor": f"{said.get('anchor')} = 0 Elo"}
+                for row in said.get("points", [])
+                if str(row.get("player", "")).partition("@")[0].endswith(tail)]
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 60)}); draw the chart again with "
+                        f"{command('selfplay', 'compare', run.folder)}") from None
 
 
 def _commit() -> str:
