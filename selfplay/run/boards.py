@@ -357,14 +357,14 @@ def _kept_lesson(
 
 def train_sft(
     game: Game, spec: NetSpec, train: Columns, held: Columns, config: SFTConfig, folder: Path, *,
-    device: str, seed: int, **hooks: Any,
+    device: str, seed: int, about: Mapping[str, Any] | None = None, **hooks: Any,
 ) -> Path:
     """Learn the experts' moves and results. Returns the best checkpoint by held-out policy loss.
-    hooks: see ``keep.learn_until_flat``."""
+    about: further entries for the checkpoints' meta. hooks: see ``keep.learn_until_flat``."""
     trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
     kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
-                        config.learning_rate, checkpoint.naming(game, spec))
-    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+                        config.learning_rate, {**checkpoint.naming(game, spec), **(about or {})})
+    return learn_until_flat(trainer, lesson, config, kept, load=_loads(game, device), **hooks)
 
 
 def train_value(
@@ -385,7 +385,11 @@ def train_value(
                         (VALUE_METRIC, "value_accuracy", "train_mse"), config.learning_rate,
                         {**checkpoint.naming(game, spec), **about},
                         float(before.get("seconds", 0.0)))
-    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+    return learn_until_flat(trainer, lesson, config, kept, load=_loads(game, device), **hooks)
+
+
+def _loads(game: Game, device: str) -> Callable[[Path], Any]:
+    return lambda path: checkpoint.load_net(path, game, device)[0]
 
 
 def best_sft(folder: Path) -> Path:

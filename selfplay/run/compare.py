@@ -311,7 +311,8 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
 def remedies(run: Run) -> dict[str, str]:
     """Per stage, the command that brings it onto the chart: more matches, or more training."""
     play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
-    longer = replace(run.config, minutes=2 * run.config.minutes)
+    some = run.config.shares if run.config.shares[2] else RunConfig.shares  # of RL's
+    longer = replace(run.config, minutes=2 * run.config.minutes, shares=some)
     train_more = train_command(replace(run, config=longer))
     found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
              for stage in STAGES if stage in stages(run.config)}
