@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.match import read_match
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.stats import Z95
 from selfplay.games.base import Game
 
@@ -191,6 +191,6 @@ def standings(folder: Path, game: Game, met: tuple[str, str]) -> str:
     width = max(map(len, ratings))
     rows = sorted(ratings.items(), key=lambda item: -item[1].elo)
     lines = [f"Elo of all whom the matches in {folder} tie to {anchor} (= 0)"]
-    lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  {games[name]} games"
-              for name, r in rows]
+    lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  "
+              f"{counted(games[name], 'game')}" for name, r in rows]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import Player, parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
@@ -128,10 +128,10 @@ class MatchResult:
         names = self.sides
         ends = ", ".join(f"{count} {end}" for end, count in self.ends.items())
         return "\n".join([
-            f"{self.a} against {self.b}: {self.score:.1%} of {self.games} games "
+            f"{self.a} against {self.b}: {self.score:.1%} of {counted(self.games, 'game')} "
             f"(95% interval {self.low:.1%} to {self.high:.1%}), {self.total}",
             f"as {names[0]} {self.as_first}, as {names[1]} {self.as_second}; "
-            f"{self.distinct} distinct games, {self.mean_length:.1f} moves on average",
+            f"{counted(self.distinct, 'distinct game')}, {self.mean_length:.1f} moves on average",
             f"ended by: {ends}",
             f"rules: {self.game}, {self.rules}",
         ])

@@ -20,7 +20,7 @@ from selfplay.cli.options import (
     minutes_option,
     seed_option,
 )
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm.config import Recipe
 
@@ -90,7 +90,7 @@ def train(
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
-        f"{run.config.minutes:g} minutes")
+        f"{counted(run.config.minutes, 'minute')}")
     run_recipe(run, device)
 
 

@@ -318,7 +318,8 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
 def remedies(run: Run) -> dict[str, str]:
     """Per stage, the command that brings it onto the chart: more matches, or more training."""
     play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
-    longer = replace(run.config, minutes=2 * run.config.minutes)
+    some = run.config.shares if run.config.shares[2] else RunConfig.shares  # of RL's
+    longer = replace(run.config, minutes=2 * run.config.minutes, shares=some)
     train_more = train_command(replace(run, config=longer))
     found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
              for stage in STAGES if stage in stages(run.config)}
@@ -360,9 +361,9 @@ def match_row(pairing: Pairing, result: MatchResult) -> Record:
 def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
     """The command that plays the match in ``folder`` again elsewhere."""
     settings = read_settings(folder / "match.json")
-    low, high = settings["opening"]
+    low, high = settings.get("opening", run.config.eval.opening)
     return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
-                   pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
+                   pairing.games, "--seed", settings.get("seed", 0), "--opening", f"{low}-{high}")
 
 
 def train_command(run: Run) -> str:
