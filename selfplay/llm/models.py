@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved
-from selfplay.models import seeded
+from selfplay.models.precision import seeded
 from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
