@@ -40,7 +40,6 @@ from selfplay.llm.tasks import make_task
 @pytest.fixture(autouse=True)
 def offline_and_generous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
 
 

@@ -15,6 +15,7 @@ from selfplay.cli.options import (
     Commands,
     Number,
     OneOf,
+    Whole,
     device_of,
     log_option,
     minutes_option,
@@ -40,8 +41,11 @@ def llm() -> None:
 
 
 @llm.command()
-@click.option("--task", default=None, metavar="NAME|FILE.jsonl",
-              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
+@click.option("--task", default=None, metavar="NAME|FILE",
+              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", your file '
+                   "(.jsonl, .parquet), hf:NAME, or your own: path.py:NAME.")
+@click.option("--reward", "rewards", multiple=True, metavar="FILE.py:NAME",
+              help="A reward function of your own beside the task's (repeatable).")
 @click.option("--recipe", default=None, metavar="NAME", type=OneOf(get_args(Recipe)),
               help=f"{', '.join(get_args(Recipe))} [sft].")
 @click.option("--algo", default=None, metavar="NAME", type=OneOf(ALGORITHMS),
@@ -58,12 +62,13 @@ def llm() -> None:
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
-    **top: Any,
+    rewards: tuple[str, ...], **top: Any,
 ) -> None:
     """Train by a recipe; the same command continues the run."""
     _must_be_installed()
     from selfplay.common.console import say
-    from selfplay.common.settings import set_key
+    from selfplay.common.settings import replace_key, set_key
+    from selfplay.games.own import located
     from selfplay.llm.config import TextConfig, new_settings, override, with_algorithm, with_recipe
     from selfplay.llm.folder import open_text_run, stored_text_config
     from selfplay.llm.recipes import run_recipe
@@ -72,6 +77,7 @@ def train(
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
         folder = Path("runs") / name_of(top["task"])
+    top["task"] = top["task"] and located(top["task"])
     config = stored_text_config(folder)
     new = config is None
     if config is None:
@@ -85,6 +91,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
+    if rewards:
+        config = replace_key(config, "judge.functions", tuple(map(located, rewards)))
     config = new_settings(config, assignments) if new else override(config, assignments)
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
@@ -123,16 +131,10 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
 def chat(folder: Path, temperature: float, device: str) -> None:
     """Type a question and see how the model works it out."""
     _must_be_installed()
+    from selfplay.llm.embedded import TEMPLATE
     from selfplay.llm.folder import newest_model, sampling_of
     from selfplay.llm.generate import TorchGenerator
-    from selfplay.llm.models import (
-        TEMPLATE,
-        completion_texts,
-        end_tokens,
-        load_model,
-        render,
-        unknown_in,
-    )
+    from selfplay.llm.models import completion_texts, end_tokens, load_model, render, unknown_in
     from selfplay.llm.rewards import answer_of
 
     run = _stored(folder)
@@ -161,6 +163,32 @@ def chat(folder: Path, temperature: float, device: str) -> None:
         text = completion_texts(tokenizer, samples.action, samples.mask, samples.ended)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
+
+
+@llm.command()
+@click.argument("task")
+@click.option("--reward", "rewards", multiple=True, metavar="FILE.py:NAME",
+              help="A reward function of your own beside the task's (repeatable).")
+@click.option("--questions", type=Whole(1, 10_000), default=20, show_default=True,
+              help="Questions that are answered.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Settings of data and judge, such as data.style=boxed (repeatable).")
+def check(task: str, rewards: tuple[str, ...], questions: int, assignments: tuple[str, ...]
+          ) -> None:
+    """What known-good, empty, cut-off, hedging, echoing and adversarial answers earn."""
+    _must_be_installed()
+    from selfplay.common.settings import replace_key
+    from selfplay.llm.config import TextConfig, override
+    from selfplay.llm.folder import task_of
+    from selfplay.llm.judges.check import check_rewards, earned_table, findings
+
+    config = replace_key(TextConfig(task), "judge.functions", rewards)
+    config = replace_key(config, "judge.most_failed", 1.0)  # it is said, and does not stop
+    rows = check_rewards(task_of(override(config, assignments)), questions)
+    click.echo(earned_table(rows))
+    if found := findings(rows):
+        raise UserError(f"{task}: " + "; ".join(found))
+    click.echo(f"{task}: known-good answers are right, and nothing else earns as much")
 
 
 def name_of(task: str) -> str:
