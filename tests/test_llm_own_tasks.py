@@ -118,7 +118,8 @@ def test_a_run_of_the_docs_task(run: Command) -> None:
 
 
 def test_gsm8k_with_its_own_test_split(tmp_path: Path) -> None:
-    train, test = rows_in(tmp_path / "train.jsonl", GSM[:30]), rows_in(tmp_path / "t.jsonl", GSM[25:])
+    train = rows_in(tmp_path / "train.jsonl", GSM[:30])
+    test = rows_in(tmp_path / "t.jsonl", GSM[25:])
     data = TaskConfig(answer_in="marked", checker="number", test=test)
     task = make_task(train, style="boxed", data=data)
     assert {e.prompt for e in task.held_out(100)} == {
@@ -153,7 +154,7 @@ def test_columns_are_named(tmp_path: Path) -> None:
     assert [(e.prompt.partition("\n")[0], e.answer) for e in examples] == [
         (f"{n}?", str(n)) for n in range(3)]
     assert examples[0].demonstration == "<think>as is</think>\n<answer>0</answer>"
-    with pytest.raises(UserError, match="line 1: no column 'why2'; it has Q, A.*'why'"):
+    with pytest.raises(UserError, match=r"line 1: no column 'why2'; it has Q, A.*'why'"):
         make_task(file, data=TaskConfig(prompt="Q", answer="A", demonstration="why2"))
 
 
@@ -178,7 +179,7 @@ def test_parquet_and_datasets_are_read_like_lines(
     with pytest.raises(UserError, match="split= and revision="):
         make_task(f"hf:{tmp_path}/set(splt=train)")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(UserError, match="bad.parquet: cannot be read"):
+    with pytest.raises(UserError, match=r"bad\.parquet: cannot be read"):
         make_task(str(tmp_path / "bad.parquet"))
 
 
@@ -202,7 +203,7 @@ def test_messages_a_system_prompt_and_the_templates_arguments(tmp_path: Path) ->
                "<|im_start|>user\n2" + tail,
         head + "<|im_start|>user\n3" + tail}
     words.chat_template = "{{ raise_exception('no system prompts') }}"
-    with pytest.raises(UserError, match="refuses the messages.*no system prompts"):
+    with pytest.raises(UserError, match=r"refuses the messages.*no system prompts"):
         prompt_of(words, task.batch(0, 1)[0])
 
 
@@ -302,7 +303,7 @@ def test_stop_texts_reach_learning_and_are_refused_for_vllm(run: Command, tmp_pa
 
 
 def test_judges_and_templates_are_settings() -> None:
-    with pytest.raises(UserError, match="data.template"):
+    with pytest.raises(UserError, match=r"data\.template"):
         make_task("gcd", data=TaskConfig(template=("thinking",)))
     assert dict(make_task("gcd", data=TaskConfig(template=("a=false", "b=x"))).template) == {
         "a": False, "b": "x"}

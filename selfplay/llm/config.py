@@ -85,11 +85,12 @@ class RLHFConfig:
             entropy_weight=self.entropy_weight)
 
 
-Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
+Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
     "sft": {"sft": 0.9, "eval": 0.1},
+    "rl": {"rl": 0.95, "eval": 0.05},
     "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
@@ -152,6 +153,18 @@ class JudgeConfig:
     workers: Count = 2  #: processes, each with a share of the completions
     failed: Earned = 0.0
     #: reward of a completion that a function failed to judge
+    most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Conversations with an environment of one's own."""
+
+    turns: Count = 8  #: of the model in a conversation, at most
+    tokens: Count = 1024  #: of a conversation behind its first messages, at most
+    seconds: Positive = 10.0  #: that the environment may take for an answer
+    workers: Count = 2  #: processes, each with a share of the conversations
+    failed: Earned = 0.0  #: reward of a conversation in which the environment failed
     most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
 
 
@@ -264,6 +277,7 @@ class TextConfig:
     rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def of_algorithm(name: str) -> PGConfig:
@@ -326,6 +340,12 @@ def must_not_contradict(config: TextConfig) -> None:
                         "--recipe grpo")
     if config.lora.rank and not config.model:
         raise UserError("lora.rank: adapters need a model that has learnt; give --model")
+    if config.recipe == "rl" and not config.model:
+        raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
+                        "take --recipe grpo, which teaches the embedded model first")
+    if config.task.startswith("env:") and config.recipe != "rl":
+        raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
+                        "learnt by --recipe rl alone, with --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
     rlhf = config.rlhf
@@ -354,6 +374,6 @@ def fixed(config: TextConfig) -> TextConfig:
                                        for key in ("engine", "memory", "dtype")})
     return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
                    eval=plain.eval, sample=sample,
-                   judge=replace(config.judge, workers=1),
+                   judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

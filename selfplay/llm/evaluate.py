@@ -41,21 +41,40 @@ def answers(
     sampling: Sampling, seed: int,
 ) -> Answers:
     """Answer each example ``group`` times and judge the answers."""
-    texts: list[list[str]] = []
-    parts: list[list[dict[str, float]]] = []
-    tokens, size = 0, max(AT_ONCE // group, 1)
+    most = sampling.max_new_tokens
+    return answers_within(generator, tokenizer, examples, group, sampling, seed, (most,))[most]
+
+
+def answers_within(
+    generator: Generator, tokenizer: Any, examples: Sequence[Example], group: int,
+    sampling: Sampling, seed: int, budgets: Sequence[int],
+) -> dict[int, Answers]:
+    """``answers`` as each budget of tokens cuts them off: a completion with fewer tokens is the
+    beginning of the one with more, so that all are written once."""
+    if examples and examples[0].world is not None:
+        world = examples[0].world
+        return {most: world.answers(generator, tokenizer, examples, group,
+                                    replace(sampling, max_new_tokens=most), seed)
+                for most in budgets}
+    sampling = replace(sampling, max_new_tokens=max(budgets))
+    found = {most: Answers(list(examples), [], [], 0.0) for most in budgets}
+    tokens, size = dict.fromkeys(budgets, 0), max(AT_ONCE // group, 1)
     for start in range(0, len(examples), size):
         some = examples[start:start + size]
         samples = generator([prompt_of(tokenizer, e) for e in some], group, sampling, seed)
-        found = completion_texts(tokenizer, samples.action, samples.mask, samples.ended,
-                                 sampling.stop)
-        tokens += int(samples.mask.sum())
-        judged = judged_parts(Completions(found, samples.ended.tolist()),
-                              [e for e in some for _ in range(group)])
-        for first in range(0, len(found), group):
-            texts.append(found[first:first + group])
-            parts.append(judged[first:first + group])
-    return Answers(list(examples), texts, parts, tokens / max(len(examples) * group, 1))
+        for most, whole in found.items():
+            mask = samples.mask[:, :most]
+            ended = samples.ended & (samples.mask.sum(1) <= most)
+            texts = completion_texts(tokenizer, samples.action[:, :most], mask, ended,
+                                     sampling.stop)
+            tokens[most] += int(mask.sum())
+            judged = judged_parts(Completions(texts, ended.tolist()),
+                                  [e for e in some for _ in range(group)])
+            for first in range(0, len(texts), group):
+                whole.texts.append(texts[first:first + group])
+                whole.parts.append(judged[first:first + group])
+    count = max(len(examples) * group, 1)
+    return {most: replace(whole, tokens=tokens[most] / count) for most, whole in found.items()}
 
 
 def greedy_and_sampled(
@@ -113,9 +132,13 @@ def evaluate_model(
     ks: Sequence[int], seed: int,
 ) -> dict[str, Any]:
     """greedy and sampled: ``accuracy``'s figures; pass and majority: k -> rate."""
-    count = max(ks)
-    best, sampled = greedy_and_sampled(generator, tokenizer, examples, count, sampling, seed)
-    right = sampled.right()
+    best, sampled = greedy_and_sampled(generator, tokenizer, examples, max(ks), sampling, seed)
+    return evaluation_of(best, sampled, ks)
+
+
+def evaluation_of(best: Answers, sampled: Answers, ks: Sequence[int]) -> dict[str, Any]:
+    """The figures of ``evaluate_model``, of a best answer and max(ks) sampled ones to each."""
+    right, count = sampled.right(), max(ks)
     return {"greedy": accuracy(best), "sampled": accuracy(sampled),
             "pass": {str(k): sum(pass_at(k, c, count) for c in right) / len(right) for k in ks},
             "majority": {str(k): majority_at(k, sampled) for k in ks}}

@@ -31,6 +31,7 @@ from selfplay.llm.config import (
     must_not_contradict,
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
 from selfplay.llm.models import (
@@ -108,9 +109,17 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
     task = task_of(config)
-    if isinstance(task.judge, Judge) and stored is None:
-        task.judge.start()
+    if stored is None:  # rather a mistake found now than after SFT
+        must_start(task)
     return TextRun(folder, config, task)
+
+
+def must_start(task: Task) -> None:
+    """Raises UserError where code of the user's own, which judges or answers, cannot be used."""
+    if isinstance(task.judge, Judge):
+        task.judge.start()
+    if isinstance(task, Episodes):
+        task.world.start()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -123,6 +132,8 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
 def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
     right."""
+    if config.task.startswith("env:"):
+        return episodes(config)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT

@@ -167,7 +167,9 @@ def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
     which nothing follows."""
     prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
-    mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
+    # what stands between two steps of a trajectory has been read, though it was not written
+    seen = rollout.mask.int().flip(1).cummax(1).values.flip(1).bool()
+    mask = torch.cat([prompt_mask, seen], 1)[:, :-1]
     return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
 
 
@@ -233,8 +235,12 @@ def sample_batch(
 ) -> SampledBatch:
     """Answer each of ``examples`` ``policy.group`` times and judge the answers.
 
-    The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
+    The reward, the weighted sum of the parts named in ``weights``, stands on the last token. Where
+    examples are starts of conversations, their environment answers and gives the rewards instead.
     """
+    if examples[0].world is not None:
+        talks: SampledBatch = examples[0].world.sample(policy, tokenizer, examples, seed)
+        return talks
     rows = [prompt_of(tokenizer, e) for e in examples]
     tokens, mask = padded_tokens(rows, policy.pad, left=True)
     prompts = Prompts(tokens, mask, seed)

@@ -91,6 +91,7 @@ class Example:
     score: Callable[[str], float] | None = None  #: of "reasoning-gym", of an answer
     messages: tuple[Mapping[str, str], ...] = ()  #: what is asked, if more than the prompt
     template: Mapping[str, Any] = field(default_factory=dict)  #: arguments of the chat template
+    world: Any = None  #: the environment (``envs.talks.World``) that this is a start of
     judge: Judging | None = None  #: what says more than the checker, of many completions at once
 
 

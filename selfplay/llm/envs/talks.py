@@ -31,9 +31,12 @@ class Conversation:
     """One conversation so far. tokens: all behind the first prompt; own, logp and reward are of
     the same length, with nothing at the environment's tokens."""
 
+    number: int
     seed: int
     template: dict[str, Any]
+    system: list[dict[str, str]]  #: what the settings put before the first message
     messages: list[dict[str, str]] = field(default_factory=list)
+    opening: int = 0  #: messages before the model's first turn
     prompt: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     own: list[bool] = field(default_factory=list)
@@ -50,6 +53,10 @@ class Conversation:
         self.own += [logp is not None] * len(tokens)
         self.logp += [0.0] * len(tokens) if logp is None else logp
         self.reward += [0.0] * len(tokens)
+
+    def opened(self) -> str:
+        """What was said before the model's first turn."""
+        return "\n".join(message["content"] for message in self.messages[:self.opening])
 
     def earn(self, reward: float) -> None:
         """A reward for the turn that the model has just ended."""
@@ -94,7 +101,7 @@ class World:
         prompts = Prompts(*padded_tokens([talk.prompt for talk in talks], policy.pad, left=True),
                           seed)
         action, real = padded_tokens([talk.tokens for talk in talks], policy.pad)
-        own, logp, reward = (_column([getattr(talk, name) for talk in talks], real.shape[1])
+        own, logp, reward = (_padded_column([getattr(talk, name) for talk in talks], real.shape[1])
                              for name in ("own", "logp", "reward"))
         texts = transcripts(tokenizer, talks)
         parts = [talk.parts(text) for talk, text in zip(talks, texts, strict=True)]
@@ -102,9 +109,8 @@ class World:
         rollout = Rollout(
             replace(policy, group=1).inputs(prompts), action.to(device), own.bool().to(device),
             logp.to(device), reward.to(device), group.to(device))
-        asked = [replace(example, prompt="\n".join(m["content"] for m in talk.first()))
-                 for example, talk in zip(
-                     [e for e in examples for _ in range(policy.group)], talks, strict=True)]
+        asked = [replace(example, prompt=talk.opened()) for example, talk in zip(
+            [e for e in examples for _ in range(policy.group)], talks, strict=True)]
         return SampledBatch(asked, Completions(texts, [talk.ended for talk in talks]),
                             {key: torch.tensor([p[key] for p in parts]) for key in parts[0]},
                             rollout)
@@ -129,32 +135,31 @@ class World:
         sampling: Sampling, seed: int,
     ) -> list[Conversation]:
         """Let them all talk until each is over."""
-        talks = [Conversation(int(e.metadata["seed"]), dict(e.template))
-                 for e in examples for _ in range(group)]
+        asked = [e for e in examples for _ in range(group)]
+        talks = [Conversation(i, int(e.metadata["seed"]), dict(e.template),
+                              [dict(m) for m in e.messages if m["role"] == "system"])
+                 for i, e in enumerate(asked)]
         self._reset(talks, tokenizer)
-        first = {id(talk): talk.prompt for talk in talks}
-        alike = all(first[id(talks[i])] == first[id(talks[i - i % group])]
-                    for i in range(len(talks)))
-        open_ = talks
+        alike = all(talk.prompt == talks[i - i % group].prompt for i, talk in enumerate(talks))
+        going = talks
         for turn in range(self.config.turns):
-            if not open_:
-                break
             size = group if turn == 0 and alike else 1
-            self._write(open_, generator, tokenizer, size, sampling, seed + (turn << 32))
-            self._answer([talk for talk in open_ if not talk.over], tokenizer,
+            self._write(going, generator, tokenizer, size, sampling, seed + (turn << 32))
+            self._answer([talk for talk in going if not talk.over], tokenizer,
                          turn + 1 == self.config.turns, sampling.max_new_tokens)
-            open_ = [talk for talk in open_ if not talk.over]
+            going = [talk for talk in going if not talk.over]
+            if not going:
+                break
         self._tell([talk.failed for talk in talks if talk.failed], len(talks))
         return talks
 
     def _reset(self, talks: list[Conversation], tokenizer: Any) -> None:
-        found = self._call({i: ("reset", talk.seed) for i, talk in enumerate(talks)},
-                           over=range(len(talks)))
-        self.number = {id(talk): i for i, talk in enumerate(talks)}
+        found = self._call({talk.number: ("reset", talk.seed) for talk in talks}, fresh=True)
         for talk, outcome in zip(talks, found.values(), strict=True):
             if "failed" in outcome:
                 raise UserError(f"{self.words}: reset({talk.seed}): {outcome['failed']}")
-            talk.messages = outcome["value"]["messages"]
+            said = outcome["value"]["messages"]
+            talk.messages = said if said[0]["role"] == "system" else [*talk.system, *said]
             talk.opening = len(talk.messages)
             talk.prompt = chat_tokens(tokenizer, talk.messages, talk.template)
 
@@ -179,7 +184,7 @@ class World:
         self, talks: list[Conversation], tokenizer: Any, last: bool, room: int
     ) -> None:
         """The environment's answer in each. last: no turn follows. room: tokens of a turn."""
-        calls = {self.number[id(talk)]: ("step", talk.messages[-1]["content"]) for talk in talks}
+        calls = {talk.number: ("step", talk.messages[-1]["content"]) for talk in talks}
         for talk, outcome in zip(talks, self._call(calls).values(), strict=True):
             if "failed" in outcome:
                 talk.fail(outcome["failed"], self.config.failed)
@@ -198,18 +203,19 @@ class World:
             talk.add(more)
             talk.messages += found["messages"]
 
-    def _call(self, calls: dict[int, tuple[str, Any]], over: Sequence[int] = ()
-              ) -> dict[int, dict[str, Any]]:
+    def _call(
+        self, calls: dict[int, tuple[str, Any]], fresh: bool = False
+    ) -> dict[int, dict[str, Any]]:
         """The outcome of each call, by the conversation's number. A process that has to be ended
         takes its conversations with it."""
         count = len(self.processes)
         shares = [[number for number in calls if number % count == k] for k in range(count)]
-        found: dict[int, dict[str, Any]] = dict.fromkeys(calls, {})
+        found: dict[int, dict[str, Any]] = {number: {} for number in calls}
         lost: dict[int, str] = {}
         for k, (process, share) in enumerate(zip(self.processes, shares, strict=True)):
             try:
                 process.start()
-                process.send({"calls": [[i, *calls[i]] for i in share], "over": list(over),
+                process.send({"calls": [[i, *calls[i]] for i in share], "fresh": fresh,
                               "seconds": self.config.seconds})
             except Lost as error:
                 lost[k] = str(error)
@@ -243,7 +249,7 @@ def transcripts(tokenizer: Any, talks: Sequence[Conversation]) -> list[str]:
     return written(tokenizer, [talk.tokens for talk in talks])
 
 
-def _column(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
+def _padded_column(rows: Sequence[Sequence[float]], width: int) -> torch.Tensor:
     """float32 [N, width], 0 behind what is there."""
     return torch.tensor([[float(value) for value in row] + [0.0] * (width - len(row))
                          for row in rows])

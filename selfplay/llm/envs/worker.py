@@ -17,8 +17,8 @@ MOST = 1e6  #: size of a reward
 
 
 def hold_conversations() -> None:
-    """Keep conversations for the parent: {"words"} once, then {"calls", "seconds"}, and the
-    conversations that are over.
+    """Keep conversations for the parent: {"words"} once, then {"calls", "seconds", "fresh"}, where
+    fresh drops the conversations so far.
 
     A call is [number, "reset", seed] or [number, "step", text]; its answer has {"value":
     {"messages"}} or {"value": {"messages", "reward", "done"}}, or {"failed"}.
@@ -34,8 +34,8 @@ def hold_conversations() -> None:
             except UserError as error:
                 return {"refused": str(error)}
             return {}
-        for number in line["over"]:
-            held.pop(number, None)
+        if line["fresh"]:
+            held.clear()
         return [attempt(partial(_call, held, words[0], *call), line["seconds"])
                 for call in line["calls"]]
 

@@ -104,6 +104,10 @@ class Task:
                         *(messages or [{"role": "user", "content": example.prompt}]))
         return replace(example, judge=self.judge, template=dict(self.template), messages=messages)
 
+    def asked(self, question: str, like: Example) -> Example:
+        """A question of somebody's, in the way of the task's examples."""
+        return self._dressed(replace(like, prompt=question, messages=()))
+
     def texts(self, count: int = 200) -> list[str]:
         """Some questions, answers and demonstrations, to make a tokenizer of."""
         return [text for example in self.batch(0, count) for text in
