@@ -17,7 +17,7 @@ from typing import Any
 from selfplay.common.errors import UserError, clip, disk_remedy
 from selfplay.common.files import (
     DAMAGE,
-    finite,
+    finite_float,
     parse_json,
     read_file,
     read_json,
@@ -67,10 +67,10 @@ def from_line(line: bytes | str) -> GameRecord:
     first, second = map(str, data["players"])
     data["players"], data["actions"] = (first, second), tuple(map(whole, data["actions"]))
     data |= {key: whole(data[key]) for key in ("index", "seed", "opening")}
-    if not -1 <= finite(data["value"]) <= 1 or data["opening"] > len(data["actions"]):
+    if not -1 <= finite_float(data["value"]) <= 1 or data["opening"] > len(data["actions"]):
         raise ValueError(f"value {data['value']}, opening {data['opening']}")
     if data["score"] is not None:
-        finite(data["score"])
+        finite_float(data["score"])
     if not isinstance(data["end"], str):
         raise TypeError(f"end {data['end']}")
     return GameRecord(**data)
@@ -78,7 +78,7 @@ def from_line(line: bytes | str) -> GameRecord:
 
 def whole(value: Any) -> int:
     """A number from 0. Raises TypeError or ValueError for anything else."""
-    if finite(value) < 0 or not isinstance(value, int):
+    if finite_float(value) < 0 or not isinstance(value, int):
         raise ValueError(f"{value} is no whole number from 0")
     return value
 

@@ -120,7 +120,7 @@ def in_use(path: Path, option: str) -> Iterator[None]:
 
 #: What reading JSON raises, and asking what was read for a shape that it may not have.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-KINDS = {dict: "an object", list: "a list"}
+KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 AGAIN = "delete it and run the same command again"
 SUM = "crc32"  #: key of a JSON object's own sum
 SUMS = "sums.json"  #: the sums of a folder's files, as a flipped bit leaves numbers that look well
@@ -197,7 +197,7 @@ def read_figures(path: Path, start: Mapping[str, float]) -> dict[str, float]:
     found = read_json(path, dict) if path.exists() else {}
     for key, value in found.items():
         try:
-            if finite(value) < 0:
+            if finite_float(value) < 0:
                 raise ValueError(f"{value} is less than 0")
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: damaged ({clip(str(key), 40)}: {error}); {AGAIN}") from None
@@ -211,7 +211,7 @@ def read_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
     try:
         for row in rows:
             for key in need:
-                finite(row[key])
+                finite_float(row[key])
     except DAMAGE as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {AGAIN}") from None
     return list(rows)

@@ -212,7 +212,7 @@ def shorter(length: Tensor, score: Tensor, group: Tensor) -> Tensor:
     an answer that is not right, at most 0. All 0 in a group of one length.
     """
     place, count, _ = _by_group(length, group)
-    low, high = (bound[place] for bound in _range(length, place, count))
+    low, high = (bound[place] for bound in _lowest_and_highest(length, place, count))
     found = 0.5 - (length - low) / (high - low).clamp(min=1)
     found = torch.where(score > 0, found, found.clamp(max=0.0))
     return torch.where(high > low, found, 0.0)

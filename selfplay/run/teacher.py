@@ -123,7 +123,9 @@ def lacking(run: Run, player: str) -> int:
         run) and not games_file(run, player).exists() else 0
 
 
-def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None) -> Work | None:
+def expert_stage(
+    run: Run, clock: Clock, device: str, player: str | None = None
+) -> Work | str | None:
     """Let ``player`` (by default the run's teacher) make its games where none are given or
     embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
     config, player = run.config.expert, player or teacher_of(run)
