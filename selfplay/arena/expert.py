@@ -247,7 +247,7 @@ def _expert_game(data: Any, game: Game, source: str) -> ExpertGame:
 def _legal_only(
     game: Game, found: Sequence[ExpertGame], skipped: list[Skipped]
 ) -> list[ExpertGame]:
-    plies = sgf.first_illegal(game, found)
+    plies = sgf.first_illegal(game, [g.actions for g in found])
     for g, ply in zip(found, plies, strict=True):
         if ply >= 0:
             skipped.append(Skipped(g.source, f"illegal move {ply + 1}"))
