@@ -94,8 +94,9 @@ def main() -> None:
     for test, share in cases(options.draws):
         for elo in (test.elo0, test.elo1):
             found = simulated(test, tilted(share, elo, test.model), options.runs)
+            longest = np.quantile(found.games, 0.95)
             print(f"{test!s:48} {elo:4g} {found.h1 / found.runs:12.2%} "
-                  f"{found.games.mean():14,.0f} {np.quantile(found.games, 0.95):13,.0f}", flush=True)
+                  f"{found.games.mean():14,.0f} {longest:13,.0f}", flush=True)
     print("\nbeside published tests, of outcomes as theirs (normalized Elo, pairs):")
     runs = max(options.runs // 20, 20)
     for name, counts, bounds, games in PUBLISHED:
@@ -105,7 +106,7 @@ def main() -> None:
         found = simulated(test, share, runs, every=64)
         low, middle, high = np.quantile(found.games, [0.05, 0.5, 0.95])
         print(f"{name}: bounds {bounds}, {elo:.2f} Elo measured: decided by {games:,} games, LLR "
-              f"{float(test.llr(counts)):.2f} here; simulated here {found.games.mean():,.0f} in the "
+              f"{float(test.llr(counts)):.2f} here; simulated {found.games.mean():,.0f} in the "
               f"mean, {middle:,.0f} in the middle ({low:,.0f} to {high:,.0f} in 90% of {runs:,})")
 
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import Command
 
 from selfplay.arena.contest.book import read_book
 from selfplay.arena.contest.clock import UNLIMITED, Clock, Control, of_text, to_gtp
 from selfplay.arena.contest.pgn import games_of, to_pgn
 from selfplay.arena.contest.sprt import H1, Sprt, Trial
-from selfplay.arena.match import MatchResult, play_match
+from selfplay.arena.contest.tournament import pairings, play_tournament, standings, table
+from selfplay.arena.elo import fit
+from selfplay.arena.match import MatchResult, play_match, tally
 from selfplay.arena.players import SlotPlayer, parse_player
-from selfplay.arena.records import read_records
+from selfplay.arena.records import GameRecord, read_records
 from selfplay.arena.sgf import to_sgf
 from selfplay.common.errors import UserError
 from selfplay.games import make
@@ -58,8 +61,7 @@ def test_a_match_ends_when_it_is_decided_whatever_the_slots(tmp_path: Path) -> N
     assert trial.decision == other.decision == H1
     assert one.games == many.games == trial.games == other.games < 200
     assert one.total == many.total and one.distinct == many.distinct
-    low, high = trial.sprt.bounds
-    assert trial.llr == other.llr >= high
+    assert trial.llr == other.llr >= trial.sprt.bounds[1]
 
 
 def test_a_test_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
@@ -247,3 +249,119 @@ def test_pgn_of_other_programs() -> None:
     text = ('[Event "x"]\n[Site "\\"y\\""]\n\n1. e4 {a comment} e5 (1... c5 (x) 2. Nf3) 2. Nf3 $1 '
             '; rest\nNc6 1-0\n\n[Event "z"]\n\n1. d4 *\n')
     assert list(games_of(text)) == [["e4", "e5", "Nf3", "Nc6"], ["d4"]]
+
+
+# --------------------------------------------------------------------------- tournaments
+
+def tournament(folder: Path, *players: str, **more: Any) -> list[MatchResult]:
+    return play_tournament(TTT, players, **{"games": 8, "seed": 2, "opening": (0, 2), "slots": 4,
+                                            "folder": folder, **more})
+
+
+def test_a_round_robin_and_a_gauntlet(tmp_path: Path) -> None:
+    assert pairings("abc") == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert pairings("abc", gauntlet=True) == [("a", "b"), ("a", "c")]
+    seen: list[list[int]] = []
+    results = tournament(tmp_path, "mcts:40", "random", "mcts:3", told=lambda now: seen.append(
+        [result.games for result in now]))
+    assert seen[0] == [0, 0, 0] and seen[-1] == [8, 8, 8] and len(seen) == 25
+    assert all(max(games) - min(games) <= 4 for games in seen)  # in rounds
+    alone = play_match(TTT, "mcts:40", "mcts:3", games=8, seed=2, opening=(0, 2))
+    assert results[1].total == alone.total
+    best, *_, last = standings(results)
+    assert best.name == "mcts:40" and last.name == "random"
+    assert best.points == results[0].wins + results[0].draws / 2 + (
+        results[1].wins + results[1].draws / 2)
+    assert {one.games for one in standings(results)} == {16}
+    assert sum(one.rating.elo for one in standings(results)) == pytest.approx(0, abs=1e-6)
+
+
+def test_elo_of_a_tournament_is_that_of_the_matches(tmp_path: Path) -> None:
+    results = tournament(tmp_path, "mcts:20", "random", "mcts:2")
+    found = {one.name: one.rating for one in standings(results)}
+    plain = fit([(r.a, r.b, *r.counts) for r in results], "random")
+    for name in plain:
+        assert found[name].elo - found["random"].elo == pytest.approx(plain[name].elo, abs=1e-6)
+        assert found[name].low < found[name].elo < found[name].high
+
+
+def test_a_tournament_goes_on_and_takes_more_players(tmp_path: Path) -> None:
+    whole = tournament(tmp_path / "whole", "mcts:9", "random", "mcts:2")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(now: list[MatchResult]) -> None:
+        if sum(result.games for result in now) == 7:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        tournament(tmp_path / "parts", "mcts:9", "random", told=stop)
+    first: list[int] = []
+    parts = tournament(tmp_path / "parts", "mcts:9", "random", "mcts:2", told=lambda now:
+                       first.append(sum(result.games for result in now)))
+    assert first[0] == 7 and len(first) == 1 + 24 - 7
+    assert [r.total for r in parts] == [r.total for r in whole]
+    with pytest.raises(UserError, match="random is there twice"):
+        tournament(tmp_path, "random", "random", "mcts:2")
+
+
+def test_a_table_says_who_scored_what_against_whom() -> None:
+    def record(index: int, value: float) -> GameRecord:
+        return GameRecord(index, 0, ("x", "y"), (index,), 0, value, None, "win")
+
+    two = tally(TTT, "a", "b", [record(0, 1), record(1, -1), record(2, 0)], 0)
+    none = tally(TTT, "a", "c", [], 0)
+    lines = table([two, none]).splitlines()
+    assert lines[0].split() == ["player", "Elo", "95%", "interval", "points", "games", "1", "2",
+                                "3"]
+    assert lines[1].split()[:2] == ["1", "a"] and lines[1].split()[-2:] == ["2.5/3", "-"]
+    assert lines[2].split()[:2] == ["2", "b"] and "0.5/3" in lines[2]
+    assert lines[3].split() == ["3", "c", "-", "-", "0", "0", "-", "-"]
+
+
+# --------------------------------------------------------------------------- the command
+
+T = ("--game", "tictactoe")
+
+
+def test_the_command_ends_when_decided(run: Command, tmp_path: Path) -> None:
+    words = ("match", "mcts:60", "random", *T, "--sprt", "0,100", "--out", "m", "--slots", "4",
+             "--pgn", "games.pgn", "--opening", "0-2")
+    said = run(*words)
+    assert said.code == 0, said.err
+    assert "H1 accepted after" in said.out and "LLR" in said.out
+    games = int(said.out.split("H1 accepted after ")[1].split()[0])
+    assert f"of {games} games" in said.out and f"{games} games" in said.out.split("PGN: ")[1]
+    assert (tmp_path / "games.pgn").read_text().count("[Result ") == games
+    again = run(*words)
+    assert again.code == 0 and "all played before" in again.out
+    assert "H1 accepted after " + str(games) in again.out
+
+
+def test_the_command_plays_tournaments(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("b2 a1\na1 b2\n")
+    said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "4", "--out", "m", "--book",
+               "book.txt", "--pgn", "all.pgn")
+    assert said.code == 0, said.err
+    assert "95% interval" in said.out and len(list((tmp_path / "m").glob("*/games.jsonl"))) == 3
+    assert (tmp_path / "all.pgn").read_text().count("[Result ") == 12
+    said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "2", "--out", "g",
+               "--gauntlet")
+    assert said.code == 0 and len(list((tmp_path / "g").glob("*/games.jsonl"))) == 2
+
+
+def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
+    two = ("match", "random", "mcts:2", *T)
+    run(*two, "--sprt", "5").mistake("--sprt 5", "ELO0,ELO1")
+    run(*two, "--clock", "long").mistake("--clock long", "5m+3s")
+    run(*two, "--clock", "5m", "--slots", "4").mistake("one game is played at a time")
+    run(*two, "--book", "none.txt").mistake("none.txt")
+    run("match", "random", "mcts:2", "mcts:3", *T, "--sprt", "0,5").mistake("two players only")
+    run("match", "random", "mcts:2", "human", *T).mistake("two players only")
+
+
+def test_a_clock_by_the_command(run: Command, tmp_path: Path) -> None:
+    said = run("match", "mcts:20", "random", *T, "--games", "2", "--clock", "1m+1s", "--out", "m")
+    assert said.code == 0, said.err
+    assert '"kind": "fischer"' in (tmp_path / "m/match.json").read_text()

@@ -13,7 +13,6 @@ from selfplay.arena.contest.sprt import H0, H1, Sprt, Trial, parse_sprt
 from selfplay.arena.records import GameRecord
 from selfplay.common.errors import UserError
 
-
 #: Bounds, model, counts from the worst outcome on, the ratio, as fastchess publishes them (its own
 #: tests, and the last one its pull request 783).
 PUBLISHED = [
