@@ -79,21 +79,22 @@ def simulated(test: Sprt, share: NDArray[np.float64], runs: int, every: int = 1,
 def cases(draws: float) -> Iterator[tuple[Sprt, NDArray[np.float64]]]:
     """Tests, and shares of outcomes to be tilted: independent games, so many of them drawn."""
     game = np.array([(1 - draws) / 2, draws, (1 - draws) / 2])
-    for model, elo in (("logistic", (0, 20)), ("normalized", (0, 20)), ("logistic", (-10, 20))):
-        yield Sprt(*elo, model=model, outcomes=3), game
-        yield Sprt(*elo, model=model, outcomes=5), np.convolve(game, game)
+    for model in ("logistic", "normalized"):
+        yield Sprt(0, 30, model=model, outcomes=3), game
+        yield Sprt(0, 30, model=model, outcomes=5), np.convolve(game, game)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--every", type=int, default=1, help="outcomes between two looks")
     parser.add_argument("--draws", type=float, default=0.3, help="share of games drawn")
     options: Any = parser.parse_args()
     print(f"{options.runs:,} runs; nominal error rates 5%; {options.draws:.0%} draws")
     print(f"{'test':48} {'at':>4} {'H1 accepted':>12} {'games (mean, 95% of runs)':>28}")
     for test, share in cases(options.draws):
         for elo in (test.elo0, test.elo1):
-            found = simulated(test, tilted(share, elo, test.model), options.runs)
+            found = simulated(test, tilted(share, elo, test.model), options.runs, options.every)
             longest = np.quantile(found.games, 0.95)
             print(f"{test!s:48} {elo:4g} {found.h1 / found.runs:12.2%} "
                   f"{found.games.mean():14,.0f} {longest:13,.0f}", flush=True)
