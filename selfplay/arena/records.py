@@ -25,6 +25,8 @@ from selfplay.common.files import (
     write_atomic,
 )
 
+ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
+
 
 @dataclass(frozen=True)
 class GameRecord:
@@ -37,7 +39,8 @@ class GameRecord:
     opening: int  #: how many of them were drawn at random before the players took over
     value: float  #: result for player 0, in [-1, 1]
     score: float | None  #: player 0's lead in points, where the game was counted
-    #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by …", "failure of …"
+    #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by …", "failure of …",
+    #: "loss on time of …"
     end: str
 
     @property
@@ -47,11 +50,13 @@ class GameRecord:
 
     @property
     def result(self) -> str:
-        """The result as SGF's RE has it: "B+3.5", "W+R" (resignation), "W+F" (forfeit), "0"."""
+        """The result as SGF's RE has it: "B+3.5", "W+R" (resignation), "W+T" (on time), "W+F"
+        (forfeit), "0"."""
         if self.value == 0:
             return "0"
         if self.score is None:
             how = {"resignation": "R", "win": ""}.get(self.end, "F")
+            how = "T" if self.end.startswith(ON_TIME) else how
         else:
             how = f"{abs(self.score):g}"
         return f"{'B' if self.value > 0 else 'W'}+{how}"
