@@ -125,9 +125,9 @@ class TaskConfig:
     find: str = ""  #: a regular expression or path.py:NAME that finds a completion's answer
     system: str = ""  #: a system prompt before each question
     template: tuple[str, ...] = ()  #: key=value for the chat template: enable_thinking=false
-    prompt: str = ""  #: the column with the question [prompt, question, problem, ...]
-    answer: str = ""  #: the column with the answer [answer, target, solution, ...]
-    demonstration: str = ""  #: the column with the way there [demonstration, completion, ...]
+    prompt: str = ""  #: the column with the question [prompt, question or the like]
+    answer: str = ""  #: the column with the answer [answer, target or the like]
+    demonstration: str = ""  #: the column with the way there [demonstration or the like]
     answer_in: str = ""
     #: where in its column the answer stands: a style (marked for GSM8K), a regular expression or
     #: path.py:NAME; what comes before it is the demonstration. Empty: the column is the answer
