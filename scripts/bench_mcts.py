@@ -38,8 +38,8 @@ class Timed:
     def __init__(self, game: Game, spec: str) -> None:
         self._player = parse_player(spec, game)
         self.name, self.seconds, self.moves = spec, 0.0, 0
-        self.start, self.moved, self.close = (
-            self._player.start, self._player.moved, self._player.close)
+        self.start, self.moved, self.close, self.timed = (
+            self._player.start, self._player.moved, self._player.close, self._player.timed)
 
     def act(self, states: Any, slots: Any) -> Any:
         start = time.process_time()

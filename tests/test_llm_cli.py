@@ -89,7 +89,8 @@ def test_mistakes(
 def test_half_a_model_is_refused_before_anything_is_made(
     run: Command, tmp_path: Path, lost: str
 ) -> None:
-    from selfplay.llm.models import character_tokenizer, save_model, small_model
+    from selfplay.llm.embedded import character_tokenizer, small_model
+    from selfplay.llm.models import save_model
 
     tokenizer = character_tokenizer()
     save_model(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)

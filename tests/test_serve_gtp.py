@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import selfplay as sp
+from selfplay.arena.contest.clock import Control, GameClock, of_words
 from selfplay.arena.gtp import GtpEngine
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import Control, GameClock, of_words
 from selfplay.serve.gtp.commands import COMMANDS, run
 from selfplay.serve.gtp.engine import Engine, Manner
 from selfplay.serve.gtp.protocol import LONGEST, parse

@@ -14,6 +14,7 @@ not for the number of games in flight.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from selfplay.arena import gtp
 from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
+from selfplay.arena.contest.clock import GameClock, to_come
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
 from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
@@ -61,6 +63,9 @@ class Player(Protocol):
 
     def moved(self, slots: Slots, actions: Actions) -> None:
         """Called for every move in its slots: of the opening, the opponent's and its own."""
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None:
+        """Called before ``act`` in a game with clocks, the only one then."""
 
     def act(self, states: Any, slots: Slots) -> Actions:
         """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
@@ -112,6 +117,8 @@ class SlotPlayer:
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 
     def moved(self, slots: Slots, actions: Actions) -> None: ...
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None: ...
 
     def act(self, states: Any, slots: Slots) -> Actions:
         raise UserError(f"player {type(self).__name__}: has no method act(states, slots)")
@@ -186,7 +193,8 @@ class SamplingPlayer(SlotPlayer):
 class SearchPlayer(SlotPlayer):
     """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
 
-    A move depends on the game's seed, the position and the evaluations, not on the other games.
+    A move depends on the game's seed, the position and the evaluations, not on the other games. On
+    a clock it ends early where its share of the time is used up; ``sims`` is the most then.
     """
 
     def __init__(self, name: str, game: Game, config: SearchConfig, evaluate: Evaluate,
@@ -198,9 +206,14 @@ class SearchPlayer(SlotPlayer):
         self._trees = max(1, min(slots, TREE_BYTES // (node_bytes(game.num_actions) * (sims + 1))))
         self._search = Search(game, config, self._trees, sims, seed=0)
         self._seeds = np.zeros(slots, np.int64)
+        self._seconds: float | None = None  # for the next move
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
         self._seeds[slots] = seeds
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None:
+        made = int(states.ply[0]) // 2
+        self._seconds = clock.seconds(int(states.to_play[0]), to_come(self._search.game, made))
 
     def act(self, states: Any, slots: Slots) -> Actions:
         parts = [np.arange(start, min(start + self._trees, len(slots)))
@@ -208,12 +221,16 @@ class SearchPlayer(SlotPlayer):
         return np.concatenate([self._think(take(states, part), slots[part]) for part in parts])
 
     def _think(self, states: Any, slots: Slots) -> Actions:
-        rows, left = np.arange(len(slots)), len(slots)
+        rows, left, began = np.arange(len(slots)), len(slots), time.monotonic()
         self._search.seed(rows, self._seeds[slots] * 2**20 + states.ply)
         self._search.begin(rows, states, self.sims, False)
         while left:
             left -= len(self._search.wave(self.evaluate))
-        return self._search.result(rows).action
+            if self._seconds is not None and time.monotonic() - began > self._seconds:
+                break
+        found = self._search.result(rows).action
+        self._search.forget(rows)
+        return found
 
 
 def _sims_and_leaves(text: str, setup: Setup) -> Budget:

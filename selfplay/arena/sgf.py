@@ -170,7 +170,7 @@ def _main_line(nodes: Properties, source: str, size: int, most: int) -> ExpertGa
     value = parse_result(text)
     if value is None:
         raise RefusedError(f"no result (RE[{text[:20]}])" if text else "no result (RE missing)")
-    actions = _actions_of_line(nodes, size, bool(stated), most)
+    actions = moves_of(nodes, size, bool(stated), most)
     if not actions:
         raise RefusedError("no moves")
     opening = _OPENING.search(text_of(root, "ON"))
@@ -191,7 +191,7 @@ def about(nodes: Properties) -> dict[str, list[bytes]]:
     return {**second, **nodes[0]}
 
 
-def _actions_of_line(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:
+def moves_of(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:
     """Actions of the main line, black's first. Raises RefusedError."""
     actions: list[int] = []
     for node in nodes:
@@ -280,7 +280,7 @@ def _decode(raw: bytes) -> str:
 def _check(game: Go, found: Sequence[ExpertGame], skipped: list[Skipped]) -> list[ExpertGame]:
     """Replay the games; those with illegal moves go to ``skipped``, or are cut."""
     kept = []
-    for g, ply in zip(found, first_illegal(game, found), strict=True):
+    for g, ply in zip(found, first_illegal(game, [g.actions for g in found]), strict=True):
         if ply < 0:
             kept.append(g)
             continue
@@ -292,17 +292,17 @@ def _check(game: Go, found: Sequence[ExpertGame], skipped: list[Skipped]) -> lis
     return kept
 
 
-def first_illegal(game: Game, games: Sequence[ExpertGame]) -> list[int]:
-    """The first ply of each game that is illegal, or -1; many games are replayed side by side.
+def first_illegal(game: Game, games: Sequence[Sequence[int]]) -> list[int]:
+    """The first ply of each game's actions that is illegal, or -1; many are replayed side by side.
 
     A move after the end of a game is illegal.
     """
     plies: list[int] = []
     for start in range(0, len(games), CHUNK):
         part = games[start : start + CHUNK]
-        table = np.full((len(part), max(len(g.actions) for g in part)), -1, np.int64)
+        table = np.full((len(part), max(map(len, part))), -1, np.int64)
         for row, g in enumerate(part):
-            table[row, : len(g.actions)] = g.actions
+            table[row, : len(g)] = g
         plies += _first_illegal(game, table).tolist()
     return plies
 

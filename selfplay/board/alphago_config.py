@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 
 from selfplay.board.config import RLConfig
 from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
-from selfplay.learn.config import PGConfig, PlateauConfig
+from selfplay.learn.config import PGConfig
+from selfplay.learn.plateau_config import PlateauConfig
 
 
 @dataclass(frozen=True)

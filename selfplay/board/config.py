@@ -17,7 +17,8 @@ class RLConfig:
     checkpoint_every and keep; its other settings are PGConfig and PoolConfig."""
 
     algorithm: Literal["gumbel", "puct", "reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo",
-                       "gspo"] = "gumbel"  #: gumbel, puct: search; the others: policy gradient
+                       "gspo", "cispo", "maxrl"] = "gumbel"
+    #: gumbel, puct: search; the others: policy gradient
     sims: Count = 32  #: simulations of a full search; only these searches are trained on
     cheap_sims: Count = 8  #: simulations of all other moves (playout-cap randomisation)
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off

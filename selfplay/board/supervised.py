@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.alphago_config import SFTConfig
@@ -139,9 +140,13 @@ def sft_lesson(
         batch_size=config.batch_size, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay, value_weight=config.value_weight, warmup=100,
     ), device)
+
+    def look(net: nn.Module) -> dict[str, float]:
+        return evaluate_columns(net, game, held, device)
+
     return trainer, Lesson(
         batches=lambda step: ahead(
             endless_batches(game, train, config.batch_size, [seed, 0x5F], step)),
-        look=lambda: evaluate_columns(trainer.inference_net(), game, held, device),
+        look=lambda: look(trainer.inference_net()), look_at=look,
         metric="policy_loss", rows=len(train.value), size=lambda batch: len(batch.value),
         flops=3 * flops(spec))

@@ -63,7 +63,7 @@ def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> T
         OptimizerConfig(
             config.learning_rate, config.weight_decay, betas=config.betas,
             grad_clip=config.grad_clip, warmup=config.warmup,
-            cosine=config.total_steps if config.schedule == "cosine" else 0,
+            decay_steps=config.total_steps if config.schedule == "cosine" else 0,
             ema_decay=config.ema_decay),
         device=device, parts=lambda rows: _cut(rows, SHARD_ROWS[kind]), mode=True)
 

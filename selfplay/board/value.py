@@ -87,7 +87,8 @@ def value_lesson(
     return trainer, Lesson(
         batches=lambda step: ahead(
             endless_batches(game, train, config.batch_size, [seed, ROW_SALT], step)),
-        look=lambda: look(trainer.inference_net()), metric=VALUE_METRIC, rows=len(train.value),
+        look=lambda: look(trainer.inference_net()), look_at=look,
+        metric=VALUE_METRIC, rows=len(train.value),
         size=lambda batch: len(batch.value), flops=3 * flops(spec), before=before or {})
 
 

@@ -262,8 +262,8 @@ class ActorNets:
     def _noted(self) -> dict[str, Any]:
         if not self.note.exists():
             return {}
-        found = read_json(self.note)
-        if not isinstance(found, dict) or found.get("dtype") not in DTYPES_NOTED:
+        found = read_json(self.note, dict)
+        if found.get("dtype") not in DTYPES_NOTED:
             raise UserError(f"{self.note}: damaged; delete it and run the same command again")
         return found
 

@@ -26,7 +26,7 @@ from selfplay.common.files import locked, read_history, write_atomic, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES, RLHFConfig
-from selfplay.llm.evaluate import best_of_n, turn
+from selfplay.llm.embedded import character_tokenizer, small_model
 from selfplay.llm.folder import (
     Engine,
     TextRun,
@@ -40,13 +40,8 @@ from selfplay.llm.folder import (
     task_of,
     train_learner,
 )
-from selfplay.llm.models import (
-    character_tokenizer,
-    end_tokens,
-    load_model,
-    load_tokenizer,
-    small_model,
-)
+from selfplay.llm.models import end_tokens, load_model, load_tokenizer
+from selfplay.llm.overoptimism import best_of_n, turn
 from selfplay.llm.policy import Net, TextPolicy, gold_of
 from selfplay.llm.reward_model import (
     Pair,
@@ -200,10 +195,12 @@ def _accuracies(greedy: float, sampled: float) -> str:
 
 
 def goal_of(run: TextRun) -> RewardedTask:
-    """What RL is rewarded for: the verifier's parts, weighed."""
+    """What RL is rewarded for: the verifier's parts, weighed, or what functions of the user's own
+    give, and the form."""
     rl = run.config.rl
-    weights = {"accuracy": 1.0, "format": rl.format_weight}
-    if rl.partial_weight:  # a right answer has 1 of it as well
+    own = run.task.judge is not None
+    weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
+    if rl.partial_weight and not own:  # a right answer has 1 of it as well
         weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
     return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
 
@@ -257,7 +254,7 @@ def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
     model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
     policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
                         tokenizer.pad_token_id, sampling_of(config),
-                        generator=_engine_for(run, device)(model, tokenizer))
+                        generator=_engine_for(run, device)(model, tokenizer), tokenizer=tokenizer)
     learnt, apart = split_pairs(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
     rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
 

@@ -28,20 +28,13 @@ from torch.nn import functional as F
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved, parse_json, text_lines
 from selfplay.learn import checkpoint
-from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
+from selfplay.learn.plateau_config import PlateauConfig
 from selfplay.llm.config import PairConfig, RewardConfig
-from selfplay.llm.evaluate import judged
-from selfplay.llm.models import (
-    bare_backbone,
-    complete,
-    merged,
-    padded_tokens,
-    render,
-    small_model,
-    trimmed,
-)
+from selfplay.llm.embedded import small_model
+from selfplay.llm.models import bare_backbone, complete, merged, padded_tokens, render, trimmed
+from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import (
     Completions,
     Judge,

@@ -33,7 +33,7 @@ from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_json, write_json
+from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.actors import spread
@@ -112,16 +112,8 @@ def _pause(stop: Callable[[], bool], at: float) -> bool:
 
 
 def _cost(note: Path) -> dict[str, float]:
-    """What games have cost, as far as the file ``note`` tells; it may be missing, since a damaged
-    one is deleted by the user.
-
-    Raises UserError naming a damaged file.
-    """
-    cost = {"evaluations": 0, "cached": 0, "seconds": 0.0}
-    found = read_json(note) if note.exists() else {}
-    if not isinstance(found, dict) or not all(isinstance(v, (int, float)) for v in found.values()):
-        raise UserError(f"{note}: damaged; delete it and run the same command again")
-    return cost | found
+    """What games have cost, as far as the file ``note`` tells."""
+    return read_figures(note, {"evaluations": 0, "cached": 0, "seconds": 0.0})
 
 
 def _begin(
@@ -366,14 +358,14 @@ def _kept_lesson(
 
 def train_sft(
     game: Game, spec: NetSpec, train: Columns, held: Columns, config: SFTConfig, folder: Path, *,
-    device: str, seed: int, **hooks: Any,
+    device: str, seed: int, about: Mapping[str, Any] | None = None, **hooks: Any,
 ) -> Path:
     """Learn the experts' moves and results. Returns the best checkpoint by held-out policy loss.
-    hooks: see ``keep.learn_until_flat``."""
+    about: further entries for the checkpoints' meta. hooks: see ``keep.learn_until_flat``."""
     trainer, lesson = sft_lesson(game, spec, train, held, config, device=device, seed=seed)
     kept = _kept_lesson(folder, trainer, spec, "sft", ("top1", "top5", "policy_loss", "value_mse"),
-                        config.learning_rate, checkpoint.naming(game, spec))
-    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+                        config.learning_rate, {**checkpoint.naming(game, spec), **(about or {})})
+    return learn_until_flat(trainer, lesson, config, kept, load=_loads(game, device), **hooks)
 
 
 def train_value(
@@ -394,7 +386,11 @@ def train_value(
                         (VALUE_METRIC, "value_accuracy", "train_mse"), config.learning_rate,
                         {**checkpoint.naming(game, spec), **about},
                         float(before.get("seconds", 0.0)))
-    return learn_until_flat(trainer, lesson, config, kept, **hooks)
+    return learn_until_flat(trainer, lesson, config, kept, load=_loads(game, device), **hooks)
+
+
+def _loads(game: Game, device: str) -> Callable[[Path], Any]:
+    return lambda path: checkpoint.load_net(path, game, device)[0]
 
 
 def best_sft(folder: Path) -> Path:

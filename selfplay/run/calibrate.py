@@ -23,7 +23,7 @@ from selfplay.board.data import Columns, batch, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import interrupt
 from selfplay.common.console import clock_text, say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.files import read_history
 from selfplay.games.base import Game
 from selfplay.inference.actors import spread
@@ -78,6 +78,8 @@ def prepare(run: Run, clock: Clock, device: str) -> str | None:
     if not has_sft:
         steps = min(SFT_STEPS, config.sft.evaluate_every, config.sft.max_steps)
         clock.needs["sft"] = steps * speed.step
+    if "rl" not in clock.only and not clock.shares["rl"]:
+        has_rl = True  # it is left out
     if not has_rl:
         clock.needs["rl"] = first_point(config, speed)
     clock.needs["eval"] = DRAWING + RATED_GAMES * speed.plies * speed.evaluation
@@ -125,9 +127,9 @@ def _say_of_rl(config: RunConfig, clock: Clock, idle: Collection[str]) -> None:
     enough = minutes
     while clock.planned(enough, idle)["rl"] < need:
         enough *= 1.1
-    say(f"RL: a first point needs about {clock_text(need)} at this speed, and of {minutes:g} "
-        f"minutes it has {clock_text(given)}; --minutes {math.ceil(enough)} gives it enough. Until "
-        "then its games are kept for the next start")
+    say(f"RL: a first point needs about {clock_text(need)} at this speed, and of "
+        f"{counted(minutes, 'minute')} it has {clock_text(given)}; --minutes {math.ceil(enough)} "
+        "gives it enough. Until then its games are kept for the next start")
 
 
 def first_rows(config: RLConfig, plies: float) -> float:
@@ -175,8 +177,9 @@ class Forecast:
         if now - since < EARLY or made <= before:
             return ""
         rest = max(self.rows - made, 0) * (now - since) / (made - before) + self.learning
-        text = (f"at this speed {math.ceil((now - since + rest) / 60)} minutes are needed for a "
-                "first RL point")
+        minutes = math.ceil((now - since + rest) / 60)
+        text = (f"at this speed {counted(minutes, 'minute')} {'is' if minutes == 1 else 'are'} "
+                "needed for a first RL point")
         if rest > self.at.left() and not self.said:
             self.said = True
             say(f"RL: {text}, and {clock_text(self.at.left())} are left; its games are kept")

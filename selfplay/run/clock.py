@@ -18,6 +18,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, finite_float, read_json, write_state
 
 OVERTIME = 0.05  #: of the minutes: how far a stage may go past its time to finish a step
+SOME = "0.1,0.2,0.5,0.2"  #: shares of the time, by which every stage has some
 GIVEN_UP = ("value", "rl")  #: whose needs are dropped, in this order, where not all can be met
 
 
@@ -41,12 +42,14 @@ class Budgeted(Protocol):
 def divide(
     seconds: float, shares: Mapping[str, float], least: Mapping[str, float]
 ) -> dict[str, float]:
-    """Split ``seconds`` between stages by ``shares``, giving none of them less than its ``least``.
+    """Split ``seconds`` between stages by ``shares`` (equally where all are 0), giving none of them
+    less than its ``least``.
 
     Where the needs add up to more than there is, those of GIVEN_UP are dropped first; if even that
     is not enough, the stages that are left get time in proportion to their needs.
     """
     seconds = max(seconds, 0.0)
+    shares = shares if any(shares.values()) else dict.fromkeys(shares, 1.0)
     needs = {name: least.get(name, 0.0) for name in shares}
     for name in GIVEN_UP:
         if sum(needs.values()) > seconds and name in needs:
@@ -153,6 +156,10 @@ class Clock:
     def left(self, stage: str) -> float:
         """Seconds that ``stage`` still has."""
         return self.budget(stage) - self.spent(stage)
+
+    def more(self, stage: str) -> str:
+        """The option that gives ``stage`` more time."""
+        return "more --minutes" if self.shares[stage] else f"--set shares={SOME}"
 
     def overtime(self) -> float:
         """Seconds that a stage may go past its time to finish what is under way."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from selfplay.arena.match import safe_name, shortened
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
 from selfplay.report.axis import Record, metric_of
 from selfplay.report.verdict import with_value
@@ -147,7 +147,7 @@ def ratings_table(result: Record) -> str:
         rows += [[run["label"], *cells] for cells in point_rows(run["points"], metric)]
     rows += [["", *cells] for cells in baseline_rows(baselines, metric)]
     lines = [f"{m['a']} against {m['b']}: {m['score']:.1%} ({m['low']:.1%} to {m['high']:.1%}) of "
-             f"{m['games']} games" for m in result["matches"]]
+             f"{counted(m['games'], 'game')}" for m in result["matches"]]
     return "\n".join([f"{result['game']}  {result['rules']}", "",
                       aligned(rows, {2, 4, 5, 6, 7, 8, 9}), "", *lines])
 

@@ -251,7 +251,10 @@ ON_BOARDS: dict[str, Any] = {
 #: ... then by algorithm (only some have a use for groups) ...
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"pg.epochs": 2},
-    **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "dapo", "gspo")},
+    **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "gspo")},
+    # a long game is no fault, and one that is lost earns -1
+    **{name: {"pool.group": 8, "pg.overlong": 0.0} for name in ("dapo", "cispo")},
+    "maxrl": {"pool.group": 8, "pg.worst": 1.0},
 }
 #: ... and then by game.
 BY_GAME: dict[str, dict[str, Any]] = {

@@ -21,8 +21,8 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies
 from selfplay.common import compiling
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command
-from selfplay.common.files import locked, read_history, read_json, write_json
+from selfplay.common.errors import UserError, command, counted
+from selfplay.common.files import locked, read_figures, read_history, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
@@ -43,7 +43,7 @@ from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stag
 from selfplay.run.keep import Row
 from selfplay.run.shards import make_games, read_rows
 from selfplay.run.stage import Desk, Stage, Work, run_stages
-from selfplay.run.teacher import expert_columns, expert_stage, makes_games
+from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
@@ -87,7 +87,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays and not makes_games(run):
         return _stays(run, clock, more=False)
     rows = expert_columns(run)
-    more = newest is not None and _rows_learnt(folder) not in (None, len(rows[0].value))
+    more = newest is not None and len(rows.learnt.value) > (_rows_learnt(folder) or math.inf)
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
     if stays:
@@ -102,8 +102,9 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
 
     def learn(at: Desk) -> bool:
         at.waits = "its look at the held-out games"
-        train_sft(run.game, net_spec(run), *rows, run.config.sft, folder, device=device,
-                  seed=run.config.seed, left=at.left, log=at.log, progress=at.step)
+        train_sft(run.game, net_spec(run), rows.learnt, rows.held, run.config.sft, folder,
+                  device=device, seed=run.config.seed, about={HELD_OUT: rows.held_out},
+                  left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
     return Work("SFT", learn, _sft_progress, ended=bool, said=lambda flat: (
@@ -160,8 +161,12 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     """
     if any(_value_folder(run).glob("*.npz")):
         return f"RL: finished, its policy plays for the value net: {_newest_rl(run)}"
+    if not clock.shares["rl"] and "rl" not in clock.only:
+        alone = command("selfplay", "rl", "--run", run.folder, "--minutes", 10)
+        return (f"RL: left out, its share of the time is 0; go on with {clock.more('rl')}, or "
+                f"alone with {alone}")
     start = _start(run)
-    held = expert_columns(run)[1] if run.config.init == "sft" else None
+    held = expert_columns(run).held if run.config.init == "sft" else None
     spec, seed, folder = net_spec(run), run.config.seed, run.folder / "rl"
     learner: KeptLearner | KeptPolicyLearner
     if played := run.config.rl.algorithm not in ALGORITHMS:
@@ -204,7 +209,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     def said(newest: Path | None) -> str:
         if newest is not None:
             count = int(checkpoint.read_meta(newest)["step"])
-            return f"RL: {count} iterations, newest checkpoint {newest.name}"
+            return f"RL: {counted(count, 'iteration')}, newest checkpoint {newest.name}"
         kept = "games that have ended are kept, " if played else ""
         advice = ("RL: the time ended before the first iteration; "
                   f"{kept}continue with more --minutes")
@@ -268,7 +273,8 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
     if "value" in clock.done:
         return f"value net: finished, {_best_value_look(folder)}"
     if policy is None:
-        return "value net: left out, there is no RL policy yet; continue with more --minutes"
+        return ("value net: left out, there is no RL policy yet; continue with "
+                f"{clock.more('rl')}")
     start = _start(run)
     assert start is not None, "must_be_of_recipe has seen to it"
     about = {"sft": start, "rl": policy}
@@ -300,7 +306,7 @@ def _value_games(
         net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
     spec = checkpoint.spec_of(meta)
-    cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
+    cost = read_figures(note, {"seconds": 0.0, "flops": 0.0, "evaluations": 0})
     since = time.monotonic()
 
     def spent(evaluations: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.arena.sgf import escape, sgf_point, walk
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.files import write_atomic
 from selfplay.games import make
 from selfplay.games.base import GameError
@@ -295,4 +295,4 @@ def _told(one: Review, target: Path) -> str:
     if worst is not None and worst.loss > 0:
         parts.append(f"the worst move is {worst.ply + 1}, {one.line.text(worst.action)} "
                      f"(-{worst.loss:.1%})")
-    return f"{target}: {len(judged)} moves; {', '.join(parts)}"
+    return f"{target}: {counted(len(judged), 'move')}; {', '.join(parts)}"

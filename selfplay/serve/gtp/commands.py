@@ -11,11 +11,11 @@ from typing import IO
 
 import numpy as np
 
+from selfplay.arena.contest import clock
 from selfplay.arena.sgf import escape, sgf_point
 from selfplay.common.errors import UserError
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
-from selfplay.serve.gtp import clock
 from selfplay.serve.gtp.engine import Engine, fixed_handicap
 from selfplay.serve.gtp.live import Command, analyze, genmove_analyze, raw_nn
 from selfplay.serve.gtp.protocol import Answer, GtpError, serve

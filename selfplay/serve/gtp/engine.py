@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay.arena.contest.clock import MARGIN, GameClock, to_come
 from selfplay.arena.gtp import colour_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
@@ -18,7 +19,6 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import MARGIN, GameClock
 from selfplay.serve.gtp.protocol import GtpError
 from selfplay.serve.line import Line, stones_of
 from selfplay.serve.mind import Mind
@@ -187,9 +187,9 @@ class Engine:
             raise GtpError(f"the net is of no use: {error}") from None
 
     def _seconds(self, colour: int) -> float | None:
-        """For a move; a game is taken to fill two thirds of its cells."""
+        """For a move."""
         mine = sum(move.colour == colour for move in self.line.moves)
-        by_clock = self.clock.seconds(colour, min(self.game.max_moves, self.game.cells) // 3 - mine)
+        by_clock = self.clock.seconds(colour, to_come(self.game, mine))
         given = [s for s in (by_clock, self.manner.seconds) if s is not None]
         return min(given) if given else None
 
