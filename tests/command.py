@@ -26,7 +26,7 @@ TINY = [
         "expert.player=mcts:8", "expert.count=40",
         "sft.batch_size=32", "sft.evaluate_every=10", "sft.max_steps=45",
         "rl.iterations=3", "rl.positions=96", "rl.games=16", "rl.sims=8", "rl.cheap_sims=4",
-        "rl.batch_size=32", "rl.reuse=2",
+        "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1",
         "eval.sims=4", "eval.sft_points=2", "eval.rl_points=2", "eval.games=4",
         "eval.decisive_games=6", "eval.baseline_games=4", "eval.baselines=mcts:8",
     ) for word in ("--set", setting)),

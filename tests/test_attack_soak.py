@@ -63,7 +63,7 @@ def a_round(run: Command, number: int, full: bool) -> None:
     """Games and learning in memory and in a folder, matches with engines, a chart."""
     for row in sp.alphazero("go5x5", sp.net("go5x5", "1x8", seed=number), sims=4, cheap_sims=2,
                             games=8, positions=64, batch_size=16, window_min=64, window_max=128,
-                            iterations=2, seed=number):
+                            iterations=2, cache_mb=1, seed=number):
         assert row["policy_loss"] > 0
     settings = (f"rl.iterations={3 + number // 2}", "rl.window_min=64", "rl.window_max=256",
                 "rl.keep=3", *(() if full else FEW))

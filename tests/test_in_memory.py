@@ -27,7 +27,7 @@ from selfplay.run.config import override, preset, with_algorithm
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-SMALL = RLConfig(sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
+SMALL = RLConfig(cache_mb=1, sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
                  window_min=64, window_max=64, batch_size=16, iterations=3, dtype="float32")
 HERE = {"init": None, "device": "cpu", "seed": 1}
 

@@ -333,7 +333,7 @@ def test_thinning_leaves_whole_checkpoints(tmp_path: Path) -> None:
 
 # float32: a forked child cannot use OpenVINO's threads either
 RL = RLConfig(dtype="float32", sims=2, cheap_sims=1, full_share=0.5, games=8, positions=16, reuse=2,
-              window_min=64,
+              cache_mb=1, window_min=64,
               window_max=64, batch_size=8, iterations=2, keep=2)
 
 

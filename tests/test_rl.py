@@ -32,7 +32,7 @@ from selfplay.run.shards import load_shard
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-SMALL = RLConfig(sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
+SMALL = RLConfig(cache_mb=1, sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32, reuse=2,
                  window_min=64, window_max=64, batch_size=16, iterations=2, dtype="float32")
 
 
