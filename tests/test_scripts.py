@@ -29,7 +29,8 @@ from selfplay.run.boards import KeptLearner, best_sft, train_rl, train_sft
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 SELF_PLAY = RLConfig(cache_mb=1, sims=4, cheap_sims=2, full_share=0.5, games=8, positions=32,
-                     reuse=2, window_min=64, window_max=64, batch_size=16, iterations=3, dtype="float32")
+                     reuse=2, window_min=64, window_max=64, batch_size=16, iterations=3,
+                     dtype="float32")
 EXPERT = [ExpertGame(actions, 1.0, None, ("a", "b"), "here")
                for cell in (5, 7) for actions in ((0, 3, 1, 4, 2), (4, cell, 0, 1, 8),
                                                   (2, 0, 4, cell, 6), (8, cell, 0, 3, 4))]
