@@ -12,7 +12,7 @@ pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 from selfplay.common.errors import UserError
 from selfplay.llm.folder import fitting
 from selfplay.llm.models import character_tokenizer, render, written
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.rewards import reward
 from selfplay.llm.tasks import make_task
 
