@@ -178,7 +178,6 @@ def test_a_run_with_it(
     folder: str, engines: list[Any], run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RL, own answers and evaluation ask the engine; another engine may go on with the run."""
-    monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     words = ("llm", "train", "--task", TASK, "--model", folder, "--run", "a", "--recipe", "r1",
              *SHORT, "--set", "own.questions=4", "--set", "own.samples=2", "--set", "rl.steps=1")

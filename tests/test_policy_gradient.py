@@ -85,8 +85,10 @@ def test_clipped_surrogate_by_hand() -> None:
 def test_value_loss_by_hand() -> None:
     """0.9 is held at 0.7: (0.9 - 1)^2 < (0.7 - 1)^2; 0.6 moved the wrong way counts as it is."""
     value, old, returns = torch.tensor([0.9, 0.2]), torch.tensor([0.5, 0.5]), torch.ones(2)
-    torch.testing.assert_close(pg.value_loss(value, old, returns, 0.2), torch.tensor([0.045, 0.32]))
-    torch.testing.assert_close(pg.value_loss(value, old, returns), torch.tensor([0.005, 0.32]))
+    torch.testing.assert_close(pg.clipped_value_loss(value, old, returns, 0.2),
+                               torch.tensor([0.045, 0.32]))
+    torch.testing.assert_close(pg.clipped_value_loss(value, old, returns),
+                               torch.tensor([0.005, 0.32]))
 
 
 def test_step_weights_by_hand() -> None:

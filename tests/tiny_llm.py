@@ -13,7 +13,8 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from torch import Tensor
 
-from selfplay.llm.models import character_tokenizer, padded_tokens, small_model
+from selfplay.llm.embedded import character_tokenizer, small_model
+from selfplay.llm.models import padded_tokens
 from selfplay.models.transformer import Transformer
 
 TOKENIZER = character_tokenizer()

@@ -130,7 +130,7 @@ def signal(score: Tensor, group: Tensor) -> Tensor:
     """bool [groups]: whether the trajectories of a group fared differently, so that there is
     something to learn from it; groups in order of their numbers."""
     place, count, _ = _by_group(score, group)
-    low, high = _range(score, place, count)
+    low, high = _lowest_and_highest(score, place, count)
     return high > low
 
 
@@ -160,11 +160,11 @@ def _by_group(score: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     empty = torch.zeros(len(found), dtype=score.dtype, device=score.device)
     count = empty.index_add(0, place, torch.ones_like(score))
     mean = empty.index_add(0, place, score) / count
-    mean = mean.clamp(*_range(score, place, count))
+    mean = mean.clamp(*_lowest_and_highest(score, place, count))
     return place, count, mean[place]
 
 
-def _range(score: Tensor, place: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _lowest_and_highest(score: Tensor, place: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """(lowest, highest) [groups] score of each group."""
     low = torch.full_like(count, torch.inf).scatter_reduce_(0, place, score, "amin")
     high = torch.full_like(count, -torch.inf).scatter_reduce_(0, place, score, "amax")
@@ -212,7 +212,7 @@ def shorter(length: Tensor, score: Tensor, group: Tensor) -> Tensor:
     an answer that is not right, at most 0. All 0 in a group of one length.
     """
     place, count, _ = _by_group(length, group)
-    low, high = (bound[place] for bound in _range(length, place, count))
+    low, high = (bound[place] for bound in _lowest_and_highest(length, place, count))
     found = 0.5 - (length - low) / (high - low).clamp(min=1)
     found = torch.where(score > 0, found, found.clamp(max=0.0))
     return torch.where(high > low, found, 0.0)

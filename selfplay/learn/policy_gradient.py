@@ -126,7 +126,9 @@ def clipped_weight(
     return -bounded * advantage * logp, bounded != weight
 
 
-def value_loss(value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 0.0) -> Tensor:
+def clipped_value_loss(
+    value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 0.0
+) -> Tensor:
     """[...]: (V - R)^2 / 2; with ``clip`` the larger of that and of the same after V has been held
     within ``clip`` of its old value (Schulman's PPO code; Engstrom et al. 2020, 2005.12729)."""
     loss = (value - returns).square()
@@ -143,9 +145,9 @@ def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> LossColumns
     and the rollout has none.
     """
     mask, reward = rollout.mask, advantages.shaped(rollout, config)
-    ref = _wanted(rollout.ref_logp, config.kl_weight > 0, "ref_logp")
-    value = _wanted(rollout.value, config.estimator == "gae" or config.value_weight > 0, "value")
-    sampled = _wanted(rollout.sampled, config.mismatch != "ignore", "sampled")
+    ref = _column_if(rollout.ref_logp, config.kl_weight > 0, "ref_logp")
+    value = _column_if(rollout.value, config.estimator == "gae" or config.value_weight > 0, "value")
+    sampled = _column_if(rollout.sampled, config.mismatch != "ignore", "sampled")
     penalty = torch.zeros_like(reward)
     if ref is not None and config.kl_in == "reward":
         penalty = kl_weight * torch.where(
@@ -163,7 +165,7 @@ def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> LossColumns
                    torch.zeros_like(reward), torch.zeros_like(reward))
 
 
-def _wanted(column: Tensor | None, wanted: bool, name: str) -> Tensor | None:
+def _column_if(column: Tensor | None, wanted: bool, name: str) -> Tensor | None:
     if wanted and column is None:
         raise ValueError(f"these settings want {name} in the rollout")
     return column if wanted else None
@@ -206,7 +208,7 @@ def objective(
     if config.value_weight > 0:
         if now.value is None or batch.value_old is None or batch.returns is None:
             raise ValueError("these settings want a critic, and the policy has none")
-        error = value_loss(now.value, batch.value_old, batch.returns, config.value_clip)
+        error = clipped_value_loss(now.value, batch.value_old, batch.returns, config.value_clip)
         parts["value_loss"] = _total(error, batch)
         parts["value_error"] = _total((now.value.detach() - batch.returns).square(), batch)
         loss = loss + config.value_weight * parts["value_loss"]

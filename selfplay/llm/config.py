@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from selfplay.common import settings
@@ -100,12 +100,13 @@ class RLHFConfig:
             entropy_weight=self.entropy_weight)
 
 
-Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
+Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
                  "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
     "sft": {"sft": 0.9, "eval": 0.1},
+    "rl": {"rl": 0.95, "eval": 0.05},
     "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
@@ -133,8 +134,21 @@ class TaskConfig:
     """How the task asks, and what its demonstrations are like."""
 
     style: str = "auto"
-    #: short (tersely, for models that learn characters), marked, answer (in words; the format of
-    #: the completion); auto: short for the embedded model where the task can, else answer
+    #: short (tersely, for models that learn characters), marked, answer, boxed, number, plain (in
+    #: words; the format of the completion); auto: short for the embedded model where the task can,
+    #: what a task of one's own names, else answer
+    instruction: str = ""  #: put behind each question in place of the style's own words
+    find: str = ""  #: a regular expression or path.py:NAME that finds a completion's answer
+    system: str = ""  #: a system prompt before each question
+    template: tuple[str, ...] = ()  #: key=value for the chat template: enable_thinking=false
+    prompt: str = ""  #: the column with the question [prompt, question or the like]
+    answer: str = ""  #: the column with the answer [answer, target or the like]
+    demonstration: str = ""  #: the column with the way there [demonstration or the like]
+    answer_in: str = ""
+    #: where in its column the answer stands: a style (marked for GSM8K), a regular expression or
+    #: path.py:NAME; what comes before it is the demonstration. Empty: the column is the answer
+    checker: str = "exact"  #: exact, number, of rows that name none
+    test: str = ""  #: held-out questions: a file, or a split of the data set; empty: a tenth
     wrong: Share = 0.0  #: share of the demonstrations' steps that are wrong
     slips: Literal["any", "carry"] = "any"
     #: where they are wrong: anywhere, or where a ten is carried (chain_sum), which at a share above
@@ -142,6 +156,35 @@ class TaskConfig:
     guessed: Share = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
     held_out: Count = 512  #: questions held out for measuring, at most
+
+
+MOST = 1e6  #: size of a reward
+Earned = Annotated[float, Limit(lambda value: abs(value) <= MOST, "at most 1e6 in size")]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Reward functions of one's own, in processes of their own."""
+
+    functions: tuple[str, ...] = ()  #: path.py:NAME of each, beside those of the task
+    weights: tuple[str, ...] = ()  #: NAME=WEIGHT of parts; of one that is not named it is 1
+    seconds: Positive = 10.0  #: that a call may take
+    workers: Count = 2  #: processes, each with a share of the completions
+    failed: Earned = 0.0
+    #: reward of a completion that a function failed to judge
+    most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Conversations with an environment of one's own."""
+
+    turns: Count = 8  #: of the model in a conversation, at most
+    tokens: Count = 1024  #: of a conversation behind its first messages, at most
+    seconds: Positive = 10.0  #: that the environment may take for an answer
+    workers: Count = 2  #: processes, each with a share of the conversations
+    failed: Earned = 0.0  #: reward of a conversation in which the environment failed
+    most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
 
 
 @dataclass(frozen=True)
@@ -160,6 +203,7 @@ class SampleConfig:
     temperature: Amount = 1.0  #: of the softmax; 0 takes the best token
     top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
+    stop: tuple[str, ...] = ()  #: texts that end a completion, and belong to it; \n is a line's end
     engine: Literal["auto", "torch", "vllm"] = "auto"
     #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
     #: installed, the run is on a GPU and the model was given with --model, else torch
@@ -265,6 +309,8 @@ class TextConfig:
     dpo: DPOConfig = field(default_factory=DPOConfig)
     rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def of_algorithm(name: str) -> PGConfig:
@@ -332,6 +378,12 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.memory != MemoryConfig() and not config.model:
         raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
                         "--model; the embedded one needs neither")
+    if config.recipe == "rl" and not config.model:
+        raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
+                        "take --recipe grpo, which teaches the embedded model first")
+    if config.task.startswith("env:") and config.recipe != "rl":
+        raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
+                        "learnt by --recipe rl alone, with --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
     rlhf = config.rlhf
@@ -340,7 +392,8 @@ def must_not_contradict(config: TextConfig) -> None:
                         "above 0")
     if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
         raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
-    if Path(config.task).suffix == ".jsonl" and (config.data.wrong or config.data.slips != "any"):
+    made_here = not re.search(r"\.(py:|jsonl?$|parquet$)|^hf:", config.task)
+    if not made_here and (config.data.wrong or config.data.slips != "any"):
         raise UserError(f"{config.task}: data.wrong and data.slips change demonstrations that are "
                         "made here, not those of a file; leave them out")
 
@@ -359,5 +412,6 @@ def fixed(config: TextConfig) -> TextConfig:
                                        for key in ("engine", "memory", "dtype")})
     return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
                    eval=plain.eval, sample=sample,
+                   judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

@@ -27,7 +27,8 @@ from selfplay.llm.models import (
     completion_texts,
     copy_of,
     padded_tokens,
-    render,
+    prompt_of,
+    stopped,
     trimmed,
     without_adapters,
 )
@@ -107,10 +108,12 @@ class TextPolicy:
     group: int = 1
     generator: Generator | None = None
     memory: Memory = field(default_factory=Memory)
+    tokenizer: Any = None  #: wanted by ``Sampling.stop``
 
     def act(self, batch: Prompts) -> Acted:
         """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
-        write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad)
+        write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad,
+                                                 self.tokenizer)
         prompts = [row[seen].tolist() for row, seen in zip(batch.tokens, batch.mask, strict=True)]
         with self.memory.arithmetic(self.net.policy):
             samples = write(prompts, self.group, self.sampling, batch.seed)
@@ -183,7 +186,9 @@ def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
     which nothing follows."""
     prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
-    mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
+    # what stands between two steps of a trajectory has been read, though it was not written
+    seen = rollout.mask.int().flip(1).cummax(1).values.flip(1).bool()
+    mask = torch.cat([prompt_mask, seen], 1)[:, :-1]
     return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
 
 
@@ -223,10 +228,24 @@ class SampledBatch:
 
 
 def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """The parts of ``rewards.reward``."""
+    """The parts of ``judged_parts``."""
+    rows = judged_parts(completions, examples)
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def judged_parts(
+    completions: Completions, examples: Sequence[Example]
+) -> list[dict[str, float]]:
+    """The parts of ``rewards.reward``, and what the examples' own judges say."""
     rows = [parts_of(text, example, ended)
             for text, ended, example in zip(*completions, examples, strict=True)]
-    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+    for judge in dict.fromkeys(e.judge for e in examples if e.judge is not None):
+        mine = [i for i, example in enumerate(examples) if example.judge is judge]
+        found = judge([completions.texts[i] for i in mine], [examples[i] for i in mine],
+                      [rows[i] for i in mine])
+        for i, more in zip(mine, found, strict=True):
+            rows[i] |= more
+    return rows
 
 
 def sample_batch(
@@ -235,14 +254,18 @@ def sample_batch(
 ) -> SampledBatch:
     """Answer each of ``examples`` ``policy.group`` times and judge the answers.
 
-    The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
+    The reward, the weighted sum of the parts named in ``weights``, stands on the last token. Where
+    examples are starts of conversations, their environment answers and gives the rewards instead.
     """
-    rows = [render(tokenizer, e.prompt) for e in examples]
+    if examples[0].world is not None:
+        talks: SampledBatch = examples[0].world.sample(policy, tokenizer, examples, seed)
+        return talks
+    rows = [prompt_of(tokenizer, e) for e in examples]
     tokens, mask = padded_tokens(rows, policy.pad, left=True)
     prompts = Prompts(tokens, mask, seed)
     acted = policy.act(prompts)
     answered = [e for e in examples for _ in range(policy.group)]
-    completions = completions_of(tokenizer, acted, policy.ends)
+    completions = completions_of(tokenizer, acted, policy.ends, policy.sampling.stop)
     parts = reward(completions, answered)
     score = weighed(parts, weights).to(acted.logp.device)
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
@@ -260,12 +283,15 @@ def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weight * parts[name].float() for name, weight in weights.items()]).sum(0)
 
 
-def completions_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
+def completions_of(
+    tokenizer: Any, acted: Acted, ends: Sequence[int], stop: Sequence[str] = ()
+) -> Completions:
     """What was written, as text."""
     last = torch.where(acted.mask, acted.action, -1)
     ended = torch.isin(last, torch.tensor(list(ends), device=last.device)).any(1)
-    return Completions(completion_texts(tokenizer, acted.action, acted.mask, ended),
-                       ended.tolist())
+    texts = completion_texts(tokenizer, acted.action, acted.mask, ended)
+    return Completions(texts, [end or stopped(text, stop)
+                               for end, text in zip(ended.tolist(), texts, strict=True)])
 
 
 def gold_of(weights: Mapping[str, float], reward: Reward = verifier) -> Judge:

@@ -27,7 +27,7 @@ from selfplay.common.files import locked, read_history, write_atomic, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES, RLHFConfig
-from selfplay.llm.evaluate import best_of_n, turn
+from selfplay.llm.embedded import character_tokenizer, small_model
 from selfplay.llm.folder import (
     Engine,
     TextRun,
@@ -42,13 +42,8 @@ from selfplay.llm.folder import (
     train_learner,
 )
 from selfplay.llm.memory import Memory
-from selfplay.llm.models import (
-    character_tokenizer,
-    end_tokens,
-    load_model,
-    load_tokenizer,
-    small_model,
-)
+from selfplay.llm.models import end_tokens, load_model, load_tokenizer
+from selfplay.llm.overoptimism import best_of_n, turn
 from selfplay.llm.policy import Net, TextPolicy, gold_of
 from selfplay.llm.preferences.dpo import train_dpo
 from selfplay.llm.preferences.pairs import (
@@ -205,10 +200,12 @@ def _accuracies(greedy: float, sampled: float) -> str:
 
 
 def goal_of(run: TextRun) -> RewardedTask:
-    """What RL is rewarded for: the verifier's parts, weighed."""
+    """What RL is rewarded for: the verifier's parts, weighed, or what functions of the user's own
+    give, and the form."""
     rl = run.config.rl
-    weights = {"accuracy": 1.0, "format": rl.format_weight}
-    if rl.partial_weight:  # a right answer has 1 of it as well
+    own = run.task.judge is not None
+    weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
+    if rl.partial_weight and not own:  # a right answer has 1 of it as well
         weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
     return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
 
@@ -260,7 +257,8 @@ def _sampler(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
     model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
     return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
                       tokenizer.pad_token_id, sampling_of(run.config),
-                      generator=_engine_for(run, device)(model, tokenizer)), tokenizer
+                      generator=_engine_for(run, device)(model, tokenizer),
+                      tokenizer=tokenizer), tokenizer
 
 
 def learn_directly(run: TextRun, clock: Clock, device: str) -> Work | str:

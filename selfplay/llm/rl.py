@@ -82,7 +82,7 @@ class RewardLearner:
         self.reference = reference  #: costs memory and a forward pass: only where it is needed
         net = Net(model, value_model(model) if critic else None).to(device).eval()
         self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
-                                 sampling, group, generator)
+                                 sampling, group, generator, tokenizer)
         self.held_out = goal.task.held_out(questions)
         self.step = 0
         self.compute: dict[str, float] = {}
@@ -209,8 +209,8 @@ class TextLearner(RewardLearner):
 
     def answers(self, temperature: float) -> SampledBatch:
         """One completion of each held-out prompt, as the verifier judges them."""
-        most = self.policy.sampling.max_new_tokens
-        policy = replace(self.policy, group=1, sampling=Sampling(temperature, max_new_tokens=most))
+        sampling = replace(self.policy.sampling, temperature=temperature, top_p=1.0)
+        policy = replace(self.policy, group=1, sampling=sampling)
         return rollouts.sample_batch(policy, self.tokenizer, self.held_out, verifier,
                                      {"accuracy": 1.0}, self.seed)
 

@@ -30,7 +30,7 @@ from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import head_logp, hidden_states, many_logits
-from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, render
+from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.tasks import demonstration
 from selfplay.llm.vllm import generator_of
@@ -82,7 +82,7 @@ def sequences_of(
 ) -> Sequences:
     """The prompts of examples with what to learn behind them (``completion_to_learn``). on:
     "completion" or "text", see ``TextSFTConfig``."""
-    rows = [(render(tokenizer, e.prompt), complete(tokenizer, completion_to_learn(e)))
+    rows = [(prompt_of(tokenizer, e), complete(tokenizer, completion_to_learn(e)))
             for e in examples]
     tokens, learnt = padded_tokens([a + b for a, b in rows], tokenizer.pad_token_id)
     for i, (prompt, _) in enumerate(rows):
@@ -133,7 +133,8 @@ def text_lesson(
     model, examples = trainer.net, task.held_out(held_out)
     parts = [sequences_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
              for i in range(0, len(examples), HELD_AT_ONCE)]
-    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
+    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id,
+                               tokenizer)
 
     def batches(step: int) -> Generator[Sequences, None, None]:
         for number in itertools.count(step):
