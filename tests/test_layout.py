@@ -204,8 +204,10 @@ def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
 
 
 def test_few_names_are_defined_in_two_files() -> None:
-    """What is shared by design: a function of settings for boards and one for texts."""
+    """What is shared by design: a command or a function of the Python API and what it stands on,
+    the kernels that every game has, a function of settings for boards and one for texts."""
     assert len(REACH.shared_names("llm")) <= 3, REACH.shared_names("llm")
+    assert len(REACH.shared_names()) <= 30, REACH.shared_names()
 
 
 def test_names_are_those_that_python_finds() -> None:

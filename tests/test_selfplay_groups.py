@@ -12,7 +12,7 @@ from harvesting import played
 
 from selfplay.board import selfplay
 from selfplay.board.config import RLConfig
-from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join
+from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join_harvests
 from selfplay.games import make
 from selfplay.inference import evaluator
 from selfplay.inference.evaluator import Evaluator, group_sizes
@@ -71,7 +71,7 @@ def test_a_call_that_is_cut_short_goes_on_with_the_same_games() -> None:
         parts += [] if part is None else [part]
         calls += 1
     assert calls > 2
-    assert equal(join(parts), whole)
+    assert equal(join_harvests(parts), whole)
 
 
 def test_each_group_plays_as_an_actor_of_its_own() -> None:
@@ -82,7 +82,7 @@ def test_each_group_plays_as_an_actor_of_its_own() -> None:
     while not rounds:
         for actor in actors:
             rounds += [h for h in (actor.wave() for _ in range(selfplay.WAVES)) if h is not None]
-    assert equal(harvest, join(rounds))
+    assert equal(harvest, join_harvests(rounds))
     games = [set(map(bytes, np.split(h.actions, h.ends[:-1]))) for h in
              (played(actor, 40) for actor in actors)]
     assert games[0] != games[1] != games[2]

@@ -21,6 +21,7 @@ class Backwards:
         return {"prompt": f"{number} backwards:", "answer": number[::-1]}
 
     def reward(self, completions, examples):
-        right = [text.strip() == row["answer"] for text, row in zip(completions, examples)]
-        return {"right": right,
-                "short": [ok and len(text) <= 4 for ok, text in zip(right, completions)]}
+        pairs = list(zip(completions, examples, strict=True))
+        right = [text.strip() == row["answer"] for text, row in pairs]
+        short = [ok and len(text) <= 4 for ok, (text, _) in zip(right, pairs, strict=True)]
+        return {"right": right, "short": short}

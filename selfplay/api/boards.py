@@ -114,8 +114,8 @@ class Board:
     last: int = -1
 
     def _drawn(self) -> drawing.Drawing:
-        return drawing.shapes(drawing.view(self.game, self.states, self.row, self.policy,
-                                           self.visits, self.value, self.last))
+        return drawing.shapes(drawing.board_view(self.game, self.states, self.row, self.policy,
+                                                 self.visits, self.value, self.last))
 
     def _repr_svg_(self) -> str:
         return drawing.svg(self._drawn())

@@ -114,7 +114,7 @@ class _Nets:
         self.config = _play_config(game)
         self.net = seeded(0, lambda: build(spec)).eval()
         self.batches = BATCHES[torch.device(device).type]
-        self.obs = _positions(game, max(self.batches + INT8_BATCHES))
+        self.obs = _observations(game, max(self.batches + INT8_BATCHES))
         self._rates: dict[tuple[str, str], Rate] = {}
 
     def _evaluators(
@@ -184,7 +184,7 @@ def _threads(device: str) -> int:
     return torch.get_num_threads() if torch.device(device).type == "cpu" else 1
 
 
-def _positions(game: Game, count: int) -> NDArray[Any]:
+def _observations(game: Game, count: int) -> NDArray[Any]:
     """Observations [count, C, H, W]; after DRAWN of them the same again."""
     drawn = precision.random_positions(game, 0, min(count, DRAWN))
     return np.resize(drawn, (count, *drawn.shape[1:]))

@@ -6,10 +6,13 @@ They stand apart from the code that uses them, so that ``--help`` imports neithe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
-from selfplay.learn.config import PGConfig, PlateauConfig
+from selfplay.learn.plateau_config import PlateauConfig
+
+if TYPE_CHECKING:
+    from selfplay.learn.config import PGConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class RLConfig:
     checkpoint_every and keep; its other settings are PGConfig and PoolConfig."""
 
     algorithm: Literal["gumbel", "puct", "reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo",
-                       "gspo"] = "gumbel"  #: gumbel, puct: search; the others: policy gradient
+                       "gspo", "cispo", "maxrl"] = "gumbel"
+    #: gumbel, puct: search; the others: policy gradient
     sims: Count = 32  #: simulations of a full search; only these searches are trained on
     cheap_sims: Count = 8  #: simulations of all other moves (playout-cap randomisation)
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off

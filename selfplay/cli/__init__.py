@@ -12,6 +12,7 @@ from selfplay.cli.analyse import analyse
 from selfplay.cli.gtp import gtp
 from selfplay.cli.judge import judge
 from selfplay.cli.llm import llm as texts
+from selfplay.cli.match import match
 from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
     NETS,
@@ -34,13 +35,12 @@ from selfplay.cli.options import (
     set_option,
 )
 from selfplay.cli.play import play
+from selfplay.common.errors import counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
     from selfplay.run.folder import Run
 
-
-NAME_MAX = 255  #: characters that a file system takes as one name
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -63,7 +63,7 @@ def cli() -> None:
     """
 
 
-for command in (texts, gtp, analyse, nets, export, judge, play):
+for command in (texts, gtp, analyse, nets, export, judge, match, play):
     cli.add_command(command)
 
 
@@ -166,78 +166,6 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
 
 
 @cli.command()
-@click.argument("players", nargs=2, metavar="PLAYER PLAYER")
-@game_option()
-@click.option("--games", "count", type=Whole(min=1), default=None,
-              help="Games to play [100; with a human one more].")
-@click.option("--opening", default=None, metavar="LOW-HIGH",
-              help="Random plies before the players take over; each opening is played twice.")
-@click.option("--slots", type=Whole(min=1), default=None,
-              help="Games at once [64; 4 with an outside engine; 1 with a human].")
-@click.option("--out", type=click.Path(path_type=Path), default=None,
-              help="Folder for the games; an interrupted match there is continued "
-                   "[runs/matches/…].")
-@own_nets_option
-@device_option
-@seed_option
-def match(players: tuple[str, str], game: str, count: int | None, opening: str | None,
-          slots: int | None, out: Path | None, nets: tuple[str, ...], device: str | None,
-          seed: int | None) -> None:
-    """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
-    from selfplay.arena.elo import standings
-    from selfplay.arena.human import final_words
-    from selfplay.arena.match import plain, play_match, read_match, shortened
-    from selfplay.arena.spec import full_name
-    from selfplay.common.console import Bar, say
-    from selfplay.run.config import preset
-
-    _use(nets)
-    players = (full_name(players[0].strip()), full_name(players[1].strip()))
-    played = _make(game)
-    config = preset(played.name).eval
-    low_high = opening_of(opening) if opening else config.opening
-    seed = seed or 0
-    words = f"{game}-{players[0]}-{players[1]}-{seed}"
-    place = plain(words)
-    folder = out or Path("runs/matches",
-                         place if len(place) <= NAME_MAX else shortened(place, words))
-    kinds = {name.split(":")[0] for name in players}
-    if slots is None:
-        slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
-    where = device_of(device or "auto") if kinds & NETS else "cpu"
-    counts: list[int] = []
-
-    def progress(done: int) -> None:
-        counts.append(done)
-        bar.at(done)
-
-    human = "human" in kinds
-    count = count or (1 if human else 100)
-    if human and (before := read_match(folder, played)):
-        count += before.games  # another game, with the next opening and the other colour
-
-    def ended(record: Any) -> None:
-        if human:
-            say(final_words(played, record, "human"))
-
-    try:
-        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human) as bar:
-            result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                                slots=slots, folder=folder, device=where, progress=progress,
-                                ended=ended)
-    except KeyboardInterrupt:
-        if not human:
-            raise
-        click.echo("stopped; the game under way is not kept, those that have ended are", err=True)
-        raise click.exceptions.Exit(130) from None
-    say(result.summary())
-    table = standings(folder.parent, played, (result.a, result.b))
-    if table:
-        say(table)
-    say(f"games: {folder}" + " (all played before)" * (counts[0] == result.games))
-
-
-@cli.command()
 @game_option()
 @click.option("--player", required=True, help="The teacher: any player, for example "
               "\"gtp:gnugo --mode gtp --level 10\".")
@@ -267,7 +195,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
         written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
                            slots=slots, device=where, progress=bar.at)
     before = " (all made before; for more give another name)" * written.before
-    say(f"{out}: {written.games} games, {made.rules}{before}")
+    say(f"{out}: {counted(written.games, 'game')}, {made.rules}{before}")
     if written.duplicates or written.unfinished:
         say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
 
@@ -370,7 +298,7 @@ def _banner(run: Run, minutes: float) -> None:
         by = f"policy gradient by {config.rl.algorithm}"
         how = f"{how}, {by}" if config.recipe == "alphago" else by
     say(f"{run.game.name}: {run.game.rules}")
-    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
+    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {counted(minutes, 'minute')}, "
         f"{how}, from {config.init}")
 
 

@@ -57,7 +57,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
 
     list(map(use_net, nets))
     announce()
-    names, found, folder = _players(who, game, sims)
+    names, found, folder = _asked_players(who, game, sims)
     made = make(found)
     threads = torch.get_num_threads()
     longest = made.max_moves
@@ -83,15 +83,15 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
                 bar.at(1)
         finally:
             player.close()
-        say(_line(results[-1]))
+        say(_kept_and_missed(results[-1]))
     say(_table(results, known))
     picture = out or (folder / "judge.png" if folder else None)
     if picture is not None:
-        _draw(made.name, results, known, picture)
+        _write_picture(made.name, results, known, picture)
         say(f"picture: {picture}")
 
 
-def _players(
+def _asked_players(
     who: tuple[str, ...], game: str | None, sims: str,
 ) -> tuple[list[str], str, Path | None]:
     """(players' names, the game, the first run's folder) of runs and players."""
@@ -125,7 +125,7 @@ def _players(
     return names, game, first
 
 
-def _line(result: Judgement) -> str:
+def _kept_and_missed(result: Judgement) -> str:
     won = result.share(result.took, result.wins)
     return (f"  keeps the value {result.share(result.kept)}, perfect "
             f"{result.share(result.perfect)}, missed {won.total - won.hits} of {won.total} "
@@ -149,16 +149,16 @@ def _table(results: list[Judgement], known: Positions) -> str:
     return "\n".join(lines)
 
 
-def _draw(game: str, results: list[Judgement], known: Positions, path: Path) -> None:
+def _write_picture(game: str, results: list[Judgement], known: Positions, path: Path) -> None:
     from selfplay.arena.judge import by_ply
     from selfplay.common.files import write_atomic
-    from selfplay.report.judged import Curve, draw_judged
+    from selfplay.report.judged import KeptCurve, draw_judged
 
-    def curve(result: Any) -> Curve:
+    def curve(result: Any) -> KeptCurve:
         shares = [(low, high, result.share(result.kept, among))
                   for low, high, among in by_ply(known)]
-        return Curve(result.player, [(low, high, share.hits, share.total)
-                                     for low, high, share in shares])
+        return KeptCurve(result.player, [(low, high, share.hits, share.total)
+                                         for low, high, share in shares])
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, draw_judged(f"{game}: moves beside perfect play, 95% intervals",

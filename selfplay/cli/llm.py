@@ -22,7 +22,7 @@ from selfplay.cli.options import (
     minutes_option,
     seed_option,
 )
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm.config import Recipe
 
@@ -83,7 +83,7 @@ def train(
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / name_of(top["task"])
+        folder = Path("runs") / run_name_of(top["task"])
     top["task"] = top["task"] and _located(top["task"])
     config = stored_text_config(folder)
     new = config is None
@@ -105,7 +105,7 @@ def train(
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
-        f"{run.config.minutes:g} minutes")
+        f"{counted(run.config.minutes, 'minute')}")
     run_recipe(run, device)
 
 
@@ -284,7 +284,7 @@ def check(task: str, rewards: tuple[str, ...], questions: int, assignments: tupl
     click.echo(f"{task}: known-good answers are right, and nothing else earns as much")
 
 
-def name_of(task: str) -> str:
+def run_name_of(task: str) -> str:
     """A folder name for a run of ``task``, of at most NAMED characters: the words of the task, or,
     if they are too long or a minus sign would be lost, abbreviations of them and a hash."""
     plain = _words(task)

@@ -36,7 +36,7 @@ SPREAD_ROWS = 32
 CPU_MULTIPLE = 16
 
 
-def padded(rows: int) -> int:
+def padded_rows(rows: int) -> int:
     """How many rows a batch of ``rows`` is filled up to on a CPU.
 
     The time grows with it: a game played alone waits for one row, not for 16. The last bits of
@@ -210,7 +210,7 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     @torch.inference_mode()
     def run(obs: NDArray[Any]) -> Outputs:
         rows = len(obs)
-        size = padded(rows) if on_cpu else rows
+        size = padded_rows(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
         out = net(planes.contiguous(memory_format=torch.channels_last))

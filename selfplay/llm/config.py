@@ -12,7 +12,8 @@ from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
-from selfplay.learn.config import ALGORITHMS, PGConfig, PlateauConfig, algorithm
+from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
+from selfplay.learn.plateau_config import PlateauConfig
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class RLHFConfig:
         KL target is in nats a token. Only the budget ends the run, so ``max_kl`` is infinite."""
         target = self.kl_budget / 2 / max(length, 1.0) if self.adapt else 0.0
         return replace(
-            algorithm(self.algorithm), kl_in="reward", kl_estimator="k1", kl_weight=self.kl_weight,
-            kl_target=target, kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
+            algorithm(self.algorithm), kl_in="reward", kl_weight=self.kl_weight, kl_target=target,
+            kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
             epochs=self.epochs, minibatches=self.minibatches, learning_rate=self.learning_rate,
             entropy_weight=self.entropy_weight)
 
@@ -101,8 +102,10 @@ RECIPES: dict[Recipe, dict[str, float]] = {
 }
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
-#: What differs for texts, by algorithm: an update of PPO is many optimizer steps.
-BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
+#: What differs for texts, by algorithm: an update of these is many optimizer steps.
+BY_ALGORITHM: dict[str, dict[str, Any]] = {
+    name: {"learning_rate": 2e-4} for name in ("ppo", "dapo", "cispo")}
+DYNAMIC = ("dapo", "cispo")  #: ask other prompts in place of those without a signal
 
 #: Learning rates for a model that was given and has learnt before, where all its weights learn.
 GIVEN = {"sft.learning_rate": 1e-5, "pg.learning_rate": 1e-6, "rlhf.learning_rate": 1e-6,
@@ -209,7 +212,8 @@ class TextSFTConfig(PlateauConfig):
 class TextRLConfig:
     """What a step asks, and when a run is measured; how it learns is in PGConfig."""
 
-    algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo",
+                       "maxrl"] = "grpo"
     #: chosen by --algo, which sets pg accordingly
     prompts: Count = 32  #: prompts a step
     group: Count = 16  #: completions a prompt
@@ -292,7 +296,9 @@ def with_algorithm(config: TextConfig, name: str) -> TextConfig:
     if name == config.rl.algorithm:
         return config
     if name in ALGORITHMS:
-        config = replace(config, pg=of_algorithm(name))
+        plain = TextRLConfig.no_signal
+        config = replace(config, pg=of_algorithm(name), rl=replace(
+            config.rl, no_signal="resample" if name in DYNAMIC else plain))
         if config.model:
             config = with_rate(config, "pg.learning_rate", config.lora.rank > 0)
     return set_key(config, "rl.algorithm", name)

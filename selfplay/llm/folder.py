@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
-from selfplay.common.settings import read, to_dict
+from selfplay.common.settings import to_dict, validated
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
@@ -78,7 +78,7 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     """
     path = folder / "config.json"
     if path.exists():
-        return read(TextConfig, read_json(path), str(path))
+        return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
                         "another name")

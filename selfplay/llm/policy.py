@@ -251,7 +251,7 @@ def sample_batch(
     score = weighed(parts, weights).to(acted.logp.device)
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
     rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
-                      on_last_step(score, acted.mask), group)
+                      advantages.on_last_step(score, acted.mask), group)
     return SampledBatch(answered, completions, parts, rollout)
 
 
@@ -280,19 +280,9 @@ def gold_of(weights: Mapping[str, float], reward: Reward = verifier) -> Judge:
     return lambda completions, examples: weighed(reward(completions, examples), weights)
 
 
-def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
-    """float32 [N, T]: score [N] on the last real step of each trajectory, 0 elsewhere."""
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, steps, -1).amax(1)
-    return (steps == last[:, None]) * score.float()[:, None]
-
-
 def with_signal(batch: SampledBatch) -> SampledBatch | None:
     """The groups whose completions have different rewards; None if there are none."""
-    rollout = batch.rollout
-    useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
-    _, place = torch.unique(rollout.group, return_inverse=True)
-    kept = useful[place].nonzero()[:, 0]
+    kept = advantages.has_signal(batch.rollout).nonzero()[:, 0]
     return batch.rows(kept) if len(kept) else None
 
 
@@ -314,11 +304,13 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     log-probabilities of the model ``reference``, where there is one.
 
     Where a generator other than torch wrote the completions, the log-probabilities are replaced by
-    those in ``policy``'s arithmetic, so that ratios to them begin at exactly 1.
+    those in ``policy``'s arithmetic, so that ratios to them begin at exactly 1; the generator's own
+    are then in ``sampled``.
     """
     if policy.generator is not None:
         alone = replace(policy, net=Net(policy.net.policy))
-        rollout = replace(rollout, logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
+        rollout = replace(rollout, sampled=rollout.logp,
+                          logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
     if policy.net.value is not None:
         rollout = replace(rollout, value=_in_parts(rollout, policy.values))
     if reference is not None:

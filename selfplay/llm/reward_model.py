@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved, parse_json, text_lines
 from selfplay.learn import checkpoint
-from selfplay.learn.config import PlateauConfig
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
+from selfplay.learn.plateau_config import PlateauConfig
 from selfplay.llm.config import PairConfig, RewardConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.models import bare_backbone, complete, merged, padded_tokens, render, trimmed

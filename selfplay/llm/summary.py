@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import say
-from selfplay.common.errors import command
-from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.common.errors import UserError, clip, command
+from selfplay.common.files import (
+    AGAIN,
+    DAMAGE,
+    finite_float,
+    read_history,
+    read_json,
+    read_rows,
+    write_atomic,
+    write_json,
+)
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
@@ -41,7 +50,7 @@ from selfplay.llm.rewards import reward
 from selfplay.llm.vllm import generator_of, must_have_vllm
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.page import write_report
-from selfplay.report.panels import draw_overoptimisation
+from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.report.style import STAGES
 from selfplay.report.text import headlines
 from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
@@ -308,14 +317,18 @@ def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -
     """``found`` and what evaluation.json has of other stages, where it is of the checkpoints that
     they hand on now (``models``)."""
     path = folder / "evaluation.json"
-    old = read_json(path).get("stages", {}) if path.exists() else {}
-    kept = {name: row for name, row in old.items()
-            if name in models and row["checkpoint"] == path_in_run(folder, models[name])}
-    for name, row in found.items():  # fewer samples do not replace more
-        for key in ("majority", "pass"):
-            known = kept.get(name, {}).get(key, {})
-            more = {k: rate for k, rate in known.items() if int(k) > max(map(int, row[key]))}
-            row[key] = {**row[key], **more}
+    try:
+        old = read_json(path, dict).get("stages", {}) if path.exists() else {}
+        kept = {name: row for name, row in old.items()
+                if name in models and row["checkpoint"] == path_in_run(folder, models[name])}
+        for name, row in found.items():  # fewer samples do not replace more
+            for key in ("majority", "pass"):
+                known = kept.get(name, {}).get(key, {})
+                more = {k: finite_float(rate) for k, rate in known.items()
+                        if int(k) > max(map(int, row[key]))}
+                row[key] = {**row[key], **more}
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {AGAIN}") from None
     return {**kept, **found}
 
 
@@ -330,4 +343,4 @@ def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
     best_of = folder / "rm" / "best_of_n.json"
     write_atomic(folder / PICTURE, draw_overoptimisation(
         curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
-        best_of=read_json(best_of) if best_of.exists() else []))
+        best_of=read_rows(best_of, CLIMBED) if best_of.exists() else []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from selfplay.common.errors import counted
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
 from selfplay.report.style import STAGES
 from selfplay.report.verdict import POINTS, SIGNAL, Mode, Verdict, by_intervals, well_known
@@ -56,7 +57,7 @@ def match_text(mode: Mode, sft: Record, rl: Record) -> str:
         return ""
     bests = (match["rl"], match["sft"]) == (rl["player"], sft["player"])
     whose = "" if bests else " of checkpoints level with these"
-    return f"; direct match{whose} {score_text(match)} of {match['games']} games"
+    return f"; direct match{whose} {score_text(match)} of {counted(match['games'], 'game')}"
 
 
 def score_text(match: Record) -> str:

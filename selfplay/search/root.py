@@ -39,7 +39,7 @@ def considered_visits(m, out):
 
 
 @njit(cache=True, nogil=True)
-def plan(tree, rows, m, sims, schedule):
+def fill_schedule(tree, rows, m, sims, schedule):
     """Fill the rows of schedule int32 [B, S] for searches of ``sims`` int32 [n] simulations.
 
     rows: int64 [n], with evaluated roots and no node yet below; m: moves to consider, or all if
@@ -165,7 +165,7 @@ def end_won(wins, slot, leaves, to_play, outcome):
 
 
 @njit(cache=True, nogil=True)
-def moves(tree, rows, visits, q, exact):
+def root_moves(tree, rows, visits, q, exact):
     """Fill visits int32 [n, A], q float64 [n, A], the mean value of each visited move of the
     roots for their side to move, and exact bool [n, A], whether it is exact; 0 elsewhere."""
     visits[:] = 0

@@ -247,7 +247,7 @@ class Search:
             raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
         visits = np.empty((len(rows), self.game.num_actions), np.int32)
         q, exact = np.empty(visits.shape), np.empty(visits.shape, np.bool_)
-        root.moves(trees, rows, visits, q, exact)
+        root.root_moves(trees, rows, visits, q, exact)
         sign = 1.0 - 2.0 * trees.to_play[rows, 0]
         value = (sign * trees.total[rows, 0] / trees.visits[rows, 0]).astype(np.float32)
         prior = np.abs(trees.prior[rows, 0])
@@ -341,7 +341,7 @@ class Search:
             with np.errstate(divide="ignore"):
                 score = np.log(prior)
             score[noisy] += rng.gumbel(trees.rng, rows[noisy], legal)
-            root.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+            root.fill_schedule(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
         else:
             score, weight = prior, config.dirichlet_weight
             warm = prior[noisy] ** (1.0 / config.root_temperature)

@@ -93,7 +93,7 @@ class Judge:
     def _values(self, texts: list[str], asked: list[dict[str, Any]]) -> list[Values | str]:
         """The parts of each completion, or why there are none."""
         talks = self.talks[:max(1, min(len(self.talks), len(texts)))]
-        shares = np.array_split(np.arange(len(texts)), len(talks))
+        shares = [rows.tolist() for rows in np.array_split(np.arange(len(texts)), len(talks))]
         lost: dict[int, str] = {}
         for k, (talk, rows) in enumerate(zip(talks, shares, strict=True)):  # all work at once
             try:

@@ -35,7 +35,7 @@ def built(words: str, wanted: str) -> Any:
 
     Raises UserError where the file, the name or a parameter is wrong, or where making it fails.
     """
-    thing = own.load(words, wanted, UserError)
+    thing = own.object_of(words, wanted, UserError)
     if not callable(thing):
         return thing
     given = own.keywords(words, own.arguments_of(words), thing, (), UserError)

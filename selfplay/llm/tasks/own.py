@@ -79,8 +79,8 @@ def own_task(words: str, style: str, data: TaskConfig, judged: bool) -> OwnTask:
     made = built(words, "a task")
     extra = {key: getattr(made, key, usual) for key, usual in EXTRAS.items()}
     rewarded = extra["reward"] is not None
-    data = replace(data, **{key: getattr(data, key) or str(extra[key])
-                            for key in ("instruction", "system")},
+    data = replace(data, instruction=data.instruction or str(extra["instruction"]),
+                   system=data.system or str(extra["system"]),
                    checker=str(extra["checker"] or data.checker))
     chosen = style if style != "full" else str(extra["style"]) or (
         "plain" if rewarded or judged else "answer")

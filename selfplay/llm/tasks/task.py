@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +134,8 @@ def make_task(
     data, judge = data or TaskConfig(), judge or JudgeConfig()
     words = list(judge.functions)
     test: Lines | None = None
-    weights = {}
+    weights: Mapping[str, float] = {}
+    source: Source
     if own.is_own(spec):
         mine = own_task(spec, style, data, bool(words))
         source, note, test, weights, data = (mine.source, mine.note, mine.test, mine.weights,
