@@ -312,6 +312,43 @@ def test_what_cannot_go_on_stops_with_a_line(body: str, says: str, world: Made) 
     assert "\n" not in str(caught.value)
 
 
+def test_the_adapter_for_verifiers(world: Made, tmp_path: Path, monkeypatch: Any) -> None:
+    """Against a stand-in for the few names of the package that it uses."""
+    (tmp_path / "verifiers.py").write_text(VERIFIERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    one = world(Path(f"{ROOT}/docs/examples/from_verifiers.py").read_text(), "Verifiers")
+    words = of_template(CHAT)
+    batch = sample_batch(policy_of(words, Scripted(words, ["6", "7", "8"])), words,
+                         [start(one, 3)], verifier, {}, 0)
+    assert batch.examples[0].prompt == "Guess 7."
+    assert batch.parts["turns"].tolist() == [2] and batch.parts["earned"].tolist() == [0.75]
+    assert "not 6" in batch.completions.texts[0]
+
+
+VERIFIERS = """
+class Rubric:
+    async def score_rollout(self, state, score_sem):
+        async with score_sem:
+            state["reward"] = 0.75 * (state["completion"][-1]["content"] == state["answer"])
+class Env:
+    rubric = Rubric()
+    def get_dataset(self):
+        return [{"prompt": [{"role": "user", "content": f"Guess {n}."}], "answer": str(n)}
+                for n in (5, 6, 7)][::-1]
+    async def init_state(self, row, client, model, sampling_args):
+        return {**row, "trajectory": []}
+    async def setup_state(self, state):
+        return state
+    async def is_completed(self, state):
+        said = state["trajectory"]
+        return bool(said) and said[-1]["completion"][-1]["content"] == state["answer"]
+    async def env_response(self, messages, state):
+        return [{"role": "user", "content": "not " + messages[-1]["content"]}]
+def load_environment(name):
+    return Env()
+"""
+
+
 # ------------------------------------------------------------------------- the docs' own, and runs
 
 
