@@ -229,7 +229,8 @@ def learn_rewards(
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
             at.log(row)
-            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens")
+            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens, "
+                  f"{row['tokens'] / max(row['generate_seconds'], 1e-9):,.0f} tokens/s")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
         return f"{name}: {learner.step:,} steps, {at.latest}"
