@@ -170,8 +170,9 @@ class OthelloSolver:
     def _few(self, states: OthelloStates) -> None:
         taken = np.bitwise_count(states.boards).sum(1)
         if len(taken) and self.game.cells - taken.min() > MOST_EMPTY:
-            raise GameError(f"{self.game.name}: solved with at most {MOST_EMPTY} empty cells, which "
-                            f"are there after {self.game.cells - 4 - MOST_EMPTY} moves (--plies)")
+            moves = self.game.cells - 4 - MOST_EMPTY
+            raise GameError(f"{self.game.name}: solved with at most {MOST_EMPTY} empty cells, as "
+                            f"after {moves} moves (--plies)")
 
     def scores(self, states: OthelloStates) -> NDArray[np.int8]:
         """int8 [B]: the lead in discs of the side to move at the end; no position may be over.
