@@ -29,7 +29,8 @@ SIMS = "0,16,64"
 @click.option("--count", type=Whole(min=1, max=100_000), default=1000, show_default=True,
               help="Positions to judge by.")
 @click.option("--plies", default=None, metavar="LOW-HIGH",
-              help="Random moves that lead to them [12-34; of smaller games fewer].")
+              help="Random moves that lead to them [12-34; of smaller games fewer, of Othello the "
+                   "last moves].")
 @click.option("--positions", type=click.Path(path_type=Path), default=None, metavar="FILE",
               help="Judge by these instead: a line is the moves of one, as 4453.")
 @click.option("--sims", default=SIMS, show_default=True, metavar="N,N,…",
@@ -53,6 +54,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     from selfplay.common.compiling import announce
     from selfplay.common.console import Bar, say
     from selfplay.games import make
+    from selfplay.games.solve import plies as worth_solving
     from selfplay.run.own_nets import use_net
 
     list(map(use_net, nets))
@@ -60,8 +62,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     names, found, folder = _asked_players(who, game, sims)
     made = make(found)
     threads = torch.get_num_threads()
-    longest = made.max_moves
-    low_high = opening_of(plies) if plies else (min(12, longest // 4), min(34, longest * 4 // 5))
+    low_high = opening_of(plies) if plies else worth_solving(made)
     with Bar("solving", count, "positions") as bar:
         done = [0]
 
