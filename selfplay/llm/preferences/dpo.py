@@ -38,11 +38,11 @@ PART = 16  #: pairs of a forward and backward pass
 
 
 class Sides(NamedTuple):
-    """Pairs to learn from. count: of the batch that they are a part of."""
+    """Pairs to learn from. pairs: in the batch that they are a part of."""
 
     chosen: Rollout
     rejected: Rollout
-    count: int
+    pairs: int
 
     def rows(self, index: Tensor, count: int) -> Sides:
         """Some of the pairs."""
@@ -68,9 +68,9 @@ def sides_of(
 ) -> Sides:
     """``pairs`` as tokens. The reference looks at them once, and is not needed again."""
     prompts = [pair.prompt for pair in pairs]
-    both = (answers_given(tokenizer, prompts, texts, policy, reference) for texts in
-            ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]))
-    return Sides(*both, len(pairs))
+    chosen, rejected = (answers_given(tokenizer, prompts, texts, policy, reference) for texts in
+                        ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]))
+    return Sides(chosen, rejected, len(pairs))
 
 
 def implicit_reward(policy: TextPolicy, side: Rollout, beta: float) -> Tensor:
@@ -85,8 +85,8 @@ def dpo_loss(policy: TextPolicy, sides: Sides, beta: float) -> tuple[Tensor, dic
     add up to the batch's means."""
     chosen, rejected = (implicit_reward(policy, side, beta) for side in sides[:2])
     margin = (chosen - rejected).detach()
-    return bradley_terry(chosen, rejected).sum() / sides.count, {
-        "accuracy": (margin > 0).float().sum() / sides.count, "margin": margin.sum() / sides.count}
+    return bradley_terry(chosen, rejected).sum() / sides.pairs, {
+        "accuracy": (margin > 0).float().sum() / sides.pairs, "margin": margin.sum() / sides.pairs}
 
 
 def dpo_trainer(policy: TextPolicy, config: DPOConfig, device: str) -> Trainer:
@@ -95,7 +95,7 @@ def dpo_trainer(policy: TextPolicy, config: DPOConfig, device: str) -> Trainer:
         return dpo_loss(replace(policy, net=net), sides, config.beta)
 
     def parts(sides: Sides) -> list[Sides]:
-        return [sides.rows(rows, sides.count) for rows in torch.arange(sides.count).split(PART)]
+        return [sides.rows(rows, sides.pairs) for rows in torch.arange(sides.pairs).split(PART)]
 
     return Trainer(policy.net, loss, OptimizerConfig(
         config.learning_rate, config.weight_decay, grad_clip=config.grad_clip,
@@ -104,10 +104,10 @@ def dpo_trainer(policy: TextPolicy, config: DPOConfig, device: str) -> Trainer:
 
 def dpo_batches(sides: Sides, size: int, seed: int, step: int) -> Generator[Sides, None, None]:
     """The batches from number ``step`` on; epoch after epoch, each in an order of its own."""
-    size = min(size, sides.count)
-    each = sides.count // size
+    size = min(size, sides.pairs)
+    each = sides.pairs // size
     for number in itertools.count(step):
-        order = np.random.default_rng([seed, 0xD9, number // each]).permutation(sides.count)
+        order = np.random.default_rng([seed, 0xD9, number // each]).permutation(sides.pairs)
         start = number % each * size
         yield sides.rows(torch.from_numpy(order[start:start + size]), size)
 
@@ -137,7 +137,7 @@ def train_dpo(
     def look() -> dict[str, Any]:
         with torch.no_grad():
             rewards = [torch.cat([implicit_reward(policy, side.rows(rows), config.beta)
-                                  for rows in torch.arange(apart.count).split(PART)])
+                                  for rows in torch.arange(apart.pairs).split(PART)])
                        for side in apart[:2]]
         best, sampled = greedy_and_sampled(generator, tokenizer, task.held_out(questions), 4,
                                            sampling, seed)
