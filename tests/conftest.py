@@ -16,6 +16,7 @@ import torch
 from attacking import Attack, table
 from command import Command, Said
 from forked import unwaited
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from selfplay.cli import main
@@ -25,6 +26,10 @@ from selfplay.games.base import Game
 # on a busy processor. A test of more threads sets them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# A busy processor is no fault of what is tested.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import save_net
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -18,6 +19,7 @@ from selfplay.arena.records import GameRecord, read_records
 from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
 from selfplay.games import make
+from selfplay.learn import checkpoint
 
 FAKE = Path(__file__).with_name("fake_gtp.py")
 TTT, GO = make("tictactoe"), make("go5x5")
@@ -180,6 +182,24 @@ def test_go_games_are_kept_as_sgf(tmp_path: Path) -> None:
         game = sgfmill_sgf.Sgf_game.from_string(line)
         assert len(game.get_main_sequence()) == len(record.actions) + 1
         assert game.get_root().get("RE") == record.result
+
+
+def test_a_net_that_is_kept_is_loaded_once_and_plays_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, loaded, load_net = f"net:{tmp_path / 'net'}", [], checkpoint.load_net
+    save_net(tmp_path / "net", "tictactoe")
+    monkeypatch.setattr(checkpoint, "load_net", lambda *words: loaded.append(words) or
+                        load_net(*words))
+    nets: dict[Path, Any] = {}
+    names = ("one", "two")
+    for name, options in zip(names, ({"nets": nets}, {}), strict=True):
+        for seed in (1, 2):
+            match(tmp_path / f"{name}{seed}", 6, net, f"{net}@4", seed=seed, **options)
+        assert len(loaded) == (1 if options else 5)
+    for seed in (1, 2):
+        one, two = ((tmp_path / f"{name}{seed}/games.jsonl").read_bytes() for name in names)
+        assert one == two
 
 
 def test_a_dying_engine_loses_its_game_and_is_started_again(tmp_path: Path) -> None:

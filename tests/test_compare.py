@@ -304,8 +304,9 @@ def test_every_match_gets_some_games_before_any_gets_all(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[tuple[str, str, int]] = []
-    monkeypatch.setattr(compare, "play_match", lambda game, a, b, *, games, **_: played.append(
-        (a, b, games)))
+    kept: list[Any] = []
+    monkeypatch.setattr(compare, "play_match", lambda game, a, b, *, games, nets, **_: (
+        kept.append(nets) or played.append((a, b, games))))
     pairings = plan_matches(run, chart_points(run))
     compare.play_matches(run, pairings, device="cpu")
     first, last = played[: len(pairings)], played[-len(pairings):]
@@ -313,6 +314,7 @@ def test_every_match_gets_some_games_before_any_gets_all(
     assert all(0 < few[2] < p.games / 2 for few, p in zip(first, pairings, strict=True))
     assert [match[2] for match in last] == [p.games for p in pairings]
     assert all(games % 2 == 0 for _, _, games in played)  # openings are played in pairs
+    assert all(nets is kept[0] for nets in kept) and kept[0] == {}  # loaded once for all
 
 
 # ---------------------------------------------------------------------------- commands

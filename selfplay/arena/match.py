@@ -152,6 +152,7 @@ def play_match(
     folder: Path | None = None,
     home: Path | None = None,
     device: str = "cpu",
+    nets: dict[Path, Any] | None = None,
     book: Sequence[tuple[int, ...]] = (),
     control: Control = UNLIMITED,
     trial: Trial | None = None,
@@ -168,6 +169,7 @@ def play_match(
     a sequential test that ends the match as soon as it is decided; it gets every game, and only
     those that it has looked at are in the result.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
+    nets: see ``parse_player``.
     stop: once True no game is begun. drop: once True games in flight are dropped.
     progress: called with the number of games finished; ended: with each game that ends.
 
@@ -179,9 +181,9 @@ def play_match(
 
     began = time.monotonic()
     slots = min(slots, games)
-    first = _seated(a, game, seed=seed, device=device, slots=slots)
+    first = _seated(a, game, seed=seed, device=device, slots=slots, nets=nets)
     with closing(first):
-        second = _seated(b, game, seed=seed + 1, device=device, slots=slots)
+        second = _seated(b, game, seed=seed + 1, device=device, slots=slots, nets=nets)
         with closing(second):
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -92,6 +93,7 @@ class Setup(NamedTuple):
     seed: int
     device: str
     slots: int
+    nets: dict[Path, Any] | None = None  #: evaluators of checkpoints, kept for further players
 
 
 HINT = 1000  #: rollouts behind a hint to a human
@@ -288,14 +290,23 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 
 
 def _net(text: str, setup: Setup) -> Player:
+    folder, thought = checkpoint_of(text, setup.spec)
+    sims, leaves = thought or (0, 1)
+    return player_of(full_name(setup.spec), setup.game, _evaluator(folder, setup), sims, leaves,
+                     setup.slots)
+
+
+def _evaluator(folder: Path, setup: Setup) -> NetEvaluator:
+    """Of the checkpoint ``folder``, the one that is kept if there is one."""
     from selfplay.inference.actors import spread
     from selfplay.learn.checkpoint import load_net
 
-    folder, thought = checkpoint_of(text, setup.spec)
-    net, _ = load_net(folder, setup.game, setup.device)
-    sims, leaves = thought or (0, 1)
-    return player_of(full_name(setup.spec), setup.game, spread(net, setup.game, setup.device),
-                     sims, leaves, setup.slots)
+    nets = {} if setup.nets is None else setup.nets
+    if folder not in nets:
+        nets[folder] = spread(load_net(folder, setup.game, setup.device)[0], setup.game,
+                              setup.device)
+    found: NetEvaluator = nets[folder]
+    return found
 
 
 def player_of(name: str, game: Game, evaluate: NetEvaluator, sims: int, leaves: int,
@@ -325,16 +336,11 @@ def _player_of_file(spec: str, setup: Setup) -> Player:
 
 
 def _policy(text: str, setup: Setup) -> Player:
-    from selfplay.inference.actors import spread
-    from selfplay.learn.checkpoint import load_net
-
     folder, thought = checkpoint_of(text, setup.spec)
     if thought is not None:
         raise UserError(f"player {setup.spec!r}: draws from the raw policy, without search; write "
                         f"policy:{net_parts(text)[0]}, or net:{text}")
-    net, _ = load_net(folder, setup.game, setup.device)
-    return SamplingPlayer(full_name(setup.spec), spread(net, setup.game, setup.device),
-                          setup.slots)
+    return SamplingPlayer(full_name(setup.spec), _evaluator(folder, setup), setup.slots)
 
 
 def _alphago(text: str, setup: Setup) -> Player:
@@ -369,11 +375,13 @@ FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy
 
 
 def parse_player(
-    spec: str, game: Game, *, seed: int = 0, device: str = "cpu", slots: int = 1
+    spec: str, game: Game, *, seed: int = 0, device: str = "cpu", slots: int = 1,
+    nets: dict[Path, Any] | None = None,
 ) -> Player:
     """The player of a spec (see the module), for games in ``slots`` slots.
 
-    seed: of whatever a player draws outside the games' own seeds. Raises UserError.
+    seed: of whatever a player draws outside the games' own seeds. nets: keeps the nets of players
+    for others, of the same game and device, that play by turns. Raises UserError.
     """
     prefix, _, text = spec.strip().partition(":")
     if own.is_own(spec):
@@ -382,7 +390,8 @@ def parse_player(
         near = nearest(prefix, PLAYERS)
         hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
-    return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots))
+    return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots,
+                                               nets))
 
 
 def missing_engine(spec: str) -> str | None:

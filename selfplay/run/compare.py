@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
 from selfplay.arena.elo import Rating, fit
@@ -194,6 +194,7 @@ def play_matches(
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
+    nets: dict[Path, Any] = {}  # each is loaded once, for all of its matches
     lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
     choice = Choice(pairings, RANDOM)
 
@@ -218,7 +219,7 @@ def play_matches(
         result = play_match(
             run.game, pairing.a, pairing.b, games=_even(pairing.games * share), seed=seed,
             opening=config.opening, slots=config.engine_slots if outside else config.slots,
-            folder=folder, home=home, device=device, stop=over,
+            folder=folder, home=home, device=device, nets=nets, stop=over,
             drop=lambda: not needed and left() <= -overtime, progress=told)
         choice.spent(pairing, time.monotonic() - began, len(found) - 1)
         return result
