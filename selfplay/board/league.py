@@ -101,11 +101,15 @@ class PolicyLearner:
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy by ``rollout``; ``PolicyOptimizer``'s figures, and two
         divergences, k3 in nats a step: act_kl, of the net as it learns from the net as it played
-        (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy."""
-        pg, first, played = self.config.pg, self.pool.member(0), rollout.logp
+        (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy or the one
+        that ``pg.reset_every`` has put in its place."""
+        pg, first, played = self.config.pg, self.pool.member(self._reference()), rollout.logp
+        if pg.reset_every and self.iteration and self.iteration % pg.reset_every == 0:
+            self.optimizer.trainer.forget()
         now = self._seen(self.policy, rollout)  # from here the ratio starts at 1 exactly
         critic = pg.value_weight > 0 or pg.estimator == "gae"
-        rollout = replace(rollout, logp=now.logp, value=now.value if critic else None)
+        rollout = replace(rollout, logp=now.logp, sampled=played,
+                          value=now.value if critic else None)
         watched = rollout if pg.kl_weight > 0 else rollout.rows(slice(None, None, WATCHED))
         ref_logp = self._seen(first, watched).logp
         if pg.kl_weight > 0:
@@ -118,6 +122,13 @@ class PolicyLearner:
         self.compute["positions"] += steps * passes
         self.compute["flops"] += steps * (3 * passes + 1) * flops(self.spec)
         return {**figures, **known}
+
+    def _reference(self) -> int:
+        """The member of the pool that the policy stays near: its first, or the newest that had
+        joined when it was last reset."""
+        every, first = self.config.pg.reset_every, 0
+        last = self.iteration // every * every if every else first
+        return max(step for step in (first, *self.pool.steps(self.iteration + 1)) if step <= last)
 
     @torch.no_grad()
     def _seen(self, policy: BoardPolicy, rollout: Rollout) -> Evaluated:

@@ -390,6 +390,9 @@ def must_not_contradict(config: TextConfig) -> None:
     if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "
                         "above 0")
+    if config.pg.reset_every and config.pg.kl_weight == 0:
+        raise UserError("pg.reset_every: it resets the reference of pg.kl_weight, which is 0; set "
+                        "it above 0")
     if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
         raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
     made_here = not re.search(r"\.(py:|jsonl?$|parquet$)|^hf:", config.task)

@@ -9,6 +9,7 @@ runs/NAME/
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -251,6 +252,16 @@ def save_checkpoint(
 # --------------------------------------------------------------------------- learning from rewards
 
 
+def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
+    """The reference that step number ``step`` of the stage in ``folder`` was learnt by; None where
+    it was still the first one. Raises UserError where it is gone."""
+    last = (step - 1) // pg.reset_every * pg.reset_every if pg.reset_every else 0
+    path = folder / f"reference-{last:06d}"  # the reset comes before the step behind it
+    if last > 0 and not path.is_dir():
+        raise UserError(f"{path}: gone, and the run was learning near it; give --run another name")
+    return path if last > 0 else None
+
+
 def no_engine(model: nn.Module, tokenizer: Any) -> None:
     """An ``Engine`` that leaves writing to torch."""
 
@@ -268,7 +279,9 @@ def open_learner(
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
     model = memory.held(model.to(device).eval())
-    reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
+    step = int(checkpoint.read_meta(newest)["step"]) if newest else 0
+    near = reference_of_step(folder, pg, step) or init
+    reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
         first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
@@ -283,6 +296,17 @@ def open_learner(
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
     learner.history, learner.policy.memory = kept.history, memory
+
+    def keep_reference() -> None:
+        there = [learner.step, *(int(path.name[-6:]) for path in checkpoint.listing(folder))]
+        for old in folder.glob("reference-*"):  # learning may go on from one of the last two
+            if int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
+                shutil.rmtree(old)
+        with checkpoint.replacing(folder / f"reference-{learner.step:06d}") as path:
+            path.mkdir(parents=True)
+            save_model(path, learner.policy.net.policy, tokenizer)
+
+    learner.on_reset = keep_reference
     learner.policy.generator = engine(model, tokenizer)
     return learner, kept
 

@@ -25,7 +25,7 @@ from selfplay.llm.models import without_adapters
 from selfplay.models.transformer import Transformer
 
 #: Logits held at once, in numbers; a CPU's threads hold as many each.
-ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
+ENTRIES = {"cpu": 1 << 21, "cuda": 1 << 26}
 #: Settings of models that do more to logits than a matrix does.
 MORE = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 

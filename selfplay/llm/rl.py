@@ -146,6 +146,7 @@ class TextLearner(RewardLearner):
         self.config, self.first_batch, self.first_model = config, first_batch, first_model
         self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
         self.compute = {"tokens": 0.0, "flops": 0.0}
+        self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
 
     def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
         """(what this step learns from, figures of everything that was asked for it)."""
@@ -172,6 +173,11 @@ class TextLearner(RewardLearner):
         with watch("generate"):
             batch, row = self.gather()
         with watch("update"):
+            every = self.optimizer.config.reset_every
+            if every and self.step and self.step % every == 0 and self.reference is not None:
+                self.reference.load_state_dict(self.policy.net.policy.state_dict())
+                self.optimizer.trainer.forget()
+                self.on_reset()
             if batch is not None:
                 row |= self.learn(batch.rollout, 0x52)[0]
         self.step += 1
