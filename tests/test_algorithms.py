@@ -34,7 +34,7 @@ NEIGHBOURS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
                       "minibatches": 1}, {"signal_only": False}),
     ("dapo", "grpo", {"average": "sequence", **WIDE, "signal_only": False, "overlong": 0.0,
                       "minibatches": 1}, {"clip_high": 0.2}),
-    ("cispo", "dapo", {"clips": "step", "clip_low": 0.2, "clip_high": 0.28}, {}),
+    ("cispo", "dapo", {"bounds": "step", "clip_low": 0.2, "clip_high": 0.28}, {}),
     ("maxrl", "grpo", {"estimator": "group", "average": "sequence"}, {"estimator": "group"}),
 ]
 
@@ -97,7 +97,7 @@ def test_cispo_keeps_the_gradient_of_a_clipped_step() -> None:
 
 
 def test_cispo_is_trls() -> None:
-    r, config = rollout(), PGConfig(estimator="group", clips="weight", clip_low=INFINITE,
+    r, config = rollout(), PGConfig(estimator="group", bounds="weight", clip_low=INFINITE,
                                     clip_high=0.5, kl_weight=0.04)
     now = evaluated(r)
     ours, figures = loss_of(r, now, config)

@@ -14,7 +14,8 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
-from selfplay.inference.evaluator import Evaluator, _torch_run, padded_rows, spread
+from selfplay.inference.actors import spread
+from selfplay.inference.evaluator import Evaluator, _torch_run, padded_rows
 from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]

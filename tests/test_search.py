@@ -18,7 +18,8 @@ from selfplay.games import make
 from selfplay.games.base import Game, put, take
 from selfplay.search import random as rng
 from selfplay.search import root, select, tree
-from selfplay.search.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search, SearchConfig
 
 PUCT = SearchConfig(rule="puct")
 GUMBEL = SearchConfig(rule="gumbel", gumbel_actions=6)

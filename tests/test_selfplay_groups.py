@@ -14,8 +14,9 @@ from selfplay.board import selfplay
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join_harvests
 from selfplay.games import make
-from selfplay.inference import evaluator
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference import actors
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, seeded
 
 GAME = make("tictactoe")
@@ -24,7 +25,7 @@ SMALL = RLConfig(sims=4, cheap_sims=2, games=24, opening=(0, 2), temperature_pli
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cpu": 8})
+    monkeypatch.setattr(actors, "GROUP_GAMES", {"cpu": 8})
 
 
 def evaluators(count: int = 3) -> list[Evaluator]:
@@ -50,7 +51,7 @@ def test_groups_are_few_and_even() -> None:
 
 
 def test_a_gpu_has_another_group_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cuda": 8})
+    monkeypatch.setattr(actors, "GROUP_GAMES", {"cuda": 8})
     assert group_sizes(8, "cuda:0") == [4, 4]
     assert group_sizes(20, "cuda") == [7, 7, 6]
     assert group_sizes(1, "cuda") == [1]

@@ -262,7 +262,8 @@ def _human(text: str, setup: Setup) -> Player:
 
 def _mcts(text: str, setup: Setup) -> Player:
     sims, leaves = _sims_and_leaves(text, setup)
-    from selfplay.search.search import SearchConfig, rollout_evaluate
+    from selfplay.search.rollouts import rollout_evaluate
+    from selfplay.search.search import SearchConfig
 
     return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct", leaves=leaves),
                         rollout_evaluate(setup.game, setup.seed), sims, setup.slots)
@@ -287,7 +288,7 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 
 
 def _net(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
+    from selfplay.inference.actors import spread
     from selfplay.learn.checkpoint import load_net
 
     folder, thought = checkpoint_of(text, setup.spec)
@@ -324,7 +325,7 @@ def _player_of_file(spec: str, setup: Setup) -> Player:
 
 
 def _policy(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
+    from selfplay.inference.actors import spread
     from selfplay.learn.checkpoint import load_net
 
     folder, thought = checkpoint_of(text, setup.spec)
@@ -337,8 +338,9 @@ def _policy(text: str, setup: Setup) -> Player:
 
 
 def _alphago(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
-    from selfplay.search.search import SearchConfig, rollout_evaluate
+    from selfplay.inference.actors import spread
+    from selfplay.search.rollouts import rollout_evaluate
+    from selfplay.search.search import SearchConfig
 
     words = parse_alphago(text)
     prior, value = load_alphago(words, setup.game, setup.device)

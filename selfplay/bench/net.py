@@ -28,7 +28,8 @@ from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_te
 from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game
 from selfplay.inference import precision
-from selfplay.inference.evaluator import Dtype, Evaluator, group_sizes, load_all
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, choose_dtype, placed, seeded
 from selfplay.run.config import preset
@@ -256,7 +257,8 @@ FIRST_MOVE = """
 import sys
 from selfplay.board.selfplay import SelfPlay
 from selfplay.games import make
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import build, seeded, spec_for
 from selfplay.run.config import preset
 game, size, device = make(sys.argv[1]), *sys.argv[2:]

@@ -21,7 +21,8 @@ from selfplay.games import make
 from selfplay.games.base import Game, put, take
 from selfplay.games.go import Go
 from selfplay.models import NetSpec
-from selfplay.search.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search, SearchConfig
 
 SEARCH_GAMES, SEARCH_SIMS = 256, 200  #: the usual size
 MCTS_GAMES, LEAVES = 64, 8

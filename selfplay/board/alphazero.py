@@ -21,7 +21,8 @@ from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer, counter
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
-from selfplay.inference.evaluator import Actors, Evaluator
+from selfplay.inference.actors import Actors
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, flops, seeded
 
 

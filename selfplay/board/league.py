@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay.board.config import LeagueSettings
+from selfplay.board.alphago_config import LeagueSettings
 from selfplay.board.data import Columns
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest

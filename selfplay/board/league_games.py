@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selfplay.board.config import PoolConfig
+from selfplay.board.alphago_config import PoolConfig
 from selfplay.board.policy import BoardPolicy, Turn, inputs_of
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal

@@ -24,7 +24,8 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.arena.sgf import ExpertGame
-from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.alphago_config import SFTConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, endless_batches, pack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.trainer import TrainConfig, board_trainer

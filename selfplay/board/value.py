@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.arena.spec import VALUE_METRIC
-from selfplay.board.config import ValueConfig
+from selfplay.board.alphago_config import ValueConfig
 from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.policy import BoardPolicy, Turn

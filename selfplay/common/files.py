@@ -204,7 +204,7 @@ def read_figures(path: Path, start: Mapping[str, float]) -> dict[str, float]:
     return {**start, **found}
 
 
-def read_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
+def read_figure_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a JSON list, each with finite numbers under the keys ``need``. Raises UserError
     naming a damaged file."""
     rows = read_json(path, list)

@@ -24,7 +24,8 @@ from selfplay.common.files import read_json, write_json
 from selfplay.common.threads import torch_alone
 from selfplay.games.base import Game
 from selfplay.inference import openvino
-from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, group_sizes, load_all
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, load_all
 from selfplay.models import has_fast_bfloat16
 
 POSITIONS = 256  #: that dtypes are compared on

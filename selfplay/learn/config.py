@@ -33,7 +33,7 @@ class PGConfig:
     whiten: bool = False  #: advantages to mean 0 and deviation 1 over the batch's steps (PPO)
     clip_low: Amount = 0.2  #: the ratio is clipped at 1 minus this (PPO: 1707.06347, eq. 7)
     clip_high: Amount = 0.2  #: the ratio is clipped at 1 plus this (DAPO: 0.28, 2503.14476)
-    clips: Literal["step", "weight"] = "step"
+    bounds: Literal["step", "weight"] = "step"
     #: a step beyond the clip has no gradient (PPO), or the one of a step at the clip (CISPO:
     #: MiniMax-M1, 2506.13585, eq. 4)
     ratio: Literal["token", "sequence"] = "token"
@@ -119,7 +119,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {**_GRPO, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
     # DAPO's averages, samples and lengths; no lower clip. The paper does not give the upper one: 5
     # is what is commonly taken
-    "cispo": {**_DAPO, "clips": "weight", "clip_low": INFINITE, "clip_high": 4.0},
+    "cispo": {**_DAPO, "bounds": "weight", "clip_low": INFINITE, "clip_high": 4.0},
     "maxrl": {**_GRPO, "estimator": "likelihood", "average": "token"},
 }
 

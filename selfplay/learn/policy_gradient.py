@@ -191,7 +191,7 @@ def objective(
     mask = batch.mask
     ratio = importance_ratio(now.logp, batch.logp_old, mask, config.ratio)
     clips = config.clip_low, config.clip_high
-    steps, cut = clipped_surrogate(ratio, batch.advantage, *clips) if config.clips == "step" else (
+    steps, cut = clipped_surrogate(ratio, batch.advantage, *clips) if config.bounds == "step" else (
         clipped_weight(ratio, torch.where(mask, now.logp, 0.0), batch.advantage, *clips))
     parts = {"policy_loss": (steps * batch.weight).sum(),
              "entropy": _total(now.entropy, batch)}

@@ -34,6 +34,7 @@ from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import (
     Lora,
     load_model,
@@ -44,15 +45,14 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.preferences.pairs import read_pairs
+from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
     FIRST,
     RewardedTask,
     RewardLearner,
-    RLHFLearner,
     Show,
     TextLearner,
-    best_row,
     groups_must_fit,
 )
 from selfplay.llm.tasks import SHORT, Lines, Task, make_task
@@ -92,7 +92,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     the run that is there.
     """
     must_not_contradict(config)
-    if config.recipe not in ("sft", *AGAINST_A_MODEL):
+    if config.recipe not in ("sft", "dpo", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
     shape_of(config.own.net, "own.net")  # rather a mistake found now than after RL
@@ -258,16 +258,16 @@ def no_engine(model: nn.Module, tokenizer: Any) -> None:
 def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
-    first_batch: int = FIRST, engine: Engine = no_engine,
+    first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
     lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
     """
-    newest = checkpoint.newest(folder)
+    newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
-    model = model.to(device).eval()
+    model = memory.held(model.to(device).eval())
     reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
@@ -282,7 +282,7 @@ def open_learner(
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
-    learner.history = kept.history
+    learner.history, learner.policy.memory = kept.history, memory
     learner.policy.generator = engine(model, tokenizer)
     return learner, kept
 

@@ -17,9 +17,9 @@ from selfplay.common.files import (
     AGAIN,
     DAMAGE,
     finite_float,
+    read_figure_rows,
     read_history,
     read_json,
-    read_rows,
     write_atomic,
     write_json,
 )
@@ -343,4 +343,4 @@ def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
     best_of = folder / "rm" / "best_of_n.json"
     write_atomic(folder / PICTURE, draw_overoptimisation(
         curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
-        best_of=read_rows(best_of, CLIMBED) if best_of.exists() else []))
+        best_of=read_figure_rows(best_of, CLIMBED) if best_of.exists() else []))

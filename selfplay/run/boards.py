@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.spec import VALUE_METRIC
+from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
 from selfplay.board.alphazero import Learner, alphazero, game_figures
-from selfplay.board.config import LeagueSettings, RLConfig, SFTConfig, ValueConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, evenly, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
@@ -35,7 +36,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
 from selfplay.inference import precision
-from selfplay.inference.evaluator import spread
+from selfplay.inference.actors import spread
 from selfplay.inference.precision import ActorNets
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded

@@ -26,7 +26,7 @@ from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError, counted
 from selfplay.common.files import read_history
 from selfplay.games.base import Game
-from selfplay.inference.evaluator import spread
+from selfplay.inference.actors import spread
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, seeded, spec_for

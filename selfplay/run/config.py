@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
+from selfplay.board.alphago_config import PoolConfig, SFTConfig, ValueConfig
+from selfplay.board.config import RLConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share

@@ -22,10 +22,12 @@ from selfplay.arena.spec import Budget, checkpoint_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
-from selfplay.inference.evaluator import Evaluator, spread
+from selfplay.inference.actors import spread
+from selfplay.inference.evaluator import Evaluator
 from selfplay.learn.checkpoint import load_net, spec_of
 from selfplay.models import NetOutput, NetSpec, build
-from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Evaluate, SearchConfig
 from selfplay.serve.analysis import Analysis
 
 SIMS = 200  #: of a move where nobody says how many
