@@ -207,7 +207,9 @@ def goal_of(run: TextRun) -> RewardedTask:
     weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
     if rl.partial_weight and not own:  # a right answer has 1 of it as well
         weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
-    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
+    turns = run.config.env.turns if run.config.task.startswith("env:") else 1
+    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value},
+                        turns=turns)
 
 
 def learn_rewards(

@@ -61,6 +61,7 @@ class RewardedTask:
     reward: Reward = verifier
     weights: Mapping[str, float] = field(default_factory=lambda: {"accuracy": 1.0})
     gold: Judge | None = None  #: the true reward where ``reward`` is a proxy; measured, not learnt
+    turns: int = 1  #: completions of a trajectory at most
 
 
 class RewardLearner:
@@ -144,7 +145,8 @@ class TextLearner(RewardLearner):
             questions=config.evaluate_prompts, sampling=sampling, device=device, seed=seed,
             markers=config.markers, generator=generator)
         self.config, self.first_batch, self.first_model = config, first_batch, first_model
-        self.optimizer = PolicyOptimizer(self.policy, sized(pg, sampling.max_new_tokens), device)
+        self.optimizer = PolicyOptimizer(self.policy, sized(
+            pg, sampling.max_new_tokens * goal.turns), device)
         self.compute = {"tokens": 0.0, "flops": 0.0}
         self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
 

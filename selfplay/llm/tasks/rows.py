@@ -57,7 +57,7 @@ class Reading:
     free: bool = False
 
 
-def task_rows(spec: str, reading: Reading, least: int = 2) -> tuple[Lines, str]:
+def read_lines_of(spec: str, reading: Reading, least: int = 2) -> tuple[Lines, str]:
     """(the questions of FILE.jsonl, FILE.json, FILE.parquet or hf:NAME, what was left out of them).
 
     A question may come several times, with different demonstrations. Left out are repetitions, and

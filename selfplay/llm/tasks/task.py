@@ -25,7 +25,7 @@ from selfplay.llm.judges.functions import Judge
 from selfplay.llm.rewards import Example, Judging
 from selfplay.llm.tasks.gym import gym
 from selfplay.llm.tasks.own import finder_of, format_of, own_task
-from selfplay.llm.tasks.rows import Lines, Reading, task_rows
+from selfplay.llm.tasks.rows import Lines, Reading, read_lines_of
 
 HELD_OUT = 0.1  #: share of the questions that is held out
 TRIES = 20  #: questions drawn for each one wanted before a data set counts as used up
@@ -145,12 +145,12 @@ def make_task(
         form = format_of("answer" if style == "full" else style, data)
         reading = Reading(form, data, finder_of(data.answer_in), bool(words))
         if spec.endswith(FILES) or spec.startswith("hf:") or Path(spec).is_file():
-            source, note = task_rows(spec, reading)
+            source, note = read_lines_of(spec, reading)
         else:
             source, note = gym(spec, form, seed, wrong, slips, guessed), ""
     if data.test:
         form = source.item(0).format
-        test, _ = task_rows(_test_of(spec, data.test),
+        test, _ = read_lines_of(_test_of(spec, data.test),
                             Reading(form, data, finder_of(data.answer_in), bool(words)), 1)
     judging = Judge(tuple(map(own.located, words)), judge, weights) if words else None
     return Task(spec, source, seed, note, test, judging, template_of(data.template), data.system)
