@@ -23,13 +23,13 @@ def threads_again() -> Iterator[None]:
 
 @pytest.mark.attack
 def test_one_thread_or_two(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.inference.evaluator.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.inference.actors.GROUP_GAMES", {"cpu": 3})
     monkeypatch.setattr("selfplay.board.trainer.SHARD_ROWS", {"cpu": 5})
     for number in range(attack.count(2, 16)):
         rng, game = attack.rng(number), GAMES[number % len(GAMES)]
         words = {"games": rng.choice((5, 8)), "positions": 48, "batch_size": 16, "sims": 6,
                  "cheap_sims": 3, "reuse": 2, "window_min": 32, "window_max": 64,
-                 "dtype": "float32", "rule": rng.choice(("puct", "gumbel"))}
+                 "dtype": "float32", "algorithm": rng.choice(("puct", "gumbel"))}
         league = rng.random() < 0.3
         what = f"{game}, {'policy gradient' if league else words}, seed {number}"
 
@@ -47,4 +47,5 @@ def test_one_thread_or_two(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> N
             one, two = learnt(1), learnt(2)
             assert all(map(torch.equal, one, two)), "other weights"
             assert not all(map(torch.equal, one, before)), "nothing was learnt"
+    assert attack.came["held"] == attack.tried, "nothing may be refused"
     attack.must_have_held()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import TINY, Command
+from command import ROOT, TINY, Command, drop_sums
 
 from selfplay.arena.match import MatchResult
 from selfplay.arena.play import play_games
@@ -19,7 +22,8 @@ from selfplay.arena.players import parse_player
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import SelfPlay
 from selfplay.common.console import Bar
-from selfplay.common.files import read_history
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_history, write_json
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
 from selfplay.learn import checkpoint
@@ -30,7 +34,7 @@ from selfplay.run.boards import KeptLearner, train_rl
 from selfplay.run.calibrate import Speed, first_point, first_rows, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
-from selfplay.run.config import override, preset
+from selfplay.run.config import RunConfig, override, preset
 from selfplay.run.folder import Run, open_run, stages, stored_config
 from selfplay.run.stage import Desk
 
@@ -152,6 +156,135 @@ def test_a_game_stays_on_its_side_when_more_come(tmp_path: Path) -> None:
     assert (learnt, held) == fresh
 
 
+def as_an_earlier_version_left_it(here: Path) -> None:
+    """Without what a later start needs to make more games, and no note of what is held out."""
+    for path in (*here.glob("expert/*.partial.*"), here / "expert/sides.json"):
+        path.unlink()
+    drop_sums(here)
+    for path in here.glob("sft/ckpt-*/meta.json"):
+        meta = json.loads(path.read_text())
+        del meta["held_out"]
+        path.write_text(json.dumps(meta))
+    spent = json.loads((here / "progress.json").read_text())
+    write_json(here / "progress.json", {"seconds": spent["seconds"], "done": ["expert"]})
+
+
+def test_a_starved_run_of_an_earlier_version_grows_as_well(
+    run: Command, ticking: Ticking, tmp_path: Path
+) -> None:
+    train(run, 0.5, "--set", "sft.max_steps=10000")
+    here = tmp_path / "here"
+    as_an_earlier_version_left_it(here)
+    few, _ = teacher.expert.read_expert([here / "expert/games.jsonl.gz"], GAME)
+    _, held = teacher.split(few, 0.1, 0)
+    longer = train(run, 30, "--set", "sft.max_steps=200")
+    assert {game.actions for game in few} < games(here)
+    assert "SFT: goes on with more games; RL begins again from it" in longer
+    sides = json.loads((here / "expert/sides.json").read_text())
+    assert {teacher._key(game) for game in held} == {
+        key for key, side in sides.items() if side == "held"} & set(map(teacher._key, few))
+    assert "plays itself" not in train(run, 30, "--set", "sft.max_steps=200")
+
+
+def test_games_held_out_stay_so_when_their_list_is_lost(
+    run: Command, ticking: Ticking, tmp_path: Path
+) -> None:
+    train(run, 30)
+    sides = tmp_path / "here/expert/sides.json"
+    before = sides.read_bytes()
+    sides.unlink()
+    train(run, 30)
+    assert sides.read_bytes() == before
+
+
+def test_where_nobody_can_tell_what_was_held_out_the_run_says_so(
+    run: Command, ticking: Ticking, tmp_path: Path
+) -> None:
+    train(run, 0.5, "--set", "sft.max_steps=10000")
+    train(run, 30, "--set", "sft.max_steps=200")  # other games have come
+    here = tmp_path / "here"
+    (here / "expert/sides.json").unlink()
+    words = ("train", *T, *TINY[2:], "--set", "rl.positions=24", "--set", "shares=0.1,0.2,0.5,0.2",
+             "--minutes", "30", "--set", "sft.max_steps=20")
+    said = run(*words)
+    said.mistake(f"{Path('here/expert/sides.json')}: missing", "bring it back, or delete here/sft")
+    assert not (here / "expert/sides.json").exists()
+    for name in ("sft", "rl", "matches"):  # the remedy
+        shutil.rmtree(here / name)
+    assert run(*words).code == 0
+
+
+@pytest.mark.parametrize("damage", ["a byte", "a line", "none of it"])
+def test_the_remedy_for_damaged_games_of_the_run_works(
+    run: Command, ticking: Ticking, tmp_path: Path, damage: str
+) -> None:
+    train(run, 30)
+    file = tmp_path / "here/expert/games.jsonl.gz"
+    data = file.read_bytes()
+    lines = gzip.decompress(data).splitlines(keepends=True)
+    file.write_bytes({
+        "a byte": data[:60] + bytes([data[60] ^ 1]) + data[61:], "none of it": b"",
+        "a line": gzip.compress(b"".join([*lines[:3], b"{}\n", *lines[4:]]))}[damage])
+    words = ("train", *T, *TINY[2:], "--set", "rl.positions=24", "--set", "shares=0.1,0.2,0.5,0.2",
+             "--minutes", "30")
+    run(*words).mistake(f"{Path('here/expert/games.jsonl.gz')}: damaged",
+                        "delete it and run the same command again")
+    file.unlink()
+    said = run(*words)
+    assert said.code == 0 and gzip.decompress(file.read_bytes()) == b"".join(lines)
+    assert "RL begins again" not in said.out
+
+
+def test_games_in_the_making_that_are_damaged_are_made_again(tmp_path: Path) -> None:
+    out = tmp_path / "games.jsonl.gz"
+
+    def make_some(stop: bool = False) -> None:
+        made: list[int] = []
+        teacher.expert.generate(GAME, "mcts:4", 30, out, opening=(0, 3), slots=4,
+                                stop=lambda: stop and len(made) > 8, progress=made.append)
+
+    make_some(stop=True)
+    partial = out.with_name(out.name + ".partial.jsonl")
+    lines = partial.read_text().splitlines()
+    row = json.loads(lines[2])
+    for moves in ([*row["actions"][:1], row["actions"][0]], [12]):
+        lines[2] = json.dumps({**row, "actions": moves, "opening": 0})
+        partial.write_text("\n".join(lines) + "\n")
+        with pytest.raises(UserError, match=f"{partial.name}: damaged .*delete it and {out} and"):
+            make_some()
+    partial.unlink()
+    out.unlink()
+    make_some()
+    found = out.read_bytes()
+    out.unlink()
+    make_some()
+    assert out.read_bytes() == found
+
+
+def test_a_share_of_0_for_rl_leaves_it_out_and_the_remedies_work(
+    run: Command, ticking: Ticking, tmp_path: Path
+) -> None:
+    said = train(run, 30, "--set", "shares=0.2,0.4,0,0.4")
+    assert "RL: left out, its share of the time is 0" in said and "first point" not in said
+    assert not list((tmp_path / "here/rl").glob("ckpt-*"))
+    alone = shlex.split(said.partition("or alone with ")[2].splitlines()[0])
+    assert run(*alone[1:], "--set", "rl.iterations=1").code == 0
+    assert (tmp_path / "here/rl/ckpt-000001").is_dir()
+    option = said.partition("go on with ")[2].partition(", or alone")[0]
+    assert option == f"--set shares={','.join(map(str, RunConfig.shares))}"
+    assert "RL: 3 iterations" in train(run, 30, *option.split())
+
+
+def test_a_game_with_a_single_line_of_play(run: Command, tmp_path: Path) -> None:
+    game = f"{ROOT}/docs/examples/pile.py:Pile(stones=1)"
+    words = ("train", "--game", game, "--run", "one", *TINY, "--set", "rl.positions=8", "--set",
+             "rl.opening=0,0", "--set", "eval.opening=0,0")
+    said = run(*words)
+    said.mistake("are the same one", "--init random")
+    done = run(*words, "--init", "random")
+    assert done.code == 0 and "RL: 3 iterations" in done.out, done.err
+
+
 # ------------------------------------------------------------------- what the time is too short for
 
 SLOW = Speed(plies=10, evaluation=1e-3, step=0.1, learning=0.2)
@@ -226,7 +359,7 @@ def test_rl_without_the_time_for_a_first_point_is_told_before_the_start(
     clock = Clock(replace(run, config=replace(run.config, minutes=1.0)), stages(run.config))
     prepare(clock.run, clock, "cpu")  # type: ignore[arg-type]
     told = capsys.readouterr().out
-    assert "RL: a first point needs about 0:54 at this speed, and of 1 minutes it has" in told
+    assert "RL: a first point needs about 0:54 at this speed, and of 1 minute it has" in told
     enough = float(told.partition("; --minutes ")[2].split()[0])
     assert clock.planned(enough)["rl"] >= need > clock.planned(1.05)["rl"]
 
@@ -237,10 +370,10 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
     speed = calibrate.measure_speed(run, "cpu", 0.05)
     assert 5 <= speed.plies <= 9 and speed.evaluation > 0
     player = parse_player("mcts:64", GAME, slots=20)
-    began = calibrate._now()
+    began = clocks.working_seconds()
     played = list(play_games(GAME, player, player, games=20, seed=0, opening=(0, 0), slots=20,
                              paired=False))
-    took = (calibrate._now() - began) / len(played)
+    took = (clocks.working_seconds() - began) / len(played)
     told = calibrate.teacher_game(GAME, "mcts:64", speed.plies, 0.2, (0, 0), "cpu")
     assert took / 10 < told < took * 10  # a busy machine
 
@@ -365,8 +498,8 @@ def play(monkeypatch: pytest.MonkeyPatch, run: Run, pairings: list[Pairing], sec
     matches = Matches(seconds)
     monkeypatch.setattr(compare, "play_match", matches)
     monkeypatch.setattr(compare, "time", matches)
-    compare.play(run, pairings, device="cpu", must=compare.anchoring(pairings),
-                 left=lambda: matches.left, overtime=overtime)
+    compare.play_matches(run, pairings, device="cpu", must=compare.anchoring(pairings),
+                         left=lambda: matches.left, overtime=overtime)
     return matches
 
 

@@ -13,7 +13,7 @@ import pytest
 from command import Command
 
 from selfplay.arena.contest.book import read_book
-from selfplay.arena.contest.clock import UNLIMITED, Clock, Control, of_text, to_gtp
+from selfplay.arena.contest.clock import UNLIMITED, Control, GameClock, of_text, to_gtp
 from selfplay.arena.contest.pgn import games_of, to_pgn
 from selfplay.arena.contest.sprt import H1, Sprt, Trial
 from selfplay.arena.contest.tournament import pairings, play_tournament, standings, table
@@ -92,8 +92,8 @@ def test_a_test_without_an_end_is_open() -> None:
     ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30)])
 def test_words_of_a_clock(text: str, control: Control, most: float) -> None:
     assert of_text(text) == control
-    assert Clock(control=control).most(0) == most
-    assert Clock().most(0) == float("inf")
+    assert GameClock(control=control).most(0) == most
+    assert GameClock().most(0) == float("inf")
 
 
 @pytest.mark.parametrize("text", ["", "5x", "0", "5m+", "5m+3x10s/4", "0+3s", "5m+0s/0"])
@@ -122,7 +122,7 @@ class Slow(SlotPlayer):
     def __init__(self, seconds: float) -> None:
         self.seconds, self.clocks = seconds, list[float]()
 
-    def timed(self, states: Any, slots: Any, clock: Clock) -> None:
+    def timed(self, states: Any, slots: Any, clock: GameClock) -> None:
         assert len(slots) == 1
         self.clocks.append(clock.most(int(states.to_play[0])))
 
@@ -159,7 +159,7 @@ def test_our_own_search_keeps_within_its_time() -> None:
     player = parse_player("mcts:1000000", game)
     states = game.new(1)
     began = time.monotonic()
-    player.timed(states, np.zeros(1, np.int64), Clock(0.0, of_text("3s+0.1s")))
+    player.timed(states, np.zeros(1, np.int64), GameClock(0.0, of_text("3s+0.1s")))
     action = player.act(states, np.zeros(1, np.int64))
     assert game.legal(states)[0, action[0]]
     assert time.monotonic() - began < 60

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 from command import Command
 from test_old_runs import unpacked
+
+from selfplay.arena.records import read_records
+from selfplay.common.errors import UserError
+from selfplay.common.files import read_figures, write_json
 
 DAMAGE = {
     "deep": "[" * 100_000, "digits": '{"step": ' + "9" * 5000 + "}", "empty": "{}", "list": "[]",
@@ -55,3 +62,70 @@ def test_a_damaged_neighbour_does_not_end_a_match(whole: Path, run: Command) -> 
         folder.mkdir(parents=True)
         (folder / "match.json").write_text(text)
     assert run("match", "random", "random", "--game", "tictactoe", "--games", "2").code == 0
+
+
+#: What is no cost of games, beside DAMAGE.
+COSTS = {"NaN": '{"seconds": NaN}', "negative": '{"evaluations": -1}', "text": '{"seconds": "1"}',
+         "true": '{"cached": true}', "inside": '{"seconds": {"a": 1}}', "none": '{"seconds": null}'}
+
+
+@pytest.mark.parametrize("kind", sorted({**DAMAGE, **COSTS}))
+def test_damaged_figures_are_told_with_the_file_and_a_remedy(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "cost.json"
+    start = {"evaluations": 0, "seconds": 0.0}
+    file.write_text({**DAMAGE, **COSTS}[kind])
+    if kind == "empty":
+        assert read_figures(file, start) == start
+        return
+    with pytest.raises(UserError, match=rf"^{file}: damaged \(.*delete it and run the same"):
+        read_figures(file, start)
+    file.unlink()
+    assert read_figures(file, start) == start
+    write_json(file, {"seconds": 2.5})
+    assert read_figures(file, start) == {"evaluations": 0, "seconds": 2.5}
+
+
+def test_the_remedy_for_a_damaged_cost_of_self_play_works(
+    whole: Path, run: Command, tmp_path: Path
+) -> None:
+    whole = Path(shutil.copytree(whole, tmp_path / "run"))
+    cost = whole / "rl/records/000004.parts/cost.json"
+    cost.parent.mkdir(parents=True)
+    cost.write_text('{"evaluations": 1, "seconds": Infinity}')
+    words = ("rl", "--run", str(whole), "--minutes", "5", "--set", "rl.iterations=4")
+    run(*words).mistake(str(cost), "delete it and run the same command again")
+    cost.unlink()
+    assert run(*words).code == 0
+
+
+LINE = {"index": 0, "seed": 1, "players": ["a", "b"], "actions": [0, 1], "opening": 0, "value": 1,
+        "score": None, "end": "win"}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"score": math.nan}, {"score": "1"}, {"value": math.nan}, {"value": True}, {"end": None},
+    {"players": "abc"}, {"players": ["a"]}, {"actions": [0.5]}, {"actions": [-1]}, {"index": -1},
+    {"opening": 3}, {"seed": "1"}, {"more": 1}])
+def test_a_line_that_is_no_record_of_a_game_is_named(tmp_path: Path, wrong: dict) -> None:
+    file = tmp_path / "games.jsonl"
+    file.write_text(json.dumps(LINE) + "\n" + json.dumps({**LINE, "index": 1, **wrong}) + "\n")
+    with pytest.raises(UserError, match=rf"^{file}, line 2: damaged; delete that line"):
+        read_records(file)
+    file.write_text(json.dumps(LINE) + "\n")
+    assert [record.actions for record in read_records(file)] == [(0, 1)]
+
+
+@pytest.mark.parametrize("wrong", [
+    {"opening": 5}, {"opening": [1]}, {"opening": [3, 1]}, {"opening": ["0", "1"]},
+    {"seed": None}, {"seed": math.inf}])
+def test_a_match_of_wrong_settings_is_left_out(
+    whole: Path, run: Command, wrong: dict
+) -> None:
+    file = next(whole.glob("matches/*/match.json"))
+    before = file.read_bytes()
+    file.write_text(json.dumps({**json.loads(before), **wrong}))
+    try:
+        said = run("compare", str(whole))
+        assert said.code == 0 and f"match left out: {file}: damaged" in said.out
+    finally:
+        file.write_bytes(before)

@@ -15,6 +15,7 @@ from selfplay.arena.expert import (
     generate,
     made_so_far,
     read_expert,
+    reopen,
     unfinished,
     write_games,
 )
@@ -116,6 +117,26 @@ def test_a_file_finished_while_its_player_was_made_is_kept(
     monkeypatch.setattr("selfplay.arena.expert.parse_player", slow)
     assert make_games(tmp_path / "g.jsonl.gz", games=3).before
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]
+
+
+@pytest.mark.parametrize(("game", "name", "player"), [
+    (TTT, "g.jsonl.gz", "mcts:2"), (GO, "g.sgf.gz", "random")])
+def test_a_file_of_an_earlier_version_goes_on(
+    tmp_path: Path, game: Any, name: str, player: str
+) -> None:
+    """One that holds the games of the first start only, and nothing to go on from."""
+    def reopened(out: Path, games: int) -> bool:
+        return reopen(game, out, read_expert([out], game)[0], games, seed=1, opening=(0, 3))
+
+    whole = make_games(tmp_path / f"whole-{name}", game, player, games=30)
+    out = make_games(tmp_path / name, game, player).path
+    assert not reopened(out, 12) and not reopened(whole.path, 30)  # some are repeated
+    assert not unfinished(out)
+    assert reopened(out, 30) and unfinished(out)
+    make_games(out, game, player, games=30)
+    assert out.read_bytes() == whole.path.read_bytes()
+    other = make_games(tmp_path / f"other-{name}", game, player, seed=2).path
+    assert not reopened(other, 30)
 
 
 def test_stop_writes_what_is_there(tmp_path: Path) -> None:

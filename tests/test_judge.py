@@ -170,6 +170,8 @@ def test_the_command(run: Command, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = run("judge", "random", "--game", "go9x9")
     assert said.code == 1 and "no exact solver" in said.err
+    said = run("judge", "random", "runs/none", "--game", "tictactoe")  # before anything is solved
+    assert said.code == 1 and "unknown player" in said.err and "solving" not in said.err + said.out
 
 
 # --------------------------------------------------------------------------- Othello

@@ -16,7 +16,7 @@ from selfplay.arena.spec import checkpoint_of, full_name
 from selfplay.games.base import take
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import load_net, read_meta, save_net
-from selfplay.serve.card import card_of, listing
+from selfplay.serve.card import card_of, nets_text
 from selfplay.serve.export import export
 from selfplay.serve.mind import mind_of
 
@@ -83,7 +83,7 @@ def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
     assert result.games == 2
     said = run("nets")
     assert "small: go5x5, net 1x8" in said.out and "a note" in said.out
-    assert "a note" in listing()
+    assert "a note" in nets_text()
     with pytest.raises(sp.UserError, match="no packaged net"):
         mind_of("tiny@8")
     with pytest.raises(sp.UserError, match="a net for go5x5, not for go7x7"):

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import full_name
-from selfplay.board.config import SFTConfig
+from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.data import Columns, unpack
+from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json, write_json
@@ -234,6 +235,27 @@ def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
                       tmp_path, device="cpu", seed=0, left=lambda: 0.0)
     assert [row["step"] for row in read_history(tmp_path / "history.jsonl")] == [1]
     assert found == tmp_path / "ckpt-000001"
+
+
+def test_an_early_look_with_more_games_does_not_replace_a_better_net(tmp_path: Path) -> None:
+    train, held = opposite_games(60, 1), opposite_games(20, 2)
+    more, all_held = opposite_games(90, 1), opposite_games(40, 2)
+    config = replace(FAST, max_steps=80)
+    best = train_sft(GAME, SPEC, train, held, config, tmp_path, device="cpu", seed=0)
+    steps = checkpoint.read_meta(checkpoint.newest(tmp_path))["step"]
+    wrong = more._replace(policy=np.roll(more.policy, 1, axis=1))
+    few = replace(FAST, evaluate_every=200, max_steps=steps + 120)
+
+    def loss(path: Path) -> float:
+        return evaluate_columns(checkpoint.load_net(path)[0], GAME, all_held)["policy_loss"]
+
+    assert train_sft(GAME, SPEC, wrong, all_held, few, tmp_path, device="cpu", seed=0) == best
+    newest = checkpoint.newest(tmp_path)
+    assert newest != best and loss(newest) > loss(best)
+    assert read_json(tmp_path / "best.json")["checkpoint"] == best.name
+    longer = replace(FAST, max_steps=steps + 300, evaluate_every=60, patience=99)
+    found = train_sft(GAME, SPEC, more, all_held, longer, tmp_path, device="cpu", seed=0)
+    assert loss(found) == min(map(loss, checkpoint.listing(tmp_path)))
 
 
 def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:

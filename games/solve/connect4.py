@@ -33,7 +33,7 @@ _UPPER, _LOWER = 32, 96  # added to a bound, tell its kind; 0 is an empty entry
 
 
 @njit(cache=True, nogil=True)
-def _completes(stones, taken):
+def _completing(stones, taken):
     """The empty cells, within reach or not, that would complete a four of ``stones``."""
     found = (stones << _ONE) & (stones << np.uint64(2)) & (stones << np.uint64(3))
     for step in (6, 7, 8):
@@ -62,7 +62,7 @@ def _safe(own, taken):
     The side to move must have no win at once.
     """
     reach = (taken + _BOTTOM) & _FULL
-    theirs = _completes(own ^ taken, taken)
+    theirs = _completing(own ^ taken, taken)
     forced = reach & theirs
     if forced != _ZERO:
         if forced & (forced - _ONE) != _ZERO:  # two wins cannot both be stopped
@@ -134,7 +134,7 @@ def _enter(depth, plies, stones, window, cells, left, promise, table):
         cell = moves & (_CELLS_OF_COLUMN << np.uint64(7 * col))
         if cell == _ZERO:
             continue
-        threats = _count(_completes(own | cell, taken | cell))
+        threats = _count(_completing(own | cell, taken | cell))
         at = count
         while at > 0 and promise[at - 1] < threats:
             cells[depth, at], promise[at] = cells[depth, at - 1], promise[at - 1]
@@ -188,7 +188,7 @@ def _bound(own, taken, plies, low, high, table):
 
 @njit(cache=True, nogil=True)
 def _wins_at_once(own, taken):
-    return _completes(own, taken) & (taken + _BOTTOM) & _FULL != _ZERO
+    return _completing(own, taken) & (taken + _BOTTOM) & _FULL != _ZERO
 
 
 @njit(cache=True, nogil=True)
@@ -227,7 +227,7 @@ def _solve_moves(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
-        wins = _completes(own, taken)
+        wins = _completing(own, taken)
         for col in range(COLUMNS):
             cell = (taken + _BOTTOM) & (_CELLS_OF_COLUMN << np.uint64(7 * col))
             if cell == _ZERO:
@@ -244,7 +244,7 @@ def _grade(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
-        wins = _completes(own, taken)
+        wins = _completing(own, taken)
         best = _within(own, taken, ply[b], -CELLS, CELLS, table)
         kept = min(max(best, -1), 1)
         for col in range(COLUMNS):

@@ -53,7 +53,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What the chart shows, as numbers; empty before the first chart."""
         path = self.folder / "summary.json"
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict) if path.exists() else {}
 
     def net(self, device: str = "cpu") -> nn.Module:
         """The newest net (see ``sp.load``); one of your own is built by the file that the run

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.match import read_match
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.stats import Z95
 from selfplay.games.base import Game
 
@@ -66,7 +66,7 @@ def fit(
     elo, spread = SCALE * found.theta, Z95 * SCALE * np.sqrt(np.maximum(variance, 0.0))
     return {
         name: Rating(float(elo[i]), float(elo[i] - spread[i]), float(elo[i] + spread[i]))
-        for name, i in found.index.items()
+        for name, i in found.places.items()
     }
 
 
@@ -82,13 +82,13 @@ def informative(
     the covariance C (Sherman & Morrison 1950). 0 for players without a rating yet.
     """
     found = _fitted(results, anchor, PRIOR, centre)
-    wanted = [found.index[name] for name in centre if name in found.index]
+    wanted = [found.places[name] for name in centre if name in found.places]
     gains = []
     for a, b, games in candidates:
-        if a not in found.index or b not in found.index:
+        if a not in found.places or b not in found.places:
             gains.append(0.0)
             continue
-        i, j = found.index[a], found.index[b]
+        i, j = found.places[a], found.places[b]
         ahead = found.covariance[i] - found.covariance[j]  # C d
         score = 1 / (1 + np.exp(found.theta[j] - found.theta[i]))
         more = games * score * (1 - score)
@@ -98,10 +98,10 @@ def informative(
 
 
 class _Fitted(NamedTuple):
-    """index: of each player in the others; theta [n]; covariance [n, n]; from_centre [n, n], what
+    """places: of each player in the others; theta [n]; covariance [n, n]; from_centre [n, n], what
     turns ratings into those measured from the centre."""
 
-    index: dict[str, int]
+    places: dict[str, int]
     theta: NDArray[np.float64]
     covariance: NDArray[np.float64]
     from_centre: NDArray[np.float64]
@@ -240,6 +240,6 @@ def standings(folder: Path, game: Game, met: tuple[str, str]) -> str:
     width = max(map(len, ratings))
     rows = sorted(ratings.items(), key=lambda item: -item[1].elo)
     lines = [f"Elo of all whom the matches in {folder} tie to {anchor} (= 0)"]
-    lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  {games[name]} games"
-              for name, r in rows]
+    lines += [f"  {name:<{width}}  {r.elo:6.0f}  ({r.low:.0f} to {r.high:.0f})  "
+              f"{counted(games[name], 'game')}" for name, r in rows]
     return "\n".join(lines)

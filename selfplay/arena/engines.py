@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena import gtp
-from selfplay.arena.contest.clock import Clock, to_gtp
+from selfplay.arena.contest.clock import GameClock, to_gtp
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, GameError
@@ -60,7 +60,7 @@ class GtpPlayer:
         self._plies: dict[int, int] = {}
         self._own: dict[int, int] = {}  # slot -> ply of the engine's own move, which it knows
         self._seeds: dict[int, int | None] = {}
-        self._clocks: dict[int, Clock] = {}  # of games that are played on one, until the next move
+        self._clocks: dict[int, GameClock] = {}  # of games played on one, until the next move
         self._set_up: set[int] = set()  # slots whose engine knows the time control
         self._known: frozenset[str] | None = None
         self._moves, self._faults = 0, 0  #: made in all; failures since the last one
@@ -113,7 +113,7 @@ class GtpPlayer:
                 self._untold[slot].append((self._plies[slot], action))
             self._plies[slot] += 1
 
-    def timed(self, states: Any, slots: Ints, clock: Clock) -> None:
+    def timed(self, states: Any, slots: Ints, clock: GameClock) -> None:
         self._clocks = dict.fromkeys(slots.tolist(), clock)
 
     def act(self, states: Any, slots: Ints) -> Ints:
@@ -256,7 +256,7 @@ class OpenSpielPlayer:
         for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
             self._states[slot].apply_action(action)
 
-    def timed(self, states: Any, slots: Ints, clock: Clock) -> None: ...
+    def timed(self, states: Any, slots: Ints, clock: GameClock) -> None: ...
 
     def act(self, states: Any, slots: Ints) -> Ints:
         legal = self.game.legal(states)

@@ -29,12 +29,14 @@ from selfplay.arena.records import (
     read_records,
     read_settings,
     resume,
+    to_line,
 )
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, in_use, parse_json, write_atomic
+from selfplay.common.files import DAMAGE, in_use, parse_json, write_atomic, write_json
 from selfplay.games.base import Game
 from selfplay.games.go import Go
+from selfplay.games.openings import deal
 
 JSONL = ".jsonl.gz"
 
@@ -84,12 +86,12 @@ def generate(
         slots = min(slots, os.cpu_count() or 1)
     partial, settings = _partial(out)
     with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
-        head = {"game": game.name, "player": expert.name, "seed": seed, "opening": list(opening)}
+        head = _head(game, expert.name, seed, opening)
         out.parent.mkdir(parents=True, exist_ok=True)
         with in_use(out, "--out"):
             if out.exists() and not _lacks_games(settings, head, partial, games):
                 return _made_before(game, expert.name, out, (partial, settings))
-            records = resume(settings, head, partial)
+            records = _legal(game, resume(settings, head, partial), partial, out)
             progress(len(records))
             for record in play_games(
                 game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
@@ -105,6 +107,22 @@ def generate(
     return replace(written, wanted=games - len(played))
 
 
+def _legal(
+    game: Game, records: list[GameRecord], file: Path, out: Path
+) -> list[GameRecord]:
+    """``records``. Raises UserError where one of them is no game, damaged as it is."""
+    moves = [ExpertGame(r.actions, r.value, None, r.players, str(file), r.opening)
+             for r in records if r.actions]
+    known = [max(m.actions) < game.num_actions for m in moves]
+    illegal = sgf.first_illegal(game, [m.actions for m, fine in zip(moves, known, strict=True)
+                                       if fine])
+    if not all(known) or any(ply >= 0 for ply in illegal):
+        both = f"it and {out}" if out.exists() else "it"
+        raise UserError(f"{file}: damaged (illegal moves in it); delete {both} and run the same "
+                        "command again, which plays its games again")
+    return records
+
+
 def made_so_far(out: Path) -> int:
     """Games in the partial file of ``out``, 0 where there is none."""
     return len(read_records(_partial(out)[0]))
@@ -113,6 +131,52 @@ def made_so_far(out: Path) -> int:
 def unfinished(out: Path) -> bool:
     """Whether ``out`` has partial files beside it, so that games may still be wanted."""
     return _partial(out)[1].exists()
+
+
+def reopen(
+    game: Game, out: Path, found: Sequence[ExpertGame], games: int, *, seed: int,
+    opening: tuple[int, int],
+) -> bool:
+    """Whether ``out``, which holds ``found`` and has no partial files beside it, lacks games that
+    were never begun, as where a version that left no such files ran out of time; they are then made
+    of it, so that ``generate`` goes on.
+
+    Which game of the seed one in ``out`` is, its opening tells. Games that are missing between
+    those were left out (repeated, or unfinished); so many of them at the end that the others make
+    it unlikely (one in a thousand) were not begun.
+    """
+    names = {name for g in found for name in g.names}
+    if len(found) >= games or len(names) != 1:
+        return False
+    records: list[GameRecord] = []
+    for index in range(games):
+        if len(records) == len(found):
+            break
+        begun, g = deal(game, seed, index, opening, False), found[len(records)]
+        if g.actions[: g.opening] == begun.actions:
+            records.append(GameRecord(index, begun.seeds[0], (g.names[0], g.names[1]), g.actions,
+                                      len(begun.actions), g.value, g.margin, _end_of(game, g)))
+    begun_at_least = records[-1].index + 1 if records else 0
+    missing = 1 - len(records) / max(begun_at_least, 1)
+    if len(records) < len(found) or missing ** (games - begun_at_least) > 1e-3:
+        return False
+    partial, settings = _partial(out)
+    write_atomic(partial, "".join(map(to_line, records)).encode())
+    write_json(settings, _head(game, names.pop(), seed, opening))  # last: where it is, all is
+    return True
+
+
+def _end_of(game: Game, played: ExpertGame) -> str:
+    """How a game that ended by itself must have ended."""
+    passes = game.pass_action >= 0 and played.actions[-2:] == (game.pass_action,) * 2
+    if game.has_ownership:
+        return "two passes" if passes else "resignation"
+    return "win" if played.value else "draw"
+
+
+def _head(game: Game, player: str, seed: int, opening: tuple[int, int]) -> dict[str, Any]:
+    """What the games of a file depend on."""
+    return {"game": game.name, "player": player, "seed": seed, "opening": list(opening)}
 
 
 def _partial(out: Path) -> tuple[Path, Path]:
@@ -170,14 +234,14 @@ def write_games(game: Game, records: Iterable[GameRecord], out: Path) -> Generat
     if not unique:
         raise UserError(f"{out}: no game was finished; give it more time or more games")
     if out.name.endswith(JSONL):
-        lines = "".join(_line(game, record) for record in unique)
+        lines = "".join(_json_line(game, record) for record in unique)
         write_atomic(out, gzip.compress(lines.encode(), compresslevel=9, mtime=0))
     else:
         sgf.write_collection(out, (sgf.to_sgf(game, record) for record in unique))
     return Generated(out, len(unique), len(ended) - len(unique), len(records) - len(ended))
 
 
-def _line(game: Game, record: GameRecord) -> str:
+def _json_line(game: Game, record: GameRecord) -> str:
     return json.dumps({
         "game": game.name,
         "players": record.players,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.arena.contest.clock import Clock
+from selfplay.arena.contest.clock import GameClock
 from selfplay.arena.engines import RESIGN, TAKE_BACK
 from selfplay.arena.records import GameRecord
 from selfplay.common.console import clock_text
@@ -52,7 +52,7 @@ class HumanPlayer:
             self.game.step(board.states, np.array([action]))
             board.moves += 1
 
-    def timed(self, states: Any, slots: NDArray[np.int64], clock: Clock) -> None:
+    def timed(self, states: Any, slots: NDArray[np.int64], clock: GameClock) -> None:
         print(f"your clock: {clock_text(clock.most(int(states.to_play[0])))}")
 
     def act(self, states: Any, slots: NDArray[np.int64]) -> NDArray[np.int64]:

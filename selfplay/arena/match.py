@@ -24,7 +24,7 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import Player, parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, counted
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game
@@ -131,10 +131,10 @@ class MatchResult:
         names = self.sides
         ends = ", ".join(f"{count} {end}" for end, count in self.ends.items())
         return "\n".join([
-            f"{self.a} against {self.b}: {self.score:.1%} of {self.games} games "
+            f"{self.a} against {self.b}: {self.score:.1%} of {counted(self.games, 'game')} "
             f"(95% interval {self.low:.1%} to {self.high:.1%}), {self.total}",
             f"as {names[0]} {self.as_first}, as {names[1]} {self.as_second}; "
-            f"{self.distinct} distinct games, {self.mean_length:.1f} moves on average",
+            f"{counted(self.distinct, 'distinct game')}, {self.mean_length:.1f} moves on average",
             f"ended by: {ends}",
             f"rules: {self.game}, {self.rules}",
         ])
@@ -190,8 +190,8 @@ def play_match(
                         "clock": None if control == UNLIMITED else asdict(control)}
             with _kept(folder, game, settings, games) as records:
                 if trial is not None:
-                    trial.add(_first(games, records))
-                progress(len(_first(games, records)))
+                    trial.add(_first_games(games, records))
+                progress(len(_first_games(games, records)))
                 for record in play_games(
                     game, first, second, games=games, seed=seed, opening=opening, slots=slots,
                     skip={record.index for record in records}, book=book, control=control,
@@ -203,8 +203,8 @@ def play_match(
                     if trial is not None:
                         trial.add([record])
                     ended(record)
-                    progress(len(_first(games, records)))
-    counted = _first(trial.games if trial and trial.decision else games, records)
+                    progress(len(_first_games(games, records)))
+    counted = _first_games(trial.games if trial and trial.decision else games, records)
     return tally(game, first.name, second.name, counted, time.monotonic() - began)
 
 
@@ -228,15 +228,15 @@ def _kept(
         finally:  # an engine that has died included
             if records and game.has_sgf:
                 write_collection(folder / "games.sgf",
-                                 (to_sgf(game, record) for record in _first(games, records)))
+                                 (to_sgf(game, record) for record in _first_games(games, records)))
 
 
-def _first(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
+def _first_games(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
     """Those of games 0 to ``games`` - 1, in their order."""
     return sorted((r for r in records if r.index < games), key=lambda r: r.index)
 
 
-def plain(text: str) -> str:
+def safe_name(text: str) -> str:
     """``text`` in the characters that a folder's name may have anywhere."""
     return re.sub(r"[^A-Za-z0-9.@]+", "-", text).strip("-")
 

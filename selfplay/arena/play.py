@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Clock, Control
+from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Control, GameClock
 from selfplay.arena.engines import TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player
 from selfplay.arena.records import ON_TIME, GameRecord
@@ -101,9 +101,9 @@ class _Hall:
     def __init__(self, game: Game, players: tuple[Player, Player], slots: int,
                  control: Control) -> None:
         if control != UNLIMITED:
-            compiling.listen()
+            compiling.watch()
         self.game = game
-        self.clock = Clock(LOCAL, control)  # of the only slot
+        self.clock = GameClock(LOCAL, control)  # of the only slot
         self.players = players[:1] if players[0] is players[1] else players
         self.states: Any = game.new(slots)
         self.tables: list[_Table | None] = [None] * slots

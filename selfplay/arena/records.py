@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, disk_remedy
-from selfplay.common.files import DAMAGE, parse_json, read_file, read_json, refused, write_atomic
+from selfplay.common.errors import UserError, clip, disk_remedy
+from selfplay.common.files import (
+    DAMAGE,
+    finite_float,
+    parse_json,
+    read_file,
+    read_json,
+    refused,
+    write_atomic,
+)
 
 ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
 
@@ -61,12 +69,23 @@ def to_line(record: GameRecord) -> str:
 def from_line(line: bytes | str) -> GameRecord:
     """Raises one of ``DAMAGE`` for a line that is no record."""
     data: dict[str, Any] = parse_json(line)
-    data["players"] = tuple(map(str, data["players"]))
-    data["actions"] = tuple(map(int, data["actions"]))
-    data |= {key: int(data[key]) for key in ("index", "seed", "opening")}
-    if not -1 <= data["value"] <= 1:
-        raise ValueError(f"value {data['value']}")
+    first, second = map(str, data["players"])
+    data["players"], data["actions"] = (first, second), tuple(map(whole, data["actions"]))
+    data |= {key: whole(data[key]) for key in ("index", "seed", "opening")}
+    if not -1 <= finite_float(data["value"]) <= 1 or data["opening"] > len(data["actions"]):
+        raise ValueError(f"value {data['value']}, opening {data['opening']}")
+    if data["score"] is not None:
+        finite_float(data["score"])
+    if not isinstance(data["end"], str):
+        raise TypeError(f"end {data['end']}")
     return GameRecord(**data)
+
+
+def whole(value: Any) -> int:
+    """A number from 0. Raises TypeError or ValueError for anything else."""
+    if finite_float(value) < 0 or not isinstance(value, int):
+        raise ValueError(f"{value} is no whole number from 0")
+    return value
 
 
 def read_records(path: Path) -> list[GameRecord]:
@@ -129,5 +148,15 @@ def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Raises UserError naming a damaged file."""
-    return read_json(path, dict, "delete it and the games beside it, and start again")
+    """Of a match or of expert games, with seed and opening as they are written where there are any.
+    Raises UserError naming a damaged file."""
+    remedy = "delete it and the games beside it, and start again"
+    found = read_json(path, dict, remedy)
+    try:
+        low, high = map(whole, found.get("opening", (0, 0)))
+        whole(found.get("seed", 0))
+        if low > high:
+            raise ValueError(f"opening {low}-{high}")
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {remedy}") from None
+    return found

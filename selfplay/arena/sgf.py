@@ -91,7 +91,7 @@ def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[
     for source, data in walk_contents(files, skipped):
         for name, nodes in trees(source, data, skipped, MOST_NODES * game.max_moves):
             try:
-                found.append(_game(nodes, name, game.size, MOST_MOVES * game.max_moves))
+                found.append(_main_line(nodes, name, game.size, MOST_MOVES * game.max_moves))
             except RefusedError as refusal:
                 skipped.append(Skipped(name, clip(str(refusal), REASON)))
     return _check(game, found, skipped)
@@ -150,7 +150,7 @@ def _is_plain(path: Path) -> bool:
         return True
 
 
-def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
+def _main_line(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
     """One main line of at most ``most`` moves as a game, its moves not checked yet.
 
     Raises RefusedError.
@@ -303,11 +303,11 @@ def first_illegal(game: Game, games: Sequence[Sequence[int]]) -> list[int]:
         table = np.full((len(part), max(map(len, part))), -1, np.int64)
         for row, g in enumerate(part):
             table[row, : len(g)] = g
-        plies += _replay(game, table).tolist()
+        plies += _first_illegal(game, table).tolist()
     return plies
 
 
-def _replay(game: Game, table: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_illegal(game: Game, table: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 [G]: the first ply of ``table`` int64 [G, T] (-1 pads) that is illegal, else -1."""
     rows = np.arange(len(table))
     first = np.full(len(table), -1, np.int64)

@@ -35,6 +35,7 @@ from selfplay.cli.options import (
     set_option,
 )
 from selfplay.cli.play import play
+from selfplay.common.errors import counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
         written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
                            slots=slots, device=where, progress=bar.at)
     before = " (all made before; for more give another name)" * written.before
-    say(f"{out}: {written.games} games, {made.rules}{before}")
+    say(f"{out}: {counted(written.games, 'game')}, {made.rules}{before}")
     if written.duplicates or written.unfinished:
         say(f"left out: {written.duplicates} repeated, {written.unfinished} without a natural end")
 
@@ -297,7 +298,7 @@ def _banner(run: Run, minutes: float) -> None:
         by = f"policy gradient by {config.rl.algorithm}"
         how = f"{how}, {by}" if config.recipe == "alphago" else by
     say(f"{run.game.name}: {run.game.rules}")
-    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {minutes:g} minutes, "
+    say(f"run {run.folder}, net {config.net}, seed {config.seed}, {counted(minutes, 'minute')}, "
         f"{how}, from {config.init}")
 
 

@@ -97,7 +97,7 @@ def _contest(players: tuple[str, ...], tested: bool, *, game: str, count: int | 
              ) -> _Contest:
     from selfplay.arena.contest.book import read_book
     from selfplay.arena.contest.clock import UNLIMITED, of_text
-    from selfplay.arena.match import plain, shortened
+    from selfplay.arena.match import safe_name, shortened
     from selfplay.arena.spec import full_name
     from selfplay.common.compiling import announce
     from selfplay.common.errors import UserError
@@ -113,7 +113,7 @@ def _contest(players: tuple[str, ...], tested: bool, *, game: str, count: int | 
     config = preset(made.name).eval
     low_high = opening_of(opening) if opening else config.opening
     words = "-".join([game, *names, str(seed or 0)])
-    place = plain(words)
+    place = safe_name(words)
     folder = out or Path("runs/matches" if len(names) == 2 else "runs/tournaments",
                          place if len(place) <= NAME_MAX else shortened(place, words))
     kinds = {name.split(":")[0] for name in names}

@@ -82,7 +82,7 @@ class Bar:
 
         Raises KeyboardInterrupt if the process has been asked to stop.
         """
-        interrupt.check()
+        interrupt.raise_if_asked()
         now = time.monotonic()
         eta = self._eta(done, now)
         elapsed = clock_text(done if self.unit == "seconds" else now - self.started)

@@ -45,6 +45,12 @@ def clip(text: str, most: int = LONGEST) -> str:
     return line[:head] + left_out + line[len(line) - (most - head - len(left_out)):]
 
 
+def counted(number: float, noun: str) -> str:
+    """1 -> "1 minute", 2.5 -> "2.5 minutes", 2000 -> "2,000 minutes"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'s' * (number != 1)}"
+
+
 def nearest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The one of ``names`` that ``word`` is most like, in capitals or not; None if none is."""
     lower = {name.lower(): name for name in names}

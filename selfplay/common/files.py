@@ -120,6 +120,7 @@ def in_use(path: Path, option: str) -> Iterator[None]:
 
 #: What reading JSON raises, and asking what was read for a shape that it may not have.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 AGAIN = "delete it and run the same command again"
 SUM = "crc32"  #: key of a JSON object's own sum
 SUMS = "sums.json"  #: the sums of a folder's files, as a flipped bit leaves numbers that look well
@@ -144,7 +145,8 @@ def read_file(path: Path) -> bytes:
 
 
 def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
-    """What a JSON file says, an object where ``kind`` is dict; without its SUM.
+    """What a JSON file says, an object where ``kind`` is dict, a list where it is list; without
+    its SUM.
 
     Raises UserError naming the file if it is missing, is not JSON, of another kind, or not what
     ``write_state`` has written.
@@ -152,7 +154,7 @@ def read_json(path: Path, kind: type = object, remedy: str = AGAIN) -> Any:
     try:
         found = parse_json(read_file(path))
         if not isinstance(found, kind):
-            raise ValueError(f"{clipped(found)} where an object is wanted")
+            raise ValueError(f"{clipped(found)} where {KINDS[kind]} is wanted")
         if isinstance(found, dict) and found.pop(SUM, None) not in (None, _sum(found)):
             raise ValueError(f"{SUM} does not fit the rest; if that was changed by hand, delete "
                              f"the line of {SUM}")
@@ -169,10 +171,11 @@ def clipped(value: Any, most: int = 60) -> str:
 
 
 #: What is a number wherever a row of a history has it.
-COUNTED = frozenset(("step", "iteration", "seconds"))
+COUNTED = frozenset(("step", "iteration", "seconds", "flops", "positions", "learning_rate", "rows",
+                     "learn_seconds"))
 
 
-def finite(value: Any) -> float:
+def finite_float(value: Any) -> float:
     """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{clipped(value)} is no number")
@@ -183,6 +186,35 @@ def finite(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{clipped(str(value))} is not finite")
     return number
+
+
+def read_figures(path: Path, start: Mapping[str, float]) -> dict[str, float]:
+    """``start``, with the figures that a JSON file has in their places; the file may be missing,
+    since a damaged one is deleted by the user.
+
+    Raises UserError naming a file that holds anything but finite numbers from 0.
+    """
+    found = read_json(path, dict) if path.exists() else {}
+    for key, value in found.items():
+        try:
+            if finite_float(value) < 0:
+                raise ValueError(f"{value} is less than 0")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: damaged ({clip(str(key), 40)}: {error}); {AGAIN}") from None
+    return {**start, **found}
+
+
+def read_figure_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of a JSON list, each with finite numbers under the keys ``need``. Raises UserError
+    naming a damaged file."""
+    rows = read_json(path, list)
+    try:
+        for row in rows:
+            for key in need:
+                finite_float(row[key])
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {AGAIN}") from None
+    return list(rows)
 
 
 def text_lines(path: Path, what: str) -> list[tuple[int, str]]:
@@ -258,7 +290,7 @@ def read_history(path: Path, need: Iterable[str] = ()) -> list[dict[str, Any]]:
         try:
             row = dict(parse_json(line))
             for key in {*need, *COUNTED.intersection(row)}:
-                finite(row[key])
+                finite_float(row[key])
             rows.append(row)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "

@@ -66,13 +66,14 @@ def keep_compiled() -> None:
     """Let Numba keep what it compiles in a temporary folder, for this process alone, where neither
     the package's folders nor the user's can be written: without any place it compiles nothing.
 
-    Numba must not have been told of another (NUMBA_CACHE_DIR), nor kernels been imported. Raises
-    UserError where there is no temporary folder either.
+    Numba must not have been told of another that can be written (NUMBA_CACHE_DIR), nor kernels been
+    imported. Raises UserError where there is no temporary folder either.
     """
     package = Path(__file__).parent.parent
     of_user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "numba")
     in_tree = [package / name / "__pycache__" for name in ("search", "games")]
-    if "NUMBA_CACHE_DIR" in os.environ or all(map(_writable, in_tree)) or _writable(of_user):
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    if (named and _writable(Path(named))) or all(map(_writable, in_tree)) or _writable(of_user):
         return
     try:
         folder = tempfile.mkdtemp(prefix="selfplay-")

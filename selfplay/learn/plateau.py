@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selfplay.learn.config import PlateauConfig
+from selfplay.learn.plateau_config import PlateauConfig
 
 DROP = 0.3  #: factor of one rate drop
 LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
@@ -37,7 +37,8 @@ class Lesson:
 
     batches: those of the steps from the given one on, without end. look: figures of what is held
     out, as the net is now; metric: the one that must fall. rows: how many there are to learn from;
-    a run that goes on with another number begins a new curve. size: of a batch, in ``unit``;
+    a run that goes on with another number begins a new curve, and ``look_at`` another net, an
+    earlier curve's best, which the new one must beat. size: of a batch, in ``unit``;
     flops: of one unit; before: compute ("flops", ``unit``) spent before the first step.
     """
 
@@ -49,6 +50,7 @@ class Lesson:
     unit: str = "positions"
     flops: float = 0.0
     before: Mapping[str, float] = field(default_factory=dict)
+    look_at: Callable[[Any], dict[str, Any]] | None = None
 
 
 def until_flat(
@@ -96,14 +98,31 @@ def until_flat(
 
 
 def noted(
-    history: Sequence[Mapping[str, Any]], lesson: Lesson, config: PlateauConfig
+    history: Sequence[Mapping[str, Any]], lesson: Lesson, config: PlateauConfig,
+    loss_now: Callable[[int], float] = lambda step: math.inf,
 ) -> dict[str, Any]:
     """best.json: the checkpoint of the lowest loss, and whether the curve is flat, having gone
-    through ``config.drops`` drops and found no more. Empty before the first look."""
+    through ``config.drops`` drops and found no more. Empty before the first look.
+
+    loss_now: that of an earlier curve's best, by its step, on what is held out now.
+    """
     curve = curve_of(history, lesson, config)
     if not curve.best_step:
         return {}
-    return {"checkpoint": f"ckpt-{curve.best_step:06d}", "flat": curve.drops > config.drops}
+    losses = {step: loss_now(step) for step in _earlier_bests(history, lesson)}
+    best = min({**losses, curve.best_step: curve.best}.items(), key=lambda found: found[1])[0]
+    return {"checkpoint": f"ckpt-{best:06d}", "flat": curve.drops > config.drops}
+
+
+def _earlier_bests(history: Sequence[Mapping[str, Any]], lesson: Lesson) -> list[int]:
+    """The step of the lowest loss of each curve before this one."""
+    curves: dict[int, Mapping[str, Any]] = {}
+    for row in history:
+        rows = row.get("rows", lesson.rows)
+        if rows != lesson.rows and row[lesson.metric] < curves.get(rows, {}).get(
+                lesson.metric, math.inf):
+            curves[rows] = row
+    return [row["step"] for row in curves.values()]
 
 
 @dataclass

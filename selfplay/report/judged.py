@@ -11,14 +11,14 @@ from selfplay.report.style import GREY, open_frame, png
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000")
 
 
-class Curve(NamedTuple):
+class KeptCurve(NamedTuple):
     """parts: (first ply, last ply, moves that kept the value, moves) of a player's games."""
 
     name: str
     parts: Sequence[tuple[int, int, int, int]]
 
 
-def draw_judged(title: str, curves: Sequence[Curve]) -> bytes:
+def draw_judged(title: str, curves: Sequence[KeptCurve]) -> bytes:
     """PNG bytes: a curve a player over the plies, bars are 95% intervals (Wilson)."""
 
     def paint(figure: Any) -> None:

@@ -186,6 +186,10 @@ def draw_overoptimisation(
     return png(8, 6.4, paint, dpi=150)
 
 
+#: What a row of a climb has.
+CLIMBED = ("kl_root", "gold", "gold_low", "gold_high", "proxy", "proxy_low", "proxy_high")
+
+
 def draw_climb(
     axes: Any, rows: Sequence[Record], part: str, label: str, colour: str, marker: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from selfplay.common.errors import counted
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
 from selfplay.report.style import STAGES
 from selfplay.report.verdict import POINTS, SIGNAL, Mode, Verdict, by_intervals, well_known
@@ -56,7 +57,7 @@ def match_text(mode: Mode, sft: Record, rl: Record) -> str:
         return ""
     bests = (match["rl"], match["sft"]) == (rl["player"], sft["player"])
     whose = "" if bests else " of checkpoints level with these"
-    return f"; direct match{whose} {score_text(match)} of {match['games']} games"
+    return f"; direct match{whose} {score_text(match)} of {counted(match['games'], 'game')}"
 
 
 def score_text(match: Record) -> str:
@@ -95,7 +96,7 @@ def flat_texts(verdict: Verdict) -> list[str]:
     if verdict.stop:
         since = amount_text(verdict.stop.get("flops"), FLOPS)
         sentences.append(f"{who}'s held-out policy loss stopped improving at {since}.")
-    elif verdict.evaluation.get("sft_flat"):
+    elif verdict.evaluation.get("sft_flat") and verdict.evaluation.get("recipe") != "rl":
         sentences.append(f"{who}'s held-out policy loss was flat at its lowest learning rate.")
     return sentences
 

@@ -15,9 +15,10 @@ from typing import Protocol
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_state
+from selfplay.common.files import DAMAGE, finite_float, read_json, write_state
 
 OVERTIME = 0.05  #: of the minutes: how far a stage may go past its time to finish a step
+SOME = "0.1,0.2,0.5,0.2"  #: shares of the time, by which every stage has some
 GIVEN_UP = ("value", "rl")  #: whose needs are dropped, in this order, where not all can be met
 
 
@@ -41,12 +42,14 @@ class Budgeted(Protocol):
 def divide(
     seconds: float, shares: Mapping[str, float], least: Mapping[str, float]
 ) -> dict[str, float]:
-    """Split ``seconds`` between stages by ``shares``, giving none of them less than its ``least``.
+    """Split ``seconds`` between stages by ``shares`` (equally where all are 0), giving none of them
+    less than its ``least``.
 
     Where the needs add up to more than there is, those of GIVEN_UP are dropped first; if even that
     is not enough, the stages that are left get time in proportion to their needs.
     """
     seconds = max(seconds, 0.0)
+    shares = shares if any(shares.values()) else dict.fromkeys(shares, 1.0)
     needs = {name: least.get(name, 0.0) for name in shares}
     for name in GIVEN_UP:
         if sum(needs.values()) > seconds and name in needs:
@@ -84,14 +87,15 @@ class Clock:
         self.file = run.folder / "progress.json"
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
+            self.seconds = {s: max(finite_float(data["seconds"].get(s, 0)), 0.0)
+                            for s in self.shares}
             self.done = [stage for stage in self.shares if stage in data["done"]]
         except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)
         self.stage: str | None = None
-        self.since = _now()
+        self.since = working_seconds()
         self.saved = time.monotonic()
 
     @contextlib.contextmanager
@@ -100,7 +104,7 @@ class Clock:
 
         A first Ctrl-C waits for the stage to look at the clock (see ``common.interrupt``).
         """
-        self.stage, self.since = stage, _now()
+        self.stage, self.since = stage, working_seconds()
         with interrupt.gently():
             try:
                 yield
@@ -110,7 +114,7 @@ class Clock:
                 self.save()
 
     def _add(self) -> None:
-        now = _now()
+        now = working_seconds()
         if self.stage:
             self.seconds[self.stage] += now - self.since
         self.since = now
@@ -120,7 +124,7 @@ class Clock:
 
         Raises KeyboardInterrupt if the process has been asked to stop.
         """
-        interrupt.check()
+        interrupt.raise_if_asked()
         self._add()
         if time.monotonic() - self.saved > 5:
             self.save()
@@ -153,6 +157,10 @@ class Clock:
         """Seconds that ``stage`` still has."""
         return self.budget(stage) - self.spent(stage)
 
+    def more(self, stage: str) -> str:
+        """The option that gives ``stage`` more time."""
+        return "more --minutes" if self.shares[stage] else f"--set shares={SOME}"
+
     def overtime(self) -> float:
         """Seconds that a stage may go past its time to finish what is under way."""
         return OVERTIME * 60 * (self.run.config.minutes if self.alone is None else self.alone)
@@ -174,6 +182,6 @@ class Clock:
         write_state(self.file, {"seconds": self.seconds, "done": self.done})
 
 
-def _now() -> float:
+def working_seconds() -> float:
     """Seconds on a clock that stands still while Numba compiles."""
     return time.monotonic() - compiling.seconds()

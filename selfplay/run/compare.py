@@ -19,7 +19,14 @@ from typing import NamedTuple
 
 from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
 from selfplay.arena.elo import Rating, fit
-from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
+from selfplay.arena.match import (
+    MatchResult,
+    play_match,
+    read_match,
+    safe_name,
+    shortened,
+    without_home,
+)
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
@@ -56,7 +63,7 @@ class Point(NamedTuple):
         return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
 
 
-def points(run: Run) -> list[Point]:
+def chart_points(run: Run) -> list[Point]:
     """The checkpoints on the chart: those of SFT up to its best, evenly spaced in log-steps; those
     of RL, evenly spaced; and the value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
@@ -103,7 +110,7 @@ def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
     return [found[i] for i in sorted(at)]
 
 
-def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
+def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:
     """The matches to play, the most informative first: RL against SFT, those that tie both to
     ``random``, the raw curves, the baselines and the expert, the curves with search. A checkpoint
     plays in the modes that its stage has (``modes_of``)."""
@@ -163,10 +170,10 @@ def match_folder(run: Run, pairing: Pairing) -> Path:
     """The folder matches/A--B, readable and unique."""
     names = [local(run, name) for name in (pairing.a, pairing.b)]
     key = f"{names[0]}|{names[1]}|{run.config.eval.opening}"
-    return run.folder / "matches" / shortened("--".join(map(plain, names)), key)
+    return run.folder / "matches" / shortened("--".join(map(safe_name, names)), key)
 
 
-def play(
+def play_matches(
     run: Run,
     pairings: list[Pairing],
     *,
@@ -246,9 +253,9 @@ def match_seed(run: Run, pairing: Pairing) -> int:
 def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
-    rows = rated([(p, r) for p, r, _ in played], [run.folder])
+    rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder])
     expert = teacher_of(run)
-    baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
+    baselines = [{**row, "expert": row["player"] == expert} for row in rated_baselines(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
@@ -264,7 +271,7 @@ def evaluation(run: Run, device: str) -> Record:
     }
 
 
-def rated(
+def rows_of_ratings(
     played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path]
 ) -> dict[str, Record]:
     """A row of an evaluation for each player of the matches; its Elo is None if no matches tie it
@@ -283,7 +290,7 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
     return {"player": name, "elo": elo, "low": low, "high": high, "games": games}
 
 
-def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
+def rated_baselines(run: Run, rows: Mapping[str, Record]) -> list[Record]:
     """The rows of ``random``, the baselines and the expert, with a note on those not rated."""
     names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher_of(run)])
     found = [rows.get(name) or _row(name) for name in names]
@@ -305,7 +312,8 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
 def remedies(run: Run) -> dict[str, str]:
     """Per stage, the command that brings it onto the chart: more matches, or more training."""
     play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
-    longer = replace(run.config, minutes=2 * run.config.minutes)
+    some = run.config.shares if run.config.shares[2] else RunConfig.shares  # of RL's
+    longer = replace(run.config, minutes=2 * run.config.minutes, shares=some)
     train_more = train_command(replace(run, config=longer))
     found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
              for stage in STAGES if stage in stages(run.config)}
@@ -334,7 +342,7 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
         a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
                 for name in (result.a, result.b))
         played.append((Pairing(a, b, result.games), result, folder))
-    order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
+    order = {(p.a, p.b): number for number, p in enumerate(plan_matches(run, chart_points(run)))}
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
 
 
@@ -347,9 +355,9 @@ def match_row(pairing: Pairing, result: MatchResult) -> Record:
 def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
     """The command that plays the match in ``folder`` again elsewhere."""
     settings = read_settings(folder / "match.json")
-    low, high = settings["opening"]
+    low, high = settings.get("opening", run.config.eval.opening)
     return command("selfplay", "match", pairing.a, pairing.b, "--game", run.game.name, "--games",
-                   pairing.games, "--seed", settings["seed"], "--opening", f"{low}-{high}")
+                   pairing.games, "--seed", settings.get("seed", 0), "--opening", f"{low}-{high}")
 
 
 def train_command(run: Run) -> str:

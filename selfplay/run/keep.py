@@ -7,6 +7,7 @@ named in ``best.json``, and a run that was killed picks up where it left off.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -22,8 +23,8 @@ from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
-from selfplay.learn.config import PlateauConfig
 from selfplay.learn.plateau import Learning, Lesson, noted, until_flat
+from selfplay.learn.plateau_config import PlateauConfig
 
 Row = dict[str, Any]
 
@@ -79,6 +80,7 @@ class Kept:
     watch: Watch = field(default_factory=Watch)
     breakdown: tuple[str, str, float] = ("", "", 1.0)
     history: list[Row] = field(default_factory=list)
+    figures: tuple[str, ...] = ()  #: what every row has beside its number
 
     def path(self, row: Mapping[str, Any]) -> Path:
         """The path of a row's checkpoint."""
@@ -86,7 +88,7 @@ class Kept:
 
     def resume(self, step: int) -> None:
         """Read the rows up to ``step``, that of the checkpoint to continue from."""
-        self.history = rows_up_to(self.folder / "history.jsonl", step, self.number)
+        self.history = rows_up_to(self.folder / "history.jsonl", step, self.number, *self.figures)
         self._note()  # a kill may have come just before this
 
     def spent(self) -> float:
@@ -143,14 +145,26 @@ class Kept:
 
 def learn_until_flat(
     trainer: Learning, lesson: Lesson, config: PlateauConfig, kept: Kept, *,
+    load: Callable[[Path], Any] | None = None,
     left: Callable[[], float] = lambda: math.inf,
     log: Callable[[Row], None] = lambda row: None,
     progress: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
 ) -> Path:
     """Run ``until_flat`` for up to ``left()`` seconds and keep what it yields; a later call
     continues from the newest checkpoint. Returns the best checkpoint by ``lesson.metric``, the one
-    that best.json names."""
-    kept.note = lambda history: noted(history, lesson, config)
+    that best.json names. load: the net of a checkpoint, for ``lesson.look_at``."""
+    @functools.cache
+    def loss_now(step: int) -> float:
+        if load is None or lesson.look_at is None:
+            return math.inf
+        try:
+            net = load(kept.folder / f"ckpt-{step:06d}")
+        except UserError:  # gone, or damaged
+            return math.inf
+        return float(lesson.look_at(net)[lesson.metric])
+
+    kept.note = lambda history: noted(history, lesson, config, loss_now)
+    kept.figures = (lesson.metric,)
     newest = checkpoint.newest(kept.folder)
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))  # type: ignore[attr-defined]
@@ -169,9 +183,9 @@ def learn_until_flat(
     return best
 
 
-def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
-    """The rows of a history up to ``step``; anything a kill left after them is removed from the
-    file.
+def rows_up_to(path: Path, step: int, number: str = "step", *figures: str) -> list[Row]:
+    """The rows of a history up to ``step``, with numbers under ``figures``; anything a kill
+    left after them is removed from the file.
 
     Raises UserError naming a damaged line.
     """
@@ -180,7 +194,7 @@ def rows_up_to(path: Path, step: int, number: str = "step") -> list[Row]:
     whole, newline, rest = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     if rest:
         write_atomic(path, (whole + newline).encode())
-    found = read_history(path, [number])
+    found = read_history(path, [number, *figures])
     rows = [row for row in found if row[number] <= step]
     if len(rows) < len(found):
         write_history(path, rows)

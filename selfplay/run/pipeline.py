@@ -21,8 +21,8 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies
 from selfplay.common import compiling
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command
-from selfplay.common.files import locked, read_history, read_json, write_json
+from selfplay.common.errors import UserError, command, counted
+from selfplay.common.files import locked, read_figures, read_history, write_json
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
@@ -41,9 +41,9 @@ from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row
-from selfplay.run.shards import make_games, read_games
+from selfplay.run.shards import make_games, read_rows
 from selfplay.run.stage import Desk, Stage, Work, run_stages
-from selfplay.run.teacher import expert_columns, expert_stage, makes_games
+from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
@@ -59,7 +59,7 @@ def train(
     """
     with locked(run.folder):
         freeze(run)
-        compiling.listen()
+        compiling.watch()
         clock = Clock(run, stages(run.config), minutes, only)
         player = prepare(run, clock, device)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
@@ -87,7 +87,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays and not makes_games(run):
         return _stays(run, clock, more=False)
     rows = expert_columns(run)
-    more = newest is not None and _rows_learnt(folder) not in (None, len(rows[0].value))
+    more = newest is not None and len(rows.learnt.value) > (_rows_learnt(folder) or math.inf)
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
     if stays:
@@ -102,11 +102,12 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
 
     def learn(at: Desk) -> bool:
         at.waits = "its look at the held-out games"
-        train_sft(run.game, net_spec(run), *rows, run.config.sft, folder, device=device,
-                  seed=run.config.seed, left=at.left, log=at.log, progress=at.step)
+        train_sft(run.game, net_spec(run), rows.learnt, rows.held, run.config.sft, folder,
+                  device=device, seed=run.config.seed, about={HELD_OUT: rows.held_out},
+                  left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
-    return Work("SFT", learn, _look, ended=bool, said=lambda flat: (
+    return Work("SFT", learn, _sft_progress, ended=bool, said=lambda flat: (
         f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
 
 
@@ -135,13 +136,13 @@ def _stays(run: Run, clock: Clock, more: bool) -> str:
             f"again from that: {redo}, then the same command as now")
 
 
-def _look(row: dict[str, Any]) -> str:
+def _sft_progress(row: dict[str, Any]) -> str:
     return (f"held-out top-1 {row['top1']:.1%}, top-5 {row['top5']:.1%}, "
             f"value error {row['value_mse']:.3f}")
 
 
 def _best_look(folder: Path) -> str:
-    return f"best checkpoint {_look_of(best_sft(folder), _look)}"
+    return f"best checkpoint {_look_of(best_sft(folder), _sft_progress)}"
 
 
 def _look_of(path: Path, look: Callable[[Row], str]) -> str:
@@ -160,8 +161,12 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     """
     if any(_value_folder(run).glob("*.npz")):
         return f"RL: finished, its policy plays for the value net: {_newest_rl(run)}"
+    if not clock.shares["rl"] and "rl" not in clock.only:
+        alone = command("selfplay", "rl", "--run", run.folder, "--minutes", 10)
+        return (f"RL: left out, its share of the time is 0; go on with {clock.more('rl')}, or "
+                f"alone with {alone}")
     start = _start(run)
-    held = expert_columns(run)[1] if run.config.init == "sft" else None
+    held = expert_columns(run).held if run.config.init == "sft" else None
     spec, seed, folder = net_spec(run), run.config.seed, run.folder / "rl"
     learner: KeptLearner | KeptPolicyLearner
     if played := run.config.rl.algorithm not in ALGORITHMS:
@@ -204,7 +209,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
     def said(newest: Path | None) -> str:
         if newest is not None:
             count = int(checkpoint.read_meta(newest)["step"])
-            return f"RL: {count} iterations, newest checkpoint {newest.name}"
+            return f"RL: {counted(count, 'iteration')}, newest checkpoint {newest.name}"
         kept = "games that have ended are kept, " if played else ""
         advice = ("RL: the time ended before the first iteration; "
                   f"{kept}continue with more --minutes")
@@ -213,10 +218,10 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
         return advice
 
     title = "RL" if played else f"RL by {run.config.rl.algorithm}"
-    return Work(title, learn, _played if played else _climbed, said, first="")
+    return Work(title, learn, _rl_progress if played else _climbed, said, first="")
 
 
-def _played(row: Row) -> str:
+def _rl_progress(row: Row) -> str:
     return f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
 
 
@@ -268,7 +273,8 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
     if "value" in clock.done:
         return f"value net: finished, {_best_value_look(folder)}"
     if policy is None:
-        return "value net: left out, there is no RL policy yet; continue with more --minutes"
+        return ("value net: left out, there is no RL policy yet; continue with "
+                f"{clock.more('rl')}")
     start = _start(run)
     assert start is not None, "must_be_of_recipe has seen to it"
     about = {"sft": start, "rl": policy}
@@ -279,7 +285,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
         train_value(
-            run.game, net_spec(run), policy, read_games(_value_folder(run)), config, folder,
+            run.game, net_spec(run), policy, read_rows(_value_folder(run)), config, folder,
             device=device, seed=run.config.seed, before=before,
             about={"policies": {key: _inside(run, path) for key, path in about.items()}},
             left=at.left, log=at.log, progress=at.step)
@@ -300,7 +306,7 @@ def _value_games(
         net, meta = checkpoint.load_net(path, run.game, device)
         players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
     spec = checkpoint.spec_of(meta)
-    cost = read_json(note) if note.exists() else {"seconds": 0.0, "flops": 0.0, "evaluations": 0}
+    cost = read_figures(note, {"seconds": 0.0, "flops": 0.0, "evaluations": 0})
     since = time.monotonic()
 
     def spent(evaluations: int) -> None:
@@ -340,7 +346,7 @@ def _best_value_look(folder: Path) -> str:
 
 def eval_stage(run: Run, clock: Clock, device: str) -> Work:
     """Play the chart's matches, the most telling first, and draw it."""
-    pairings = compare.plan(run, compare.points(run))
+    pairings = compare.plan_matches(run, compare.chart_points(run))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
             f"{_more_matches(run)}")
@@ -358,8 +364,8 @@ def eval_stage(run: Run, clock: Clock, device: str) -> Work:
             return at.left() - DRAWING
 
         at.waits = "the games under way"
-        compare.play(run, pairings, device=device, must=compare.anchoring(pairings), left=left,
-                     overtime=clock.overtime(), progress=progress)
+        compare.play_matches(run, pairings, device=device, must=compare.anchoring(pairings),
+                             left=left, overtime=clock.overtime(), progress=progress)
         at.waits = "the chart"
         at.at("drawing it")
 

@@ -14,15 +14,18 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from selfplay.arena import expert
-from selfplay.arena.match import plain
+from selfplay.arena.match import safe_name
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
 from selfplay.board.supervised import recounted, split, to_columns
 from selfplay.common.console import clock_text, say
-from selfplay.common.files import read_json, write_atomic, write_json
+from selfplay.common.errors import UserError, clip
+from selfplay.common.files import read_history, read_json, write_atomic, write_json
+from selfplay.learn import checkpoint
 from selfplay.run.clock import Clock
 from selfplay.run.config import preset
 from selfplay.run.folder import Run, net_spec
@@ -33,6 +36,7 @@ LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
 CHEAPEST = 8  #: simulations of the cheapest teacher that may stand in
 WORTH = 0.5  #: games are added once there is time for this share of those made so far
 NAMED = 20  #: unusable files named on the screen; all of them are in the run's skipped.txt
+HELD_OUT = "held_out"  #: what the meta of SFT's checkpoints calls ``sum_of`` the games held out
 STAND_IN = "stand-in-"  #: how files with a stand-in's games begin
 
 #: Expert games that come with the package, by game.
@@ -61,7 +65,7 @@ def expert_files(run: Run) -> list[Path]:
 
 def games_file(run: Run, player: str) -> Path:
     """The file for games of ``player``, the run's teacher or a stand-in."""
-    name = "games" if player == run.config.expert.player else f"{STAND_IN}{plain(player)}"
+    name = "games" if player == run.config.expert.player else f"{STAND_IN}{safe_name(player)}"
     return run.folder / "expert" / f"{name}.{'sgf.gz' if run.game.has_sgf else 'jsonl.gz'}"
 
 
@@ -119,17 +123,24 @@ def lacking(run: Run, player: str) -> int:
         run) and not games_file(run, player).exists() else 0
 
 
-def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None) -> Work | None:
+def expert_stage(
+    run: Run, clock: Clock, device: str, player: str | None = None
+) -> Work | str | None:
     """Let ``player`` (by default the run's teacher) make its games where none are given or
     embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
     config, player = run.config.expert, player or teacher_of(run)
     if not makes_games(run):
         return None
     file = games_file(run, player)
-    if file.exists() and not expert.unfinished(file):
-        return None
-    if file.exists() and clock.left("expert") < WORTH * clock.seconds["expert"]:
-        return None
+    if file.exists():
+        if not expert.unfinished(file) and not expert.reopen(
+                run.game, file, _made(run, file), config.count, seed=run.config.seed,
+                opening=config.opening):
+            return None
+        if clock.left("expert") < WORTH * clock.seconds["expert"]:
+            return _lacks(expert.made_so_far(file), config.count, clock)
+        if not _sides(run).exists() and checkpoint.newest(run.folder / "sft") is not None:
+            _split_grown(run, _made(run, file))  # as they were when SFT began
     file.parent.mkdir(parents=True, exist_ok=True)
 
     def learn(at: Desk) -> expert.Generated:
@@ -166,8 +177,7 @@ def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None)
             lines = [f"left out: {written.duplicates} repeated, {written.unfinished} without a "
                      "natural end"]
         if written.wanted:
-            lines.append(f"expert games: {config.count - written.wanted:,} of {config.count:,} "
-                         "made; more --minutes make the others")
+            lines.append(_lacks(config.count - written.wanted, config.count, clock))
         return "\n".join(lines)
 
     say(f"expert games: {player} plays itself")
@@ -175,18 +185,35 @@ def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None)
                 ended=lambda written: not written.wanted and player == config.player)
 
 
-def expert_columns(run: Run) -> tuple[Columns, Columns]:
-    """(training rows, held-out rows) of the run's expert games."""
-    games, skipped = expert.read_expert(expert_files(run), run.game)
-    _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
+def _lacks(made: int, count: int, clock: Clock) -> str:
+    return (f"expert games: {made:,} of {count:,} made; {clock.more('expert')} "
+            f"make{'s' * (not clock.shares['expert'])} the others")
+
+
+class ExpertRows(NamedTuple):
+    """Of the run's expert games."""
+
+    learnt: Columns
+    held: Columns
+    held_out: str  #: ``sum_of`` the games held out
+
+
+def expert_columns(run: Run) -> ExpertRows:
+    """The rows to learn from, and those held out."""
     if makes_games(run):
-        learnt, held = _split_grown(run, games)
+        (file,) = expert_files(run)
+        learnt, held = _split_grown(run, _made(run, file))
     else:
+        games, skipped = expert.read_expert(expert_files(run), run.game)
+        _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
         learnt, held = split(games, run.config.expert.held_out, run.config.seed)
+        if begun_with(run) not in (None, sum_of(held)):
+            say("expert games: they have changed since SFT began, and others are held out now, "
+                "some of which it may have learnt from; a new run (--run NEW) measures it anew")
     say(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
     if net_spec(run).komi:
         learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
-    return to_columns(run.game, learnt), to_columns(run.game, held)
+    return ExpertRows(to_columns(run.game, learnt), to_columns(run.game, held), sum_of(held))
 
 
 def _split_grown(
@@ -194,19 +221,90 @@ def _split_grown(
 ) -> tuple[list[ExpertGame], list[ExpertGame]]:
     """``split`` for games that grow in number: a game stays on the side that it was on first, so
     that nothing held out has been learnt from. The sides are kept in expert/sides.json."""
-    note = run.folder / "expert" / "sides.json"
-    sides = read_json(note, dict) if note.exists() else {}
+    note, config = _sides(run), run.config.expert
+    sides = read_json(note, dict, BACK) if note.exists() else {}
+    if not set(sides.values()) <= {"learnt", "held"}:
+        raise UserError(f"{note}: damaged (a side that is none); {BACK}")
     new = [game for game in games if _key(game) not in sides]
-    if not sides or len({game.actions for game in new}) >= 2:
-        learnt, held = split(new, run.config.expert.held_out, run.config.seed)
+    different = len({game.actions for game in new})
+    if not sides and different == 1:
+        raise UserError(
+            f"expert games: all {config.count:,} of {teacher_of(run)} are the same one, so that "
+            "none can be held out; start self-play from nothing with --init random, or let them "
+            f"begin differently: --run NEW --set expert.opening={config.opening[0]},"
+            f"{config.opening[1] + 4}")
+    if not sides or different >= 2:
+        learnt, held = split(new, config.held_out, run.config.seed)
     else:  # a single one
         learnt, held = new, []
+    if not sides:
+        _must_be_those_of(run, learnt, held)
     if new:
         sides |= {_key(game): side for side, group in (("learnt", learnt), ("held", held))
                   for game in group}
         write_json(note, sides)
     return ([game for game in games if sides[_key(game)] != "held"],
             [game for game in games if sides[_key(game)] == "held"])
+
+
+#: The remedy where the sides are damaged: what happens without them ``_must_be_those_of`` says.
+BACK = "bring it back, or delete it and run the same command again"
+
+
+def _must_be_those_of(
+    run: Run, learnt: Sequence[ExpertGame], held: Sequence[ExpertGame]
+) -> None:
+    """Raises UserError where SFT has begun with other games held out than ``held``, drawn anew
+    since the sides are gone. They are the same where all games were made at one start."""
+    if checkpoint.newest(run.folder / "sft") is None:
+        return
+    before = begun_with(run)
+    if before is None:  # an earlier version, which tells how many positions it learnt from
+        rows = read_history(run.folder / "sft" / "history.jsonl")
+        before, now = (rows[-1].get("rows") if rows else None), sum(len(g.actions) for g in learnt)
+        same = before in (None, now)
+    else:
+        same = before == sum_of(held)
+    if not same:
+        stages = ", ".join(str(run.folder / name) for name in ("sft", "rl", "value", "matches"))
+        raise UserError(f"{_sides(run)}: missing, and without it nobody can tell which games SFT "
+                        f"has not learnt from; bring it back, or delete {stages} and run the same "
+                        "command again, which begins SFT anew")
+
+
+def begun_with(run: Run) -> str | None:
+    """``sum_of`` the games held out when the run's newest SFT checkpoint was saved; None where
+    there is none, or none that tells."""
+    newest = checkpoint.newest(run.folder / "sft")
+    found = None if newest is None else checkpoint.read_meta(newest).get(HELD_OUT)
+    return found if isinstance(found, str) else None
+
+
+def sum_of(games: Sequence[ExpertGame]) -> str:
+    """Of the games that are held out, whatever their order."""
+    return hashlib.blake2b(" ".join(sorted(map(_key, games))).encode(), digest_size=8).hexdigest()
+
+
+def _sides(run: Run) -> Path:
+    return run.folder / "expert" / "sides.json"
+
+
+def _made(run: Run, file: Path) -> list[ExpertGame]:
+    """The games in a file of the run's own. Raises UserError where it is damaged."""
+    try:
+        games, skipped = expert.read_expert([file], run.game)
+    except UserError as error:
+        if not file.exists():
+            raise
+        raise _spoilt(file, str(error)) from None
+    if skipped:
+        raise _spoilt(file, skipped[0].reason)
+    return games
+
+
+def _spoilt(file: Path, why: str) -> UserError:
+    return UserError(f"{file}: damaged ({clip(why, 200)}); delete it and run the same command "
+                     "again, which makes its games again")
 
 
 def _key(game: ExpertGame) -> str:

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError
-from selfplay.common.files import read_json
+from selfplay.common.errors import UserError, clip, command, counted
+from selfplay.common.files import DAMAGE, finite_float, read_json
 from selfplay.games import GameError, make
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import read_meta
@@ -59,10 +59,15 @@ def _strength(run: Run, checkpoint: Path) -> list[dict[str, Any]]:
         return []
     said = read_json(path, dict)
     tail = f"{checkpoint.parent.name}/{checkpoint.name}"
-    return [{**{key: row.get(key) for key in ("elo", "low", "high", "games")},
-             "player": f"@{row.get('sims') or 0}", "anchor": f"{said.get('anchor')} = 0 Elo"}
-            for row in said.get("points", [])
-            if str(row.get("player", "")).partition("@")[0].endswith(tail)]
+    try:
+        return [{**{key: finite_float(row[key]) for key in ("elo", "low", "high")},
+                 "games": row["games"], "player": f"@{row.get('sims') or 0}",
+                 "anchor": f"{said.get('anchor')} = 0 Elo"}
+                for row in said.get("points", [])
+                if str(row.get("player", "")).partition("@")[0].endswith(tail)]
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged ({clip(str(error), 60)}); draw the chart again with "
+                        f"{command('selfplay', 'compare', run.folder)}") from None
 
 
 def _commit() -> str:
@@ -91,7 +96,7 @@ def as_markdown(card: dict[str, Any], title: str, more: dict[str, str]) -> str:
             "input": f"float32 [batch, {', '.join(map(str, card['net']['obs_shape']))}], what "
                      "`game.observe` gives",
             **more, "made by": f"`{card.get('command') or 'unknown'}`", "commit": card["commit"],
-            "training": f"{card['hours']:g} hours, step {card['step']}",
+            "training": f"{counted(float(card['hours']), 'hour')}, step {card['step']}",
             "data": card.get("data") or "unknown", "licence": card["licence"]}
     lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
@@ -104,12 +109,13 @@ def strengths(card: dict[str, Any]) -> list[str]:
     """One line a measurement."""
     out = [f"{row['player'].replace('@0', 'raw policy').lstrip('@')}"
            f"{' simulations' if row['player'] != '@0' else ''}: {row['elo']:.0f} Elo "
-           f"({row['low']:.0f} to {row['high']:.0f}, 95%), {row['anchor']}, {row['games']} games"
+           f"({row['low']:.0f} to {row['high']:.0f}, 95%), {row['anchor']}, "
+           f"{counted(row['games'], 'game')}"
            for row in card.get("strength") or [] if row.get("elo") is not None]
     return [*out, card["note"]] if card.get("note") else out
 
 
-def listing() -> str:
+def nets_text() -> str:
     """The nets that came along, as text."""
     if not packaged.names():
         return "no nets came along"
@@ -126,7 +132,8 @@ def listing() -> str:
             continue
         megabytes = path.stat().st_size / 1e6
         out.append(f"{name}: {card['game']}, net {card['net']['size']}, {megabytes:.2f} MB, "
-                   f"{card.get('hours', 0):g} hours, {card.get('licence', 'no licence')}")
+                   f"{counted(float(card.get('hours', 0)), 'hour')}, "
+                   f"{card.get('licence', 'no licence')}")
         out += [f"    {text}" for text in strengths(card)]
         if card.get("command"):
             out.append(f"    made by: {card['command']} ({card.get('commit')})")

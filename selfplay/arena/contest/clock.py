@@ -60,10 +60,10 @@ class Side:
     count: int
 
 
-class Clock:
+class GameClock:
     """Both sides' clocks. margin: seconds of each move that are not used.
 
-    >>> clock = Clock(margin=0.5)
+    >>> clock = GameClock(margin=0.5)
     >>> clock.set(Control("byoyomi", main=0, period=10, count=3))
     >>> clock.seconds(0, to_come=30)
     9.5
@@ -194,7 +194,7 @@ def of_text(text: str) -> Control:
             made = Control("fischer", main, more) if more else Control("absolute", main)
     except ValueError as error:
         raise UserError(f"--clock {text}: {error}") from None
-    if Clock(control=made).most(0) <= 0:
+    if GameClock(control=made).most(0) <= 0:
         raise UserError(f"--clock {text}: that is no time at all")
     return made
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.elo import Rating, fit
-from selfplay.arena.match import MatchResult, plain, play_match, shortened, tally
+from selfplay.arena.match import MatchResult, play_match, safe_name, shortened, tally
 from selfplay.arena.records import GameRecord, read_records
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
@@ -77,7 +77,7 @@ def play_tournament(
 
 def match_name(a: str, b: str) -> str:
     """The folder of a pairing in its tournament's."""
-    return shortened(f"{plain(a)}--{plain(b)}", f"{a}|{b}")
+    return shortened(f"{safe_name(a)}--{safe_name(b)}", f"{a}|{b}")
 
 
 def standings(results: Sequence[MatchResult]) -> list[Standing]:
