@@ -14,7 +14,7 @@ from selfplay.common.errors import UserError
 def nets() -> None:
     """The nets that came along: how strong each is, and the command that made it."""
     from selfplay.common.console import say
-    from selfplay.serve.card import listing
+    from selfplay.serve.listing import listing
 
     say(listing())
 
