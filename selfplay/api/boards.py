@@ -93,8 +93,8 @@ class Board:
     """One position as a picture: an SVG in a notebook, text in a terminal.
 
     game: itself, or its name. states: a batch; row: which of it. policy: float [A], shares of the
-    moves; visits: int [A]; value: in [-1, 1] for the side to move; last: the action that was made last, to be marked,
-    where the states do not remember it.
+    moves; visits: int [A]; value: in [-1, 1] for the side to move; last: the action that was made
+    last, to be marked, where the states do not remember it.
 
     >>> import selfplay as sp
     >>> game = sp.make("tictactoe")
