@@ -253,7 +253,7 @@ class Game:
             if not len(live):
                 break
             count = legal[live].cumsum(1)
-            drawn = _draw(rng, live, count[:, -1])
+            drawn = _draw_below(rng, live, count[:, -1])
             actions = np.full(len(legal), -1)
             actions[live] = (count > drawn[:, None]).argmax(1)
             self.step(states, actions)
@@ -380,7 +380,7 @@ def blunders(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bo
     return found
 
 
-def _draw(
+def _draw_below(
     rng: NDArray[np.uint64], rows: NDArray[np.int64], below: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """A number from 0 to ``below`` - 1 from each row's splitmix64 stream (Steele, Lea, Flood

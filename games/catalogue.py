@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 from .base import Game, GameError
-from .own import arguments_of, exists, identity, is_own, keywords, load, located, signature
+from .own import arguments_of, exists, identity, is_own, keywords, located, object_of, signature
 
 __all__ = ["GAMES", "Game", "GameError", "describe", "identity", "located", "make"]
 
@@ -118,7 +118,7 @@ def make(spec: str) -> Game:
     """
     spec = spec.strip()
     if is_own(spec):
-        return _own(spec)
+        return _game_of_file(spec)
     if spec.startswith(_OPENSPIEL):
         from .openspiel import OpenSpielGame
 
@@ -144,11 +144,11 @@ def make(spec: str) -> Game:
 _located: dict[str, str] = {}  #: the whole paths of files that were named, by their identity
 
 
-def _own(spec: str) -> Game:
+def _game_of_file(spec: str) -> Game:
     """The game of a file. Its name is without the folder: it has to be found again where its
     records and checkpoints are read, wherever the file lies then."""
     name = identity(spec)
-    maker = load(spec if exists(spec) else _located.get(name, spec), "a game")
+    maker = object_of(spec if exists(spec) else _located.get(name, spec), "a game")
     _located[name] = located(spec) if exists(spec) else _located[name]
     return _made(maker, name.partition("(")[0], arguments_of(spec), name)
 

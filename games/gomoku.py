@@ -75,6 +75,15 @@ def _replay(stones, to_play, ply, done, value, last, actions, size, longest):
 
 
 @njit(cache=True, nogil=True)
+def _winning(stones, player, size, longest, out):
+    """out[b, cell]: a stone of ``player[b]`` there would stand in a row of five."""
+    for b in range(stones.shape[0]):
+        for cell in range(size * size):
+            out[b, cell] = stones[b, cell] == 0 and _completes(
+                stones[b], cell, size, 1 - 2 * player[b], longest)
+
+
+@njit(cache=True, nogil=True)
 def _draw(rng, b, n):
     """A number below n from row b's splitmix64 stream (Steele, Lea, Flood 2014)."""
     rng[b] += np.uint64(0x9E3779B97F4A7C15)
@@ -121,6 +130,7 @@ class Gomoku(RecordedGame):
 
     board_style = "go"
     sides = ("black", "white")
+    quick_wins = True
 
     def __init__(self, board_size: int = 15, exact: bool = False) -> None:
         if board_size not in SIZES:
@@ -148,6 +158,22 @@ class Gomoku(RecordedGame):
 
     def legal(self, states: GomokuStates) -> NDArray[np.bool_]:
         return (states.stones == 0) & ~states.done[:, None]
+
+    def _completing(self, states: GomokuStates, player: NDArray[np.int8]) -> NDArray[np.bool_]:
+        """bool [B, A]: the empty cells where a stone of ``player`` int8 [B] would win."""
+        out = np.empty(states.stones.shape, np.bool_)
+        _winning(states.stones, player, self.size, self._longest, out)
+        return out
+
+    def wins(self, states: GomokuStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return self._completing(states, states.to_play) & legal
+
+    def blunders(self, states: GomokuStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Moves that leave a cell where the opponent wins, which a stone elsewhere does not
+        change."""
+        theirs = self._completing(states, 1 - states.to_play)
+        left = theirs.sum(1)[:, None] - theirs
+        return (left > 0) & legal & ~self.wins(states, legal)
 
     def observe(self, states: GomokuStates) -> NDArray[np.uint8]:
         own = (1 - 2 * states.to_play)[:, None]

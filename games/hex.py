@@ -106,6 +106,23 @@ def _replay(stones, edges, to_play, ply, done, value, last, actions, size):
 
 
 @njit(cache=True, nogil=True)
+def _winning(stones, edges, player, size, out):
+    """out[b, cell]: a stone of ``player[b]`` there would join both its edges."""
+    for b in range(stones.shape[0]):
+        colour = 1 - 2 * player[b]
+        for cell in range(size * size):
+            out[b, cell] = False
+            if stones[b, cell] != 0:
+                continue
+            found = _own_edges(cell, colour, size)
+            for direction in range(6):
+                near = _beside(cell, direction, size)
+                if near >= 0 and stones[b, near] == colour:
+                    found |= edges[b, near]
+            out[b, cell] = found == FIRST_EDGE | SECOND_EDGE
+
+
+@njit(cache=True, nogil=True)
 def _draw(rng, b, n):
     """A number below n from row b's splitmix64 stream (Steele, Lea, Flood 2014)."""
     rng[b] += np.uint64(0x9E3779B97F4A7C15)
@@ -177,6 +194,7 @@ class Hex(RecordedGame):
 
     sides = ("first", "second")
     board_style = "hex"
+    quick_wins = True
 
     def __init__(self, board_size: int = 11, swap: bool = False) -> None:
         if board_size not in SIZES:
@@ -213,6 +231,24 @@ class Hex(RecordedGame):
         if self.swap:
             out[:, self.cells] = (states.ply == 1) & ~states.done
         return out
+
+    def _joining(self, states: HexStates, player: NDArray[np.int8]) -> NDArray[np.bool_]:
+        """bool [B, A]: the empty cells where a stone of ``player`` int8 [B] would win."""
+        out = np.zeros((len(states.ply), self.num_actions), np.bool_)
+        _winning(states.stones, states.edges, player, self.size, out)
+        return out
+
+    def wins(self, states: HexStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return self._joining(states, states.to_play) & legal
+
+    def blunders(self, states: HexStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Moves that leave a cell where the opponent wins, which a stone elsewhere does not
+        change; but a swap takes the opponent's only stone."""
+        theirs = self._joining(states, 1 - states.to_play)
+        left = theirs.sum(1)[:, None] - theirs
+        lost = (left > 0) & legal & ~self.wins(states, legal)
+        lost[:, self.cells :] = False
+        return lost
 
     def observe(self, states: HexStates) -> NDArray[np.uint8]:
         own = (1 - 2 * states.to_play)[:, None]

@@ -163,7 +163,7 @@ class OpenSpielGame(Game):
                 node, seed = node.clone(), int(rng[row])
                 while not node.is_terminal():
                     moves = self._moves(node)
-                    seed, drawn = _draw(seed, len(moves))
+                    seed, drawn = _next_draw(seed, len(moves))
                     node.apply_action(moves[drawn])
                 rng[row] = seed
             out[row] = self._value(node)
@@ -253,7 +253,7 @@ def _tensor_of(kind: Any) -> str:
     return "information_state_tensor" if kind.provides_information_state_tensor else ""
 
 
-def _draw(seed: int, n: int) -> tuple[int, int]:
+def _next_draw(seed: int, n: int) -> tuple[int, int]:
     """(next splitmix64 state, a number below n)."""
     seed = (seed + 0x9E3779B97F4A7C15) & _MASK64
     z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64

@@ -51,7 +51,7 @@ def exists(words: str) -> bool:
     return os.path.isfile(_path(_parts(words)[0]))
 
 
-def load(words: str, wanted: str, error: type[Exception] = GameError) -> Any:
+def object_of(words: str, wanted: str, error: type[Exception] = GameError) -> Any:
     """The object that ``words`` name, without what stands in parentheses.
 
     wanted: what it should be, for messages. Raises ``error`` where the file or the name is not

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .precision import DTYPES, choose_dtype, has_fast_bfloat16
+from .precision import DTYPES, choose_dtype, has_fast_bfloat16, seeded
 from .resnet import NetOutput, ResNet, folded, placed
 
 __all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
@@ -91,13 +91,6 @@ def build(spec: NetSpec) -> nn.Module:
     family, blocks, channels = _parse(spec.size)
     return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership,
                         spec.komi)
-
-
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """``make()`` with torch's CPU generator seeded; the generator is put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 @lru_cache(maxsize=32)

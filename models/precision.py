@@ -1,11 +1,13 @@
-"""The arithmetic in which a device runs nets fastest."""
+"""The arithmetic in which a device runs nets fastest, and weights that follow from a seed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,3 +32,10 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if has_fast_bfloat16(device) else "float32"
     return DTYPES[name]
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """``make()`` with torch's CPU generator seeded; the generator is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

@@ -133,7 +133,7 @@ class Backbone(nn.Module):
             position_ids = torch.arange(length, device=input_ids.device).expand(rows, -1)
         sight = None if attention_mask is None else _causal(attention_mask.bool())
         x = self._run(input_ids.reshape(-1), position_ids.reshape(-1),
-                      lambda _, *parts: _attend(*_texts(parts, rows, length), sight))
+                      lambda _, *parts: _attend(*_by_text(parts, rows, length), sight))
         return BackboneOutput(x.unflatten(0, (rows, length)))
 
     def hidden_states(self, texts: SharedPrompts) -> Tensor:
@@ -145,8 +145,8 @@ class Backbone(nn.Module):
         sight, behind = _causal(texts.prompt_mask), _causal_behind(texts, steps)
 
         def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            first = _texts((q[prompts], k[prompts], v[prompts]), rows, length)
-            q, k, v = _texts((q[own], k[own], v[own]), count, steps)
+            first = _by_text((q[prompts], k[prompts], v[prompts]), rows, length)
+            q, k, v = _by_text((q[own], k[own], v[own]), count, steps)
             k, v = (torch.cat([before.index_select(0, texts.prompt_of), part], 1)
                     for before, part in ((first[1], k), (first[2], v)))
             return torch.cat([_attend(*first, sight), _attend(q, k, v, behind)])
@@ -267,7 +267,7 @@ class Decoder:
         self.next = positions[:, -1] + 1
 
         def attention(layer: int, *parts: Tensor) -> Tensor:
-            q, k, v = _texts(parts, *tokens.shape)
+            q, k, v = _by_text(parts, *tokens.shape)
             cache.start(layer, k, v)
             return _attend(q, k, v, sight)
 
@@ -334,7 +334,7 @@ def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _texts(parts: Sequence[Tensor], rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def _by_text(parts: Sequence[Tensor], rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """[rows, length, H, d] each of [rows length, H, d]."""
     q, k, v = (part.unflatten(0, (rows, length)) for part in parts)
     return q, k, v

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.bench import timing
-from selfplay.bench.arguments import positive, seconds
+from selfplay.bench.arguments import duration, positive
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError, take
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batches", type=positive, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--positions", type=positive, default=4096, help="to compare outputs on")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--seconds", type=seconds, default=0.5, help="of one backend in one round")
+    parser.add_argument("--seconds", type=duration, default=0.5, help="of one backend in one round")
     parser.add_argument("--workers", type=positive, default=1, help="nets at work side by side")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ import numpy as np
 
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
-from selfplay.bench.arguments import positive, seconds
+from selfplay.bench.arguments import duration, positive
 from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
 from selfplay.games import make
@@ -38,8 +38,8 @@ class Timed:
     def __init__(self, game: Game, spec: str) -> None:
         self._player = parse_player(spec, game)
         self.name, self.seconds, self.moves = spec, 0.0, 0
-        self.start, self.moved, self.close = (
-            self._player.start, self._player.moved, self._player.close)
+        self.start, self.moved, self.close, self.timed = (
+            self._player.start, self._player.moved, self._player.close, self._player.timed)
 
     def act(self, states: Any, slots: Any) -> Any:
         start = time.process_time()
@@ -119,7 +119,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="go9x9")
     parser.add_argument("--games", type=positive, default=200)
-    parser.add_argument("--seconds", type=seconds, default=0.05, help="a move, of both sides")
+    parser.add_argument("--seconds", type=duration, default=0.05, help="a move, of both sides")
     parser.add_argument("--leaves", type=positive, default=8, help="of our tree under way at once")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -44,7 +44,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from selfplay.bench.arguments import positive, seconds
+from selfplay.bench.arguments import duration, positive
 
 REMEDY = '.venv/bin/pip install -c constraints.txt -e ".[bench]"'
 SIDE = Path(__file__).with_name("bench_pgx_side.py")
@@ -236,7 +236,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=positive, default=5)
-    parser.add_argument("--seconds", type=seconds, default=4.0, help="of work in a side of a pair")
+    parser.add_argument("--seconds", type=duration, default=4.0, help="of work in a side of a pair")
     parser.add_argument("--net", default="6x64", help="BLOCKSxCHANNELS, of both sides")
     parser.add_argument("--simulations", type=positive, default=32, help="a move, of both sides")
     parser.add_argument("--games", type=positive, default=256, help="ours, side by side")

@@ -119,7 +119,7 @@ def our_selfplay(game: Any, net: str, dtype: str, simulations: int, games: int) 
     import torch
 
     from selfplay.board.selfplay import SelfPlay
-    from selfplay.inference.evaluator import group_sizes
+    from selfplay.inference.actors import group_sizes
     from selfplay.run.config import preset
 
     config = replace(preset(game.name).rl, sims=simulations, full_share=1.0, cache_mb=0,

@@ -37,7 +37,8 @@ RATE = 1e-7
 
 
 def make_model(folder: Path, dial: str) -> None:
-    from selfplay.llm.models import character_tokenizer, save_model, small_model
+    from selfplay.llm.embedded import character_tokenizer, small_model
+    from selfplay.llm.models import save_model
 
     tokenizer = character_tokenizer()
     save_model(folder, small_model(dial, tokenizer, 0), tokenizer)

@@ -16,7 +16,7 @@ from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple
 
 from selfplay.common.limits import MAX_NUMBER, Limit
-from selfplay.common.settings import Settings, flat, keys, name_of, plain, to_dict
+from selfplay.common.settings import Settings, flat, name_of, plain_type, to_dict, typed_keys
 from selfplay.llm.config import TextConfig
 from selfplay.run.config import RunConfig
 
@@ -39,7 +39,7 @@ def table(config: type[Settings]) -> list[Row]:
         if is_dataclass(kind):
             said |= {f"{stage}.{name}": meaning for name, meaning in meanings(kind).items()}
     return [Row(key, words(kind), text(default[key]), ", ".join(limits(kind)), said[key])
-            for key, kind in keys(config).items()]
+            for key, kind in typed_keys(config).items()]
 
 
 def meanings(kind: Any) -> dict[str, str]:
@@ -60,7 +60,7 @@ def meanings(kind: Any) -> dict[str, str]:
 
 def words(kind: Any) -> str:
     """A type: "int", "text", "ppo, grpo or rloo", "2 of int", "any number of text"."""
-    kind = plain(kind)
+    kind = plain_type(kind)
     *some, last = typing.get_args(kind) or (None,)
     if typing.get_origin(kind) is Literal:
         return f"{', '.join(map(str, some))} or {last}"
@@ -72,7 +72,7 @@ def words(kind: Any) -> str:
 
 def limits(kind: Any) -> list[str]:
     """A type's limits in words, those of its values first; all numbers end at MAX_NUMBER."""
-    inner = [word for part in typing.get_args(plain(kind)) for word in limits(part)]
+    inner = [word for part in typing.get_args(plain_type(kind)) for word in limits(part)]
     own = [limit.wanted for limit in getattr(kind, "__metadata__", ())
            if isinstance(limit, Limit) and str(MAX_NUMBER) not in limit.wanted]
     return list(dict.fromkeys([*inner, *own]))

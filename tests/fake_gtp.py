@@ -17,7 +17,7 @@ import time
 
 COLUMNS = "ABCDEFGHJKLMNOPQRST"
 COMMANDS = ["boardsize", "clear_board", "komi", "play", "genmove", "undo", "set_random_seed",
-            "list_commands", "echo", "lines", "quit"]
+            "list_commands", "echo", "lines", "time_settings", "time_left", "quit"]
 
 
 class Engine:
@@ -49,7 +49,7 @@ class Engine:
             return "= one\n  two\nthree"
         elif name in ("genmove", "kgs-genmove_cleanup"):
             return self.genmove(name)
-        elif name not in ("komi", "quit"):
+        elif name not in ("komi", "time_settings", "time_left", "quit"):
             return "? unknown command"
         return "="
 

@@ -1,7 +1,8 @@
-"""Programs in processes of their own, forked from one that has the large libraries loaded.
+"""Programs in processes of their own, forked from one that has the large libraries loaded, and the
+kernels of tic-tac-toe and of search.
 
 Starting Python and loading torch with all that it loads later takes longer than most of what the
-tests start. The package itself is imported in the new process, as for a user.
+tests start. What drives the kernels is imported in the new process, as for a user.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from typing import Any
 LIBRARIES = ["numba", "torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.pyplot",
              "matplotlib.backends.backend_agg", "pyspiel", "rich.progress", "safetensors.torch",
              "sgfmill.sgf"]
+KERNELS = "kernels"  #: the module beside this one that loads them
 #: macOS's own libraries do not bear a fork.
 POSSIBLE = sys.platform == "linux"
 
@@ -33,11 +37,13 @@ class Forked:
         self._folder = tempfile.TemporaryDirectory()
         self._said = [Path(self._folder.name) / name for name in ("out", "err")]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES)
+        context.set_forkserver_preload([*LIBRARIES, KERNELS])
         self._process = context.Process(
-            target=_run, args=(self.args, str(cwd), environment, list(map(str, self._said))),
-            daemon=True)  # a test that fails leaves none behind
-        self._process.start()
+            target=_run, daemon=True,  # a test that fails leaves none behind
+            args=(self.args, str(cwd), environment, list(map(str, self._said)),
+                  os.fsync is unwaited))
+        with _finding_modules_here():
+            self._process.start()
 
     @property
     def returncode(self) -> Any:
@@ -59,8 +65,31 @@ class Forked:
         return out, err
 
 
-def _run(words: list[str], cwd: str, environment: dict[str, str], said: list[str]) -> None:
+def unwaited(file: Any) -> None:
+    """``os.fsync`` where nobody cuts the power: asked for as ever, of an open file, and done when
+    the system likes. What a process that is killed leaves behind is the same."""
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
+@contextmanager
+def _finding_modules_here() -> Iterator[None]:
+    """The server, which the first process starts, has its path from the environment alone."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), *filter(None, [before])])
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def _run(words: list[str], cwd: str, environment: dict[str, str], said: list[str],
+         in_a_hurry: bool) -> None:
     """In the new process."""
+    if in_a_hurry:
+        os.fsync = unwaited
     for number, path in zip((1, 2), said, strict=True):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)

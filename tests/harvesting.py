@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfplay.board.selfplay import Actor, Harvest, join
+from selfplay.board.selfplay import Actor, Harvest, join_harvests
 
 
 def played(actor: Actor, positions: int) -> Harvest:
@@ -11,4 +11,4 @@ def played(actor: Actor, positions: int) -> Harvest:
     while sum(len(h.columns.value) for h in done) < positions:
         harvest = actor.wave()
         done += [] if harvest is None else [harvest]
-    return join(done)
+    return join_harvests(done)

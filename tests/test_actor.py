@@ -16,7 +16,7 @@ from selfplay.board.data import pack
 from selfplay.board.selfplay import Actor, Harvest
 from selfplay.games import make
 from selfplay.games.base import Game, side
-from selfplay.search.search import rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
 
 SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
                  temperature_plies=3, komi_share=0.0, komi_wild=0.0, pass_from=0.0)

@@ -23,7 +23,8 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
-from selfplay.search.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search, SearchConfig
 
 TTT = make("tictactoe")
 

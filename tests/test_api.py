@@ -130,7 +130,7 @@ def test_types_are_shipped() -> None:
 @pytest.mark.parametrize("module", [
     "api.analyse", "api.boards", "api.training", "api.runs", "games.catalogue", "games.base",
     "games.check", "inference.evaluator", "arena.match", "arena.players", "search.grow",
-    "serve.gtp.clock", "serve.gtp.protocol", "serve.line", "serve.thinker"])
+    "arena.contest.clock", "serve.gtp.protocol", "serve.line", "serve.thinker"])
 def test_examples_in_docstrings(module: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(f"selfplay.{module}"),

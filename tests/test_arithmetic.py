@@ -22,7 +22,7 @@ from selfplay.inference.precision import (
     Agreement,
     Trial,
     agree,
-    choose,
+    fastest_sound,
     random_positions,
     trials,
 )
@@ -65,10 +65,10 @@ def test_agreement_worked_by_hand() -> None:
 
 def test_the_fastest_that_agrees_is_chosen() -> None:
     slow, middle = trial("float32", 1.0), trial("bfloat16", 2.0, 0.99, 1e-4)
-    assert choose([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
+    assert fastest_sound([slow, middle, trial("int8", 4.0, 0.98, 1e-3)]).dtype == "int8"
     for same, kl in ((0.8, 1e-3), (0.98, 0.01), (math.nan, 0.0), (1.0, math.nan)):
-        assert choose([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
-    assert choose([slow, trial("bfloat16", 0.5)]).dtype == "float32"
+        assert fastest_sound([slow, middle, trial("int8", 4.0, same, kl)]).dtype == "bfloat16"
+    assert fastest_sound([slow, trial("bfloat16", 0.5)]).dtype == "float32"
 
 
 def test_random_positions_are_of_games_and_differ() -> None:
@@ -90,9 +90,44 @@ def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(t.rate > 0 for t in found.values())
 
 
+def vnni() -> bool:
+    """Whether the CPU adds products of 8-bit integers up in 32 bits."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags))
+
+
+@needs_openvino
+@pytest.mark.skipif(vnni(), reason="this CPU has VNNI: nothing saturates")
+def test_sums_that_saturate_are_caught(tmp_path: Path) -> None:
+    """Equal weights behind large inputs: pairs of products (up to 2 * 255 * 127) leave 16 bits.
+    A weight a channel that is twice as large halves the others' integers: they fit, int8 agrees."""
+    for twice in (True, False):
+        net = net_of()
+        with torch.no_grad():
+            net.stem.norm.bias.add_(10)
+            for block in net.blocks:
+                for layer in (block.first, block.second):
+                    layer.conv.weight.fill_(0.005)
+                    if twice:
+                        layer.conv.weight[:, 0, 0, 0] = 0.01
+            generator = torch.Generator().manual_seed(3)
+            for weight in (p for head in (net.policy, net.value) for p in head.parameters()):
+                if weight.dim() > 1:
+                    torch.nn.init.normal_(weight, 0, weight[0].numel() ** -0.5, generator)
+        found = acting_in(tmp_path, replace(CONFIG, dtype="int8"), net=net)
+        assert dtypes(found) == {"int8" if twice else PLAIN}
+    assert "int8 has only" in found.said
+
+
+@pytest.fixture(autouse=True)
+def large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "LEAST_WORK", 0)
+
+
 def acting_in(folder: Path, config: RLConfig = CONFIG, **options: Any) -> ActorNets:
-    return ActorNets(GAME, net_of(), config, folder / "dtype.json", options.pop("device", "cpu"),
-                  lambda: random_positions(GAME, seed=1, count=64), **options)
+    net = options.pop("net", None) or net_of()
+    return ActorNets(GAME, net, config, folder / "dtype.json", options.pop("device", "cpu"),
+                     lambda: random_positions(GAME, seed=1, count=64), **options)
 
 
 def dtypes(found: ActorNets) -> set[str]:
@@ -100,7 +135,7 @@ def dtypes(found: ActorNets) -> set[str]:
     return {e.dtype_name for e in found.evaluators}
 
 
-PLAIN = precision._plain("cpu")
+PLAIN = precision._by_torch("cpu")
 
 
 def noted(folder: Path) -> dict[str, Any]:
@@ -112,19 +147,26 @@ def test_without_a_choice_nothing_is_measured(
 ) -> None:
     monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: False)
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: False)
     named = acting_in(tmp_path, replace(CONFIG, dtype="float32"))
     assert dtypes(named) == {"float32"} and not list(tmp_path.iterdir())
     chosen = acting_in(tmp_path)
-    assert dtypes(chosen) == {PLAIN} and chosen.said == f"self-play in {PLAIN}"
+    assert dtypes(chosen) == {PLAIN} and chosen.said.startswith(f"self-play in {PLAIN}")
     assert noted(tmp_path)["dtype"] == PLAIN
+
+
+def test_a_small_net_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, 2x16 on 25 cells: the blocks alone have 4 * 9 * 16 * 16 weights."""
+    assert 4 * 9 * 16 * 16 * 25 < precision.work(net_of(), GAME) < 2 * 4 * 9 * 16 * 16 * 25
+    monkeypatch.setattr(precision, "LEAST_WORK", precision.work(net_of(), GAME) + 1)
+    monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured"))
+    monkeypatch.setattr(openvino, "available", lambda: True)
+    assert acting_in(tmp_path).said == f"self-play in {PLAIN}"
 
 
 def test_a_run_says_once_what_openvino_would_bring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino, "available", lambda: False)
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     said = acting_in(tmp_path).said
     assert said.startswith(f"self-play in {PLAIN}; OpenVINO") and openvino.INSTALL in said
     assert acting_in(tmp_path).said == f"self-play in {PLAIN}"
@@ -136,7 +178,6 @@ def test_a_run_that_has_begun_does_not_change(
     """OpenVINO was installed after it began, with a note of its dtype and without one."""
     monkeypatch.setattr(precision, "trials", lambda *a: pytest.fail("measured"))
     monkeypatch.setattr(openvino, "available", lambda: True)
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     assert dtypes(acting_in(tmp_path, fresh=False)) == {PLAIN}
     assert dtypes(acting_in(tmp_path)) == {PLAIN}
 
@@ -165,7 +206,6 @@ def test_what_was_fastest_when_measured_plays_and_is_noted(
 
 @needs_openvino
 def test_a_run_keeps_to_its_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     best = [trial("float32", 1.0), trial("int8", 3.0, 0.97, 1e-3)]
     monkeypatch.setattr(precision, "trials", lambda *a: best)
     first = acting_in(tmp_path)
@@ -193,7 +233,6 @@ def test_all_groups_act_on_the_same_new_weights(tmp_path: Path) -> None:
 def test_int8_is_left_for_good_where_it_says_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any
 ) -> None:
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     monkeypatch.setattr(precision, "trials",
                         lambda *a: [trial("float32", 1.0), trial("int8", 3.0)])
     config = replace(CONFIG, dtype=named)
@@ -221,7 +260,7 @@ def test_what_the_library_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_net_that_has_diverged_is_named() -> None:
     with pytest.raises(FloatingPointError, match="diverged"):
-        choose([trial("float32", 1.0, math.nan, math.nan)])
+        fastest_sound([trial("float32", 1.0, math.nan, math.nan)])
 
 
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
@@ -235,12 +274,8 @@ def test_int8_without_the_library_is_refused_before_anything_is_made(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino, "available", lambda: False)
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: True)
     train = ("train", "--game", "tictactoe", "--set", "rl.dtype=int8")
     said = run(*train)
     assert said.code == 1 and "OpenVINO is not installed" in said.err
     assert openvino.GAIN in said.err and openvino.INSTALL in said.err
     assert len(said.err.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
-    monkeypatch.setattr(openvino, "has_fast_int8", lambda: False)  # of no use then
-    without = run(*train)
-    assert "no VNNI" in without.err and openvino.INSTALL not in without.err

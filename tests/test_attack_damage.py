@@ -123,8 +123,8 @@ def test_damaged_runs(attack: Attack, stored: Path, tmp_path: Path) -> None:
 @pytest.mark.attack
 def test_damaged_language_models(attack: Attack, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+    from selfplay.llm.embedded import character_tokenizer, small_model
     from selfplay.llm.folder import save_checkpoint
-    from selfplay.llm.models import character_tokenizer, small_model
 
     tokenizer, path = character_tokenizer(), tmp_path / "stored/ckpt-000001"
     save_checkpoint(path, small_model("1x32", tokenizer, 0), tokenizer, trainer(1).state(), meta(1))

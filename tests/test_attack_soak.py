@@ -54,14 +54,19 @@ def children() -> int:
     return found
 
 
-def a_round(run: Command, number: int) -> None:
+#: What makes a round of the suite short: all that is done is done, less often.
+FEW = ("expert.count=12", "sft.max_steps=10", "rl.positions=48", "rl.games=8", "eval.games=2",
+       "eval.decisive_games=2", "eval.baseline_games=2", "eval.sft_points=1", "eval.rl_points=1")
+
+
+def a_round(run: Command, number: int, full: bool) -> None:
     """Games and learning in memory and in a folder, matches with engines, a chart."""
     for row in sp.alphazero("go5x5", sp.net("go5x5", "1x8", seed=number), sims=4, cheap_sims=2,
                             games=8, positions=64, batch_size=16, window_min=64, window_max=128,
                             iterations=2, seed=number):
         assert row["policy_loss"] > 0
     settings = (f"rl.iterations={3 + number // 2}", "rl.window_min=64", "rl.window_max=256",
-                "rl.keep=3")
+                "rl.keep=3", *(() if full else FEW))
     said = run("train", "--game", "tictactoe", "--run", f"runs/{number % 2}", *TINY,
                *(word for setting in settings for word in ("--set", setting)))
     assert said.code == 0, said.err
@@ -80,7 +85,7 @@ def test_soak(attack: Attack, run: Command, capsys: pytest.CaptureFixture[str]) 
     seconds = 60 * attack.minutes if attack.full else 1.0
     readings: list[Reading] = []
     while time.monotonic() - began < seconds or len(readings) < 3:
-        a_round(run, len(readings))
+        a_round(run, len(readings), attack.full)
         attack.came["held"] += 1
         readings.append(reading())
         if attack.full:

@@ -25,6 +25,18 @@ TRAIN = ["train", "--game", "tictactoe", "--run", "run", *TINY]
 TEXT = ["llm", "train", "--task", "chain_sum(min_terms=2,max_terms=2)", "--run", "run", "--set",
         "net=1x32", "--set", "sft.max_steps=2", "--set", "sft.evaluate_every=2", "--set",
         "data.held_out=4", "--set", "sft.looked_at=4", "--set", "eval.samples=1"]
+#: What the suite starts: kernels of the game are compiled, those of the search, which take a minute
+#: to compile, only find the place where they would be kept.
+SHORT = ["match", "random", "random", "--game", "tictactoe", "--games", "2"]
+CODE = """
+from selfplay.cli import main
+try:
+    main()
+except SystemExit as ended:
+    if not ended.code:
+        import selfplay.search.search
+    raise
+"""
 SECONDS = 600
 
 #: Variables of the environment, None for unset; HERE is the folder of the variant.
@@ -45,7 +57,8 @@ MOUNTS: dict[str, str] = {
                          'mount -o remount,ro,bind "$PACKAGE"',
     "HOME read-only": 'mount --bind "$HOME_" "$HOME_"; mount -o remount,ro,bind "$HOME_"',
     "no /dev/shm": "umount /dev/shm; mount --bind /proc/self /dev/shm",
-    "/dev/shm read-only": "mount -o remount,ro /dev/shm",
+    # bind: without it all who have /dev/shm mounted, outside of the namespace too, may only read
+    "/dev/shm read-only": "mount --bind /dev/shm /dev/shm; mount -o remount,ro,bind /dev/shm",
     "/tmp read-only": 'mount --bind /tmp /tmp; mount --bind "$HERE" "$HERE"; '
                       "mount -o remount,ro,bind /tmp",
 }
@@ -71,7 +84,7 @@ def test_first_starts(attack: Attack, tmp_path: Path) -> None:
         names = names if mounts else tuple(name for name in names if name in VARIABLES)
         words = MATCH if number % 4 else rng.choice((MATCH, MATCH, TRAIN, TEXT))
         if not attack.full:
-            words = MATCH
+            words = SHORT
         with attack.variant(f"{', '.join(names) or 'as usual'}; {words[0]}"):
             here = tmp_path / str(number)
             here.mkdir()
@@ -95,7 +108,7 @@ def started(
     for name in names:
         environment |= VARIABLES.get(name, {})
     environment = {key: value for key, value in environment.items() if value is not None}
-    command = [sys.executable, "-c", "from selfplay.cli import main; main()", *words]
+    command = [sys.executable, "-c", CODE, *words]
     steps = [MOUNTS[name] for name in names if name in MOUNTS]
     if steps:
         script = "; ".join(["set -e", *steps, 'cd "$HERE"', f"exec {shlex.join(command)}"])

@@ -23,7 +23,7 @@ def threads_again() -> Iterator[None]:
 
 @pytest.mark.attack
 def test_one_thread_or_two(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.inference.evaluator.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.inference.actors.GROUP_GAMES", {"cpu": 3})
     monkeypatch.setattr("selfplay.board.trainer.SHARD_ROWS", {"cpu": 5})
     for number in range(attack.count(2, 16)):
         rng, game = attack.rng(number), GAMES[number % len(GAMES)]

@@ -31,10 +31,10 @@ from selfplay.run import folder as runs
 from selfplay.run.compare import (
     Pairing,
     Point,
+    chart_points,
     evaluation,
     match_folder,
-    plan,
-    points,
+    plan_matches,
     train_command,
 )
 from selfplay.run.config import RunConfig, override, preset
@@ -90,7 +90,7 @@ def connected(pairings: list[Pairing]) -> set[str]:
 @given(sft=st.integers(0, 6), rl=st.integers(0, 6))
 def test_the_plan_rates_everybody(sft: int, rl: int) -> None:
     run = Run(Path("run"), run_config(), GAME)
-    pairings = plan(run, chosen(sft, rl))
+    pairings = plan_matches(run, chosen(sft, rl))
     wanted = {p.player(sims) for p in chosen(sft, rl) for sims in (0, 4)}
     assert wanted | {"random", "mcts:8", "mcts:16"} <= connected(pairings)
     pairs = Counter(frozenset((p.a, p.b)) for p in pairings)
@@ -105,7 +105,7 @@ def run_config() -> RunConfig:
 
 def test_the_most_telling_matches_come_first() -> None:
     run = Run(Path("run"), run_config(), GAME)
-    pairings = plan(run, chosen(3, 4))
+    pairings = plan_matches(run, chosen(3, 4))
     sft, rl = "net:run/sft/ckpt-000003", "net:run/rl/ckpt-000004"
     decisive = [Pairing(rl, sft, run.config.eval.decisive_games),
                 Pairing(f"{rl}@4", f"{sft}@4", run.config.eval.decisive_games)]
@@ -120,13 +120,13 @@ def test_the_most_telling_matches_come_first() -> None:
 def test_an_engine_that_is_not_here_is_left_out() -> None:
     run = Run(Path("run"), override(run_config(), [
         "expert.player=gtp:no-such-engine --level 3"]), GAME)
-    assert "no-such-engine" not in str(plan(run, chosen(2, 2)))
+    assert "no-such-engine" not in str(plan_matches(run, chosen(2, 2)))
     assert "not found" in str(compare.missing_engine("gtp:no-such-engine --level 3"))
     assert compare.missing_engine("mcts:8") is None
 
 
 def test_points(run: Run) -> None:
-    found = points(run)
+    found = chart_points(run)
     assert [(p.stage, p.step) for p in found] == [("sft", 10), ("sft", 20), ("rl", 1), ("rl", 2)]
     assert found[1].compute == {"flops": 2e7, "seconds": 20.0, "positions": 200}
 
@@ -146,7 +146,7 @@ def test_points_are_spread_and_the_last_is_among_them(n: int, count: int, log: b
 def test_a_damaged_best_checkpoint_is_named(run: Run) -> None:
     (run.folder / "sft/ckpt-000020/weights.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="ckpt-000020, which is missing or damaged"):
-        points(run)
+        chart_points(run)
 
 
 @pytest.mark.parametrize(("a", "b", "name"), [
@@ -178,7 +178,7 @@ def hand_made(run: Run, pairing: Pairing, results: list[float]) -> None:
 def all_played(run: Run) -> list[tuple[str, str, int, int, int]]:
     """Every match of the plan made up; the results as elo.fit takes them."""
     results = []
-    for number, pairing in enumerate(plan(run, points(run))):
+    for number, pairing in enumerate(plan_matches(run, chart_points(run))):
         wins, draws, losses = 3 + number % 3, number % 2, 1 + number % 4
         hand_made(run, pairing, [1] * wins + [0] * draws + [-1] * losses)
         results.append((pairing.a, pairing.b, wins, draws, losses))
@@ -204,7 +204,7 @@ def test_ratings_are_those_of_the_matches_on_disk(run: Run) -> None:
 
 
 def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
-    first = plan(run, points(run))[:8]
+    first = plan_matches(run, chart_points(run))[:8]
     for pairing in first:
         hand_made(run, pairing, [1, -1, 1, 0])
     found = compare.write_chart(run, "cpu").evaluation
@@ -217,7 +217,7 @@ def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
 def test_an_engine_that_fails_costs_its_match_and_a_full_disk_ends_it(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairings, tried = plan(run, points(run))[:2], []
+    pairings, tried = plan_matches(run, chart_points(run))[:2], []
 
     def play(game: Any, a: str, b: str, **options: Any) -> None:
         tried.append(a)
@@ -225,7 +225,7 @@ def test_an_engine_that_fails_costs_its_match_and_a_full_disk_ends_it(
 
     monkeypatch.setattr(compare, "play_match", play)
     with pytest.raises(DiskError):
-        compare.play(run, pairings, device="cpu")
+        compare.play_matches(run, pairings, device="cpu")
     assert len(tried) == 3
     assert capsys.readouterr().out.count("match left out: the engine died") == 2
 
@@ -287,16 +287,16 @@ def test_a_moved_run_keeps_its_matches(run: Run, tmp_path: Path) -> None:
     # and goes on with them
     games = replace(run.config.eval, games=2, decisive_games=14, baseline_games=2)
     moved = Run(moved.folder, replace(run.config, eval=games), GAME)
-    pairings = plan(moved, points(moved))
+    pairings = plan_matches(moved, chart_points(moved))
     torch.set_num_threads(1)
-    compare.play(moved, pairings, device="cpu")
+    compare.play_matches(moved, pairings, device="cpu")
     again = evaluation(moved, "cpu")
     assert again["matches"][0]["games"] == 14 > before["matches"][0]["games"]
     assert len(again["matches"]) == len(before["matches"])
 
 
 def test_no_match_is_begun_when_time_is_up(run: Run) -> None:
-    compare.play(run, plan(run, points(run)), device="cpu", left=lambda: 0.0)
+    compare.play_matches(run, plan_matches(run, chart_points(run)), device="cpu", left=lambda: 0.0)
     assert not (run.folder / "matches").exists()
 
 
@@ -306,8 +306,8 @@ def test_every_match_gets_some_games_before_any_gets_all(
     played: list[tuple[str, str, int]] = []
     monkeypatch.setattr(compare, "play_match", lambda game, a, b, *, games, **_: played.append(
         (a, b, games)))
-    pairings = plan(run, points(run))
-    compare.play(run, pairings, device="cpu")
+    pairings = plan_matches(run, chart_points(run))
+    compare.play_matches(run, pairings, device="cpu")
     first, last = played[: len(pairings)], played[-len(pairings):]
     assert [match[:2] for match in first] == [(p.a, p.b) for p in pairings]
     assert all(0 < few[2] < p.games / 2 for few, p in zip(first, pairings, strict=True))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from selfplay.arena.elo import PRIOR, fit
+from selfplay.arena.elo import PRIOR, fit, informative
 from selfplay.common.errors import UserError
 
 
@@ -131,3 +131,27 @@ def test_intervals_from_the_mean_of_some() -> None:
         assert pair[name].high - pair[name].low == pytest.approx(
             (other["a"].high - other["a"].low) / 2)
         assert plain[name].high - plain[name].low > 3 * (pair[name].high - pair[name].low)
+
+
+def test_what_more_games_would_tell_is_what_they_tell() -> None:
+    """The foretold shrinking of the variance, beside fits with the games that are expected."""
+    rows = [("a", "b", 30, 0, 20), ("b", "c", 12, 6, 10), ("c", "random", 15, 0, 5)]
+    nets = ["a", "b", "c"]
+
+    def variance(results: list[tuple[str, str, float, float, float]]) -> float:
+        found = fit(results, "random", centre=nets)
+        return sum(((found[name].high - found[name].low) / 2 / 1.959964) ** 2 for name in nets)
+
+    ratings = fit(rows, "random")
+    candidates = [("a", "b", 40), ("a", "c", 40), ("c", "random", 40), ("b", "nobody", 40)]
+    gains = informative(rows, "random", candidates, nets)
+    assert gains[3] == 0 and gains[2] == pytest.approx(0, abs=1e-9)  # tells nothing about nets
+    for (a, b, games), gain in zip(candidates[:2], gains, strict=False):
+        score = 1 / (1 + 10 ** ((ratings[b].elo - ratings[a].elo) / 400))
+        won = games * score  # as expected, so that the ratings stay
+        more = [(a, b, won, 0, games - won)]
+        prior = (a, b) not in [(r[0], r[1]) for r in rows]  # new: gets a virtual draw
+        told = variance(rows) - variance(rows + more)
+        assert gain == pytest.approx(told, rel=0.03 if prior else 1e-6)
+    assert gains[1] > gains[0]  # the pair that is known least
+    assert informative([], "random", candidates, nets) == [0, 0, 0, 0]

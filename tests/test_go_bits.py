@@ -34,7 +34,7 @@ def test_every_move_is_a_sensible_one(size: int, games: int) -> None:
     game, rng = Go(size), np.arange(games, dtype=np.uint64)
     states, leads = game.new(games), np.zeros(games, np.int32)
     made = np.empty((games, 2 * size**2), np.int16)
-    playouts.playouts(states, size, *playouts.tables(size), rng, leads, made)
+    playouts.play_out(states, size, *playouts.lookup_tables(size), rng, leads, made)
     assert len({tuple(row) for row in made}) == games
     captures = 0
     for row, lead in zip(made, leads, strict=True):
@@ -55,7 +55,7 @@ def test_all_points_are_as_likely() -> None:
     games, made = 26_000, np.empty((26_000, 50), np.int16)
     states = FIVE.new(games)
     FIVE.step(states, np.full(games, 12))
-    playouts.playouts(states, 5, *playouts.tables(5), np.arange(games, dtype=np.uint64),
+    playouts.play_out(states, 5, *playouts.lookup_tables(5), np.arange(games, dtype=np.uint64),
                      np.zeros(games, np.int32), made)
     for ply in (0, 1):
         counts = np.bincount(made[:, ply], minlength=25)

@@ -13,8 +13,9 @@ import torch
 from test_kill import random_columns
 from torch import nn
 
+from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.alphazero import Learner, alphazero
-from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.league import PolicyLearner, league
 from selfplay.board.supervised import sft_lesson
 from selfplay.games import make

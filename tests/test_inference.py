@@ -14,7 +14,8 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
-from selfplay.inference.evaluator import Evaluator, _torch_run, padded, spread
+from selfplay.inference.actors import spread
+from selfplay.inference.evaluator import Evaluator, _torch_run, padded_rows
 from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
@@ -203,7 +204,7 @@ def test_int8_gives_each_row_its_own_outputs_whatever_the_batch(count: int) -> N
 
 def test_few_rows_wait_for_few() -> None:
     """The rows of a forward pass: none too many where a game is played alone."""
-    assert [padded(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 32, 33, 128)] == [
+    assert [padded_rows(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 32, 33, 128)] == [
         1, 1, 2, 4, 4, 8, 8, 16, 16, 16, 32, 32, 48, 128]
     seen = []
 

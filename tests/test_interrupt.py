@@ -35,7 +35,7 @@ def test_in_a_stage_the_signal_waits_for_a_look(number: int) -> None:
     with pytest.raises(KeyboardInterrupt), interrupt.gently():
         signal.raise_signal(number)
         seen.append("the step ends")
-        interrupt.check()
+        interrupt.raise_if_asked()
         seen.append("never")
     assert seen == ["the step ends"]
 
@@ -92,7 +92,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 def test_time_in_numbas_compiler_is_counted_once_for_all_threads() -> None:
     from numba.core.compiler_lock import global_compiler_lock
 
-    compiling.listen()
+    compiling.watch()
     before = compiling.seconds()
 
     def load() -> None:

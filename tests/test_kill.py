@@ -17,7 +17,8 @@ import pytest
 import torch
 from command import TINY, selfplay, start
 
-from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.alphago_config import SFTConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.files import read_history

@@ -36,7 +36,7 @@ from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.models.resnet import KOMI_SCALE, komi_inputs
 from selfplay.run.config import preset
 from selfplay.run.folder import Run, net_spec
-from selfplay.search.search import rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
 
 HALVES = np.arange(-128, 128)
 POWERS = torch.tensor([1, 2, 4, 8, 16, 32, 64, -128])

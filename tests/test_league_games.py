@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfplay.board.config import PoolConfig
+from selfplay.board.alphago_config import PoolConfig
 from selfplay.board.data import unpack
 from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy

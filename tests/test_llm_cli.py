@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import Command
 
-from selfplay.cli.llm import name_of
+from selfplay.cli.llm import run_name_of
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
@@ -89,7 +89,8 @@ def test_mistakes(
 def test_half_a_model_is_refused_before_anything_is_made(
     run: Command, tmp_path: Path, lost: str
 ) -> None:
-    from selfplay.llm.models import character_tokenizer, save_model, small_model
+    from selfplay.llm.embedded import character_tokenizer, small_model
+    from selfplay.llm.models import save_model
 
     tokenizer = character_tokenizer()
     save_model(tmp_path / "model", small_model("1x32", tokenizer, 0), tokenizer)
@@ -101,15 +102,15 @@ def test_half_a_model_is_refused_before_anything_is_made(
 
 
 def test_every_task_has_a_folder_with_a_short_name() -> None:
-    assert name_of("chain_sum") == "chain-sum"
-    assert name_of("chain_sum(min_terms=5,max_terms=5)") == "chain-sum-min-terms-5-max-terms-5"
-    assert name_of("data/sums.jsonl") == "data-sums-jsonl"
+    assert run_name_of("chain_sum") == "chain-sum"
+    assert run_name_of("chain_sum(min_terms=5,max_terms=5)") == "chain-sum-min-terms-5-max-terms-5"
+    assert run_name_of("data/sums.jsonl") == "data-sums-jsonl"
     long = "chain_sum(min_terms={},max_terms={},min_digits=1,max_digits=1)"
-    assert name_of(long.format(5, 5)).startswith("chain-sum-minter5-maxter5")
+    assert run_name_of(long.format(5, 5)).startswith("chain-sum-minter5-maxter5")
     far = [f"/data/{folder}/of/mine/that/has/a/rather/long/name/sums.jsonl" for folder in "ab"]
     tasks = [long.format(a, b) for a in range(2, 5) for b in range(2, 12)] + far + [
         "gcd(low=-1)", "gcd(low=1)", "a_data_set_whose_name_alone_is_longer_than_that(x=1)"]
-    names = [name_of(task) for task in tasks]
+    names = [run_name_of(task) for task in tasks]
     assert len(set(names)) == len(tasks)
     for name in names:
         assert len(name) <= 40 and re.fullmatch("[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name), name

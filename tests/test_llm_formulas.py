@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sympy", reason='pip install -e ".[llm]"')
 
-from selfplay.llm import scorers
-from selfplay.llm.scorers import FUNCTIONS, formula, is_antiderivative, polynomial
+from selfplay.llm.tasks import scorers
+from selfplay.llm.tasks.scorers import FUNCTIONS, formula, is_antiderivative, polynomial
 
 ENDLESS = ["((((9**99)**99)**99)**99)", "9**9**9**9", "((x+1)**99)**99", "(x+1)**99",
            "((((x+1)**9)**9)**9)**9", "sin(" * 90 + "x" + ")" * 90 + "**99", "x**x", "9**(9**9)",

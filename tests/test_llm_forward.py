@@ -12,7 +12,8 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import MODELS, PAD, TOKENIZER, hugging_face, llama, prompts
 
-from selfplay.llm.models import bare_backbone, load_model, save_model, shape_of, small_model
+from selfplay.llm.embedded import shape_of, small_model
+from selfplay.llm.models import bare_backbone, load_model, save_model
 from selfplay.models.transformer import (
     Backbone,
     Transformer,

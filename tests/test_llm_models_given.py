@@ -31,6 +31,7 @@ from selfplay.llm.models import (
     load_model,
     must_attend,
     plain_weights,
+    prompt_of,
     render,
 )
 from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model
@@ -41,7 +42,6 @@ from selfplay.llm.tasks import make_task
 @pytest.fixture(autouse=True)
 def offline_and_generous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
 
 
@@ -128,8 +128,8 @@ def test_gpt2_without_padding_and_template(run: Command, monkeypatch: pytest.Mon
     assert critic and all("lora_" in name or ".head." in name for name in critic)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 1 + 1?\n"))
     asked: list[str] = []
-    monkeypatch.setattr("selfplay.llm.models.render",
-                        lambda words, text: asked.append(text) or render(words, text))
+    monkeypatch.setattr("selfplay.llm.models.prompt_of", lambda words, example: asked.append(
+        example.prompt) or prompt_of(words, example))
     talk = run("llm", "chat", "cut")
     assert "answer:" in talk.out and "Think step" not in talk.out
     assert asked == [f"What is 1 + 1?\n{FORMATS['answer'].instruction}"], "as in training"

@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from selfplay.common.errors import UserError
+from selfplay.llm.embedded import character_tokenizer
 from selfplay.llm.folder import fitting
-from selfplay.llm.models import character_tokenizer, render, written
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.models import render, written
+from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.rewards import reward
 from selfplay.llm.tasks import make_task
 
@@ -89,7 +90,7 @@ def test_pairs_are_read_by_lines_alike(tmp_path: Path) -> None:
 def test_a_task_that_asks_for_too_much_is_refused_soon(
     spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.llm.tasks.PATIENCE", 0.5)
+    monkeypatch.setattr("selfplay.llm.tasks.gym.PATIENCE", 0.5)
     with pytest.raises(UserError) as caught:
         make_task(spec)
     assert "\n" not in str(caught.value)

@@ -11,6 +11,7 @@ from tiny_llm import EOS, PAD, QUESTIONS, TOKENIZER, llama
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError
+from selfplay.learn.advantages import on_last_step
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render
 from selfplay.llm.policy import (
@@ -19,7 +20,6 @@ from selfplay.llm.policy import (
     TextPolicy,
     evaluated,
     joined_batches,
-    on_last_step,
     sample_batch,
     value_model,
     verifier,

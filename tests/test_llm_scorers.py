@@ -14,8 +14,8 @@ from reasoning_gym.factory import DATASETS
 
 from selfplay.common.errors import UserError
 from selfplay.llm.rewards import FORMATS, Example, reward
-from selfplay.llm.scorers import REFUSED, VERIFIED, decimal, parsed_complex, same, scorer
 from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.scorers import REFUSED, VERIFIED, decimal, parsed_complex, same, scorer
 
 SLOW = {"acre": "5 s to load", "knight_swap": "5 s of search for a few items"}
 #: Reviewed: items without an answer of their own; what they are given is worked through.

@@ -53,7 +53,6 @@ def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
         parts = reward(completion, example, ended)
         return {**parts, "accuracy": float(len(completion) % 2), "partial": 0.5}
 
-    monkeypatch.setattr("selfplay.llm.evaluate.reward", generous)
     monkeypatch.setattr("selfplay.llm.policy.parts_of", generous)
 
 

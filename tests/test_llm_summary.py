@@ -76,20 +76,20 @@ def test_costs_add_up_from_the_checkpoint_that_was_handed_over(tmp_path: Path) -
 
 def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: Path) -> None:
     from selfplay.report.text import headlines
-    from selfplay.report.verdict import judge
+    from selfplay.report.verdict import verdict_of
 
     rows(tmp_path / "sft", [taught(1, 0.3)], best=1)
     again = (f"selfplay llm train --run {tmp_path} --task '{TASK}' --recipe grpo "
              "--minutes 60.0")
     stages = ("sft", "rl", "eval")
-    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(verdict_of(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == f"No RL checkpoint has been rated: {again}"
     rows(tmp_path / "rl", [rewarded(1, 0.5)])
-    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(verdict_of(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0].startswith("One answer: ")
     for stage, row in (("sft", taught(1, 0.0)), ("rl", rewarded(1, 0.0))):
         (tmp_path / stage / "history.jsonl").write_text(json.dumps(row) + "\n")
-    told = headlines(judge(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
+    told = headlines(verdict_of(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == ("No question has been answered rightly yet, so there is nothing to compare: "
                        + again)
     assert not any("undecided" in line for line in told)

@@ -29,7 +29,7 @@ from selfplay.llm.folder import newest_model, open_learner
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
 from selfplay.llm.policy import Net, Prompts, TextPolicy
-from selfplay.llm.reward_model import Pair, to_lines
+from selfplay.llm.preferences.pairs import Pair, to_lines
 from selfplay.llm.rl import RewardedTask, TextLearner
 from selfplay.llm.tasks import make_task
 from selfplay.run.keep import Kept
@@ -178,7 +178,6 @@ def test_a_run_with_it(
     folder: str, engines: list[Any], run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RL, own answers and evaluation ask the engine; another engine may go on with the run."""
-    monkeypatch.setattr("selfplay.llm.evaluate.reward", odd)
     monkeypatch.setattr("selfplay.llm.policy.parts_of", odd)
     words = ("llm", "train", "--task", TASK, "--model", folder, "--run", "a", "--recipe", "r1",
              *SHORT, "--set", "own.questions=4", "--set", "own.samples=2", "--set", "rl.steps=1")

@@ -241,5 +241,5 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # import now raises ImportError
     assert not openvino.available()
     game = make("tictactoe")
-    with pytest.raises(UserError, match=r'pip install .*-e "\.\[openvino\]"'):
+    with pytest.raises(UserError, match=r"pip install .* openvino"):
         openvino.compile_net(net_for(game), game.obs_shape, 8, "float32")

@@ -15,7 +15,7 @@ from selfplay.board.selfplay import Actor
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.games.go import Go
-from selfplay.search.search import rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
 
 
 @pytest.mark.parametrize("size", [9, 11])  # sets of points; chains

@@ -85,8 +85,10 @@ def test_clipped_surrogate_by_hand() -> None:
 def test_value_loss_by_hand() -> None:
     """0.9 is held at 0.7: (0.9 - 1)^2 < (0.7 - 1)^2; 0.6 moved the wrong way counts as it is."""
     value, old, returns = torch.tensor([0.9, 0.2]), torch.tensor([0.5, 0.5]), torch.ones(2)
-    torch.testing.assert_close(pg.value_loss(value, old, returns, 0.2), torch.tensor([0.045, 0.32]))
-    torch.testing.assert_close(pg.value_loss(value, old, returns), torch.tensor([0.005, 0.32]))
+    torch.testing.assert_close(pg.clipped_value_loss(value, old, returns, 0.2),
+                               torch.tensor([0.045, 0.32]))
+    torch.testing.assert_close(pg.clipped_value_loss(value, old, returns),
+                               torch.tensor([0.005, 0.32]))
 
 
 def test_step_weights_by_hand() -> None:
@@ -129,8 +131,9 @@ TRL = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "constan
 
 
 def trl_loss(kind: str, level: str, config: PGConfig, r: Rollout, now: Evaluated,
-             advantage: Tensor) -> Tensor:
-    """TRL's own method, on a trainer of which only what it reads has been set."""
+             advantage: Tensor, correction: Tensor | None = None) -> Tensor:
+    """TRL's own method, on a trainer of which only what it reads has been set. correction: the
+    weights of steps whose sampler differs from the trainer."""
     GRPOTrainer = pytest.importorskip("trl", reason="TRL is a test dependency").GRPOTrainer
     room = 12
     trainer: Any = object.__new__(GRPOTrainer)
@@ -139,7 +142,8 @@ def trl_loss(kind: str, level: str, config: PGConfig, r: Rollout, now: Evaluated
     settings = dict(
         _get_per_token_logps_and_entropies=lambda *a, **k: (now.logp, now.entropy, None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level=level, beta=config.kl_weight, loss_type=kind, use_vllm=False,
+        importance_sampling_level=level, beta=config.kl_weight, loss_type=kind,
+        use_vllm=correction is not None, vllm_importance_sampling_correction=True,
         epsilon_low=config.clip_low, epsilon_high=config.clip_high, max_completion_length=room,
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
@@ -153,7 +157,8 @@ def trl_loss(kind: str, level: str, config: PGConfig, r: Rollout, now: Evaluated
     return trainer._compute_loss(None, {
         "prompt_ids": tokens, "prompt_mask": torch.ones_like(tokens), "completion_ids": r.action,
         "completion_mask": mask, "advantages": advantage, "old_per_token_logps": r.logp,
-        "ref_per_token_logps": r.ref_logp, "num_items_in_batch": mask.sum()})
+        "ref_per_token_logps": r.ref_logp, "num_items_in_batch": mask.sum(),
+        "importance_sampling_ratio": correction})
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -182,7 +187,7 @@ def test_loss_and_gradient_are_trls(
 def test_parts_of_a_minibatch_add_up() -> None:
     r = rollout()
     for name in ALGORITHMS:
-        config = sized(algorithm(name, kl_weight=0.1, entropy_weight=0.01), 5)
+        config = sized(algorithm(name, kl_weight=0.1, entropy_weight=0.01, worst=9), 5)
         batch = pg.weighted(pg.columns(r, config, 0.1), config)
         now = evaluated(r)
         whole, figures = pg.objective(batch, now, config, 0.1)
@@ -244,7 +249,7 @@ def test_steps_that_are_not_real_change_nothing() -> None:
     dirty = replace(r, **{name: getattr(r, name).masked_fill(~r.mask, math.nan)
                           for name in ("logp", "reward", "value", "ref_logp")})
     for name in ALGORITHMS:
-        config = sized(algorithm(name, kl_weight=0.1), 5)
+        config = sized(algorithm(name, kl_weight=0.1, worst=9), 5)
         now = evaluated(r)
         worse = Evaluated(*(f.detach().masked_fill(~r.mask, math.nan) for f in now))
         worse = worse._replace(logp=worse.logp.requires_grad_())

@@ -91,11 +91,13 @@ def test_an_exact_bound_holds_back_bad_luck() -> None:
         for a in np.flatnonzero(game.legal(states)[0]))
 
 
-@pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5", "go7x7(komi=0.5)", "go11x11"])
+@pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5", "go7x7(komi=0.5)", "go11x11",
+                                  "hex5x5", "hex3x3(swap=True)", "gomoku9x9",
+                                  "gomoku9x9(exact=True)"])
 def test_kernels_for_wins_and_blunders_agree_with_trying_every_move(name: str) -> None:
     game, draw = make(name), np.random.default_rng(1)
     states, seen = game.new(60), np.zeros(2, int)
-    if name.startswith("go"):
+    if game.komi_planes:
         states.komi[:] = draw.integers(-30, 31, 60)
     for _ in range(game.max_moves):
         legal = game.legal(states)
@@ -103,7 +105,7 @@ def test_kernels_for_wins_and_blunders_agree_with_trying_every_move(name: str) -
         if not len(rows):
             break
         some = rows if len(rows) < 6 else rows[::6]
-        if name.startswith("go") and states.ply[rows[0]] % 5 and states.ply[rows[0]] < (
+        if game.komi_planes and states.ply[rows[0]] % 5 and states.ply[rows[0]] < (
                 game.max_moves - 4):
             some = some[:1]
         part, mask = take(states, some), legal[some]

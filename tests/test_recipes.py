@@ -20,7 +20,7 @@ from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
 from selfplay.run.config import RunConfig, from_dict, override, preset, with_recipe
 from selfplay.run.folder import open_run, stages
-from selfplay.run.shards import read_games
+from selfplay.run.shards import read_rows
 
 T = ("--game", "tictactoe")
 SMALL = [*TINY, *(word for setting in (
@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_alphago_from_end_to_end(folder: Path) -> None:
     a = folder / "a"
-    rows = read_games(a / "value/games")
+    rows = read_rows(a / "value/games")
     assert 0.5 * SHARD_GAMES < len(rows.value) <= SHARD_GAMES
     history = read_history(a / "value/history.jsonl")
     assert [row["step"] for row in history] == [10, 20]

@@ -22,7 +22,7 @@ from selfplay.report import axis as compute
 from selfplay.report import chart, panels, style, verdict
 from selfplay.report import page as report
 from selfplay.report import text as sentences
-from selfplay.report.verdict import judge
+from selfplay.report.verdict import verdict_of
 
 
 def point(stage: str, step: int, elo: float, sims: int = 0, half: float = 40, **more: Any) -> dict:
@@ -75,7 +75,7 @@ def evaluation(**more: Any) -> dict:
 
 def judged(case: dict) -> dict[str, dict]:
     """Each mode as summary.json has it."""
-    return report.summarise(judge(case))["modes"]
+    return report.summarise(verdict_of(case))["modes"]
 
 
 def raw_mode(**more: Any) -> dict:
@@ -83,12 +83,12 @@ def raw_mode(**more: Any) -> dict:
 
 
 def headlines(case: dict) -> list[str]:
-    return sentences.headlines(judge(case))
+    return sentences.headlines(verdict_of(case))
 
 
 def ceiling_of(case: dict, sims: int) -> verdict.Mode | None:
     """The mode, where it has an SFT best."""
-    return next((m for m in judge(case).modes if m.sims == sims and m.sft), None)
+    return next((m for m in verdict_of(case).modes if m.sims == sims and m.sft), None)
 
 
 def image(png: bytes) -> np.ndarray:
@@ -244,7 +244,7 @@ REMEDIES = {"points": "play", "signal": "longer", "sft": "teach", "rl": "improve
 ])
 def test_what_is_missing_comes_first_with_its_command(tmp_path, more, missing, first):
     case = evaluation(**{"remedies": REMEDIES, **more})
-    found = judge(case)
+    found = verdict_of(case)
     assert list(found.missing) == missing
     assert headlines(case)[0].startswith(first)
     assert sentences.header_lines(found)[0][0].startswith(first)
@@ -271,7 +271,8 @@ def test_no_right_answer_is_no_verdict():
 def test_a_run_is_judged_once(tmp_path, monkeypatch):
     """What chart, page, summary and terminal say is of one verdict."""
     made = []
-    monkeypatch.setattr(report, "judge", lambda case: made.append(judge(case)) or made[-1])
+    monkeypatch.setattr(report, "verdict_of",
+                        lambda case: made.append(verdict_of(case)) or made[-1])
     found = report.write_report(tmp_path, evaluation())
     report.text_summary(found)
     assert made == [found]
@@ -306,7 +307,7 @@ def test_divider_only_where_rl_follows_sft():
     st.floats(0.1, 20),
 )
 def test_spread_labels_keep_order_and_gap_within_the_panel(wanted, gap):
-    placed = np.array(style.spread(wanted, gap, 0, 100))
+    placed = np.array(style.spaced(wanted, gap, 0, 100))
     fitting = min(gap, 100 / max(len(wanted) - 1, 1))
     assert placed.min() >= -1e-6 and placed.max() <= 100 + 1e-6
     assert (np.diff(placed) >= fitting - 1e-6).all()
@@ -379,7 +380,7 @@ def test_samples_and_policy_gradients_get_their_panels():
     assert labels == ["held-out\ntop-1 (%)", "RL losses"]
 
     def tall(case):
-        return image(chart.draw_chart(judge(case))).shape[0]
+        return image(chart.draw_chart(verdict_of(case))).shape[0]
 
     assert tall(ANSWERS) - tall({**ANSWERS, "samples": []}) == pytest.approx(
         (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * style.DPI, abs=2)
@@ -417,7 +418,7 @@ def test_every_case_is_drawn_and_told(tmp_path, case):
     assert 0.002 < (pixels.min(axis=2) < 200).mean() < 0.5
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["headlines"] == headlines(case)
-    assert summary["headlines"][0] in report.text_summary(judge(case))
+    assert summary["headlines"][0] in report.text_summary(verdict_of(case))
     assert "<table>" in (tmp_path / "report.html").read_text() or case == CASES["nothing"]
 
 
@@ -428,7 +429,7 @@ def share(pixels: np.ndarray, colour: str) -> float:
 
 
 def test_stages_show_in_their_colours():
-    pictures = {name: image(chart.draw_chart(judge(CASES[name])))
+    pictures = {name: image(chart.draw_chart(verdict_of(CASES[name])))
                 for name in ("full", "no rl", "no sft")}
     seen = {
         name: [share(pixels, style.STAGES[stage].colour) > 1e-4 for stage in ("sft", "rl")]
@@ -482,7 +483,7 @@ def long_ticks(digits: float) -> dict:
                           {"player": "W" * 99, "elo": 5.0, "low": 1.0, "high": 9.0, "games": 1}]),
 ], ids=[*CASES, "long ticks", "longer ticks", "wide names"])
 def test_no_label_is_cut(case, cut):
-    chart.draw_chart(judge(case))
+    chart.draw_chart(verdict_of(case))
     assert cut == [False]
 
 
@@ -559,7 +560,7 @@ def test_html_holds_every_number_and_the_commands_to_repeat_it(tmp_path):
 
 
 def test_text_summary_is_aligned():
-    lines = report.text_summary(judge(evaluation())).splitlines()
+    lines = report.text_summary(verdict_of(evaluation())).splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("stage"))
     column = lines[head].index("player")
     rows = lines[head + 1 :]

@@ -297,7 +297,7 @@ def test_self_play_learns(tmp_path: Path, learn_seed: int) -> None:
 def test_threads_change_neither_games_nor_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfplay.inference.evaluator.GROUP_GAMES", {"cpu": 3})
+    monkeypatch.setattr("selfplay.inference.actors.GROUP_GAMES", {"cpu": 3})
     monkeypatch.setattr("selfplay.board.trainer.SHARD_ROWS", {"cpu": 5})
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)

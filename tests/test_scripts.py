@@ -17,7 +17,8 @@ from command import drop_sums
 from script import SCRIPTS, load, start
 
 from selfplay.arena.sgf import ExpertGame
-from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.alphago_config import SFTConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
 from selfplay.games import make

@@ -18,7 +18,8 @@ from selfplay.games import make
 from selfplay.games.base import Game, put, take
 from selfplay.search import random as rng
 from selfplay.search import root, select, tree
-from selfplay.search.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search, SearchConfig
 
 PUCT = SearchConfig(rule="puct")
 GUMBEL = SearchConfig(rule="gumbel", gumbel_actions=6)
@@ -394,7 +395,7 @@ def test_uct_tries_every_move_in_random_order_and_then_follows_ucb1() -> None:
     # pulled level, each now lies within one visit of the others
     visits = search.result(rows).visits
     q = np.empty(visits.shape)
-    root.moves(search.tree, rows, visits.copy(), q, np.empty(visits.shape, np.bool_))
+    root.root_moves(search.tree, rows, visits.copy(), q, np.empty(visits.shape, np.bool_))
     upper = q + config.uct_c * np.sqrt(math.log(201) / visits)
     assert (upper.max(1) - upper.min(1)).mean() < 0.25
     flatter = Search(game, SearchConfig(rule="uct", uct_c=50.0), 1, 210, 3)

@@ -12,10 +12,11 @@ from harvesting import played
 
 from selfplay.board import selfplay
 from selfplay.board.config import RLConfig
-from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join
+from selfplay.board.selfplay import Actor, Harvest, SelfPlay, join_harvests
 from selfplay.games import make
-from selfplay.inference import evaluator
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference import actors
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, seeded
 
 GAME = make("tictactoe")
@@ -24,7 +25,7 @@ SMALL = RLConfig(sims=4, cheap_sims=2, games=24, opening=(0, 2), temperature_pli
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cpu": 8})
+    monkeypatch.setattr(actors, "GROUP_GAMES", {"cpu": 8})
 
 
 def evaluators(count: int = 3) -> list[Evaluator]:
@@ -50,7 +51,7 @@ def test_groups_are_few_and_even() -> None:
 
 
 def test_a_gpu_has_another_group_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "GROUP_GAMES", {"cuda": 8})
+    monkeypatch.setattr(actors, "GROUP_GAMES", {"cuda": 8})
     assert group_sizes(8, "cuda:0") == [4, 4]
     assert group_sizes(20, "cuda") == [7, 7, 6]
     assert group_sizes(1, "cuda") == [1]
@@ -71,7 +72,7 @@ def test_a_call_that_is_cut_short_goes_on_with_the_same_games() -> None:
         parts += [] if part is None else [part]
         calls += 1
     assert calls > 2
-    assert equal(join(parts), whole)
+    assert equal(join_harvests(parts), whole)
 
 
 def test_each_group_plays_as_an_actor_of_its_own() -> None:
@@ -82,7 +83,7 @@ def test_each_group_plays_as_an_actor_of_its_own() -> None:
     while not rounds:
         for actor in actors:
             rounds += [h for h in (actor.wave() for _ in range(selfplay.WAVES)) if h is not None]
-    assert equal(harvest, join(rounds))
+    assert equal(harvest, join_harvests(rounds))
     games = [set(map(bytes, np.split(h.actions, h.ends[:-1]))) for h in
              (played(actor, 40) for actor in actors)]
     assert games[0] != games[1] != games[2]

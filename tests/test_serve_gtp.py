@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import selfplay as sp
+from selfplay.arena.contest.clock import Control, GameClock, of_words
 from selfplay.arena.gtp import GtpEngine
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import Clock, Control, of_words
 from selfplay.serve.gtp.commands import COMMANDS, run
 from selfplay.serve.gtp.engine import Engine, Manner
 from selfplay.serve.gtp.protocol import LONGEST, parse
@@ -202,13 +202,32 @@ def test_dead_stones_are_those_that_cannot_live() -> None:
     line.setup(stones, 0)
     assert dead.dead(game, line.states) == [[3]]
     assert dead.score(game, line.states) == 11 - 13 - 7
+    board = stones_of(game, line.states)[0]
+    agrees, says_x_is_dead = np.where(board == 1, 1.0, -1.0), -np.ones(25)
+    assert dead.dead(game, line.states, agrees) == [[3]]  # the playouts have a word in it
+    living = [cells for cells in dead.chains(board, 5) if board[cells[0]] == 1 and cells != [3]]
+    assert dead.dead(game, line.states, says_x_is_dead) == sorted([[3], *living])
+
+
+def test_what_a_net_says_of_ownership_turns_with_the_board() -> None:
+    mind = mind_of("go9x9")
+    game, turn = mind.game, mind.game.symmetries()
+    line, turned = Line(game), Line(game)
+    for cell in (20, 24, 60, 30, 31):
+        line.play(cell)
+        turned.play(int(np.flatnonzero(turn.cells[3] == cell)[0]))
+    owned = mind.owned(line.states)
+    assert owned is not None and owned.shape == (81,) and np.abs(owned).max() <= 1
+    found = mind.owned(turned.states)
+    assert found == pytest.approx(owned[turn.cells[3]], abs=1e-5)
+    assert np.corrcoef(owned, stones_of(game, line.states)[0])[0, 1] > 0.1  # for player 0
 
 
 def test_area_is_that_of_the_rules(play_random: Callable[..., Any]) -> None:
     game = sp.make("go7x7")
     states, _ = play_random(game, 20, 0, 40)
     for row, stones in enumerate(stones_of(game, states)):
-        assert dead.area(stones, 7) - game.komi == game.score(states)[row]
+        assert dead.area_lead(stones, 7) - game.komi == game.score(states)[row]
 
 
 def test_dead_stones_are_told_counted_off_and_played_out(gnugo: str) -> None:
@@ -248,7 +267,7 @@ def test_a_hopeless_game_is_given_up_at_the_level_asked_for() -> None:
 # ----------------------------------------------------------------------------------- time
 
 def test_time_controls_by_hand() -> None:
-    clock = Clock(margin=0.5)
+    clock = GameClock(margin=0.5)
     assert clock.seconds(0, 30) is None
     clock.set(of_words(["absolute", "60"]))
     assert clock.seconds(0, 30) == pytest.approx(1.5)
@@ -279,7 +298,7 @@ def test_time_controls_by_hand() -> None:
     Control("fischer", 3, 0.4), Control("byoyomi", 0, 0.4, 1), Control("absolute", 1)])
 def test_no_clock_is_overstepped_in_any_game(control: Control) -> None:
     """Against a clock of another kind of bookkeeping, and moves that use all they may."""
-    engine_clock, rng = Clock(margin=0.1), np.random.default_rng(0)
+    engine_clock, rng = GameClock(margin=0.1), np.random.default_rng(0)
     engine_clock.set(control)
     main, period, count = control.main, control.period, control.count
     for move in range(200):

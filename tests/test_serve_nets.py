@@ -22,7 +22,7 @@ from selfplay.learn import packaged
 from selfplay.learn.checkpoint import load_net, read_meta, save_net
 from selfplay.serve.card import card_of
 from selfplay.serve.export import export
-from selfplay.serve.listing import listing
+from selfplay.serve.listing import nets_text
 from selfplay.serve.mind import mind_of
 
 
@@ -88,7 +88,7 @@ def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
     assert result.games == 2
     said = run("nets")
     assert "small: go5x5, net 1x8" in said.out and "a note" in said.out
-    assert "a note" in listing()
+    assert "a note" in nets_text()
     with pytest.raises(sp.UserError, match="no packaged net"):
         mind_of("tiny@8")
     with pytest.raises(sp.UserError, match="a net for go5x5, not for go7x7"):
@@ -118,7 +118,7 @@ def test_every_packaged_net_has_its_sum() -> None:
 
 
 def test_nets_are_listed_without_anything_heavy(run: Command) -> None:
-    code = ("import sys; from selfplay.serve.listing import listing; print(listing()); "
+    code = ("import sys; from selfplay.serve.listing import nets_text; print(listing()); "
             "print(sorted({'torch', 'numpy', 'numba'} & set(sys.modules)))")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True).stdout

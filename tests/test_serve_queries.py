@@ -13,9 +13,9 @@ import pytest
 
 import selfplay as sp
 from selfplay.games.base import take
-from selfplay.serve.batch import Batch, Job, analyses, jobs_of
+from selfplay.serve.batch import AnalysisBatch, Job, analyses, jobs_of
 from selfplay.serve.mind import Mind, mind_of, of_net
-from selfplay.serve.queries import Server, run
+from selfplay.serve.queries import Server, answer_queries
 
 #: As KataGo's documentation shows one, on our board.
 QUERY = {"id": "foo", "initialStones": [["B", "D4"], ["B", "C2"]],
@@ -32,7 +32,7 @@ def ask(mind: Mind, *queries: object, view: str = "BLACK") -> list[dict[str, Any
     texts = [q if isinstance(q, str) else json.dumps(q) for q in queries]
     coming: list[list[str] | None] = [texts, None]
     out: list[str] = []
-    run(Server(mind, 17, view), lambda wait: coming.pop(0), out.append)
+    answer_queries(Server(mind, 17, view), lambda wait: coming.pop(0), out.append)
     return [json.loads(text) for text in out]
 
 
@@ -171,7 +171,7 @@ def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
 
 
 def test_jobs_come_by_their_rank_and_can_be_stopped(mind: Mind) -> None:
-    batch, order = Batch(), []
+    batch, order = AnalysisBatch(), []
     jobs = [Job(mind.game.new(1), 8, mind, first=-k, tag=k) for k in range(130)]
     for job in jobs:
         batch.add(job)

@@ -12,9 +12,9 @@ from sgfmill import sgf as sgfmill
 
 import selfplay as sp
 from selfplay.learn.checkpoint import save_net
-from selfplay.serve.mind import of_net, rollouts
-from selfplay.serve.record import read_records
-from selfplay.serve.review import MISTAKE, NOTHING, review, to_page, to_sgf
+from selfplay.serve.mind import of_net, rollout_mind
+from selfplay.serve.record import read_sgf
+from selfplay.serve.review import MISTAKE, NOTHING, review, reviewed_sgf, to_page
 
 GAME = ("(;GM[1]FF[4]SZ[5]KM[7]PB[Anna \\] <b>]PW[]RE[B+3]C[old];B[cc];W[bb](;B[dd];W[cb];B[];W[])"
         "(;B[aa]))")
@@ -32,14 +32,14 @@ def test_a_review_is_read_by_another_program(tmp_path: Path) -> None:
     variations, all of them legal and better than what was played."""
     (tmp_path / "g.sgf").write_text(GAME)
     mind = of_net(sp.net("go5x5", "1x8", seed=2), sp.make("go5x5"), "tiny", 30)
-    (one,) = review(mind, read_records(tmp_path / "g.sgf"))
+    (one,) = review(mind, read_sgf(tmp_path / "g.sgf"))
     assert not isinstance(one, tuple)
     assert all(f.visits == 31 or f.proven is not None for f in one.found[:-1])
     assert one.found[-1].over and one.found[2].visits == 31
     alone = sp.search("go5x5", one.line.at(2), mind.net, sims=30)
     assert one.found[2].best is not None and one.found[2].best.action == alone.action[0]
     assert one.found[2].value == pytest.approx(alone.value[0], abs=1e-5)
-    game = sgfmill.Sgf_game.from_string(to_sgf(one, "tiny"))
+    game = sgfmill.Sgf_game.from_string(reviewed_sgf(one, "tiny"))
     nodes = game.get_main_sequence()
     moves = [node.get_move() for node in nodes[1:]]
     assert moves == [("b", (2, 2)), ("w", (3, 1)), ("b", (1, 3)), ("w", (3, 2)), ("b", None),
@@ -97,9 +97,9 @@ def test_what_loses_nothing_has_nothing_better(tmp_path: Path) -> None:
     (tmp_path / "g.sgf").write_text(
         "(;GM[1]FF[4]SZ[5]KM[7];B[cc];W[bb];B[dd];W[cb];B[bc];W[dc];B[cd];W[db];B[ec];W[eb])")
     for sims in (8, 20):
-        (one,) = review(rollouts(sp.make("go5x5"), sims), read_records(tmp_path / "g.sgf"))
+        (one,) = review(rollout_mind(sp.make("go5x5"), sims), read_sgf(tmp_path / "g.sgf"))
         assert not isinstance(one, tuple)
-        text, judged = to_sgf(one, "mcts"), one.moves()
+        text, judged = reviewed_sgf(one, "mcts"), one.moves()
         assert "loses 0.0%" not in text and "loses nothing; the net's move is" in text
         assert any(move.loss < NOTHING and not move.agrees for move in judged)
         assert not any("loses 0.0%" in mistake.words for mistake in to_page(one, "mcts").mistakes)

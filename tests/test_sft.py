@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import full_name
-from selfplay.board.config import SFTConfig
+from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.supervised import split, to_columns

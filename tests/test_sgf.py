@@ -15,7 +15,7 @@ from selfplay.arena.records import GameRecord
 from selfplay.arena.sgf import (
     ExpertGame,
     RefusedError,
-    _game,
+    _main_line,
     parse_result,
     read_games,
     to_sgf,
@@ -290,7 +290,7 @@ def test_damaged_bytes_are_a_game_or_a_reason(data: st.DataObject) -> None:
 
 def _game_or_reason(nodes: Properties, name: str, skipped: list[Skipped]) -> ExpertGame | None:
     try:
-        return _game(nodes, name, 5, 100)
+        return _main_line(nodes, name, 5, 100)
     except RefusedError as refusal:
         skipped.append(Skipped(name, str(refusal)))
         return None

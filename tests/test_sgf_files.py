@@ -64,9 +64,9 @@ def test_a_broken_game_spoils_only_itself(name: str, good: int) -> None:
 
 
 def test_an_empty_set_up_is_none() -> None:
-    from selfplay.arena.sgf import _game
+    from selfplay.arena.sgf import _main_line
     (name, nodes), = trees("x", b"(;SZ[9]RE[B+R]AB[];B[ee])", [], 100)
-    assert _game(nodes, name, 9, 100).actions == (40,)
+    assert _main_line(nodes, name, 9, 100).actions == (40,)
 
 
 SOUND = b"(;%s[1d]SZ[9]RE[B+R]PB[%d]C[a \\] (;b];B[ee](;W[ce])(;W[gc]))"

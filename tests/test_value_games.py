@@ -26,7 +26,7 @@ from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.learn.rollout import Acted
 from selfplay.models import build, seeded, spec_for
-from selfplay.run.shards import load_shard, make_games, read_games
+from selfplay.run.shards import load_shard, make_games, read_rows
 
 TTT, C4 = make("tictactoe"), make("connect4")
 
@@ -158,11 +158,11 @@ def test_an_interrupted_folder_goes_on(tmp_path: Path) -> None:
         cut, whole = load_shard(tmp_path / "cut" / path.name), load_shard(path)
         np.testing.assert_array_equal(cut.actions, whole.actions)
         np.testing.assert_array_equal(cut.columns.obs, whole.columns.obs)
-    rows = read_games(tmp_path / "whole")
+    rows = read_rows(tmp_path / "whole")
     assert len(rows.value) <= 3 * SHARD_GAMES and set(rows.value) <= {-1.0, 0.0, 1.0}
     assert SHARD_GAMES % GROUP_GAMES == 0
 
 
 def test_no_games_yet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no games for the value net yet"):
-        read_games(tmp_path)
+        read_rows(tmp_path)

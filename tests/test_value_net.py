@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from selfplay.board.config import ValueConfig
+from selfplay.board.alphago_config import ValueConfig
 from selfplay.board.data import Columns, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.board.value import split_rows

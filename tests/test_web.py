@@ -25,7 +25,7 @@ from selfplay.games.openspiel import playable
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import read_meta
 from selfplay.serve.web import minds, protocol, server, variations
-from selfplay.serve.web.boards import Board
+from selfplay.serve.web.boards import GameBoard
 
 HUMANS = [{"who": "human"}, {"who": "human"}]
 MCTS = {"who": "net", "net": "mcts", "sims": 30, "strength": 5}
@@ -44,7 +44,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def test_every_game_has_a_board_or_its_text(name: str) -> None:
     """A random game: as many cells all along, and what a move puts down is the mover's."""
     game, rng = make(name), np.random.default_rng(0)
-    board, states = Board(game), game.new(1)
+    board, states = GameBoard(game), game.new(1)
     for _ in range(12):
         if game.result(states)[0][0]:
             break
@@ -66,12 +66,12 @@ def test_every_game_has_a_board_or_its_text(name: str) -> None:
     ("gomoku", 225), ("y", 190), ("havannah", 169), ("checkers", 64), ("connect_four", 42),
     ("ultimate_tic_tac_toe", 81), ("amazons", 100), ("breakthrough", 64), ("mnk", 225)])
 def test_boards_of_openspiel_have_all_their_cells(name: str, cells: int) -> None:
-    assert len(Board(make(f"openspiel:{name}")).layout.places) == cells
+    assert len(GameBoard(make(f"openspiel:{name}")).layout.places) == cells
 
 
 def test_a_chess_move_goes_from_cell_to_cell() -> None:
     game = make("openspiel:chess")
-    states, board = game.new(1), Board(game)
+    states, board = game.new(1), GameBoard(game)
     found = board.targets(states)[game.text_to_action(states, 0, "e4")]
     assert [board.layout.places[c] for c in (found.start, found.to)] == [(4, 6), (4, 4)]
     assert board.pieces(states)[0] == "0R" and board.pieces(states)[63] == "1R"
@@ -80,7 +80,7 @@ def test_a_chess_move_goes_from_cell_to_cell() -> None:
 
 def test_stones_fall() -> None:
     game = make("connect4")
-    states, board = game.new(1), Board(game)
+    states, board = game.new(1), GameBoard(game)
     assert board.targets(states)[3].to == 3
     game.step(states, np.array([3]))
     assert board.targets(states)[3].to == 10 and board.pieces(states)[3] == "0"
@@ -100,7 +100,7 @@ def test_stones_fall() -> None:
 ])
 def test_a_bad_message_is_one_line(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as raised:
-        protocol.parse(text)
+        protocol.message_of(text)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
 
 
@@ -327,7 +327,7 @@ def test_sgf_with_variations_there_and_back(port: int) -> None:
     ("(;SZ[7]KM[6.5];B[cc])", 1, ""),  # another board
 ])
 def test_sgf_from_elsewhere(text: str, moves: int, words: str) -> None:
-    record, said = variations.read(text, make("go5x5"))
+    record, said = variations.read_text(text, make("go5x5"))
     assert len(record.nodes) == moves + 1
     assert any(words in line for line in said) if words else not said
 
@@ -350,20 +350,20 @@ def test_the_files_komi_is_played(port: int) -> None:
     ("selfplay game: no_such_game\n", "unknown game")])
 def test_a_file_that_is_no_game(text: str, words: str) -> None:
     with pytest.raises(Exception, match=words) as raised:
-        variations.read(text, make("go5x5"))
+        variations.read_text(text, make("go5x5"))
     assert "\n" not in str(raised.value)
 
 
 def test_other_games_are_saved_as_their_moves() -> None:
-    record = variations.Record(make("openspiel:othello"))
+    record = variations.VariationTree(make("openspiel:othello"))
     for _ in range(5):
         states = record.nodes[-1].states
         record.add(len(record.nodes) - 1, int(record.game.legal(states)[0].argmax()))
     name, text = variations.record_text(record, ("a", "b"))
-    back, said = variations.read(text, make("tictactoe"))
+    back, said = variations.read_text(text, make("tictactoe"))
     assert name == "openspiel-othello.txt" and not said
     assert back.actions(5) == record.actions(5) and back.game.name == "openspiel:othello"
-    broken, said = variations.read(text + "h8\n", make("tictactoe"))
+    broken, said = variations.read_text(text + "h8\n", make("tictactoe"))
     assert len(broken.nodes) == 6 and "move 6, h8" in said[0]
 
 
@@ -383,9 +383,9 @@ def test_strength_draws_by_visits() -> None:
     thinker = Thinker(minds.mind("mcts", "tictactoe", 1))
     thinker.go_to([0, 3, 1, 4])  # c1 wins
     found, rng = thinker.think(Limits(sims=300)), np.random.default_rng(0)
-    assert {minds.choose(found, 5, -1, rng) for _ in range(20)} == {2}
-    weak = [minds.choose(found, 1, -1, rng) for _ in range(60)]
-    good = [minds.choose(found, 4, -1, rng) for _ in range(60)]
+    assert {minds.move_of_strength(found, 5, -1, rng) for _ in range(20)} == {2}
+    weak = [minds.move_of_strength(found, 1, -1, rng) for _ in range(60)]
+    good = [minds.move_of_strength(found, 4, -1, rng) for _ in range(60)]
     assert len(set(weak)) > 2 and weak.count(2) < good.count(2)
 
 

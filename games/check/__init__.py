@@ -14,7 +14,7 @@ import numpy as np
 
 from ..base import Game
 from . import rules, views
-from .play import play
+from .play import play_random
 
 BATCH = 48  #: games of a check
 
@@ -54,7 +54,7 @@ def check(game: Game, batch: int = BATCH, seed: int = 0) -> list[Finding]:
 
 def sample(game: Game, seed: int = 0) -> str:
     """A random game in words, for a look at who is said to have won."""
-    states, actions = play(game, 1, seed)
+    states, actions = play_random(game, 1, seed)
     now, words = game.new(1), []
     for action in actions[0][actions[0] >= 0]:
         words.append(f"{game.sides[now.to_play[0]]} {game.action_to_text(now, 0, int(action))}")

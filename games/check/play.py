@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from ..base import Game, take
 
 
-class Played(NamedTuple):
+class RandomGames(NamedTuple):
     """Random games from their beginning: where they ended, and by what moves (-1 pads)."""
 
     states: Any
     actions: NDArray[np.int64]  # [B, T]
 
 
-def play(game: Game, batch: int, seed: int, plies: int | None = None) -> Played:
+def play_random(game: Game, batch: int, seed: int, plies: int | None = None) -> RandomGames:
     rng, states, columns = np.random.default_rng(seed), game.new(batch), []
     for _ in range(game.max_moves if plies is None else plies):
         legal = game.legal(states)
@@ -26,7 +26,7 @@ def play(game: Game, batch: int, seed: int, plies: int | None = None) -> Played:
         drawn = (legal + rng.random(legal.shape)).argmax(1)
         columns.append(np.where(legal.any(1), drawn, -1))
         game.step(states, columns[-1])
-    return Played(states, np.stack(columns, 1) if columns else np.full((batch, 0), -1))
+    return RandomGames(states, np.stack(columns, 1) if columns else np.full((batch, 0), -1))
 
 
 def copy(states: Any) -> Any:
@@ -41,7 +41,7 @@ def fields(states: Any) -> list[Any]:
 
 def middle(game: Game, batch: int, seed: int) -> tuple[Any, NDArray[np.int64]]:
     """Positions from all over random games, finished ones among them, and the moves to them."""
-    actions = play(game, batch, seed).actions
+    actions = play_random(game, batch, seed).actions
     cut = np.random.default_rng(seed).integers(0, actions.shape[1] + 1, batch)
     cut[0] = actions.shape[1]
     moves = np.where(np.arange(actions.shape[1]) < cut[:, None], actions, -1)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..base import Game, put, take
-from .play import copy, fields, last_mover, middle, play
+from .play import copy, fields, last_mover, middle, play_random
 
 Complaints = Iterator[str]  #: one line each
 CONTEXT = 20  #: decisive games that a sign is judged by, at least
@@ -89,7 +89,7 @@ def masks(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def sign(game: Game, batch: int, seed: int) -> Complaints:
-    states, actions = play(game, 4 * batch, seed)
+    states, actions = play_random(game, 4 * batch, seed)
     mover = last_mover(game, actions)
     value = game.result(states)[1]
     decided = value != 0
@@ -102,7 +102,7 @@ def sign(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def winner(game: Game, batch: int, seed: int) -> Complaints:
-    states, actions = play(game, 4 * batch, seed)
+    states, actions = play_random(game, 4 * batch, seed)
     value, mover = game.result(states)[1], last_mover(game, actions)
     decided = value != 0
     won = value[decided] * (1 - 2 * mover[decided])
@@ -112,7 +112,7 @@ def winner(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def absorbing(game: Game, batch: int, seed: int) -> Complaints:
-    states = play(game, batch, seed).states
+    states = play_random(game, batch, seed).states
     before = fields(copy(states))
     for action in sorted({0, game.num_actions // 2, game.num_actions - 1}):
         game.step(states, np.full(batch, action))
@@ -122,7 +122,7 @@ def absorbing(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def waiting(game: Game, batch: int, seed: int) -> Complaints:
-    states = play(game, batch, seed, plies=min(2, game.max_moves)).states
+    states = play_random(game, batch, seed, plies=min(2, game.max_moves)).states
     moved, rows = copy(states), np.arange(batch)
     live = ~game.result(states)[0]
     game.step(moved, np.where(rows % 2, game.legal(states).argmax(1), -1))
@@ -133,7 +133,7 @@ def waiting(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def replaying(game: Game, batch: int, seed: int) -> Complaints:
-    stepped, actions = play(game, batch, seed)
+    stepped, actions = play_random(game, batch, seed)
     padded = np.full((batch, 2 * actions.shape[1]), -1)
     padded[:, ::2] = actions
     for moves, words in ((actions, "the same moves"), (padded, "moves with -1 between them")):
@@ -146,7 +146,7 @@ def replaying(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def alone(game: Game, batch: int, seed: int) -> Complaints:
-    states, actions = play(game, batch, seed)
+    states, actions = play_random(game, batch, seed)
     backward = np.arange(batch)[::-1]
     for rows in ([0], [1], [batch - 1], backward[: batch // 2], backward[::3]):
         some = game.new(len(rows))
@@ -178,7 +178,7 @@ def copies(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def branching(game: Game, batch: int, seed: int) -> Complaints:
-    actions = play(game, batch, seed).actions
+    actions = play_random(game, batch, seed).actions
     length = (actions >= 0).sum(1)
     cut = np.maximum(0, length - 1 - np.arange(batch) % 9)
     roots = game.new(batch)

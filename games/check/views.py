@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base import Game, GameError, put, take
-from .play import copy, fields, middle, play
+from .play import copy, fields, middle, play_random
 
 Complaints = Iterator[str]  #: one line each
 
@@ -31,7 +31,7 @@ def tables(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def turned(game: Game, batch: int, seed: int) -> Complaints:
-    plain, actions = play(game, batch, seed, plies=min(30, game.max_moves))
+    plain, actions = play_random(game, batch, seed, plies=min(30, game.max_moves))
     seen = game.observe(plain).reshape(batch, game.obs_shape[0], -1)
     for number, (cells, table) in enumerate(zip(*game.symmetries(), strict=True)):
         turned = game.new(batch)
@@ -63,7 +63,7 @@ def observed(game: Game, batch: int, seed: int) -> Complaints:
         yield "observe: not finite"
     if game.obs_binary and seen.max() > 1:
         yield "observe: entries other than 0 and 1; set obs_binary = False"
-    after = game.observe(play(game, batch, seed, plies=1).states)
+    after = game.observe(play_random(game, batch, seed, plies=1).states)
     if (after == game.observe(game.new(batch))).all():
         yield "observe: the first move changes nothing that a net could see"
 
@@ -88,7 +88,7 @@ def owned(game: Game, batch: int, seed: int) -> Complaints:
 
 def _both_views(game: Game, batch: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Observations of positions, and of the same with the other side to move."""
-    states = play(game, batch, seed, plies=min(5, game.max_moves - 1)).states
+    states = play_random(game, batch, seed, plies=min(5, game.max_moves - 1)).states
     other = copy(states)
     other.to_play[:] ^= 1
     return game.observe(states), game.observe(other)
@@ -121,7 +121,7 @@ def playouts(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def openings(game: Game, batch: int, seed: int) -> Complaints:
-    states = play(game, batch, seed, plies=min(3, game.max_moves - 1)).states
+    states = play_random(game, batch, seed, plies=min(3, game.max_moves - 1)).states
     moves, legal = game.opening_moves(states), game.legal(states)
     if moves.dtype != np.bool_ or (moves & ~legal).any():
         yield "opening_moves: bool wanted, and legal moves only"
@@ -132,7 +132,7 @@ def openings(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def texts(game: Game, batch: int, seed: int) -> Complaints:
-    states = play(game, 2, seed, plies=min(3, game.max_moves - 1)).states
+    states = play_random(game, 2, seed, plies=min(3, game.max_moves - 1)).states
     legal = np.flatnonzero(game.legal(states)[1])
     texts = [game.action_to_text(states, 1, int(a)) for a in legal]
     for action, text in zip(legal, texts, strict=True):
@@ -154,7 +154,7 @@ def texts(game: Game, batch: int, seed: int) -> Complaints:
 
 
 def drawn(game: Game, batch: int, seed: int) -> Complaints:
-    states = play(game, 2, seed, plies=min(3, game.max_moves - 1)).states
+    states = play_random(game, 2, seed, plies=min(3, game.max_moves - 1)).states
     fresh = game.new(1)
     if game.render(states, 1) == game.render(fresh, 0):
         yield "render: a board with moves on it looks like an empty one"

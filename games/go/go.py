@@ -82,7 +82,7 @@ class Go(Game):
         #: int64 [N * N]: the point of the padded board where each cell lies
         self.points = (cells // size + 1) * (size + 1) + cells % size + 1
         self._in_sets = size <= playouts.LARGEST
-        self._bits = playouts.tables(min(size, playouts.LARGEST))
+        self._bits = playouts.lookup_tables(min(size, playouts.LARGEST))
         bits = self.points - 1
         self._cells = (bits % 64).astype(np.uint64), int((bits < 64).sum())
         self._start = self._empty_board()
@@ -288,7 +288,7 @@ class Go(Game):
         """
         leads = np.zeros(len(states.ply), np.int32)
         if self.size <= playouts.LARGEST:
-            playouts.playouts(states, self.size, *self._bits, rng, leads,
+            playouts.play_out(states, self.size, *self._bits, rng, leads,
                               np.empty((0, 0), np.int16))
         else:
             finals = states.stones.copy()

@@ -28,7 +28,7 @@ UNCLAIMED = 2
 
 
 @njit(cache=True, nogil=True)
-def flood(stones, start, width, owner, region):
+def flood_region(stones, start, width, owner, region):
     """Mark the empty region of ``start`` in ``owner``; (its points, BLACK | WHITE it touches)."""
     region[0] = start
     owner[start] = UNCLAIMED
@@ -62,7 +62,7 @@ def area(stones, size, owner, region):
             owner[p] = 3 - 2 * stones[p]
             lead += 3 - 2 * stones[p]
         elif stones[p] == EMPTY and owner[p] == 0:
-            found, touched = flood(stones, p, width, owner, region)
+            found, touched = flood_region(stones, p, width, owner, region)
             if touched in (BLACK, WHITE):
                 lead += (3 - 2 * touched) * found
                 for j in range(found):

@@ -23,7 +23,7 @@ ZERO, ONE = np.uint64(0), np.uint64(1)
 DE_BRUIJN, S58 = np.uint64(0x03F79D71B4CB0A89), np.uint64(58)
 
 
-def tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+def lookup_tables(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
     """What the kernels look up.
 
     masks: uint64 [128, 8], of each bit: itself, its neighbours, its diagonals (low and high words),
@@ -190,7 +190,7 @@ def won_by_passing(s, size, board, last, found):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def choose(
+def random_move(
     masks, empty, left, ko, own_low, own_high, opp_low, opp_high, free_low, free_high, width, state
 ):
     """(bit or 0 for a pass, its place in ``empty``, next state): a random sensible move.
@@ -233,7 +233,7 @@ def enlist(low, high, empty, left, place):
 
 
 @njit(cache=True, nogil=True)
-def playouts(s, size, masks, place, board, rng, leads, made):
+def play_out(s, size, masks, place, board, rng, leads, made):
     """A playout from each state: ``leads`` int32 [B] is Black's lead at its end, ``rng`` advances.
 
     made: int16 [B, 2 * N * N] for the moves (cells, N * N is a pass, -1 after the last), or
@@ -254,8 +254,8 @@ def playouts(s, size, masks, place, board, rng, leads, made):
         while moves < 2 * passing and passes < 2 and not s.done[i]:
             free_low = board_low & ~(own_low | opp_low)
             free_high = board_high & ~(own_high | opp_high)
-            p, at, state = choose(masks, empty, left, ko, own_low, own_high, opp_low, opp_high,
-                                  free_low, free_high, width, state)
+            p, at, state = random_move(masks, empty, left, ko, own_low, own_high, opp_low, opp_high,
+                                       free_low, free_high, width, state)
             ko = ZERO
             if made.shape[0] > 0:
                 made[i, moves] = passing if p == ZERO else masks[p, 7]

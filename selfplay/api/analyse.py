@@ -14,7 +14,7 @@ from selfplay.games.base import GameError
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.batch import Job, analyses, jobs_of
 from selfplay.serve.line import Line
-from selfplay.serve.mind import Mind, mind_of, of_net, rollouts
+from selfplay.serve.mind import Mind, mind_of, of_net, rollout_mind
 
 
 def analyse(
@@ -52,7 +52,7 @@ def _mind(net: nn.Module | str | None, sims: int, game: Game | None, device: str
         game = make(str(net.game))
     if game is None:
         raise UserError("sp.analyse: say which game: game=\"go9x9\"")
-    return rollouts(game, sims) if net is None else of_net(net, game, "net", sims, 1, device)
+    return rollout_mind(game, sims) if net is None else of_net(net, game, "net", sims, 1, device)
 
 
 def _states(game: Game, moves: Sequence[str | int] | str, number: int) -> Any:

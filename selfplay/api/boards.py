@@ -19,13 +19,15 @@ from selfplay.common.errors import UserError
 from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game, make
 from selfplay.games.own import is_own
-from selfplay.inference.evaluator import Evaluator, spread
+from selfplay.inference.actors import spread
+from selfplay.inference.evaluator import Evaluator
 from selfplay.learn.checkpoint import META, load_net, spec_of
 from selfplay.learn.packaged import find, or_else
 from selfplay.models import build, seeded, spec_for
 from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
-from selfplay.search.search import Rule, Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Rule, Search, SearchConfig
 
 SHOWN = 6  #: boards that a search shows in a notebook
 
@@ -127,8 +129,8 @@ class Board:
         return _game(self.game)
 
     def _drawn(self) -> drawing.Drawing:
-        return drawing.shapes(drawing.view(self._game(), self.states, self.row, self.policy,
-                                           self.visits, self.value, self.last))
+        return drawing.shapes(drawing.board_view(self._game(), self.states, self.row, self.policy,
+                                                 self.visits, self.value, self.last))
 
     def _repr_svg_(self) -> str:
         return drawing.svg(self._drawn())

@@ -26,13 +26,14 @@ from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game
 from selfplay.learn import advantages
 from selfplay.learn import policy_gradient as gradient_loop
-from selfplay.learn.config import ALGORITHMS, PGConfig
+from selfplay.learn.config import ALGORITHMS, PGConfig, sized
 from selfplay.learn.rollout import Policy, Rollout
 from selfplay.models import placed
 from selfplay.run.boards import gate
 from selfplay.run.config import RunConfig, must_fit, override, preset, spelt, with_algorithm
 from selfplay.search import random as rng
 
+ON_A_BOARD = {"overlong": 0.0, "worst": 1.0}  #: long games are no fault, lost ones earn -1
 ROUNDS = 64  #: of games between two looks at which are over
 
 
@@ -167,8 +168,9 @@ def policy_gradient(
     policy: ``sp.policy`` of a board game, or any ``learn.rollout.Policy``; its net is trained in
     place. rollouts: ``sp.rollouts``, or anything that yields ``Rollout``; each is asked for when
     the one before has been learnt from. algorithm: a name (reinforce, rloo, ppo, grpo, dr_grpo,
-    dapo, gspo) or a dict of settings of ``PGConfig``; settings: single ones beside it (dr_grpo
-    wants ``constant_length``, the longest that a trajectory may be).
+    dapo, gspo, cispo, maxrl) or a dict of settings of ``PGConfig``; settings: single ones beside it
+    (dr_grpo, and of texts dapo and cispo, want ``constant_length``, the longest that a trajectory
+    may be).
 
     Yields ``iteration``, ``score`` (mean reward of a trajectory), ``steps`` (moves or tokens) and
     the figures of the update: ``policy_loss``, ``entropy`` (nats a step), ``sample_kl`` ...
@@ -182,8 +184,10 @@ def policy_gradient(
     >>> next(rows)["iteration"], -1 <= next(rows)["score"] <= 1
     (1, True)
     """
+    if isinstance(policy, BoardPolicy) and isinstance(algorithm, str):
+        settings = {**ON_A_BOARD, **settings}
     config = _settings(algorithm, settings)
-    if config.average == "constant" and not config.constant_length:
+    if sized(config, 1) != config:
         raise UserError("constant_length=: as many steps as a trajectory may have wanted")
     critic = config.value_weight > 0 or config.estimator == "gae"
     if isinstance(policy, BoardPolicy):

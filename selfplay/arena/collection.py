@@ -143,7 +143,7 @@ def trees(
 
 def cut(data: bytes) -> Iterator[Piece]:
     """The games of a file, and the texts between them, in order and in UTF-8 where it is known."""
-    data, known = _whole(data)
+    data, known = _without_mark(data)
     place, unclosed = 0, 0
     while (found := _GAME.search(data, place)) is not None:
         start = found.start()
@@ -175,7 +175,7 @@ def _extent(
     return end, None
 
 
-def _whole(data: bytes) -> tuple[bytes, str | None]:
+def _without_mark(data: bytes) -> tuple[bytes, str | None]:
     """(the file without its byte order mark, "utf-8" where all of it is)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace").encode(), "utf-8"

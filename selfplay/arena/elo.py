@@ -12,7 +12,8 @@ intervals of a difference: to the anchor, or to the mean of the players that are
 so that an anchor far below, whom all of them always beat, does not widen the comparison. Draws
 have less variance than the model assumes, so the intervals are, if anything, too wide.
 
-``standings`` rates all matches of one game below a folder together.
+``informative`` says what to play next; ``standings`` rates all matches of one game below a folder
+together.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ class Rating(NamedTuple):
     high: float
 
 
+#: a, b, wins of a, draws, losses of a
+Result = tuple[str, str, float, float, float]
+
+
 def fit(
-    results: Iterable[tuple[str, str, float, float, float]],
+    results: Iterable[Result],
     anchor: str,
     prior: float = PRIOR,
     centre: Collection[str] = (),
@@ -56,29 +61,73 @@ def fit(
 
     Raises UserError when ``prior`` is 0 and somebody has lost or won everything.
     """
+    found = _fitted(results, anchor, prior, centre)
+    variance = np.einsum("ij,jk,ik->i", found.from_centre, found.covariance, found.from_centre)
+    elo, spread = SCALE * found.theta, Z95 * SCALE * np.sqrt(np.maximum(variance, 0.0))
+    return {
+        name: Rating(float(elo[i]), float(elo[i] - spread[i]), float(elo[i] + spread[i]))
+        for name, i in found.places.items()
+    }
+
+
+def informative(
+    results: Iterable[Result], anchor: str, candidates: Iterable[tuple[str, str, float]],
+    centre: Collection[str],
+) -> list[float]:
+    """How much more of each candidate (a, b, games) would tell: by how much the variance of the
+    ratings of ``centre``, measured from their mean, would shrink, in Elo squared.
+
+    n games between players of whom one scores p bring n p (1 - p) of information about the
+    difference d of their ratings: it takes away C d d'C n p (1 - p) / (1 + n p (1 - p) d'C d) of
+    the covariance C (Sherman & Morrison 1950). 0 for players without a rating yet.
+    """
+    found = _fitted(results, anchor, PRIOR, centre)
+    wanted = [found.places[name] for name in centre if name in found.places]
+    gains = []
+    for a, b, games in candidates:
+        if a not in found.places or b not in found.places:
+            gains.append(0.0)
+            continue
+        i, j = found.places[a], found.places[b]
+        ahead = found.covariance[i] - found.covariance[j]  # C d
+        score = 1 / (1 + np.exp(found.theta[j] - found.theta[i]))
+        more = games * score * (1 - score)
+        moved = (found.from_centre @ ahead)[wanted]
+        gains.append(float(SCALE**2 * more * moved @ moved / (1 + more * (ahead[i] - ahead[j]))))
+    return gains
+
+
+class _Fitted(NamedTuple):
+    """places: of each player in the others; theta [n]; covariance [n, n]; from_centre [n, n], what
+    turns ratings into those measured from the centre."""
+
+    places: dict[str, int]
+    theta: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    from_centre: NDArray[np.float64]
+
+
+def _fitted(
+    results: Iterable[Result], anchor: str, prior: float, centre: Collection[str]
+) -> _Fitted:
     scores = _scores(results, prior)
     names = _connected(scores, anchor)
     index = {name: i for i, name in enumerate(names)}
     pairs = [(index[a], index[b], won, lost) for (a, b), (won, lost) in scores.items()
              if a in index]
     if not pairs:
-        return {anchor: Rating(0.0, 0.0, 0.0)}
+        return _Fitted(index, np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
     first, second, won, lost = (np.array(column) for column in zip(*pairs, strict=True))
     theta, covariance = _maximise(first, second, won, lost, len(names))
     from_centre = np.eye(len(names))
     middle = [index[name] for name in centre if name in index]
     if middle:
         from_centre[:, middle] -= 1 / len(middle)
-    variance = np.einsum("ij,jk,ik->i", from_centre, covariance, from_centre)
-    elo, spread = SCALE * theta, Z95 * SCALE * np.sqrt(np.maximum(variance, 0.0))
-    return {
-        name: Rating(float(elo[i]), float(elo[i] - spread[i]), float(elo[i] + spread[i]))
-        for name, i in index.items()
-    }
+    return _Fitted(index, theta, covariance, from_centre)
 
 
 def _scores(
-    results: Iterable[tuple[str, str, float, float, float]], prior: float
+    results: Iterable[Result], prior: float
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """(a, b) with a < b -> (points of a, points of b), the prior's virtual draws included."""
     points: dict[tuple[str, str], tuple[float, float]] = {}

@@ -6,13 +6,14 @@ of every move.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena import gtp
+from selfplay.arena.contest.clock import GameClock, to_gtp
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, GameError
@@ -59,6 +60,8 @@ class GtpPlayer:
         self._plies: dict[int, int] = {}
         self._own: dict[int, int] = {}  # slot -> ply of the engine's own move, which it knows
         self._seeds: dict[int, int | None] = {}
+        self._clocks: dict[int, GameClock] = {}  # of games played on one, until the next move
+        self._set_up: set[int] = set()  # slots whose engine knows the time control
         self._known: frozenset[str] | None = None
         self._moves, self._faults = 0, 0  #: made in all; failures since the last one
         self._setup = (f"boardsize {game.size}", "clear_board", f"komi {game.komi:g}")
@@ -70,6 +73,7 @@ class GtpPlayer:
         for slot, seed in zip(slots.tolist(), seeds.tolist(), strict=True):
             self._untold[slot], self._plies[slot], self._own[slot] = [], 0, -1
             self._seeds[slot] = seed
+            self._set_up.discard(slot)
             self._try(self._failed, slot, self._begin, slot)
         for slot in slots.tolist():
             if slot not in self._failed:
@@ -108,6 +112,9 @@ class GtpPlayer:
             if slot in self._engines and self._own[slot] != self._plies[slot]:
                 self._untold[slot].append((self._plies[slot], action))
             self._plies[slot] += 1
+
+    def timed(self, states: Any, slots: Ints, clock: GameClock) -> None:
+        self._clocks = dict.fromkeys(slots.tolist(), clock)
 
     def act(self, states: Any, slots: Ints) -> Ints:
         """Raises FaultError where the engine fails in some games, UserError if in all."""
@@ -173,8 +180,27 @@ class GtpPlayer:
             engine.send(f"set_random_seed {self._seeds[slot]}")
             count += 1
         self._seeds[slot] = None
+        for command in self._times(states, row, slot):
+            engine.send(command)
+            count += 1
         engine.send(f"genmove {self._colour(states, row)}")
         return count
+
+    def _times(self, states: Any, row: int, slot: int) -> Iterator[str]:
+        """The commands that tell the slot's engine what time it has, where it has a clock."""
+        clock = self._clocks.pop(slot, None)
+        if clock is None:
+            return
+        known = self._known or frozenset()
+        if slot not in self._set_up:
+            self._set_up.add(slot)
+            if command := to_gtp(clock.control, known):
+                yield command
+        if "time_left" in known:
+            side = int(states.to_play[row])
+            for player in (side, 1 - side):
+                seconds, stones = clock.left(player)
+                yield f"time_left {gtp.COLOURS[player]} {int(seconds)} {stones}"
 
     def _answer(self, slot: int, count: int) -> str:
         return [self._engines[slot].expect() for _ in range(count)][-1].lower()
@@ -229,6 +255,8 @@ class OpenSpielPlayer:
     def moved(self, slots: Ints, actions: Ints) -> None:
         for slot, action in zip(slots.tolist(), actions.tolist(), strict=True):
             self._states[slot].apply_action(action)
+
+    def timed(self, states: Any, slots: Ints, clock: GameClock) -> None: ...
 
     def act(self, states: Any, slots: Ints) -> Ints:
         legal = self.game.legal(states)

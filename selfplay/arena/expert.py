@@ -114,7 +114,8 @@ def _legal(
     moves = [ExpertGame(r.actions, r.value, None, r.players, str(file), r.opening)
              for r in records if r.actions]
     known = [max(m.actions) < game.num_actions for m in moves]
-    illegal = sgf.first_illegal(game, [m for m, fine in zip(moves, known, strict=True) if fine])
+    illegal = sgf.first_illegal(game, [m.actions for m, fine in zip(moves, known, strict=True)
+                                       if fine])
     if not all(known) or any(ply >= 0 for ply in illegal):
         both = f"it and {out}" if out.exists() else "it"
         raise UserError(f"{file}: damaged (illegal moves in it); delete {both} and run the same "
@@ -233,14 +234,14 @@ def write_games(game: Game, records: Iterable[GameRecord], out: Path) -> Generat
     if not unique:
         raise UserError(f"{out}: no game was finished; give it more time or more games")
     if out.name.endswith(JSONL):
-        lines = "".join(_line(game, record) for record in unique)
+        lines = "".join(_json_line(game, record) for record in unique)
         write_atomic(out, gzip.compress(lines.encode(), compresslevel=9, mtime=0))
     else:
         sgf.write_collection(out, (sgf.to_sgf(game, record) for record in unique))
     return Generated(out, len(unique), len(ended) - len(unique), len(records) - len(ended))
 
 
-def _line(game: Game, record: GameRecord) -> str:
+def _json_line(game: Game, record: GameRecord) -> str:
     return json.dumps({
         "game": game.name,
         "players": record.players,
@@ -310,7 +311,7 @@ def _expert_game(data: Any, game: Game, source: str) -> ExpertGame:
 def _legal_only(
     game: Game, found: Sequence[ExpertGame], skipped: list[Skipped]
 ) -> list[ExpertGame]:
-    plies = sgf.first_illegal(game, found)
+    plies = sgf.first_illegal(game, [g.actions for g in found])
     for g, ply in zip(found, plies, strict=True):
         if ply >= 0:
             skipped.append(Skipped(g.source, f"illegal move {ply + 1}"))

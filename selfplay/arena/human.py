@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.contest.clock import GameClock
 from selfplay.arena.engines import RESIGN, TAKE_BACK
 from selfplay.arena.records import GameRecord
+from selfplay.common.console import clock_text
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, GameError, take
 
@@ -49,6 +51,9 @@ class HumanPlayer:
             board.last = self.game.action_to_text(board.states, 0, action)
             self.game.step(board.states, np.array([action]))
             board.moves += 1
+
+    def timed(self, states: Any, slots: NDArray[np.int64], clock: GameClock) -> None:
+        print(f"your clock: {clock_text(clock.most(int(states.to_play[0])))}")
 
     def act(self, states: Any, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Raises UserError where the input ends, KeyboardInterrupt where ``quit`` is typed."""

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.contest.book import read_lines
 from selfplay.arena.players import Player
-from selfplay.common.errors import UserError, clip
-from selfplay.common.files import text_lines
+from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
-from selfplay.games import GameError
 from selfplay.games.base import Game, take
 from selfplay.games.openings import deal
 from selfplay.games.solve import KEEPS_VALUE, PERFECT, solver
@@ -109,48 +108,14 @@ def drawn_positions(
 def read_positions(
     game: Game, path: Path, threads: int = 1, progress: Callable[[int], None] | None = None,
 ) -> Positions:
-    """Positions of a file, solved: a line is the moves that lead to one, with spaces between
-    them, or run together where each is a single character; what follows a tab, or behind moves
-    that are run together a space, is left alone.
+    """Positions of a file, solved: a line is the moves that lead to one (see ``contest.book``).
 
     Raises UserError naming a line that is no game, or whose game is over.
     """
-    games = []
-    for number, line in text_lines(path, "positions"):
-        words = line.split("\t")[0].split()
-        if not words:
-            continue
-        run_together = len(words[0]) > 1 and not _one_move(game, words[0])
-        games.append(_played(game, list(words[0]) if run_together else words,
-                             f"{path}, line {number}"))
+    games = read_lines(game, path, "position")
     if not games:
         raise UserError(f"{path}: no position in it; a line is the moves of one, as 4453")
     return solved(game, games, threads, progress)
-
-
-def _one_move(game: Game, word: str) -> bool:
-    try:
-        game.text_to_action(game.new(1), 0, word)
-    except GameError:
-        return False
-    return True
-
-
-def _played(game: Game, words: Sequence[str], place: str) -> tuple[int, ...]:
-    states = game.new(1)
-    actions = []
-    for word in words:
-        try:
-            action = game.text_to_action(states, 0, word)
-        except GameError as error:
-            raise UserError(clip(f"{place}: {error}")) from None
-        if not game.legal(states)[0, action]:
-            raise UserError(clip(f"{place}: move {word} is not legal there"))
-        game.step(states, np.array([action]))
-        actions.append(action)
-    if game.result(states)[0][0]:
-        raise UserError(f"{place}: the game is over there; leave the line out")
-    return tuple(actions)
 
 
 def solved(

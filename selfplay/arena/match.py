@@ -11,12 +11,15 @@ import re
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfplay.arena.contest.book import digest
+from selfplay.arena.contest.clock import UNLIMITED, Control
+from selfplay.arena.contest.sprt import Trial
 from selfplay.arena.play import play_games
 from selfplay.arena.players import Player, parse_player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
@@ -149,6 +152,9 @@ def play_match(
     folder: Path | None = None,
     home: Path | None = None,
     device: str = "cpu",
+    book: Sequence[tuple[int, ...]] = (),
+    control: Control = UNLIMITED,
+    trial: Trial | None = None,
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
@@ -158,6 +164,9 @@ def play_match(
 
     Games 2j and 2j + 1 share opening j (``opening``: fewest and most random plies) with colours
     swapped; ``a`` is player 0 in the first of them. folder: where the games go, or None.
+    book: openings in place of random ones. control: the time that each side has for a game. trial:
+    a sequential test that ends the match as soon as it is decided; it gets every game, and only
+    those that it has looked at are in the result.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
     stop: once True no game is begun. drop: once True games in flight are dropped.
     progress: called with the number of games finished; ended: with each game that ends.
@@ -165,6 +174,9 @@ def play_match(
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
     then) and for a folder that holds a different match or that another process plays into.
     """
+    def decided() -> bool:
+        return trial is not None and bool(trial.decision)
+
     began = time.monotonic()
     slots = min(slots, games)
     first = _seated(a, game, seed=seed, device=device, slots=slots)
@@ -174,19 +186,26 @@ def play_match(
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
-                        "opening": list(opening)}
+                        "opening": list(opening), "book": digest(book) if book else None,
+                        "clock": None if control == UNLIMITED else asdict(control)}
             with _kept(folder, game, settings, games) as records:
-                progress(len(_first(games, records)))
+                if trial is not None:
+                    trial.add(_first_games(games, records))
+                progress(len(_first_games(games, records)))
                 for record in play_games(
                     game, first, second, games=games, seed=seed, opening=opening, slots=slots,
-                    skip={record.index for record in records}, stop=stop, drop=drop,
+                    skip={record.index for record in records}, book=book, control=control,
+                    stop=lambda: decided() or stop(), drop=lambda: decided() or drop(),
                 ):
                     records.append(record)
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
+                    if trial is not None:
+                        trial.add([record])
                     ended(record)
-                    progress(len(_first(games, records)))
-    return tally(game, first.name, second.name, _first(games, records), time.monotonic() - began)
+                    progress(len(_first_games(games, records)))
+    counted = _first_games(trial.games if trial and trial.decision else games, records)
+    return tally(game, first.name, second.name, counted, time.monotonic() - began)
 
 
 def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
@@ -209,15 +228,15 @@ def _kept(
         finally:  # an engine that has died included
             if records and game.has_sgf:
                 write_collection(folder / "games.sgf",
-                                 (to_sgf(game, record) for record in _first(games, records)))
+                                 (to_sgf(game, record) for record in _first_games(games, records)))
 
 
-def _first(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
+def _first_games(games: int, records: Iterable[GameRecord]) -> list[GameRecord]:
     """Those of games 0 to ``games`` - 1, in their order."""
     return sorted((r for r in records if r.index < games), key=lambda r: r.index)
 
 
-def plain(text: str) -> str:
+def safe_name(text: str) -> str:
     """``text`` in the characters that a folder's name may have anywhere."""
     return re.sub(r"[^A-Za-z0-9.@]+", "-", text).strip("-")
 

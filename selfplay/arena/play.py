@@ -8,10 +8,14 @@ Openings. The two games of a pair share an opening with colours swapped, so that
 neither player. Opening j of seed s is drawn from ``np.random.default_rng([s, j])`` alone; the same
 stream then gives the players' seeds. So game i is the same whatever the number of slots, and
 after a restart.
+
+Clocks. A move's time is that of ``Player.act``, but for what Numba compiles meanwhile. Where there
+are clocks one game is played at a time, so that no other game's moves are on them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Control, GameClock
 from selfplay.arena.engines import TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player
-from selfplay.arena.records import GameRecord
+from selfplay.arena.records import ON_TIME, GameRecord
+from selfplay.common import compiling
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import Deal, deal
 
@@ -49,6 +55,8 @@ def play_games(
     slots: int,
     paired: bool = True,
     skip: Collection[int] = (),
+    book: Sequence[tuple[int, ...]] = (),
+    control: Control = UNLIMITED,
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
 ) -> Iterator[GameRecord]:
@@ -57,6 +65,8 @@ def play_games(
     paired: ``first`` has side 0 in even games and side 1 in odd ones, and games 2j and 2j + 1
     share opening j. Not paired: ``first`` always has side 0, and game i has opening i. ``first``
     may be ``second``: one player for both sides, told of every start and every move once.
+    book: openings to begin with, in place of random ones. control: the time that each side has for
+    a game; who oversteps it loses, and ``slots`` is 1.
     stop: asked before each deal; once True no game is begun, but those in flight are played out
     (dropping them would favour short games).
     drop: asked after each round of moves; once True the games in flight are dropped.
@@ -67,7 +77,8 @@ def play_games(
     """
     done = set(skip)
     waiting = [index for index in range(games - 1, -1, -1) if index not in done]
-    hall = _Hall(game, (first, second), max(1, min(slots, len(waiting))))
+    slots = slots if control == UNLIMITED else 1
+    hall = _Hall(game, (first, second), max(1, min(slots, len(waiting))), control)
     while True:
         for slot in hall.free():
             if not waiting or stop():
@@ -75,7 +86,7 @@ def play_games(
                 break
             index = waiting.pop()
             swap = paired and index % 2 == 1
-            dealt = deal(game, seed, index // 2 if paired else index, opening, swap)
+            dealt = deal(game, seed, index // 2 if paired else index, opening, swap, book)
             seats = (second, first) if swap else (first, second)
             hall.begin(slot, _Table(index, dealt, seats, []))
         if not hall.busy() or drop():
@@ -87,8 +98,12 @@ def play_games(
 class _Hall:
     """The slots: a state and perhaps a table each."""
 
-    def __init__(self, game: Game, players: tuple[Player, Player], slots: int) -> None:
+    def __init__(self, game: Game, players: tuple[Player, Player], slots: int,
+                 control: Control) -> None:
+        if control != UNLIMITED:
+            compiling.watch()
         self.game = game
+        self.clock = GameClock(LOCAL, control)  # of the only slot
         self.players = players[:1] if players[0] is players[1] else players
         self.states: Any = game.new(slots)
         self.tables: list[_Table | None] = [None] * slots
@@ -101,6 +116,7 @@ class _Hall:
 
     def begin(self, slot: int, table: _Table) -> None:
         """Seat the players and play the opening."""
+        self.clock.restart()
         self._set_up(slot, table, table.deal.actions)
 
     def _set_up(self, slot: int, table: _Table, actions: Sequence[int]) -> None:
@@ -135,10 +151,17 @@ class _Hall:
             return
         states = take(self.states, slots)
         reasons: dict[int, str] = {}
+        timed = self.clock.control != UNLIMITED
+        if timed:
+            player.timed(states, slots, self.clock)
+        began = _now()
         try:
             actions = player.act(states, slots)
         except FaultError as fault:
             actions, reasons = fault.actions, fault.reasons
+        if timed and (late := self._late(player, states, _now() - began)):
+            yield late
+            return
         for row in np.flatnonzero(actions == TAKE_BACK):
             self._take_back(int(slots[row]), player)
         if (actions == TAKE_BACK).any():
@@ -155,6 +178,16 @@ class _Hall:
         done, value = self.game.result(take(self.states, slots[fine]))
         for slot, result in zip(slots[fine][done], value[done], strict=True):
             yield self._finish(int(slot), float(result))
+
+    def _late(self, player: Player, states: Any, seconds: float) -> GameRecord | None:
+        """The record of the only game, if the move that took so long has overstepped the time."""
+        side = int(states.to_play[0])
+        most = self.clock.most(side)
+        self.clock.used(side, seconds)
+        if seconds <= most:
+            return None
+        why = f"{ON_TIME}{player.name}: {seconds:.2f} s for a move, {most:.2f} s were left"
+        return self._record(0, 2.0 * side - 1, None, why)
 
     def _move(self, slots: NDArray[np.int64], actions: NDArray[np.int64]) -> None:
         everywhere = np.full(len(self.tables), -1, np.int64)
@@ -209,3 +242,8 @@ class _Hall:
             score=score,
             end=end,
         )
+
+
+def _now() -> float:
+    """Seconds on a clock that stands still while Numba compiles."""
+    return time.monotonic() - compiling.seconds()

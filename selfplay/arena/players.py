@@ -14,6 +14,7 @@ not for the number of games in flight.
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from selfplay.arena import gtp
 from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
+from selfplay.arena.contest.clock import GameClock, to_come
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
 from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
@@ -61,6 +63,9 @@ class Player(Protocol):
 
     def moved(self, slots: Slots, actions: Actions) -> None:
         """Called for every move in its slots: of the opening, the opponent's and its own."""
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None:
+        """Called before ``act`` in a game with clocks, the only one then."""
 
     def act(self, states: Any, slots: Slots) -> Actions:
         """A move (or RESIGN) int64 [n] for each of the n rows of ``states``."""
@@ -112,6 +117,8 @@ class SlotPlayer:
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 
     def moved(self, slots: Slots, actions: Actions) -> None: ...
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None: ...
 
     def act(self, states: Any, slots: Slots) -> Actions:
         raise UserError(f"player {type(self).__name__}: has no method act(states, slots)")
@@ -186,7 +193,8 @@ class SamplingPlayer(SlotPlayer):
 class SearchPlayer(SlotPlayer):
     """Monte Carlo tree search, a fresh tree for each move, many trees' leaves evaluated together.
 
-    A move depends on the game's seed, the position and the evaluations, not on the other games.
+    A move depends on the game's seed, the position and the evaluations, not on the other games. On
+    a clock it ends early where its share of the time is used up; ``sims`` is the most then.
     """
 
     def __init__(self, name: str, game: Game, config: SearchConfig, evaluate: Evaluate,
@@ -198,9 +206,14 @@ class SearchPlayer(SlotPlayer):
         self._trees = max(1, min(slots, TREE_BYTES // (node_bytes(game.num_actions) * (sims + 1))))
         self._search = Search(game, config, self._trees, sims, seed=0)
         self._seeds = np.zeros(slots, np.int64)
+        self._seconds: float | None = None  # for the next move
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None:
         self._seeds[slots] = seeds
+
+    def timed(self, states: Any, slots: Slots, clock: GameClock) -> None:
+        made = int(states.ply[0]) // 2
+        self._seconds = clock.seconds(int(states.to_play[0]), to_come(self._search.game, made))
 
     def act(self, states: Any, slots: Slots) -> Actions:
         parts = [np.arange(start, min(start + self._trees, len(slots)))
@@ -208,15 +221,19 @@ class SearchPlayer(SlotPlayer):
         return np.concatenate([self._think(take(states, part), slots[part]) for part in parts])
 
     def _think(self, states: Any, slots: Slots) -> Actions:
-        rows, left = np.arange(len(slots)), len(slots)
+        rows, left, began = np.arange(len(slots)), len(slots), time.monotonic()
         self._search.seed(rows, self._seeds[slots] * 2**20 + states.ply)
         self._search.begin(rows, states, self.sims, False)
         while left:
             left -= len(self._search.wave(self.evaluate))
-        return self._search.result(rows).action
+            if self._seconds is not None and time.monotonic() - began > self._seconds:
+                break
+        found = self._search.result(rows).action
+        self._search.forget(rows)
+        return found
 
 
-def _count(text: str, setup: Setup) -> Budget:
+def _sims_and_leaves(text: str, setup: Setup) -> Budget:
     found = budget(text)
     if found is None:
         name = setup.spec.split(":")[0]
@@ -225,27 +242,28 @@ def _count(text: str, setup: Setup) -> Budget:
     return found
 
 
-def _nothing(text: str, setup: Setup) -> None:
+def _no_words(text: str, setup: Setup) -> None:
     if text:
         raise UserError(f"player {setup.spec!r}: nothing goes after the colon; write "
                         f"{setup.spec.split(':')[0]}")
 
 
 def _random(text: str, setup: Setup) -> Player:
-    _nothing(text, setup)
+    _no_words(text, setup)
     return RandomPlayer(setup.spec, setup.game)
 
 
 def _human(text: str, setup: Setup) -> Player:
-    _nothing(text, setup)
+    _no_words(text, setup)
     return HumanPlayer(setup.spec, setup.game, lambda states: int(
         _mcts(f"{HINT}", setup._replace(spec=f"mcts:{HINT}", slots=1)).act(
             states, np.zeros(1, np.int64))[0]))
 
 
 def _mcts(text: str, setup: Setup) -> Player:
-    sims, leaves = _count(text, setup)
-    from selfplay.search.search import SearchConfig, rollout_evaluate
+    sims, leaves = _sims_and_leaves(text, setup)
+    from selfplay.search.rollouts import rollout_evaluate
+    from selfplay.search.search import SearchConfig
 
     return SearchPlayer(setup.spec, setup.game, SearchConfig(rule="uct", leaves=leaves),
                         rollout_evaluate(setup.game, setup.seed), sims, setup.slots)
@@ -259,7 +277,7 @@ def _gtp(text: str, setup: Setup) -> Player:
 
 
 def _openspiel_mcts(text: str, setup: Setup) -> Player:
-    (sims, leaves), name = _count(text, setup), pyspiel_name(setup.game)
+    (sims, leaves), name = _sims_and_leaves(text, setup), pyspiel_name(setup.game)
     if leaves > 1:
         raise UserError(f"player {setup.spec!r}: OpenSpiel's bot takes one leaf at a time; write "
                         f"openspiel-mcts:{sims}")
@@ -270,7 +288,7 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 
 
 def _net(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
+    from selfplay.inference.actors import spread
     from selfplay.learn.checkpoint import load_net
 
     folder, thought = checkpoint_of(text, setup.spec)
@@ -290,9 +308,9 @@ def player_of(name: str, game: Game, evaluate: NetEvaluator, sims: int, leaves: 
     return SearchPlayer(name, game, SearchConfig(rule="puct", leaves=leaves), evaluate, sims, slots)
 
 
-def _own(spec: str, setup: Setup) -> Player:
+def _player_of_file(spec: str, setup: Setup) -> Player:
     """The player of a file."""
-    maker = own.load(spec, "a player", UserError)
+    maker = own.object_of(spec, "a player", UserError)
     if not callable(maker):
         raise UserError(f"player {spec!r}: a class or a function that makes a player wanted")
     given = {"game": setup.game, "seed": setup.seed, "device": setup.device, "slots": setup.slots}
@@ -307,7 +325,7 @@ def _own(spec: str, setup: Setup) -> Player:
 
 
 def _policy(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
+    from selfplay.inference.actors import spread
     from selfplay.learn.checkpoint import load_net
 
     folder, thought = checkpoint_of(text, setup.spec)
@@ -320,8 +338,9 @@ def _policy(text: str, setup: Setup) -> Player:
 
 
 def _alphago(text: str, setup: Setup) -> Player:
-    from selfplay.inference.evaluator import spread
-    from selfplay.search.search import SearchConfig, rollout_evaluate
+    from selfplay.inference.actors import spread
+    from selfplay.search.rollouts import rollout_evaluate
+    from selfplay.search.search import SearchConfig
 
     words = parse_alphago(text)
     prior, value = load_alphago(words, setup.game, setup.device)
@@ -358,7 +377,7 @@ def parse_player(
     """
     prefix, _, text = spec.strip().partition(":")
     if own.is_own(spec):
-        return _own(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
+        return _player_of_file(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     if prefix not in PLAYERS:
         near = nearest(prefix, PLAYERS)
         hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "

@@ -17,13 +17,15 @@ from typing import Any
 from selfplay.common.errors import UserError, clip, disk_remedy
 from selfplay.common.files import (
     DAMAGE,
-    finite,
+    finite_float,
     parse_json,
     read_file,
     read_json,
     refused,
     write_atomic,
 )
+
+ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class GameRecord:
     opening: int  #: how many of them were drawn at random before the players took over
     value: float  #: result for player 0, in [-1, 1]
     score: float | None  #: player 0's lead in points, where the game was counted
-    #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by …", "failure of …"
+    #: "two passes", "max moves", "win", "draw", "resignation", "illegal move by …", "failure of …",
+    #: "loss on time of …"
     end: str
 
     @property
@@ -47,11 +50,13 @@ class GameRecord:
 
     @property
     def result(self) -> str:
-        """The result as SGF's RE has it: "B+3.5", "W+R" (resignation), "W+F" (forfeit), "0"."""
+        """The result as SGF's RE has it: "B+3.5", "W+R" (resignation), "W+T" (on time), "W+F"
+        (forfeit), "0"."""
         if self.value == 0:
             return "0"
         if self.score is None:
             how = {"resignation": "R", "win": ""}.get(self.end, "F")
+            how = "T" if self.end.startswith(ON_TIME) else how
         else:
             how = f"{abs(self.score):g}"
         return f"{'B' if self.value > 0 else 'W'}+{how}"
@@ -67,10 +72,10 @@ def from_line(line: bytes | str) -> GameRecord:
     first, second = map(str, data["players"])
     data["players"], data["actions"] = (first, second), tuple(map(whole, data["actions"]))
     data |= {key: whole(data[key]) for key in ("index", "seed", "opening")}
-    if not -1 <= finite(data["value"]) <= 1 or data["opening"] > len(data["actions"]):
+    if not -1 <= finite_float(data["value"]) <= 1 or data["opening"] > len(data["actions"]):
         raise ValueError(f"value {data['value']}, opening {data['opening']}")
     if data["score"] is not None:
-        finite(data["score"])
+        finite_float(data["score"])
     if not isinstance(data["end"], str):
         raise TypeError(f"end {data['end']}")
     return GameRecord(**data)
@@ -78,7 +83,7 @@ def from_line(line: bytes | str) -> GameRecord:
 
 def whole(value: Any) -> int:
     """A number from 0. Raises TypeError or ValueError for anything else."""
-    if finite(value) < 0 or not isinstance(value, int):
+    if finite_float(value) < 0 or not isinstance(value, int):
         raise ValueError(f"{value} is no whole number from 0")
     return value
 

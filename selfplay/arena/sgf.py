@@ -91,7 +91,7 @@ def read_files(files: Iterable[Path], game: Go, skipped: list[Skipped]) -> list[
     for source, data in walk_contents(files, skipped):
         for name, nodes in trees(source, data, skipped, MOST_NODES * game.max_moves):
             try:
-                found.append(_game(nodes, name, game.size, MOST_MOVES * game.max_moves))
+                found.append(_main_line(nodes, name, game.size, MOST_MOVES * game.max_moves))
             except RefusedError as refusal:
                 skipped.append(Skipped(name, clip(str(refusal), REASON)))
     return _check(game, found, skipped)
@@ -150,7 +150,7 @@ def _is_plain(path: Path) -> bool:
         return True
 
 
-def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
+def _main_line(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
     """One main line of at most ``most`` moves as a game, its moves not checked yet.
 
     Raises RefusedError.
@@ -170,7 +170,7 @@ def _game(nodes: Properties, source: str, size: int, most: int) -> ExpertGame:
     value = parse_result(text)
     if value is None:
         raise RefusedError(f"no result (RE[{text[:20]}])" if text else "no result (RE missing)")
-    actions = _moves(nodes, size, bool(stated), most)
+    actions = moves_of(nodes, size, bool(stated), most)
     if not actions:
         raise RefusedError("no moves")
     opening = _OPENING.search(text_of(root, "ON"))
@@ -191,7 +191,7 @@ def about(nodes: Properties) -> dict[str, list[bytes]]:
     return {**second, **nodes[0]}
 
 
-def _moves(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:
+def moves_of(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:
     """Actions of the main line, black's first. Raises RefusedError."""
     actions: list[int] = []
     for node in nodes:
@@ -280,7 +280,7 @@ def _decode(raw: bytes) -> str:
 def _check(game: Go, found: Sequence[ExpertGame], skipped: list[Skipped]) -> list[ExpertGame]:
     """Replay the games; those with illegal moves go to ``skipped``, or are cut."""
     kept = []
-    for g, ply in zip(found, first_illegal(game, found), strict=True):
+    for g, ply in zip(found, first_illegal(game, [g.actions for g in found]), strict=True):
         if ply < 0:
             kept.append(g)
             continue
@@ -292,22 +292,22 @@ def _check(game: Go, found: Sequence[ExpertGame], skipped: list[Skipped]) -> lis
     return kept
 
 
-def first_illegal(game: Game, games: Sequence[ExpertGame]) -> list[int]:
-    """The first ply of each game that is illegal, or -1; many games are replayed side by side.
+def first_illegal(game: Game, games: Sequence[Sequence[int]]) -> list[int]:
+    """The first ply of each game's actions that is illegal, or -1; many are replayed side by side.
 
     A move after the end of a game is illegal.
     """
     plies: list[int] = []
     for start in range(0, len(games), CHUNK):
         part = games[start : start + CHUNK]
-        table = np.full((len(part), max(len(g.actions) for g in part)), -1, np.int64)
+        table = np.full((len(part), max(map(len, part))), -1, np.int64)
         for row, g in enumerate(part):
-            table[row, : len(g.actions)] = g.actions
-        plies += _replay(game, table).tolist()
+            table[row, : len(g)] = g
+        plies += _first_illegal(game, table).tolist()
     return plies
 
 
-def _replay(game: Game, table: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_illegal(game: Game, table: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64 [G]: the first ply of ``table`` int64 [G, T] (-1 pads) that is illegal, else -1."""
     rows = np.arange(len(table))
     first = np.full(len(table), -1, np.int64)

@@ -12,7 +12,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
+def duration(text: str) -> float:
     """A time, more than 0."""
     if not float(text) > 0:  # NaN fails as well
         raise ArgumentTypeError(f"{text}: more than 0 wanted")

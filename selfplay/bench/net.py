@@ -28,7 +28,8 @@ from selfplay.board.trainer import TrainConfig, board_trainer, loss_parts, to_te
 from selfplay.common.threads import Workers, ahead
 from selfplay.games.base import Game
 from selfplay.inference import precision
-from selfplay.inference.evaluator import Dtype, Evaluator, group_sizes, load_all
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetSpec, build, choose_dtype, placed, seeded
 from selfplay.run.config import preset
@@ -114,7 +115,7 @@ class _Nets:
         self.config = _play_config(game)
         self.net = seeded(0, lambda: build(spec)).eval()
         self.batches = BATCHES[torch.device(device).type]
-        self.obs = _positions(game, max(self.batches + INT8_BATCHES))
+        self.obs = _observations(game, max(self.batches + INT8_BATCHES))
         self._rates: dict[tuple[str, str], Rate] = {}
 
     def _evaluators(
@@ -184,7 +185,7 @@ def _threads(device: str) -> int:
     return torch.get_num_threads() if torch.device(device).type == "cpu" else 1
 
 
-def _positions(game: Game, count: int) -> NDArray[Any]:
+def _observations(game: Game, count: int) -> NDArray[Any]:
     """Observations [count, C, H, W]; after DRAWN of them the same again."""
     drawn = precision.random_positions(game, 0, min(count, DRAWN))
     return np.resize(drawn, (count, *drawn.shape[1:]))
@@ -256,7 +257,8 @@ FIRST_MOVE = """
 import sys
 from selfplay.board.selfplay import SelfPlay
 from selfplay.games import make
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import build, seeded, spec_for
 from selfplay.run.config import preset
 game, size, device = make(sys.argv[1]), *sys.argv[2:]

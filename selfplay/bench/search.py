@@ -21,7 +21,8 @@ from selfplay.games import make
 from selfplay.games.base import Game, put, take
 from selfplay.games.go import Go
 from selfplay.models import NetSpec
-from selfplay.search.search import Search, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search, SearchConfig
 
 SEARCH_GAMES, SEARCH_SIMS = 256, 200  #: the usual size
 MCTS_GAMES, LEAVES = 64, 8
@@ -132,8 +133,8 @@ def _own_search(
     return lambda: repeat(work)
 
 
-def _mcts(game: Game, spec: NetSpec, device: str, pairs: int, games: int, leaves: int
-          ) -> Row | None:
+def _mcts_row(game: Game, spec: NetSpec, device: str, pairs: int, games: int, leaves: int
+              ) -> Row | None:
     """Search with playouts beside OpenSpiel's."""
     if pyspiel_name(game) is None:
         return None
@@ -198,7 +199,7 @@ def _search(game: Game, spec: NetSpec, device: str, pairs: int) -> Row | None:
                _spiel_search(game), pairs, per=lambda rate: 1e6 / rate)
 
 
-def _first(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
+def _first_position_row(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
     """The least that a simulation costs: from the first position, by a net that knows nothing."""
     def nothing(states: Any, legal: Any) -> Any:
         game.observe(states)
@@ -213,7 +214,7 @@ def _first(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
                per=lambda rate: 1e6 / rate)
 
 
-def _size(game: Game, spec: NetSpec, device: str, pairs: int, games: int, sims: int) -> Row:
+def _size_row(game: Game, spec: NetSpec, device: str, pairs: int, games: int, sims: int) -> Row:
     """How the cost of a simulation grows with the number of games and with the tree."""
     return row(f"search_us_{games}x{sims}", "us", free_search(game, SearchConfig(), games, sims),
                f"{SEARCH_GAMES} games x {SEARCH_SIMS} simulations; both: {GIVEN}",
@@ -236,10 +237,10 @@ def search_rows() -> list[Callable[[Game, NetSpec, str, int], Row | None]]:
         _playouts,
         _playouts_19x19,
         _random_play,
-        partial(_mcts, games=1, leaves=LEAVES),
-        partial(_mcts, games=MCTS_GAMES, leaves=1),
+        partial(_mcts_row, games=1, leaves=LEAVES),
+        partial(_mcts_row, games=MCTS_GAMES, leaves=1),
         _search,
-        _first,
-        *(partial(_size, games=games, sims=sims) for games, sims in SIZES),
+        _first_position_row,
+        *(partial(_size_row, games=games, sims=sims) for games, sims in SIZES),
         _lone,
     ]

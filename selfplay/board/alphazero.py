@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch
 from selfplay.board.selfplay import Harvest, SelfPlay
-from selfplay.board.trainer import TrainConfig, board_trainer, count
+from selfplay.board.trainer import TrainConfig, board_trainer, counter
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
-from selfplay.inference.evaluator import Actors, Evaluator
+from selfplay.inference.actors import Actors
+from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, flops, seeded
 
 
@@ -138,11 +139,11 @@ def fresh_games(
     found = learner.play(learner.config.positions, stop, progress)
     if found is None or len(found.columns.value) < learner.config.positions:
         return None
-    cost = {key: count - before[key] for key, count in learner.evaluated().items()}
-    return found.columns, {**describe(found), **cost}
+    cost = {key: counter - before[key] for key, counter in learner.evaluated().items()}
+    return found.columns, {**game_figures(found), **cost}
 
 
-def describe(games: Any) -> dict[str, float]:
+def game_figures(games: Any) -> dict[str, float]:
     """Figures of a Harvest or a Shard: games, mean_length (plies), first_player_score and draws
     (both shares)."""
     return {"games": len(games.ends), "mean_length": float(games.ends[-1] / len(games.ends)),
@@ -170,7 +171,7 @@ def alphazero(
     if config.gating and judge is None:
         raise ValueError("gating wants a judge")
     while learner.iteration < config.iterations and not stop():
-        made = games(learner, stop, count(progress, "self-play", config.positions))
+        made = games(learner, stop, counter(progress, "self-play", config.positions))
         if made is None:
             return
         new, facts = made
@@ -179,7 +180,7 @@ def alphazero(
         learner.window.add(new)
         wanted = round(len(new.value) * config.reuse)
         with watch("learn"):
-            metrics = learner.learn(len(new.value), count(progress, "learning", wanted))
+            metrics = learner.learn(len(new.value), counter(progress, "learning", wanted))
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
                **facts, **metrics, "window": len(learner.window), **learner.players.figures(),
                **look(learner)}

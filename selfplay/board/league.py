@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay.board.config import LeagueSettings
+from selfplay.board.alphago_config import LeagueSettings
 from selfplay.board.data import Columns
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
-from selfplay.board.trainer import count
+from selfplay.board.trainer import counter
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game
 from selfplay.learn import advantages, policy_gradient
@@ -137,7 +137,7 @@ def _divergence(logp: Tensor, other: Tensor, mask: Tensor) -> float:
     return float(policy_gradient.kl_estimate(logp, other)[mask].mean())
 
 
-def describe(played: Played) -> dict[str, float]:
+def league_figures(played: Played) -> dict[str, float]:
     """Figures of finished games. Scores are the learner's: 1 a win, 0.5 a draw."""
     rollout, score = played.rollout, (played.score + 1) / 2
     found = {"games": len(score), "moves": int(rollout.mask.sum()), "score": float(score.mean()),
@@ -169,10 +169,10 @@ def league(
     config = learner.config
     while learner.iteration < config.rl.iterations and not stop():
         with watch("play"):
-            played = learner.play(stop, count(progress, "games", config.pool.games))
+            played = learner.play(stop, counter(progress, "games", config.pool.games))
         if played is None:
             return
-        facts = describe(played)
+        facts = league_figures(played)
         progress("learning", 0, int(facts["moves"]))
         with watch("learn"):
             figures = learner.learn(played.rollout)

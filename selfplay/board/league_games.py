@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selfplay.board.config import PoolConfig
+from selfplay.board.alphago_config import PoolConfig
 from selfplay.board.policy import BoardPolicy, Turn, inputs_of
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
@@ -134,7 +134,7 @@ class Played(NamedTuple):
 
 def harvest(groups: list[LeagueGames]) -> Played:
     """The finished games; all must have ended."""
-    rollout = joined([_rollout(played) for played in groups])
+    rollout = joined([_rollout_of(played) for played in groups])
     score = np.concatenate([played.scores() for played in groups])
     some = rollout.mask.any(1)
     return Played(
@@ -144,7 +144,7 @@ def harvest(groups: list[LeagueGames]) -> Played:
         opponent=np.repeat(np.arange(len(groups)), [len(played.live) for played in groups]))
 
 
-def _rollout(played: LeagueGames) -> Rollout:
+def _rollout_of(played: LeagueGames) -> Rollout:
     """The games against one opponent, row by row."""
     games, counts = len(played.live), np.zeros(len(played.live), np.int64)
     for moves in played.moves:

@@ -77,8 +77,8 @@ class BoardPolicy:
         steps = mask.shape[1]
         obs, legal = (rollout.inputs[key][:, :steps][mask] for key in ("obs", "legal"))
         count = int(np.prod(self.obs_shape))
-        planes = _bits(obs, count) if obs.dtype is torch.uint8 else obs
-        may = _bits(legal, self.num_actions).bool()
+        planes = _zeros_and_ones(obs, count) if obs.dtype is torch.uint8 else obs
+        may = _zeros_and_ones(legal, self.num_actions).bool()
         logits, value = self._forward(planes.reshape(-1, *self.obs_shape))
         logp = losses.gather_logp(logits, rollout.action[mask], may)
         return Evaluated(_placed(logp, mask), _placed(losses.entropy(logits, may), mask),
@@ -126,7 +126,7 @@ def freeze_unused(policy: BoardPolicy, critic: bool) -> None:
         parameter.requires_grad_(gradient is not None)
 
 
-def _bits(packed: Tensor, count: int) -> Tensor:
+def _zeros_and_ones(packed: Tensor, count: int) -> Tensor:
     """uint8 [n, P] of packed bits -> uint8 [n, count] of 0 and 1."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     return ((packed[:, :, None] >> shifts) & 1).flatten(1)[:, :count]

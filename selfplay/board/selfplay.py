@@ -24,7 +24,8 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
-from selfplay.inference.evaluator import Evaluator, group_sizes
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
@@ -230,7 +231,7 @@ def _roomier(book: _Book) -> _Book:
     })
 
 
-def join(parts: list[Harvest]) -> Harvest:
+def join_harvests(parts: list[Harvest]) -> Harvest:
     moves = np.cumsum([0] + [len(p.actions) for p in parts])[:-1]
     return Harvest(
         columns=concat([p.columns for p in parts]),
@@ -284,7 +285,7 @@ class SelfPlay:
             have += rows
             if rows:
                 progress(rows)
-        return join(done) if done else None
+        return join_harvests(done) if done else None
 
     def in_flight(self) -> tuple[int, int]:
         """How many games are under way, and how many training rows they have so far."""
@@ -293,4 +294,4 @@ class SelfPlay:
 
     def _some_waves(self, actor: Actor) -> Harvest | None:
         done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]
-        return join(done) if done else None
+        return join_harvests(done) if done else None

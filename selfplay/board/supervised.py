@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.arena.sgf import ExpertGame
-from selfplay.board.config import RLConfig, SFTConfig
+from selfplay.board.alphago_config import SFTConfig
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, endless_batches, pack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.trainer import TrainConfig, board_trainer
@@ -37,7 +38,7 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
     """
     states = game.new(len(games))
     if game.komi_planes:
-        states.komi[:] = _komi(game, games)
+        states.komi[:] = _half_points(game, games)
     lengths = np.array([len(g.actions) for g in games])
     table = np.full((len(games), lengths.max(initial=0)), -1, np.int64)
     for row, g in enumerate(games):
@@ -88,7 +89,7 @@ def recounted(
     return out
 
 
-def _komi(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:
+def _half_points(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:
     """int16 [n], in half points: the komi on record; the game's own where there is none, or none
     that our rules know."""
     own = game.new(1).komi[0]

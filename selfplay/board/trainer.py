@@ -63,7 +63,7 @@ def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> T
         OptimizerConfig(
             config.learning_rate, config.weight_decay, betas=config.betas,
             grad_clip=config.grad_clip, warmup=config.warmup,
-            cosine=config.total_steps if config.schedule == "cosine" else 0,
+            decay_steps=config.total_steps if config.schedule == "cosine" else 0,
             ema_decay=config.ema_decay),
         device=device, parts=lambda rows: _cut(rows, SHARD_ROWS[kind]), mode=True)
 
@@ -83,10 +83,10 @@ def _cut(rows: Batch, most: int) -> list[_Shard]:
     count = -(-len(rows.value) // most)
     edges = [len(rows.value) * k // count for k in range(count + 1)]
     cuts = [slice(a, b) for a, b in pairwise(edges)]
-    return [_Shard(Batch(*(f[cut] for f in rows)), _share(rows, cut)) for cut in cuts]
+    return [_Shard(Batch(*(f[cut] for f in rows)), _weight_shares(rows, cut)) for cut in cuts]
 
 
-def _share(rows: Batch, cut: slice) -> dict[str, float]:
+def _weight_shares(rows: Batch, cut: slice) -> dict[str, float]:
     def part(weight: Any) -> float:
         return float(weight[cut].sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1e-30))
 
@@ -142,7 +142,7 @@ def _policy_metrics(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
     return losses.entropy(logits).mean(), losses.masked_mean(right, rows.policy_weight)
 
 
-def count(
+def counter(
     progress: Callable[[str, int, int], None], what: str, total: int
 ) -> Callable[[int], None]:
     """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""

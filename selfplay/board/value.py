@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.arena.spec import VALUE_METRIC
-from selfplay.board.config import ValueConfig
+from selfplay.board.alphago_config import ValueConfig
 from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.policy import BoardPolicy, Turn
@@ -83,7 +83,7 @@ def value_lesson(
         weight_decay=config.weight_decay, warmup=100, policy_weight=0.0, value_weight=1.0,
         ownership_weight=0.0, score_weight=0.0,
     ), device)
-    look = _look(game, evenly(train, len(held.value)), held, device)
+    look = _held_out_errors(game, evenly(train, len(held.value)), held, device)
     return trainer, Lesson(
         batches=lambda step: ahead(
             endless_batches(game, train, config.batch_size, [seed, ROW_SALT], step)),
@@ -92,7 +92,7 @@ def value_lesson(
         size=lambda batch: len(batch.value), flops=3 * flops(spec), before=before or {})
 
 
-def _look(
+def _held_out_errors(
     game: Game, learnt: Columns, held: Columns, device: str
 ) -> Callable[[nn.Module], dict[str, float]]:
     def look(net: nn.Module) -> dict[str, float]:
@@ -168,7 +168,7 @@ def play_group(
                 evaluations += len(mine)
         chance = rows[ply + 1 == turn[rows]]
         legal = game.legal(take(states, chance))
-        actions[chance] = _uniform(legal, draw[chance])
+        actions[chance] = _uniform_moves(legal, draw[chance])
         table[rows, ply] = actions[rows]
         game.step(states, actions)
         live = ~game.result(states)[0]
@@ -188,7 +188,7 @@ def _sampled(
     return policy.act(turn).action[:, 0].numpy()
 
 
-def _uniform(legal: NDArray[np.bool_], draw: NDArray[np.float64]) -> NDArray[np.int64]:
+def _uniform_moves(legal: NDArray[np.bool_], draw: NDArray[np.float64]) -> NDArray[np.int64]:
     """Of each row's legal moves the one that ``draw`` in [0, 1) falls on, int64 [n]."""
     wanted = (draw * legal.sum(1)).astype(np.int64) + 1
     return (legal.cumsum(1) == wanted[:, None]).argmax(1)

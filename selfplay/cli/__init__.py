@@ -12,6 +12,7 @@ from selfplay.cli.analyse import analyse
 from selfplay.cli.gtp import gtp
 from selfplay.cli.judge import judge
 from selfplay.cli.llm import llm as texts
+from selfplay.cli.match import match
 from selfplay.cli.nets import export, nets
 from selfplay.cli.options import (
     NETS,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from selfplay.run.folder import Run
 
 
-NAME_MAX = 255  #: characters that a file system takes as one name
-
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -64,7 +63,7 @@ def cli() -> None:
     """
 
 
-for command in (texts, gtp, analyse, nets, export, judge, play):
+for command in (texts, gtp, analyse, nets, export, judge, match, play):
     cli.add_command(command)
 
 
@@ -164,78 +163,6 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
         run_stages(run, where, only=("eval",), minutes=minutes)
     else:
         redraw(run, where)
-
-
-@cli.command()
-@click.argument("players", nargs=2, metavar="PLAYER PLAYER")
-@game_option()
-@click.option("--games", "count", type=Whole(min=1), default=None,
-              help="Games to play [100; with a human one more].")
-@click.option("--opening", default=None, metavar="LOW-HIGH",
-              help="Random plies before the players take over; each opening is played twice.")
-@click.option("--slots", type=Whole(min=1), default=None,
-              help="Games at once [64; 4 with an outside engine; 1 with a human].")
-@click.option("--out", type=click.Path(path_type=Path), default=None,
-              help="Folder for the games; an interrupted match there is continued "
-                   "[runs/matches/…].")
-@own_nets_option
-@device_option
-@seed_option
-def match(players: tuple[str, str], game: str, count: int | None, opening: str | None,
-          slots: int | None, out: Path | None, nets: tuple[str, ...], device: str | None,
-          seed: int | None) -> None:
-    """Play a match: colours alternate, openings vary, a 95% interval comes with the score."""
-    from selfplay.arena.elo import standings
-    from selfplay.arena.human import final_words
-    from selfplay.arena.match import plain, play_match, read_match, shortened
-    from selfplay.arena.spec import full_name
-    from selfplay.common.console import Bar, say
-    from selfplay.run.config import preset
-
-    _use(nets)
-    players = (full_name(players[0].strip()), full_name(players[1].strip()))
-    played = _make(game)
-    config = preset(played.name).eval
-    low_high = opening_of(opening) if opening else config.opening
-    seed = seed or 0
-    words = f"{game}-{players[0]}-{players[1]}-{seed}"
-    place = plain(words)
-    folder = out or Path("runs/matches",
-                         place if len(place) <= NAME_MAX else shortened(place, words))
-    kinds = {name.split(":")[0] for name in players}
-    if slots is None:
-        slots = 1 if "human" in kinds else config.engine_slots if "gtp" in kinds else config.slots
-    where = device_of(device or "auto") if kinds & NETS else "cpu"
-    counts: list[int] = []
-
-    def progress(done: int) -> None:
-        counts.append(done)
-        bar.at(done)
-
-    human = "human" in kinds
-    count = count or (1 if human else 100)
-    if human and (before := read_match(folder, played)):
-        count += before.games  # another game, with the next opening and the other colour
-
-    def ended(record: Any) -> None:
-        if human:
-            say(final_words(played, record, "human"))
-
-    try:
-        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human) as bar:
-            result = play_match(played, *players, games=count, seed=seed, opening=low_high,
-                                slots=slots, folder=folder, device=where, progress=progress,
-                                ended=ended)
-    except KeyboardInterrupt:
-        if not human:
-            raise
-        click.echo("stopped; the game under way is not kept, those that have ended are", err=True)
-        raise click.exceptions.Exit(130) from None
-    say(result.summary())
-    table = standings(folder.parent, played, (result.a, result.b))
-    if table:
-        say(table)
-    say(f"games: {folder}" + " (all played before)" * (counts[0] == result.games))
 
 
 @cli.command()

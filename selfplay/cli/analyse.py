@@ -66,11 +66,11 @@ def _answer_queries(net: str, game: str | None, device: str, visits: int | None,
 
     with own_stdout() as stdout:
         from selfplay.serve.mind import mind_of
-        from selfplay.serve.queries import Server, run
+        from selfplay.serve.queries import Server, answer_queries
 
         def write(text: str) -> None:
             stdout.write(text.encode() + b"\n")
             stdout.flush()
 
         mind = mind_of(net, game, device, visits)
-        run(Server(mind, mind.sims + 1, view), LineReader(sys.stdin.buffer).take, write)
+        answer_queries(Server(mind, mind.sims + 1, view), LineReader(sys.stdin.buffer).take, write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from selfplay.cli.options import (
     Commands,
     Number,
     OneOf,
+    Whole,
     device_of,
     log_option,
     minutes_option,
@@ -40,8 +42,13 @@ def llm() -> None:
 
 
 @llm.command()
-@click.option("--task", default=None, metavar="NAME|FILE.jsonl",
-              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", or your file.')
+@click.option("--task", default=None, metavar="NAME|FILE",
+              help='A data set of reasoning-gym, such as "chain_sum(min_terms=5)", your file '
+                   "(.jsonl, .parquet), hf:NAME, or your own: path.py:NAME.")
+@click.option("--reward", "rewards", multiple=True, metavar="FILE.py:NAME",
+              help="A reward function of your own beside the task's (repeatable).")
+@click.option("--env", default=None, metavar="FILE.py:NAME",
+              help="An environment of several turns of your own, in place of a task.")
 @click.option("--recipe", default=None, metavar="NAME", type=OneOf(get_args(Recipe)),
               help=f"{', '.join(get_args(Recipe))} [sft].")
 @click.option("--algo", default=None, metavar="NAME", type=OneOf(ALGORITHMS),
@@ -58,20 +65,26 @@ def llm() -> None:
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
-    **top: Any,
+    rewards: tuple[str, ...], env: str | None, **top: Any,
 ) -> None:
     """Train by a recipe; the same command continues the run."""
     _must_be_installed()
     from selfplay.common.console import say
-    from selfplay.common.settings import set_key
+    from selfplay.common.settings import replace_key, set_key
+    from selfplay.games.own import located
     from selfplay.llm.config import TextConfig, new_settings, override, with_algorithm, with_recipe
     from selfplay.llm.folder import open_text_run, stored_text_config
     from selfplay.llm.recipes import run_recipe
 
+    if env is not None:
+        if top["task"] is not None:
+            raise UserError("give --task or --env, not both")
+        top["task"], recipe = f"env:{env}", recipe or "rl"
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
-        folder = Path("runs") / name_of(top["task"])
+        folder = Path("runs") / run_name_of(top["task"])
+    top["task"] = top["task"] and _located(top["task"])
     config = stored_text_config(folder)
     new = config is None
     if config is None:
@@ -85,6 +98,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
+    if rewards:
+        config = replace_key(config, "judge.functions", tuple(map(located, rewards)))
     config = new_settings(config, assignments) if new else override(config, assignments)
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
@@ -95,14 +110,62 @@ def train(
 
 
 @llm.command(name="eval")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--model", default=None, metavar="PATH|RUN|HUB-ID",
+              help="Any model, on --tasks, in place of a run on its own task.")
+@click.option("--tasks", default=None, metavar="TASK,TASK,...",
+              help="What it is asked, as --task of train names it [the run's own task].")
 @click.option("--samples", default=None, metavar="K,K,...", help="k of pass@k [1,2,4,8,16].")
+@click.option("--budget", default=None, metavar="N,N,...",
+              help="Tokens of an answer; with several, what each would have cut off "
+                   "[sample.max_new_tokens].")
+@click.option("--questions", type=Whole(1, 1_000_000), default=256, show_default=True,
+              help="Held-out questions of each of the --tasks, at most.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
+              help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @click.option("--engine", type=OneOf(("auto", "torch", "vllm")), default=None,
               help="Who writes the answers [the run's sample.engine].")
-def evaluate(folder: Path, samples: str | None, device: str, engine: str | None) -> None:
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Settings of data, judge, env and sample for --tasks (repeatable).")
+def evaluate(
+    folder: Path | None, model: str | None, tasks: str | None, samples: str | None,
+    budget: str | None, engine: str | None, **rest: Any,
+) -> None:
     """Measure accuracy on held-out questions (with a 95% interval), pass@k and majority of k."""
     _must_be_installed()
+    name = model or (str(folder) if folder else "")
+    if not name or (model and folder):
+        raise UserError("give a run's folder, or --model PATH with --tasks TASK,TASK")
+    ks = None if samples is None else counts_of("--samples", samples)
+    if tasks is None and (budget or rest["assignments"] or rest["out"] or not _is_run(Path(name))):
+        raise UserError(f"{name}: give --tasks TASK,TASK as well; without them a run is measured "
+                        "on its own task, by its own settings" if Path(name).exists() else
+                        f"{name}: no language-model run; give a run's folder, or --model with "
+                        "--tasks")
+    if tasks is None:
+        _measure_run(Path(name), ks, engine, rest["device"])
+        return
+    from selfplay.common.files import write_json
+    from selfplay.llm.given.measure import (
+        evaluate_tasks,
+        evaluation_tables,
+        open_model,
+        tasks_of,
+    )
+
+    assignments = [*rest["assignments"], *([f"sample.engine={engine}"] if engine else [])]
+    opened = open_model(name, device_of(rest["device"]), assignments)
+    budgets = counts_of("--budget", budget, 5) if budget else ()
+    found = evaluate_tasks(opened, [_located(task) for task in tasks_of(tasks)],
+                           ks or opened.config.eval.samples, budgets, rest["questions"])
+    click.echo(f"{opened.name}\n\n{evaluation_tables(found)}")
+    if rest["out"]:
+        write_json(rest["out"], {"model": opened.name, "tasks": found})
+
+
+def _measure_run(folder: Path, ks: tuple[int, ...] | None, engine: str | None, device: str
+                 ) -> None:
     from selfplay.common.files import locked
     from selfplay.common.settings import replace_key
     from selfplay.llm.summary import measure
@@ -111,59 +174,136 @@ def evaluate(folder: Path, samples: str | None, device: str, engine: str | None)
     if engine is not None:
         run = replace(run, config=replace_key(run.config, "sample.engine", engine))
     with locked(run.folder):
-        measure(run, run.config.eval.samples if samples is None else _ks(samples),
-                device_of(device))
+        measure(run, ks or run.config.eval.samples, device_of(device))
 
 
 @llm.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--model", default=None, metavar="PATH|RUN|HUB-ID",
+              help="Any model, in place of a run: a conversation, not a task's questions.")
 @click.option("--temperature", type=Number(0, 10), default=0.0, show_default=True,
               help="0 takes the best token.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
-def chat(folder: Path, temperature: float, device: str) -> None:
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Settings for --model, such as data.system=... or sample.max_new_tokens=512.")
+def chat(
+    folder: Path | None, model: str | None, temperature: float, device: str,
+    assignments: tuple[str, ...],
+) -> None:
     """Type a question and see how the model works it out."""
     _must_be_installed()
+    if (folder is None) == (model is None):
+        raise UserError("give a run's folder, or --model PATH")
+    if folder is not None:
+        _ask_run(folder, temperature, device)
+        return
+    from selfplay.llm.given.talk import replies
+
+    assert model is not None
+    click.echo("say something; an empty line ends")
+    reply = replies(model, temperature, device_of(device), assignments)
+    next(reply)
+    for said in _lines_typed("you: "):
+        click.echo(reply.send(said))
+
+
+def _lines_typed(prompt: str) -> Iterator[str]:
+    """The lines that are typed, up to an empty one."""
+    while True:
+        try:
+            line = input(prompt)
+        except (EOFError, KeyboardInterrupt):
+            return click.echo()
+        if not line.strip():
+            return
+        yield line
+
+
+def _ask_run(folder: Path, temperature: float, device: str) -> None:
+    from selfplay.llm.embedded import TEMPLATE
     from selfplay.llm.folder import newest_model, sampling_of
     from selfplay.llm.generate import TorchGenerator
     from selfplay.llm.models import (
-        TEMPLATE,
         completion_texts,
         end_tokens,
         load_model,
-        render,
+        prompt_of,
         unknown_in,
     )
     from selfplay.llm.rewards import answer_of
 
     run = _stored(folder)
+    if run.config.task.startswith("env:"):
+        raise UserError(f"{folder}: it talks to an environment; ask it with --model {folder}")
     model, tokenizer = load_model(newest_model(folder))
     generator = TorchGenerator(model.to(device_of(device)), end_tokens(model, tokenizer),
-                               tokenizer.pad_token_id)
+                               tokenizer.pad_token_id, tokenizer)
     sampling = replace(sampling_of(run.config), temperature=temperature)
     example = run.task.batch(0, 1)[0]
     ending = example.format.instruction  # every question of the task ends with it
     shown = example.prompt.removesuffix(ending).strip()
     only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
     click.echo(f"ask a question such as {shown!r}{only}; an empty line ends")
-    for seed in range(2**31):
-        try:
-            question = input("question: ")
-        except (EOFError, KeyboardInterrupt):
-            return click.echo()
-        if not question.strip():
-            return
+    for seed, question in enumerate(_lines_typed("question: ")):
         if unknown := unknown_in(tokenizer, question):
             click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
                        f"{shown!r}")
             continue
-        asked = render(tokenizer, f"{question}\n{ending}" if ending else question)
+        asked = prompt_of(tokenizer, run.task.asked(
+            f"{question}\n{ending}" if ending else question, example))
         samples = generator([asked], 1, sampling, seed)
-        text = completion_texts(tokenizer, samples.action, samples.mask, samples.ended)[0]
+        text = completion_texts(tokenizer, samples.action, samples.mask, samples.ended,
+                                sampling.stop)[0]
         answer = answer_of(text, example.format, bool(samples.ended[0]))
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
 
 
-def name_of(task: str) -> str:
+@llm.command(name="check")
+@click.argument("task")
+@click.option("--reward", "rewards", multiple=True, metavar="FILE.py:NAME",
+              help="A reward function of your own beside the task's (repeatable).")
+@click.option("--questions", type=Whole(1, 10_000), default=20, show_default=True,
+              help="Questions that are answered.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="Settings of data and judge, such as data.style=boxed (repeatable).")
+def check_task(
+    task: str, rewards: tuple[str, ...], questions: int, assignments: tuple[str, ...]
+) -> None:
+    """What known-good, empty, cut-off, hedging, echoing and adversarial answers earn."""
+    _must_be_installed()
+    from selfplay.common.settings import replace_key
+    from selfplay.llm.config import TextConfig, override
+    from selfplay.llm.folder import task_of
+    from selfplay.llm.judges.check import check_rewards, earned_table, findings
+
+    config = replace_key(TextConfig(task), "judge.functions", rewards)
+    config = replace_key(config, "judge.most_failed", 1.0)  # it is said, and does not stop
+    rows = check_rewards(task_of(override(config, assignments)), questions)
+    click.echo(earned_table(rows))
+    if found := findings(rows):
+        raise UserError(f"{task}: " + "; ".join(found))
+    click.echo(f"{task}: known-good answers are right, and nothing else earns as much")
+
+
+@llm.command(name="export")
+@click.argument("source", metavar="RUN|PATH", type=click.Path(path_type=Path))
+@click.option("--merged", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="A whole model, adapters merged, that transformers loads.")
+@click.option("--adapter", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="The adapter alone, for peft, beside the model that it is for.")
+def export_texts(source: Path, merged: Path | None, adapter: Path | None) -> None:
+    """A run's newest model for other programs, in Hugging Face's form."""
+    _must_be_installed()
+    from selfplay.llm.given.export import export_model
+
+    if merged is None and adapter is None:
+        raise UserError("give --merged DIR, or --adapter DIR for adapters alone")
+    for folder, merge in ((merged, True), (adapter, False)):
+        if folder is not None:
+            click.echo(export_model(source, folder, merge))
+
+
+def run_name_of(task: str) -> str:
     """A folder name for a run of ``task``, of at most NAMED characters: the words of the task, or,
     if they are too long or a minus sign would be lost, abbreviations of them and a hash."""
     plain = _words(task)
@@ -191,10 +331,26 @@ def _stored(folder: Path) -> Any:
     return open_text_run(folder, config)
 
 
-def _ks(text: str) -> tuple[int, ...]:
+def _is_run(folder: Path) -> bool:
+    from selfplay.llm.folder import stored_text_config
+
+    return folder.is_dir() and not any(folder.glob("*.safetensors")) and (
+        stored_text_config(folder) is not None)
+
+
+def _located(task: str) -> str:
+    """A task with the whole path of the file that it names, if it does."""
+    from selfplay.games.own import located
+
+    kind = "env:" * task.startswith("env:")
+    return kind + located(task.removeprefix(kind))
+
+
+def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:
+    """Whole numbers with commas, in order. Raises UserError for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(re.fullmatch(r"[1-9][0-9]{0,3}", part) for part in parts):
-        raise UserError(f"--samples {text}: counts such as 1,2,4,8,16 wanted")
+    if not parts or not all(re.fullmatch(rf"[1-9][0-9]{{0,{digits - 1}}}", part) for part in parts):
+        raise UserError(f"{option} {text}: counts such as 1,2,4,8,16 wanted")
     return tuple(sorted({int(part) for part in parts}))
 
 

@@ -14,9 +14,9 @@ from selfplay.common.errors import UserError
 def nets() -> None:
     """The nets that came along: how strong each is, and the command that made it."""
     from selfplay.common.console import say
-    from selfplay.serve.listing import listing
+    from selfplay.serve.listing import nets_text
 
-    say(listing())
+    say(nets_text())
 
 
 def _file_option(name: str, words: str) -> Any:

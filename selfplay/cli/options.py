@@ -30,14 +30,15 @@ class Whole(click.IntRange):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            raise _mistaken(param, ctx, value, f"a whole number, {_range(self)}, wanted") from None
+            raise _mistaken(param, ctx, value,
+                            f"a whole number, {_limits_of(self)}, wanted") from None
 
 
 class Number(click.FloatRange):
     """A finite number, with errors as for ``Whole``."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        wanted = f"a number, {_range(self)}, wanted"
+        wanted = f"a number, {_limits_of(self)}, wanted"
         try:
             number = super().convert(value, param, ctx)
         except click.BadParameter:
@@ -56,7 +57,7 @@ class OneOf(click.Choice[str]):
         raise _mistaken(param, ctx, value, one_of(self.choices, value))
 
 
-def _range(kind: Any) -> str:
+def _limits_of(kind: Any) -> str:
     return f"{kind.min} or more" if kind.max is None else f"from {kind.min} to {kind.max}"
 
 

@@ -16,17 +16,17 @@ def announce() -> None:
     """From now on, print one line to stderr the first time this process compiles a kernel."""
     global _announced
     _announced = True
-    listen()
+    watch()
 
 
 def seconds() -> float:
-    """Wall-clock seconds, since ``listen``, in which some thread compiled a kernel or loaded one
+    """Wall-clock seconds, since ``watch``, in which some thread compiled a kernel or loaded one
     from Numba's cache."""
     with _lock:
         return _total + (time.monotonic() - _since if _depth else 0.0)
 
 
-def listen() -> None:
+def watch() -> None:
     """Start to count ``seconds``; further calls do nothing."""
     global _started
     if _started:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from selfplay.common import interrupt
 
@@ -30,6 +32,17 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
 
+class _Live(Progress):
+    """A bar with some lines below it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below)
+
+
 class Bar:
     """Progress of a stage against its total (a time budget in seconds, or a count of games).
 
@@ -47,12 +60,12 @@ class Bar:
         self.part = 0.0
         self.first: tuple[float, float] | None = None  #: done and part at the first look
         self.latest = ""  #: the line that has not been logged yet
-        self.live: Progress | None = None
+        self.live: _Live | None = None
         self.task: TaskID | None = None
 
     def __enter__(self) -> Bar:
         if self.redraws:
-            self.live = Progress(
+            self.live = _Live(
                 TextColumn("[bold]{task.fields[title]}"), BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.fields[elapsed]} ETA {task.fields[eta]}  {task.fields[note]}",
@@ -67,18 +80,20 @@ class Bar:
             say(f"{self.title}{limit}")
         return self
 
-    def at(self, done: float, note: str = "") -> None:
-        """``done`` of the total; ``note`` is the latest figure worth reading.
+    def at(self, done: float, note: str = "", below: str = "") -> None:
+        """``done`` of the total; ``note`` is the latest figure worth reading, ``below`` a table
+        that stands below a live bar.
 
         Raises KeyboardInterrupt if the process has been asked to stop.
         """
-        interrupt.check()
+        interrupt.raise_if_asked()
         now = time.monotonic()
         if self.first is None:
             self.first = (done, self.part)
         eta, share = self._eta(done, now), min(max(done / self.total, self.part), 1.0)
         elapsed = clock_text(done if self.unit == "seconds" else now - self.started)
         if self.live and self.task is not None:
+            self.live.below = below
             self.live.update(self.task, completed=share * self.total, note=note,
                              elapsed=elapsed, eta=eta)
             return

@@ -120,7 +120,7 @@ def in_use(path: Path, option: str) -> Iterator[None]:
 
 #: What reading JSON raises, and asking what was read for a shape that it may not have.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-KINDS = {dict: "an object", list: "a list"}
+KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 AGAIN = "delete it and run the same command again"
 SUM = "crc32"  #: key of a JSON object's own sum
 SUMS = "sums.json"  #: the sums of a folder's files, as a flipped bit leaves numbers that look well
@@ -175,7 +175,7 @@ COUNTED = frozenset(("step", "iteration", "seconds", "flops", "positions", "lear
                      "learn_seconds"))
 
 
-def finite(value: Any) -> float:
+def finite_float(value: Any) -> float:
     """A number as a float. Raises TypeError or ValueError for anything else, NaN and infinities."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{clipped(value)} is no number")
@@ -197,21 +197,21 @@ def read_figures(path: Path, start: Mapping[str, float]) -> dict[str, float]:
     found = read_json(path, dict) if path.exists() else {}
     for key, value in found.items():
         try:
-            if finite(value) < 0:
+            if finite_float(value) < 0:
                 raise ValueError(f"{value} is less than 0")
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: damaged ({clip(str(key), 40)}: {error}); {AGAIN}") from None
     return {**start, **found}
 
 
-def read_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
+def read_figure_rows(path: Path, need: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a JSON list, each with finite numbers under the keys ``need``. Raises UserError
     naming a damaged file."""
     rows = read_json(path, list)
     try:
         for row in rows:
             for key in need:
-                finite(row[key])
+                finite_float(row[key])
     except DAMAGE as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {AGAIN}") from None
     return list(rows)
@@ -290,7 +290,7 @@ def read_history(path: Path, need: Iterable[str] = ()) -> list[dict[str, Any]]:
         try:
             row = dict(parse_json(line))
             for key in {*need, *COUNTED.intersection(row)}:
-                finite(row[key])
+                finite_float(row[key])
             rows.append(row)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "

@@ -3,9 +3,9 @@
 An exception raised by a signal handler can land where Python has nobody to hand it to: in a
 callback from C while Numba loads its cache, say, or in a finalizer. Python then reports it as
 ignored, and the program runs on. So the handler also writes the request down, and loops ask for it
-with ``check``. Stages of a run use ``gently``: there the first signal raises nothing, and the stage
-stops at its next step. Whoever does not ask within PATIENCE seconds is interrupted after all, and a
-second signal ends the process at once.
+with ``raise_if_asked``. Stages of a run use ``gently``: there the first signal raises nothing, and
+the stage stops at its next step. Whoever does not ask within PATIENCE seconds is interrupted after
+all, and a second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Request:
 _request = _Request()
 
 
-def check() -> None:
+def raise_if_asked() -> None:
     """Raise KeyboardInterrupt if the process has been asked to stop."""
     if _request.made:
         _request.heard.set()
@@ -48,8 +48,8 @@ def check() -> None:
 
 @contextmanager
 def gently() -> Iterator[None]:
-    """In this block a first signal interrupts nothing: what runs in it calls ``check`` often. The
-    block itself checks once at its end."""
+    """In this block a first signal interrupts nothing: what runs in it calls ``raise_if_asked``
+    often. The block itself checks once at its end."""
     _request.gentle += 1
     try:
         yield
@@ -58,7 +58,7 @@ def gently() -> Iterator[None]:
         raise
     finally:
         _request.gentle -= 1
-    check()
+    raise_if_asked()
 
 
 @contextmanager

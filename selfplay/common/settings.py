@@ -75,7 +75,7 @@ def set_key(config: C, key: str, value: Any, text: bool = False) -> C:
     none, and for a value that no run could work with.
     """
     kind = _type_of(type(config), key)
-    if text and typing.get_origin(plain(kind)) is tuple:
+    if text and typing.get_origin(plain_type(kind)) is tuple:
         value = [part.strip() for part in value.split(",") if part]
     value = tuple(value) if isinstance(value, list) else value
     try:
@@ -85,7 +85,7 @@ def set_key(config: C, key: str, value: Any, text: bool = False) -> C:
     value = first["input"]
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else (
         value if text else repr(value))
-    raise UserError(f"{key}={clip(shown, SHOWN)}: {_wanted(first, plain(kind))}")
+    raise UserError(f"{key}={clip(shown, SHOWN)}: {_what_is_wanted(first, plain_type(kind))}")
 
 
 def to_dict(config: Settings) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def assignments(
     return words
 
 
-def read(
+def validated(
     kind: type[C], data: Any, where: str, start: Callable[[str], C] | None = None
 ) -> C:
     """Inverse of ``to_dict``; ``start`` makes, of what the run is named by, what ``data`` changes.
@@ -144,7 +144,7 @@ def name_of(kind: type[Settings]) -> str:
 
 
 @functools.cache
-def keys(kind: type[Settings]) -> dict[str, Any]:
+def typed_keys(kind: type[Settings]) -> dict[str, Any]:
     """Every dotted key and its type, limits included."""
     found: dict[str, Any] = {}
     for name, hint in _hints(kind).items():
@@ -158,16 +158,16 @@ def _hints(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def plain(kind: Any) -> Any:
+def plain_type(kind: Any) -> Any:
     """A field's type without its own limits."""
     return kind.__origin__ if typing.get_origin(kind) is Annotated else kind
 
 
 def _type_of(kind: type[Settings], key: str) -> Any:
     """Raises UserError naming the nearest key, or what there is, for a key that is none."""
-    names = list(keys(kind))
+    names = list(typed_keys(kind))
     if key in names:
-        return keys(kind)[key]
+        return typed_keys(kind)[key]
     inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
     if inside:
         raise UserError(f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}")
@@ -185,7 +185,7 @@ def _validator(kind: Any) -> Callable[..., Any]:
     return pydantic.TypeAdapter(kind).validate_python
 
 
-def _wanted(error: Mapping[str, Any], kind: Any) -> str:
+def _what_is_wanted(error: Mapping[str, Any], kind: Any) -> str:
     """What one of pydantic's errors about a value of ``kind`` means for a user."""
     said, value, args = error["type"], error["input"], typing.get_args(kind)
     if said == "value_error":
@@ -197,4 +197,4 @@ def _wanted(error: Mapping[str, Any], kind: Any) -> str:
         return f"{many}values wanted, separated by commas"
     if said == "int_parsing_size" or (said == "float_type" and type(value) is int):
         return "a smaller number wanted"
-    return f"{plain(args[0] if args else kind).__name__} wanted"
+    return f"{plain_type(args[0] if args else kind).__name__} wanted"

@@ -29,14 +29,12 @@ MAX_BATCH = {"cpu": 128, "cuda": 4096}
 #: Rows of one pass in int8; a net is compiled for so many, and the time is theirs however many
 #: are used: the large one where nearly all are, else the small one as often as it takes.
 INT8_ROWS, INT8_FEW = 64, 16
-#: Rows of a thread's part of a call that is spread over threads.
-SPREAD_ROWS = 32
 #: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
 #: compiles a kernel per shape, and some (of 3 rows) are slower than the next larger.
 CPU_MULTIPLE = 16
 
 
-def padded(rows: int) -> int:
+def padded_rows(rows: int) -> int:
     """How many rows a batch of ``rows`` is filled up to on a CPU.
 
     The time grows with it: a game played alone waits for one row, not for 16. The last bits of
@@ -77,14 +75,8 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        net: nn.Module | None,
-        game: Game,
-        device: str = "cpu",
-        dtype: Dtype = "auto",
-        max_batch: int | None = None,
-        cache_mb: float = 0,
-        workers: Workers | None = None,
+        self, net: nn.Module | None, game: Game, device: str = "cpu", dtype: Dtype = "auto",
+        max_batch: int | None = None, cache_mb: float = 0, workers: Workers | None = None,
         calibration: NDArray[Any] | None = None,
     ) -> None:
         kind = torch.device(device).type
@@ -178,30 +170,6 @@ def load_all(
         evaluator.use(run)
 
 
-class Actors:
-    """The weights that play: an evaluator a group of games; new weights go into all at once.
-
-    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
-    """
-
-    def __init__(
-        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
-        cache_mb: float = 0,
-    ) -> None:
-        sizes = group_sizes(games, device)
-        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
-                           for _ in sizes]
-        self.load(net)
-
-    def load(self, net: nn.Module) -> None:
-        """Play by the weights of ``net``."""
-        load_all(self.evaluators, net)
-
-    def figures(self) -> dict[str, float]:
-        """What there is to say of them in a row: nothing."""
-        return {}
-
-
 def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     """Several threads may call it at once."""
     net = placed(net, device, dtype)
@@ -210,7 +178,7 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
     @torch.inference_mode()
     def run(obs: NDArray[Any]) -> Outputs:
         rows = len(obs)
-        size = padded(rows) if on_cpu else rows
+        size = padded_rows(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
         out = net(planes.contiguous(memory_format=torch.channels_last))
@@ -218,29 +186,3 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
                 out.value[:rows].float().tanh().cpu().numpy())
 
     return run
-
-
-def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
-    """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
-    on as many threads as torch is set to use."""
-    if torch.device(device).type != "cpu":
-        return Evaluator(net, game, device)
-    return Evaluator(net, game, device, max_batch=SPREAD_ROWS,
-                     workers=Workers(torch.get_num_threads()))
-
-
-#: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
-#: several cores; to use all of more, there must be more games. On a CPU 64 rows at a time take 5
-#: to 10% longer a row than 128 (6x64 on 9x9, bfloat16).
-GROUP_GAMES = {"cpu": 128, "cuda": 1024}
-
-
-#: Groups at least: on a GPU one is searched while the leaves of another are evaluated.
-FEWEST = {"cpu": 1, "cuda": 2}
-
-
-def group_sizes(games: int, device: str) -> list[int]:
-    """``games`` in as few groups as possible, of nearly the same size."""
-    kind = torch.device(device).type
-    count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
-    return [games // count + (g < games % count) for g in range(count)]

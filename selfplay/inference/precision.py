@@ -24,10 +24,13 @@ from selfplay.common.files import read_json, write_json
 from selfplay.common.threads import torch_alone
 from selfplay.games.base import Game
 from selfplay.inference import openvino
-from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, group_sizes, load_all
+from selfplay.inference.actors import group_sizes
+from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, load_all
 from selfplay.models import has_fast_bfloat16
 
 POSITIONS = 256  #: that dtypes are compared on
+#: Multiplications a position below which int8 is not tried: the search costs more than such a net.
+LEAST_WORK = 2_000_000
 KOMI_SPREAD = 30  #: half points either way
 BURSTS, SECONDS = 3, 0.15  #: of work behind the speed of one
 #: Beyond these a dtype is not trusted. The best move alone says little: near ties change places.
@@ -94,7 +97,7 @@ def agree(
 def candidates(device: str) -> list[Dtype]:
     """The dtypes that may be faster than float32 on this device."""
     found: list[Dtype] = ["bfloat16"] if has_fast_bfloat16(device) else []
-    if device == "cpu" and openvino.has_fast_int8() and openvino.available():
+    if device == "cpu" and openvino.available():
         found.append("int8")
     return found
 
@@ -117,7 +120,7 @@ def trials(
                   agree(outputs["float32"], outputs[dtype])) for dtype in made]
 
 
-def choose(found: list[Trial]) -> Trial:
+def fastest_sound(found: list[Trial]) -> Trial:
     """The fastest that agrees with float32; float32 itself always does.
 
     Raises FloatingPointError where it does not agree with itself.
@@ -129,17 +132,21 @@ def choose(found: list[Trial]) -> Trial:
     return max(good, key=lambda t: t.rate)
 
 
+def work(net: nn.Module, game: Game) -> int:
+    """Multiplications of the net's convolutions for one position."""
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
+    return weights * game.cells
+
+
 def must_have_int8() -> None:
     """Raises UserError where int8 is not available."""
-    if not openvino.has_fast_int8():
-        raise UserError("rl.dtype=int8: this CPU has no VNNI; take --set rl.dtype=auto")
     if not openvino.available():
         raise UserError(f"rl.dtype=int8: {without_openvino('cpu')}, or take --set rl.dtype=auto")
 
 
 def without_openvino(device: str) -> str:
     """What OpenVINO would gain and how to install it; "" where it is installed or of no use."""
-    if device != "cpu" or openvino.available() or not openvino.has_fast_int8():
+    if device != "cpu" or openvino.available():
         return ""
     return f"OpenVINO is not installed ({openvino.GAIN}): {openvino.INSTALL}"
 
@@ -195,7 +202,7 @@ class ActorNets:
         self.said = ""  #: what there is to say of a choice just made
         self.agreement: Agreement | None = None  #: of these weights in int8
         dtype = self._dtype(net, config.dtype, sizes[0], fresh)
-        self.said = self.said or f"self-play in {_plain(device) if dtype == 'auto' else dtype}"
+        self.said = self.said or f"self-play in {_by_torch(device) if dtype == 'auto' else dtype}"
         self._ranges = random_positions(game) if dtype == "int8" else None
         self.evaluators = [Evaluator(None, game, device, dtype,
                                      cache_mb=config.cache_mb / len(sizes)) for _ in sizes]
@@ -212,7 +219,7 @@ class ActorNets:
             expected = Evaluator(net, self.game, dtype="float32").forward(positions)
         self.agreement = agree(expected, self.evaluators[0].run(positions))
         if not self.agreement.good():
-            plain = _plain(self.device)
+            plain = _by_torch(self.device)
             self.said = f"int8 has only {self.agreement}: {plain} from now on"
             self.agreement = None
             write_json(self.note, {"dtype": plain, "left": "int8"})
@@ -235,18 +242,19 @@ class ActorNets:
         if named == "int8":
             return named
         known: list[Dtype] = ["float32", *candidates(self.device)]
-        dtype: Dtype = noted.get("dtype") or _plain(self.device)
+        dtype: Dtype = noted.get("dtype") or _by_torch(self.device)
         if dtype not in known:
-            self.said = f"{dtype} cannot be had here: {_plain(self.device)} from now on"
-            dtype = _plain(self.device)
+            self.said = f"{dtype} cannot be had here: {_by_torch(self.device)} from now on"
+            dtype = _by_torch(self.device)
         measured: list[Trial] = []
-        if fresh and not noted and "int8" in known:
+        choice = fresh and not noted and work(net, self.game) >= LEAST_WORK
+        if choice and "int8" in known:
             measured = trials(net, self.game, self._positions(), known[1:], batch)
-            best = choose(measured)
+            best = fastest_sound(measured)
             dtype = best.dtype
             self.said = (f"self-play in {dtype}, {best.rate / measured[0].rate:.1f} times "
                          f"float32's speed, {best.agreement}")
-        elif fresh and not noted and (advice := without_openvino(self.device)):
+        elif choice and (advice := without_openvino(self.device)):
             self.said = f"self-play in {dtype}; {advice}"
         write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in measured]})
         return dtype
@@ -260,6 +268,6 @@ class ActorNets:
         return found
 
 
-def _plain(device: str) -> Dtype:
+def _by_torch(device: str) -> Dtype:
     """torch's own choice."""
     return "bfloat16" if has_fast_bfloat16(device) else "float32"

@@ -9,7 +9,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfplay.common.errors import UserError
+from selfplay.learn.config import PGConfig
+from selfplay.learn.losses import masked_mean
+from selfplay.learn.rollout import Rollout
+
 EPSILON = 1e-4  #: added to a deviation before it divides
+
+
+def shaped(rollout: Rollout, config: PGConfig) -> Tensor:
+    """float32 [N, T]: the rewards, with those for lengths."""
+    reward, length = rollout.reward.masked_fill(~rollout.mask, 0.0), rollout.mask.sum(1)
+    if config.overlong > 0:
+        late = overlong(length, config.constant_length, config.overlong)
+        reward = reward + on_last_step(late, rollout.mask)
+    if config.length_weight > 0:
+        score = scores(rollout.reward, rollout.mask)
+        short = shorter(length.float(), score, rollout.group)
+        reward = reward + on_last_step(config.length_weight * short, rollout.mask)
+    return reward
+
+
+def estimated(
+    reward: Tensor, penalty: Tensor, value: Tensor | None, rollout: Rollout, config: PGConfig
+) -> Tensor:
+    """float32 [N, T]: advantages of ``rollout`` by ``config.estimator``; reward as ``shaped`` has
+    it, value of the critic.
+
+    penalty: [N, T], the KL's, to come off ``reward``. Where advantages are divided by what varies
+    in a group it comes off behind the division, centred within the group: before it, where all
+    answers are right, however small its weight it would be as large as a right answer.
+    """
+    mask, group = rollout.mask, rollout.group
+    if config.estimator == "gae":
+        assert value is not None
+        return gae(reward - penalty, value, mask, config.gamma, config.lam)
+    if config.estimator in ("return", "mean"):
+        found = returns(reward - penalty, mask, config.gamma)
+        if config.estimator == "mean":
+            found = found - masked_mean(found, mask.float())
+        return found.masked_fill(~mask, 0.0)
+    if config.estimator == "leave_one_out":
+        alike = leave_one_out(scores(reward - penalty, mask), group)
+    else:
+        score = scores(reward, mask)
+        alike = (likelihood_relative(score, group, config.worst)
+                 if config.estimator == "likelihood"
+                 else group_relative(score, group, config.normalise_std))
+        alike = alike - group_relative(scores(penalty, mask), group, False)
+    return alike[:, None] * mask
 
 
 def returns(reward: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
@@ -82,8 +130,14 @@ def signal(score: Tensor, group: Tensor) -> Tensor:
     """bool [groups]: whether the trajectories of a group fared differently, so that there is
     something to learn from it; groups in order of their numbers."""
     place, count, _ = _by_group(score, group)
-    low, high = _range(score, place, count)
+    low, high = _lowest_and_highest(score, place, count)
     return high > low
+
+
+def has_signal(rollout: Rollout) -> Tensor:
+    """bool [N]: whether some trajectory of its group has earned something else."""
+    useful = signal(scores(rollout.reward, rollout.mask), rollout.group)
+    return useful[torch.unique(rollout.group, return_inverse=True)[1]]
 
 
 def whiten(advantage: Tensor, mask: Tensor) -> Tensor:
@@ -106,12 +160,87 @@ def _by_group(score: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     empty = torch.zeros(len(found), dtype=score.dtype, device=score.device)
     count = empty.index_add(0, place, torch.ones_like(score))
     mean = empty.index_add(0, place, score) / count
-    mean = mean.clamp(*_range(score, place, count))
+    mean = mean.clamp(*_lowest_and_highest(score, place, count))
     return place, count, mean[place]
 
 
-def _range(score: Tensor, place: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def _lowest_and_highest(score: Tensor, place: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """(lowest, highest) [groups] score of each group."""
     low = torch.full_like(count, torch.inf).scatter_reduce_(0, place, score, "amin")
     high = torch.full_like(count, -torch.inf).scatter_reduce_(0, place, score, "amax")
     return low, high
+
+
+def likelihood_relative(score: Tensor, group: Tensor, worst: float = 0.0) -> Tensor:
+    """float32 [N]: (score - mean of its group) / (mean of its group + worst): MaxRL (Tajwar et al.
+    2026, arXiv:2602.02710).
+
+    With K right answers among n, rewards of 1 and 0, a right one gets (n - K) / K, a wrong one -1,
+    and a group without a right one 0. In expectation the gradient is that of the log-likelihood's
+    expansion, -sum over k of (1 - p)^k / k, up to k = n - 1. worst: rewards are -worst or more.
+    Raises UserError for one that is less.
+    """
+    if bool((score < -worst - EPSILON).any()):
+        raise UserError(f"pg.worst={worst:g}: there is a reward of {float(score.min()):g}, and "
+                        "pg.estimator=likelihood counts rewards from the worst up; raise it to "
+                        f"{-float(score.min()):.3g} or more")
+    _, _, mean = _by_group(score, group)
+    above = mean + worst
+    return torch.where(above > EPSILON, (score - mean) / above.clamp(min=EPSILON), 0.0)
+
+
+# ---------------------------------------------------------------------------- rewards for lengths
+
+
+def overlong(length: Tensor, longest: int, share: float) -> Tensor:
+    """float [N], from -1 to 0: DAPO's soft punishment (Yu et al. 2025, arXiv:2503.14476, eq. 13).
+
+    0 up to (1 - share) longest steps, from there down in a line to -1 at ``longest``. Raises
+    ValueError for a ``longest`` of 0 (``config.sized``).
+    """
+    if longest < 1:
+        raise ValueError(f"constant_length {longest}: as many steps as a trajectory has at most "
+                         "wanted")
+    room = share * longest
+    return ((longest - room - length) / room).clamp(-1.0, 0.0)
+
+
+def shorter(length: Tensor, score: Tensor, group: Tensor) -> Tensor:
+    """float [N], from -0.5 to 0.5: Kimi k1.5's length reward (2501.12599, sec. 2.3.3).
+
+    0.5 - (length - shortest) / (longest - shortest) of the group; where ``score`` is not above 0,
+    an answer that is not right, at most 0. All 0 in a group of one length.
+    """
+    place, count, _ = _by_group(length, group)
+    low, high = (bound[place] for bound in _lowest_and_highest(length, place, count))
+    found = 0.5 - (length - low) / (high - low).clamp(min=1)
+    found = torch.where(score > 0, found, found.clamp(max=0.0))
+    return torch.where(high > low, found, 0.0)
+
+
+def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
+    """float32 [N, T]: score [N] on the last real step of each trajectory, 0 elsewhere."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).amax(1)
+    return (steps == last[:, None]) * score.float()[:, None]
+
+
+# ------------------------------------------------------------ samplers that are not the policy
+
+
+def sampler_weights(
+    logp: Tensor, sampled: Tensor, mask: Tensor, kind: str, most: float
+) -> Tensor:
+    """[N, T]: what a step counts whose log-probability is ``logp`` for the policy that learns and
+    ``sampled`` for what wrote it, [N, T] both.
+
+    truncate: p / p_sampler of the step, at most ``most`` (truncated importance sampling: Yao et al.
+    2025, fengyao.notion.site/off-policy-rl). mask: p / p_sampler of the whole trajectory, and 0
+    where that is above ``most`` (masked importance sampling: Liu et al. 2025, When Speed Kills
+    Stability).
+    """
+    change = torch.where(mask, logp - sampled, 0.0)
+    if kind == "truncate":
+        return change.exp().clamp(max=most)
+    whole = change.sum(1, keepdim=True).exp()
+    return torch.where(whole <= most, whole, 0.0).expand_as(change)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import (
-    finite,
+    finite_float,
     must_be_as_saved,
     parse_json,
     read_file,
@@ -209,12 +209,12 @@ def meta_file(path: Path) -> Path:
 
 def read_meta(path: Path) -> dict[str, Any]:
     """``meta.json`` of a checkpoint; UserError naming the file if it is missing or damaged."""
-    meta = _meta(path)
+    meta = _read_meta(path)
     must_be_as_saved(path, [META])
     return meta
 
 
-def _meta(path: Path) -> dict[str, Any]:
+def _read_meta(path: Path) -> dict[str, Any]:
     file = meta_file(path)
     if not file.is_file():
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
@@ -224,7 +224,7 @@ def _meta(path: Path) -> dict[str, Any]:
     if not all(isinstance(meta.get(key), kind) for key, kind in kinds.items()):
         raise _damaged(file, "no step, no net or no compute in it")
     try:
-        list(map(finite, meta["compute"].values()))
+        list(map(finite_float, meta["compute"].values()))
     except (TypeError, ValueError) as error:
         raise _damaged(file, f"its compute: {error}") from None
     if meta["step"] < 0 or isinstance(meta["step"], bool):
@@ -244,7 +244,7 @@ def load_net(
     then that of the net on this game's board.
     Raises UserError for another game's checkpoint and for one that is missing or damaged.
     """
-    meta = _meta(path)
+    meta = _read_meta(path)
     if game is not None:
         meta = _meta_for(path, meta, game)
     weights = path if path.suffix == packaged.SUFFIX else path / WEIGHTS

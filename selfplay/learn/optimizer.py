@@ -3,7 +3,8 @@
 The loss is handed in. On a CPU a batch may go in parts, a thread and a replica of the net each; as
 in data-parallel training a part's BatchNorms see that part alone, and the running statistics are
 the mean over parts. Gradients are added in the order of the parts, so that the weights do not
-depend on the number of threads, to the last bit.
+depend on the number of threads, to the last bit. A net too large for that many gradients
+(APART_BYTES) goes through its parts one by one with all of torch's threads and adds up one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.threads import Workers, replica, torch_alone
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+APART_BYTES = 64 << 20  #: of a gradient, up to which every part of a batch has one of its own
 
 #: (net, a part of a batch) -> (scalar to descend, scalars to watch). Of both the sum over the parts
 #: is the batch's.
@@ -38,7 +40,10 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 1.0  #: largest norm of the gradient
     warmup: int = 0  #: steps over which the rate rises from 0
-    cosine: int = 0  #: step at which the rate has come down to a tenth; 0 leaves it
+    decay: str = "cosine"  #: or linear
+    decay_steps: int = 0  #: step at which the rate has come down to a tenth; 0 leaves it
+    times: tuple[tuple[str, float], ...] = ()
+    #: (beginning of parameters' names, what their rate is multiplied by)
     ema_decay: float | None = None
     #: of a second set of weights that acts, a step; 0: they are the weights; None: there is none
     fused: bool = True
@@ -60,14 +65,16 @@ class Trainer:
     ) -> None:
         self.net, self.loss, self.config, self.parts = net, loss, config, parts
         self.mode, self.called = mode, called
-        self.steps = 0
+        self.steps = self.forgot = 0  #: so far; of them before ``forget``
         self.learning_rate = config.learning_rate  #: before warm-up and schedule; may be set
         self.named = {n: p for n, p in net.named_parameters() if p.requires_grad}
-        self._optimizer = _adamw(list(self.named.values()), config)
+        self._optimizer = _adamw(self.named, config)
         self._average: _Average | None = None
         if config.ema_decay is not None:
             self._average = _Average(net, config.ema_decay)
-        self._apart = parts is not None and torch.device(device).type == "cpu"
+        size = 4 * sum(p.numel() for p in self.named.values())
+        self._apart = parts is not None and torch.device(device).type == "cpu" and (
+            mode is True or size <= APART_BYTES)
         self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
 
@@ -116,7 +123,7 @@ class Trainer:
                                                   foreach=True))
             self.must_be_sound("gradient", norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = self.rate()
+                group["lr"] = self.rate() * group["times"]
             self._optimizer.step()
             self.steps += 1
             if self._average is not None:
@@ -126,13 +133,19 @@ class Trainer:
     def rate(self) -> float:
         """The learning rate of the next step."""
         rate = self.learning_rate * min(1.0, (self.steps + 1) / max(self.config.warmup, 1))
-        if self.config.cosine:
-            done = min(self.steps / self.config.cosine, 1.0)
-            rate *= 0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2
+        if self.config.decay_steps:
+            done = min(self.steps / self.config.decay_steps, 1.0)
+            left = (1 + math.cos(math.pi * done)) / 2 if self.config.decay == "cosine" else 1 - done
+            rate *= 0.1 + 0.9 * left
         return rate
 
+    def forget(self) -> None:
+        """Let the optimizer begin anew: without moments, as at the first step."""
+        self._optimizer.state.clear()
+        self.forgot = self.steps
+
     def _threads(self) -> Any:
-        return nullcontext() if self.parts is None else torch_alone()
+        return torch_alone() if self._apart else nullcontext()
 
     def _part(self, job: tuple[_Replica, Any]) -> dict[str, Tensor]:
         one, part = job
@@ -170,13 +183,14 @@ class Trainer:
         for name, parameter in self.named.items():
             state = self._optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": state[key] for key in MOMENTS if key in state}
-        return tensors, {"steps": self.steps, "learning_rate": self.learning_rate}
+        return tensors, {"steps": self.steps, "learning_rate": self.learning_rate,
+                         "forgot": self.forgot}
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on exactly where ``state`` was taken. Raises UserError if it is another net's."""
         try:
             self._load_weights(tensors)
-            self.steps = int(numbers["steps"])
+            self.steps, self.forgot = int(numbers["steps"]), int(numbers.get("forgot", 0))
             self.learning_rate = float(numbers["learning_rate"])
             for name, parameter in self.named.items() if self.steps else ():
                 self._load_moments(parameter, [tensors.get(f"{key}.{name}") for key in MOMENTS])
@@ -207,7 +221,7 @@ class Trainer:
             # in the parameter's memory layout, which AdamW's kernel relies on
             state[key] = torch.zeros_like(parameter, requires_grad=False)
             state[key].copy_(moment)
-        state["step"] = torch.tensor(float(self.steps),
+        state["step"] = torch.tensor(float(self.steps - self.forgot),
                                      device=parameter.device if self.config.fused else "cpu")
 
 
@@ -282,11 +296,15 @@ def _mean_buffers(replicas: list[_Replica]) -> None:
         torch._foreach_div_(total, len(replicas))
 
 
-def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+def _adamw(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
     rest = config.weight_decay if config.decay_all else 0.0
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, p in named.items():
+        times = next((x for start, x in config.times if name.startswith(start)), 1.0)
+        groups.setdefault((times, p.ndim > 1), []).append(p)
     return torch.optim.AdamW(
-        [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": rest}],
+        [{"params": some, "times": times, "weight_decay": config.weight_decay if matrix else rest}
+         for (times, matrix), some in groups.items()],
         lr=config.learning_rate, betas=config.betas, fused=config.fused or None)
 
 

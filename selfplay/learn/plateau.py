@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from selfplay.learn.config import PlateauConfig
+from selfplay.learn.plateau_config import PlateauConfig
 
 DROP = 0.3  #: factor of one rate drop
 LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import Breakdown
 from selfplay.learn import advantages
-from selfplay.learn.config import PGConfig
+from selfplay.learn.config import INFINITE, PGConfig
 from selfplay.learn.config import algorithm as named
-from selfplay.learn.losses import masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.rollout import Evaluated, Policy, Rollout
 
+FAR = 20.0  #: nats beyond which k3 grows no more
+CRITIC = "value"  #: what the names of a critic's own parameters begin with
+STEP_SHARE = 10.0  #: times ``max_kl`` that a step's divergence counts for, at most
 #: Parts of a minibatch at least, and steps of a part (padding included) at most.
 PARTS, PART_STEPS = {"cpu": 4, "cuda": 1}, {"cpu": 8192, "cuda": 1 << 17}
 
@@ -57,7 +59,7 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
 
     k1: -r, unbiased, may be negative. k2: r^2 / 2. k3: e^r - 1 - r, unbiased and not negative.
     As losses: the gradient of k2 is that of the KL (of k3 that of KL(ref || p)); k1's is 0 in the
-    mean, so that it is good for a reward only.
+    mean, so that it is good for a reward only. In k3 e^r ends at e^FAR, which a float still holds.
     """
     return _KL[kind](ref_logp - logp)
 
@@ -65,7 +67,7 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
 _KL: dict[str, Callable[[Tensor], Tensor]] = {
     "k1": lambda r: -r,
     "k2": lambda r: r.square() / 2,
-    "k3": lambda r: torch.expm1(r) - r,
+    "k3": lambda r: torch.expm1(r.clamp(max=FAR)) - r,
 }
 
 
@@ -111,7 +113,22 @@ def clipped_surrogate(
     return loss, cut
 
 
-def value_loss(value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 0.0) -> Tensor:
+def clipped_weight(
+    ratio: Tensor, logp: Tensor, advantage: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """(loss [...], bool [...] where the weight has been clipped).
+
+    -clip(ratio, 1 - clip_low, 1 + clip_high) A log p, the weight without a gradient, so that every
+    step keeps one: CISPO (MiniMax-M1, 2506.13585, eq. 4 and 5).
+    """
+    weight = ratio.detach()
+    bounded = weight.clamp(1 - clip_low, 1 + clip_high)
+    return -bounded * advantage * logp, bounded != weight
+
+
+def clipped_value_loss(
+    value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 0.0
+) -> Tensor:
     """[...]: (V - R)^2 / 2; with ``clip`` the larger of that and of the same after V has been held
     within ``clip`` of its old value (Schulman's PPO code; Engstrom et al. 2020, 2005.12729)."""
     loss = (value - returns).square()
@@ -124,46 +141,34 @@ def value_loss(value: Tensor, value_old: Tensor, returns: Tensor, clip: float = 
 def columns(rollout: Rollout, config: PGConfig, kl_weight: float) -> LossColumns:
     """Advantages and all else that stays fixed while a rollout is learnt from.
 
-    Raises ValueError where ``config`` wants a critic or a reference and the rollout has none.
+    Raises ValueError where ``config`` wants a critic, a reference or a sampler's log-probabilities
+    and the rollout has none.
     """
-    mask, reward = rollout.mask, rollout.reward.masked_fill(~rollout.mask, 0.0)
-    ref = _wanted(rollout.ref_logp, config.kl_weight > 0, "ref_logp")
-    value = _wanted(rollout.value, config.estimator == "gae" or config.value_weight > 0, "value")
+    mask, reward = rollout.mask, advantages.shaped(rollout, config)
+    ref = _column_if(rollout.ref_logp, config.kl_weight > 0, "ref_logp")
+    value = _column_if(rollout.value, config.estimator == "gae" or config.value_weight > 0, "value")
+    sampled = _column_if(rollout.sampled, config.mismatch != "ignore", "sampled")
+    penalty = torch.zeros_like(reward)
     if ref is not None and config.kl_in == "reward":
-        reward = reward - kl_weight * torch.where(
-            mask, kl_estimate(rollout.logp, ref, config.kl_estimator), 0.0)
-    advantage = _advantage(reward, value, rollout, config)
+        penalty = kl_weight * torch.where(
+            mask, kl_estimate(rollout.logp, ref, config.kl_kind), 0.0)
+    advantage = advantages.estimated(reward, penalty, value, rollout, config)
     returns = None if value is None else (
         advantage + value if config.estimator == "gae"
-        else advantages.returns(reward, mask, config.gamma))
+        else advantages.returns(reward - penalty, mask, config.gamma))
     if config.whiten:
         advantage = advantages.whiten(advantage, mask)
+    if sampled is not None:  # not below 0, so that it weighs the loss of a step
+        advantage = advantage * advantages.sampler_weights(
+            rollout.logp, sampled, mask, config.mismatch, config.mismatch_most)
     return LossColumns(mask, rollout.logp, advantage, value, returns, ref,
                    torch.zeros_like(reward), torch.zeros_like(reward))
 
 
-def _wanted(column: Tensor | None, wanted: bool, name: str) -> Tensor | None:
+def _column_if(column: Tensor | None, wanted: bool, name: str) -> Tensor | None:
     if wanted and column is None:
         raise ValueError(f"these settings want {name} in the rollout")
     return column if wanted else None
-
-
-def _advantage(
-    reward: Tensor, value: Tensor | None, rollout: Rollout, config: PGConfig
-) -> Tensor:
-    mask = rollout.mask
-    if config.estimator == "gae":
-        assert value is not None
-        return advantages.gae(reward, value, mask, config.gamma, config.lam)
-    if config.estimator in ("return", "mean"):
-        found = advantages.returns(reward, mask, config.gamma)
-        if config.estimator == "mean":
-            found = found - masked_mean(found, mask.float())
-        return found.masked_fill(~mask, 0.0)
-    score = advantages.scores(reward, mask)
-    alike = (advantages.leave_one_out(score, rollout.group) if config.estimator == "leave_one_out"
-             else advantages.group_relative(score, rollout.group, config.normalise_std))
-    return alike[:, None] * mask
 
 
 def weighted(batch: LossColumns, config: PGConfig) -> LossColumns:
@@ -185,7 +190,9 @@ def objective(
     """
     mask = batch.mask
     ratio = importance_ratio(now.logp, batch.logp_old, mask, config.ratio)
-    steps, cut = clipped_surrogate(ratio, batch.advantage, config.clip_low, config.clip_high)
+    clips = config.clip_low, config.clip_high
+    steps, cut = clipped_surrogate(ratio, batch.advantage, *clips) if config.bounds == "step" else (
+        clipped_weight(ratio, torch.where(mask, now.logp, 0.0), batch.advantage, *clips))
     parts = {"policy_loss": (steps * batch.weight).sum(),
              "entropy": _total(now.entropy, batch)}
     loss = parts["policy_loss"]
@@ -194,23 +201,37 @@ def objective(
     if batch.ref_logp is not None:
         if config.kl_in == "loss":
             penalty = torch.where(
-                mask, kl_estimate(now.logp, batch.ref_logp, config.kl_estimator), 0.0)
+                mask, kl_estimate(now.logp, batch.ref_logp, config.kl_kind), 0.0)
             loss = loss + kl_weight * (penalty * batch.weight).sum()
-        parts["ref_kl"] = _total(kl_estimate(now.logp.detach(), batch.ref_logp), batch)
+        far = kl_estimate(now.logp.detach(), batch.ref_logp)
+        parts |= {"ref_kl": _total(far, batch), "ref_drift": _drift(far, batch, config.max_kl)}
     if config.value_weight > 0:
         if now.value is None or batch.value_old is None or batch.returns is None:
             raise ValueError("these settings want a critic, and the policy has none")
-        error = value_loss(now.value, batch.value_old, batch.returns, config.value_clip)
+        error = clipped_value_loss(now.value, batch.value_old, batch.returns, config.value_clip)
         parts["value_loss"] = _total(error, batch)
         parts["value_error"] = _total((now.value.detach() - batch.returns).square(), batch)
         loss = loss + config.value_weight * parts["value_loss"]
     parts["clip_fraction"] = _total(cut.float(), batch)
-    parts["sample_kl"] = _total(kl_estimate(batch.logp_old, now.logp.detach(), "k3"), batch)
+    moved = kl_estimate(batch.logp_old, now.logp.detach())
+    parts |= {"sample_kl": _total(moved, batch),
+              "sample_drift": _drift(moved, batch, config.max_kl)}
     return loss, {"loss": loss.detach(), **{key: part.detach() for key, part in parts.items()}}
 
 
 def _total(values: Tensor, batch: LossColumns) -> Tensor:
     return (torch.where(batch.mask, values, 0.0) * batch.share).sum()
+
+
+def _drift(kl: Tensor, batch: LossColumns, most: float) -> Tensor:
+    """Scalar: the mean of ``kl`` [N, T] over real steps, as far as it may end a run: no step counts
+    for more than STEP_SHARE times ``most``, nor adds more than half of it to the mean.
+
+    A token that the reference finds 10 nats likelier has a k3 of 22,000, one among a thousand like
+    the reference's a mean of 22; a policy that has gone astray has many such.
+    """
+    bound = min(most, INFINITE) * (STEP_SHARE * batch.share).clamp(max=0.5)
+    return torch.minimum(torch.where(batch.mask, kl, 0.0) * batch.share, bound).sum()
 
 
 def adapted(kl_weight: float, kl: float, config: PGConfig, trajectories: int) -> float:
@@ -241,8 +262,12 @@ class PolicyOptimizer:
         self.kl_weight = config.kl_weight
         self.trainer = Trainer(
             policy.net, self._loss,
-            OptimizerConfig(config.learning_rate, config.weight_decay, decay_all=True,
-                            grad_clip=config.grad_clip),
+            OptimizerConfig(
+                config.learning_rate, config.weight_decay, decay_all=True,
+                grad_clip=config.grad_clip, warmup=config.warmup,
+                decay=config.decay, decay_steps=config.decay_steps,
+                times=((CRITIC, config.critic_rate / config.learning_rate),)
+                if config.critic_rate else ()),
             device=device, parts=self._parts, called="policy update")
 
     @property
@@ -254,15 +279,21 @@ class PolicyOptimizer:
         """Learn from ``rollout`` as ``config`` says; minibatches are drawn from ``rng``.
 
         Returns the means over minibatches of ``objective``'s figures, grad_norm, kl_weight,
-        updates (optimizer steps made: fewer than asked for after ``stop_kl``),
-        explained_variance (of returns, by the critic that played, where there is one).
+        updates (optimizer steps made: fewer than asked for after ``stop_kl``, none where
+        ``signal_only`` leaves nothing), explained_variance (of returns, by the critic that played,
+        where there is one).
         Raises Breakdown if the loss or its gradient is not finite or a divergence is above
         ``max_kl``; the weights are then those of the last good step.
         """
+        if self.config.signal_only:
+            rollout = rollout.rows(advantages.has_signal(rollout))
+            if not len(rollout):
+                return {"kl_weight": self.kl_weight, "updates": 0.0}
         fixed = columns(rollout, self.config, self.kl_weight)
         seen: list[dict[str, float]] = []
         for rows in self._minibatches(len(rollout), rng):
             found = self._step(rollout.rows(rows), fixed, rows)
+            found = {key: value for key, value in found.items() if not key.endswith("_drift")}
             seen.append(found)
             if 0 < self.config.stop_kl < found["sample_kl"]:
                 break
@@ -297,16 +328,18 @@ class PolicyOptimizer:
 
     def _parts(self, batch: _Minibatch) -> list[_Minibatch]:
         found = []
-        for rows in parts_of(batch.rollout.mask, PARTS[self.kind], PART_STEPS[self.kind]):
+        most = self.config.part_steps or PART_STEPS[self.kind]
+        for rows in parts_of(batch.rollout.mask, PARTS[self.kind], most):
             some = batch.rollout.rows(rows)
             found.append(_Minibatch(some, batch.columns.rows(rows, some.mask.shape[1])))
         return found
 
     def _must_be_sound(self, figures: dict[str, float]) -> None:
         self.trainer.must_be_sound("loss", figures["loss"])
-        for key in ("sample_kl", "ref_kl"):
-            if key in figures:
-                self.trainer.must_be_sound(f"divergence {key}", figures[key], self.config.max_kl)
+        for key in ("sample", "ref"):
+            if f"{key}_drift" in figures:
+                self.trainer.must_be_sound(
+                    f"divergence {key}_kl", figures[f"{key}_drift"], self.config.max_kl)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON types): what training depends on beside its rollouts (``Trainer.state``),

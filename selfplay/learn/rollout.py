@@ -47,6 +47,8 @@ class Rollout:
     action int64, mask bool, logp float32, reward float32: [N, T]; logp is the sampling policy's.
     group: int64 [N], trajectories from the same prompt or opening have the same number.
     value, ref_logp: float32 [N, T], the critic's and the reference policy's view at that time.
+    sampled: float32 [N, T], log-probabilities for what wrote the actions, where ``logp`` is of the
+    policy in the learner's arithmetic.
     """
 
     inputs: dict[str, Tensor]
@@ -57,6 +59,7 @@ class Rollout:
     group: Tensor
     value: Tensor | None = None
     ref_logp: Tensor | None = None
+    sampled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.group)
@@ -77,7 +80,7 @@ class Rollout:
 
 
 #: Tensors [N, T] of a rollout, and those of them that some rollouts do without.
-COLUMNS, OPTIONAL = ("action", "mask", "logp", "reward"), ("value", "ref_logp")
+COLUMNS, OPTIONAL = ("action", "mask", "logp", "reward"), ("value", "ref_logp", "sampled")
 
 
 def joined(parts: Sequence[Rollout], *, left: bool = False, renumber: bool = False) -> Rollout:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
-from selfplay.learn.config import ALGORITHMS, PGConfig, PlateauConfig, algorithm
+from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
+from selfplay.learn.plateau_config import PlateauConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class DPOConfig(PlateauConfig):
+    """Learning from preferences without RL (Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    beta: Positive = 0.1  #: the KL weight that the preferences are taken to come from (eq. 7)
+    batch_size: Count = 64  #: pairs a step
+    learning_rate: Positive = 2e-4  #: of AdamW, at the start
+    evaluate_every: Count = 20  #: steps between two looks at the held-out pairs and questions
+    drops: Whole = 0  #: drops (each to 0.3 of the rate) before the curve counts as flat
+    warmup: Whole = 20  #: steps over which the rate rises from 0
+    grad_clip: Positive = 1.0  #: largest norm of the gradient
+    looked_at: Count = 128  #: held-out questions answered at a look
+
+
+@dataclass(frozen=True)
 class RLHFConfig:
     """How a policy learns from a reward model, and how far it may go."""
 
@@ -79,33 +94,38 @@ class RLHFConfig:
         KL target is in nats a token. Only the budget ends the run, so ``max_kl`` is infinite."""
         target = self.kl_budget / 2 / max(length, 1.0) if self.adapt else 0.0
         return replace(
-            algorithm(self.algorithm), kl_in="reward", kl_estimator="k1", kl_weight=self.kl_weight,
-            kl_target=target, kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
+            algorithm(self.algorithm), kl_in="reward", kl_weight=self.kl_weight, kl_target=target,
+            kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
             epochs=self.epochs, minibatches=self.minibatches, learning_rate=self.learning_rate,
             entropy_weight=self.entropy_weight)
 
 
-Recipe = Literal["sft", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
+Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
+                 "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
     "sft": {"sft": 0.9, "eval": 0.1},
+    "rl": {"rl": 0.95, "eval": 0.05},
     "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
     "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
     "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
+    "dpo": {"sft": 0.35, "dpo": 0.6, "eval": 0.05},
     "rlhf": {"sft": 0.35, "rm": 0.2, "rlhf": 0.4, "eval": 0.05},
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
-#: What differs for texts, by algorithm: an update of PPO is many optimizer steps.
-BY_ALGORITHM: dict[str, dict[str, Any]] = {"ppo": {"learning_rate": 2e-4}}
+#: What differs for texts, by algorithm: an update of these is many optimizer steps.
+BY_ALGORITHM: dict[str, dict[str, Any]] = {
+    name: {"learning_rate": 2e-4} for name in ("ppo", "dapo", "cispo")}
+DYNAMIC = ("dapo", "cispo")  #: ask other prompts in place of those without a signal
 
 #: Learning rates for a model that was given and has learnt before, where all its weights learn.
 GIVEN = {"sft.learning_rate": 1e-5, "pg.learning_rate": 1e-6, "rlhf.learning_rate": 1e-6,
-         "rm.learning_rate": 1e-5}
+         "rm.learning_rate": 1e-5, "dpo.learning_rate": 1e-6}
 ADAPTERS = 10.0  #: times that rate for adapters (Schulman et al. 2025, LoRA Without Regret)
 
 
@@ -114,8 +134,21 @@ class TaskConfig:
     """How the task asks, and what its demonstrations are like."""
 
     style: str = "auto"
-    #: short (tersely, for models that learn characters), marked, answer (in words; the format of
-    #: the completion); auto: short for the embedded model where the task can, else answer
+    #: short (tersely, for models that learn characters), marked, answer, boxed, number, plain (in
+    #: words; the format of the completion); auto: short for the embedded model where the task can,
+    #: what a task of one's own names, else answer
+    instruction: str = ""  #: put behind each question in place of the style's own words
+    find: str = ""  #: a regular expression or path.py:NAME that finds a completion's answer
+    system: str = ""  #: a system prompt before each question
+    template: tuple[str, ...] = ()  #: key=value for the chat template: enable_thinking=false
+    prompt: str = ""  #: the column with the question [prompt, question or the like]
+    answer: str = ""  #: the column with the answer [answer, target or the like]
+    demonstration: str = ""  #: the column with the way there [demonstration or the like]
+    answer_in: str = ""
+    #: where in its column the answer stands: a style (marked for GSM8K), a regular expression or
+    #: path.py:NAME; what comes before it is the demonstration. Empty: the column is the answer
+    checker: str = "exact"  #: exact, number, of rows that name none
+    test: str = ""  #: held-out questions: a file, or a split of the data set; empty: a tenth
     wrong: Share = 0.0  #: share of the demonstrations' steps that are wrong
     slips: Literal["any", "carry"] = "any"
     #: where they are wrong: anywhere, or where a ten is carried (chain_sum), which at a share above
@@ -123,6 +156,35 @@ class TaskConfig:
     guessed: Share = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
     held_out: Count = 512  #: questions held out for measuring, at most
+
+
+MOST = 1e6  #: size of a reward
+Earned = Annotated[float, Limit(lambda value: abs(value) <= MOST, "at most 1e6 in size")]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Reward functions of one's own, in processes of their own."""
+
+    functions: tuple[str, ...] = ()  #: path.py:NAME of each, beside those of the task
+    weights: tuple[str, ...] = ()  #: NAME=WEIGHT of parts; of one that is not named it is 1
+    seconds: Positive = 10.0  #: that a call may take
+    workers: Count = 2  #: processes, each with a share of the completions
+    failed: Earned = 0.0
+    #: reward of a completion that a function failed to judge
+    most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Conversations with an environment of one's own."""
+
+    turns: Count = 8  #: of the model in a conversation, at most
+    tokens: Count = 1024  #: of a conversation behind its first messages, at most
+    seconds: Positive = 10.0  #: that the environment may take for an answer
+    workers: Count = 2  #: processes, each with a share of the conversations
+    failed: Earned = 0.0  #: reward of a conversation in which the environment failed
+    most_failed: Share = 0.5  #: share of a batch that may fail; above it the run stops
 
 
 @dataclass(frozen=True)
@@ -141,6 +203,7 @@ class SampleConfig:
     temperature: Amount = 1.0  #: of the softmax; 0 takes the best token
     top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
+    stop: tuple[str, ...] = ()  #: texts that end a completion, and belong to it; \n is a line's end
     engine: Literal["auto", "torch", "vllm"] = "auto"
     #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
     #: installed, the run is on a GPU and the model was given with --model, else torch
@@ -165,7 +228,8 @@ class TextSFTConfig(PlateauConfig):
 class TextRLConfig:
     """What a step asks, and when a run is measured; how it learns is in PGConfig."""
 
-    algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    algorithm: Literal["reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo",
+                       "maxrl"] = "grpo"
     #: chosen by --algo, which sets pg accordingly
     prompts: Count = 32  #: prompts a step
     group: Count = 16  #: completions a prompt
@@ -209,6 +273,17 @@ class TextEvalConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """How a model that was given with --model is held while it learns from rewards."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: of matrix products and of weights that do not learn; those that learn stay in float32
+    checkpointing: bool = False
+    #: compute a layer again for the gradient in place of keeping what is in it (Chen et al. 2016,
+    #: arXiv:1604.06174): less memory, a third more work
+
+
+@dataclass(frozen=True)
 class TextConfig:
     """A whole run; written to ``config.json`` of its folder at the start."""
 
@@ -224,14 +299,18 @@ class TextConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     sft: TextSFTConfig = field(default_factory=TextSFTConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     rl: TextRLConfig = field(default_factory=TextRLConfig)
     pg: PGConfig = field(default_factory=lambda: of_algorithm("grpo"))
     own: OwnAnswersConfig = field(default_factory=OwnAnswersConfig)
     gold: GoldConfig = field(default_factory=GoldConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     rm: RewardConfig = field(default_factory=RewardConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def of_algorithm(name: str) -> PGConfig:
@@ -246,7 +325,9 @@ def with_algorithm(config: TextConfig, name: str) -> TextConfig:
     if name == config.rl.algorithm:
         return config
     if name in ALGORITHMS:
-        config = replace(config, pg=of_algorithm(name))
+        plain = TextRLConfig.no_signal
+        config = replace(config, pg=of_algorithm(name), rl=replace(
+            config.rl, no_signal="resample" if name in DYNAMIC else plain))
         if config.model:
             config = with_rate(config, "pg.learning_rate", config.lora.rank > 0)
     return set_key(config, "rl.algorithm", name)
@@ -294,6 +375,15 @@ def must_not_contradict(config: TextConfig) -> None:
                         "--recipe grpo")
     if config.lora.rank and not config.model:
         raise UserError("lora.rank: adapters need a model that has learnt; give --model")
+    if config.memory != MemoryConfig() and not config.model:
+        raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
+                        "--model; the embedded one needs neither")
+    if config.recipe == "rl" and not config.model:
+        raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
+                        "take --recipe grpo, which teaches the embedded model first")
+    if config.task.startswith("env:") and config.recipe != "rl":
+        raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
+                        "learnt by --recipe rl alone, with --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
     rlhf = config.rlhf
@@ -302,7 +392,8 @@ def must_not_contradict(config: TextConfig) -> None:
                         "above 0")
     if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
         raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
-    if Path(config.task).suffix == ".jsonl" and (config.data.wrong or config.data.slips != "any"):
+    made_here = not re.search(r"\.(py:|jsonl?$|parquet$)|^hf:", config.task)
+    if not made_here and (config.data.wrong or config.data.slips != "any"):
         raise UserError(f"{config.task}: data.wrong and data.slips change demonstrations that are "
                         "made here, not those of a file; leave them out")
 
@@ -321,5 +412,6 @@ def fixed(config: TextConfig) -> TextConfig:
                                        for key in ("engine", "memory", "dtype")})
     return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
                    eval=plain.eval, sample=sample,
+                   judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

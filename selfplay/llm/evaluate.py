@@ -1,31 +1,20 @@
-"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k.
-
-And over-optimisation: how the proxy reward and the gold reward, which is the truth, change with the
-divergence from the reference. This is Goodhart's law as Gao, Schulman and Hilton (2023,
-arXiv:2210.10760) measure it: learning raises the proxy, and beyond some divergence the gold reward
-falls while the proxy goes on rising. Axes: n held-out prompts, m completions of each.
-"""
+"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
-from selfplay.common.stats import Z95, wilson
+from selfplay.common.stats import wilson
 from selfplay.llm.generate import Generator, Sampling
-from selfplay.llm.models import completion_texts, render
-from selfplay.llm.rewards import Example, answer_of, parsed_number, reward
+from selfplay.llm.models import completion_texts, prompt_of
+from selfplay.llm.policy import Completions, judged_parts
+from selfplay.llm.rewards import Example, answer_of, parsed_number
 
 AT_ONCE = 1024  #: completions sampled side by side
-BINS = 10  #: of the calibration
 
 
 @dataclass(frozen=True)
@@ -52,20 +41,40 @@ def answers(
     sampling: Sampling, seed: int,
 ) -> Answers:
     """Answer each example ``group`` times and judge the answers."""
-    texts: list[list[str]] = []
-    parts: list[list[dict[str, float]]] = []
-    tokens, size = 0, max(AT_ONCE // group, 1)
+    most = sampling.max_new_tokens
+    return answers_within(generator, tokenizer, examples, group, sampling, seed, (most,))[most]
+
+
+def answers_within(
+    generator: Generator, tokenizer: Any, examples: Sequence[Example], group: int,
+    sampling: Sampling, seed: int, budgets: Sequence[int],
+) -> dict[int, Answers]:
+    """``answers`` as each budget of tokens cuts them off: a completion with fewer tokens is the
+    beginning of the one with more, so that all are written once."""
+    if examples and examples[0].world is not None:
+        world = examples[0].world
+        return {most: world.answers(generator, tokenizer, examples, group,
+                                    replace(sampling, max_new_tokens=most), seed)
+                for most in budgets}
+    sampling = replace(sampling, max_new_tokens=max(budgets))
+    found = {most: Answers(list(examples), [], [], 0.0) for most in budgets}
+    tokens, size = dict.fromkeys(budgets, 0), max(AT_ONCE // group, 1)
     for start in range(0, len(examples), size):
         some = examples[start:start + size]
-        samples = generator([render(tokenizer, e.prompt) for e in some], group, sampling, seed)
-        found = completion_texts(tokenizer, samples.action, samples.mask, samples.ended)
-        ended = samples.ended.tolist()
-        tokens += int(samples.mask.sum())
-        for i, example in enumerate(some):
-            rows = range(i * group, (i + 1) * group)
-            texts.append([found[r] for r in rows])
-            parts.append([reward(found[r], example, ended[r]) for r in rows])
-    return Answers(list(examples), texts, parts, tokens / max(len(examples) * group, 1))
+        samples = generator([prompt_of(tokenizer, e) for e in some], group, sampling, seed)
+        for most, whole in found.items():
+            mask = samples.mask[:, :most]
+            ended = samples.ended & (samples.mask.sum(1) <= most)
+            texts = completion_texts(tokenizer, samples.action[:, :most], mask, ended,
+                                     sampling.stop)
+            tokens[most] += int(mask.sum())
+            judged = judged_parts(Completions(texts, ended.tolist()),
+                                  [e for e in some for _ in range(group)])
+            for first in range(0, len(texts), group):
+                whole.texts.append(texts[first:first + group])
+                whole.parts.append(judged[first:first + group])
+    count = max(len(examples) * group, 1)
+    return {most: replace(whole, tokens=tokens[most] / count) for most, whole in found.items()}
 
 
 def greedy_and_sampled(
@@ -123,9 +132,13 @@ def evaluate_model(
     ks: Sequence[int], seed: int,
 ) -> dict[str, Any]:
     """greedy and sampled: ``accuracy``'s figures; pass and majority: k -> rate."""
-    count = max(ks)
-    best, sampled = greedy_and_sampled(generator, tokenizer, examples, count, sampling, seed)
-    right = sampled.right()
+    best, sampled = greedy_and_sampled(generator, tokenizer, examples, max(ks), sampling, seed)
+    return evaluation_of(best, sampled, ks)
+
+
+def evaluation_of(best: Answers, sampled: Answers, ks: Sequence[int]) -> dict[str, Any]:
+    """The figures of ``evaluate_model``, of a best answer and max(ks) sampled ones to each."""
+    right, count = sampled.right(), max(ks)
     return {"greedy": accuracy(best), "sampled": accuracy(sampled),
             "pass": {str(k): sum(pass_at(k, c, count) for c in right) / len(right) for k in ks},
             "majority": {str(k): majority_at(k, sampled) for k in ks}}
@@ -147,96 +160,3 @@ def evaluation_table(result: dict[str, Any]) -> str:
 def _vote(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)
-
-
-# -------------------------------------------------------------------- reward models and the truth
-
-
-def judged(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
-    """How well rewards [M] of chosen and [M] of rejected completions tell them apart.
-
-    loss: mean Bradley-Terry loss; accuracy, with its 95% interval low and high (a tie is half
-    right); calibration_error: expected |confidence - accuracy| over BINS bins of the confidence
-    sigmoid(|margin|) (Guo et al. 2017, arXiv:1706.04599, eq. 3); calibration: (mean confidence,
-    accuracy, pairs) of each bin that has any; pairs; margin: the mean difference.
-    """
-    margin = (chosen - rejected).double().cpu().numpy()
-    right = (margin > 0) + 0.5 * (margin == 0)
-    confidence = 1 / (1 + np.exp(-np.abs(margin)))
-    place = np.minimum((2 * (confidence - 0.5) * BINS).astype(int), BINS - 1)
-    rows = [[float(confidence[place == k].mean()), float(right[place == k].mean()),
-             int((place == k).sum())] for k in range(BINS) if (place == k).any()]
-    low, high = wilson(float(right.mean()), len(margin))
-    return {"loss": float(np.logaddexp(0, -margin).mean()), "accuracy": float(right.mean()),
-            "low": low, "high": high, "pairs": len(margin), "margin": float(margin.mean()),
-            "calibration_error": sum(n * abs(c - a) for c, a, n in rows) / len(margin),
-            "calibration": rows}
-
-
-class Looked(NamedTuple):
-    """What completions are worth, float64 [n, m]."""
-
-    proxy: NDArray[np.float64]
-    gold: NDArray[np.float64]
-    kl: NDArray[np.float64]  #: log p - log reference of a completion, nats
-    length: NDArray[np.float64]  #: tokens
-    ended: NDArray[np.float64]  #: 0 where the limit cut it off
-
-
-def figures(looked: Looked) -> dict[str, float]:
-    """Means, and for proxy and gold their 95% intervals over prompts; kl in nats a completion."""
-    row: dict[str, float] = {}
-    for name in ("proxy", "gold"):
-        row |= _with_interval(name, getattr(looked, name))
-    kl = float(looked.kl.mean())
-    return {**row, "kl": kl, "kl_root": math.sqrt(max(kl, 0.0)),
-            "length": float(looked.length.mean()), "ended": float(looked.ended.mean()),
-            "held_prompts": looked.gold.shape[0], "held_samples": looked.gold.shape[1]}
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """(mean, low, high) of values [n, m]: normal 95% interval of the mean over prompts, whose
-    completions are not independent of each other."""
-    means = values.mean(1)
-    half = Z95 * float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
-    return float(means.mean()), float(means.mean()) - half, float(means.mean()) + half
-
-
-def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), interval(values), strict=True))
-
-
-def best_of_n(looked: Looked) -> list[dict[str, float]]:
-    """Proxy and gold of the sample with the best proxy among k, for k = 1, 2, 4, ... up to m.
-
-    Unbiased from m samples: that of rank r from below is the best of k drawn without replacement
-    with probability C(r - 1, k - 1) / C(m, k) (Nakano et al. 2021, arXiv:2112.09332).
-    kl: log k - (k - 1) / k nats (Stiennon et al. 2020, arXiv:2009.01325), an upper bound.
-    """
-    order = np.argsort(looked.proxy, 1, kind="stable")
-    ranked = {name: np.take_along_axis(getattr(looked, name), order, 1)
-              for name in ("proxy", "gold")}
-    count, rows = order.shape[1], []
-    for k in (2**i for i in range(count.bit_length())):
-        chance = np.array([math.comb(r, k - 1) / math.comb(count, k) for r in range(count)])
-        kl = math.log(k) - (k - 1) / k
-        row: dict[str, float] = {"n": k, "kl": kl, "kl_root": math.sqrt(kl)}
-        for name, values in ranked.items():
-            row |= _with_interval(name, (values @ chance)[:, None])
-        rows.append(row)
-    return rows
-
-
-def turn(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Where the gold reward is best, and how much of it is lost by the end of ``rows`` (by step).
-
-    gain: best - first; loss: best - last, both of gold; loss_low, loss_high: the loss's 95%
-    interval, with the two looks taken as independent; proxy_rise: the last proxy - that at the
-    best; kl: of the best.
-    """
-    best, last = max(rows, key=lambda row: row["gold"]), rows[-1]
-    half = math.hypot(best["gold_high"] - best["gold"], last["gold_high"] - last["gold"])
-    loss = best["gold"] - last["gold"]
-    return {"step": best["step"], "kl": best["kl"], "gold": best["gold"],
-            "gain": best["gold"] - rows[0]["gold"], "loss": loss, "loss_low": loss - half,
-            "loss_high": loss + half, "proxy_rise": last["proxy"] - best["proxy"]}

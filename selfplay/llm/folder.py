@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
-from selfplay.common.settings import read, to_dict
+from selfplay.common.settings import to_dict, validated
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
@@ -30,28 +30,29 @@ from selfplay.llm.config import (
     fixed,
     must_not_contradict,
 )
+from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.judges.functions import Judge
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import (
-    POSITIONS,
     Lora,
-    character_tokenizer,
     load_model,
     load_tokenizer,
     must_be_a_model,
+    prompt_of,
     reference_of,
     render,
     save_model,
-    shape_of,
 )
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.preferences.pairs import read_pairs
+from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
     FIRST,
     RewardedTask,
     RewardLearner,
-    RLHFLearner,
     Show,
     TextLearner,
-    best_row,
     groups_must_fit,
 )
 from selfplay.llm.tasks import SHORT, Lines, Task, make_task
@@ -77,7 +78,7 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     """
     path = folder / "config.json"
     if path.exists():
-        return read(TextConfig, read_json(path), str(path))
+        return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
                         "another name")
@@ -91,7 +92,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     the run that is there.
     """
     must_not_contradict(config)
-    if config.recipe not in ("sft", *AGAINST_A_MODEL):
+    if config.recipe not in ("sft", "dpo", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
     shape_of(config.own.net, "own.net")  # rather a mistake found now than after RL
@@ -107,7 +108,18 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
         must_be_a_model(config.model)
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
-    return TextRun(folder, config, task_of(config))
+    task = task_of(config)
+    if stored is None:  # rather a mistake found now than after SFT
+        must_start(task)
+    return TextRun(folder, config, task)
+
+
+def must_start(task: Task) -> None:
+    """Raises UserError where code of the user's own, which judges or answers, cannot be used."""
+    if isinstance(task.judge, Judge):
+        task.judge.start()
+    if isinstance(task, Episodes):
+        task.world.start()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -120,14 +132,16 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
 def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
     right."""
-    style = config.data.style
+    if config.task.startswith("env:"):
+        return episodes(config)
+    style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT
-        style = "short" if terse else "answer"
+        style = "short" if terse else "full"
     if guessed:
-        return make_task(config.task, style=style, seed=config.seed, guessed=guessed)
-    return make_task(config.task, style=style, seed=config.seed, wrong=config.data.wrong,
-                     slips=config.data.slips)
+        wrong, slips = 0.0, "any"
+    return make_task(config.task, style=style, seed=config.seed, wrong=wrong, slips=slips,
+                     guessed=guessed, data=config.data, judge=config.judge)
 
 
 def fit_to_model(run: TextRun) -> TextRun:
@@ -141,7 +155,9 @@ def fit_to_model(run: TextRun) -> TextRun:
         tokenizer, most = character_tokenizer(), POSITIONS
     if most is None:
         return run
-    return replace(run, task=fitting(run.task, lambda text: len(render(tokenizer, text)),
+    first = run.task.batch(0, 1)[0]
+    more = len(prompt_of(tokenizer, first)) - len(render(tokenizer, first.prompt))
+    return replace(run, task=fitting(run.task, lambda text: more + len(render(tokenizer, text)),
                                      most - config.sample.max_new_tokens))
 
 
@@ -170,7 +186,9 @@ def lora_of(config: TextConfig) -> Lora | None:
 
 
 def sampling_of(config: TextConfig) -> Sampling:
-    return Sampling(config.sample.temperature, config.sample.top_p, config.sample.max_new_tokens)
+    sample = config.sample
+    return Sampling(sample.temperature, sample.top_p, sample.max_new_tokens,
+                    tuple(text.replace("\\n", "\n") for text in sample.stop))
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -240,16 +258,16 @@ def no_engine(model: nn.Module, tokenizer: Any) -> None:
 def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
-    first_batch: int = FIRST, engine: Engine = no_engine,
+    first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
     lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
     """
-    newest = checkpoint.newest(folder)
+    newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
-    model = model.to(device).eval()
+    model = memory.held(model.to(device).eval())
     reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
@@ -264,7 +282,7 @@ def open_learner(
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
-    learner.history = kept.history
+    learner.history, learner.policy.memory = kept.history, memory
     learner.policy.generator = engine(model, tokenizer)
     return learner, kept
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.llm.models import padded_tokens
+from selfplay.llm.models import padded_tokens, stopped
 from selfplay.models.transformer import Decoder, TensorCache, Transformer, positions_of
 
 COMPACT = 8  #: rows leave the batch once one in so many has ended
@@ -37,6 +37,7 @@ class Sampling:
     temperature: float = 1.0  #: 0 takes the best token
     top_p: float = 1.0  #: sample from the fewest best tokens of this mass (Holtzman et al. 2020)
     max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()  #: texts that end a completion, of which they are part
 
 
 class Samples(NamedTuple):
@@ -47,7 +48,7 @@ class Samples(NamedTuple):
     action: Tensor  #: int64 [N, T], T the longest completion; the pad token behind the end
     mask: Tensor  #: bool [N, T], sampled tokens, the end token included
     logp: Tensor  #: float32 [N, T], 0 outside the mask
-    ended: Tensor  #: bool [N], False where ``max_new_tokens`` cut it
+    ended: Tensor  #: bool [N], False where ``max_new_tokens`` cut it off
 
 
 class Generator(Protocol):
@@ -71,13 +72,14 @@ class TorchGenerator:
     model: nn.Module
     ends: tuple[int, ...]
     pad: int
+    tokenizer: Any = None  #: reads what has been written, for ``Sampling.stop``
 
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
         tokens, mask = padded_tokens(prompts, self.pad, left=True)
         return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
-                                  self.pad)
+                                  self.pad, self.tokenizer)
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""
@@ -86,7 +88,7 @@ class TorchGenerator:
 @torch.no_grad()
 def sample_completions(
     model: Any, prompt: Tensor, prompt_mask: Tensor, group: int, sampling: Sampling, seed: int,
-    ends: Sequence[int], pad: int,
+    ends: Sequence[int], pad: int, tokenizer: Any = None,
 ) -> Samples:
     """Answer prompt int64 [n, P] (left-padded, mask bool [n, P]) ``group`` times a row.
 
@@ -101,6 +103,7 @@ def sample_completions(
     action = torch.full((count, room), pad, dtype=torch.int64, device=device)
     logp = torch.zeros((count, room), device=device)
     mask = torch.zeros((count, room), dtype=torch.bool, device=device)
+    by_text = torch.zeros(count, dtype=torch.bool, device=device)
     uniform = None
     if sampling.temperature > 0:
         keys = completion_keys(prompt, prompt_mask, group, seed)
@@ -122,6 +125,10 @@ def sample_completions(
             logp[rows, t] = torch.where(alive, token_logp, 0.0)
             mask[rows, t] = alive
             alive = alive & ~torch.isin(token, end_ids)
+            if sampling.stop:
+                at_stop = ends_with_stop(tokenizer, action[rows, :t + 1], sampling.stop)
+                by_text[rows] |= alive & at_stop
+                alive = alive & ~at_stop
             left = int(alive.sum())
             if not left or t + 1 == room:
                 break
@@ -133,9 +140,16 @@ def sample_completions(
     finally:
         model.train(was_training)
     longest = max(int(mask.sum(1).max()), 1)
-    ended = torch.isin(torch.where(mask, action, -1), end_ids).any(1)
+    ended = torch.isin(torch.where(mask, action, -1), end_ids).any(1) | by_text
     return Samples(prompt, prompt_mask, action[:, :longest], mask[:, :longest],
                    logp[:, :longest], ended)
+
+
+def ends_with_stop(tokenizer: Any, action: Tensor, stop: Sequence[str]) -> Tensor:
+    """bool [B]: whether one of the texts ``stop`` stands at the end of tokens int64 [B, T]."""
+    longest = max(len(text.encode()) for text in stop) + 1  # a token has a byte at least
+    texts = tokenizer.batch_decode(action[:, -longest:].tolist(), skip_special_tokens=False)
+    return torch.tensor([stopped(text, stop) for text in texts], device=action.device)
 
 
 def sample_tokens(

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,22 +22,15 @@ from torch import Tensor, nn
 
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved
-from selfplay.models import seeded
-from selfplay.models.transformer import Backbone, Transformer, TransformerConfig, config_of
+from selfplay.llm.rewards import Example
+from selfplay.models.transformer import Backbone, Transformer, config_of
 
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-HEAD = 32  #: width of an attention head of the embedded model
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
 MODEL = "model.safetensors"  #: weights of the embedded model
 #: Files of a checkpoint that say where an adapter's model is, for a user to mend, or that training
 #: goes on from.
 NOT_LOADED = {"adapter_config.json", "train.json", "train.safetensors"}
 OPENED = "<think>"  #: what some templates end a prompt with
-POSITIONS = 1024  #: tokens that the embedded model can see
-#: A conversation for the embedded model is one turn: the question and a line's end.
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '\\n' }}"
-
-_PLAIN = "".join(map(chr, range(32, 127))) + "\n"
 
 
 @dataclass(frozen=True)
@@ -114,49 +107,6 @@ def bare_backbone(config: dict[str, Any]) -> nn.Module:
     return Backbone(embedded) if embedded else AutoModel.from_config(described)
 
 
-def character_tokenizer(texts: Iterable[str] = ()) -> Any:
-    """A tokenizer with a token for each character: printable ASCII, the line's end, and all other
-    characters of ``texts``."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    more = sorted({char for text in texts for char in text} - set(_PLAIN))
-    words = [PAD, EOS, UNKNOWN, *_PLAIN, *more]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN,
-        chat_template=TEMPLATE, padding_side="left", model_max_length=POSITIONS,
-        clean_up_tokenization_spaces=False)
-
-
-def shape_of(dial: str, name: str = "net") -> tuple[int, int]:
-    """(layers, width) of the setting ``name``, such as "3x96". Raises UserError for other texts."""
-    found = re.fullmatch(r"(\d{1,3})x(\d{1,5})", dial)
-    layers, width = (int(part) for part in found.groups()) if found else (0, 0)
-    if not layers or not width or width % HEAD:
-        raise UserError(f"{name}={dial}: LAYERSxWIDTH wanted, the width a multiple of {HEAD}, "
-                        "for example 3x96")
-    return layers, width
-
-
-def small_model(dial: str, tokenizer: Any, seed: int) -> Transformer:
-    """The embedded model of size ``dial`` "LAYERSxWIDTH", such as "3x96", with random weights.
-
-    Raises UserError for another dial.
-    """
-    layers, width = shape_of(dial)
-    config = TransformerConfig(
-        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
-        intermediate_size=-(-8 * width // 3 // 32) * 32, num_attention_heads=width // HEAD,
-        max_position_embeddings=POSITIONS, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, initializer_range=width**-0.5 / 2)
-    made = seeded(seed, lambda: Transformer(config))
-    assert isinstance(made, Transformer)
-    return made
-
-
 def must_be_a_model(name: str) -> None:
     """Raises UserError where ``name`` is neither a folder with a model in safetensors nor a hub id
     that can be reached. No weights are loaded."""
@@ -177,7 +127,7 @@ def load_model(name: str | Path, lora: Lora | None = None) -> tuple[Any, Any]:
     """(causal language model, its tokenizer) from a folder or a hub id: float32, on the CPU.
 
     Where the folder holds an adapter (``adapter_config.json``), the model under it is loaded as
-    well, from the absolute path in that file. lora: new adapters for a model without any. Raises
+    well, from the path in that file. lora: new adapters for a model without any. Raises
     UserError where there is no model, no safetensors file, or no network.
     """
     from transformers.utils.logging import disable_progress_bar
@@ -224,12 +174,14 @@ def must_attend(config: Any, name: str) -> None:
 
 
 def base_of(name: str) -> str:
-    """The folder or hub id of the model under an adapter; ``name`` where there is no adapter."""
+    """The folder or hub id of the model under an adapter, which may name it by the path from its
+    own folder; ``name`` where there is no adapter."""
     from peft import PeftConfig
 
     if not _is_adapter(name):
         return name
-    return str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    under = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    return str((Path(name) / under).resolve()) if under.startswith(".") else under
 
 
 def adapt(model: nn.Module, lora: Lora) -> nn.Module:
@@ -264,13 +216,32 @@ def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
 
 def render(tokenizer: Any, question: str) -> list[int]:
     """Tokens of a prompt: the tokenizer's chat template, or the question and a line's end."""
+    return chat_tokens(tokenizer, [{"role": "user", "content": question}])
+
+
+def prompt_of(tokenizer: Any, example: Example) -> list[int]:
+    """``render`` of an example, with all of its messages."""
+    messages = example.messages or [{"role": "user", "content": example.prompt}]
+    return chat_tokens(tokenizer, messages, example.template)
+
+
+def chat_tokens(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]],
+    template: Mapping[str, Any] = MappingProxyType({}),
+) -> list[int]:
+    """``render`` of messages. Raises UserError where the chat template refuses them."""
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": question}],
-                                             add_generation_prompt=True, tokenize=False)
+        try:
+            text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True,
+                                                 tokenize=False, **template)
+        except Exception as error:  # a template's own words
+            raise UserError(f"the model's chat template refuses the messages "
+                            f"({clip(str(error), 160)}); change --set data.system or data.template"
+                            ) from None
         if text.rstrip().endswith(OPENED):  # in all formats the model opens it
             text = text[: text.rindex(OPENED)]
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(question + "\n")["input_ids"])
+    return list(tokenizer("".join(f"{m['content']}\n" for m in messages))["input_ids"])
 
 
 def written(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -297,12 +268,22 @@ def complete(tokenizer: Any, text: str) -> list[int]:
 
 
 def completion_texts(
-    tokenizer: Any, action: Tensor, mask: Tensor, ended: Tensor
+    tokenizer: Any, action: Tensor, mask: Tensor, ended: Tensor, stop: Sequence[str] = ()
 ) -> list[str]:
     """N completions as text, without their end tokens. action: int64 [N, T]; mask: bool [N, T],
-    real tokens; ended: bool [N], whether the last real token is an end token."""
-    lengths = (mask.sum(1) - ended.long()).tolist()
-    return written(tokenizer, [row[:n] for row, n in zip(action.tolist(), lengths, strict=True)])
+    real tokens; ended: bool [N], whether the last real token is an end token, or the last of one
+    of the texts ``stop``, which stay."""
+    rows = [row[:n] for row, n in zip(action.tolist(), mask.sum(1).tolist(), strict=True)]
+    texts = written(tokenizer, rows) if stop else [""] * len(rows)
+    by_token = [end and not stopped(text, stop)
+                for end, text in zip(ended.tolist(), texts, strict=True)]
+    return written(tokenizer, [row[:len(row) - end]
+                               for row, end in zip(rows, by_token, strict=True)])
+
+
+def stopped(text: str, stop: Sequence[str]) -> bool:
+    """Whether one of the texts ``stop`` stands in it."""
+    return any(one in text for one in stop)
 
 
 def padded_tokens(

@@ -22,11 +22,13 @@ from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
 from selfplay.learn.rollout import Acted, Evaluated, Rollout, joined
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
+from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
 from selfplay.llm.models import (
     completion_texts,
     copy_of,
     padded_tokens,
-    render,
+    prompt_of,
+    stopped,
     trimmed,
     without_adapters,
 )
@@ -95,7 +97,8 @@ class TextPolicy:
     """A language model as a policy; ``group`` completions a prompt.
 
     generator: writes the completions in torch's place, with weights that ``refresh`` hands over.
-    Its log-probabilities are in its arithmetic, not in the policy's.
+    Its log-probabilities are in its arithmetic, not in the policy's. memory: in what arithmetic the
+    policy computes, and what it holds for the gradient.
     """
 
     net: Net
@@ -104,12 +107,16 @@ class TextPolicy:
     sampling: Sampling = field(default_factory=Sampling)
     group: int = 1
     generator: Generator | None = None
+    memory: Memory = field(default_factory=Memory)
+    tokenizer: Any = None  #: wanted by ``Sampling.stop``
 
     def act(self, batch: Prompts) -> Acted:
         """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
-        write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad)
+        write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad,
+                                                 self.tokenizer)
         prompts = [row[seen].tolist() for row, seen in zip(batch.tokens, batch.mask, strict=True)]
-        samples = write(prompts, self.group, self.sampling, batch.seed)
+        with self.memory.arithmetic(self.net.policy):
+            samples = write(prompts, self.group, self.sampling, batch.seed)
         device = next(self.net.parameters()).device
         return Acted(*(column.to(device) for column in
                        (samples.action, samples.logp, samples.mask)))
@@ -131,27 +138,42 @@ class TextPolicy:
 
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
-        policy, count = self.net.policy, rollout.action.shape[1]
-        if isinstance(policy, Transformer):
-            logits = policy.logits(policy.model.hidden_states(_shared(rollout)))
-        else:
-            tokens, mask, positions = _whole_texts(rollout)
-            logits = policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
-                            use_cache=False, logits_to_keep=count).logits
-        logits = logits.float() / (self.sampling.temperature or 1.0)
-        logp = gather_logp(logits, rollout.action).masked_fill(~rollout.mask, 0.0)
-        spread = entropy(logits).masked_fill(~rollout.mask, 0.0)
+        with self.memory.at_work(self.net.policy):
+            logp, spread = self._of_tokens(rollout)
         value = None if self.net.value is None else self.values(rollout)
-        return Evaluated(logp, spread, value)
+        return Evaluated(logp.masked_fill(~rollout.mask, 0.0),
+                         spread.masked_fill(~rollout.mask, 0.0), value)
+
+    def _of_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(log-probabilities, entropies), [N, T]. Where all logits would be many, only a few are
+        held at a time."""
+        policy, count = self.net.policy, rollout.action.shape[1]
+        temperature, head = self.sampling.temperature or 1.0, many_logits(policy, rollout.action)
+        shared = isinstance(policy, Transformer)
+        inputs = {} if shared else dict(zip(
+            ("input_ids", "attention_mask", "position_ids"), _whole_texts(rollout), strict=True))
+        if head is None:
+            logits = (policy.logits(policy.model.hidden_states(_shared(rollout))) if shared else
+                      policy(**inputs, use_cache=False, logits_to_keep=count).logits)
+            logits = logits.float() / temperature
+            return gather_logp(logits, rollout.action), entropy(logits)
+        hidden = (policy.model.hidden_states(_shared(rollout)) if shared else
+                  hidden_states(policy, **inputs)[:, -count:])
+        found = head_logp(hidden[rollout.mask], head.weight, rollout.action[rollout.mask],
+                          bias=head.bias, temperature=temperature)
+        none = torch.zeros(rollout.mask.shape, device=hidden.device)
+        logp, spread = (none.masked_scatter(rollout.mask, part) for part in found)
+        return logp, spread
 
     def values(self, rollout: Rollout) -> Tensor:
         """The value of ``evaluate`` alone; for a net with a critic."""
         critic = self.net.value
         assert critic is not None
-        if isinstance(critic.backbone, Backbone):
-            found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
-        else:
-            found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
+        with self.memory.at_work(critic.backbone):
+            if isinstance(critic.backbone, Backbone):
+                found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
+            else:
+                found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
         return found.masked_fill(~rollout.mask, 0.0)
 
 
@@ -164,7 +186,9 @@ def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
     which nothing follows."""
     prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
-    mask = torch.cat([prompt_mask, rollout.mask], 1)[:, :-1]
+    # what stands between two steps of a trajectory has been read, though it was not written
+    seen = rollout.mask.int().flip(1).cummax(1).values.flip(1).bool()
+    mask = torch.cat([prompt_mask, seen], 1)[:, :-1]
     return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
 
 
@@ -204,10 +228,24 @@ class SampledBatch:
 
 
 def verifier(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """The parts of ``rewards.reward``."""
+    """The parts of ``judged_parts``."""
+    rows = judged_parts(completions, examples)
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def judged_parts(
+    completions: Completions, examples: Sequence[Example]
+) -> list[dict[str, float]]:
+    """The parts of ``rewards.reward``, and what the examples' own judges say."""
     rows = [parts_of(text, example, ended)
             for text, ended, example in zip(*completions, examples, strict=True)]
-    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+    for judge in dict.fromkeys(e.judge for e in examples if e.judge is not None):
+        mine = [i for i, example in enumerate(examples) if example.judge is judge]
+        found = judge([completions.texts[i] for i in mine], [examples[i] for i in mine],
+                      [rows[i] for i in mine])
+        for i, more in zip(mine, found, strict=True):
+            rows[i] |= more
+    return rows
 
 
 def sample_batch(
@@ -216,19 +254,23 @@ def sample_batch(
 ) -> SampledBatch:
     """Answer each of ``examples`` ``policy.group`` times and judge the answers.
 
-    The reward, the weighted sum of the parts named in ``weights``, stands on the last token.
+    The reward, the weighted sum of the parts named in ``weights``, stands on the last token. Where
+    examples are starts of conversations, their environment answers and gives the rewards instead.
     """
-    rows = [render(tokenizer, e.prompt) for e in examples]
+    if examples[0].world is not None:
+        talks: SampledBatch = examples[0].world.sample(policy, tokenizer, examples, seed)
+        return talks
+    rows = [prompt_of(tokenizer, e) for e in examples]
     tokens, mask = padded_tokens(rows, policy.pad, left=True)
     prompts = Prompts(tokens, mask, seed)
     acted = policy.act(prompts)
     answered = [e for e in examples for _ in range(policy.group)]
-    completions = completions_of(tokenizer, acted, policy.ends)
+    completions = completions_of(tokenizer, acted, policy.ends, policy.sampling.stop)
     parts = reward(completions, answered)
     score = weighed(parts, weights).to(acted.logp.device)
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
     rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
-                      on_last_step(score, acted.mask), group)
+                      advantages.on_last_step(score, acted.mask), group)
     return SampledBatch(answered, completions, parts, rollout)
 
 
@@ -241,12 +283,15 @@ def weighed(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
     return torch.stack([weight * parts[name].float() for name, weight in weights.items()]).sum(0)
 
 
-def completions_of(tokenizer: Any, acted: Acted, ends: Sequence[int]) -> Completions:
+def completions_of(
+    tokenizer: Any, acted: Acted, ends: Sequence[int], stop: Sequence[str] = ()
+) -> Completions:
     """What was written, as text."""
     last = torch.where(acted.mask, acted.action, -1)
     ended = torch.isin(last, torch.tensor(list(ends), device=last.device)).any(1)
-    return Completions(completion_texts(tokenizer, acted.action, acted.mask, ended),
-                       ended.tolist())
+    texts = completion_texts(tokenizer, acted.action, acted.mask, ended)
+    return Completions(texts, [end or stopped(text, stop)
+                               for end, text in zip(ended.tolist(), texts, strict=True)])
 
 
 def gold_of(weights: Mapping[str, float], reward: Reward = verifier) -> Judge:
@@ -254,19 +299,9 @@ def gold_of(weights: Mapping[str, float], reward: Reward = verifier) -> Judge:
     return lambda completions, examples: weighed(reward(completions, examples), weights)
 
 
-def on_last_step(score: Tensor, mask: Tensor) -> Tensor:
-    """float32 [N, T]: score [N] on the last real step of each trajectory, 0 elsewhere."""
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, steps, -1).amax(1)
-    return (steps == last[:, None]) * score.float()[:, None]
-
-
 def with_signal(batch: SampledBatch) -> SampledBatch | None:
     """The groups whose completions have different rewards; None if there are none."""
-    rollout = batch.rollout
-    useful = advantages.signal(advantages.scores(rollout.reward, rollout.mask), rollout.group)
-    _, place = torch.unique(rollout.group, return_inverse=True)
-    kept = useful[place].nonzero()[:, 0]
+    kept = advantages.has_signal(batch.rollout).nonzero()[:, 0]
     return batch.rows(kept) if len(kept) else None
 
 
@@ -287,12 +322,14 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
     log-probabilities of the model ``reference``, where there is one.
 
-    Where a generator other than torch wrote the completions, the log-probabilities are replaced by
-    those in ``policy``'s arithmetic, so that ratios to them begin at exactly 1.
+    Where a generator other than torch wrote the completions, or in bfloat16, where rounding depends
+    on the batch, the log-probabilities are replaced by those of ``policy`` as it learns, so that
+    ratios to them begin at exactly 1; what they were is then in ``sampled``.
     """
-    if policy.generator is not None:
+    if policy.generator is not None or policy.memory.dtype != "float32":
         alone = replace(policy, net=Net(policy.net.policy))
-        rollout = replace(rollout, logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
+        rollout = replace(rollout, sampled=rollout.logp,
+                          logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
     if policy.net.value is not None:
         rollout = replace(rollout, value=_in_parts(rollout, policy.values))
     if reference is not None:

@@ -1,6 +1,7 @@
 """What a completion is worth: pure functions of (completion, example), exact and never raising.
 
-The answer of a completion is defined by its ``Format``: what stands behind the one marker. Where
+The answer of a completion is defined by its ``Format``: what its ``find`` finds, or what stands
+behind the one marker. Where
 there is no marker, more than one, or nothing behind it, there is no answer, and nothing is right:
 neither luck nor hedging ("5 or 6") is rewarded. A completion that the limit of tokens cut off has
 an answer only where the format closes answers (</answer>) and the closing mark was reached: an
@@ -15,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol
 
 LONGEST = 10_000  #: characters of an answer that is looked at
@@ -30,6 +32,29 @@ class Format:
     close: str = ""  #: and behind it; nothing: the completion's end
     chain: tuple[str, str] = ("", "")  #: around the chain of thought
     instruction: str = ""  #: appended to the question
+    find: Callable[[str], str | None] | None = None  #: the answer, in place of the marker's rule
+
+
+def boxed(completion: str) -> str | None:
+    """What stands in \\boxed{...}, whose braces are balanced; None where two differ."""
+    found = set()
+    for part in completion.split(r"\boxed{")[1:]:
+        depth = 1
+        for place, char in enumerate(part):
+            depth += (char == "{") - (char == "}")
+            if depth == 0:
+                found.add(part[:place].strip())
+                break
+        else:
+            return None
+    return found.pop() if len(found) == 1 else None
+
+
+def last_number(completion: str) -> str | None:
+    """The last number, without the sentence's full stop. Of several the last is taken: hedging
+    pays."""
+    found = re.findall(r"[+-]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?", completion, re.ASCII)
+    return found[-1].rstrip(",") if found else None
 
 
 #: "short" is for models that learn characters; "answer" is DeepSeek-R1's format.
@@ -40,7 +65,17 @@ FORMATS = {f.name: f for f in (
     Format("answer", open="<answer>", close="</answer>", chain=("<think>", "</think>"),
            instruction="Think step by step between <think> and </think>, then give the answer "
            "alone between <answer> and </answer>."),
+    Format("boxed", open="\\boxed{", close="}", find=boxed,
+           instruction="Think step by step, then put the answer alone in \\boxed{}."),
+    Format("number", open="", find=last_number,
+           instruction="Think step by step, then end with the answer, a number."),
+    Format("plain", open="", find=str),
 )}
+
+
+#: (completions, the examples that they answer, their parts so far) -> more parts of each: "earned",
+#: what it is worth altogether, and any others; they replace parts of the same name.
+Judging = Callable[[list[str], list["Example"], list[dict[str, float]]], list[dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,10 @@ class Example:
     demonstration: str | None = None  #: a completion to learn from
     format: Format = FORMATS["short"]
     score: Callable[[str], float] | None = None  #: of "reasoning-gym", of an answer
+    messages: tuple[Mapping[str, str], ...] = ()  #: what is asked, if more than the prompt
+    template: Mapping[str, Any] = field(default_factory=dict)  #: arguments of the chat template
+    world: Any = None  #: the environment (``envs.talks.World``) that this is a start of
+    judge: Judging | None = None  #: what says more than the checker, of many completions at once
 
 
 class Questions(Protocol):
@@ -76,17 +115,22 @@ def answer_of(completion: str, form: Format, ended: bool = True) -> str | None:
 
     ended: False for a completion that the limit of tokens has cut off.
     """
+    if not ended and not form.close:
+        return None
+    found = (form.find or partial(_marked, form))(completion)
+    found = (found or "").strip()
+    return found if 0 < len(found) <= LONGEST else None
+
+
+def _marked(form: Format, completion: str) -> str | None:
+    """What stands behind the one marker, and before what closes it, where the format closes it."""
     if completion.count(form.open.strip()) != 1 or form.open not in completion:
         return None
     found = completion.partition(form.open)[2]
-    if form.close:
-        found, close, behind = found.partition(form.close)
-        if not close or behind.strip():
-            return None
-    elif not ended:
-        return None
-    found = found.strip()
-    return found if 0 < len(found) <= LONGEST else None
+    if not form.close:
+        return found
+    found, close, behind = found.partition(form.close)
+    return found if close and not behind.strip() else None
 
 
 def reward(completion: str, example: Example, ended: bool = True) -> dict[str, float]:

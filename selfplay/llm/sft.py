@@ -29,7 +29,8 @@ from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, render
+from selfplay.llm.memory import head_logp, hidden_states, many_logits
+from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.tasks import demonstration
 from selfplay.llm.vllm import generator_of
@@ -81,7 +82,7 @@ def sequences_of(
 ) -> Sequences:
     """The prompts of examples with what to learn behind them (``completion_to_learn``). on:
     "completion" or "text", see ``TextSFTConfig``."""
-    rows = [(render(tokenizer, e.prompt), complete(tokenizer, completion_to_learn(e)))
+    rows = [(prompt_of(tokenizer, e), complete(tokenizer, completion_to_learn(e)))
             for e in examples]
     tokens, learnt = padded_tokens([a + b for a, b in rows], tokenizer.pad_token_id)
     for i, (prompt, _) in enumerate(rows):
@@ -103,6 +104,10 @@ def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     """
     device = next(model.parameters()).device
     tokens, learnt = texts.tokens.to(device), texts.learnt.to(device)
+    if head := many_logits(model, tokens):
+        hidden, rows = hidden_states(model, input_ids=tokens)[:, :-1], learnt[:, 1:]
+        logp, _ = head_logp(hidden[rows], head.weight, tokens[:, 1:][rows], bias=head.bias)
+        return masked_mean(-logp, torch.ones_like(logp))
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     return masked_mean(-gather_logp(logits, tokens[:, 1:]), learnt[:, 1:].float())
 
@@ -128,7 +133,8 @@ def text_lesson(
     model, examples = trainer.net, task.held_out(held_out)
     parts = [sequences_of(examples[i:i + HELD_AT_ONCE], tokenizer, config.on)
              for i in range(0, len(examples), HELD_AT_ONCE)]
-    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id)
+    generator = TorchGenerator(model, end_tokens(model, tokenizer), tokenizer.pad_token_id,
+                               tokenizer)
 
     def batches(step: int) -> Generator[Sequences, None, None]:
         for number in itertools.count(step):

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.common import files
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, clip, command
 from selfplay.common.files import (
     AGAIN,
     DAMAGE,
+    finite_float,
+    read_figure_rows,
     read_history,
     read_json,
-    read_rows,
     write_atomic,
     write_json,
 )
@@ -75,6 +75,8 @@ def measure(
     newest = newest_model(run.folder)
     planned = list(RECIPES[run.config.recipe])
     models = {name: path for name in planned if (path := model_of(run.folder, name))}
+    if run.config.recipe == "rl":  # what it began with is what it is compared with
+        models = {"base": Path(run.config.model), **models}
     asked = models if every else {newest.parent.name: newest}
     measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
     measured = with_earlier(run.folder, measured, models)
@@ -93,13 +95,18 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     given = "" if path.parent.name == "student" else run.config.model
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
-    result = {"checkpoint": str(path.relative_to(run.folder)), "task": run.config.task,
+    result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
               "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm",
               **evaluate_model(generator, tokenizer, examples, sampling_of(run.config), ks,
                                run.config.seed)}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
     say(evaluation_table(result))
     return result
+
+
+def path_in_run(folder: Path, path: Path) -> str:
+    """A checkpoint's path from its run's folder; that of a model from elsewhere as it is."""
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def run_record(
@@ -126,10 +133,10 @@ def run_record(
         "points": accuracy_points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
-        "samples": [row for name in stages if name in measured
+        "samples": [row for name in STAGES if name in measured
                     for row in majorities(name, measured[name])],
         "completions": [row for name in stages for row in last_answers(run, name)],
-        "sft_flat": reached_plateau(run.folder / learner),
+        "sft_flat": run.config.recipe == "rl" or reached_plateau(run.folder / learner),
         "sft_history": [{"step": row["step"], "policy_loss": row["loss"],
                          **added(row, before[learner])} for row in stages.get(learner, [])],
         "rl_history": [{key: row[key] for key in COLUMNS if key in row} | added(row, before[name])
@@ -184,6 +191,11 @@ def accuracy_points(
     Where the compute of one stage is not known, no point has any: the chart then goes by time.
     """
     found = []
+    if "base" in measured and "base" not in stages:  # a model that was given: it cost nothing here
+        here = measured["base"]
+        known = {"player": here["checkpoint"], "stage": "base", "step": 0, "flops": 0.0,
+                 "seconds": 0.0}
+        found += measured_points(known, here)
     for name, rows in stages.items():
         costs = {row["step"]: added(row, before[name]) for row in rows}
         looks = {0: looked(rows[0], "start_")} | {row["step"]: looked(row) for row in rows}
@@ -194,14 +206,17 @@ def accuracy_points(
         found += [{**point_of(folder, name, at), **costs[at], **looks[at], "sims": 0, "look": True}
                   for at in thinned(seen, LOOKS)]
         if here and step in costs:
-            most = max(map(int, here["majority"]))
-            known = {**point_of(folder, name, step), **costs[step]}
-            found.append({**known, **percent(here["sampled"]), "sims": 0})
-            if most > 1:
-                found.append({**known, **majority_of(here, most), "sims": most})
+            found += measured_points({**point_of(folder, name, step), **costs[step]}, here)
     if not all(finite(point["flops"]) for point in found):
         found = [{**point, "flops": None} for point in found]
     return found
+
+
+def measured_points(known: Record, here: Record) -> list[Record]:
+    """The points of a measurement: one answer, and the majority of the most."""
+    most = max(map(int, here["majority"]))
+    found = [{**known, **percent(here["sampled"]), "sims": 0}]
+    return [*found, {**known, **majority_of(here, most), "sims": most}] if most > 1 else found
 
 
 def thinned(steps: Sequence[int], most: int) -> list[int]:
@@ -264,6 +279,8 @@ def last_answers(run: TextRun, name: str) -> list[Record]:
 def teacher(run: TextRun) -> Record | None:
     """The accuracy, with its interval, of what the run's first stage reads; None where there are no
     demonstrations."""
+    if run.config.recipe == "rl":
+        return None
     base = run.config.recipe == "r1-zero"
     task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
     examples = task.batch(0, DEMONSTRATIONS)
@@ -303,11 +320,11 @@ def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -
     try:
         old = read_json(path, dict).get("stages", {}) if path.exists() else {}
         kept = {name: row for name, row in old.items()
-                if name in models and row["checkpoint"] == str(models[name].relative_to(folder))}
+                if name in models and row["checkpoint"] == path_in_run(folder, models[name])}
         for name, row in found.items():  # fewer samples do not replace more
             for key in ("majority", "pass"):
                 known = kept.get(name, {}).get(key, {})
-                more = {k: files.finite(rate) for k, rate in known.items()
+                more = {k: finite_float(rate) for k, rate in known.items()
                         if int(k) > max(map(int, row[key]))}
                 row[key] = {**row[key], **more}
     except DAMAGE as error:
@@ -326,4 +343,4 @@ def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
     best_of = folder / "rm" / "best_of_n.json"
     write_atomic(folder / PICTURE, draw_overoptimisation(
         curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
-        best_of=read_rows(best_of, CLIMBED) if best_of.exists() else []))
+        best_of=read_figure_rows(best_of, CLIMBED) if best_of.exists() else []))

@@ -96,6 +96,9 @@ def must_have_vllm(sample: SampleConfig, given: str) -> None:
     if sample.engine == "vllm" and find_spec("vllm") is None:
         raise UserError("sample.engine=vllm: vLLM is not installed; pip install vllm on a GPU "
                         "machine, or --set sample.engine=torch")
+    if sample.engine == "vllm" and sample.stop:
+        raise UserError("sample.stop: vLLM works with tokens here and sees no texts; leave it out, "
+                        "or --set sample.engine=torch")
     if sample.engine == "vllm" and not given:
         raise UserError("sample.engine=vllm: for a model given with --model; the embedded one is "
                         "written with --set sample.engine=torch")
@@ -110,7 +113,8 @@ def engine_of(
     runs. Raises UserError where vLLM does not start.
     """
     auto = torch.device(device).type == "cuda" and find_spec("vllm") is not None
-    if not given or sample.engine == "torch" or (sample.engine == "auto" and not auto):
+    if not given or sample.engine == "torch" or (
+            sample.engine == "auto" and (not auto or sample.stop)):
         return None
     generator = VllmGenerator(_engine(base_of(given), sample.memory, sample.dtype),
                               end_tokens(model, tokenizer), tokenizer.pad_token_id, model.config)
@@ -123,7 +127,7 @@ def generator_of(
 ) -> Generator:
     """``engine_of``, or torch with ``model``, which is moved to ``device``."""
     return engine_of(model, tokenizer, sample, given, device) or TorchGenerator(
-        model.to(device), end_tokens(model, tokenizer), tokenizer.pad_token_id)
+        model.to(device), end_tokens(model, tokenizer), tokenizer.pad_token_id, tokenizer)
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """A board with what a net or a search thinks of it, as SVG for pages and as pixels.
 
-``view`` reads a position, ``shapes`` lays it out, ``svg`` and ``pixels`` draw it. Nothing here
-depends on what shows it: a notebook, TensorBoard and a page on the web take the same picture. It
-brings its own background, so that it can be read on light and dark pages alike.
+``board_view`` reads a position, ``shapes`` lays it out, ``svg`` and ``pixels`` draw it. Nothing
+here depends on what shows it: a notebook, TensorBoard and a page on the web take the same picture.
+It brings its own background, so that it can be read on light and dark pages alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLACK, WHITE, X, O = "#16181c", "#fbfbf8", "#c8452f", "#2463b4"  # noqa: E741
 SHADE, MARK = "#1f7a4d", "#e02f7b"
 
 
-class View(NamedTuple):
+class BoardView(NamedTuple):
     """A position to be drawn.
 
     style: "go" (stones on crossings), "cells", "columns" (a move is a column, stones fall) or
@@ -67,8 +67,9 @@ class Drawing(NamedTuple):
     title: str
 
 
-def view(game: Game, states: Any, row: int = 0, policy: ArrayLike | None = None,
-         visits: ArrayLike | None = None, value: float | None = None, last: int = -1) -> View:
+def board_view(game: Game, states: Any, row: int = 0, policy: ArrayLike | None = None,
+               visits: ArrayLike | None = None, value: float | None = None, last: int = -1
+               ) -> BoardView:
     """What there is to draw of one row of ``states``.
 
     policy: float [A], shares of the moves; visits: int [A], of a search; value: in [-1, 1] for the
@@ -91,11 +92,11 @@ def view(game: Game, states: Any, row: int = 0, policy: ArrayLike | None = None,
         own, other = game.observe(one)[0, :2].astype(np.int8)
         stones = (own - other) * (1 if one.to_play[0] == 0 else -1)
     made = game.last_move(one)[0] if last < 0 else last
-    return View(game.board_style, stones,
-                None if policy is None else np.asarray(policy, np.float32),
-                None if visits is None else np.asarray(visits, np.int64), int(made),
-                [game.action_to_text(one, 0, a) for a in _named(game, one, policy)],
-                f"move {int(one.ply[0])}, {words}", game.render(one, 0))
+    return BoardView(game.board_style, stones,
+                     None if policy is None else np.asarray(policy, np.float32),
+                     None if visits is None else np.asarray(visits, np.int64), int(made),
+                     [game.action_to_text(one, 0, a) for a in _named(game, one, policy)],
+                     f"move {int(one.ply[0])}, {words}", game.render(one, 0))
 
 
 def _named(game: Game, one: Any, policy: ArrayLike | None) -> list[int]:
@@ -107,12 +108,12 @@ def _named(game: Game, one: Any, policy: ArrayLike | None) -> list[int]:
     return [int(a) for a in np.argsort(-shares, kind="stable")[:LISTED] if shares[a] >= LEAST]
 
 
-def shapes(seen: View) -> Drawing:
+def shapes(seen: BoardView) -> Drawing:
     """The layout of a view."""
     return _of_text(seen) if seen.style == "text" else _of_board(seen)
 
 
-def _of_board(seen: View) -> Drawing:
+def _of_board(seen: BoardView) -> Drawing:
     height, width = seen.stones.shape
     wide, tall = width * CELL + 2 * MARGIN, height * CELL + 2 * MARGIN + FOOT
     go = seen.style == "go"
@@ -138,7 +139,7 @@ def _of_board(seen: View) -> Drawing:
         found.append(Shape("circle", (x[column], y[row], CELL * 0.45), colours[not mine], INK))
     found += _last(seen, x, y)
     for action, (row, column) in cells.items():
-        found += _share(seen, action, x[column], y[row])
+        found += _share_circle(seen, action, x[column], y[row])
     found.append(Shape("text", (MARGIN / 2, tall - 9, 14), INK, text=words, anchor="start"))
     return Drawing(wide, tall, found, words)
 
@@ -161,7 +162,7 @@ def _squares(x: list[float], y: list[float]) -> list[Shape]:
             for r in y for c in x]
 
 
-def _cells_of(seen: View) -> dict[int, tuple[int, int]]:
+def _cells_of(seen: BoardView) -> dict[int, tuple[int, int]]:
     """Action -> the cell where it is drawn; where stones fall, the lowest empty one."""
     height, width = seen.stones.shape
     if seen.style != "columns":
@@ -170,7 +171,7 @@ def _cells_of(seen: View) -> dict[int, tuple[int, int]]:
     return {c: (height - int(free[c]), c) for c in range(width) if free[c]}
 
 
-def _share(seen: View, action: int, x: float, y: float) -> list[Shape]:
+def _share_circle(seen: BoardView, action: int, x: float, y: float) -> list[Shape]:
     """A circle as large and dark as the move's share, with its percent."""
     if seen.policy is None or not seen.policy[action] >= LEAST:
         return []
@@ -182,7 +183,7 @@ def _share(seen: View, action: int, x: float, y: float) -> list[Shape]:
             Shape("text", (x, y + 4, 11), "#ffffff" if light else INK, text=text)]
 
 
-def _last(seen: View, x: list[float], y: list[float]) -> list[Shape]:
+def _last(seen: BoardView, x: list[float], y: list[float]) -> list[Shape]:
     if seen.last < 0:
         return []
     height, width = seen.stones.shape
@@ -196,7 +197,7 @@ def _last(seen: View, x: list[float], y: list[float]) -> list[Shape]:
     return [Shape("circle", (x[place[1]], y[place[0]], CELL * 0.16), "none", MARK)]
 
 
-def _of_pass(seen: View, cells: int) -> str:
+def _of_pass(seen: BoardView, cells: int) -> str:
     """What there is to say of a pass, which has no cell."""
     if seen.style == "columns":
         return ""
@@ -206,7 +207,7 @@ def _of_pass(seen: View, cells: int) -> str:
     return words
 
 
-def _of_text(seen: View) -> Drawing:
+def _of_text(seen: BoardView) -> Drawing:
     """The board as the game renders it, and the likeliest moves below it as bars."""
     lines, step = seen.drawing.splitlines() or [""], 18
     wide = max([320, *(int(len(line) * 8.6) + 2 * MARGIN for line in lines)])

@@ -37,7 +37,7 @@ from selfplay.report.style import (
     write_fitting,
 )
 from selfplay.report.text import anchor_text, header_lines
-from selfplay.report.verdict import IMPROVERS, Verdict, judge, sims_of
+from selfplay.report.verdict import IMPROVERS, Verdict, sims_of, verdict_of
 
 MAIN_HEIGHT, GAP, BOTTOM = 4.3, 0.24, 0.62
 LINE = 0.2  # inches a line of the header
@@ -88,10 +88,10 @@ def draw_runs(result: Record, over: str = "flops") -> bytes:
     result: an evaluation with "runs", each with label and points, in place of points. over: "flops"
     or "seconds" of training, cumulative.
     """
-    runs = [(run["label"], judge({**result, "points": run["points"]}), colour)
+    runs = [(run["label"], verdict_of({**result, "points": run["points"]}), colour)
             for run, colour in zip(result["runs"], cycle(RUNS), strict=False)]
     points = [point for _, run, _ in runs for point in run.points]
-    verdict = judge({**result, "points": points})
+    verdict = verdict_of({**result, "points": points})
     axis = x_axis([{over: p.get(over), "stage": p["stage"]} for p in points])
 
     def strength(axes: Any) -> None:

@@ -13,14 +13,14 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#0
 LONGEST = 120  #: characters of a name
 
 
-class Curve(NamedTuple):
+class KeptCurve(NamedTuple):
     """parts: (first ply, last ply, moves that kept the value, moves) of a player's games."""
 
     name: str
     parts: Sequence[tuple[int, int, int, int]]
 
 
-def draw_judged(title: str, curves: Sequence[Curve]) -> bytes:
+def draw_judged(title: str, curves: Sequence[KeptCurve]) -> bytes:
     """PNG bytes: a curve a player over the plies, bars are 95% intervals (Wilson); the names stand
     below, a line each."""
     below = 0.2 * len(curves) + 0.1  # inches

@@ -40,7 +40,7 @@ from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, fini
 from selfplay.report.chart import draw_chart
 from selfplay.report.style import STAGES
 from selfplay.report.text import headlines, note_of, score_text
-from selfplay.report.verdict import Mode, Verdict, judge, with_value
+from selfplay.report.verdict import Mode, Verdict, verdict_of, with_value
 
 Row = list[str]
 
@@ -55,7 +55,7 @@ def write_report(folder: Path, evaluation: Record) -> Verdict:
 
     Raises UserError where a file cannot be written.
     """
-    verdict = judge(evaluation)
+    verdict = verdict_of(evaluation)
     picture = draw_chart(verdict)
     summary = json.dumps(json_ready(summarise(verdict)), indent=2, allow_nan=False)
     write_atomic(folder / "chart.png", picture)

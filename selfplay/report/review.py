@@ -12,7 +12,7 @@ from selfplay.report.page import template
 WIDTH, HEIGHT, EDGE = 960.0, 240.0, 34.0
 
 
-class Curve(NamedTuple):
+class WinrateCurve(NamedTuple):
     """winrates: the first player's in every position, from 0 to 1. marked: positions to mark."""
 
     winrates: Sequence[float]
@@ -32,18 +32,18 @@ class Page(NamedTuple):
 
     title: str
     about: Sequence[str]
-    curve: Curve
+    curve: WinrateCurve
     table: Sequence[tuple[str, int, str, str, str]]
     mistakes: Sequence[Mistake]
 
 
 def write_page(path: Path, page: Page) -> None:
     """Write the page, which needs no other file. Raises UserError where it cannot be written."""
-    text = template("review.html.j2").render(page=page, curve=svg(page.curve))
+    text = template("review.html.j2").render(page=page, curve=curve_svg(page.curve))
     write_atomic(path, text.encode())
 
 
-def svg(curve: Curve) -> str:
+def curve_svg(curve: WinrateCurve) -> str:
     """The curve as an SVG element: 100% on top, a line at 50%, dots on what is marked."""
     count = max(len(curve.winrates) - 1, 1)
     x = [EDGE + (WIDTH - 2 * EDGE) * k / count for k in range(len(curve.winrates))]

@@ -32,6 +32,7 @@ STAGES = {
     "rl": Stage("RL", "#e58606", "#a85a00", "s"),
     "own": Stage("Own answers", "#5d9bd0", "#2b6596", "o"),
     "rl2": Stage("Second RL", "#8c3b1f", "#8c3b1f", "^"),
+    "dpo": Stage("DPO", "#8c3b1f", "#8c3b1f", "^"),
     "free": Stage("RL, no budget", "#8a8a8a", "#5a5a5a", "v"),
     "rlhf": Stage("RLHF", "#8c3b1f", "#8c3b1f", "^"),
     "student": Stage("Student", "#2f7d4f", "#1f5f39", "D"),
@@ -109,7 +110,7 @@ def name_levels(axes: Any, levels: Sequence[Level], tall: float, form: str = ".0
     low, high = axes.get_ylim()
     gap = 0.165 / tall * (high - low)
     ordered = sorted(levels, key=lambda level: level.value)
-    heights = spread([level.value for level in ordered], gap, low, high)
+    heights = spaced([level.value for level in ordered], gap, low, high)
     place = axes.get_yaxis_transform()
     for level, height in zip(ordered, heights, strict=True):
         axes.plot([1.0, 1.022, 1.032], [level.value, height, height], transform=place,
@@ -119,7 +120,7 @@ def name_levels(axes: Any, levels: Sequence[Level], tall: float, form: str = ".0
         write_fitting(label, level.text, f"{level.value:{form}}  ", 60)
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spaced(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions (ascending, as `wanted` must be) at least `gap` apart and within [low, high].
 
     Neighbours that collide form a block around the mean of what they wanted (the least-squares

@@ -96,7 +96,7 @@ def flat_texts(verdict: Verdict) -> list[str]:
     if verdict.stop:
         since = amount_text(verdict.stop.get("flops"), FLOPS)
         sentences.append(f"{who}'s held-out policy loss stopped improving at {since}.")
-    elif verdict.evaluation.get("sft_flat"):
+    elif verdict.evaluation.get("sft_flat") and verdict.evaluation.get("recipe") != "rl":
         sentences.append(f"{who}'s held-out policy loss was flat at its lowest learning rate.")
     return sentences
 

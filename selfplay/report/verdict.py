@@ -1,8 +1,8 @@
 """The judgement, made once from an evaluation: did RL pass the SFT ceiling.
 
-``judge`` decides all that is to be decided; text, chart and page only tell it. An evaluation is
-the plain dict that ``page`` describes. Points and baselines of a verdict have their strength under
-"value", whatever it is measured in.
+``verdict_of`` decides all that is to be decided; text, chart and page only tell it. An evaluation
+is the plain dict that ``page`` describes. Points and baselines of a verdict have their strength
+under "value", whatever it is measured in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from selfplay.report.axis import Metric, Record, finite, metric_of
 from selfplay.report.style import STAGES
 
 LEARNERS = ("sft", "base")  #: learn what others have made: the ceiling to pass, the first that is
-IMPROVERS = ("value", "rlhf", "rl2", "rl")  #: are to pass it, the first that is there
+IMPROVERS = ("value", "rlhf", "dpo", "rl2", "rl")  #: are to pass it, the first that is there
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
 #: What may be missing beside a stage: any point; any point of which the metric says something.
 POINTS, SIGNAL = "points", "signal"
@@ -25,11 +25,11 @@ POINTS, SIGNAL = "points", "signal"
 class Mode:
     """A mode (raw policy, each number of simulations): did its later stage pass the first's best?
 
-    The stages' figures stand under `sft` and `rl` whatever the two are. Both are ``best``, None
-    where nothing was rated. `passed` is "yes", "no" or "undecided" and rests on two looks: do the
-    95% intervals overlap, and does the 95% interval of the direct match exclude 50%. One that is
-    undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which. It
-    is "missing" where there are no two figures to compare.
+    The stages' figures stand under `sft` and `rl` whatever the two are. Both are ``surely_best``,
+    None where nothing was rated. `passed` is "yes", "no" or "undecided" and rests on two looks: do
+    the 95% intervals overlap, and does the 95% interval of the direct match exclude 50%. One that
+    is undecided leaves the other to decide; a contradiction is undecided. `decided_by` says which.
+    It is "missing" where there are no two figures to compare.
     """
 
     sims: int
@@ -59,7 +59,7 @@ class Verdict:
     missing: tuple[str, ...]  #: stages without a point, POINTS or SIGNAL
 
 
-def judge(evaluation: Record) -> Verdict:
+def verdict_of(evaluation: Record) -> Verdict:
     """Decide all that the report tells of an evaluation."""
     metric, points = metric_of(evaluation), rated(evaluation)
     there = {point["stage"] for point in points}
@@ -69,7 +69,7 @@ def judge(evaluation: Record) -> Verdict:
     modes = tuple(judge_mode(evaluation, points, sims, first, stop, SIGNAL in missing)
                   for sims in sims_of(points))
     later = {mode.stage for mode in modes} | {"rl", "value"}
-    bests = [best(points, stage, mode.sims) for stage in STAGES if stage in later - {first}
+    bests = [surely_best(points, stage, mode.sims) for stage in STAGES if stage in later - {first}
              for mode in modes]
     return Verdict(evaluation, metric, tuple(points), tuple(with_value(evaluation, "baselines")),
                    first, modes, tuple(point for point in bests if point), stop, missing)
@@ -82,7 +82,7 @@ def judge_mode(
     """The verdict on one mode of the measured points; mute: they say nothing, wherever they are."""
     metric, mine = metric_of(evaluation), [p for p in points if p.get("sims", 0) == sims]
     stage = next((s for s in IMPROVERS if any(p["stage"] == s for p in mine)), "rl")
-    sft, rl = best(mine, first, sims), best(mine, stage, sims)
+    sft, rl = surely_best(mine, first, sims), surely_best(mine, stage, sims)
     start = flat_from(mine, first, sft, metric) if sft else None
     reached = stop is not None and max(
         [p.get("step", 0) for p in mine if p["stage"] == first], default=0
@@ -128,7 +128,7 @@ def rated(evaluation: Record) -> list[Record]:
     return [point for point in with_value(evaluation, "points") if finite(point["value"])]
 
 
-def best(points: Sequence[Record], stage: str, sims: int) -> Record | None:
+def surely_best(points: Sequence[Record], stage: str, sims: int) -> Record | None:
     """The stage's point of this mode that is surely the highest: by the lower end of its
     interval, as a point of few games is easily lucky; the earlier one of two equals. Looks in
     passing count only where nothing else was measured: the highest of many is a lucky one."""

@@ -21,21 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.spec import VALUE_METRIC
-from selfplay.board.alphazero import Learner, alphazero, describe
-from selfplay.board.config import LeagueSettings, RLConfig, SFTConfig, ValueConfig
+from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
+from selfplay.board.alphazero import Learner, alphazero, game_figures
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, evenly, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
 from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
-from selfplay.board.selfplay import Harvest, join
+from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
 from selfplay.inference import precision
-from selfplay.inference.evaluator import spread
+from selfplay.inference.actors import spread
 from selfplay.inference.precision import ActorNets
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
@@ -68,7 +69,7 @@ class ShardedGames:
         shard, cost = load_shard(path), _cost(path.with_suffix(".json"))
         seconds = cost.pop("seconds")
         return shard.columns, {
-            **describe(shard), **cost, "play_seconds": seconds,
+            **game_figures(shard), **cost, "play_seconds": seconds,
             "evaluations_per_second": cost["evaluations"] / max(seconds, 1e-9),
             "earlier_seconds": seconds - (time.monotonic() - began)}
 
@@ -102,7 +103,7 @@ class ShardedGames:
         if have < wanted:
             return False
         write_json(path.with_suffix(".json"), cost)
-        save_shard(path, *join([Harvest(*part) for part in parts]))  # last: where it is, all is
+        save_shard(path, *join_harvests([Harvest(*part) for part in parts]))  # the last of all
         return True
 
 
@@ -140,10 +141,10 @@ def _resume(learner: Any, kept: Kept, load: Callable[..., None]) -> bool:
 
 
 def _save(learner: Any, path: Path, row: Row) -> None:
-    checkpoint.save(path, learner, learner.spec, _meta(learner, row["iteration"], row))
+    checkpoint.save(path, learner, learner.spec, _rl_meta(learner, row["iteration"], row))
 
 
-def _meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
+def _rl_meta(learner: Any, iteration: int, row: Row) -> dict[str, Any]:
     return {**checkpoint.naming(learner.game, learner.spec), "kind": "rl", "step": iteration,
             "iteration": iteration, "metrics": row,
             "compute": {**learner.compute, "seconds": row.get("seconds", 0.0)}}

@@ -10,7 +10,6 @@ RL nothing is measured.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -22,17 +21,17 @@ from selfplay.arena.spec import budget
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, batch, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
-from selfplay.common import compiling, interrupt
+from selfplay.common import interrupt
 from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError, counted
 from selfplay.common.files import read_history
 from selfplay.games.base import Game
-from selfplay.inference.evaluator import spread
+from selfplay.inference.actors import spread
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.run import teacher
-from selfplay.run.clock import Clock
+from selfplay.run.clock import Clock, working_seconds
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 from selfplay.run.stage import Desk
@@ -199,7 +198,7 @@ def measure_speed(run: Run, device: str, seconds: float) -> Speed:
     legal = game.legal(states)
     evaluation = timed(lambda: evaluate(states, legal), seconds) / len(legal)
     sizes = {config.sft.batch_size, config.rl.batch_size}
-    steps = {size: _step(game, spec, size, device, seconds) for size in sizes}
+    steps = {size: _seconds_of_step(game, spec, size, device, seconds) for size in sizes}
     return Speed(length(game, seconds), evaluation, steps[config.sft.batch_size],
                  steps[config.rl.batch_size])
 
@@ -208,16 +207,12 @@ def timed(work: Callable[[], object], seconds: float) -> float:
     """Seconds that ``work`` takes, from as many repetitions as fit into ``seconds`` (at least one),
     after one to warm up."""
     work()
-    start, count = _now(), 0
-    while not count or _now() - start < seconds:
-        interrupt.check()
+    start, count = working_seconds(), 0
+    while not count or working_seconds() - start < seconds:
+        interrupt.raise_if_asked()
         work()
         count += 1
-    return (_now() - start) / count
-
-
-def _now() -> float:
-    return time.perf_counter() - compiling.seconds()
+    return (working_seconds() - start) / count
 
 
 def _positions(game: Game) -> object:
@@ -228,7 +223,7 @@ def _positions(game: Game) -> object:
     return states if game.legal(states).any(1).all() else game.new(ROWS)
 
 
-def _step(game: Game, spec: NetSpec, size: int, device: str, seconds: float) -> float:
+def _seconds_of_step(game: Game, spec: NetSpec, size: int, device: str, seconds: float) -> float:
     trainer = board_trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
     obs = pack(game.observe(game.new(size)), game.obs_binary)
     none, cells = np.zeros(size, np.float32), game.board_shape[0] * game.board_shape[1]
@@ -241,9 +236,10 @@ def _step(game: Game, spec: NetSpec, size: int, device: str, seconds: float) -> 
 
 def length(game: Game, seconds: float) -> float:
     """Mean number of moves of random games; half of the most where none ends in time."""
-    start, player = _now(), parse_player("random", game)
+    start, player = working_seconds(), parse_player("random", game)
     played = list(play_games(game, player, player, games=16, seed=0, opening=(0, 0), slots=16,
-                             paired=False, drop=lambda: _now() - start > max(seconds, 0.1)))
+                             paired=False,
+                             drop=lambda: working_seconds() - start > max(seconds, 0.1)))
     lengths = [len(record.actions) for record in played]
     return float(np.mean(lengths)) if lengths else game.max_moves / 2
 
@@ -276,11 +272,11 @@ def _round(
 ) -> float:
     """Seconds in which ``player`` moves once in each of ``slots`` games."""
     made = parse_player(player, game, device=device, slots=slots)
-    times = [_now()]
+    times = [working_seconds()]
 
     def drop() -> bool:
-        interrupt.check()
-        times.append(_now())
+        interrupt.raise_if_asked()
+        times.append(working_seconds())
         return len(times) > 2 and times[-1] - times[1] > seconds / 4
 
     try:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite, read_json, write_state
+from selfplay.common.files import DAMAGE, finite_float, read_json, write_state
 
 OVERTIME = 0.05  #: of the minutes: how far a stage may go past its time to finish a step
 SOME = "0.1,0.2,0.5,0.2"  #: shares of the time, by which every stage has some
@@ -87,14 +87,15 @@ class Clock:
         self.file = run.folder / "progress.json"
         data = read_json(self.file) if self.file.exists() else {"seconds": {}, "done": []}
         try:
-            self.seconds = {s: max(finite(data["seconds"].get(s, 0)), 0.0) for s in self.shares}
+            self.seconds = {s: max(finite_float(data["seconds"].get(s, 0)), 0.0)
+                            for s in self.shares}
             self.done = [stage for stage in self.shares if stage in data["done"]]
         except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)
         self.stage: str | None = None
-        self.since = _now()
+        self.since = working_seconds()
         self.saved = time.monotonic()
 
     @contextlib.contextmanager
@@ -103,7 +104,7 @@ class Clock:
 
         A first Ctrl-C waits for the stage to look at the clock (see ``common.interrupt``).
         """
-        self.stage, self.since = stage, _now()
+        self.stage, self.since = stage, working_seconds()
         with interrupt.gently():
             try:
                 yield
@@ -113,7 +114,7 @@ class Clock:
                 self.save()
 
     def _add(self) -> None:
-        now = _now()
+        now = working_seconds()
         if self.stage:
             self.seconds[self.stage] += now - self.since
         self.since = now
@@ -123,7 +124,7 @@ class Clock:
 
         Raises KeyboardInterrupt if the process has been asked to stop.
         """
-        interrupt.check()
+        interrupt.raise_if_asked()
         self._add()
         if time.monotonic() - self.saved > 5:
             self.save()
@@ -181,6 +182,6 @@ class Clock:
         write_state(self.file, {"seconds": self.seconds, "done": self.done})
 
 
-def _now() -> float:
+def working_seconds() -> float:
     """Seconds on a clock that stands still while Numba compiles."""
     return time.monotonic() - compiling.seconds()

@@ -12,13 +12,21 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
 from selfplay.arena.elo import Rating, fit
-from selfplay.arena.match import MatchResult, plain, play_match, read_match, shortened, without_home
+from selfplay.arena.match import (
+    MatchResult,
+    play_match,
+    read_match,
+    safe_name,
+    shortened,
+    without_home,
+)
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
@@ -39,7 +47,6 @@ from selfplay.run.teacher import teacher_of
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
-ROUNDS = (0.2, 1.0)  #: shares of a pairing's games that have been played after each round
 
 
 class Point(NamedTuple):
@@ -56,16 +63,7 @@ class Point(NamedTuple):
         return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """A match that the chart needs."""
-
-    a: str
-    b: str
-    games: int
-
-
-def points(run: Run) -> list[Point]:
+def chart_points(run: Run) -> list[Point]:
     """The checkpoints on the chart: those of SFT up to its best, evenly spaced in log-steps; those
     of RL, evenly spaced; and the value net's best."""
     sft = [_point("sft", path) for path in checkpoint.listing(run.folder / "sft")]
@@ -112,7 +110,7 @@ def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
     return [found[i] for i in sorted(at)]
 
 
-def plan(run: Run, chosen: list[Point]) -> list[Pairing]:
+def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:
     """The matches to play, the most informative first: RL against SFT, those that tie both to
     ``random``, the raw curves, the baselines and the expert, the curves with search. A checkpoint
     plays in the modes that its stage has (``modes_of``)."""
@@ -172,10 +170,10 @@ def match_folder(run: Run, pairing: Pairing) -> Path:
     """The folder matches/A--B, readable and unique."""
     names = [local(run, name) for name in (pairing.a, pairing.b)]
     key = f"{names[0]}|{names[1]}|{run.config.eval.opening}"
-    return run.folder / "matches" / shortened("--".join(map(plain, names)), key)
+    return run.folder / "matches" / shortened("--".join(map(safe_name, names)), key)
 
 
-def play(
+def play_matches(
     run: Run,
     pairings: list[Pairing],
     *,
@@ -186,20 +184,21 @@ def play(
     overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
-    """Play the pairings in order until ``left()`` seconds are used up; finished games are kept.
+    """Play the pairings until ``left()`` seconds are used up; finished games are kept.
 
-    They are played in ROUNDS, so that every pairing has some games before any has all of them. No
-    game is started that, going by earlier games of such players, would end too late; games still
-    under way ``overtime`` seconds after the end are dropped. The first round of the pairings
-    ``must`` is played however late it is. place: folder and seed of a pairing, if it is not one of
-    the run's own matches.
+    First every pairing has some games (ROUNDS), in order; then always that which tells most about
+    the nets' ratings for its time (``contest.choice``). No game is started that, going by earlier
+    games of such players, would end too late; games still under way ``overtime`` seconds after the
+    end are dropped. The first games of the pairings ``must`` are played however late it is. place:
+    folder and seed of a pairing, if it is not one of the run's own matches.
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
     lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
+    choice = Choice(pairings, RANDOM)
 
-    def play_one(index: int, share: float, pairing: Pairing) -> None:
-        kinds, began = (_kind(pairing.a), _kind(pairing.b)), time.monotonic()
+    def play_one(index: int, share: float, pairing: Pairing) -> MatchResult | None:
+        kinds, began = (kind(pairing.a), kind(pairing.b)), time.monotonic()
         needed = pairing in must and share == ROUNDS[0]
         found: list[int] = []  # how many games there were, each time that one was added
 
@@ -213,34 +212,36 @@ def play(
             progress(index, len(ROUNDS) * len(pairings), pairing, done)
 
         if over():
-            return
+            return None
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
-        games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
         folder, seed = place(pairing)
-        play_match(
-            run.game, pairing.a, pairing.b, games=games, seed=seed, opening=config.opening,
-            slots=config.engine_slots if outside else config.slots, folder=folder, home=home,
-            device=device, stop=over, drop=lambda: not needed and left() <= -overtime,
-            progress=told)
+        result = play_match(
+            run.game, pairing.a, pairing.b, games=_even(pairing.games * share), seed=seed,
+            opening=config.opening, slots=config.engine_slots if outside else config.slots,
+            folder=folder, home=home, device=device, stop=over,
+            drop=lambda: not needed and left() <= -overtime, progress=told)
+        choice.spent(pairing, time.monotonic() - began, len(found) - 1)
+        return result
 
-    for index, (share, pairing) in enumerate((r, p) for r in ROUNDS for p in pairings):
+    for index in range(len(ROUNDS) * len(pairings)):
+        pairing, share = choice.next()
         try:
-            play_one(index, share, pairing)
+            choice.played(pairing, play_one(index, share, pairing))
         except DiskError:
             raise
         except UserError as error:  # an engine that fails costs its match, not the chart
             say(f"match left out: {error}")
 
 
+def _even(games: float) -> int:
+    """As many games or one or two more: an opening is played twice."""
+    return 2 * math.ceil(games / 2)
+
+
 def anchoring(pairings: Sequence[Pairing]) -> list[Pairing]:
     """Those pairings that tie the newest raw nets to ``random``, without which nothing is rated."""
     found = dropwhile(lambda pairing: pairing.b != RANDOM, pairings)
     return list(takewhile(lambda pairing: pairing.b == RANDOM, found))
-
-
-def _kind(player: str) -> str:
-    """A player's name without a net's path, which does not matter for how long its moves take."""
-    return re.sub(r"^(net|alphago):.*?(@\w+)?$", r"\1\2", player)
 
 
 def match_seed(run: Run, pairing: Pairing) -> int:
@@ -252,9 +253,9 @@ def match_seed(run: Run, pairing: Pairing) -> int:
 def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
-    rows = rated([(p, r) for p, r, _ in played], [run.folder])
+    rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder])
     expert = teacher_of(run)
-    baselines = [{**row, "expert": row["player"] == expert} for row in baseline_rows(run, rows)]
+    baselines = [{**row, "expert": row["player"] == expert} for row in rated_baselines(run, rows)]
     return {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
@@ -270,7 +271,7 @@ def evaluation(run: Run, device: str) -> Record:
     }
 
 
-def rated(
+def rows_of_ratings(
     played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path]
 ) -> dict[str, Record]:
     """A row of an evaluation for each player of the matches; its Elo is None if no matches tie it
@@ -289,7 +290,7 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
     return {"player": name, "elo": elo, "low": low, "high": high, "games": games}
 
 
-def baseline_rows(run: Run, rows: Mapping[str, Record]) -> list[Record]:
+def rated_baselines(run: Run, rows: Mapping[str, Record]) -> list[Record]:
     """The rows of ``random``, the baselines and the expert, with a note on those not rated."""
     names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher_of(run)])
     found = [rows.get(name) or _row(name) for name in names]
@@ -341,7 +342,7 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
         a, b = (_OWN.sub(lambda kind: f"{kind[1]}:{run.folder}/", name)
                 for name in (result.a, result.b))
         played.append((Pairing(a, b, result.games), result, folder))
-    order = {(p.a, p.b): number for number, p in enumerate(plan(run, points(run)))}
+    order = {(p.a, p.b): number for number, p in enumerate(plan_matches(run, chart_points(run)))}
     return sorted(played, key=lambda match: order.get((match[0].a, match[0].b), len(order)))
 
 

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from selfplay.arena.match import plain, shortened
+from selfplay.arena.match import safe_name, shortened
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError, counted
@@ -60,7 +60,7 @@ def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
             if mine != others:
                 raise UserError(f"{run.folder}: {what} {mine}, {first.folder} {others}; compare "
                                 "runs that are alike, or give --set to all of them")
-    found = [Entry(name, run, compare.points(run))
+    found = [Entry(name, run, compare.chart_points(run))
              for name, run in zip(names, runs, strict=True)]
     for entry in found:
         if not entry.points:
@@ -98,35 +98,35 @@ def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
     return sorted(others, key=gap)[:1]
 
 
-def play(
+def play_between(
     found: Sequence[Entry], folder: Path, *, device: str,
     left: Callable[[], float] = lambda: math.inf, overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
     """Play the matches between the runs until ``left()`` seconds are used up, and keep them in
-    ``folder``, where no other process may play. overtime: see ``compare.play``."""
+    ``folder``, where no other process may play. overtime: see ``compare.play_matches``."""
     run = found[0].run
 
     def place(pairing: Pairing) -> tuple[Path, int]:
         key = f"{pairing.a}|{pairing.b}|{run.config.eval.opening}"
-        return (folder / shortened(f"{plain(pairing.a)}--{plain(pairing.b)}", key),
+        return (folder / shortened(f"{safe_name(pairing.a)}--{safe_name(pairing.b)}", key),
                 zlib.crc32(key.encode()))
 
     make_folder(folder)
     with in_use(folder, "--out"):
-        compare.play(run, pairings(found), device=device, place=place, left=left,
-                     overtime=overtime, progress=progress)
+        compare.play_matches(run, pairings(found), device=device, place=place, left=left,
+                             overtime=overtime, progress=progress)
 
 
-def evaluation(found: Sequence[Entry], folder: Path) -> Record:
-    """Ratings of all checkpoints from all matches on disk, in the form that ``table`` and the
-    chart of several runs read."""
+def compared(found: Sequence[Entry], folder: Path) -> Record:
+    """Ratings of all checkpoints from all matches on disk, in the form that ``ratings_table`` and
+    the chart of several runs read."""
     runs, game = [entry.run for entry in found], found[0].run.game
     direct = [(Pairing(match.a, match.b, match.games), match)
               for _, match in compare.read_matches(folder, game)]
     own = [(pairing, result) for run in runs for pairing, result, _ in compare.matches(run)]
-    rows = compare.rated(direct + own, [run.folder for run in runs])
-    baselines = {row["player"]: row for run in runs for row in compare.baseline_rows(run, rows)}
+    rows = compare.rows_of_ratings(direct + own, [run.folder for run in runs])
+    baselines = {row["player"]: row for run in runs for row in compare.rated_baselines(run, rows)}
     return {
         "game": game.name, "rules": game.rules, "anchor": RANDOM,
         "runs": [{"label": entry.label, "folder": str(entry.run.folder),
@@ -137,7 +137,7 @@ def evaluation(found: Sequence[Entry], folder: Path) -> Record:
     }
 
 
-def table(result: Record) -> str:
+def ratings_table(result: Record) -> str:
     """Elo and 95% interval of every checkpoint, then the matches between the runs, as text."""
     from selfplay.report.page import aligned, baseline_rows, point_head, point_rows
 
@@ -152,7 +152,7 @@ def table(result: Record) -> str:
                       aligned(rows, {2, 4, 5, 6, 7, 8, 9}), "", *lines])
 
 
-def write_chart(result: Record, folder: Path, over: str) -> Path:
+def write_compared(result: Record, folder: Path, over: str) -> Path:
     """Write compared.json and compared.png beside the matches; the picture's path.
 
     over: "flops" or "seconds", what the chart's x axis is.
@@ -182,10 +182,10 @@ def compare_runs(
             stack.enter_context(locked(run.folder))
         if minutes > 0:
             bar = stack.enter_context(Bar("matches between the runs", minutes * 60))
-            play(found, folder, device=device, left=lambda: minutes * 60 - spent(),
-                 overtime=OVERTIME * minutes * 60,
-                 progress=lambda index, count, p, n: bar.at(
+            play_between(found, folder, device=device, left=lambda: minutes * 60 - spent(),
+                         overtime=OVERTIME * minutes * 60,
+                         progress=lambda index, count, p, n: bar.at(
                      spent(), f"match {index + 1}/{count}  {p.a} - {p.b}  {n}/{p.games}"))
-        result = evaluation(found, folder)
-    say(table(result))
-    say(f"chart: {write_chart(result, folder, over)}")
+        result = compared(found, folder)
+    say(ratings_table(result))
+    say(f"chart: {write_compared(result, folder, over)}")

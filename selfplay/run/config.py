@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from selfplay.board.config import PoolConfig, RLConfig, SFTConfig, ValueConfig
+from selfplay.board.alphago_config import PoolConfig, SFTConfig, ValueConfig
+from selfplay.board.config import RLConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share
@@ -83,7 +84,7 @@ RECIPES = typing.get_args(Recipe)
 def preset(game: str, **top: Any) -> RunConfig:
     """The default run of a game; ``top`` sets fields of RunConfig itself."""
     base = RunConfig(game=game, **top)
-    return _replaced(base, PRESETS.get(_plain(game), {}))
+    return _replaced(base, PRESETS.get(_without_settings(game), {}))
 
 
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
@@ -97,7 +98,8 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
     config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
     if name not in ALGORITHMS:
         return config
-    for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}), BY_GAME.get(_plain(config.game), {})):
+    for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}),
+                    BY_GAME.get(_without_settings(config.game), {})):
         config = _replaced(config, changes)
     return config
 
@@ -107,7 +109,7 @@ def _own_algorithm(config: RunConfig, name: str) -> RunConfig:
     ``pg.`` may be left out; ``like`` names the algorithm they modify [reinforce]."""
     from selfplay.games import own
 
-    found = own.load(name, "an algorithm", UserError)
+    found = own.object_of(name, "an algorithm", UserError)
     if not isinstance(found, dict):
         raise UserError(f"{name}: a dict of settings wanted, not {type(found).__name__}")
     config = with_algorithm(config, str(found.get("like", "reinforce")))
@@ -147,7 +149,7 @@ def must_be_of_recipe(config: RunConfig) -> None:
                         "alphazero")
 
 
-def _plain(game: str) -> str:
+def _without_settings(game: str) -> str:
     return game.split("(")[0]
 
 
@@ -166,7 +168,7 @@ def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:
     """The inverse of ``to_dict``. Raises UserError naming ``where`` for anything that does not
     fit."""
-    return settings.read(RunConfig, data, where, _as_before_recipes)
+    return settings.validated(RunConfig, data, where, _as_before_recipes)
 
 
 def _as_before_recipes(game: str) -> RunConfig:
@@ -249,7 +251,10 @@ ON_BOARDS: dict[str, Any] = {
 #: ... then by algorithm (only some have a use for groups) ...
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
     "ppo": {"pg.epochs": 2},
-    **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "dapo", "gspo")},
+    **{name: {"pool.group": 8} for name in ("rloo", "grpo", "dr_grpo", "gspo")},
+    # a long game is no fault, and one that is lost earns -1
+    **{name: {"pool.group": 8, "pg.overlong": 0.0} for name in ("dapo", "cispo")},
+    "maxrl": {"pool.group": 8, "pg.worst": 1.0},
 }
 #: ... and then by game.
 BY_GAME: dict[str, dict[str, Any]] = {

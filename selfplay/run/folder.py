@@ -92,7 +92,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     checkpoint or file that does not exist; GameError or NetError for an unknown game or net.
     """
     stored = stored_config(folder)
-    game, known = make(config.game), _players(stored) if stored else set()
+    game, known = make(config.game), _named_players(stored) if stored else set()
     if own.is_own(config.net):  # named by the user now, or when the run began
         config = replace(config, net=use_net(config.net))
     config = _of_init(_full_names(config, known), stored)
@@ -134,7 +134,7 @@ def freeze(run: Run) -> None:
 
 def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
     """Check that what ``config`` names exists, unless an earlier start has checked it already."""
-    for name in _players(config) - _players(stored):
+    for name in _named_players(config) - _named_players(stored):
         if missing_engine(name) is None:  # matches of a missing engine are left out later
             parse_player(name, game).close()
     for file in set(config.expert.games) - set(stored.expert.games):
@@ -148,7 +148,7 @@ def _must_exist(config: RunConfig, stored: RunConfig, game: Game) -> None:
         load_net(Path(config.init), game)
 
 
-def _players(config: RunConfig) -> set[str]:
+def _named_players(config: RunConfig) -> set[str]:
     return {*config.eval.baselines, config.expert.player}
 
 
@@ -249,13 +249,13 @@ def put_aside(run: Run) -> Path:
         except UserError:
             continue  # damaged, and reported with the ratings
         if any(_OF_RL.match(str(settings.get(side))) for side in "ab"):
-            _move(match, place / "matches" / match.name)
+            _move_file(match, place / "matches" / match.name)
     for stage in FROM_SFT:
         if (run.folder / stage).exists():
-            _move(run.folder / stage, place / stage)
+            _move_file(run.folder / stage, place / stage)
     return place
 
 
-def _move(source: Path, target: Path) -> None:
+def _move_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.rename(target)

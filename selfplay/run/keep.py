@@ -23,8 +23,8 @@ from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
-from selfplay.learn.config import PlateauConfig
 from selfplay.learn.plateau import Learning, Lesson, noted, until_flat
+from selfplay.learn.plateau_config import PlateauConfig
 
 Row = dict[str, Any]
 

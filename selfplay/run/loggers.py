@@ -140,18 +140,18 @@ def sample_game(game: Game, net: nn.Module, device: str = "cpu") -> Sample:
     evaluate, states = Evaluator(net, game, device), game.new(1)
     made: list[int] = []
     words: list[str] = []
-    shots: list[board.View] = []
+    shots: list[board.BoardView] = []
     while not game.result(states)[0][0]:
         legal = game.legal(states)
         logits, value = evaluate(states, legal)
         shares = np.where(legal[0], np.exp(logits[0] - logits[0][legal[0]].max()), 0.0)
         shares /= shares.sum()
         last = made[-1] if made else -1
-        shots.append(board.view(game, states, 0, shares, value=float(value[0]), last=last))
+        shots.append(board.board_view(game, states, 0, shares, value=float(value[0]), last=last))
         made.append(int(shares.argmax()))
         words.append(game.action_to_text(states, 0, made[-1]))
         game.step(states, np.array([made[-1]]))
-    end = board.view(game, states, 0, last=made[-1])
+    end = board.board_view(game, states, 0, last=made[-1])
     text = f"{' '.join(words)}\n\n{end.words}\n\n```\n{end.drawing}\n```"
     shown = {"first position": shots[0], "middle position": shots[len(shots) // 2]}
     return Sample(text, {name: board.pixels(board.shapes(shot)) for name, shot in shown.items()})
@@ -211,7 +211,7 @@ class Wandb:
     """Weights & Biases; ``trackio`` has the same functions."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], module: str = "wandb") -> None:
-        self.library = _library(module)
+        self.library = _imported(module)
         self.library.init(project="selfplay", name=folder.name, config=settings)
 
     def log(self, row: Mapping[str, float], step: int) -> None:
@@ -234,7 +234,7 @@ class Trackio(Wandb):
 
 class Mlflow:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.library = _library("mlflow")
+        self.library = _imported("mlflow")
         self.library.set_experiment("selfplay")
         self.library.start_run(run_name=folder.name)
         self.library.log_dict(settings, "config.json")
@@ -258,24 +258,24 @@ LOGGERS: dict[str, Callable[..., Logger]] = {"wandb": Wandb, "trackio": Trackio,
 def must_be_logger(name: str) -> None:
     """Raises UserError if there is no logger of that name, before anything is made."""
     if own.is_own(name):
-        own.load(name, "a logger", UserError)
+        own.object_of(name, "a logger", UserError)
     elif name not in LOGGERS:
         raise UserError(f"--log {name}: {', '.join(LOGGERS)} or path.py:NAME wanted")
     else:
-        _library(name)
+        _imported(name)
 
 
 def _logger(name: str, folder: Path, settings: dict[str, Any]) -> Logger:
     must_be_logger(name)
     if not own.is_own(name):
         return LOGGERS[name](folder, settings)
-    maker = own.load(name, "a logger", UserError)
+    maker = own.object_of(name, "a logger", UserError)
     more = own.keywords(name, own.arguments_of(name), maker, ("folder", "settings"), UserError)
     made: Logger = maker(folder=folder, settings=settings, **more)
     return made
 
 
-def _library(name: str) -> Any:
+def _imported(name: str) -> Any:
     import importlib
 
     try:

@@ -16,7 +16,7 @@ def use_net(words: str) -> str:
     The function is called with a ``NetSpec`` and with the arguments in the parentheses, if any.
     Raises UserError if it cannot be used.
     """
-    maker = own.load(words, "a net", UserError)
+    maker = own.object_of(words, "a net", UserError)
     if not callable(maker):
         raise UserError(f"{words}: a function that builds a net wanted")
     more = own.keywords(words, own.arguments_of(words), maker, ("spec",), UserError)

@@ -41,7 +41,7 @@ from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row
-from selfplay.run.shards import make_games, read_games
+from selfplay.run.shards import make_games, read_rows
 from selfplay.run.stage import Desk, Stage, Work, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
@@ -59,7 +59,7 @@ def train(
     """
     with locked(run.folder):
         freeze(run)
-        compiling.listen()
+        compiling.watch()
         clock = Clock(run, stages(run.config), minutes, only)
         player = prepare(run, clock, device)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
@@ -107,7 +107,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
                   left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
-    return Work("SFT", learn, _look, ended=bool, said=lambda flat: (
+    return Work("SFT", learn, _sft_progress, ended=bool, said=lambda flat: (
         f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
 
 
@@ -136,13 +136,13 @@ def _stays(run: Run, clock: Clock, more: bool) -> str:
             f"again from that: {redo}, then the same command as now")
 
 
-def _look(row: dict[str, Any]) -> str:
+def _sft_progress(row: dict[str, Any]) -> str:
     return (f"held-out top-1 {row['top1']:.1%}, top-5 {row['top5']:.1%}, "
             f"value error {row['value_mse']:.3f}")
 
 
 def _best_look(folder: Path) -> str:
-    return f"best checkpoint {_look_of(best_sft(folder), _look)}"
+    return f"best checkpoint {_look_of(best_sft(folder), _sft_progress)}"
 
 
 def _look_of(path: Path, look: Callable[[Row], str]) -> str:
@@ -219,10 +219,10 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
         return advice
 
     title = "RL" if played else f"RL by {run.config.rl.algorithm}"
-    return Work(title, learn, _played if played else _climbed, said, first="")
+    return Work(title, learn, _rl_progress if played else _climbed, said, first="")
 
 
-def _played(row: Row) -> str:
+def _rl_progress(row: Row) -> str:
     return f"loss {row['policy_loss']:.2f}, {row['mean_length']:.0f} moves a game"
 
 
@@ -286,7 +286,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
         train_value(
-            run.game, net_spec(run), policy, read_games(_value_folder(run)), config, folder,
+            run.game, net_spec(run), policy, read_rows(_value_folder(run)), config, folder,
             device=device, seed=run.config.seed, before=before,
             about={"policies": {key: _inside(run, path) for key, path in about.items()}},
             left=at.left, log=at.log, progress=at.step)
@@ -347,7 +347,7 @@ def _best_value_look(folder: Path) -> str:
 
 def eval_stage(run: Run, clock: Clock, device: str) -> Work:
     """Play the chart's matches, the most telling first, and draw it."""
-    pairings = compare.plan(run, compare.points(run))
+    pairings = compare.plan_matches(run, compare.chart_points(run))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
             f"{_more_matches(run)}")
@@ -367,8 +367,8 @@ def eval_stage(run: Run, clock: Clock, device: str) -> Work:
             return at.left() - DRAWING
 
         at.waits = "the games under way"
-        compare.play(run, pairings, device=device, must=compare.anchoring(pairings), left=left,
-                     overtime=clock.overtime(), progress=progress)
+        compare.play_matches(run, pairings, device=device, must=compare.anchoring(pairings),
+                             left=left, overtime=clock.overtime(), progress=progress)
         at.waits = "the chart"
         at.at("drawing it")
 

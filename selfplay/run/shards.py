@@ -61,9 +61,9 @@ def load_shard(path: Path) -> Shard:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, RuntimeError,
             MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, str(error)) from None  # most from a flipped bit in a zip's header
+        raise _damaged_shard(path, str(error)) from None  # flipped bits bring most
     if not whole:
-        raise _damaged(path, "its columns differ in length")
+        raise _damaged_shard(path, "its columns differ in length")
     return shard
 
 
@@ -73,7 +73,7 @@ def _array(file: Any, name: str) -> Any:
     return np.lib.format.read_array(io.BytesIO(file.zip.read(f"{name}.npy")), allow_pickle=False)
 
 
-def _damaged(path: Path, why: str) -> UserError:
+def _damaged_shard(path: Path, why: str) -> UserError:
     return UserError(f"{path}: damaged shard ({clip(why, 200)}); delete it and run the same "
                      "command again")
 
@@ -107,7 +107,7 @@ def make_games(
     return played
 
 
-def read_games(folder: Path) -> Columns:
+def read_rows(folder: Path) -> Columns:
     """The rows of all shards, in order. Raises UserError if one is damaged or there are none."""
     paths = sorted(folder.glob("[0-9]*.npz"))
     if not paths:

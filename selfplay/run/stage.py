@@ -109,12 +109,12 @@ def run_stages(
         if name in clock.shares and (not only or name in only):
             with clock.running(name):
                 try:
-                    _run(name, stage, run, clock, device)
+                    _run_stage(name, stage, run, clock, device)
                 except NotYet as error:  # later stages can still measure what is there
                     say(str(error))
 
 
-def _run(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
+def _run_stage(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
     work = stage(run, clock, device)
     if not isinstance(work, Work):
         if work:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selfplay.arena import expert
-from selfplay.arena.match import plain
+from selfplay.arena.match import safe_name
 from selfplay.arena.sgf import ExpertGame
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
@@ -65,7 +65,7 @@ def expert_files(run: Run) -> list[Path]:
 
 def games_file(run: Run, player: str) -> Path:
     """The file for games of ``player``, the run's teacher or a stand-in."""
-    name = "games" if player == run.config.expert.player else f"{STAND_IN}{plain(player)}"
+    name = "games" if player == run.config.expert.player else f"{STAND_IN}{safe_name(player)}"
     return run.folder / "expert" / f"{name}.{'sgf.gz' if run.game.has_sgf else 'jsonl.gz'}"
 
 
@@ -123,7 +123,9 @@ def lacking(run: Run, player: str) -> int:
         run) and not games_file(run, player).exists() else 0
 
 
-def expert_stage(run: Run, clock: Clock, device: str, player: str | None = None) -> Work | None:
+def expert_stage(
+    run: Run, clock: Clock, device: str, player: str | None = None
+) -> Work | str | None:
     """Let ``player`` (by default the run's teacher) make its games where none are given or
     embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
     config, player = run.config.expert, player or teacher_of(run)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from selfplay.games.base import Game, take
 from selfplay.search import root
 from selfplay.search.search import Evaluate, Search, SearchConfig
-from selfplay.search.tree import EXACT, node_bytes
+from selfplay.search.tree import EXACT, Tree, node_bytes
 
 SLICE = 256  #: simulations of one search inside ``Growing.grow``
 TREE_BYTES = 2**30  #: of memory for one tree at most, unless told otherwise
@@ -72,25 +72,24 @@ def view(search: Search, row: int = 0, path: Sequence[int] = ()) -> View:
         raise ValueError(f"search: nothing is known of row {row}")
     node = 0
     for ply, action in enumerate(path):
-        node = _children(search, row, node).get(action, -1)
+        node = children_of(search.tree, row, node).get(action, -1)
         if node < 0:
             raise ValueError(f"search: the tree does not know {list(path[: ply + 1])}")
     trees = search.tree
     value = float(trees.mean[row, node]) * (1 - 2 * int(trees.to_play[row, node]))
     return View(int(trees.to_play[row, node]), int(trees.visits[row, node]), value,
-                _moves(search, row, node), _variation(search, row, node),
+                _moves_of(search, row, node), _variation(search, row, node),
                 value if trees.known[row, node] == EXACT else None)
 
 
-def _children(search: Search, row: int, node: int) -> dict[int, int]:
-    """Move -> node of the moves that have one."""
-    trees = search.tree
+def children_of(trees: Tree, row: int, node: int) -> dict[int, int]:
+    """Move -> node of the moves that have one, of tree ``row``."""
     edges = slice(trees.first[row, node], trees.first[row, node] + trees.degree[row, node])
     found = zip(trees.move[row, edges].tolist(), trees.child[row, edges].tolist(), strict=True)
     return {move: child for move, child in found if child >= 0}
 
 
-def _moves(search: Search, row: int, node: int) -> tuple[Move, ...]:
+def _moves_of(search: Search, row: int, node: int) -> tuple[Move, ...]:
     """All moves of a node, in order."""
     trees = search.tree
     if trees.terminal[row, node]:
@@ -115,9 +114,11 @@ def _moves(search: Search, row: int, node: int) -> tuple[Move, ...]:
 def _variation(search: Search, row: int, node: int) -> tuple[int, ...]:
     """The best moves on both sides from a node."""
     line: list[int] = []
-    while (moves := _moves(search, row, node)) and (moves[0].visits or moves[0].proven is not None):
+    while moves := _moves_of(search, row, node):
+        if not moves[0].visits and moves[0].proven is None:
+            break
         line.append(moves[0].action)
-        children = _children(search, row, node)
+        children = children_of(search.tree, row, node)
         if line[-1] not in children:
             break
         node = children[line[-1]]

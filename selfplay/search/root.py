@@ -1,5 +1,6 @@
 """What happens at the roots. Before a search: scores with noise, what the rules tell of the moves,
-the plan of Gumbel AlphaZero. After it: what was found, and what follows from what is proven.
+the plan of Gumbel AlphaZero. After it: what was found, what follows from what is proven,
+and the tree that is left when a move is made.
 
 The plan (Danihelka et al. 2022, "Policy improvement by planning with Gumbel"): at the root, the m
 moves with the highest Gumbel draw + logit share the simulations by sequential halving. The walks
@@ -39,7 +40,7 @@ def considered_visits(m, out):
 
 
 @njit(cache=True, nogil=True)
-def plan(tree, rows, m, sims, schedule):
+def fill_schedule(tree, rows, m, sims, schedule):
     """Fill the rows of schedule int32 [B, S] for searches of ``sims`` int32 [n] simulations.
 
     rows: int64 [n], with evaluated roots and no node yet below; m: moves to consider, or all if
@@ -165,7 +166,7 @@ def end_won(wins, slot, leaves, to_play, outcome):
 
 
 @njit(cache=True, nogil=True)
-def moves(tree, rows, visits, q, exact):
+def root_moves(tree, rows, visits, q, exact):
     """Fill visits int32 [n, A], q float64 [n, A], the mean value of each visited move of the
     roots for their side to move, and exact bool [n, A], whether it is exact; 0 elsewhere."""
     visits[:] = 0
@@ -220,3 +221,90 @@ def proven_policy(
     share = np.where(share.sum(1, keepdims=True) > 0, share, prior * ~exact)
     share = np.where(decided[:, None], prior * fits, share)
     return (share / share.sum(1, keepdims=True)).astype(np.float32)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _move_node(tree, b, old, new, parent):
+    """Copy node ``old`` to place ``new`` <= old, all but what its edges say."""
+    for a in range(tree.prior.shape[2]):
+        tree.prior[b, new, a] = tree.prior[b, old, a]
+    tree.total[b, new] = tree.total[b, old]
+    tree.mean[b, new] = tree.mean[b, old]
+    tree.rest[b, new] = tree.rest[b, old]
+    tree.mass[b, new] = tree.mass[b, old]
+    tree.parent[b, new] = parent
+    tree.visits[b, new] = tree.visits[b, old]
+    tree.degree[b, new] = tree.degree[b, old]
+    tree.favourite[b, new] = tree.favourite[b, old]
+    tree.action[b, new] = tree.action[b, old]
+    tree.to_play[b, new] = tree.to_play[b, old]
+    tree.terminal[b, new] = tree.terminal[b, old]
+    tree.pending[b, new] = tree.pending[b, old]
+    tree.known[b, new] = tree.known[b, old]
+    tree.raw[b, new] = tree.raw[b, old]
+    tree.bound[b, new] = tree.bound[b, old]
+    tree.loose[b, new] = tree.loose[b, old]
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _child(tree, b, action):
+    """The root's child under ``action``, or -1."""
+    found = -1
+    for e in range(tree.first[b, 0], tree.first[b, 0] + tree.degree[b, 0]):
+        if tree.move[b, e] == action:
+            found = tree.child[b, e]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def reroot(tree, rows, actions):
+    """Make the child under ``actions`` int64 [n] the root of its tree, and drop the rest.
+
+    Where there is no such child, or it is terminal, the tree is emptied. -1: no move was made.
+    The new root's ``favourite``, ``weight`` and ``mass`` are by its prior; ``set_root`` must
+    follow.
+    """
+    number = np.empty(tree.parent.shape[1], np.int32)
+    child, move, n = np.empty((3, tree.child.shape[1]), np.int32)
+    q, weight = np.empty((2, tree.child.shape[1]))
+    bar = np.empty(tree.child.shape[1], np.float32)
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        if actions[i] < 0 or tree.size[b] == 0:
+            continue
+        root = _child(tree, b, actions[i])
+        if root < 0 or tree.terminal[b, root]:
+            tree.size[b] = 0
+            continue
+        number[: tree.size[b]] = -1
+        number[root] = 0
+        count = 1
+        for node in range(root + 1, tree.size[b]):
+            if number[tree.parent[b, node]] >= 0:
+                number[node] = count
+                count += 1
+        used = 0
+        for old in range(root, tree.size[b]):
+            new = number[old]
+            if new < 0:
+                continue
+            first = tree.first[b, old]
+            _move_node(tree, b, old, new, number[tree.parent[b, old]])
+            tree.first[b, new] = used
+            room = 2
+            for k in range(tree.degree[b, new]):
+                child[used + k] = number[tree.child[b, first + k]]
+                move[used + k] = tree.move[b, first + k]
+                n[used + k] = tree.n[b, first + k]
+                q[used + k] = tree.q[b, first + k]
+                weight[used + k] = tree.weight[b, first + k]
+                bar[used + k] = tree.bar[b, first + k]
+                room = room if k < room else 2 * room
+            used += room if tree.degree[b, new] > 0 else 0
+        tree.size[b], tree.used[b] = count, used
+        tree.parent[b, 0] = tree.edge[b, 0] = -1
+        for node in range(count):
+            for e in range(tree.first[b, node], tree.first[b, node] + tree.degree[b, node]):
+                tree.child[b, e], tree.move[b, e], tree.n[b, e] = child[e], move[e], n[e]
+                tree.q[b, e], tree.weight[b, e], tree.bar[b, e] = q[e], weight[e], bar[e]
+                tree.edge[b, child[e]] = e

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay.common.errors import UserError
-from selfplay.games.base import Game, put, side, take
+from selfplay.games.base import Game, put, take
 from selfplay.search import random as rng
 from selfplay.search import root, select, tree
 
@@ -168,7 +168,7 @@ class Search:
         rows, moves = np.asarray(rows, np.int64), np.asarray(actions, np.int64)
         self._left[rows] = 0
         if self.config.reuse:
-            tree.reroot(self.tree, rows, moves)
+            root.reroot(self.tree, rows, moves)
         else:
             self.tree.size[rows[moves >= 0]] = 0
 
@@ -247,7 +247,7 @@ class Search:
             raise ValueError(f"search: nothing is known of rows {rows[trees.size[rows] == 0]}")
         visits = np.empty((len(rows), self.game.num_actions), np.int32)
         q, exact = np.empty(visits.shape), np.empty(visits.shape, np.bool_)
-        root.moves(trees, rows, visits, q, exact)
+        root.root_moves(trees, rows, visits, q, exact)
         sign = 1.0 - 2.0 * trees.to_play[rows, 0]
         value = (sign * trees.total[rows, 0] / trees.visits[rows, 0]).astype(np.float32)
         prior = np.abs(trees.prior[rows, 0])
@@ -341,7 +341,7 @@ class Search:
             with np.errstate(divide="ignore"):
                 score = np.log(prior)
             score[noisy] += rng.gumbel(trees.rng, rows[noisy], legal)
-            root.plan(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
+            root.fill_schedule(trees, rows, config.gumbel_actions, self._sims[rows], self._schedule)
         else:
             score, weight = prior, config.dirichlet_weight
             warm = prior[noisy] ** (1.0 / config.root_temperature)
@@ -369,26 +369,3 @@ def _rule(config: SearchConfig) -> tuple[int, tuple[float, float, float]]:
     if config.rule == "uct":
         return select.UCT, (config.uct_c, 0.0, 0.0)
     return select.GUMBEL, (config.c_visit, config.c_scale, 0.0)
-
-
-class _Rollouts:
-    """``rollout_evaluate``; an object, so that it can be told apart in messages and profiles."""
-
-    def __init__(self, game: Game, seed: int) -> None:
-        self.game, self.seed = game, seed
-
-    def __call__(
-        self, states: Any, legal: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        streams = rng.fingerprint((self.game.keys(states),), self.seed)
-        values = self.game.rollout(states, streams) * side(states)
-        return np.zeros(legal.shape, np.float32), values
-
-
-def rollout_evaluate(game: Game, seed: int) -> Evaluate:
-    """Uniform priors, and the result of one random rollout as value: pure Monte Carlo search.
-
-    The rollout depends on ``seed`` and the position alone, not on the batch it comes in; so a
-    position that is met twice gives the same result twice.
-    """
-    return _Rollouts(game, seed)

@@ -104,7 +104,7 @@ def of_end(game: Game, states: Any) -> Analysis:
                     np.zeros(game.num_actions, np.float32), (), value, True, owned, score)
 
 
-def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
+def analysis_of(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     """What tree ``row`` of a search has found for a position, ``states`` of one row.
 
     Moves come in the order in which they would be made: the search's choice, then by visits, value
@@ -121,9 +121,9 @@ def read(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
     prior = found.prior[0]
     order = sorted(np.flatnonzero(prior > 0).tolist(), key=lambda a: (
         a != found.action[0], proven[a] == -1, -visits[a], -means[a], -prior[a], a))
-    moves = tuple(_move(game, states, search, row, action, n, int(visits[action]),
-                        float(means[action]), float(prior[action]), int(children[action]),
-                        None if np.isnan(proven[action]) else float(proven[action]))
+    moves = tuple(_move_info(game, states, search, row, action, n, int(visits[action]),
+                             float(means[action]), float(prior[action]), int(children[action]),
+                             None if np.isnan(proven[action]) else float(proven[action]))
                   for n, action in enumerate(order))
     return Analysis(
         int(states.to_play[0]), int(states.ply[0]), int(tree.visits[row, 0]), (value + 1) / 2,
@@ -144,18 +144,19 @@ def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
     tree.total[row, 0] = tree.mean[row, 0] = tree.raw[row, 0]
 
 
-def _move(game: Game, states: Any, search: Search, row: int, action: int, order: int, visits: int,
-          value: float, prior: float, child: int, proven: float | None) -> MoveInfo:
+def _move_info(game: Game, states: Any, search: Search, row: int, action: int, order: int,
+               visits: int, value: float, prior: float, child: int, proven: float | None
+               ) -> MoveInfo:
     pv, counts = [action], [visits]
     if child > 0:
-        _variation(search, row, child, pv, counts)
+        _add_variation(search, row, child, pv, counts)
     winrate = (value + 1) / 2
     return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,
                     wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, tuple(pv),
-                    tuple(_texts(game, states, pv)), tuple(counts), proven)
+                    tuple(_texts_of_moves(game, states, pv)), tuple(counts), proven)
 
 
-def _variation(search: Search, row: int, node: int, pv: list[int], counts: list[int]) -> None:
+def _add_variation(search: Search, row: int, node: int, pv: list[int], counts: list[int]) -> None:
     """Add the most visited moves on from a node, of equals the better for its side to move."""
     tree = search.tree
     while len(pv) < LONGEST_PV and tree.degree[row, node]:
@@ -169,7 +170,7 @@ def _variation(search: Search, row: int, node: int, pv: list[int], counts: list[
         node = int(tree.child[row, best])
 
 
-def _texts(game: Game, states: Any, actions: list[int]) -> list[str]:
+def _texts_of_moves(game: Game, states: Any, actions: list[int]) -> list[str]:
     """Moves as text; where texts depend on the position, that of each."""
     if game.has_sgf:
         return [game.action_to_text(states, 0, action) for action in actions]

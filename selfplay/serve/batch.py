@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from selfplay.games.base import take
 from selfplay.search.search import Search
 from selfplay.search.tree import node_bytes
-from selfplay.serve.analysis import Analysis, of_end, read, restrict
+from selfplay.serve.analysis import Analysis, analysis_of, of_end, restrict
 from selfplay.serve.mind import Mind, Views
 
 ROWS = 64  #: positions of one search at once: two parts of a batch, for two cores
@@ -58,7 +58,7 @@ class _Group:
     fresh: list[int] = field(default_factory=list)  #: rows whose root is not evaluated yet
 
 
-class Batch:
+class AnalysisBatch:
     """Jobs in, analyses out, in whatever order they are done."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ def _wave(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
         done = row in finished or job.stopped
         if done or (job.every is not None and now - job.told >= job.every):
             job.told = now
-            yield job, _look(group, row, job), done
+            yield job, _analysis_so_far(group, row, job), done
         if done:
             search.forget([row])
             group.jobs[row] = None
@@ -161,16 +161,16 @@ def _rooted(group: _Group) -> set[int]:
     return done
 
 
-def _look(group: _Group, row: int, job: Job) -> Analysis | None:
+def _analysis_so_far(group: _Group, row: int, job: Job) -> Analysis | None:
     if not group.search.tree.size[row]:
         return None
-    found = read(group.mind.game, job.states, group.search, row)
+    found = analysis_of(group.mind.game, job.states, group.search, row)
     return found if job.views is None else job.views.add(found, job.detail)
 
 
 def analyses(jobs: Iterable[Job]) -> list[Analysis]:
     """What is found of every job, in their order."""
-    batch, wanted = Batch(), list(jobs)
+    batch, wanted = AnalysisBatch(), list(jobs)
     found: dict[int, Analysis] = {}
     for number, job in enumerate(wanted):
         job.tag = number

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.errors import UserError, clip, command, counted
-from selfplay.common.files import DAMAGE, finite, read_json
+from selfplay.common.files import DAMAGE, finite_float, read_json
 from selfplay.games import make
 from selfplay.learn.checkpoint import read_meta
 from selfplay.run.compare import train_command
@@ -60,7 +60,7 @@ def _strength(run: Run, checkpoint: Path) -> list[dict[str, Any]]:
     said = read_json(path, dict)
     tail = f"{checkpoint.parent.name}/{checkpoint.name}"
     try:
-        return [{**{key: finite(row[key]) for key in ("elo", "low", "high")},
+        return [{**{key: finite_float(row[key]) for key in ("elo", "low", "high")},
                  "games": row["games"], "player": f"@{row.get('sims') or 0}",
                  "anchor": f"{said.get('anchor')} = 0 Elo"}
                 for row in said.get("points", [])

@@ -53,7 +53,7 @@ def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Pat
     if kind == "safetensors":
         weights = checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint
         write_atomic(file, weights.read_bytes())
-        return _beside(file, CARD, as_json({**card, SUM: file_sum(file)}))
+        return _write_beside(file, CARD, as_json({**card, SUM: file_sum(file)}))
     plain = Plain(folded(net)).eval()
     obs = torch.zeros(2, *card["net"]["obs_shape"])
     names = OUTPUTS[: len(plain(obs))]
@@ -64,10 +64,10 @@ def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Pat
     height, width = card["net"]["obs_shape"][1:]
     more = {name: ABOUT[name].format(actions=card["net"]["num_actions"], cells=height * width)
             for name in names}
-    return _beside(file, ".md", as_markdown(card, file.name, {"file": kind, **more}))
+    return _write_beside(file, ".md", as_markdown(card, file.name, {"file": kind, **more}))
 
 
-def _beside(file: Path, suffix: str, text: str) -> Path:
+def _write_beside(file: Path, suffix: str, text: str) -> Path:
     path = file.with_suffix(suffix)
     write_atomic(path, text.encode())
     return path
@@ -79,18 +79,18 @@ def _onnx(plain: nn.Module, obs: Tensor, names: tuple[str, ...], file: Path) -> 
     except ImportError:
         raise UserError("--onnx: pip install 'selfplay-lab[onnx]'") from None
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with _without_chatter():
         torch.onnx.export(plain, (obs,), str(file), input_names=["obs"], output_names=list(names),
                           dynamic_shapes={"obs": {0: batch}}, external_data=False)
 
 
 def _torchscript(plain: nn.Module, obs: Tensor, names: tuple[str, ...], file: Path) -> None:
-    with _quiet(), torch.no_grad():
+    with _without_chatter(), torch.no_grad():
         torch.jit.trace(plain, obs).save(str(file))
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _without_chatter() -> Any:
     """torch's exporters tell of their progress."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.common.errors import UserError, counted
-from selfplay.common.files import DAMAGE, finite, read_json
+from selfplay.common.files import DAMAGE, finite_float, read_json
 from selfplay.learn import packaged
 
 
-def listing() -> str:
+def nets_text() -> str:
     """A paragraph a net."""
     out = []
     for name in packaged.names():
@@ -33,7 +33,7 @@ def _about(name: str, card: dict[str, Any]) -> list[str]:
     packaged.must_be_as_packaged(weights, card)
     out = [f"{name}: {card['game'].strip()}, net {card['net']['size']}, "
            f"{weights.stat().st_size / 1e6:.2f} MB, "
-           f"{counted(finite(card.get('hours', 0)), 'hour')}, "
+           f"{counted(finite_float(card.get('hours', 0)), 'hour')}, "
            f"{card.get('licence', 'no licence')}"]
     out += [f"    {text}" for text in strengths(card)]
     if card.get("command"):

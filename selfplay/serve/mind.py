@@ -22,10 +22,12 @@ from selfplay.arena.spec import Budget, checkpoint_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
-from selfplay.inference.evaluator import Evaluator, spread
+from selfplay.inference.actors import spread
+from selfplay.inference.evaluator import Evaluator
 from selfplay.learn.checkpoint import load_net, spec_of
 from selfplay.models import NetOutput, NetSpec, build
-from selfplay.search.search import Evaluate, SearchConfig, rollout_evaluate
+from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Evaluate, SearchConfig
 from selfplay.serve.analysis import Analysis
 
 SIMS = 200  #: of a move where nobody says how many
@@ -96,6 +98,17 @@ class Mind:
             owned[turn.cells[symmetry]] = out.ownership[0].tanh().cpu().numpy()
         return Said(logits, float(out.value[0].tanh()), owned, score)
 
+    def owned(self, states: Any) -> NDArray[np.float64] | None:
+        """float64 [H*W] in [-1, 1], who will own each point of one row, +1 player 0: the mean over
+        the board's symmetries. None where the net has no such head."""
+        if self.net is None or not self.game.has_ownership:
+            return None
+        turns = range(len(self.game.symmetries().cells))
+        views = [view for k in turns if (view := self.turned(states, k).ownership) is not None]
+        if not views:
+            return None
+        return np.stack(views).mean(0, np.float64) * side(states)[0]
+
     def _forward(self, obs: NDArray[Any]) -> NetOutput:
         assert self.net is not None
         planes = torch.from_numpy(np.ascontiguousarray(obs)).to(self.device)
@@ -109,7 +122,7 @@ class Mind:
         if game.name == self.game.name:
             return self
         if self.net is None:
-            return rollouts(game, self.sims, self.leaves)
+            return rollout_mind(game, self.sims, self.leaves)
         if not self.spec or not self.spec.any_board or self.game.kin != game.kin:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
         if game.board_shape == self.game.board_shape:  # the states bring the komi
@@ -193,7 +206,7 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
             raise UserError(f"--net {words}: a number of simulations from 1 wanted, as mcts:1000")
         if wanted is None:
             raise UserError(f"--net {words}: plays any game, so say which: --game go9x9")
-        return rollouts(wanted, int(found[1]), max(1, int(found[2] or 1)))
+        return rollout_mind(wanted, int(found[1]), max(1, int(found[2] or 1)))
     text = text if prefix == "net" else words.strip()
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
@@ -211,7 +224,7 @@ def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
     return Mind(name, game, evaluate, config, sims, net, device, leaves, spec)
 
 
-def rollouts(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
+def rollout_mind(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
     """Pure Monte Carlo tree search."""
     return Mind(f"mcts:{sims}", game, rollout_evaluate(game, seed),
                 SearchConfig(rule="uct", leaves=leaves, reuse=True), sims, leaves=leaves)

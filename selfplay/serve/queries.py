@@ -20,7 +20,7 @@ from selfplay.games import make
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 from selfplay.serve.answers import PV_LENGTH, VIEWS, Query, answer
-from selfplay.serve.batch import Batch, Job
+from selfplay.serve.batch import AnalysisBatch, Job
 from selfplay.serve.line import Line
 from selfplay.serve.mind import Mind
 
@@ -49,7 +49,7 @@ class Server:
 
     def __init__(self, mind: Mind, visits: int, view: str = VIEWS[0]) -> None:
         self.mind, self.visits, self.view = mind, visits, view
-        self.batch = Batch()
+        self.batch = AnalysisBatch()
         self._minds = {mind.game.name: mind}
 
     def take(self, line: str) -> Iterator[dict[str, Any]]:
@@ -122,23 +122,23 @@ class Server:
         line, turns = Line(game), _turns(said)
         try:
             if said.get("initialStones"):
-                line.setup(_stones(game, said), _first(said, game))
-            elif _first(said, game) == 1 and game.pass_action >= 0:
+                line.setup(_stones(game, said), _who_begins(said, game))
+            elif _who_begins(said, game) == 1 and game.pass_action >= 0:
                 line.begin([game.pass_action])
         except GameError as error:
             raise QueryError(str(error), "initialStones") from None
-        _play(line, said)
+        _play_moves(line, said)
         if max(turns) > line.ply:
             raise QueryError(f"no turn {max(turns)} in a game of {line.ply} moves", "analyzeTurns")
-        visits = _whole(said, "maxVisits", self.visits, 1, MOST_VISITS)
+        visits = _whole_number(said, "maxVisits", self.visits, 1, MOST_VISITS)
         query = Query(said["id"], game, mind, [(turn, line.at(turn)) for turn in turns],
                       max(visits - 1, 0), view=self.view, warnings=warnings)
         for name, key in (("ownership", "includeOwnership"), ("policy", "includePolicy"),
                           ("moves_ownership", "includeMovesOwnership"),
                           ("pv_visits", "includePVVisits")):
-            setattr(query, name, _flag(said, key))
-        query.pv_length = _whole(said, "analysisPVLen", PV_LENGTH - 1, 1, 1000) + 1
-        _settings(said, query)
+            setattr(query, name, _true_or_false(said, key))
+        query.pv_length = _whole_number(said, "analysisPVLen", PV_LENGTH - 1, 1, 1000) + 1
+        _override_settings(said, query)
         query.every = _seconds(said)
         query.priorities = _priorities(said, len(turns))
         _restrictions(said, line, query)
@@ -147,8 +147,8 @@ class Server:
     def _mind(self, said: dict[str, Any], warnings: list[tuple[str, str]]) -> Mind:
         """Who can play what the query asks for."""
         own = self.mind.game
-        width = _whole(said, "boardXSize", own.board_shape[1], 1, 99)
-        height = _whole(said, "boardYSize", own.board_shape[0], 1, 99)
+        width = _whole_number(said, "boardXSize", own.board_shape[1], 1, 99)
+        height = _whole_number(said, "boardYSize", own.board_shape[0], 1, 99)
         if not isinstance(own, Go):
             if (height, width) != own.board_shape:
                 raise QueryError(f"this net plays {own.name}", "boardXSize")
@@ -183,7 +183,7 @@ def _failure(said: Any, words: str, name: str = "") -> dict[str, Any]:
     return found
 
 
-def _whole(said: dict[str, Any], name: str, otherwise: int, least: int, most: int) -> int:
+def _whole_number(said: dict[str, Any], name: str, otherwise: int, least: int, most: int) -> int:
     value = said.get(name, otherwise)
     if type(value) is float and value == round(value):
         value = int(value)
@@ -192,14 +192,14 @@ def _whole(said: dict[str, Any], name: str, otherwise: int, least: int, most: in
     return value
 
 
-def _flag(said: dict[str, Any], name: str) -> bool:
+def _true_or_false(said: dict[str, Any], name: str) -> bool:
     value = said.get(name, False)
     if type(value) is not bool:
         raise QueryError("true or false wanted", name)
     return value
 
 
-def _list(said: dict[str, Any], name: str) -> list[Any]:
+def _list_of(said: dict[str, Any], name: str) -> list[Any]:
     value = said.get(name, [])
     if not isinstance(value, list) or len(value) > MOST_MOVES:
         raise QueryError(f"a list of at most {MOST_MOVES:,} wanted", name)
@@ -208,28 +208,28 @@ def _list(said: dict[str, Any], name: str) -> list[Any]:
 
 def _turns(said: dict[str, Any]) -> list[int]:
     if "analyzeTurns" not in said:
-        return [len(_list(said, "moves"))]
-    turns = _list(said, "analyzeTurns")
+        return [len(_list_of(said, "moves"))]
+    turns = _list_of(said, "analyzeTurns")
     if not turns or not all(type(turn) is int and turn >= 0 for turn in turns):
         raise QueryError("a list of turns from 0 wanted", "analyzeTurns")
     return turns
 
 
-def _first(said: dict[str, Any], game: Game) -> int:
+def _who_begins(said: dict[str, Any], game: Game) -> int:
     """Who begins: as said, else who makes the first move, else black."""
     if "initialPlayer" in said:
         found = colour_of(str(said["initialPlayer"]))
         if found is None:
             raise QueryError('"B" or "W" wanted', "initialPlayer")
         return found
-    moves = _list(said, "moves")
+    moves = _list_of(said, "moves")
     pair = moves[0] if moves else None
     return (colour_of(str(pair[0])) or 0) if isinstance(pair, list) and pair else 0
 
 
 def _coloured(said: dict[str, Any], name: str) -> Iterator[tuple[int | None, str]]:
     """(colour, move) of a list of pairs; colour None where there is a move alone."""
-    for number, item in enumerate(_list(said, name), 1):
+    for number, item in enumerate(_list_of(said, name), 1):
         if isinstance(item, str):
             yield None, item
             continue
@@ -256,7 +256,7 @@ def _action(game: Game, states: Any, text: str, name: str) -> int:
         raise QueryError(str(error), name) from None
 
 
-def _play(line: Line, said: dict[str, Any]) -> None:
+def _play_moves(line: Line, said: dict[str, Any]) -> None:
     for number, (colour, text) in enumerate(_coloured(said, "moves"), 1):
         try:
             states = line.states if colour is None else line.turn(colour)
@@ -285,7 +285,7 @@ def _rules(said: dict[str, Any], own: Go, warnings: list[tuple[str, str]]) -> bo
     return own.suicide
 
 
-def _settings(said: dict[str, Any], query: Query) -> None:
+def _override_settings(said: dict[str, Any], query: Query) -> None:
     settings = said.get("overrideSettings", {})
     if not isinstance(settings, dict):
         raise QueryError("an object wanted", "overrideSettings")
@@ -293,7 +293,7 @@ def _settings(said: dict[str, Any], query: Query) -> None:
         if key == "reportAnalysisWinratesAs" and str(value).upper() in VIEWS:
             query.view = str(value).upper()
         elif key == "maxVisits":
-            query.sims = max(_whole(settings, key, 1, 1, MOST_VISITS) - 1, 0)
+            query.sims = max(_whole_number(settings, key, 1, 1, MOST_VISITS) - 1, 0)
         else:
             query.warnings.append(("overrideSettings", f"{key[:60]}: Unexpected or unused setting"))
 
@@ -308,7 +308,7 @@ def _seconds(said: dict[str, Any]) -> float | None:
 
 
 def _priorities(said: dict[str, Any], count: int) -> list[float]:
-    given = _list(said, "priorities") or [said.get("priority", 0)] * count
+    given = _list_of(said, "priorities") or [said.get("priority", 0)] * count
     if len(given) != count or not all(type(p) in (int, float) for p in given):
         raise QueryError("a number for each of analyzeTurns wanted", "priorities")
     return [float(p) for p in given]
@@ -317,7 +317,7 @@ def _priorities(said: dict[str, Any], count: int) -> list[float]:
 def _restrictions(said: dict[str, Any], line: Line, query: Query) -> None:
     game = query.game
     for key in ("avoidMoves", "allowMoves"):
-        for item in _list(said, key):
+        for item in _list_of(said, key):
             colour = colour_of(str(item.get("player"))) if isinstance(item, dict) else None
             if colour is None or not isinstance(item.get("moves"), list):
                 raise QueryError("objects with player, moves and untilDepth wanted", key)
@@ -330,8 +330,8 @@ def _restrictions(said: dict[str, Any], line: Line, query: Query) -> None:
             query.only[colour] = only & (named if key == "allowMoves" else ~named)
 
 
-def run(server: Server, lines: Callable[[bool], list[str] | None],
-        write: Callable[[str], None]) -> None:
+def answer_queries(server: Server, lines: Callable[[bool], list[str] | None],
+                   write: Callable[[str], None]) -> None:
     """Answer queries until the input ends, and then those under way.
 
     lines(wait): the lines that have come, after waiting for one where ``wait``; None at the end.

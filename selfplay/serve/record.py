@@ -46,7 +46,7 @@ class Record:
         return bool(self.stones.any())
 
 
-def read_records(path: Path, skipped: list[Skipped] | None = None) -> list[Record]:
+def read_sgf(path: Path, skipped: list[Skipped] | None = None) -> list[Record]:
     """The games of an SGF file (.sgf, .sgf.gz); what cannot be played here goes into ``skipped``.
 
     Raises UserError for a file that cannot be read and where no game is left in it.
@@ -75,7 +75,7 @@ def record_of(source: str, nodes: Properties) -> Record:
     root = about(nodes)
     if text_of(root, "GM") not in ("", "1"):
         raise ValueError(f"not Go (GM[{text_of(root, 'GM')}])")
-    size = _size(text_of(root, "SZ"))
+    size = _board_size(text_of(root, "SZ"))
     stones, moves = np.zeros(size * size, np.int8), list[tuple[int, int]]()
     turn: int | None = None
     for node in nodes:
@@ -98,7 +98,7 @@ def record_of(source: str, nodes: Properties) -> Record:
                   (text_of(root, "PB"), text_of(root, "PW")), text_of(root, "RE"), source)
 
 
-def _size(stated: str) -> int:
+def _board_size(stated: str) -> int:
     if not stated:
         return 19
     width, _, height = stated.partition(":")

@@ -19,12 +19,12 @@ from selfplay.games import make
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
 from selfplay.report import board as drawing
-from selfplay.report.review import Curve, Mistake, Page, write_page
+from selfplay.report.review import Mistake, Page, WinrateCurve, write_page
 from selfplay.serve.analysis import Analysis
-from selfplay.serve.batch import Batch, Job
+from selfplay.serve.batch import AnalysisBatch, Job
 from selfplay.serve.line import Line
 from selfplay.serve.mind import Mind
-from selfplay.serve.record import Record, read_records
+from selfplay.serve.record import Record, read_sgf
 
 SUFFIXES = (".sgf", ".sgf.gz")
 LETTERS = "ABC"  #: on the best moves of a position
@@ -89,7 +89,7 @@ def review(
 ) -> Iterator[Review | tuple[str, str]]:
     """Reviews in the order in which they are done, all positions in one batch; (source, reason) of
     a record that cannot be reviewed. size: of the board, should only such games be wanted."""
-    batch, open_ = Batch(), dict[int, tuple[Review, dict[int, Analysis]]]()
+    batch, open_ = AnalysisBatch(), dict[int, tuple[Review, dict[int, Analysis]]]()
     minds = {mind.game.name: mind}
     for number, record in enumerate(records):
         if size and record.size != size:
@@ -142,7 +142,7 @@ def _started(mind: Mind, minds: dict[str, Mind], record: Record) -> Review:
 
 # --------------------------------------------------------------------------------- as SGF
 
-def to_sgf(one: Review, name: str) -> str:
+def reviewed_sgf(one: Review, name: str) -> str:
     """The game with winrates, best moves and better variations. name: of who reviewed it."""
     record, size = one.record, one.game.size
     root = {"GM": "1", "FF": "4", "CA": "UTF-8", "AP": "selfplay", "SZ": str(size),
@@ -172,7 +172,7 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
     if ply:
         move = judged[ply - 1]
         text = one.line.text(move.action)
-        words.append(f"{text} {_verdict(move, _line(one.found[ply - 1]))}")
+        words.append(f"{text} {_verdict(move, _move_and_chance(one.found[ply - 1]))}")
     best = list(zip(LETTERS, [m for m in found.moves if m.visits or m.order == 0], strict=False))
     words += [f"{letter} {m.text}: {m.winrate:.1%}, {m.visits} visits: "
               f"{' '.join(m.pv_text[:PV_LENGTH])}" for letter, m in best]
@@ -196,7 +196,7 @@ def _verdict(move: Judged, best: str) -> str:
     return f"loses {move.loss:.1%}{points}; better {best}"
 
 
-def _line(found: Analysis) -> str:
+def _move_and_chance(found: Analysis) -> str:
     best = found.best
     return "" if best is None else f"{best.text} ({best.winrate:.1%})"
 
@@ -209,7 +209,7 @@ def _better(one: Review, move: Judged) -> str:
     colour, nodes = move.colour, ""
     for number, action in enumerate(found.best.pv[:PV_LENGTH]):
         nodes += f";{'BW'[(colour + number) % 2]}[{sgf_point(action, one.game.size)}]"
-    words = f"Better than {one.line.text(move.action)}: {_line(found)}"
+    words = f"Better than {one.line.text(move.action)}: {_move_and_chance(found)}"
     first, _, rest = nodes[1:].partition(";")
     return f"(;{first}C[{escape(words)}]{';' + rest if rest else ''})"
 
@@ -233,8 +233,8 @@ def to_page(one: Review, name: str) -> Page:
                           f"{sum(m.agrees for m in mine) / len(mine):.0%}",
                           f"{sum(m.loss for m in mine) / len(mine):.1%}",
                           f"{sum(points) / len(points):.2f}" if points else "—"))
-    return Page(" – ".join(players), about, Curve(one.black(), [m.ply + 1 for m in shown]), table,
-                [_mistake(one, m) for m in sorted(shown, key=lambda m: -m.loss)])
+    return Page(" – ".join(players), about, WinrateCurve(one.black(), [m.ply + 1 for m in shown]),
+                table, [_mistake(one, m) for m in sorted(shown, key=lambda m: -m.loss)])
 
 
 def _mistake(one: Review, move: Judged) -> Mistake:
@@ -244,7 +244,8 @@ def _mistake(one: Review, move: Judged) -> Mistake:
         visits[m.action] = m.visits
     total = max(sum(visits), 1)
     last = one.line.moves[move.ply - 1].action if move.ply else -1
-    seen = drawing.view(one.game, states, 0, [v / total for v in visits], visits, found.value, last)
+    seen = drawing.board_view(one.game, states, 0, [v / total for v in visits], visits,
+                              found.value, last)
     best = found.best
     assert best is not None  # a move was made here
     points = "" if move.points is None else f", {move.points:.1f} points"
@@ -270,7 +271,7 @@ def review_files(
         if "-reviewed" in file.name:
             continue
         try:
-            records += read_records(file, skipped)
+            records += read_sgf(file, skipped)
         except UserError as error:
             refused.append(str(error))
     done, one_file = 0, len(records) == 1 and out is not None and out.suffix == ".sgf"
@@ -279,7 +280,7 @@ def review_files(
             refused.append(f"{made[0]}: {made[1]}")
             continue
         target = out if one_file and out is not None else _target(made.record, out)
-        write_atomic(target, to_sgf(made, mind.name).encode())
+        write_atomic(target, reviewed_sgf(made, mind.name).encode())
         done += 1
         yield _told(made, target)
         if html:

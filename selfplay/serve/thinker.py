@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfplay.search.search import Search
 from selfplay.search.tree import Tree, node_bytes
-from selfplay.serve.analysis import Analysis, of_end, read, restrict
+from selfplay.serve.analysis import Analysis, analysis_of, of_end, restrict
 from selfplay.serve.line import Line
 from selfplay.serve.mind import Mind, Views
 
@@ -224,7 +224,7 @@ class Thinker:
         views = Views.of([states], self.mind)[0] if heads else None
 
         def look() -> Analysis:
-            found = read(self.mind.game, states, search)
+            found = analysis_of(self.mind.game, states, search)
             found = found if views is None else views.add(found)
             return replace(found, seconds=time.monotonic() - began,
                            evaluations=self.mind.evaluations - before)

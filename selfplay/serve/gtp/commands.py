@@ -11,16 +11,16 @@ from typing import IO
 
 import numpy as np
 
+from selfplay.arena.contest import clock
 from selfplay.arena.sgf import escape, sgf_point
 from selfplay.common.errors import UserError
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
-from selfplay.serve.gtp import clock
 from selfplay.serve.gtp.engine import Engine, fixed_handicap
 from selfplay.serve.gtp.live import Command, analyze, genmove_analyze, raw_nn
 from selfplay.serve.gtp.protocol import Answer, GtpError, serve
 from selfplay.serve.line import stones_of
-from selfplay.serve.record import read_records
+from selfplay.serve.record import read_sgf
 from selfplay.serve.thinker import Limits
 
 
@@ -66,7 +66,7 @@ def _stop(engine: Engine, words: list[str], answer: Answer) -> str:
     return ""
 
 
-def _nothing(engine: Engine, words: list[str], answer: Answer) -> str:
+def _do_nothing(engine: Engine, words: list[str], answer: Answer) -> str:
     return ""
 
 
@@ -133,7 +133,7 @@ def _set_free_handicap(engine: Engine, words: list[str], answer: Answer) -> str:
 def _loadsgf(engine: Engine, words: list[str], answer: Answer) -> str:
     """FILE [MOVE]: the position before that move; the side to move is answered."""
     try:
-        record = read_records(Path(_word(words)))[0]
+        record = read_sgf(Path(_word(words)))[0]
         most = int(_number(words, 1)) - 1 if len(words) > 1 else len(record.moves)
         if most < 0:
             raise GtpError("syntax error: moves count from 1")
@@ -337,7 +337,7 @@ COMMANDS: dict[str, Command] = {
     "lz-genmove_analyze": genmove_analyze(False), "kata-genmove_analyze": genmove_analyze(True),
     "kata-raw-nn": raw_nn, "kata-get-rules": _get_rules, "kata-set-rules": _set_rules,
     "kata-set-rule": _set_rule, "kgs-rules": _set_rules,
-    "stop": _stop, "kgs-chat": _nothing, "kgs-game_over": _nothing,
+    "stop": _stop, "kgs-chat": _do_nothing, "kgs-game_over": _do_nothing,
 }
 
 

@@ -1,7 +1,9 @@
-"""Which stones of Go are dead: random playouts, and who owns the points at their end.
+"""Which stones of Go are dead: random playouts, who owns the points at their end, and what the
+net says of that.
 
-The playouts fill no eye of their own side. That is what a few hundred of them can tell of a board
-where both sides have passed; in the middle of a fight they tell little.
+The playouts fill no eye of their own side. They see what has two eyes and what has none, the net
+sees shapes that it has learnt; both together are better than either (RESULTS.md). All of it is
+for a board where both sides have passed; in the middle of a fight it tells little.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from selfplay.games.go import Go
 from selfplay.serve.line import stones_of
 
 PLAYOUTS = 200
-CERTAIN = 0.7  #: share of the playouts in which a dead stone's point is the other side's
+#: A chain is dead where its side owns less of its points, in [-1, 1]: by playouts alone, and where
+#: a net has NET_SHARE of the say; its games count what stands at the end as alive.
+LEAST, LEAST_WITH_NET, NET_SHARE = -0.2, 0.2, 0.4
 
 Flags = NDArray[np.bool_]
+View = NDArray[np.float64]  #: [H*W] in [-1, 1], who owns each point, +1 player 0
 
 
-def owners(game: Go, states: Any, playouts: int = PLAYOUTS, seed: int = 0) -> NDArray[np.float64]:
-    """float64 [H*W] in [-1, 1]: who owns each point, +1 player 0, on average over playouts from
-    one row of states where the game goes on."""
+def owners(game: Go, states: Any, playouts: int = PLAYOUTS, seed: int = 0) -> View:
+    """Who owns each point on average over playouts, from one row of states where the game goes
+    on."""
     rng = np.random.default_rng(seed)
     ends = type(states)(*(np.repeat(field[:1], playouts, axis=0) for field in states))
     for _ in range(game.max_moves):
@@ -63,7 +68,7 @@ def chains(stones: NDArray[np.int8], size: int) -> list[list[int]]:
     while left:
         chain = [left.pop()]
         for cell in chain:
-            for near in _beside(cell, size):
+            for near in _adjacent(cell, size):
                 if near in left and stones[near] == stones[cell]:
                     left.remove(near)
                     chain.append(near)
@@ -71,36 +76,38 @@ def chains(stones: NDArray[np.int8], size: int) -> list[list[int]]:
     return sorted(found)
 
 
-def dead(game: Go, states: Any, playouts: int = PLAYOUTS, seed: int = 0) -> list[list[int]]:
+def dead(game: Go, states: Any, net: View | None = None) -> list[list[int]]:
     """The dead chains of a position, one row where the game goes on, each as cells.
 
-    A chain is dead where its points are the other side's in CERTAIN of the playouts.
+    net: what a net says of who will own the points, where there is one.
     """
     stones = stones_of(game, states)[0]
-    mine = owners(game, states, playouts, seed) * stones
+    owned, least = owners(game, states), LEAST
+    if net is not None:
+        owned, least = (1 - NET_SHARE) * owned + NET_SHARE * net, LEAST_WITH_NET
     return [chain for chain in chains(stones, game.size)
-            if mine[chain].mean() < 1 - 2 * CERTAIN]
+            if (owned * stones)[chain].mean() < least]
 
 
-def score(game: Go, states: Any, playouts: int = PLAYOUTS) -> float:
-    """Player 0's lead with the dead stones taken off, komi included."""
+def score(game: Go, states: Any, net: View | None = None) -> float:
+    """Player 0's lead with the dead stones taken off, komi included. net: as for ``dead``."""
     stones = stones_of(game, states)[0].copy()
-    for chain in dead(game, states, playouts):
+    for chain in dead(game, states, net):
         stones[chain] = 0
-    return float(area(stones, game.size) - game.komi)
+    return float(area_lead(stones, game.size) - game.komi)
 
 
-def area(stones: NDArray[np.int8], size: int) -> int:
+def area_lead(stones: NDArray[np.int8], size: int) -> int:
     """Player 0's lead in area: stones, and empty points that reach stones of one colour alone."""
     lead = int(stones.sum())
     for region in chains((stones == 0).astype(np.int8), size):
-        near = {int(stones[point]) for cell in region for point in _beside(cell, size)} - {0}
+        near = {int(stones[point]) for cell in region for point in _adjacent(cell, size)} - {0}
         if len(near) == 1:
             lead += near.pop() * len(region)
     return lead
 
 
-def _beside(cell: int, size: int) -> list[int]:
+def _adjacent(cell: int, size: int) -> list[int]:
     row, column = divmod(cell, size)
     return [r * size + c for r, c in ((row + 1, column), (row - 1, column), (row, column + 1),
                                       (row, column - 1)) if 0 <= r < size and 0 <= c < size]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay.arena.contest.clock import MARGIN, GameClock, to_come
 from selfplay.arena.gtp import colour_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
@@ -18,7 +19,6 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import dead
-from selfplay.serve.gtp.clock import MARGIN, Clock
 from selfplay.serve.gtp.protocol import GtpError
 from selfplay.serve.line import Line, stones_of
 from selfplay.serve.mind import Mind
@@ -46,7 +46,7 @@ class Engine:
     def __init__(self, mind: Mind, manner: Manner | None = None, seed: int = 0) -> None:
         self.mind, self.manner, self.seed = mind, manner or Manner(), seed
         self.thinker = Thinker(mind, seed)
-        self.clock = Clock(self.manner.margin)
+        self.clock = GameClock(self.manner.margin)
         self._hopeless = [0, 0]  #: moves in a row of each side with little hope
 
     @property
@@ -187,9 +187,9 @@ class Engine:
             raise GtpError(f"the net is of no use: {error}") from None
 
     def _seconds(self, colour: int) -> float | None:
-        """For a move; a game is taken to fill two thirds of its cells."""
+        """For a move."""
         mine = sum(move.colour == colour for move in self.line.moves)
-        by_clock = self.clock.seconds(colour, min(self.game.max_moves, self.game.cells) // 3 - mine)
+        by_clock = self.clock.seconds(colour, to_come(self.game, mine))
         given = [s for s in (by_clock, self.manner.seconds) if s is not None]
         return min(given) if given else None
 
@@ -201,17 +201,19 @@ class Engine:
 
     def _to_capture(self, colour: int) -> bool:
         """Whether the other side has dead stones on the board."""
-        stones = stones_of(self.go, self.line.states)[0]
+        states = self.line.states
+        stones = stones_of(self.go, states)[0]
         theirs = 2 * colour - 1
         return any(stones[chain[0]] == theirs
-                   for chain in dead.dead(self.go, self.line.states))
+                   for chain in dead.dead(self.go, states, self.mind.owned(states)))
 
     # ------------------------------------------------------------------------------- end
 
     def score(self) -> str:
         """B+3.5, W+1 or 0; dead stones taken off."""
         if isinstance(self.game, Go):
-            lead = dead.score(self.game, self.going())
+            states = self.going()
+            lead = dead.score(self.game, states, self.mind.owned(states))
         elif self.line.over:
             lead = self.line.result
         else:
@@ -221,7 +223,7 @@ class Engine:
     def status(self, what: str) -> list[list[str]]:
         """The vertices of each dead or living chain."""
         states = self.going()
-        gone = dead.dead(self.go, states)
+        gone = dead.dead(self.go, states, self.mind.owned(states))
         stones = stones_of(self.go, states)[0]
         chains = {"dead": gone, "seki": [],
                   "alive": [c for c in dead.chains(stones, self.go.size) if c not in gone]}

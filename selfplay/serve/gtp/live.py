@@ -103,7 +103,7 @@ def kata_line(found: Analysis, wanted: Wanted, game: Game) -> str:
         parts.append(f"rootInfo visits {found.visits} winrate {found.winrate:.6g} "
                      f"utility {found.value:.6g}{lead} rawWinrate {(found.raw + 1) / 2:.6g}")
     if wanted.ownership and found.ownership is not None:
-        parts.append(f"ownership {points(found.ownership, game)}")
+        parts.append(f"ownership {point_texts(found.ownership, game)}")
     return " ".join(parts)
 
 
@@ -117,11 +117,11 @@ def _kata_move(m: MoveInfo, found: Analysis, wanted: Wanted, game: Game) -> str:
     if wanted.pv_visits:
         text += f" pvVisits {' '.join(map(str, m.pv_visits))}"
     if wanted.moves_ownership and m.ownership is not None:
-        text += f" movesOwnership {points(m.ownership, game)}"
+        text += f" movesOwnership {point_texts(m.ownership, game)}"
     return text
 
 
-def points(values: NDArray[np.float32], game: Game) -> str:
+def point_texts(values: NDArray[np.float32], game: Game) -> str:
     """Numbers of the cells, from the top row down."""
     rows = values.reshape(game.board_shape)[::-1].ravel()
     return " ".join(f"{value:.4g}" for value in rows)
@@ -194,10 +194,10 @@ def _raw(engine: Engine, symmetry: int) -> str:
     if found.score is not None:
         lines += [f"whiteLead {sign * found.score:.3f}"]
     cells = game.num_actions == game.cells + (game.pass_action >= 0)
-    lines.append("policy " + (points(policy[: game.cells], game) if cells
+    lines.append("policy " + (point_texts(policy[: game.cells], game) if cells
                               else " ".join(f"{p:.4g}" for p in policy)))
     if game.pass_action >= 0:
         lines.append(f"policyPass {policy[game.pass_action]:.4g}")
     if found.ownership is not None:
-        lines.append(f"whiteOwnership {points(sign * found.ownership, game)}")
+        lines.append(f"whiteOwnership {point_texts(sign * found.ownership, game)}")
     return "\n".join(lines)

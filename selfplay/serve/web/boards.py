@@ -174,7 +174,7 @@ LOOKS: dict[str, Look] = {
 }
 
 
-class Board:
+class GameBoard:
     """The board of one game. Not for what is written on it: see ``pieces`` and ``targets``."""
 
     def __init__(self, game: Game) -> None:

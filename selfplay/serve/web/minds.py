@@ -18,6 +18,7 @@ from selfplay.games.base import Game, take
 from selfplay.games.go import Go
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import best, newest, read_meta
+from selfplay.search.grow import children_of
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp.dead import owners
 from selfplay.serve.mind import Mind, mind_of
@@ -112,7 +113,7 @@ class Head:
             return found
 
 
-def choose(found: Analysis, strength: int, passing: int, rng: np.random.Generator) -> int:
+def move_of_strength(found: Analysis, strength: int, passing: int, rng: np.random.Generator) -> int:
     """A move as strong as wanted; ``passing`` is made only where it is the best."""
     assert found.best is not None
     moves = [move for move in found.moves if move.action != passing]
@@ -126,7 +127,7 @@ def choose(found: Analysis, strength: int, passing: int, rng: np.random.Generato
     return moves[int(rng.choice(len(moves), p=weights / weights.sum()))].action
 
 
-def owned(game: Game, states: Any) -> list[float] | None:
+def ownership_of(game: Game, states: Any) -> list[float] | None:
     """Of each cell, from playouts, for player 0; None in games without ownership."""
     if not isinstance(game, Go):
         return None
@@ -158,7 +159,7 @@ def explored(head: Head, path: list[int], pieces: Callable[[Any], list[str]]) ->
     game, states, tree = thinker.mind.game, take(thinker.line.states, [0]), thinker.tree
     node = 0
     for action in path:
-        child = _children(tree, node).get(action)
+        child = children_of(tree, 0, node).get(action)
         if child is None:
             raise UserError("the search has not been there (any more)")
         game.step(states, np.array([action], np.int64))
@@ -169,14 +170,9 @@ def explored(head: Head, path: list[int], pieces: Callable[[Any], list[str]]) ->
     children: list[dict[str, Any]] = [{
         "action": action, "text": game.action_to_text(states, 0, action),
         "visits": int(tree.visits[0, child]), "value": round(float(tree.mean[0, child]), 4),
-        "prior": round(float(prior[action]), 4)} for action, child in _children(tree, node).items()]
+        "prior": round(float(prior[action]), 4)}
+        for action, child in children_of(tree, 0, node).items()]
     children.sort(key=lambda row: (-row["visits"], -row["prior"]))
     return {"visits": int(tree.visits[0, node]), "value": round(float(tree.mean[0, node]), 4),
             "to_play": int(states.to_play[0]), "pieces": pieces(states),
             "children": children[:SHOWN_MOVES]}
-
-
-def _children(tree: Any, node: int) -> dict[int, int]:
-    first = int(tree.first[0, node])
-    edges = slice(first, first + int(tree.degree[0, node]))
-    return dict(zip(tree.move[0, edges].tolist(), tree.child[0, edges].tolist(), strict=True))

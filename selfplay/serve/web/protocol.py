@@ -104,7 +104,7 @@ MESSAGES: dict[str, dict[str, tuple[str, Check]]] = {
 }
 
 
-def parse(text: str | bytes) -> dict[str, Any]:
+def message_of(text: str | bytes) -> dict[str, Any]:
     """A message of the page, with all fields that it must have and no others.
 
     Raises UserError saying what is wrong with it.

@@ -165,7 +165,7 @@ class _Guest:
     async def _hear(self, text: str | bytes) -> None:
         done = ""
         try:
-            said = protocol.parse(text)
+            said = protocol.message_of(text)
             done = said.pop("do")
             if done == "hello":
                 await self._sit(**said)

@@ -23,7 +23,7 @@ from selfplay.serve.analysis import Analysis
 from selfplay.serve.line import moves_to
 from selfplay.serve.thinker import Limits
 from selfplay.serve.web import minds, variations
-from selfplay.serve.web.boards import Board
+from selfplay.serve.web.boards import GameBoard
 
 PAUSE = 0.35  #: seconds between two moves of engines, so that they can be followed
 LOOK = 16  #: simulations of a position of the curve that nobody has looked at
@@ -44,7 +44,7 @@ class Table:
         self._given, self.begun = net, 0
         self._stop, self._rng = threading.Event(), np.random.default_rng()
         self._task: asyncio.Task[None] | None = None
-        self._begin(variations.Record(game))
+        self._begin(variations.VariationTree(game))
         net = net or self.nets[0].words
         self.analysis: dict[str, Any] = {"on": False, "net": net, "sims": 400, "beside": ""}
         self.seats: list[Seat] = [dict(HUMAN), self.engine(net)]
@@ -54,10 +54,10 @@ class Table:
     def engine(net: str) -> Seat:
         return {"who": "net", "net": net, "sims": 200 if net != minds.MCTS else 1000, "strength": 5}
 
-    def _begin(self, found: variations.Record) -> None:
+    def _begin(self, found: variations.VariationTree) -> None:
         """Put another game on the table."""
         self.begun += 1
-        self.record, self.board, self.at = found, Board(found.game), 0
+        self.record, self.board, self.at = found, GameBoard(found.game), 0
         self.game = found.game
         self.nets = minds.choices(self.game, self._given)
         self.running, self.thinking, self.resigned = False, -1, -1
@@ -71,7 +71,7 @@ class Table:
 
     def new(self, game: str, seats: list[Seat]) -> None:
         """A seat's net that does not play the game gives way to the first that does."""
-        self._begin(variations.Record(make(game)))
+        self._begin(variations.VariationTree(make(game)))
         self.seats = seats
         self._fit()
         self.running = True
@@ -125,14 +125,14 @@ class Table:
             prefix = moves_to(self.game, np.array(stones, np.int8), to_play)
         except GameError as error:
             raise UserError(f"this position cannot be set up: {error}") from None
-        self._begin(variations.Record(self.game, prefix))
+        self._begin(variations.VariationTree(self.game, prefix))
         if self.over:
-            self._begin(variations.Record(self.game))
+            self._begin(variations.VariationTree(self.game))
             raise UserError("this position cannot be set up: the game would be over")
 
     def load(self, text: str) -> list[str]:
         """What there is to say about a game that has been loaded."""
-        found, said = variations.read(text, self.game)
+        found, said = variations.read_text(text, self.game)
         self._begin(found)
         self._fit()
         self.at = found.end(0)
@@ -263,7 +263,7 @@ class Table:
                                   seat["sims"], 0, stop)
         if found is None or found.best is None:
             return
-        action = minds.choose(found, seat["strength"], self.game.pass_action, self._rng)
+        action = minds.move_of_strength(found, seat["strength"], self.game.pass_action, self._rng)
         self.at, self.thinking = self.record.add(self.at, action), -1
         self.tell(self.state())
         if self.seats[1 - side]["who"] == "net":
@@ -305,7 +305,7 @@ class Table:
             head = self._head(use, net, sims)
             has_own = head.thinker.mind.heads(states) is not None
             if game.has_ownership and not has_own and node not in self._owned:
-                self._owned[node] = minds.owned(game, states)
+                self._owned[node] = minds.ownership_of(game, states)
             owned = None if has_own else self._owned.get(node)
             return head.think(actions, limits, stop, lambda found: loop.call_soon_threadsafe(
                 self._report, side, node, found, owned, False, stop))

@@ -35,7 +35,7 @@ class Node:
     visits: int = 0
 
 
-class Record:
+class VariationTree:
     """Positions as a tree; node 0 is the first, ``prefix`` the moves that lead to it (for a
     position that was set up)."""
 
@@ -98,17 +98,17 @@ def comment(game: Game, node: Node) -> str:
 
 # ------------------------------------------------------------------------------------ writing
 
-def record_text(record: Record, names: tuple[str, str]) -> tuple[str, str]:
+def record_text(record: VariationTree, names: tuple[str, str]) -> tuple[str, str]:
     """(a file's name, its text)."""
     game = record.game
     plain = "".join(c if c.isalnum() else "-" for c in game.name).strip("-")
     if game.has_sgf:
         return f"{plain}.sgf", _to_sgf(record, names)
-    moves = [game.action_to_text(states, 0, action) for states, action in _moves(record)]
+    moves = [game.action_to_text(states, 0, action) for states, action in _main_moves(record)]
     return f"{plain}.txt", "\n".join([HEAD + game.name, *moves, ""])
 
 
-def _moves(record: Record) -> list[tuple[Any, int]]:
+def _main_moves(record: VariationTree) -> list[tuple[Any, int]]:
     """(position, move) of the main line from the game's first position on."""
     states, found = record.game.new(1), []
     for action in record.actions(record.end(0)):
@@ -117,7 +117,7 @@ def _moves(record: Record) -> list[tuple[Any, int]]:
     return found
 
 
-def _to_sgf(record: Record, names: tuple[str, str]) -> str:
+def _to_sgf(record: VariationTree, names: tuple[str, str]) -> str:
     game: Any = record.game
     out = sgf.Sgf_game(game.size)
     root, first = out.get_root(), record.nodes[0]
@@ -148,7 +148,7 @@ def _to_sgf(record: Record, names: tuple[str, str]) -> str:
 
 # ------------------------------------------------------------------------------------ reading
 
-def read(text: str, current: Game) -> tuple[Record, list[str]]:
+def read_text(text: str, current: Game) -> tuple[VariationTree, list[str]]:
     """(the game of a text, what there is to say about it). current: the game on the board, which
     stays where the file's fits it.
 
@@ -161,14 +161,15 @@ def read(text: str, current: Game) -> tuple[Record, list[str]]:
     raise UserError("this file is no game: an SGF, or a game saved here, is wanted")
 
 
-def _of_lines(text: str) -> tuple[Record, list[str]]:
+def _of_lines(text: str) -> tuple[VariationTree, list[str]]:
     name, *lines = text.splitlines()
-    record = Record(make(name.removeprefix(HEAD)))
+    record = VariationTree(make(name.removeprefix(HEAD)))
     return record, _add_line(record, lines, lambda states, word: record.game.text_to_action(
         states, 0, word))
 
 
-def _add_line(record: Record, words: list[str], read_move: Callable[[Any, str], int]) -> list[str]:
+def _add_line(record: VariationTree, words: list[str], read_move: Callable[[Any, str], int]
+              ) -> list[str]:
     at = 0
     for number, word in enumerate((word for word in words if word.strip()), 1):
         try:
@@ -178,7 +179,7 @@ def _add_line(record: Record, words: list[str], read_move: Callable[[Any, str], 
     return []
 
 
-def _of_sgf(text: str, current: Game) -> tuple[Record, list[str]]:
+def _of_sgf(text: str, current: Game) -> tuple[VariationTree, list[str]]:
     try:
         found = sgf.Sgf_game.from_string(text.lstrip("\ufeff \r\n\t"))
         root = found.get_root()
@@ -189,7 +190,7 @@ def _of_sgf(text: str, current: Game) -> tuple[Record, list[str]]:
         raise UserError(f"this SGF cannot be read: {clip(str(error), 200)}") from None
     komi = komi if root.has_property("KM") else getattr(current, "komi", komi)
     game, said = _board(size, komi)
-    record = Record(game, _prefix(game, setup, turn))
+    record = VariationTree(game, _prefix(game, setup, turn))
     return record, said + _add_nodes(record, root)
 
 
@@ -221,7 +222,7 @@ def _prefix(game: Any, setup: Any, turn: str | None) -> list[int]:
         raise UserError(f"this SGF's first position cannot be shown: {error}") from None
 
 
-def _add_nodes(record: Record, root: Any) -> list[str]:
+def _add_nodes(record: VariationTree, root: Any) -> list[str]:
     """Every variation, as far as its moves are legal; what was left out, in words."""
     game: Any = record.game
     left_out: list[str] = []

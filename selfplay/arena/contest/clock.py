@@ -7,13 +7,23 @@ sides itself; what the controller says (``said``) overrides that.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
+
+from selfplay.common.errors import UserError
+from selfplay.games.base import Game
 
 Kind = Literal["none", "absolute", "canadian", "byoyomi", "fischer"]
 
 MARGIN = 0.3  #: seconds of each move that are left, for what lies between engine and clock
 FEWEST = 10  #: moves that are taken to be still to come, at least
+LOCAL = 0.05  #: MARGIN where the judge is in the same process
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+_TIME = r"(\d+(?:\.\d+)?)([hms]?)"
+_CONTROL = re.compile(rf"{_TIME}(?:\+(?:(\d+)x)?{_TIME}(?:/(\d+))?)?")
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,9 @@ class Control:
             raise ValueError("at least one stone or period wanted")
 
 
+UNLIMITED = Control()
+
+
 @dataclass
 class Side:
     """What one side has left. main: seconds of main time. period: seconds of the present overtime.
@@ -47,18 +60,18 @@ class Side:
     count: int
 
 
-class Clock:
+class GameClock:
     """Both sides' clocks. margin: seconds of each move that are not used.
 
-    >>> clock = Clock(margin=0.5)
+    >>> clock = GameClock(margin=0.5)
     >>> clock.set(Control("byoyomi", main=0, period=10, count=3))
     >>> clock.seconds(0, to_come=30)
     9.5
     """
 
-    def __init__(self, margin: float = MARGIN) -> None:
+    def __init__(self, margin: float = MARGIN, control: Control = UNLIMITED) -> None:
         self.margin = margin
-        self.set(Control())
+        self.set(control)
 
     def set(self, control: Control) -> None:
         """Both clocks anew."""
@@ -101,6 +114,23 @@ class Clock:
             wanted, most = max(share, each), mine.main + each
         return max(min(wanted, most) - self.margin, 0.0)
 
+    def most(self, side: int) -> float:
+        """Seconds after which this side's move oversteps the time."""
+        c, mine = self.control, self.sides[side]
+        if c.kind == "none":
+            return math.inf
+        periods = mine.count - 1 if c.kind == "byoyomi" else 0
+        over = mine.period if c.kind in ("byoyomi", "canadian") else 0.0
+        return mine.main + over + periods * c.period
+
+    def left(self, side: int) -> tuple[float, int]:
+        """GTP's ``time_left``: seconds of main time and 0, or of an overtime and the stones
+        (Canadian) or periods (byo-yomi) left in it."""
+        mine = self.sides[side]
+        if mine.main > 0 or self.control.kind not in ("canadian", "byoyomi"):
+            return mine.main, 0
+        return mine.period, mine.count
+
     def used(self, side: int, seconds: float) -> None:
         """A move by ``side`` has taken so long."""
         c, mine = self.control, self.sides[side]
@@ -140,3 +170,58 @@ def of_words(words: list[str]) -> Control:
     if kind == "canadian":
         return canadian(times[0], times[1], int(numbers[2]))
     return Control(kind, *times, *map(int, numbers[2:]))  # type: ignore[arg-type]
+
+
+def of_text(text: str) -> Control:
+    """A control as people write it: ``5m`` (absolute), ``5m+3s`` (Fischer: 3 s more with every
+    move), ``5m+30s/10`` (Canadian: then 10 stones in 30 s each time), ``5m+3x30s`` (byo-yomi: then
+    3 periods of 30 s). Numbers without a unit are seconds.
+
+    Raises UserError.
+    """
+    found = _CONTROL.fullmatch(text.strip().replace(" ", ""))
+    if found is None or (found[3] and found[6]):
+        raise UserError(f"--clock {text}: 5m, 5m+3s (a move), 5m+30s/10 (for 10 moves) or 5m+3x30s "
+                        "(periods) wanted")
+    main = float(found[1]) * _UNITS[found[2]]
+    more = float(found[4]) * _UNITS[found[5]] if found[4] else 0.0
+    try:
+        if found[3]:
+            made = Control("byoyomi", main, more, int(found[3]))
+        elif found[6]:
+            made = Control("canadian", main, more, int(found[6]))
+        else:
+            made = Control("fischer", main, more) if more else Control("absolute", main)
+    except ValueError as error:
+        raise UserError(f"--clock {text}: {error}") from None
+    if GameClock(control=made).most(0) <= 0:
+        raise UserError(f"--clock {text}: that is no time at all")
+    return made
+
+
+def to_gtp(control: Control, known: Collection[str]) -> str:
+    """The command that tells an engine of a control; empty where it knows none that fits. known:
+    the engine's commands.
+
+    Without Fischer's increment, which GTP itself lacks, it is told the main time alone, and before
+    each move what it really has left.
+    """
+    c = control
+    if "kata-time_settings" in known and c.kind == "fischer":
+        return f"kata-time_settings fischer {c.main:g} {c.period:g}"
+    if "kgs-time_settings" in known and c.kind == "byoyomi":
+        return f"kgs-time_settings byoyomi {c.main:g} {c.period:g} {c.count}"
+    if "time_settings" not in known or c.kind == "none":
+        return ""
+    main, period, stones = round(c.main), 0, 0
+    if c.kind == "canadian":
+        period, stones = round(c.period), c.count
+    elif c.kind == "byoyomi":  # its first period is as one of a single stone
+        period, stones = round(c.period), 1
+    return f"time_settings {main} {period} {stones}"
+
+
+def to_come(game: Game, made: int) -> int:
+    """Moves that a side has to make yet, about, which has made so many: a game is taken to fill
+    two thirds of its cells."""
+    return min(game.max_moves, game.cells) // 3 - made

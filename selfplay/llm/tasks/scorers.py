@@ -319,7 +319,7 @@ def _ask_sympy(*question: str) -> Any:
 def _worker(parent: int) -> Any:
     """The process in which sympy works for the process ``parent``, with which it ends."""
     code = ("import sys; sys.path[:] = sys.argv[1:]; "
-            "from selfplay.llm.scorers import answer_questions; answer_questions()")
+            "from selfplay.llm.tasks.scorers import answer_questions; answer_questions()")
     worker = subprocess.Popen(
         [sys.executable, "-c", code, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, start_new_session=True)  # Ctrl-C does not reach it

@@ -1,0 +1,1 @@
+"""Contests as people run them: sequential tests, tournaments, clocks, opening books, records."""

@@ -1,0 +1,60 @@
+"""The evaluators of a net for many games at once: in self-play one for each group of games, else
+one that spreads its work over threads."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from selfplay.common.threads import Workers
+from selfplay.games.base import Game
+from selfplay.inference.evaluator import Dtype, Evaluator, load_all
+
+#: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
+#: several cores; to use all of more, there must be more games. On a CPU 64 rows at a time take 5
+#: to 10% longer a row than 128 (6x64 on 9x9, bfloat16).
+GROUP_GAMES = {"cpu": 128, "cuda": 1024}
+#: Groups at least: on a GPU one is searched while the leaves of another are evaluated.
+FEWEST = {"cpu": 1, "cuda": 2}
+#: Rows of a thread's part of a call that is spread over threads.
+SPREAD_ROWS = 32
+
+
+class Actors:
+    """The weights that play: an evaluator a group of games; new weights go into all at once.
+
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    """
+
+    def __init__(
+        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
+        cache_mb: float = 0,
+    ) -> None:
+        sizes = group_sizes(games, device)
+        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
+                           for _ in sizes]
+        self.load(net)
+
+    def load(self, net: nn.Module) -> None:
+        """Play by the weights of ``net``."""
+        load_all(self.evaluators, net)
+
+    def figures(self) -> dict[str, float]:
+        """What there is to say of them in a row: nothing."""
+        return {}
+
+
+def group_sizes(games: int, device: str) -> list[int]:
+    """``games`` in as few groups as possible, of nearly the same size."""
+    kind = torch.device(device).type
+    count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
+    return [games // count + (g < games % count) for g in range(count)]
+
+
+def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
+    """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
+    on as many threads as torch is set to use."""
+    if torch.device(device).type != "cpu":
+        return Evaluator(net, game, device)
+    return Evaluator(net, game, device, max_batch=SPREAD_ROWS,
+                     workers=Workers(torch.get_num_threads()))

@@ -1,0 +1,1 @@
+"""Environments of several turns: text games, tools, users that answer."""
