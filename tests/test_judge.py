@@ -170,7 +170,44 @@ def test_the_command(run: Command, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = run("judge", "random", "--game", "go9x9")
     assert said.code == 1 and "no exact solver" in said.err
+
+
+def test_long_names_fit_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from selfplay.report import judged
+
+    drawn: list[Figure] = []
+
+    def kept(width: float, height: float, paint: Any) -> bytes:
+        drawn.append(Figure(figsize=(width, height)))
+        paint(drawn[0])
+        return b""
+
+    monkeypatch.setattr(judged, "png", kept)
+    names = [f"net:runs/{'long-' * size}name/rl/ckpt-00{size:04d}@64" for size in (1, 4, 10, 40)]
+    judged.draw_judged("title", [judged.KeptCurve(name, [(1, 4, 3, 9), (5, 8, 8, 9)])
+                                 for name in names])
+    (figure,) = drawn
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole = figure.bbox
+    boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == names[:3]
+    assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and whole.y0 <= b.y0 for b in boxes)
+    labels = figure.axes[0].xaxis.label.get_window_extent()
+    assert max(b.y1 for b in boxes) < labels.y0
+
+
+def test_what_is_neither_a_run_nor_a_player_is_said_to_be(run: Command, tmp_path: Path) -> None:
+    run("judge", "runs/none").mistake("runs/none: no run there", "runs/connect4", "mcts:100")
+    (tmp_path / "empty").mkdir()
+    run("judge", "empty").mistake("empty: holds no run")
+    run("judge", "mcts:10").mistake("--game NAME")
     said = run("judge", "random", "runs/none", "--game", "tictactoe")  # before anything is solved
+    assert said.code == 1 and "solving" not in said.err + said.out
+    said = run("judge", "random", "mct:5", "--game", "tictactoe")
     assert said.code == 1 and "unknown player" in said.err and "solving" not in said.err + said.out
 
 

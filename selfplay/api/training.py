@@ -14,6 +14,7 @@ from torch import nn
 
 from selfplay.api.boards import _game
 from selfplay.api.boards import net as fresh_net
+from selfplay.api.checked import plies, whole
 from selfplay.board import alphazero as boards
 from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
@@ -21,6 +22,7 @@ from selfplay.board.league import PolicyLearner
 from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.common.errors import UserError
+from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game
 from selfplay.learn import advantages
 from selfplay.learn import policy_gradient as gradient_loop
@@ -58,6 +60,7 @@ def alphazero(
     1 True
     2 True
     """
+    must_count("sp.alphazero", iterations, seed)
     game = _game(game)
     given = settings if sims is None else {"sims": sims, **settings}
     config = override(preset(game.name), words_of("rl", given))
@@ -92,6 +95,7 @@ def league(
     1 True
     2 True
     """
+    must_count("sp.league", iterations, seed)
     game = _game(game)
     config = with_algorithm(preset(game.name), algorithm)
     if config.rl.algorithm not in ALGORITHMS:
@@ -137,6 +141,10 @@ def rollouts(
     >>> first.action.shape[0], first.reward.shape == first.mask.shape
     (16, True)
     """
+    whole("sp.rollouts", 1, games=games, group=group)
+    whole("sp.rollouts", 0, MAX_SEED, seed=seed)
+    if opening is not None:
+        plies("sp.rollouts", opening)
     game = _game(game)
     opening = opening or preset(game.name).rl.opening
     for number in itertools.count():
@@ -215,6 +223,13 @@ def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -
                         "wanted")
     chosen = ALGORITHMS[algorithm] if isinstance(algorithm, str) else algorithm
     return override(RunConfig("tictactoe"), words_of("pg", {**chosen, **settings})).pg
+
+
+def must_count(call: str, iterations: int | None, seed: int) -> None:
+    """Raises UserError where these are no numbers of iterations (None: for ever) and of a seed."""
+    whole(call, 0, MAX_SEED, seed=seed)
+    if iterations is not None:
+        whole(call, 1, iterations=iterations)
 
 
 def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:

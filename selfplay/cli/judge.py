@@ -122,6 +122,10 @@ def _asked_players(
         folder = Path(word)
         config = stored_config(folder) if folder.is_dir() else None
         if config is None:
+            if ":" not in word and word not in ("random", "human"):
+                there = "holds no run" if folder.is_dir() else "no run there"
+                raise UserError(f"{word}: {there}, and it names no player; give a run such as "
+                                "runs/connect4, or a player such as mcts:100")
             names.append(word)
             continue
         if game is not None and game != config.game:

@@ -176,6 +176,7 @@ def _learn_texts(
         return f"{name}: finished, best checkpoint {best_checkpoint(folder).name}"
 
     def learn(at: Desk) -> str:
+        at.steps = sft.max_steps
         found = train_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
@@ -231,6 +232,7 @@ def learn_rewards(
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
             at.log(row)
+            at.made(row["step"], config.rl.steps)
             at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens, "
                   f"{row['tokens'] / max(row['generate_seconds'], 1e-9):,.0f} tokens/s")
 
@@ -367,6 +369,7 @@ def _learn_proxy(
     def learn(at: Desk) -> None:
         def log(row: Row) -> None:
             at.log(row)
+            at.made(row["step"], config.steps)
             at.at(f"step {row['step']}")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
