@@ -161,7 +161,7 @@ def rollouts(
 
 def policy_gradient(
     policy: Policy, rollouts: Iterable[Rollout], algorithm: str | Mapping[str, Any] = "ppo", *,
-    seed: int = 0, **settings: Any,
+    seed: int = 0, extra_loss: gradient_loop.Term | None = None, **settings: Any,
 ) -> Iterator[dict[str, Any]]:
     """Improve a policy, of boards or texts, by rollouts of its own; a rollout a row.
 
@@ -170,7 +170,8 @@ def policy_gradient(
     the one before has been learnt from. algorithm: a name (reinforce, rloo, ppo, grpo, dr_grpo,
     dapo, gspo, cispo, maxrl) or a dict of settings of ``PGConfig``; settings: single ones beside it
     (dr_grpo, and of texts dapo and cispo, want ``constant_length``, the longest that a trajectory
-    may be).
+    may be). extra_loss: a term of your own beside the algorithm's, (columns, evaluated) -> scalar
+    (``learn.policy_gradient.Term``).
 
     Yields ``iteration``, ``score`` (mean reward of a trajectory), ``steps`` (moves or tokens) and
     the figures of the update: ``policy_loss``, ``entropy`` (nats a step), ``sample_kl`` ...
@@ -212,7 +213,8 @@ def policy_gradient(
                           ref_logp=ref)
 
     device = str(next(policy.net.parameters()).device)
-    rows = gradient_loop.policy_gradient(policy, seen(), config, device=device, seed=seed)
+    rows = gradient_loop.policy_gradient(policy, seen(), config, device=device, seed=seed,
+                                         extra=extra_loss)
     for number, row in enumerate(rows, 1):
         yield {**row, "iteration": number, **facts}
 

@@ -23,7 +23,9 @@ from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.board.trainer import counter
+from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
+from selfplay.games import own
 from selfplay.games.base import Game
 from selfplay.learn import advantages, policy_gradient
 from selfplay.learn.config import sized
@@ -52,7 +54,10 @@ class PolicyLearner:
             placed(net, device).eval(), game.obs_shape,
             game.num_actions, device)
         freeze_unused(self.policy, critic=config.pg.value_weight > 0)
-        self.optimizer = PolicyOptimizer(self.policy, sized(config.pg, game.max_moves), device)
+        term = config.pg.extra_loss
+        self.optimizer = PolicyOptimizer(
+            self.policy, sized(config.pg, game.max_moves), device,
+            own.object_of(term, "a loss term", UserError) if term else None)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
         self.workers = Workers(threads)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far

@@ -74,6 +74,8 @@ class PGConfig:
     value_weight: Amount = 0.0  #: weight of the critic's loss; 0: no critic
     value_clip: Amount = 0.2  #: largest move of the critic in an update; 0: no limit
     entropy_weight: Amount = 0.0  #: weight of the entropy bonus
+    extra_loss: str = ""
+    #: path.py:NAME, a loss term of your own: (columns, evaluated) -> a scalar (``Term``)
     epochs: Count = 1  #: passes over a batch
     minibatches: Count = 1  #: parts of a batch; each is one optimizer step
     part_steps: Whole = 0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
 from selfplay.common.settings import to_dict, validated
+from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
@@ -296,6 +297,8 @@ def open_learner(
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
     learner.history, learner.policy.memory = kept.history, memory
+    if pg.extra_loss:
+        learner.optimizer.extra = own.object_of(pg.extra_loss, "a loss term", UserError)
 
     def keep_reference() -> None:
         there = [learner.step, *(int(path.name[-6:]) for path in checkpoint.listing(folder))]

@@ -107,8 +107,8 @@ class TextPolicy:
     sampling: Sampling = field(default_factory=Sampling)
     group: int = 1
     generator: Generator | None = None
-    memory: Memory = field(default_factory=Memory)
     tokenizer: Any = None  #: wanted by ``Sampling.stop``
+    memory: Memory = field(default_factory=Memory)
 
     def act(self, batch: Prompts) -> Acted:
         """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
