@@ -196,7 +196,7 @@ REACH = load("reach")
 
 
 @pytest.mark.parametrize(("name", "modules", "lines"), [
-    ("board.alphazero", 22, 4_400), ("llm.rl", 23, 4_900)])
+    ("board.alphazero", 22, 4_240), ("llm.rl", 23, 4_900)])
 def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
     found = REACH.reach(f"selfplay.{name}")
     assert len(found) <= modules, found
@@ -207,7 +207,7 @@ def test_few_names_are_defined_in_two_files() -> None:
     """What is shared by design: a command or a function of the Python API and what it stands on,
     the kernels that every game has, a function of settings for boards and one for texts."""
     assert len(REACH.shared_names("llm")) <= 3, REACH.shared_names("llm")
-    assert len(REACH.shared_names()) <= 30, REACH.shared_names()
+    assert len(REACH.shared_names()) <= 45, REACH.shared_names()
 
 
 def test_names_are_those_that_python_finds() -> None:
@@ -235,7 +235,7 @@ def test_reach_is_what_running_imports() -> None:
 def test_from_a_position_to_its_gradient_in_one_reading() -> None:
     names = ("board.alphazero", "board.selfplay", "search.search", "search.select", "search.tree",
              "inference.evaluator", "board.data", "board.trainer")
-    assert REACH.lines([f"selfplay.{name}" for name in names]) <= 2_265
+    assert REACH.lines([f"selfplay.{name}" for name in names]) <= 2_100
 
 
 #: Modules below ``run`` that read or write files, tell the time or draw.
