@@ -66,7 +66,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     with ExitStack() as players:
         seated = [players.enter_context(closing(parse_player(
             name, made, seed=seed, device=where, slots=AT_ONCE))) for name in names]
-        known = _solve(made, count, low_high, positions, seed)
+        known = _solved_positions(made, count, low_high, positions, seed)
         say(f"{made.name}: {len(known.ply):,} positions after {known.ply.min()} to "
             f"{known.ply.max()} moves, judged by an exact solver; 95% intervals")
         results = []
@@ -82,7 +82,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
         say(f"picture: {picture}")
 
 
-def _solve(
+def _solved_positions(
     game: Game, count: int, plies: tuple[int, int], positions: Path | None, seed: int
 ) -> Positions:
     """The positions to judge by, with a bar."""
