@@ -28,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 #: Files of the root that are pages of the site.
 PAGES = {"RESULTS.md": "results.md", "CONTRIBUTING.md": "contributing.md",
          "CHANGELOG.md": "changelog.md"}
+#: What the site shows in place of a file of the repository.
+INSTEAD = {**PAGES, "selfplay/run/config.py": "settings.md",
+           "selfplay/learn/config.py": "settings.md"}
 ABOUT = """\
 Every setting is a field of a frozen dataclass. `--set stage.key=value` changes one, as often as it
 is given; `config.json` in the run's folder lists them all. Numbers may be 0 or more unless the
@@ -92,12 +95,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def moved(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join("docs", here, match[2]))
-        if target in PAGES:
-            return match[1] + posixpath.relpath(PAGES[target], here or ".")
+        if target in INSTEAD:
+            return match[1] + posixpath.relpath(INSTEAD[target], here or ".")
         return match[0]
 
     return LINK.sub(moved, markdown)
 
 
 def _from_root(target: str) -> str:
-    return PAGES.get(target, target.removeprefix("docs/"))
+    return INSTEAD.get(target, target.removeprefix("docs/"))

@@ -59,13 +59,20 @@ def __getattr__(name: str) -> Any:
 
         keep_compiled()
         return getattr(import_module(_PLACES[name]), name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("selfplay-lab")
+        except PackageNotFoundError:  # a folder on the path, that nobody installed
+            return "unknown"
     if name in ("games", "models"):  # folders that are of use by themselves
         return import_module(f"selfplay.{name}")
     raise AttributeError(f"module 'selfplay' has no {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "games", "models"])
+    return sorted([*__all__, "__version__", "games", "models"])
 
 
 class _Door(ModuleType):

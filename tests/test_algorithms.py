@@ -34,7 +34,7 @@ NEIGHBOURS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
                       "minibatches": 1}, {"signal_only": False}),
     ("dapo", "grpo", {"average": "sequence", **WIDE, "signal_only": False, "overlong": 0.0,
                       "minibatches": 1}, {"clip_high": 0.2}),
-    ("cispo", "dapo", {"clips": "step", "clip_low": 0.2, "clip_high": 0.28}, {}),
+    ("cispo", "dapo", {"bounds": "step", "clip_low": 0.2, "clip_high": 0.28}, {}),
     ("maxrl", "grpo", {"estimator": "group", "average": "sequence"}, {"estimator": "group"}),
 ]
 
@@ -97,7 +97,7 @@ def test_cispo_keeps_the_gradient_of_a_clipped_step() -> None:
 
 
 def test_cispo_is_trls() -> None:
-    r, config = rollout(), PGConfig(estimator="group", clips="weight", clip_low=INFINITE,
+    r, config = rollout(), PGConfig(estimator="group", bounds="weight", clip_low=INFINITE,
                                     clip_high=0.5, kl_weight=0.04)
     now = evaluated(r)
     ours, figures = loss_of(r, now, config)
@@ -332,3 +332,17 @@ def test_an_optimizer_that_begins_anew_goes_on_from_its_state() -> None:
     assert torch.equal(run(True), run(False))
     plain = learnt(algorithm("grpo", learning_rate=1e-2), 4)
     assert not torch.equal(run(False), plain)
+
+
+def test_a_term_of_ones_own_is_added_to_the_loss() -> None:
+    """The entropy bonus, written as such a term, is the entropy bonus."""
+    found = []
+    for weight, term in ((0.1, None), (0.0, lambda columns, now: -0.1 * (
+            torch.where(columns.mask, now.entropy, 0.0) * columns.share).sum())):
+        policy, reference = chooser(), chooser()
+        made = PolicyOptimizer(policy, algorithm("grpo", entropy_weight=weight), extra=term)
+        row = made(sample(policy, reference, 0), np.random.default_rng(0))
+        assert ("extra_loss" in row) is (term is not None)
+        found.append((weights(policy), row["loss"]))
+    torch.testing.assert_close(*(one[0] for one in found))
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)

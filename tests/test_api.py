@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -62,6 +63,44 @@ def test_a_clones_parent_folder_gives_the_package(tmp_path: Path) -> None:
            "for name in ('run', 'report', 'cli', 'learn'):\n"
            "    assert find.find_spec(f'selfplay.{name}').origin.endswith('__init__.py')",
            tmp_path, "-S")
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda: sp.match("tictactoe", "random", "random", games=-1), "sp.match: games=-1"),
+    (lambda: sp.match("tictactoe", "random", "random", games=2.5), "games=2.5"),
+    (lambda: sp.match("tictactoe", "random", "random", slots=0), "slots=0"),
+    (lambda: sp.match("tictactoe", "random", "random", opening=(3, 1)), "in order"),
+    (lambda: sp.match("tictactoe", "random", "random", opening=5), "opening=5"),
+    (lambda: sp.match("tictactoe", "random", "random", seed=-1), "seed=-1"),
+    (lambda: sp.search("tictactoe", sp.make("tictactoe").new(1), sims=-4), "sp.search: sims=-4"),
+    (lambda: sp.search("tictactoe", sp.make("tictactoe").new(1), sims=0), "1 or more"),
+    (lambda: sp.search("tictactoe", sp.make("tictactoe").new(1), leaves=0), "from 1 to 1024"),
+    (lambda: sp.search("tictactoe", sp.make("tictactoe").new(1), seed="x"), "seed='x'"),
+    (lambda: sp.player("tictactoe", "random", sims=-1), "sp.player: sims=-1"),
+    (lambda: sp.analyse(["a1"], "tictactoe", sims=-1), "sp.analyse: sims=-1"),
+    (lambda: sp.analyse(["a1"], "tictactoe", sims=True), "sims=True"),
+    (lambda: sp.net("tictactoe", "1x8", seed=-1), "sp.net: seed=-1"),
+    (lambda: next(sp.alphazero("tictactoe", iterations=-1)), "iterations=-1"),
+    (lambda: next(sp.alphazero("tictactoe", sims=-1)), "sims=-1"),
+    (lambda: next(sp.league("tictactoe", iterations=0)), "iterations=0"),
+    (lambda: next(sp.rollouts("tictactoe", None, games=0)), "games=0"),
+    (lambda: sp.train("tictactoe", minutes=-1), "minutes=-1"),
+    (lambda: sp.Board("tictactoe", sp.make("connect4").new(1)), "states of tictactoe wanted"),
+    (lambda: sp.Board("tictactoe", None), "states of tictactoe wanted"),
+    (lambda: sp.Board("tictactoe", sp.make("tictactoe").new(2), 2), "row=2"),
+])
+def test_bad_numbers_are_named_before_anything_begins(call: Any, said: str) -> None:
+    with pytest.raises(sp.UserError, match=re.escape(said)):
+        call()
+
+
+def test_a_board_by_the_name_of_its_game() -> None:
+    game = sp.make("tictactoe")
+    assert str(sp.Board("tictactoe", game.new(1))) == str(sp.Board(game, game.new(1)))
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert f'version = "{sp.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("name", sp.__all__)

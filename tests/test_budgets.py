@@ -467,6 +467,19 @@ def test_the_bar_of_rl_tells_how_long_a_first_point_takes(
     assert "the time ended before the first iteration" in said
 
 
+def test_the_bar_of_a_stage_that_counts_ends_it_follows_the_count(
+    run: Command, ticking: Ticking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: dict[str, list[float]] = {}
+    monkeypatch.setattr(Bar, "at", lambda bar, done, note="": parts.setdefault(
+        bar.title, []).append(bar.part))
+    train(run, 60)
+    for title, found in parts.items():
+        assert found == sorted(found), title
+    assert parts["expert"][-1] == parts["SFT"][-1] == parts["evaluation"][-1] == 1
+    assert parts["RL"][-1] >= 2 / 3 and 0 < parts["expert"][len(parts["expert"]) // 2] < 1
+
+
 # ------------------------------------------------------------------------------- evaluation
 
 

@@ -217,10 +217,18 @@ def test_what_is_not_long_runs_and_says_what_the_page_says(
 
 @names
 def test_links_lead_somewhere(page: Path) -> None:
-    made = {"settings.md"}  # by scripts/docs_pages.py
-    for target in re.findall(r"\]\(([^)#\s]+)", FENCE.sub("", page.read_text())):
-        if "://" not in target and target not in made:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """As the files lie in the repository, headings within them included."""
+    text = FENCE.sub("", page.read_text())
+    for target, _, heading in (link.partition("#") for link in re.findall(
+            r"\]\(([^)\s]+)|(?:src|href)=\"([^\"]+)", text) for link in link if link):
+        if "://" in target:
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if heading:
+            slugs = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                     for line in file.read_text().splitlines() if line.startswith("#")}
+            assert heading in slugs, f"{page.name}: {target}#{heading}"
 
 
 @names

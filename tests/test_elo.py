@@ -150,7 +150,7 @@ def test_what_more_games_would_tell_is_what_they_tell() -> None:
         score = 1 / (1 + 10 ** ((ratings[b].elo - ratings[a].elo) / 400))
         won = games * score  # as expected, so that the ratings stay
         more = [(a, b, won, 0, games - won)]
-        prior = (a, b) not in [(r[0], r[1]) for r in rows]  # a new pairing gets a virtual draw
+        prior = (a, b) not in [(r[0], r[1]) for r in rows]  # new: gets a virtual draw
         told = variance(rows) - variance(rows + more)
         assert gain == pytest.approx(told, rel=0.03 if prior else 1e-6)
     assert gains[1] > gains[0]  # the pair that is known least

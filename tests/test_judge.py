@@ -170,3 +170,115 @@ def test_the_command(run: Command, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = run("judge", "random", "--game", "go9x9")
     assert said.code == 1 and "no exact solver" in said.err
+
+
+def test_long_names_fit_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from selfplay.report import judged
+
+    drawn: list[Figure] = []
+
+    def kept(width: float, height: float, paint: Any) -> bytes:
+        drawn.append(Figure(figsize=(width, height)))
+        paint(drawn[0])
+        return b""
+
+    monkeypatch.setattr(judged, "png", kept)
+    names = [f"net:runs/{'long-' * size}name/rl/ckpt-00{size:04d}@64" for size in (1, 4, 10, 40)]
+    judged.draw_judged("title", [judged.KeptCurve(name, [(1, 4, 3, 9), (5, 8, 8, 9)])
+                                 for name in names])
+    (figure,) = drawn
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole = figure.bbox
+    boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == names[:3]
+    assert all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and whole.y0 <= b.y0 for b in boxes)
+    labels = figure.axes[0].xaxis.label.get_window_extent()
+    assert max(b.y1 for b in boxes) < labels.y0
+
+
+def test_what_is_neither_a_run_nor_a_player_is_said_to_be(run: Command, tmp_path: Path) -> None:
+    run("judge", "runs/none").mistake("runs/none: no run there", "runs/connect4", "mcts:100")
+    (tmp_path / "empty").mkdir()
+    run("judge", "empty").mistake("empty: holds no run")
+    run("judge", "mcts:10").mistake("--game NAME")
+    said = run("judge", "random", "runs/none", "--game", "tictactoe")  # before anything is solved
+    assert said.code == 1 and "solving" not in said.err + said.out
+    said = run("judge", "random", "mct:5", "--game", "tictactoe")
+    assert said.code == 1 and "unknown player" in said.err and "solving" not in said.err + said.out
+
+
+# --------------------------------------------------------------------------- Othello
+
+def slow_lead(game: Any, states: Any) -> int:
+    """Plain negamax by the game's own steps: the lead in discs of the side to move."""
+    legal = np.flatnonzero(game.legal(states)[0])
+    if not len(legal):
+        own = int(np.bitwise_count(states.boards[0, states.to_play[0]]))
+        return own - int(np.bitwise_count(states.boards[0, 1 - states.to_play[0]]))
+    best = -99
+    for action in legal:
+        after = take(states, [0])
+        game.step(after, np.array([action]))
+        lead = slow_lead(game, after)
+        best = max(best, lead if after.to_play[0] == states.to_play[0] else -lead)
+    return best
+
+
+@pytest.mark.parametrize(("name", "low"), [("othello6x6", 26), ("othello8x8", 55)])
+def test_othello_s_ends_against_plain_search(name: str, low: int) -> None:
+    game = make(name)
+    known = drawn_positions(game, 20, (low, low + 2), seed=2)
+    worth = solver(game)
+    for row in range(20):
+        states = take(known.states, [row])
+        best = slow_lead(game, states)
+        assert worth.scores(states)[0] == best
+        for action in range(game.num_actions):
+            grade = known.grades[row, action]
+            if not game.legal(states)[0, action]:
+                assert grade == ILLEGAL
+                continue
+            after = take(states, [0])
+            game.step(after, np.array([action]))
+            lead = -slow_lead(game, after) if after.to_play[0] != states.to_play[0] else (
+                slow_lead(game, after))
+            assert grade == (PERFECT if lead == best else
+                             KEEPS_VALUE if np.sign(lead) == np.sign(best) else LOSES_VALUE)
+    assert (known.grades == LOSES_VALUE).any() and (known.grades == KEEPS_VALUE).any()
+
+
+def test_othello_against_openspiel_s_results() -> None:
+    def value(state: Any) -> float:
+        if state.is_terminal():
+            return state.returns()[0]
+        values = [value(state.child(action)) for action in state.legal_actions()]
+        return max(values) if state.current_player() == 0 else min(values)
+
+    game, rng = make("othello8x8"), np.random.default_rng(0)
+    signs = []
+    for _ in range(12):
+        state, moves = pyspiel.load_game("othello").new_initial_state(), []
+        while len(moves) < 55 and not state.is_terminal():
+            moves.append(int(rng.choice(state.legal_actions())))
+            state.apply_action(moves[-1])
+        if not state.is_terminal():
+            states = game.new(1)
+            game.replay(states, np.array([moves]))
+            lead = int(solver(game).scores(states)[0]) * (1 - 2 * int(states.to_play[0]))
+            signs.append(np.sign(lead))
+            assert signs[-1] == value(state)
+    assert {-1, 1} <= set(signs)
+
+
+def test_othello_with_too_many_empty_cells_is_refused(run: Command) -> None:
+    game = make("othello6x6")
+    with pytest.raises(GameError, match="at most 16 empty cells"):
+        solver(game).grades(game.new(1))
+    said = run("judge", "random", "--game", "othello6x6", "--plies", "6-8", "--count", "4")
+    assert said.code == 1 and "--plies" in said.err
+    said = run("judge", "random", "--game", "othello6x6", "--count", "30")
+    assert said.code == 0 and "18-20" in said.out

@@ -146,7 +146,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("rich", {"common.console"}),
     ("openvino", {"inference.openvino"}),
     ("transformers", {"llm.models", "llm.embedded"}),
-    ("tokenizers", {"llm.models", "llm.embedded"}),
+    ("tokenizers", {"llm.embedded"}),
     ("peft", {"llm.models"}),
     ("sympy", {"llm.tasks.scorers"}),
     ("mpmath", {"llm.tasks.scorers"}),

@@ -43,7 +43,7 @@ def judged(tmp_path: Path) -> Any:
               **config: Any) -> list[dict[str, float]]:
         (tmp_path / "mine.py").write_text(body)
         one = Judge(tuple(f"{tmp_path}/mine.py:{name}" for name in names.split()),
-                    JudgeConfig(**{"seconds": 0.5, "workers": 1, **config}))
+                    JudgeConfig(**{"seconds": 1.0, "workers": 1, **config}))
         made.append(one)
         examples = [Example(f"q{i}", answer, judge=one) for i in range(len(texts))]
         return judged_parts(Completions(texts, [True] * len(texts)), examples)
@@ -107,7 +107,7 @@ def test_a_failure_is_one_completions(
     how: str, judged: Judged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others earn what they are worth; the one gets the stated reward, and is counted."""
-    monkeypatch.setattr("selfplay.llm.judges.functions.GRACE", 0.3)
+    monkeypatch.setattr("selfplay.llm.judges.functions.GRACE", 1.5)
     rows = judged(failing(how), ["a", "bb", "x", "cccc"], failed=-2.0, workers=2)
     assert [row["earned"] for row in rows] == [1, 2, -2, 4]
     assert [row["failed"] for row in rows] == [0, 0, 1, 0]

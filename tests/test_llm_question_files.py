@@ -13,7 +13,7 @@ from selfplay.common.errors import UserError
 from selfplay.llm.embedded import character_tokenizer
 from selfplay.llm.folder import fitting
 from selfplay.llm.models import render, written
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.rewards import reward
 from selfplay.llm.tasks import make_task
 

@@ -352,3 +352,32 @@ def test_the_divergence_from_the_first_model_is_told_with_and_without_a_referenc
         unwatched, _ = opened(init, tmp_path / "b", config=replace(SMALL, watch_kl=False))
         unwatched.advance()
         assert "ref_kl" not in unwatched.look()
+
+
+def test_the_policy_becomes_the_reference(init: Path, tmp_path: Path) -> None:
+    """Every third step: the divergence is then 0 again; a run that was cut, before a reset, behind
+    it or between a reset and its checkpoint, goes on to the same weights."""
+    job = RewardedTask(JOB.task, ranked)
+
+    def open_run(name: str, steps: int) -> tuple[TextLearner, Kept]:
+        return opened(init, tmp_path / name, kl_weight=0.1, reset_every=3, learning_rate=1e-2,
+                      config=replace(SMALL, steps=steps, keep=9), job=job)
+
+    whole, kept = open_run("whole", 8)
+    train_learner(whole, kept)
+    far = [row["ref_kl"] for row in whole.history]
+    assert [abs(kl) < 1e-6 for kl in far] == [True, False, False] * 2 + [True, False]
+    assert whole.optimizer.trainer.forgot == 6
+    for cut in (3, 4, 6):
+        train_learner(*open_run(f"cut-{cut}", cut))
+        run, kept = open_run(f"cut-{cut}", 8)
+        if cut == 6:
+            run.advance()  # is reset, and killed before it is saved
+            run, kept = open_run(f"cut-{cut}", 8)
+        assert run.step == cut
+        train_learner(run, kept)
+        for key, value in weights(run).items():
+            assert torch.equal(weights(whole)[key], value), f"{cut} {key}"
+    shutil.rmtree(tmp_path / "whole/reference-000006")
+    with pytest.raises(UserError, match="reference-000006: gone"):
+        open_run("whole", 9)

@@ -29,7 +29,7 @@ from selfplay.llm.folder import newest_model, open_learner
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
 from selfplay.llm.policy import Net, Prompts, TextPolicy
-from selfplay.llm.reward_model import Pair, to_lines
+from selfplay.llm.preferences.pairs import Pair, to_lines
 from selfplay.llm.rl import RewardedTask, TextLearner
 from selfplay.llm.tasks import make_task
 from selfplay.run.keep import Kept

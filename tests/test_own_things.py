@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import selfplay as sp
 from selfplay import models
-from selfplay.common.files import read_json
+from selfplay.common.files import read_history, read_json
 from selfplay.run import loggers
 from selfplay.run.config import RunConfig, with_algorithm
 
@@ -176,6 +176,17 @@ def test_an_algorithm_is_a_dict_of_settings(run: Command) -> None:
     run("rl", *T, "--run", "s", "--algo", "bad.py:MINE").mistake("pg.clip_lo", "clip_low")
     run("rl", *T, "--run", "s", "--algo", "bad.py:LIST").mistake("a dict of settings wanted")
     run("rl", *T, "--run", "s", "--algo", "pppo").mistake("pppo", "ppo")
+
+
+def test_a_loss_term_stands_beside_an_algorithms(run: Command) -> None:
+    term = f"{EXAMPLES}/term.py:floor"
+    said = run("rl", *T, "--run", "r", "--init", "random", "--algo", "grpo", *TINY,
+               "--set", "pool.games=16", "--set", f"pg.extra_loss={term}")
+    assert said.code == 0, said.err
+    rows = read_history(Path("r/rl/history.jsonl"))
+    assert rows and all(row["extra_loss"] >= 0 for row in rows)
+    run("rl", *T, "--run", "s", "--init", "random", "--algo", "grpo", *TINY, "--set",
+        f"pg.extra_loss={EXAMPLES}/term.py:flor").mistake("no flor in it", "floor")
 
 
 # ----------------------------------------------------------------------------------- loggers

@@ -23,21 +23,17 @@ from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
 from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import Completions, Net, TextPolicy, gold_of
-from selfplay.llm.reward_model import (
-    Pair,
+from selfplay.llm.preferences.pairs import Pair, make_pairs, read_pairs, split_pairs, to_lines
+from selfplay.llm.preferences.reward_model import (
     RewardModel,
     Texts,
     bradley_terry,
     last_real,
     load_reward_model,
-    make_pairs,
     pair_texts,
     proxy_reward,
-    read_pairs,
     read_texts,
     reward_model,
-    split_pairs,
-    to_lines,
     train_reward_model,
 )
 from selfplay.llm.rewards import Example

@@ -342,3 +342,17 @@ def test_an_algorithm_brings_its_settings_and_set_has_the_last_word() -> None:
     assert (changed.pg.clip_low, changed.pg.clip_high) == (0.2, 0.3)
     assert override(changed, ["rl.algorithm=dapo"]) == changed
     assert with_algorithm(changed, "gumbel") == base
+
+
+def test_the_policy_becomes_the_reference(tmp_path: Path) -> None:
+    """After every second iteration the reference is the policy as it had joined the pool."""
+    settings = config("grpo", "pool.every=1", "pg.reset_every=2", "pg.learning_rate=0.01",
+                      "pool.group=4")
+    made = learner(tmp_path / "whole", settings)
+    train_pg(made)
+    near = [row["ref_kl"] for row in made.history]
+    assert near[0] < 1e-6 < 1e-5 < near[1] and near[2] < near[1] / 10
+    assert made.optimizer.trainer.forgot == 2 * 2  # of two minibatches each
+    train_pg(learner(tmp_path / "cut", override(settings, ["rl.iterations=2"])))
+    train_pg(learner(tmp_path / "cut", settings))
+    assert weights(tmp_path / "cut", 3) == weights(tmp_path / "whole", 3)

@@ -27,9 +27,10 @@ from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save_model
 from selfplay.llm.overoptimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.policy import completion_kl, gold_of
-from selfplay.llm.reward_model import RewardModel, Texts, proxy_task, reward_model
+from selfplay.llm.preferences.reward_model import RewardModel, Texts, proxy_task, reward_model
+from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rewards import Example
-from selfplay.llm.rl import RewardedTask, RLHFLearner, best_row
+from selfplay.llm.rl import RewardedTask
 from selfplay.llm.tasks import Task
 from selfplay.report.panels import draw_overoptimisation
 from selfplay.run.keep import Kept

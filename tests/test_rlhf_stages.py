@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from selfplay.common.files import read_history, read_json
 from selfplay.llm.folder import newest_model
-from selfplay.llm.reward_model import Pair, read_pairs, to_lines
+from selfplay.llm.preferences.pairs import Pair, read_pairs, to_lines
 from selfplay.llm.tasks import make_task
 
 #: The shorter the better, so that any sampler that ends has something to prefer.

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import Command
+from command import ROOT, Command
 
 import selfplay as sp
 from selfplay.arena.spec import checkpoint_of, full_name
 from selfplay.games.base import take
 from selfplay.learn import packaged
 from selfplay.learn.checkpoint import load_net, read_meta, save_net
-from selfplay.serve.card import card_of, nets_text
+from selfplay.serve.card import card_of
 from selfplay.serve.export import export
+from selfplay.serve.listing import nets_text
 from selfplay.serve.mind import mind_of
 
 
@@ -91,6 +96,42 @@ def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
     Path("small").mkdir()  # a folder of that name comes first
     with pytest.raises(sp.UserError):
         sp.load("small")
+
+
+def test_a_flipped_bit_in_packaged_weights_is_told(weights: Path, run: Command) -> None:
+    file = weights / "small.safetensors"
+    whole = file.read_bytes()
+    for place in range(len(whole) - 1, len(whole) // 2, -997):  # in numbers, which stay numbers
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        with pytest.raises(sp.UserError, match=r"small\.safetensors: damaged .*install the pack"):
+            sp.load("small")
+    assert "small: left out" in run("nets").out
+    file.write_bytes(whole)
+    sp.load("small")
+
+
+def test_every_packaged_net_has_its_sum() -> None:
+    for name in packaged.names():
+        file = packaged.folder() / f"{name}.safetensors"
+        assert json.loads(file.with_suffix(".json").read_text())[packaged.SUM] == zlib.crc32(
+            file.read_bytes()), name
+
+
+def test_nets_are_listed_without_anything_heavy(run: Command) -> None:
+    code = ("import sys; from selfplay.serve.listing import nets_text; print(listing()); "
+            "print(sorted({'torch', 'numpy', 'numba'} & set(sys.modules)))")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True).stdout
+    assert said.strip().endswith("[]") and "tictactoe: tictactoe, net 3x32" in said
+
+
+def test_a_misspelt_net_is_guessed(run: Command) -> None:
+    run("match", "net:tictacto", "random", "--game", "tictactoe").mistake(
+        "did you mean tictactoe?")
+    with pytest.raises(sp.UserError, match=r"did you mean connect4\?"):
+        sp.load("conect4")
+    run("gtp", "--net", "mcts:100").mistake("mcts:100", "--game go9x9")
+    run("gtp", "--net", "mcts:0", "--game", "go5x5").mistake("mcts:0", "from 1")
 
 
 def test_training_starts_from_a_packaged_net(weights: Path, run: Command) -> None:

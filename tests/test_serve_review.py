@@ -12,9 +12,9 @@ from sgfmill import sgf as sgfmill
 
 import selfplay as sp
 from selfplay.learn.checkpoint import save_net
-from selfplay.serve.mind import of_net
+from selfplay.serve.mind import of_net, rollout_mind
 from selfplay.serve.record import read_sgf
-from selfplay.serve.review import MISTAKE, review, reviewed_sgf, to_page
+from selfplay.serve.review import MISTAKE, NOTHING, review, reviewed_sgf, to_page
 
 GAME = ("(;GM[1]FF[4]SZ[5]KM[7]PB[Anna \\] <b>]PW[]RE[B+3]C[old];B[cc];W[bb](;B[dd];W[cb];B[];W[])"
         "(;B[aa]))")
@@ -65,18 +65,19 @@ def test_a_review_is_read_by_another_program(tmp_path: Path) -> None:
 def test_by_the_command(net: Path, tmp_path: Path, run: Command) -> None:
     games = tmp_path / "games"
     games.mkdir()
-    (games / "a.sgf").write_text(GAME + GAME)
+    (games / "a.sgf").write_text(GAME + "(;SZ[5]KM[7];B[zz])" + GAME)
     (games / "handicap.sgf.gz").write_bytes(gzip.compress(
         b"(;SZ[5]KM[7]HA[2]AB[aa][ee]PL[W];W[cc];B[bb];B[cb])"))
     (games / "size.sgf").write_text("(;SZ[21]KM[7];B[aa])")
     (games / "illegal.sgf").write_text("(;SZ[5]KM[7];B[aa];W[aa])")
     (games / "no.sgf").write_text("not a game")
     said = run("analyse", str(games), "--net", f"{net}@8", "--out", "out", "--html")
-    assert said.code == 0, said.err
+    assert said.code == 1 and "3 games reviewed, 4 left out (named above)" in said.err, said.err
     made = {p.name for p in (tmp_path / "out").iterdir()}
-    assert made == {f"{name}-reviewed.{kind}" for name in ("a-1", "a-2", "handicap")
+    assert made == {f"{name}-reviewed.{kind}" for name in ("a-1", "a-3", "handicap")
                     for kind in ("sgf", "html")}
-    assert said.out.count("left out: ") == 3 and "move 2: illegal" in said.out
+    assert said.out.count("left out: ") == 4 and "move 2: illegal" in said.out
+    assert "a.sgf, game 2: move 1 is off the board" in said.out
     page = (tmp_path / "out/a-1-reviewed.html").read_text()
     assert "Anna ] &lt;b&gt;" in page and "<b>]" not in page and "http" not in re.sub(
         r'xmlns="[^"]*"', "", page)
@@ -84,9 +85,24 @@ def test_by_the_command(net: Path, tmp_path: Path, run: Command) -> None:
     one = run("analyse", str(games / "handicap.sgf.gz"), "--net", f"{net}@8", "--out", "r.sgf")
     assert one.code == 0 and "AB[" in (tmp_path / "r.sgf").read_text()
     run("analyse", str(games / "illegal.sgf"), "--net", f"{net}@8").mistake("illegal move")
+    sized = run("analyse", str(games / "handicap.sgf.gz"), "--net", "mcts:8", "--game", "go7x7")
+    sized.mistake("a game of 5x5, and --game asks for 7x7", "without --game")
     run("analyse", str(games / "none.sgf"), "--net", f"{net}@8").mistake("no such file")
     run("analyse", "--net", f"{net}@8").mistake("name a game")
     run("analyse", str(games / "a.sgf"), "--net", "tictactoe@8").mistake("SGF is of Go")
+
+
+def test_what_loses_nothing_has_nothing_better(tmp_path: Path) -> None:
+    """Rollouts judge the position after a move anew, so that it may look as good as the best."""
+    (tmp_path / "g.sgf").write_text(
+        "(;GM[1]FF[4]SZ[5]KM[7];B[cc];W[bb];B[dd];W[cb];B[bc];W[dc];B[cd];W[db];B[ec];W[eb])")
+    for sims in (8, 20):
+        (one,) = review(rollout_mind(sp.make("go5x5"), sims), read_sgf(tmp_path / "g.sgf"))
+        assert not isinstance(one, tuple)
+        text, judged = reviewed_sgf(one, "mcts"), one.moves()
+        assert "loses 0.0%" not in text and "loses nothing; the net's move is" in text
+        assert any(move.loss < NOTHING and not move.agrees for move in judged)
+        assert not any("loses 0.0%" in mistake.words for mistake in to_page(one, "mcts").mistakes)
 
 
 def test_a_game_is_reviewed_by_the_net_that_comes_along(

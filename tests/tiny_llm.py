@@ -87,6 +87,33 @@ def gpt2() -> Any:
         pad_token_id=PAD, eos_token_id=EOS, bos_token_id=EOS)))
 
 
+def of_kind(kind: str, seed: int, **more: Any) -> Any:
+    """A model of Hugging Face's of that type, with grouped keys and a window of 8 tokens where the
+    type has windows."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    return sharp(AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        kind, vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=128,
+        pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None, **more)))
+
+
+def qwen3() -> Any:
+    """Norms of queries and keys."""
+    return of_kind("qwen3", 5, tie_word_embeddings=False)
+
+
+def gemma() -> Any:
+    """Scaled embeddings, norms that add 1."""
+    return of_kind("gemma", 6)
+
+
+def gemma2() -> Any:
+    """Capped scores, and every second layer sees a window only."""
+    return of_kind("gemma2", 7, sliding_window=8, query_pre_attn_scalar=16)
+
+
 def lora() -> Any:
     from selfplay.llm.models import Lora, load_model, save_model
 
@@ -101,7 +128,8 @@ def lora() -> Any:
     return model.eval()
 
 
-MODELS = {"llama": llama, "grouped": grouped, "qwen": qwen, "gpt2": gpt2, "lora": lora}
+MODELS = {"llama": llama, "grouped": grouped, "qwen": qwen, "gpt2": gpt2, "lora": lora,
+          "qwen3": qwen3, "gemma": gemma, "gemma2": gemma2}
 
 QUESTIONS = ["1+1=", "12+30-7=", "9=", "a rather longer prompt"]
 

@@ -12,9 +12,10 @@ from ..base import Game, GameError
 from .connect4 import Connect4Solver
 from .exhaustive import Exhaustive
 from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
+from .othello import OthelloSolver
 
 __all__ = ["ILLEGAL", "KEEPS_VALUE", "LOSES_VALUE", "PERFECT", "SOLVERS", "Connect4Solver",
-           "Exhaustive", "Solver", "solver"]
+           "Exhaustive", "OthelloSolver", "Solver", "plies", "solver"]
 
 
 class Solver(Protocol):
@@ -28,7 +29,18 @@ class Solver(Protocol):
 SOLVERS: dict[str, Callable[[Game], Solver]] = {
     "connect4": lambda _: Connect4Solver(),
     "tictactoe": Exhaustive,
+    "othello6x6": OthelloSolver,
+    "othello8x8": OthelloSolver,
 }
+
+#: moves after which positions are drawn, where a solver knows the end of a game alone
+LATE = {"othello6x6": (18, 30), "othello8x8": (48, 58)}
+
+
+def plies(game: Game) -> tuple[int, int]:
+    """After how many random moves positions of ``game`` are worth solving: low, high."""
+    longest = game.max_moves
+    return LATE.get(game.name, (min(12, longest // 4), min(34, longest * 4 // 5)))
 
 
 def solver(game: Game) -> Solver:

@@ -21,6 +21,7 @@ from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
 CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
+LOOK_AHEAD = 30  #: stones up to which the positions after all moves are looked up first
 
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
 _CELLS_OF_COLUMN = np.uint64(0b0111111)
@@ -47,11 +48,11 @@ def _completing(stones, taken):
 @njit(cache=True, nogil=True)
 def _count(bits):
     """Set bits."""
-    n = 0
-    while bits != _ZERO:
-        bits &= bits - _ONE
-        n += 1
-    return n
+    bits = bits - ((bits >> _ONE) & np.uint64(0x5555555555555555))
+    bits = (bits & np.uint64(0x3333333333333333)) + (
+        (bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((bits * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 @njit(cache=True, nogil=True)
@@ -77,11 +78,28 @@ def _slot(key, table):
 
 
 @njit(cache=True, nogil=True)
-def _enter(depth, plies, stones, window, cells, left, table):
+def _refuted(own, taken, moves, high, table):
+    """The score of a move whose position is known to be worth ``high`` or more, else UNKNOWN."""
+    theirs = own ^ taken
+    while moves != _ZERO:
+        cell = moves & (~moves + _ONE)
+        moves ^= cell
+        key = theirs + (taken | cell)
+        entry = table[_slot(key, table)]
+        if entry >> np.uint64(8) == key:
+            kept = np.int64(entry & np.uint64(255))
+            if kept <= 64 and _UPPER - kept >= high:  # it is worth no more to the opponent
+                return _UPPER - kept
+    return UNKNOWN
+
+
+@njit(cache=True, nogil=True)
+def _enter(depth, plies, stones, window, cells, left, promise, table):
     """Whether the position at ``depth`` needs no search, and its score or bound if so; else its
     moves lie in ``cells``, the most promising first.
 
     stones: uint64 [depth, 2], of the side to move and of both. window: int64 [depth, 2].
+    promise: int64 [COLUMNS], overwritten.
     """
     own, taken = stones[depth, 0], stones[depth, 1]
     moves = _safe(own, taken)
@@ -104,7 +122,13 @@ def _enter(depth, plies, stones, window, cells, left, table):
     if most <= low:
         return True, most
     window[depth, 0], window[depth, 1] = low, min(window[depth, 1], most)
-    promise = np.empty(COLUMNS, np.int64)
+    if moves & (moves - _ONE) == _ZERO:  # forced
+        cells[depth, 0], left[depth, 0], left[depth, 1] = moves, 0, 1
+        return False, 0
+    if plies < LOOK_AHEAD:
+        score = _refuted(own, taken, moves, window[depth, 1], table)
+        if score != UNKNOWN:
+            return True, score
     count = 0
     for col in _ORDER:
         cell = moves & (_CELLS_OF_COLUMN << np.uint64(7 * col))
@@ -131,11 +155,12 @@ def _bound(own, taken, plies, low, high, table):
     stones = np.empty((CELLS + 1, 2), np.uint64)
     window = np.empty((CELLS + 1, 2), np.int64)
     cells = np.empty((CELLS + 1, COLUMNS), np.uint64)
+    promise = np.empty(COLUMNS, np.int64)
     left = np.empty((CELLS + 1, 2), np.int64)  # the move to search next, and how many there are
     stones[0, 0], stones[0, 1] = own, taken
     window[0, 0], window[0, 1] = low, high
     depth = 0
-    done, score = _enter(0, plies, stones, window, cells, left, table)
+    done, score = _enter(0, plies, stones, window, cells, left, promise, table)
     while not done or depth > 0:
         if done:  # what the move led to is known
             depth -= 1
@@ -157,7 +182,7 @@ def _bound(own, taken, plies, low, high, table):
             stones[depth + 1, 1] = stones[depth, 1] | cell
             window[depth + 1, 0], window[depth + 1, 1] = -window[depth, 1], -window[depth, 0]
             depth += 1
-            done, score = _enter(depth, plies + depth, stones, window, cells, left, table)
+            done, score = _enter(depth, plies + depth, stones, window, cells, left, promise, table)
     return score
 
 

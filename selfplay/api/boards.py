@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from selfplay.api.checked import must_be_whole, plies_must_fit
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.players import Player, parse_player, player_of
-from selfplay.arena.spec import checkpoint_of
+from selfplay.arena.spec import LEAVES, checkpoint_of
 from selfplay.common.errors import UserError
+from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game, make
 from selfplay.games.own import is_own
 from selfplay.inference.actors import spread
 from selfplay.inference.evaluator import Evaluator
 from selfplay.learn.checkpoint import META, load_net, spec_of
-from selfplay.learn.packaged import find
+from selfplay.learn.packaged import find, or_else
 from selfplay.models import build, seeded, spec_for
 from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
@@ -47,6 +49,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     """
     game = _game(game)
     size = use_net(size) if is_own(size) else size
+    must_be_whole("sp.net", 0, MAX_SEED, seed=seed)
     spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
     made.spec, made.game = spec, game.name  # type: ignore[assignment]  # no tensors
@@ -67,10 +70,10 @@ def load(
     named.
 
     >>> import selfplay as sp
-    >>> sp.load("no-such-run")
+    >>> sp.load("no-such-run")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    selfplay.common.errors.UserError: 'no-such-run': no folder, no run in runs/, no packaged net
+    selfplay.common.errors.UserError: 'no-such-run': no folder, no run in runs/, no packaged net ...
     """
     if net is not None:
         use_net(net)
@@ -79,7 +82,7 @@ def load(
         if path.is_dir():
             folder = path
     if folder is None:
-        raise UserError(f"{str(name)!r}: no folder, no run in runs/, no packaged net")
+        raise UserError(f"{str(name)!r}: no folder, no run in runs/, {or_else(str(name))}")
     if folder.is_dir() and not (folder / META).is_file():
         folder = checkpoint_of(str(folder), f"net:{folder}")[0]
     found, meta = load_net(folder, None if game is None else _game(game), device)
@@ -91,9 +94,9 @@ def load(
 class Board:
     """One position as a picture: an SVG in a notebook, text in a terminal.
 
-    states: a batch; row: which of it. policy: float [A], shares of the moves; visits: int [A];
-    value: in [-1, 1] for the side to move; last: the action that was made last, to be marked,
-    where the states do not remember it.
+    game: itself, or its name. states: a batch; row: which of it. policy: float [A], shares of the
+    moves; visits: int [A]; value: in [-1, 1] for the side to move; last: the action that was made
+    last, to be marked, where the states do not remember it.
 
     >>> import selfplay as sp
     >>> game = sp.make("tictactoe")
@@ -107,7 +110,7 @@ class Board:
     '<svg'
     """
 
-    game: Game
+    game: Game | str
     states: Any
     row: int = 0
     policy: ArrayLike | None = None
@@ -115,8 +118,18 @@ class Board:
     value: float | None = None
     last: int = -1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "game", _game(self.game))
+        if not isinstance(self.states, type(self._game().new(1))):
+            raise UserError(f"sp.Board: states of {self._game().name} wanted (game.new(1)), not "
+                            f"{type(self.states).__name__}")
+        must_be_whole("sp.Board", 0, len(self.states.ply) - 1, row=self.row)
+
+    def _game(self) -> Game:
+        return _game(self.game)
+
     def _drawn(self) -> drawing.Drawing:
-        return drawing.shapes(drawing.board_view(self.game, self.states, self.row, self.policy,
+        return drawing.shapes(drawing.board_view(self._game(), self.states, self.row, self.policy,
                                                  self.visits, self.value, self.last))
 
     def _repr_svg_(self) -> str:
@@ -127,7 +140,7 @@ class Board:
         return drawing.pixels(self._drawn())
 
     def __str__(self) -> str:
-        return self.game.render(self.states, self.row)
+        return self._game().render(self.states, self.row)
 
 
 @dataclass(frozen=True)
@@ -195,6 +208,9 @@ def search(
     >>> int(found.action[0]), found.visits.shape, found.visits.sum()
     (2, (1, 9), np.int64(200))
     """
+    must_be_whole("sp.search", 1, sims=sims)
+    must_be_whole("sp.search", 1, LEAVES, leaves=leaves)
+    must_be_whole("sp.search", 0, MAX_SEED, seed=seed)
     game = _game(game)
     batch = len(states.ply)
     if net is None:
@@ -220,6 +236,9 @@ def player(
     >>> sp.player("tictactoe", sp.net("tictactoe", "1x8"), sims=8, name="fresh").name
     'fresh'
     """
+    must_be_whole("sp.player", sims=sims)
+    must_be_whole("sp.player", 1, LEAVES, leaves=leaves)
+    must_be_whole("sp.player", 0, MAX_SEED, seed=seed)
     game = _game(game)
     if isinstance(who, str):
         return parse_player(who, game, seed=seed, device=device, slots=MOST_SLOTS)
@@ -249,6 +268,9 @@ def match(
     >>> result.games, result.low < result.score < result.high, result.score > 0.7
     (20, True, True)
     """
+    must_be_whole("sp.match", 1, games=games, slots=slots)
+    must_be_whole("sp.match", 0, MAX_SEED, seed=seed)
+    plies_must_fit("sp.match", opening)
     game = _game(game)
     first, second = (player(game, who, device=device, name=f"net {side}")
                      if isinstance(who, nn.Module) else who

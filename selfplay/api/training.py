@@ -14,6 +14,7 @@ from torch import nn
 
 from selfplay.api.boards import _game
 from selfplay.api.boards import net as fresh_net
+from selfplay.api.checked import must_be_whole, plies_must_fit
 from selfplay.board import alphazero as boards
 from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
@@ -21,6 +22,7 @@ from selfplay.board.league import PolicyLearner
 from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.common.errors import UserError
+from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game
 from selfplay.learn import advantages
 from selfplay.learn import policy_gradient as gradient_loop
@@ -58,6 +60,7 @@ def alphazero(
     1 True
     2 True
     """
+    must_count("sp.alphazero", iterations, seed)
     game = _game(game)
     given = settings if sims is None else {"sims": sims, **settings}
     config = override(preset(game.name), words_of("rl", given))
@@ -92,6 +95,7 @@ def league(
     1 True
     2 True
     """
+    must_count("sp.league", iterations, seed)
     game = _game(game)
     config = with_algorithm(preset(game.name), algorithm)
     if config.rl.algorithm not in ALGORITHMS:
@@ -137,6 +141,10 @@ def rollouts(
     >>> first.action.shape[0], first.reward.shape == first.mask.shape
     (16, True)
     """
+    must_be_whole("sp.rollouts", 1, games=games, group=group)
+    must_be_whole("sp.rollouts", 0, MAX_SEED, seed=seed)
+    if opening is not None:
+        plies_must_fit("sp.rollouts", opening)
     game = _game(game)
     opening = opening or preset(game.name).rl.opening
     for number in itertools.count():
@@ -153,7 +161,7 @@ def rollouts(
 
 def policy_gradient(
     policy: Policy, rollouts: Iterable[Rollout], algorithm: str | Mapping[str, Any] = "ppo", *,
-    seed: int = 0, **settings: Any,
+    seed: int = 0, extra_loss: gradient_loop.Term | None = None, **settings: Any,
 ) -> Iterator[dict[str, Any]]:
     """Improve a policy, of boards or texts, by rollouts of its own; a rollout a row.
 
@@ -162,7 +170,8 @@ def policy_gradient(
     the one before has been learnt from. algorithm: a name (reinforce, rloo, ppo, grpo, dr_grpo,
     dapo, gspo, cispo, maxrl) or a dict of settings of ``PGConfig``; settings: single ones beside it
     (dr_grpo, and of texts dapo and cispo, want ``constant_length``, the longest that a trajectory
-    may be).
+    may be). extra_loss: a term of your own beside the algorithm's, (columns, evaluated) -> scalar
+    (``learn.policy_gradient.Term``).
 
     Yields ``iteration``, ``score`` (mean reward of a trajectory), ``steps`` (moves or tokens) and
     the figures of the update: ``policy_loss``, ``entropy`` (nats a step), ``sample_kl`` ...
@@ -204,7 +213,8 @@ def policy_gradient(
                           ref_logp=ref)
 
     device = str(next(policy.net.parameters()).device)
-    rows = gradient_loop.policy_gradient(policy, seen(), config, device=device, seed=seed)
+    rows = gradient_loop.policy_gradient(policy, seen(), config, device=device, seed=seed,
+                                         extra=extra_loss)
     for number, row in enumerate(rows, 1):
         yield {**row, "iteration": number, **facts}
 
@@ -215,6 +225,13 @@ def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -
                         "wanted")
     chosen = ALGORITHMS[algorithm] if isinstance(algorithm, str) else algorithm
     return override(RunConfig("tictactoe"), words_of("pg", {**chosen, **settings})).pg
+
+
+def must_count(call: str, iterations: int | None, seed: int) -> None:
+    """Raises UserError where these are no numbers of iterations (None: for ever) and of a seed."""
+    must_be_whole(call, 0, MAX_SEED, seed=seed)
+    if iterations is not None:
+        must_be_whole(call, 1, iterations=iterations)
 
 
 def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:

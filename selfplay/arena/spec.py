@@ -130,10 +130,10 @@ def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
         raise UserError(f"player {spec!r}: @{number} is no budget; write simulations from 1, as "
                         f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():
-        from selfplay.learn.packaged import names
+        from selfplay.learn.packaged import or_else
 
-        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run, and no "
-                        f"packaged net ({', '.join(names()) or 'there are none'})")
+        raise UserError(f"player {spec!r}: {path} is no folder of a checkpoint or a run, and "
+                        f"{or_else(str(path))}")
     from selfplay.learn.checkpoint import best, newest
 
     found = newest(path / "rl") or best(path / "sft") or newest(path)

@@ -23,7 +23,9 @@ from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.board.trainer import counter
+from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
+from selfplay.games import own
 from selfplay.games.base import Game
 from selfplay.learn import advantages, policy_gradient
 from selfplay.learn.config import sized
@@ -52,7 +54,10 @@ class PolicyLearner:
             placed(net, device).eval(), game.obs_shape,
             game.num_actions, device)
         freeze_unused(self.policy, critic=config.pg.value_weight > 0)
-        self.optimizer = PolicyOptimizer(self.policy, sized(config.pg, game.max_moves), device)
+        term = config.pg.extra_loss
+        self.optimizer = PolicyOptimizer(
+            self.policy, sized(config.pg, game.max_moves), device,
+            own.object_of(term, "a loss term", UserError) if term else None)
         threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
         self.workers = Workers(threads)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
@@ -101,11 +106,15 @@ class PolicyLearner:
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Improve the policy by ``rollout``; ``PolicyOptimizer``'s figures, and two
         divergences, k3 in nats a step: act_kl, of the net as it learns from the net as it played
-        (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy."""
-        pg, first, played = self.config.pg, self.pool.member(0), rollout.logp
+        (rounding: BatchNorms folded, bfloat16), and ref_kl, from the run's first policy or the one
+        that ``pg.reset_every`` has put in its place."""
+        pg, first, played = self.config.pg, self.pool.member(self._reference()), rollout.logp
+        if pg.reset_every and self.iteration and self.iteration % pg.reset_every == 0:
+            self.optimizer.trainer.forget()
         now = self._seen(self.policy, rollout)  # from here the ratio starts at 1 exactly
         critic = pg.value_weight > 0 or pg.estimator == "gae"
-        rollout = replace(rollout, logp=now.logp, value=now.value if critic else None)
+        rollout = replace(rollout, logp=now.logp, sampled=played,
+                          value=now.value if critic else None)
         watched = rollout if pg.kl_weight > 0 else rollout.rows(slice(None, None, WATCHED))
         ref_logp = self._seen(first, watched).logp
         if pg.kl_weight > 0:
@@ -118,6 +127,13 @@ class PolicyLearner:
         self.compute["positions"] += steps * passes
         self.compute["flops"] += steps * (3 * passes + 1) * flops(self.spec)
         return {**figures, **known}
+
+    def _reference(self) -> int:
+        """The member of the pool that the policy stays near: its first, or the newest that had
+        joined when it was last reset."""
+        every, first = self.config.pg.reset_every, 0
+        last = self.iteration // every * every if every else first
+        return max(step for step in (first, *self.pool.steps(self.iteration + 1)) if step <= last)
 
     @torch.no_grad()
     def _seen(self, policy: BoardPolicy, rollout: Rollout) -> Evaluated:

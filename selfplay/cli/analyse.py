@@ -32,7 +32,10 @@ from selfplay.common.errors import UserError
 def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | None,
             out: Path | None, html: bool, as_json: bool, winrates: str, code: tuple[str, ...],
             device: str | None) -> None:
-    """Review games: SGF with winrates, best moves and variations, and a page; or --json."""
+    """Review games: SGF with winrates, best moves and variations, and a page; or --json.
+
+    Games that cannot be reviewed are named, and the exit code is then not 0.
+    """
     if as_json and (paths or out or html):
         raise UserError("--json reads queries from stdin: no file, --out or --html beside it")
     if not as_json and not paths:
@@ -49,7 +52,9 @@ def analyse(paths: tuple[Path, ...], net: str, game: str | None, visits: int | N
     from selfplay.serve.review import review_files
 
     announce()
-    for line in review_files(mind_of(net, game, where, visits), paths, out, html):
+    mind = mind_of(net, game, where, visits)
+    size = mind.game.board_shape[0] if game else 0
+    for line in review_files(mind, paths, out, html, size):
         say(line)
 
 

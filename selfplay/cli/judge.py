@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from selfplay.cli.options import (
 
 if TYPE_CHECKING:
     from selfplay.arena.judge import Judgement, Positions
+    from selfplay.games.base import Game
 
 SIMS = "0,16,64"
 
@@ -29,7 +31,8 @@ SIMS = "0,16,64"
 @click.option("--count", type=Whole(min=1, max=100_000), default=1000, show_default=True,
               help="Positions to judge by.")
 @click.option("--plies", default=None, metavar="LOW-HIGH",
-              help="Random moves that lead to them [12-34; of smaller games fewer].")
+              help="Random moves that lead to them [12-34; of smaller games fewer, of Othello the "
+                   "last moves].")
 @click.option("--positions", type=click.Path(path_type=Path), default=None, metavar="FILE",
               help="Judge by these instead: a line is the moves of one, as 4453.")
 @click.option("--sims", default=SIMS, show_default=True, metavar="N,N,…",
@@ -45,23 +48,50 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
           device: str | None) -> None:
     """How many moves keep the position's value, by an exact solver: of a run's nets, raw and with
     search, or of any players."""
-    import torch
-
-    from selfplay.arena.judge import AT_ONCE, drawn_positions, read_positions
+    from selfplay.arena.judge import AT_ONCE
     from selfplay.arena.judge import judge as judge_one
     from selfplay.arena.players import parse_player
     from selfplay.common.compiling import announce
     from selfplay.common.console import Bar, say
     from selfplay.games import make
+    from selfplay.games.solve import plies as worth_solving
     from selfplay.run.own_nets import use_net
 
     list(map(use_net, nets))
     announce()
     names, found, folder = _asked_players(who, game, sims)
     made = make(found)
+    low_high = opening_of(plies) if plies else worth_solving(made)
+    where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
+    with ExitStack() as players:
+        seated = [players.enter_context(closing(parse_player(
+            name, made, seed=seed, device=where, slots=AT_ONCE))) for name in names]
+        known = _solved_positions(made, count, low_high, positions, seed)
+        say(f"{made.name}: {len(known.ply):,} positions after {known.ply.min()} to "
+            f"{known.ply.max()} moves, judged by an exact solver; 95% intervals")
+        results = []
+        for name, player in zip(names, seated, strict=True):
+            with Bar(name, 1, "") as bar:
+                results.append(judge_one(made, player, known, seed))
+                bar.at(1)
+            say(_kept_and_missed(results[-1]))
+    say(_table(results, known))
+    picture = out or (folder / "judge.png" if folder else None)
+    if picture is not None:
+        _write_picture(made.name, results, known, picture)
+        say(f"picture: {picture}")
+
+
+def _solved_positions(
+    game: Game, count: int, plies: tuple[int, int], positions: Path | None, seed: int
+) -> Positions:
+    """The positions to judge by, with a bar."""
+    import torch
+
+    from selfplay.arena.judge import drawn_positions, read_positions
+    from selfplay.common.console import Bar
+
     threads = torch.get_num_threads()
-    longest = made.max_moves
-    low_high = opening_of(plies) if plies else (min(12, longest // 4), min(34, longest * 4 // 5))
     with Bar("solving", count, "positions") as bar:
         done = [0]
 
@@ -69,26 +99,8 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
             done[0] += more
             bar.at(min(done[0], count))
 
-        known = (read_positions(made, positions, threads, solved) if positions else
-                 drawn_positions(made, count, low_high, seed, threads, solved))
-    say(f"{made.name}: {len(known.ply):,} positions after {known.ply.min()} to {known.ply.max()} "
-        "moves, judged by an exact solver; 95% intervals")
-    where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
-    results = []
-    for name in names:
-        player = parse_player(name, made, seed=seed, device=where, slots=AT_ONCE)
-        try:
-            with Bar(name, 1, "") as bar:
-                results.append(judge_one(made, player, known, seed))
-                bar.at(1)
-        finally:
-            player.close()
-        say(_kept_and_missed(results[-1]))
-    say(_table(results, known))
-    picture = out or (folder / "judge.png" if folder else None)
-    if picture is not None:
-        _write_picture(made.name, results, known, picture)
-        say(f"picture: {picture}")
+        return (read_positions(game, positions, threads, solved) if positions else
+                drawn_positions(game, count, plies, seed, threads, solved))
 
 
 def _asked_players(
@@ -110,6 +122,10 @@ def _asked_players(
         folder = Path(word)
         config = stored_config(folder) if folder.is_dir() else None
         if config is None:
+            if ":" not in word and word not in ("random", "human"):
+                there = "holds no run" if folder.is_dir() else "no run there"
+                raise UserError(f"{word}: {there}, and it names no player; give a run such as "
+                                "runs/connect4, or a player such as mcts:100")
             names.append(word)
             continue
         if game is not None and game != config.game:

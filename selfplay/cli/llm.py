@@ -203,11 +203,11 @@ def chat(
     click.echo("say something; an empty line ends")
     reply = replies(model, temperature, device_of(device), assignments)
     next(reply)
-    for said in _typed("you: "):
+    for said in _lines_typed("you: "):
         click.echo(reply.send(said))
 
 
-def _typed(prompt: str) -> Iterator[str]:
+def _lines_typed(prompt: str) -> Iterator[str]:
     """The lines that are typed, up to an empty one."""
     while True:
         try:
@@ -244,7 +244,7 @@ def _ask_run(folder: Path, temperature: float, device: str) -> None:
     shown = example.prompt.removesuffix(ending).strip()
     only = ", the only kind that the embedded model knows" * (tokenizer.chat_template == TEMPLATE)
     click.echo(f"ask a question such as {shown!r}{only}; an empty line ends")
-    for seed, question in enumerate(_typed("question: ")):
+    for seed, question in enumerate(_lines_typed("question: ")):
         if unknown := unknown_in(tokenizer, question):
             click.echo(f"the model has never met {' '.join(map(repr, unknown))}; ask as in "
                        f"{shown!r}")
@@ -258,7 +258,7 @@ def _ask_run(folder: Path, temperature: float, device: str) -> None:
         click.echo(f"{text}\nanswer: {'none' if answer is None else answer}")
 
 
-@llm.command()
+@llm.command(name="check")
 @click.argument("task")
 @click.option("--reward", "rewards", multiple=True, metavar="FILE.py:NAME",
               help="A reward function of your own beside the task's (repeatable).")
@@ -266,8 +266,9 @@ def _ask_run(folder: Path, temperature: float, device: str) -> None:
               help="Questions that are answered.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Settings of data and judge, such as data.style=boxed (repeatable).")
-def check(task: str, rewards: tuple[str, ...], questions: int, assignments: tuple[str, ...]
-          ) -> None:
+def check_task(
+    task: str, rewards: tuple[str, ...], questions: int, assignments: tuple[str, ...]
+) -> None:
     """What known-good, empty, cut-off, hedging, echoing and adversarial answers earn."""
     _must_be_installed()
     from selfplay.common.settings import replace_key
@@ -282,6 +283,24 @@ def check(task: str, rewards: tuple[str, ...], questions: int, assignments: tupl
     if found := findings(rows):
         raise UserError(f"{task}: " + "; ".join(found))
     click.echo(f"{task}: known-good answers are right, and nothing else earns as much")
+
+
+@llm.command(name="export")
+@click.argument("source", metavar="RUN|PATH", type=click.Path(path_type=Path))
+@click.option("--merged", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="A whole model, adapters merged, that transformers loads.")
+@click.option("--adapter", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="The adapter alone, for peft, beside the model that it is for.")
+def export_texts(source: Path, merged: Path | None, adapter: Path | None) -> None:
+    """A run's newest model for other programs, in Hugging Face's form."""
+    _must_be_installed()
+    from selfplay.llm.given.export import export_model
+
+    if merged is None and adapter is None:
+        raise UserError("give --merged DIR, or --adapter DIR for adapters alone")
+    for folder, merge in ((merged, True), (adapter, False)):
+        if folder is not None:
+            click.echo(export_model(source, folder, merge))
 
 
 def run_name_of(task: str) -> str:

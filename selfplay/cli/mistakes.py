@@ -11,7 +11,8 @@ from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 from selfplay.common.machine import keep_compiled
 
 #: Commands that start from scratch when they are run again.
-ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm eval")
+ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm check", "llm eval",
+        "llm export")
 
 #: What to make smaller when memory runs out.
 GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "

@@ -14,7 +14,7 @@ from selfplay.common.errors import UserError
 def nets() -> None:
     """The nets that came along: how strong each is, and the command that made it."""
     from selfplay.common.console import say
-    from selfplay.serve.card import nets_text
+    from selfplay.serve.listing import nets_text
 
     say(nets_text())
 

@@ -5,6 +5,7 @@ On a terminal the bar is live; in a log file a line is printed twice a minute in
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -45,7 +46,9 @@ class _Live(Progress):
 class Bar:
     """Progress of a stage against its total (a time budget in seconds, or a count of games).
 
-    live: whether it may redraw itself on a terminal; False where somebody types there.
+    live: whether it may redraw itself on a terminal; False where somebody types there. ``part``,
+    where it is set, is the share done of work that may be over before a time budget is: the bar and
+    the ETA follow whichever ends first.
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Bar:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
         self.redraws = live and _console.is_terminal
         self.started = self.logged = time.monotonic()
-        self.first: float | None = None
+        self.part = 0.0
+        self.first: tuple[float, float] | None = None  #: done and part at the first look
         self.latest = ""  #: the line that has not been logged yet
         self.live: _Live | None = None
         self.task: TaskID | None = None
@@ -84,13 +88,15 @@ class Bar:
         """
         interrupt.raise_if_asked()
         now = time.monotonic()
-        eta = self._eta(done, now)
+        if self.first is None:
+            self.first = (done, self.part)
+        eta, share = self._eta(done, now), min(max(done / self.total, self.part), 1.0)
         elapsed = clock_text(done if self.unit == "seconds" else now - self.started)
         if self.live and self.task is not None:
             self.live.below = below
-            self.live.update(self.task, completed=done, note=note, elapsed=elapsed, eta=eta)
+            self.live.update(self.task, completed=share * self.total, note=note,
+                             elapsed=elapsed, eta=eta)
             return
-        share = min(done / self.total, 1)
         self.latest = f"{self.title} {share:4.0%}  {elapsed} ETA {eta}  {note}"
         if now - self.logged >= LOG_SECONDS:
             self._log(now)
@@ -101,11 +107,13 @@ class Bar:
         self.logged, self.latest = now, ""
 
     def _eta(self, done: float, now: float) -> str:
+        assert self.first is not None, "this is a look"
+        begun, part = self.first
         if self.unit == "seconds":
-            return clock_text(self.total - done)
-        if self.first is None:
-            self.first = done
-        rate = (done - self.first) / max(now - self.started, 1e-9)
+            more = math.inf if self.part <= part else (
+                (done - begun) * (1 - self.part) / (self.part - part))
+            return clock_text(min(self.total - done, more))
+        rate = (done - begun) / max(now - self.started, 1e-9)
         return clock_text((self.total - done) / rate) if rate > 0 else "-"
 
     def __exit__(

@@ -261,7 +261,10 @@ def load_net(
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
-    must_be_as_saved(path, [META, WEIGHTS])
+    if path.suffix == packaged.SUFFIX:
+        packaged.must_be_as_packaged(path, meta)
+    else:
+        must_be_as_saved(path, [META, WEIGHTS])
     return net.to(device).eval(), meta
 
 

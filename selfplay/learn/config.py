@@ -33,7 +33,7 @@ class PGConfig:
     whiten: bool = False  #: advantages to mean 0 and deviation 1 over the batch's steps (PPO)
     clip_low: Amount = 0.2  #: the ratio is clipped at 1 minus this (PPO: 1707.06347, eq. 7)
     clip_high: Amount = 0.2  #: the ratio is clipped at 1 plus this (DAPO: 0.28, 2503.14476)
-    clips: Literal["step", "weight"] = "step"
+    bounds: Literal["step", "weight"] = "step"
     #: a step beyond the clip has no gradient (PPO), or the one of a step at the clip (CISPO:
     #: MiniMax-M1, 2506.13585, eq. 4)
     ratio: Literal["token", "sequence"] = "token"
@@ -74,6 +74,8 @@ class PGConfig:
     value_weight: Amount = 0.0  #: weight of the critic's loss; 0: no critic
     value_clip: Amount = 0.2  #: largest move of the critic in an update; 0: no limit
     entropy_weight: Amount = 0.0  #: weight of the entropy bonus
+    extra_loss: str = ""
+    #: path.py:NAME, a loss term of your own: (columns, evaluated) -> a scalar (``Term``)
     epochs: Count = 1  #: passes over a batch
     minibatches: Count = 1  #: parts of a batch; each is one optimizer step
     part_steps: Whole = 0
@@ -119,7 +121,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {**_GRPO, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "minibatches": 4},
     # DAPO's averages, samples and lengths; no lower clip. The paper does not give the upper one: 5
     # is what is commonly taken
-    "cispo": {**_DAPO, "clips": "weight", "clip_low": INFINITE, "clip_high": 4.0},
+    "cispo": {**_DAPO, "bounds": "weight", "clip_low": INFINITE, "clip_high": 4.0},
     "maxrl": {**_GRPO, "estimator": "likelihood", "average": "token"},
 }
 

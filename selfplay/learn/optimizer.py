@@ -3,7 +3,8 @@
 The loss is handed in. On a CPU a batch may go in parts, a thread and a replica of the net each; as
 in data-parallel training a part's BatchNorms see that part alone, and the running statistics are
 the mean over parts. Gradients are added in the order of the parts, so that the weights do not
-depend on the number of threads, to the last bit.
+depend on the number of threads, to the last bit. A net too large for that many gradients
+(APART_BYTES) goes through its parts one by one with all of torch's threads and adds up one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.threads import Workers, replica, torch_alone
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+APART_BYTES = 64 << 20  #: of a gradient, up to which every part of a batch has one of its own
 
 #: (net, a part of a batch) -> (scalar to descend, scalars to watch). Of both the sum over the parts
 #: is the batch's.
@@ -70,7 +72,9 @@ class Trainer:
         self._average: _Average | None = None
         if config.ema_decay is not None:
             self._average = _Average(net, config.ema_decay)
-        self._apart = parts is not None and torch.device(device).type == "cpu"
+        size = 4 * sum(p.numel() for p in self.named.values())
+        self._apart = parts is not None and torch.device(device).type == "cpu" and (
+            mode is True or size <= APART_BYTES)
         self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
 
@@ -141,7 +145,7 @@ class Trainer:
         self.forgot = self.steps
 
     def _threads(self) -> Any:
-        return nullcontext() if self.parts is None else torch_alone()
+        return torch_alone() if self._apart else nullcontext()
 
     def _part(self, job: tuple[_Replica, Any]) -> dict[str, Tensor]:
         one, part = job

@@ -1,17 +1,23 @@
 """The nets that come with the package: ``models/weights/NAME.safetensors``, and beside each its
-card, NAME.json, which is the meta of a checkpoint and what a reader wants to know."""
+card, NAME.json, which is the meta of a checkpoint, what a reader wants to know, and the CRC-32 of
+the weights. They are listed without anything heavy."""
 
 from __future__ import annotations
 
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from selfplay.common.errors import UserError, nearest
+from selfplay.common.files import file_sum
 
 SUFFIX, CARD = ".safetensors", ".json"
+SUM = "weights_crc32"  #: key of a card
 
 
 def folder() -> Path:
     """Where they lie."""
-    return Path(str(resources.files("selfplay.models") / "weights"))
+    return Path(__file__).parent.parent / "models" / "weights"
 
 
 def names() -> list[str]:
@@ -22,3 +28,16 @@ def names() -> list[str]:
 def find(name: str) -> Path | None:
     """The weights of the net called ``name``; None where none is."""
     return folder() / f"{name}{SUFFIX}" if name in names() else None
+
+
+def or_else(name: str) -> str:
+    """What to say of packaged nets where none is called ``name``."""
+    near = nearest(name, names(), cutoff=0.6)
+    return (f"no packaged net ({', '.join(names()) or 'there are none'})"
+            + (f"; did you mean {near}?" if near else ""))
+
+
+def must_be_as_packaged(path: Path, card: Mapping[str, Any]) -> None:
+    """Raises UserError where the weights are not those that the card has the sum of."""
+    if card.get(SUM) not in (None, file_sum(path)):
+        raise UserError(f"{path}: damaged (not as it was saved); install the package again")

@@ -53,6 +53,12 @@ class LossColumns(NamedTuple):
         return LossColumns._make(None if f is None else f[index][:, :steps] for f in self)
 
 
+#: A loss term of one's own: (columns of a part of a minibatch, what the policy says of it now) -> a
+#: scalar to descend. Terms of all parts add up: sum what each step has times ``columns.share``,
+#: which is 1 / real steps of the minibatch and 0 at steps that are not real.
+Term = Callable[[LossColumns, Evaluated], Tensor]
+
+
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str = "k3") -> Tensor:
     """[...]: estimates of KL(p || ref) from samples of p (Schulman 2020,
     http://joschu.net/blog/kl-approx.html), with r = ref_logp - logp.
@@ -191,7 +197,7 @@ def objective(
     mask = batch.mask
     ratio = importance_ratio(now.logp, batch.logp_old, mask, config.ratio)
     clips = config.clip_low, config.clip_high
-    steps, cut = clipped_surrogate(ratio, batch.advantage, *clips) if config.clips == "step" else (
+    steps, cut = clipped_surrogate(ratio, batch.advantage, *clips) if config.bounds == "step" else (
         clipped_weight(ratio, torch.where(mask, now.logp, 0.0), batch.advantage, *clips))
     parts = {"policy_loss": (steps * batch.weight).sum(),
              "entropy": _total(now.entropy, batch)}
@@ -257,8 +263,12 @@ class PolicyOptimizer:
     in the mode, training or not, that it is given in.
     """
 
-    def __init__(self, policy: Policy, config: PGConfig, device: str = "cpu") -> None:
+    def __init__(
+        self, policy: Policy, config: PGConfig, device: str = "cpu", extra: Term | None = None
+    ) -> None:
+        """extra: a loss term of one's own, added to ``objective``."""
         self.policy, self.config, self.kind = policy, config, torch.device(device).type
+        self.extra = extra
         self.kl_weight = config.kl_weight
         self.trainer = Trainer(
             policy.net, self._loss,
@@ -324,7 +334,13 @@ class PolicyOptimizer:
         policy: Any = self.policy
         if net is not policy.net:
             policy = replace(policy, net=net)
-        return objective(part.columns, policy.evaluate(part.rollout), self.config, self.kl_weight)
+        now = policy.evaluate(part.rollout)
+        loss, figures = objective(part.columns, now, self.config, self.kl_weight)
+        if self.extra is None:
+            return loss, figures
+        term = self.extra(part.columns, now)
+        figures |= {"loss": figures["loss"] + term.detach(), "extra_loss": term.detach()}
+        return loss + term, figures
 
     def _parts(self, batch: _Minibatch) -> list[_Minibatch]:
         found = []
@@ -356,16 +372,17 @@ class PolicyOptimizer:
 
 def policy_gradient(
     policy: Policy, rollouts: Iterable[Rollout], algorithm: str | PGConfig, *,
-    device: str = "cpu", seed: int = 0,
+    device: str = "cpu", seed: int = 0, extra: Term | None = None,
 ) -> Iterator[dict[str, float]]:
     """Learn from each of ``rollouts`` as it comes: a row each, step and what ``PolicyOptimizer``
     says. Rollouts may be drawn by ``policy`` as they are asked for.
 
-    algorithm: a name in ``config.ALGORITHMS``, or settings. ``policy.net`` is trained in place:
-    stop anywhere. Raises Breakdown where learning breaks down, KeyError for a name that is none.
+    algorithm: a name in ``config.ALGORITHMS``, or settings. extra: see ``Term``. ``policy.net`` is
+    trained in place: stop anywhere. Raises Breakdown where learning breaks down, KeyError for a
+    name that is none.
     """
     config = named(algorithm) if isinstance(algorithm, str) else algorithm
-    optimizer = PolicyOptimizer(policy, config, device)
+    optimizer = PolicyOptimizer(policy, config, device, extra)
     for number, rollout in enumerate(rollouts):
         yield {"step": number + 1, **optimizer(rollout, np.random.default_rng([seed, number]))}
 

@@ -55,6 +55,20 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class DPOConfig(PlateauConfig):
+    """Learning from preferences without RL (Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    beta: Positive = 0.1  #: the KL weight that the preferences are taken to come from (eq. 7)
+    batch_size: Count = 64  #: pairs a step
+    learning_rate: Positive = 2e-4  #: of AdamW, at the start
+    evaluate_every: Count = 20  #: steps between two looks at the held-out pairs and questions
+    drops: Whole = 0  #: drops (each to 0.3 of the rate) before the curve counts as flat
+    warmup: Whole = 20  #: steps over which the rate rises from 0
+    grad_clip: Positive = 1.0  #: largest norm of the gradient
+    looked_at: Count = 128  #: held-out questions answered at a look
+
+
+@dataclass(frozen=True)
 class RLHFConfig:
     """How a policy learns from a reward model, and how far it may go."""
 
@@ -86,7 +100,8 @@ class RLHFConfig:
             entropy_weight=self.entropy_weight)
 
 
-Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "rlhf", "overoptimise"]
+Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
+                 "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
@@ -97,6 +112,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
     "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
     "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
+    "dpo": {"sft": 0.35, "dpo": 0.6, "eval": 0.05},
     "rlhf": {"sft": 0.35, "rm": 0.2, "rlhf": 0.4, "eval": 0.05},
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
@@ -109,7 +125,7 @@ DYNAMIC = ("dapo", "cispo")  #: ask other prompts in place of those without a si
 
 #: Learning rates for a model that was given and has learnt before, where all its weights learn.
 GIVEN = {"sft.learning_rate": 1e-5, "pg.learning_rate": 1e-6, "rlhf.learning_rate": 1e-6,
-         "rm.learning_rate": 1e-5}
+         "rm.learning_rate": 1e-5, "dpo.learning_rate": 1e-6}
 ADAPTERS = 10.0  #: times that rate for adapters (Schulman et al. 2025, LoRA Without Regret)
 
 
@@ -257,6 +273,17 @@ class TextEvalConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """How a model that was given with --model is held while it learns from rewards."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: of matrix products and of weights that do not learn; those that learn stay in float32
+    checkpointing: bool = False
+    #: compute a layer again for the gradient in place of keeping what is in it (Chen et al. 2016,
+    #: arXiv:1604.06174): less memory, a third more work
+
+
+@dataclass(frozen=True)
 class TextConfig:
     """A whole run; written to ``config.json`` of its folder at the start."""
 
@@ -272,12 +299,14 @@ class TextConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     sft: TextSFTConfig = field(default_factory=TextSFTConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     rl: TextRLConfig = field(default_factory=TextRLConfig)
     pg: PGConfig = field(default_factory=lambda: of_algorithm("grpo"))
     own: OwnAnswersConfig = field(default_factory=OwnAnswersConfig)
     gold: GoldConfig = field(default_factory=GoldConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     rm: RewardConfig = field(default_factory=RewardConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     rlhf: RLHFConfig = field(default_factory=RLHFConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -346,6 +375,9 @@ def must_not_contradict(config: TextConfig) -> None:
                         "--recipe grpo")
     if config.lora.rank and not config.model:
         raise UserError("lora.rank: adapters need a model that has learnt; give --model")
+    if config.memory != MemoryConfig() and not config.model:
+        raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
+                        "--model; the embedded one needs neither")
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")
@@ -358,6 +390,9 @@ def must_not_contradict(config: TextConfig) -> None:
     if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "
                         "above 0")
+    if config.pg.reset_every and config.pg.kl_weight == 0:
+        raise UserError("pg.reset_every: it resets the reference of pg.kl_weight, which is 0; set "
+                        "it above 0")
     if config.pg.kl_target > 0 and config.pg.kl_weight == 0:
         raise UserError("pg.kl_target: it steers pg.kl_weight, which is 0; set it above 0")
     made_here = not re.search(r"\.(py:|jsonl?$|parquet$)|^hf:", config.task)

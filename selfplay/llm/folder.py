@@ -9,6 +9,7 @@ runs/NAME/
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
 from selfplay.common.settings import to_dict, validated
+from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
@@ -34,6 +36,7 @@ from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import (
     Lora,
     load_model,
@@ -44,15 +47,14 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
-from selfplay.llm.reward_model import read_pairs
+from selfplay.llm.preferences.pairs import read_pairs
+from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
     FIRST,
     RewardedTask,
     RewardLearner,
-    RLHFLearner,
     Show,
     TextLearner,
-    best_row,
     groups_must_fit,
 )
 from selfplay.llm.tasks import SHORT, Lines, Task, make_task
@@ -92,7 +94,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     the run that is there.
     """
     must_not_contradict(config)
-    if config.recipe not in ("sft", *AGAINST_A_MODEL):
+    if config.recipe not in ("sft", "dpo", *AGAINST_A_MODEL):
         groups_must_fit(config.rl, config.pg)
     shape_of(config.net)
     shape_of(config.own.net, "own.net")  # rather a mistake found now than after RL
@@ -251,6 +253,16 @@ def save_checkpoint(
 # --------------------------------------------------------------------------- learning from rewards
 
 
+def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
+    """The reference that step number ``step`` of the stage in ``folder`` was learnt by; None where
+    it was still the first one. Raises UserError where it is gone."""
+    last = (step - 1) // pg.reset_every * pg.reset_every if pg.reset_every else 0
+    path = folder / f"reference-{last:06d}"  # the reset comes before the step behind it
+    if last > 0 and not path.is_dir():
+        raise UserError(f"{path}: gone, and the run was learning near it; give --run another name")
+    return path if last > 0 else None
+
+
 def no_engine(model: nn.Module, tokenizer: Any) -> None:
     """An ``Engine`` that leaves writing to torch."""
 
@@ -258,17 +270,19 @@ def no_engine(model: nn.Module, tokenizer: Any) -> None:
 def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
-    first_batch: int = FIRST, engine: Engine = no_engine,
+    first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
     lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
     """
-    newest = checkpoint.newest(folder)
+    newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
-    model = model.to(device).eval()
-    reference = reference_of(model, init, newest is not None, lora) if pg.kl_weight > 0 else None
+    model = memory.held(model.to(device).eval())
+    step = int(checkpoint.read_meta(newest)["step"]) if newest else 0
+    near = reference_of_step(folder, pg, step) or init
+    reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
         first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
@@ -282,7 +296,20 @@ def open_learner(
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
-    learner.history = kept.history
+    learner.history, learner.policy.memory = kept.history, memory
+    if pg.extra_loss:
+        learner.optimizer.extra = own.object_of(pg.extra_loss, "a loss term", UserError)
+
+    def keep_reference() -> None:
+        there = [learner.step, *(int(path.name[-6:]) for path in checkpoint.listing(folder))]
+        for old in folder.glob("reference-*"):  # learning may go on from one of the last two
+            if int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
+                shutil.rmtree(old)
+        with checkpoint.replacing(folder / f"reference-{learner.step:06d}") as path:
+            path.mkdir(parents=True)
+            save_model(path, learner.policy.net.policy, tokenizer)
+
+    learner.on_reset = keep_reference
     learner.policy.generator = engine(model, tokenizer)
     return learner, kept
 

@@ -127,7 +127,7 @@ def load_model(name: str | Path, lora: Lora | None = None) -> tuple[Any, Any]:
     """(causal language model, its tokenizer) from a folder or a hub id: float32, on the CPU.
 
     Where the folder holds an adapter (``adapter_config.json``), the model under it is loaded as
-    well, from the absolute path in that file. lora: new adapters for a model without any. Raises
+    well, from the path in that file. lora: new adapters for a model without any. Raises
     UserError where there is no model, no safetensors file, or no network.
     """
     from transformers.utils.logging import disable_progress_bar
@@ -174,12 +174,14 @@ def must_attend(config: Any, name: str) -> None:
 
 
 def base_of(name: str) -> str:
-    """The folder or hub id of the model under an adapter; ``name`` where there is no adapter."""
+    """The folder or hub id of the model under an adapter, which may name it by the path from its
+    own folder; ``name`` where there is no adapter."""
     from peft import PeftConfig
 
     if not _is_adapter(name):
         return name
-    return str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    under = str(PeftConfig.from_pretrained(name).base_model_name_or_path)
+    return str((Path(name) / under).resolve()) if under.startswith(".") else under
 
 
 def adapt(model: nn.Module, lora: Lora) -> nn.Module:

@@ -22,6 +22,7 @@ from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
 from selfplay.learn.rollout import Acted, Evaluated, Rollout, joined
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
+from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
 from selfplay.llm.models import (
     completion_texts,
     copy_of,
@@ -96,7 +97,8 @@ class TextPolicy:
     """A language model as a policy; ``group`` completions a prompt.
 
     generator: writes the completions in torch's place, with weights that ``refresh`` hands over.
-    Its log-probabilities are in its arithmetic, not in the policy's.
+    Its log-probabilities are in its arithmetic, not in the policy's. memory: in what arithmetic the
+    policy computes, and what it holds for the gradient.
     """
 
     net: Net
@@ -106,13 +108,15 @@ class TextPolicy:
     group: int = 1
     generator: Generator | None = None
     tokenizer: Any = None  #: wanted by ``Sampling.stop``
+    memory: Memory = field(default_factory=Memory)
 
     def act(self, batch: Prompts) -> Acted:
         """Sample N = n * group completions; rows i G to i G + G - 1 answer prompt i."""
         write = self.generator or TorchGenerator(self.net.policy, self.ends, self.pad,
                                                  self.tokenizer)
         prompts = [row[seen].tolist() for row, seen in zip(batch.tokens, batch.mask, strict=True)]
-        samples = write(prompts, self.group, self.sampling, batch.seed)
+        with self.memory.arithmetic(self.net.policy):
+            samples = write(prompts, self.group, self.sampling, batch.seed)
         device = next(self.net.parameters()).device
         return Acted(*(column.to(device) for column in
                        (samples.action, samples.logp, samples.mask)))
@@ -134,27 +138,42 @@ class TextPolicy:
 
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
-        policy, count = self.net.policy, rollout.action.shape[1]
-        if isinstance(policy, Transformer):
-            logits = policy.logits(policy.model.hidden_states(_shared(rollout)))
-        else:
-            tokens, mask, positions = _whole_texts(rollout)
-            logits = policy(input_ids=tokens, attention_mask=mask, position_ids=positions,
-                            use_cache=False, logits_to_keep=count).logits
-        logits = logits.float() / (self.sampling.temperature or 1.0)
-        logp = gather_logp(logits, rollout.action).masked_fill(~rollout.mask, 0.0)
-        spread = entropy(logits).masked_fill(~rollout.mask, 0.0)
+        with self.memory.at_work(self.net.policy):
+            logp, spread = self._of_tokens(rollout)
         value = None if self.net.value is None else self.values(rollout)
-        return Evaluated(logp, spread, value)
+        return Evaluated(logp.masked_fill(~rollout.mask, 0.0),
+                         spread.masked_fill(~rollout.mask, 0.0), value)
+
+    def _of_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(log-probabilities, entropies), [N, T]. Where all logits would be many, only a few are
+        held at a time."""
+        policy, count = self.net.policy, rollout.action.shape[1]
+        temperature, head = self.sampling.temperature or 1.0, many_logits(policy, rollout.action)
+        shared = isinstance(policy, Transformer)
+        inputs = {} if shared else dict(zip(
+            ("input_ids", "attention_mask", "position_ids"), _whole_texts(rollout), strict=True))
+        if head is None:
+            logits = (policy.logits(policy.model.hidden_states(_shared(rollout))) if shared else
+                      policy(**inputs, use_cache=False, logits_to_keep=count).logits)
+            logits = logits.float() / temperature
+            return gather_logp(logits, rollout.action), entropy(logits)
+        hidden = (policy.model.hidden_states(_shared(rollout)) if shared else
+                  hidden_states(policy, **inputs)[:, -count:])
+        found = head_logp(hidden[rollout.mask], head.weight, rollout.action[rollout.mask],
+                          bias=head.bias, temperature=temperature)
+        none = torch.zeros(rollout.mask.shape, device=hidden.device)
+        logp, spread = (none.masked_scatter(rollout.mask, part) for part in found)
+        return logp, spread
 
     def values(self, rollout: Rollout) -> Tensor:
         """The value of ``evaluate`` alone; for a net with a critic."""
         critic = self.net.value
         assert critic is not None
-        if isinstance(critic.backbone, Backbone):
-            found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
-        else:
-            found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
+        with self.memory.at_work(critic.backbone):
+            if isinstance(critic.backbone, Backbone):
+                found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
+            else:
+                found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
         return found.masked_fill(~rollout.mask, 0.0)
 
 
@@ -303,11 +322,11 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
     """``rollout`` with the critic's values, where ``policy`` has a critic, and with the
     log-probabilities of the model ``reference``, where there is one.
 
-    Where a generator other than torch wrote the completions, the log-probabilities are replaced by
-    those in ``policy``'s arithmetic, so that ratios to them begin at exactly 1; the generator's own
-    are then in ``sampled``.
+    Where a generator other than torch wrote the completions, or in bfloat16, where rounding depends
+    on the batch, the log-probabilities are replaced by those of ``policy`` as it learns, so that
+    ratios to them begin at exactly 1; what they were is then in ``sampled``.
     """
-    if policy.generator is not None:
+    if policy.generator is not None or policy.memory.dtype != "float32":
         alone = replace(policy, net=Net(policy.net.policy))
         rollout = replace(rollout, sampled=rollout.logp,
                           logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))

@@ -6,6 +6,7 @@ base      texts in which most answers are guesses, read by the embedded model: i
 rl, rl2   reinforcement learning of an earlier stage's model
 own       a policy's own right answers, learnt by the SFT model (rejection sampling)
 student   the same answers, learnt by a smaller model from nothing (distillation)
+dpo       the SFT model, learning from preference pairs without RL: pairs.jsonl
 rm        a reward model, learnt from preference pairs: pairs.jsonl, best_of_n.json
 free      RL against the reward model that nothing holds back
 rlhf      the same under the KL weight and the budget; best.json names the best true reward
@@ -40,19 +41,23 @@ from selfplay.llm.folder import (
     task_of,
     train_learner,
 )
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens, load_model, load_tokenizer
 from selfplay.llm.overoptimism import best_of_n, turn
 from selfplay.llm.policy import Net, TextPolicy, gold_of
-from selfplay.llm.reward_model import (
+from selfplay.llm.preferences.dpo import train_dpo
+from selfplay.llm.preferences.pairs import (
     Pair,
-    load_reward_model,
     make_pairs,
     not_held_out,
-    proxy_task,
     read_pairs,
-    reward_model,
     split_pairs,
     to_lines,
+)
+from selfplay.llm.preferences.reward_model import (
+    load_reward_model,
+    proxy_task,
+    reward_model,
     train_reward_model,
 )
 from selfplay.llm.rewards import Questions
@@ -65,8 +70,8 @@ from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 
 #: The stages that go on from a stage's model: once one of them has begun, the model stays as it is.
-AFTER = {"sft": ("rl", "own", "rm", "free", "rlhf"), "base": ("rl",), "rl": ("own", "student"),
-         "own": ("rl2",), "rl2": ("student",)}
+AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("rl",),
+         "rl": ("own", "student"), "own": ("rl2",), "rl2": ("student",)}
 
 
 def run_recipe(run: TextRun, device: str) -> None:
@@ -171,6 +176,7 @@ def _learn_texts(
         return f"{name}: finished, best checkpoint {best_checkpoint(folder).name}"
 
     def learn(at: Desk) -> str:
+        at.steps = sft.max_steps
         found = train_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
@@ -202,7 +208,9 @@ def goal_of(run: TextRun) -> RewardedTask:
     weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
     if rl.partial_weight and not own:  # a right answer has 1 of it as well
         weights |= {"accuracy": 1.0 - rl.partial_weight, "partial": rl.partial_weight}
-    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value})
+    turns = run.config.env.turns if run.config.task.startswith("env:") else 1
+    return RewardedTask(run.task, weights={key: value for key, value in weights.items() if value},
+                        turns=turns)
 
 
 def learn_rewards(
@@ -218,12 +226,15 @@ def learn_rewards(
     learner, kept = open_learner(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first_batch=first, engine=_engine_for(run, device))
+        first_batch=first, engine=_engine_for(run, device),
+        memory=Memory(**vars(config.memory)))
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
             at.log(row)
-            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens")
+            at.made(row["step"], config.rl.steps)
+            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens, "
+                  f"{row['tokens'] / max(row['generate_seconds'], 1e-9):,.0f} tokens/s")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
         return f"{name}: {learner.step:,} steps, {at.latest}"
@@ -246,16 +257,46 @@ def learn_rewards(
 # ----------------------------------------------------------------------- learning from preferences
 
 
+def _sampler(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
+    """(the SFT model as it samples, its tokenizer)."""
+    model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
+    return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
+                      tokenizer.pad_token_id, sampling_of(run.config),
+                      generator=_engine_for(run, device)(model, tokenizer),
+                      tokenizer=tokenizer), tokenizer
+
+
+def learn_directly(run: TextRun, clock: Clock, device: str) -> Work | str:
+    """Pairs, and DPO of the SFT model on them until its held-out loss falls no more."""
+    folder, config = run.folder / "dpo", run.config
+    if "dpo" in clock.done:
+        return f"dpo: finished, best checkpoint {best_checkpoint(folder).name}"
+    pairs = _pairs(run, folder, *_sampler(run, device))
+    learnt, apart = split_pairs(pairs, config.pairs.held_out, config.seed)
+
+    def learn(at: Desk) -> str:
+        found = train_dpo(
+            best_checkpoint(run.folder / "sft"), learnt, apart, run.task, config.dpo, folder,
+            questions=config.dpo.looked_at, sampling=sampling_of(config), seed=config.seed,
+            device=device, left=at.left, log=at.log, progress=at.step)
+        return f"{len(learnt):,} pairs learnt, best checkpoint {found.name}, {at.latest}"
+
+    def look(row: Row) -> str:
+        return f"pairs {row['accuracy']:.1%}, " + _accuracies(
+            row["greedy"]["accuracy"], row["sampled"]["accuracy"])
+
+    return Work("dpo", learn, look, lambda found: f"dpo: {found}",
+                ended=lambda found: checkpoint.reached_plateau(folder), first="no look yet")
+
+
 def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Pairs, and a reward model that learns them until its held-out loss goes up again."""
     folder, config = run.folder / "rm", run.config
     if "rm" in clock.done:
         return f"reward model: finished, best checkpoint {best_checkpoint(folder).name}"
-    model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
-    policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
-                        tokenizer.pad_token_id, sampling_of(config),
-                        generator=_engine_for(run, device)(model, tokenizer), tokenizer=tokenizer)
-    learnt, apart = split_pairs(_pairs(run, policy, tokenizer), config.pairs.held_out, config.seed)
+    policy, tokenizer = _sampler(run, device)
+    model, pairs = policy.net.policy, _pairs(run, folder, policy, tokenizer)
+    learnt, apart = split_pairs(pairs, config.pairs.held_out, config.seed)
     rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
 
     def learn(at: Desk) -> Path:
@@ -276,9 +317,9 @@ def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
     return Work("reward model", learn, look, said, ended=lambda found: True)
 
 
-def _pairs(run: TextRun, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
-    """The run's pairs, made or read once."""
-    path, config = run.folder / "rm" / "pairs.jsonl", run.config.pairs
+def _pairs(run: TextRun, folder: Path, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
+    """The run's pairs, made or read once, in a stage's ``folder``."""
+    path, config = folder / "pairs.jsonl", run.config.pairs
     if path.exists():
         return read_pairs(path)
     if config.file:
@@ -328,6 +369,7 @@ def _learn_proxy(
     def learn(at: Desk) -> None:
         def log(row: Row) -> None:
             at.log(row)
+            at.made(row["step"], config.steps)
             at.at(f"step {row['step']}")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
@@ -363,5 +405,6 @@ STAGES: Mapping[str, Stage] = {
     "rl": partial(learn_rewards, name="rl", before=("sft", "base"), first=FIRST),
     # new prompts for the model that has learnt its own answers
     "rl2": partial(learn_rewards, name="rl2", before=("own",), first=FIRST + (FIRST >> 1)),
-    "rm": learn_preferences, "free": learn_unbound, "rlhf": learn_rlhf, "eval": measure_stages,
+    "dpo": learn_directly, "rm": learn_preferences, "free": learn_unbound, "rlhf": learn_rlhf,
+    "eval": measure_stages,
 }

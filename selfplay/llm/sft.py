@@ -29,6 +29,7 @@ from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
+from selfplay.llm.memory import head_logp, hidden_states, many_logits
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.tasks import demonstration
@@ -103,6 +104,10 @@ def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     """
     device = next(model.parameters()).device
     tokens, learnt = texts.tokens.to(device), texts.learnt.to(device)
+    if head := many_logits(model, tokens):
+        hidden, rows = hidden_states(model, input_ids=tokens)[:, :-1], learnt[:, 1:]
+        logp, _ = head_logp(hidden[rows], head.weight, tokens[:, 1:][rows], bias=head.bias)
+        return masked_mean(-logp, torch.ones_like(logp))
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     return masked_mean(-gather_logp(logits, tokens[:, 1:]), learnt[:, 1:].float())
 

@@ -19,6 +19,7 @@ from selfplay.games.base import Game, take
 
 CELL = 40  #: units of a cell's side
 MARGIN = 28  #: around the board, with the coordinates
+LETTER = 0.61  #: width of a letter over its size
 FOOT = 26  #: below it, for the words
 LEAST = 0.005  #: a smaller share of the policy is not drawn
 LISTED = 5  #: moves named beside a board that is drawn as text
@@ -119,7 +120,8 @@ def _of_board(seen: BoardView) -> Drawing:
     go = seen.style == "go"
     cells = _cells_of(seen)
     words = seen.words + _of_pass(seen, len(cells))
-    wide = max(wide, int(len(words) * 8.6) + MARGIN)
+    letter = min(14.0, max(10.0, (wide - MARGIN) / len(words) / LETTER))
+    wide = max(wide, int(len(words) * letter * LETTER) + MARGIN)
     found = [Shape("rect", (0, 0, wide, tall), WOOD if go else FELT)]
     x = [MARGIN + CELL * (column + 0.5) for column in range(width)]
     y = [MARGIN + CELL * (height - row - 0.5) for row in range(height)]
@@ -140,7 +142,7 @@ def _of_board(seen: BoardView) -> Drawing:
     found += _last(seen, x, y)
     for action, (row, column) in cells.items():
         found += _share_circle(seen, action, x[column], y[row])
-    found.append(Shape("text", (MARGIN / 2, tall - 9, 14), INK, text=words, anchor="start"))
+    found.append(Shape("text", (MARGIN / 2, tall - 9, letter), INK, text=words, anchor="start"))
     return Drawing(wide, tall, found, words)
 
 

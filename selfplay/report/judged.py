@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from selfplay.common.errors import clip
 from selfplay.common.stats import wilson
 from selfplay.report.style import GREY, open_frame, png
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000")
+LONGEST = 120  #: characters of a name
 
 
 class KeptCurve(NamedTuple):
@@ -19,10 +21,13 @@ class KeptCurve(NamedTuple):
 
 
 def draw_judged(title: str, curves: Sequence[KeptCurve]) -> bytes:
-    """PNG bytes: a curve a player over the plies, bars are 95% intervals (Wilson)."""
+    """PNG bytes: a curve a player over the plies, bars are 95% intervals (Wilson); the names stand
+    below, a line each."""
+    below = 0.2 * len(curves) + 0.1  # inches
+    height = 4.0 + below
 
     def paint(figure: Any) -> None:
-        axes = figure.add_axes((0.09, 0.14, 0.6, 0.74))
+        axes = figure.add_axes((0.07, (0.6 + below) / height, 0.9, 2.9 / height))
         open_frame(axes)
         for k, curve in enumerate(curves):
             where = [(low + high) / 2 for low, high, _, _ in curve.parts]
@@ -33,11 +38,12 @@ def draw_judged(title: str, curves: Sequence[KeptCurve]) -> bytes:
             shift = 0.12 * (k - (len(curves) - 1) / 2)  # so that bars do not hide each other
             axes.errorbar([x + shift for x in where], rates, yerr=around, marker="o",
                           markersize=4, linewidth=1.4, elinewidth=0.8, capsize=2,
-                          color=COLOURS[k % len(COLOURS)], label=curve.name)
+                          color=COLOURS[k % len(COLOURS)], label=clip(curve.name, LONGEST))
         axes.set_ylim(top=100.5)
         axes.set_xlabel("ply")
         axes.set_ylabel("value-preserving moves (%)")
-        figure.text(0.09, 0.94, title, fontsize=11, fontweight="bold")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, labelcolor=GREY)
+        figure.text(0.07, 1 - 0.3 / height, title, fontsize=11, fontweight="bold")
+        figure.legend(loc="lower left", bbox_to_anchor=(0.06, 0.05 / height), frameon=False,
+                      labelcolor=GREY, fontsize=9)
 
-    return png(10.0, 4.0, paint)
+    return png(10.0, height, paint)

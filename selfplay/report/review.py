@@ -9,7 +9,7 @@ from typing import NamedTuple
 from selfplay.common.files import write_atomic
 from selfplay.report.page import template
 
-WIDTH, HEIGHT, EDGE = 960.0, 240.0, 34.0
+WIDTH, HEIGHT, EDGE = 960.0, 240.0, 46.0
 
 
 class WinrateCurve(NamedTuple):

@@ -32,6 +32,7 @@ STAGES = {
     "rl": Stage("RL", "#e58606", "#a85a00", "s"),
     "own": Stage("Own answers", "#5d9bd0", "#2b6596", "o"),
     "rl2": Stage("Second RL", "#8c3b1f", "#8c3b1f", "^"),
+    "dpo": Stage("DPO", "#8c3b1f", "#8c3b1f", "^"),
     "free": Stage("RL, no budget", "#8a8a8a", "#5a5a5a", "v"),
     "rlhf": Stage("RLHF", "#8c3b1f", "#8c3b1f", "^"),
     "student": Stage("Student", "#2f7d4f", "#1f5f39", "D"),

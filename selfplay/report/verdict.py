@@ -15,7 +15,7 @@ from selfplay.report.axis import Metric, Record, finite, metric_of
 from selfplay.report.style import STAGES
 
 LEARNERS = ("sft", "base")  #: learn what others have made: the ceiling to pass, the first that is
-IMPROVERS = ("value", "rlhf", "rl2", "rl")  #: are to pass it, the first that is there
+IMPROVERS = ("value", "rlhf", "dpo", "rl2", "rl")  #: are to pass it, the first that is there
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
 #: What may be missing beside a stage: any point; any point of which the metric says something.
 POINTS, SIGNAL = "points", "signal"

@@ -181,6 +181,9 @@ def must_fit(config: RunConfig) -> None:
     if config.rl.algorithm not in ALGORITHMS:
         return
     pool, estimator = config.pool, config.pg.estimator
+    if config.pg.reset_every and config.pg.kl_weight == 0:
+        raise UserError("pg.reset_every: it resets the reference of pg.kl_weight, which is 0; set "
+                        "it above 0")
     if estimator in ("group", "leave_one_out") and pool.group < 2:
         raise UserError(f"pool.group={pool.group}: pg.estimator={estimator} compares the games of "
                         "a group; at least 2 wanted")

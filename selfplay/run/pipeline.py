@@ -101,7 +101,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     clock.reopen("sft")
 
     def learn(at: Desk) -> bool:
-        at.waits = "its look at the held-out games"
+        at.waits, at.steps = "its look at the held-out games", run.config.sft.max_steps
         train_sft(run.game, net_spec(run), rows.learnt, rows.held, run.config.sft, folder,
                   device=device, seed=run.config.seed, about={HELD_OUT: rows.held_out},
                   left=at.left, log=at.log, progress=at.step)
@@ -193,6 +193,7 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
         def progress(what: str, done: int, total: int) -> None:
             number = learner.iteration + (what != "learning" or not played)
             at.waits = f"iteration {number} to be learnt"
+            at.made(learner.iteration, run.config.rl.iterations)
             at.at(f"iteration {number}  {what} {done:,}/{total:,}")
 
         def flying(done: int, games: int, rows: int) -> None:
@@ -281,7 +282,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
 
     def learn(at: Desk) -> bool:
         made, cost = _value_games(run, at, device, about)
-        at.waits = "its look at the held-out positions"
+        at.waits, at.steps = "its look at the held-out positions", config.max_steps
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
         train_value(
@@ -352,10 +353,12 @@ def eval_stage(run: Run, clock: Clock, device: str) -> Work:
             f"{_more_matches(run)}")
 
     def learn(at: Desk) -> None:
-        doing = ""
+        doing, played = "", dict[tuple[str, str], int]()
 
         def progress(index: int, count: int, pairing: compare.Pairing, done: int) -> None:
             nonlocal doing
+            played[pairing.a, pairing.b] = done
+            at.made(sum(played.values()), sum(p.games for p in pairings))
             a, b = compare.local(run, pairing.a), compare.local(run, pairing.b)
             doing = f"match {index + 1}/{count}  {a} - {b}  {done}/{pairing.games}"
 

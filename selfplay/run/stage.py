@@ -7,6 +7,7 @@ folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Desk:
     look: Callable[[Row], str]  #: the figures of a row worth reading; "" keeps the previous ones
     latest: str
     waits: str = "the step under way"  #: what the stage still does once its time is up
+    steps: int = 0  #: after which the stage ends, whatever its time; 0: nobody knows
 
     def left(self) -> float:
         """Seconds that the stage still has; negative once it is past its time."""
@@ -46,6 +48,10 @@ class Desk:
             self.loggers.log(self.name, row)
         self.latest = self.look(row) or self.latest
 
+    def made(self, count: float, wanted: float) -> None:
+        """Note how much is done of what ends the stage, should its time not end it first."""
+        self.bar.part = count / max(wanted, 1)
+
     def at(self, text: str) -> None:
         """Show on the bar what is being done now, and what the stage waits for if it is late."""
         spent = self.clock.spent(self.name)
@@ -56,6 +62,7 @@ class Desk:
 
     def step(self, step: int, figures: Any = None) -> None:
         """Show that an optimizer step has been made."""
+        self.made(step, self.steps or math.inf)
         self.at(f"step {step:,}")
 
     def show(self, samples: list[Row]) -> None:

@@ -160,6 +160,7 @@ def expert_stage(
             if made < least:
                 rest = f", about {clock_text((least - made) * each)} more" if each else ""
                 at.waits = f"the {least} games that SFT needs at the least{rest}"
+            at.made(made, config.count)
             at.at(f"{made:,}/{config.count:,} games")
 
         def drop() -> bool:

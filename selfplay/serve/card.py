@@ -1,4 +1,4 @@
-"""A net's card: what it plays, how it was made, how strong it is; and the nets that came along."""
+"""A net's card: what it plays, how it was made, how strong it is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from selfplay.common.errors import UserError, clip, command, counted
 from selfplay.common.files import DAMAGE, finite_float, read_json
-from selfplay.games import GameError, make
-from selfplay.learn import packaged
+from selfplay.games import make
 from selfplay.learn.checkpoint import read_meta
 from selfplay.run.compare import train_command
 from selfplay.run.folder import Run, stored_config
+from selfplay.serve.listing import strengths
 
 LICENCE = "MIT"
 
@@ -103,38 +103,3 @@ def as_markdown(card: dict[str, Any], title: str, more: dict[str, str]) -> str:
     lines += ["", "## Strength", ""]
     lines += [f"- {text}" for text in strengths(card)] or ["Not measured."]
     return "\n".join(lines) + "\n"
-
-
-def strengths(card: dict[str, Any]) -> list[str]:
-    """One line a measurement."""
-    out = [f"{row['player'].replace('@0', 'raw policy').lstrip('@')}"
-           f"{' simulations' if row['player'] != '@0' else ''}: {row['elo']:.0f} Elo "
-           f"({row['low']:.0f} to {row['high']:.0f}, 95%), {row['anchor']}, "
-           f"{counted(row['games'], 'game')}"
-           for row in card.get("strength") or [] if row.get("elo") is not None]
-    return [*out, card["note"]] if card.get("note") else out
-
-
-def nets_text() -> str:
-    """The nets that came along, as text."""
-    if not packaged.names():
-        return "no nets came along"
-    out = []
-    for name in packaged.names():
-        path = packaged.find(name)
-        assert path is not None
-        try:
-            card = read_meta(path)
-            make(str(card["game"]))
-        except (UserError, GameError, KeyError) as error:
-            out.append(f"{name}: left out, its card is damaged ({error}); install the package "
-                       "again")
-            continue
-        megabytes = path.stat().st_size / 1e6
-        out.append(f"{name}: {card['game']}, net {card['net']['size']}, {megabytes:.2f} MB, "
-                   f"{counted(float(card.get('hours', 0)), 'hour')}, "
-                   f"{card.get('licence', 'no licence')}")
-        out += [f"    {text}" for text in strengths(card)]
-        if card.get("command"):
-            out.append(f"    made by: {card['command']} ({card.get('commit')})")
-    return "\n".join(out)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import write_atomic
+from selfplay.common.files import file_sum, write_atomic
 from selfplay.learn.checkpoint import WEIGHTS, load_net
-from selfplay.learn.packaged import CARD
+from selfplay.learn.packaged import CARD, SUM
 from selfplay.models import folded
 from selfplay.serve.card import as_json, as_markdown
 
@@ -53,7 +53,7 @@ def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Pat
     if kind == "safetensors":
         weights = checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint
         write_atomic(file, weights.read_bytes())
-        return _write_beside(file, CARD, as_json(card))
+        return _write_beside(file, CARD, as_json({**card, SUM: file_sum(file)}))
     plain = Plain(folded(net)).eval()
     obs = torch.zeros(2, *card["net"]["obs_shape"])
     names = OUTPUTS[: len(plain(obs))]

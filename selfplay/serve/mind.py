@@ -202,8 +202,10 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
     sims = SIMS if visits is None else visits
     if prefix == "mcts":
         found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,4}))?", text)
-        if found is None or not int(found[1]) or wanted is None:
-            raise UserError(f"--net {words}: write mcts:1000, and --game with it")
+        if found is None or not int(found[1]):
+            raise UserError(f"--net {words}: a number of simulations from 1 wanted, as mcts:1000")
+        if wanted is None:
+            raise UserError(f"--net {words}: plays any game, so say which: --game go9x9")
         return rollout_mind(wanted, int(found[1]), max(1, int(found[2] or 1)))
     text = text if prefix == "net" else words.strip()
     folder, thought = checkpoint_of(text, f"net:{text}")

@@ -46,12 +46,13 @@ class Record:
         return bool(self.stones.any())
 
 
-def read_sgf(path: Path) -> list[Record]:
-    """The games of an SGF file (.sgf, .sgf.gz).
+def read_sgf(path: Path, skipped: list[Skipped] | None = None) -> list[Record]:
+    """The games of an SGF file (.sgf, .sgf.gz); what cannot be played here goes into ``skipped``.
 
     Raises UserError for a file that cannot be read and where no game is left in it.
     """
-    skipped: list[Skipped] = []
+    skipped = [] if skipped is None else skipped
+    before = len(skipped)
     try:
         data = read_unpacked(path)
     except UNREADABLE as error:
@@ -63,7 +64,9 @@ def read_sgf(path: Path) -> list[Record]:
         except ValueError as error:
             skipped.append(Skipped(name, str(error)))
     if not found:
-        raise UserError(f"{path}: {skipped[0].reason if skipped else 'no game in it'}")
+        reasons = [item.reason for item in skipped[before:]]
+        del skipped[before:]
+        raise UserError(f"{path}: {reasons[0] if reasons else 'no game in it'}")
     return found
 
 

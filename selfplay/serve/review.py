@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfplay.arena.collection import Skipped
 from selfplay.arena.sgf import escape, sgf_point, walk
 from selfplay.common.errors import UserError, counted
 from selfplay.common.files import write_atomic
@@ -27,6 +28,7 @@ from selfplay.serve.record import Record, read_sgf
 
 SUFFIXES = (".sgf", ".sgf.gz")
 LETTERS = "ABC"  #: on the best moves of a position
+NOTHING = 0.0005  #: winrate lost that is shown as 0.0%
 MISTAKE = 0.05  #: winrate lost from which on the better variation is written out
 SHOWN = 5  #: mistakes on the page
 PV_LENGTH = 10
@@ -82,12 +84,18 @@ def _for(found: Analysis, colour: int) -> Analysis:
     return found if found.to_play == colour else found.flipped()
 
 
-def review(mind: Mind, records: Iterable[Record]) -> Iterator[Review | tuple[str, str]]:
+def review(
+    mind: Mind, records: Iterable[Record], size: int = 0
+) -> Iterator[Review | tuple[str, str]]:
     """Reviews in the order in which they are done, all positions in one batch; (source, reason) of
-    a record that cannot be reviewed."""
+    a record that cannot be reviewed. size: of the board, should only such games be wanted."""
     batch, open_ = AnalysisBatch(), dict[int, tuple[Review, dict[int, Analysis]]]()
     minds = {mind.game.name: mind}
     for number, record in enumerate(records):
+        if size and record.size != size:
+            yield record.source, (f"a game of {record.size}x{record.size}, and --game asks for "
+                                  f"{size}x{size}; without --game it is reviewed")
+            continue
         try:
             started = _started(mind, minds, record)
         except (UserError, GameError) as error:
@@ -164,10 +172,7 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
     if ply:
         move = judged[ply - 1]
         text = one.line.text(move.action)
-        words.append(f"{text} is the net's move" if move.agrees else
-                     f"{text} loses {move.loss:.1%}" + (
-                         "" if move.points is None else f", {move.points:.1f} points")
-                     + f"; better {_move_and_chance(one.found[ply - 1])}")
+        words.append(f"{text} {_verdict(move, _move_and_chance(one.found[ply - 1]))}")
     best = list(zip(LETTERS, [m for m in found.moves if m.visits or m.order == 0], strict=False))
     words += [f"{letter} {m.text}: {m.winrate:.1%}, {m.visits} visits: "
               f"{' '.join(m.pv_text[:PV_LENGTH])}" for letter, m in best]
@@ -179,6 +184,16 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
         point = sgf_point(better.action, size)
         out += f"TR[{point}]" if point and f"[{point}:" not in labels else ""
     return out
+
+
+def _verdict(move: Judged, best: str) -> str:
+    """What is thought of a move, ``best`` being the net's."""
+    if move.agrees:
+        return "is the net's move"
+    if move.loss < NOTHING:
+        return f"loses nothing; the net's move is {best}"
+    points = "" if move.points is None else f", {move.points:.1f} points"
+    return f"loses {move.loss:.1%}{points}; better {best}"
 
 
 def _move_and_chance(found: Analysis) -> str:
@@ -206,7 +221,7 @@ def to_page(one: Review, name: str) -> Page:
     judged, record = one.moves(), one.record
     players = [record.names[c] or one.game.sides[c] for c in (0, 1)]
     worst = sorted(judged, key=lambda m: -m.loss)[:SHOWN]
-    shown = [m for m in worst if m.loss > 0]
+    shown = [m for m in worst if m.loss >= NOTHING]
     about = [f"{one.game.name}, {one.game.rules}", f"result {record.result or 'unknown'}",
              f"reviewed by {name}, {max(f.visits for f in one.found)} visits a position"]
     table = []
@@ -242,22 +257,25 @@ def _mistake(one: Review, move: Judged) -> Mistake:
 
 # ------------------------------------------------------------------------------------ files
 
-def review_files(mind: Mind, paths: Sequence[Path], out: Path | None, html: bool) -> Iterator[str]:
+def review_files(
+    mind: Mind, paths: Sequence[Path], out: Path | None, html: bool, size: int = 0
+) -> Iterator[str]:
     """Review every game in files and folders; lines for the user.
 
-    out: the file for one game, or the folder for several; None is beside each game. Raises
-    UserError where there is no game to review, naming the first reason.
+    out: the file for one game, or the folder for several; None is beside each game. size: see
+    ``review``. Raises UserError where there is no game to review, naming the first reason, and at
+    the end where any was left out.
     """
-    records, refused = list[Record](), list[str]()
+    records, refused, skipped = list[Record](), list[str](), list[Skipped]()
     for file in walk(paths, SUFFIXES):
         if "-reviewed" in file.name:
             continue
         try:
-            records += read_sgf(file)
+            records += read_sgf(file, skipped)
         except UserError as error:
             refused.append(str(error))
     done, one_file = 0, len(records) == 1 and out is not None and out.suffix == ".sgf"
-    for made in review(mind, records):
+    for made in review(mind, records, size):
         if isinstance(made, tuple):
             refused.append(f"{made[0]}: {made[1]}")
             continue
@@ -269,9 +287,12 @@ def review_files(mind: Mind, paths: Sequence[Path], out: Path | None, html: bool
             page = target.with_suffix(".html")
             write_page(page, to_page(made, mind.name))
             yield f"  {page}"
+    refused += [f"{item.file}: {item.reason}" for item in skipped]
     if not done:
         raise UserError(refused[0] if refused else f"{paths[0]}: no .sgf file there")
     yield from (f"left out: {reason}" for reason in refused)
+    if refused:
+        raise UserError(f"{counted(done, 'game')} reviewed, {len(refused)} left out (named above)")
 
 
 def _target(record: Record, out: Path | None) -> Path:
@@ -292,7 +313,7 @@ def _told(one: Review, target: Path) -> str:
             share = sum(m.agrees for m in mine) / len(mine)
             parts.append(f"{one.game.sides[colour]} agrees in {share:.0%}")
     worst = max(judged, key=lambda m: m.loss, default=None)
-    if worst is not None and worst.loss > 0:
+    if worst is not None and worst.loss >= NOTHING:
         parts.append(f"the worst move is {worst.ply + 1}, {one.line.text(worst.action)} "
                      f"(-{worst.loss:.1%})")
     return f"{target}: {counted(len(judged), 'move')}; {', '.join(parts)}"

@@ -33,12 +33,12 @@ def to_pgn(game: Game, record: GameRecord) -> str:
     }
     head = "\n".join(f'[{key} "{_quoted(value)}"]' for key, value in tags.items())
     words = []
-    for ply, text in enumerate(texts(game, record.actions)):
+    for ply, text in enumerate(move_texts(game, record.actions)):
         words += ([f"{ply // 2 + 1}."] if ply % 2 == 0 else []) + [text]
     return f"{head}\n\n{_wrapped([*words, result])}\n\n"
 
 
-def texts(game: Game, actions: tuple[int, ...]) -> Iterator[str]:
+def move_texts(game: Game, actions: tuple[int, ...]) -> Iterator[str]:
     """The moves of a game as words."""
     states = game.new(1)
     for action in actions:

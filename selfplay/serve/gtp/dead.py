@@ -2,7 +2,7 @@
 net says of that.
 
 The playouts fill no eye of their own side. They see what has two eyes and what has none, the net
-sees shapes that it has learnt; the mean of both is better than either (RESULTS.md). All of it is
+sees shapes that it has learnt; both together are better than either (RESULTS.md). All of it is
 for a board where both sides have passed; in the middle of a fight it tells little.
 """
 
@@ -17,9 +17,9 @@ from selfplay.games.go import Go
 from selfplay.serve.line import stones_of
 
 PLAYOUTS = 200
-#: A chain is dead where its side owns less of its points, in [-1, 1]: by playouts alone, and by
-#: the mean of these and a net, whose games count what stands at the end as alive.
-LEAST, LEAST_WITH_NET = -0.2, 0.2
+#: A chain is dead where its side owns less of its points, in [-1, 1]: by playouts alone, and where
+#: a net has NET_SHARE of the say; its games count what stands at the end as alive.
+LEAST, LEAST_WITH_NET, NET_SHARE = -0.2, 0.2, 0.4
 
 Flags = NDArray[np.bool_]
 View = NDArray[np.float64]  #: [H*W] in [-1, 1], who owns each point, +1 player 0
@@ -84,7 +84,7 @@ def dead(game: Go, states: Any, net: View | None = None) -> list[list[int]]:
     stones = stones_of(game, states)[0]
     owned, least = owners(game, states), LEAST
     if net is not None:
-        owned, least = (owned + net) / 2, LEAST_WITH_NET
+        owned, least = (1 - NET_SHARE) * owned + NET_SHARE * net, LEAST_WITH_NET
     return [chain for chain in chains(stones, game.size)
             if (owned * stones)[chain].mean() < least]
 

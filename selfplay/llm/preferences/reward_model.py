@@ -3,18 +3,14 @@
 A backbone of the policy's kind with a scalar head, read at the text's last real token, trained by
 the likelihood of Bradley and Terry (Christiano et al. 2017, arXiv:1706.03741, sec. 2.2.3; Ouyang
 et al. 2022, arXiv:2203.02155, eq. 1). Axes: N texts of L tokens, M pairs.
-
-Preference pairs are a user's file, or are made of a policy's own samples and labelled by the gold
-reward, which is known, so that what the model learns can be compared with the truth.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common.errors import UserError, clip
-from selfplay.common.files import must_be_as_saved, parse_json, text_lines
+from selfplay.common.files import must_be_as_saved
 from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.plateau_config import PlateauConfig
-from selfplay.llm.config import PairConfig, RewardConfig
+from selfplay.llm.config import RewardConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.models import bare_backbone, complete, merged, padded_tokens, render, trimmed
 from selfplay.llm.overoptimism import judged
@@ -39,20 +35,16 @@ from selfplay.llm.policy import (
     Completions,
     Judge,
     Reward,
-    TextPolicy,
     ValueModel,
-    sample_batch,
     value_model,
 )
+from selfplay.llm.preferences.pairs import Pair
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.rl import RewardedTask
-from selfplay.llm.tasks import Task
 from selfplay.models.transformer import positions_of
 from selfplay.run.keep import Kept, Row, learn_until_flat
 
 TEXTS = 256  #: read at once where nothing is learnt
-PROMPTS = 64  #: answered at once where pairs are made
-FIRST_PAIRS = 3 << 20  #: number of the first batch of prompts that pairs are made of
 
 
 class Texts(NamedTuple):
@@ -288,121 +280,3 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
                         "again") from None
     must_be_as_saved(path, [checkpoint.WEIGHTS])
     return model.eval(), meta
-
-
-# ------------------------------------------------------------------------------------------- pairs
-
-
-class Pair(NamedTuple):
-    """Two completions of a prompt, texts without the end token."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
-class MadePairs(NamedTuple):
-    """What ``make_pairs`` made, and from how many samples."""
-
-    pairs: list[Pair]
-    draws: int  #: pairs of samples that were looked at
-    flipped: int  #: labels turned the wrong way round
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of a JSON-lines file; other keys are ignored, empty lines skipped.
-
-    Raises UserError naming the file and the first line that is no pair.
-    """
-    pairs = [_parse_pair(line, f"{path}, line {number}")
-             for number, line in text_lines(path, "preference pairs")]
-    if len({pair.prompt for pair in pairs}) < 2:
-        raise UserError(f"{path}: pairs of 2 different prompts at least are needed, "
-                        "as some are held out")
-    return pairs
-
-
-def not_held_out(pairs: Sequence[Pair], task: Task, path: Path) -> tuple[list[Pair], int]:
-    """(the pairs of ``path`` whose prompt ``task`` does not hold out, how many were left out).
-
-    From a reward model that has learnt the answers to held-out questions, a policy would learn them
-    too. Raises UserError where fewer than 2 different prompts are left.
-    """
-    kept = [pair for pair in pairs if not task.is_held_out(pair.prompt)]
-    if len({pair.prompt for pair in kept}) < 2:
-        raise UserError(f"{path}: {len(pairs) - len(kept)} of {len(pairs)} pairs are of held-out "
-                        "questions, and pairs of 2 other prompts at least are needed; add some")
-    return kept, len(pairs) - len(kept)
-
-
-def _parse_pair(line: str, where: str) -> Pair:
-    try:
-        data = parse_json(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({clip(str(error), 80)}); mend or delete "
-                        "that line") from None
-    wanted = ('{"prompt": ..., "chosen": ..., "rejected": ...} wanted, each a text; mend or '
-              "delete that line")
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: {wanted}")
-    for key in Pair._fields:
-        if not isinstance(data.get(key), str):
-            raise UserError(f"{where}: no text {key!r}; {wanted}")
-    if not data["prompt"]:
-        raise UserError(f"{where}: an empty prompt; mend or delete that line")
-    if data["chosen"] == data["rejected"]:
-        raise UserError(f"{where}: chosen and rejected are the same, which says nothing; "
-                        "delete that line")
-    return Pair(data["prompt"], data["chosen"], data["rejected"])
-
-
-def to_lines(pairs: Sequence[Pair]) -> bytes:
-    """What ``read_pairs`` reads."""
-    return "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs).encode()
-
-
-def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """(pairs to learn from, held-out pairs), at least one of each; all pairs of a prompt are on the
-    same side, which ``seed`` decides."""
-    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
-    if len(prompts) < 2:
-        raise UserError("preference pairs of 2 different prompts at least are needed")
-    order = np.random.default_rng([seed, 0x9A]).permutation(len(prompts))
-    count = min(max(1, round(len(prompts) * held_out)), len(prompts) - 1)
-    apart = {prompts[i] for i in order[:count]}
-    return ([pair for pair in pairs if pair.prompt not in apart],
-            [pair for pair in pairs if pair.prompt in apart])
-
-
-def make_pairs(
-    policy: TextPolicy, tokenizer: Any, task: Task, gold: Judge, config: PairConfig, seed: int,
-) -> MadePairs:
-    """``config.count`` pairs of a policy's own samples, two a prompt, labelled by ``gold``.
-
-    Left out are pairs of equal gold reward or equal text, and those with a sample that was cut off
-    before its end. A label is turned round with probability ``config.noise``. Raises UserError
-    where hardly any two samples differ in their reward.
-    """
-    asker, rng = replace(policy, group=2), np.random.default_rng([seed, 0x9B])
-    pairs: list[Pair] = []
-    draws = flipped = 0
-    for number in range(2 + 40 * config.count // PROMPTS):
-        examples = task.batch(FIRST_PAIRS + number, PROMPTS)
-        batch = sample_batch(asker, tokenizer, examples, lambda c, e: {"gold": gold(c, e)},
-                             {"gold": 1.0}, seed * 1_000_003 + number)
-        (texts, ended), values = batch.completions, batch.parts["gold"].tolist()
-        turned = rng.random(PROMPTS) < config.noise
-        for i, example in enumerate(examples):
-            a, b = 2 * i, 2 * i + 1
-            draws += 1
-            if values[a] == values[b] or texts[a] == texts[b] or not (ended[a] and ended[b]):
-                continue
-            if (values[a] < values[b]) != bool(turned[i]):
-                a, b = b, a
-            flipped += int(turned[i])
-            pairs.append(Pair(example.prompt, texts[a], texts[b]))
-            if len(pairs) == config.count:
-                return MadePairs(pairs, draws, flipped)
-    raise UserError(f"pairs.count={config.count}: in {draws} pairs of samples only {len(pairs)} "
-                    "differ in their reward; ask for fewer, or take a task that the policy "
-                    "solves sometimes and not always")
