@@ -344,6 +344,10 @@ def test_nothing_to_prefer_is_said() -> None:
         "one": torch.ones(len(completions.texts))})
     with pytest.raises(UserError, match="only 0 differ"):
         make_pairs(policy(), TOKENIZER, TASK, same, PairConfig(count=10), 0)
+    endless = policy(3)
+    endless.ends = (PAD,)
+    with pytest.raises(UserError, match=r"cut off after 3 tokens; raise --set sample\.max_new"):
+        make_pairs(endless, TOKENIZER, TASK, same, PairConfig(count=10), 0)
 
 
 def test_a_training_state_that_counted_epochs_as_steps_is_read(tmp_path: Path) -> None:

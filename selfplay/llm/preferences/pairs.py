@@ -113,7 +113,7 @@ def make_pairs(
     """
     asker, rng = replace(policy, group=2), np.random.default_rng([seed, 0x9B])
     pairs: list[Pair] = []
-    draws = flipped = cut = 0
+    draws = flipped = whole = 0
     for number in range(2 + 40 * config.count // PROMPTS):
         examples = task.batch(FIRST_PAIRS + number, PROMPTS)
         batch = sample_batch(asker, tokenizer, examples, lambda c, e: {"gold": gold(c, e)},
@@ -123,7 +123,7 @@ def make_pairs(
         for i, example in enumerate(examples):
             a, b = 2 * i, 2 * i + 1
             draws += 1
-            cut += not (ended[a] and ended[b])
+            whole += ended[a] and ended[b]
             if values[a] == values[b] or texts[a] == texts[b] or not (ended[a] and ended[b]):
                 continue
             if (values[a] < values[b]) != bool(turned[i]):
@@ -133,8 +133,8 @@ def make_pairs(
             if len(pairs) == config.count:
                 return MadePairs(pairs, draws, flipped)
     head = f"pairs.count={config.count}: of {draws} pairs of samples "
-    if 2 * cut > draws - len(pairs):
-        raise UserError(f"{head}{cut} have one that was cut off after "
+    if 50 * whole < draws:  # of those few it would say nothing that they are alike
+        raise UserError(f"{head}{draws - whole} have one that was cut off after "
                         f"{policy.sampling.max_new_tokens} tokens; raise "
                         "--set sample.max_new_tokens, or give SFT more time, so that it learns to "
                         "end")
