@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from selfplay.api.checked import whole
+from selfplay.api.checked import must_be_whole
 from selfplay.common.errors import UserError
 from selfplay.games import Game, make
 from selfplay.games.base import GameError
@@ -37,7 +37,7 @@ def analyse(
     >>> found[0].best.text, found[0].best.proven, found[1].visits
     ('c1', 1.0, 65)
     """
-    whole("sp.analyse", sims=sims)
+    must_be_whole("sp.analyse", sims=sims)
     mind = _mind(net, sims, make(game) if isinstance(game, str) else game, device)
     if isinstance(positions, tuple):  # states are named tuples of arrays
         return analyses(jobs_of(mind, positions, sims))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from selfplay.api.checked import plies, whole
+from selfplay.api.checked import must_be_plies, must_be_whole
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.players import Player, parse_player, player_of
 from selfplay.arena.spec import LEAVES, checkpoint_of
@@ -49,7 +49,7 @@ def net(game: Game | str, size: str = "4x32", seed: int = 0) -> nn.Module:
     """
     game = _game(game)
     size = use_net(size) if is_own(size) else size
-    whole("sp.net", 0, MAX_SEED, seed=seed)
+    must_be_whole("sp.net", 0, MAX_SEED, seed=seed)
     spec = spec_for(game, size)
     made = seeded(seed, lambda: build(spec)).eval()
     made.spec, made.game = spec, game.name  # type: ignore[assignment]  # no tensors
@@ -123,7 +123,7 @@ class Board:
         if not isinstance(self.states, type(self._game().new(1))):
             raise UserError(f"sp.Board: states of {self._game().name} wanted (game.new(1)), not "
                             f"{type(self.states).__name__}")
-        whole("sp.Board", 0, len(self.states.ply) - 1, row=self.row)
+        must_be_whole("sp.Board", 0, len(self.states.ply) - 1, row=self.row)
 
     def _game(self) -> Game:
         return _game(self.game)
@@ -208,9 +208,9 @@ def search(
     >>> int(found.action[0]), found.visits.shape, found.visits.sum()
     (2, (1, 9), np.int64(200))
     """
-    whole("sp.search", 1, sims=sims)
-    whole("sp.search", 1, LEAVES, leaves=leaves)
-    whole("sp.search", 0, MAX_SEED, seed=seed)
+    must_be_whole("sp.search", 1, sims=sims)
+    must_be_whole("sp.search", 1, LEAVES, leaves=leaves)
+    must_be_whole("sp.search", 0, MAX_SEED, seed=seed)
     game = _game(game)
     batch = len(states.ply)
     if net is None:
@@ -236,9 +236,9 @@ def player(
     >>> sp.player("tictactoe", sp.net("tictactoe", "1x8"), sims=8, name="fresh").name
     'fresh'
     """
-    whole("sp.player", sims=sims)
-    whole("sp.player", 1, LEAVES, leaves=leaves)
-    whole("sp.player", 0, MAX_SEED, seed=seed)
+    must_be_whole("sp.player", sims=sims)
+    must_be_whole("sp.player", 1, LEAVES, leaves=leaves)
+    must_be_whole("sp.player", 0, MAX_SEED, seed=seed)
     game = _game(game)
     if isinstance(who, str):
         return parse_player(who, game, seed=seed, device=device, slots=MOST_SLOTS)
@@ -268,9 +268,9 @@ def match(
     >>> result.games, result.low < result.score < result.high, result.score > 0.7
     (20, True, True)
     """
-    whole("sp.match", 1, games=games, slots=slots)
-    whole("sp.match", 0, MAX_SEED, seed=seed)
-    plies("sp.match", opening)
+    must_be_whole("sp.match", 1, games=games, slots=slots)
+    must_be_whole("sp.match", 0, MAX_SEED, seed=seed)
+    must_be_plies("sp.match", opening)
     game = _game(game)
     first, second = (player(game, who, device=device, name=f"net {side}")
                      if isinstance(who, nn.Module) else who

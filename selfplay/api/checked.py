@@ -8,7 +8,7 @@ from typing import Any
 from selfplay.common.errors import UserError, clip
 
 
-def whole(call: str, least: int = 0, most: int = 2**31 - 1, **numbers: Any) -> None:
+def must_be_whole(call: str, least: int = 0, most: int = 2**31 - 1, **numbers: Any) -> None:
     """Raises UserError naming the first argument of ``call`` that is no whole number from ``least``
     to ``most``."""
     for name, value in numbers.items():
@@ -23,13 +23,13 @@ def whole(call: str, least: int = 0, most: int = 2**31 - 1, **numbers: Any) -> N
                             f"to {most} wanted")
 
 
-def plies(call: str, opening: Any) -> None:
+def must_be_plies(call: str, opening: Any) -> None:
     """Raises UserError where ``opening`` is no pair of whole numbers in order."""
     try:
         low, high = opening
     except (TypeError, ValueError):
         raise UserError(f"{call}: opening={clip(repr(opening), 60)}: fewest and most random plies "
                         "wanted, as (2, 6)") from None
-    whole(call, **{"opening[0]": low, "opening[1]": high})
+    must_be_whole(call, **{"opening[0]": low, "opening[1]": high})
     if low > high:
         raise UserError(f"{call}: opening={opening}: fewest and most random plies in order wanted")

@@ -14,7 +14,7 @@ from torch import nn
 
 from selfplay.api.boards import _game
 from selfplay.api.boards import net as fresh_net
-from selfplay.api.checked import plies, whole
+from selfplay.api.checked import must_be_plies, must_be_whole
 from selfplay.board import alphazero as boards
 from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
@@ -141,10 +141,10 @@ def rollouts(
     >>> first.action.shape[0], first.reward.shape == first.mask.shape
     (16, True)
     """
-    whole("sp.rollouts", 1, games=games, group=group)
-    whole("sp.rollouts", 0, MAX_SEED, seed=seed)
+    must_be_whole("sp.rollouts", 1, games=games, group=group)
+    must_be_whole("sp.rollouts", 0, MAX_SEED, seed=seed)
     if opening is not None:
-        plies("sp.rollouts", opening)
+        must_be_plies("sp.rollouts", opening)
     game = _game(game)
     opening = opening or preset(game.name).rl.opening
     for number in itertools.count():
@@ -227,9 +227,9 @@ def _settings(algorithm: str | Mapping[str, Any], settings: Mapping[str, Any]) -
 
 def must_count(call: str, iterations: int | None, seed: int) -> None:
     """Raises UserError where these are no numbers of iterations (None: for ever) and of a seed."""
-    whole(call, 0, MAX_SEED, seed=seed)
+    must_be_whole(call, 0, MAX_SEED, seed=seed)
     if iterations is not None:
-        whole(call, 1, iterations=iterations)
+        must_be_whole(call, 1, iterations=iterations)
 
 
 def words_of(stage: str, settings: Mapping[str, Any]) -> list[str]:
