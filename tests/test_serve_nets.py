@@ -118,7 +118,7 @@ def test_every_packaged_net_has_its_sum() -> None:
 
 
 def test_nets_are_listed_without_anything_heavy(run: Command) -> None:
-    code = ("import sys; from selfplay.serve.listing import nets_text; print(listing()); "
+    code = ("import sys; from selfplay.serve.listing import nets_text; print(nets_text()); "
             "print(sorted({'torch', 'numpy', 'numba'} & set(sys.modules)))")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True).stdout

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from selfplay.api.checked import must_be_whole, plies_must_fit
+from selfplay.api.checked import must_be_plies, must_be_whole
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.players import Player, parse_player, player_of
 from selfplay.arena.spec import LEAVES, checkpoint_of
@@ -270,7 +270,7 @@ def match(
     """
     must_be_whole("sp.match", 1, games=games, slots=slots)
     must_be_whole("sp.match", 0, MAX_SEED, seed=seed)
-    plies_must_fit("sp.match", opening)
+    must_be_plies("sp.match", opening)
     game = _game(game)
     first, second = (player(game, who, device=device, name=f"net {side}")
                      if isinstance(who, nn.Module) else who

@@ -23,7 +23,7 @@ def must_be_whole(call: str, least: int = 0, most: int = 2**31 - 1, **numbers: A
                             f"to {most} wanted")
 
 
-def plies_must_fit(call: str, opening: Any) -> None:
+def must_be_plies(call: str, opening: Any) -> None:
     """Raises UserError where ``opening`` is no pair of whole numbers in order."""
     try:
         low, high = opening

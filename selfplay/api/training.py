@@ -14,7 +14,7 @@ from torch import nn
 
 from selfplay.api.boards import _game
 from selfplay.api.boards import net as fresh_net
-from selfplay.api.checked import must_be_whole, plies_must_fit
+from selfplay.api.checked import must_be_plies, must_be_whole
 from selfplay.board import alphazero as boards
 from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
@@ -144,7 +144,7 @@ def rollouts(
     must_be_whole("sp.rollouts", 1, games=games, group=group)
     must_be_whole("sp.rollouts", 0, MAX_SEED, seed=seed)
     if opening is not None:
-        plies_must_fit("sp.rollouts", opening)
+        must_be_plies("sp.rollouts", opening)
     game = _game(game)
     opening = opening or preset(game.name).rl.opening
     for number in itertools.count():
