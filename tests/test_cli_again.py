@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import shlex
@@ -14,7 +15,6 @@ import pytest
 from command import TINY, Command, save_net, selfplay
 from rich.console import Console
 
-from selfplay import cli
 from selfplay.common import console
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, locked
@@ -297,7 +297,7 @@ def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.Monkey
     def full(*words: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(cli, "device_of", full)
+    monkeypatch.setattr(importlib.import_module("selfplay.cli.match"), "device_of", full)
     run("match", "net:.", "net:.", *T).mistake("memory is full", "rl.games")
 
 

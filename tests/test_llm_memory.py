@@ -78,7 +78,7 @@ def test_a_policy_by_parts_is_the_policy(name: str, monkeypatch: pytest.MonkeyPa
     policy, rollout = acted(name)
     whole = learnt(policy, rollout)
     monkeypatch.setitem(memory.ENTRIES, "cpu", 300)
-    assert linear_head(policy.net.policy) is not None
+    assert (linear_head(policy.net.policy) is None) == (name == "gemma2")  # whose head caps
     for mine, theirs in zip(learnt(policy, rollout), whole, strict=True):
         assert float((mine - theirs).norm()) <= 1e-5 * float(theirs.norm())
 

@@ -71,7 +71,7 @@ def test_the_ratio_is_that_of_the_likeliest_distributions(model: str, counts: li
 
 
 @pytest.mark.parametrize(("model", "outcomes", "runs", "elo"), [
-    ("logistic", 3, 400, 100), ("logistic", 5, 400, 100), ("normalized", 5, 200, 150)])
+    ("logistic", 3, 400, 100), ("logistic", 5, 400, 100), ("normalized", 5, 200, 100)])
 def test_wrong_ends_are_as_rare_as_promised(model: str, outcomes: int, runs: int, elo: int) -> None:
     """At either bound; the number of wrong ends is binomial."""
     script = load("sprt_sim")

@@ -138,11 +138,12 @@ def evaluate(
     if not name or (model and folder):
         raise UserError("give a run's folder, or --model PATH with --tasks TASK,TASK")
     ks = None if samples is None else counts_of("--samples", samples)
+    new = command("selfplay", "llm", "train", "--task", "NAME", "--run", Path(name))
     if tasks is None and (budget or rest["assignments"] or rest["out"] or not _is_run(Path(name))):
         raise UserError(f"{name}: give --tasks TASK,TASK as well; without them a run is measured "
                         "on its own task, by its own settings" if Path(name).exists() else
-                        f"{name}: no language-model run; give a run's folder, or --model with "
-                        "--tasks")
+                        f"{name}: no language-model run; give --model with --tasks, or train one "
+                        f"with {new}")
     if tasks is None:
         _measure_run(Path(name), ks, engine, rest["device"])
         return

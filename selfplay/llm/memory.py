@@ -109,9 +109,13 @@ def _head_by_trial(model: Any) -> OutputHead | None:
         return None
     tokens = torch.arange(1, 5, device=head.weight.device)[None] % len(head.weight)
     mixed = len({p.dtype for p in model.parameters()}) > 1
+    learning = [module for module in model.modules() if module.training]
+    model.eval()  # without dropout both passes are one
     with torch.autocast(head.weight.device.type, torch.bfloat16, enabled=mixed):
         seen = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         same = torch.equal(head(seen), model(input_ids=tokens, use_cache=False).logits)
+    for module in learning:
+        module.training = True
     return OutputHead(head.weight, head.bias) if same else None
 
 

@@ -233,8 +233,10 @@ def learn_rewards(
         def log(row: Row) -> None:
             at.log(row)
             at.made(row["step"], config.rl.steps)
-            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens, "
-                  f"{row['tokens'] / max(row['generate_seconds'], 1e-9):,.0f} tokens/s")
+            spent = row.get("generate_seconds")  # not of a row that was made before an interruption
+            speed = f", {row['tokens'] / spent:,.0f} tokens/s" if spent else ""
+            at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens"
+                  f"{speed}")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
         return f"{name}: {learner.step:,} steps, {at.latest}"

@@ -186,7 +186,7 @@ def _normalized(share: Floats, scores: Floats, deviations: float) -> Floats:
     1/2: one of a given mean again and again, of the scores as they lie around the last one's. The
     first has the mean that the standard deviation of ``share`` wants."""
     mean = (share * scores).sum(-1, keepdims=True)
-    spread = np.sqrt((share * (scores - mean) ** 2).sum(-1, keepdims=True))
+    spread = np.sqrt(np.maximum((share * (scores - mean) ** 2).sum(-1, keepdims=True), 0.0))
     found = _likeliest(share, scores - np.clip(0.5 + deviations * spread, 0.01, 0.99))
     for _ in range(100):
         mean = (found * scores).sum(-1, keepdims=True)
