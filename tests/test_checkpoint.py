@@ -272,8 +272,8 @@ def test_weights_that_are_no_numbers_are_refused(saved: Path, value: float) -> N
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("size", "99x9999"), ("size", "9999999x99999999"), ("obs_shape", [2]), ("obs_shape", None),
-    ("num_actions", -1)])
+    ("size", "99x9999"), ("size", "9x99"), ("size", "9999999x99999999"), ("obs_shape", [2]),
+    ("obs_shape", None), ("num_actions", -1)])
 def test_a_meta_that_asks_for_another_net_is_refused_before_it_is_made(
     saved: Path, key: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

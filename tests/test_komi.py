@@ -4,6 +4,7 @@ on boards of several sizes."""
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,6 +223,9 @@ def test_counted_games_are_counted_by_other_komi_too() -> None:
     assert {5.5, 6, 6.5, 7.5, 8, 8.5} < {g.komi for g in changed}
     others = [ExpertGame((4,), 1.0, None, ("", ""), "", margin=None)]
     assert recounted(make("tictactoe"), others, 1.0, 5) == others
+    strange = [ExpertGame((4,), -1.0, komi, ("", ""), "", margin=-3.5)  # hundredths, and no number
+               for komi in (375.0, 650.0, 7.25, math.inf, math.nan)]
+    assert recounted(game, strange, 1.0, 5) == strange
 
 
 # ------------------------------------------------------------------------------- nets

@@ -145,3 +145,32 @@ def test_many_games_that_are_never_closed_are_each_named() -> None:
     skipped: list[Skipped] = []
     assert not list(trees("x", b"(;SZ[9];B[aa]\n" * 20_000, skipped, 100))
     assert len(skipped) == 20_000
+
+
+@pytest.mark.parametrize("data", [b"(;" * 20_000, b"(;C[a](;B[" * 5_000], ids=["bare", "values"])
+def test_a_line_of_games_that_are_never_closed_is_not_read_again_for_each(data: bytes) -> None:
+    """Scans of the structure, counted: for each game to the end it would be 10^9 bytes."""
+    seen = 0
+    search = collection._STRUCTURE.search
+
+    class Counted:
+        @staticmethod
+        def search(*words: int) -> object:
+            nonlocal seen
+            seen += 1
+            return search(*words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "_STRUCTURE", Counted)
+        pieces = list(cut(data))
+    assert b"".join(p.data for p in pieces) == data
+    assert seen < 600 * len(data)
+
+
+@pytest.mark.parametrize("codec", ["zlib", "hex", "rot13", "base64"])
+def test_a_charset_that_is_none_of_letters_spoils_only_its_game(tmp_path: Path, codec: str) -> None:
+    good = (FILES / "23-re-words.sgf").read_bytes()
+    bad = b"(;GM[1]CA[" + codec.encode() + b"]SZ[9]KM[7]RE[B+3];B[ee];W[cc]C[\xff])"
+    (tmp_path / "a.sgf").write_bytes(good + bad + good.replace(b"[ee]", b"[dd]"))
+    games, skipped = read_games([tmp_path], GAME)
+    assert len(games) + len(skipped) == 3 and len(games) >= 2

@@ -144,14 +144,20 @@ def trees(
 def cut(data: bytes) -> Iterator[Piece]:
     """The games of a file, and the texts between them, in order and in UTF-8 where it is known."""
     data, known = _without_mark(data)
-    place, unclosed = 0, 0
+    place, unclosed, looked = 0, 0, 0
     while (found := _GAME.search(data, place)) is not None:
         start = found.start()
         if between := data[place:start].strip():
             yield Piece(between, False)
         charset = known or _stated(data, start)
         # A file of games that are never closed would else be read to its end for each.
-        limit = _next_line_game(data, start) if unclosed > MOST_UNCLOSED else len(data)
+        limit = len(data)
+        if unclosed > MOST_UNCLOSED:
+            limit = _next_line_game(data, start)
+            looked += limit - start
+            if looked > MOST_UNCLOSED * len(data):
+                place = start
+                break
         place, charset = _extent(data, start, limit, charset)
         if place < 0:
             unclosed += 1
@@ -266,7 +272,7 @@ def _in_utf8(game: bytes, charset: str | None) -> bytes:
     if charset is not None:
         try:
             return game.decode(charset).encode()
-        except ValueError:
+        except (ValueError, LookupError):  # LookupError: a codec of bytes, such as zlib
             return game
     if not game.isascii() and _SWALLOWED.search(game):
         for guess in _EAST_ASIAN:
@@ -281,7 +287,7 @@ def _recoded(game: bytes, charset: str) -> bytes | None:
     not parse, or a value still swallows a property."""
     try:
         told = game.decode(charset).encode()
-    except ValueError:
+    except (ValueError, LookupError):
         return None
     return told if _parsed(told) is not None and not _SWALLOWED.search(told) else None
 

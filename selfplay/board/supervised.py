@@ -82,7 +82,7 @@ def recounted(
     chosen = rng.random(len(games)) < share
     out = []
     for g, komi, change in zip(games, (states.komi / 2).tolist(), chosen, strict=True):
-        if change and g.margin is not None and g.komi is not None:
+        if change and g.margin is not None and g.komi is not None and _is_komi(game, g.komi):
             margin = g.margin + g.komi - komi
             g = replace(g, komi=komi, margin=margin, value=float(np.sign(margin)))
         out.append(g)
@@ -93,9 +93,13 @@ def _half_points(game: Game, games: Sequence[ExpertGame]) -> NDArray[np.int16]:
     """int16 [n], in half points: the komi on record; the game's own where there is none, or none
     that our rules know."""
     own = game.new(1).komi[0]
-    halves = [own if g.komi is None else 2 * g.komi for g in games]
-    return np.array([h if abs(h) <= 2 * game.cells and h == round(h) else own for h in halves],
-                    np.int16)
+    komi = [own if g.komi is None or not _is_komi(game, g.komi) else 2 * g.komi for g in games]
+    return np.array(komi, np.int16)
+
+
+def _is_komi(game: Game, komi: float) -> bool:
+    """Whether our rules know it: some servers write hundredths of points."""
+    return abs(komi) <= game.cells and float(2 * komi).is_integer()
 
 
 def _final(

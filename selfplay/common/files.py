@@ -173,6 +173,7 @@ def clipped(value: Any, most: int = 60) -> str:
 #: What is a number wherever a row of a history has it.
 COUNTED = frozenset(("step", "iteration", "seconds", "flops", "positions", "learning_rate", "rows",
                      "learn_seconds"))
+WHOLE = frozenset(("step", "iteration", "rows"))  #: of these, the whole numbers
 
 
 def finite_float(value: Any) -> float:
@@ -290,7 +291,10 @@ def read_history(path: Path, need: Iterable[str] = ()) -> list[dict[str, Any]]:
         try:
             row = dict(parse_json(line))
             for key in {*need, *COUNTED.intersection(row)}:
-                finite_float(row[key])
+                value = finite_float(row[key])
+                if (key in WHOLE and value != int(value)) or (
+                        key == "learning_rate" and value <= 0):
+                    raise ValueError(f"{key}={value}")
             rows.append(row)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}, line {number}: damaged; delete that line and run the same "

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ from selfplay.models import NetSpec, OwnNetError, build
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
 BEST = "best.json"
+_NAME = re.compile(r"ckpt-\d{1,20}")  #: of a checkpoint's folder
 LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 _TEMPORARY = ".tmp-"
 
@@ -150,7 +152,8 @@ def note(folder: Path) -> dict[str, Any]:
     is no such file. Raises UserError naming one that is damaged."""
     path = folder / BEST
     found = read_json(path) if path.exists() else {}
-    if path.exists() and not (isinstance(found, dict) and isinstance(found.get("checkpoint"), str)):
+    if path.exists() and not (isinstance(found, dict) and _NAME.fullmatch(
+            str(found.get("checkpoint")))):
         raise UserError(f"{path}: damaged (no checkpoint in it); delete it and run the same "
                         "command again")
     return found
@@ -293,7 +296,7 @@ def _must_fit(spec: NetSpec, tensors: Mapping[str, Tensor]) -> None:
         return
     blocks, _, channels = spec.size.rpartition(":")[2].partition("x")
     stored = sum(tensor.numel() for tensor in tensors.values())
-    if blocks.isdecimal() and channels.isdecimal() and int(blocks) * int(channels) > stored:
+    if blocks.isdecimal() and channels.isdecimal() and int(blocks) * int(channels) ** 2 > stored:
         raise RuntimeError(f"a net of {spec.size} has more weights than the {stored:,} stored")
 
 

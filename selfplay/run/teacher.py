@@ -224,7 +224,7 @@ def _split_grown(
     that nothing held out has been learnt from. The sides are kept in expert/sides.json."""
     note, config = _sides(run), run.config.expert
     sides = read_json(note, dict, BACK) if note.exists() else {}
-    if not set(sides.values()) <= {"learnt", "held"}:
+    if any(side not in ("learnt", "held") for side in sides.values()):
         raise UserError(f"{note}: damaged (a side that is none); {BACK}")
     new = [game for game in games if _key(game) not in sides]
     different = len({game.actions for game in new})

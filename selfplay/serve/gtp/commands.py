@@ -14,6 +14,7 @@ import numpy as np
 from selfplay.arena.contest import clock
 from selfplay.arena.sgf import escape, sgf_point
 from selfplay.common.errors import UserError
+from selfplay.common.files import parse_json
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
 from selfplay.serve.gtp.engine import Engine, fixed_handicap
@@ -280,7 +281,7 @@ def _set_rules(engine: Engine, words: list[str], answer: Answer) -> str:
     text = " ".join(words)
     if text.startswith("{"):
         try:
-            wanted = json.loads(text)
+            wanted = parse_json(text)
         except ValueError:
             raise GtpError("syntax error: no JSON") from None
     elif text.lower() in RULES:
