@@ -282,3 +282,9 @@ def test_othello_with_too_many_empty_cells_is_refused(run: Command) -> None:
     assert said.code == 1 and "--plies" in said.err
     said = run("judge", "random", "--game", "othello6x6", "--count", "30")
     assert said.code == 0 and "18-20" in said.out
+
+
+@pytest.mark.parametrize("budget", ["-4", "", "0x2"])
+def test_a_budget_that_is_none_is_no_misspelt_net(run: Command, budget: str) -> None:
+    run("match", f"net:tictactoe@{budget}", "random", "--game", "tictactoe").mistake(
+        f"@{budget} is no budget", "@64")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base import Game
+from ..catalogue import make
 from . import rules, views
 from .play import play_random
 
@@ -27,8 +28,9 @@ class Finding(NamedTuple):
     fault: bool = True
 
 
-def check(game: Game, batch: int = BATCH, seed: int = 0) -> list[Finding]:
-    """All that is wrong with ``game``, the first cause first; an empty list is a sound game.
+def check(game: Game | str, batch: int = BATCH, seed: int = 0) -> list[Finding]:
+    """All that is wrong with ``game`` (or the game of that name), the first cause first; an empty
+    list is a sound game.
 
     A check that cannot be run because the game fails is a fault that names the line. Plays
     ``batch`` games at a time.
@@ -37,6 +39,8 @@ def check(game: Game, batch: int = BATCH, seed: int = 0) -> list[Finding]:
     >>> check(import_module(__package__.removesuffix(".check")).make("tictactoe"))
     []
     """
+    if isinstance(game, str):
+        game = make(game)
     found: list[Finding] = []
     for name, (function, fault) in CHECKS.items():
         try:

@@ -126,7 +126,8 @@ def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:
     if (found := _packaged(text)) is not None:
         return found, thought
     number = text.rpartition("@")[2]
-    if not path.is_dir() and thought is None and re.fullmatch(r"[0-9]+x?[0-9]*", number):
+    if "@" in text and not path.is_dir() and thought is None and re.fullmatch(
+            r"-?[0-9]*x?[0-9]*", number):
         raise UserError(f"player {spec!r}: @{number} is no budget; write simulations from 1, as "
                         f"@64, or @64x8 with 1 to {LEAVES} leaves at once")
     if not path.is_dir():

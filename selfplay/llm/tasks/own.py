@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.threads import time_limit
 from selfplay.games import own
 from selfplay.llm.config import TaskConfig
@@ -128,7 +128,7 @@ def format_of(style: str, data: TaskConfig, extract: Finder | None = None) -> Fo
     """The format of that name, with the settings' own instruction and finder. extract: a task's
     finder, where the settings have none. Raises UserError for another name."""
     if style not in FORMATS:
-        raise UserError(f"task.style={style}: one of full, {', '.join(FORMATS)} wanted")
+        raise UserError(f"data.style={style}: {one_of(sorted(FORMATS), style)}")
     form = FORMATS[style]
     if data.instruction:
         form = replace(form, instruction=data.instruction)
