@@ -80,7 +80,7 @@ def our_side(args: argparse.Namespace) -> None:
     from selfplay.llm.folder import open_learner
     from selfplay.llm.generate import Sampling
     from selfplay.llm.rl import RewardedTask
-    from selfplay.llm.tasks import make_task
+    from selfplay.llm.tasks.task import make_task
 
     job = RewardedTask(make_task(args.task, style="short"))
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
@@ -100,7 +100,7 @@ def their_side(args: argparse.Namespace) -> None:
 
     from selfplay.llm.models import load_model
     from selfplay.llm.rewards import reward
-    from selfplay.llm.tasks import make_task
+    from selfplay.llm.tasks.task import make_task
 
     clock, written = Clock(args), [0]
     examples = make_task(args.task, style="short").batch(0, args.prompts * 256)

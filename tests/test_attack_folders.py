@@ -25,7 +25,7 @@ from selfplay.arena.elo import standings
 from selfplay.arena.expert import read_expert
 from selfplay.games import make
 from selfplay.learn import checkpoint
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 GAME = b"(;GM[1]SZ[9]RE[B+3.5]KM[7];B[ee];W[cc];B[gg])"
 NOBODY = 65534

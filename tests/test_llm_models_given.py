@@ -36,7 +36,7 @@ from selfplay.llm.models import (
 )
 from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model
 from selfplay.llm.rewards import FORMATS, reward
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 
 @pytest.fixture(autouse=True)

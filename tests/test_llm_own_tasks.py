@@ -17,7 +17,7 @@ from selfplay.common.errors import UserError
 from selfplay.llm.config import JudgeConfig, TaskConfig
 from selfplay.llm.models import prompt_of
 from selfplay.llm.rewards import FORMATS, Example, answer_of, boxed, last_number, reward
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 EXAMPLE = f"{ROOT}/docs/examples/backwards.py:Backwards"
 GSM = [{"question": f"{n} eggs and {n}?", "answer": f"{n}+{n}=<<{n}+{n}={2 * n}>>\n#### {2 * n:,}"}

@@ -15,7 +15,7 @@ from selfplay.llm.folder import fitting
 from selfplay.llm.models import render, written
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.rewards import reward
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 FILES = Path(__file__).parent / "data" / "llm"
 

@@ -27,7 +27,7 @@ from selfplay.llm.models import load_model, render, save_model
 from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import RewardedTask, TextLearner, count_markers
-from selfplay.llm.tasks import Task
+from selfplay.llm.tasks.task import Task
 from selfplay.run.keep import Kept, rows_up_to
 
 ARMS = dict(zip("abcdef", "111222", strict=True))

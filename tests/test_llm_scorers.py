@@ -14,8 +14,8 @@ from reasoning_gym.factory import DATASETS
 
 from selfplay.common.errors import UserError
 from selfplay.llm.rewards import FORMATS, Example, reward
-from selfplay.llm.tasks import make_task
 from selfplay.llm.tasks.scorers import REFUSED, VERIFIED, decimal, parsed_complex, same, scorer
+from selfplay.llm.tasks.task import make_task
 
 SLOW = {"acre": "5 s to load", "knight_swap": "5 s of search for a few items"}
 #: Reviewed: items without an answer of their own; what they are given is worked through.
@@ -135,7 +135,7 @@ HOSTILE = ["((((9**99)**99)**99)**99)", "(x+1)**99", "((x+1)**99)**99", "(((x+1)
 HUNG = """
 import json, signal, sys
 from selfplay.llm.rewards import answer_score
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 names, texts = json.load(sys.stdin)
 for example in [make_task(name).source.item(0) for name in names]:
     texts += [f"sin({example.prompt[:40]})"]

@@ -22,7 +22,7 @@ from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora, load_model, save_model
 from selfplay.llm.sft import sequences_of, text_loss, text_trainer, train_texts
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")
 CONFIG = TextSFTConfig(batch_size=16, evaluate_every=3, max_steps=6, looked_at=8, warmup=2)

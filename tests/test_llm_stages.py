@@ -30,7 +30,8 @@ from selfplay.llm.models import load_model
 from selfplay.llm.recipes import STAGES, goal_of, learn_own_answers, run_recipe
 from selfplay.llm.rewards import answer_of, reward
 from selfplay.llm.sft import own_answers, train_texts
-from selfplay.llm.tasks import chain_sum_forgetting, make_task
+from selfplay.llm.tasks.gym import chain_sum_forgetting
+from selfplay.llm.tasks.task import make_task
 from selfplay.run.stage import NotYet
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"

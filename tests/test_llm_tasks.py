@@ -13,7 +13,8 @@ pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from selfplay.common.errors import UserError
 from selfplay.llm.rewards import reward
-from selfplay.llm.tasks import chain_sum, make_task
+from selfplay.llm.tasks.gym import chain_sum
+from selfplay.llm.tasks.task import make_task
 
 SMALL = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"  # 200 questions
 FIVE = "chain_sum(min_terms=5, max_terms=5, min_digits=1, max_digits=1)"

@@ -31,7 +31,7 @@ from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
 from selfplay.llm.policy import Net, Prompts, TextPolicy
 from selfplay.llm.preferences.pairs import Pair, to_lines
 from selfplay.llm.rl import RewardedTask, TextLearner
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 from selfplay.run.keep import Kept
 
 EXACT = SampleConfig(engine="vllm", dtype="float32")

@@ -37,7 +37,7 @@ from selfplay.llm.preferences.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rewards import Example
-from selfplay.llm.tasks import Task
+from selfplay.llm.tasks.task import Task
 
 PAD = TOKENIZER.pad_token_id
 

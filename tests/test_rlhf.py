@@ -31,7 +31,7 @@ from selfplay.llm.preferences.reward_model import RewardModel, Texts, proxy_task
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import RewardedTask
-from selfplay.llm.tasks import Task
+from selfplay.llm.tasks.task import Task
 from selfplay.report.panels import draw_overoptimisation
 from selfplay.run.keep import Kept
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from selfplay.common.files import read_history, read_json
 from selfplay.llm.folder import newest_model
 from selfplay.llm.preferences.pairs import Pair, read_pairs, to_lines
-from selfplay.llm.tasks import make_task
+from selfplay.llm.tasks.task import make_task
 
 #: The shorter the better, so that any sampler that ends has something to prefer.
 SETTINGS = ("net=1x32", "sft.max_steps=80", "sft.evaluate_every=80", "sft.looked_at=4",

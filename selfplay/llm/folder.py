@@ -57,7 +57,9 @@ from selfplay.llm.rl import (
     TextLearner,
     groups_must_fit,
 )
-from selfplay.llm.tasks import SHORT, Lines, Task, make_task
+from selfplay.llm.tasks.gym import SHORT
+from selfplay.llm.tasks.rows import Lines
+from selfplay.llm.tasks.task import Task, make_task
 from selfplay.run.keep import Kept, Row, Watch, append, rows_up_to
 
 #: Of (model, tokenizer): what writes completions in torch's place, if anything does.

@@ -32,7 +32,7 @@ from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import head_logp, hidden_states, many_logits
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
-from selfplay.llm.tasks import demonstration
+from selfplay.llm.tasks.gym import demonstration
 from selfplay.llm.vllm import generator_of
 from selfplay.run.keep import Kept, Row, learn_until_flat
 

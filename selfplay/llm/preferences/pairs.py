@@ -15,7 +15,7 @@ from selfplay.common.errors import UserError, clip
 from selfplay.common.files import parse_json, text_lines
 from selfplay.llm.config import PairConfig
 from selfplay.llm.policy import Judge, TextPolicy, sample_batch
-from selfplay.llm.tasks import Task
+from selfplay.llm.tasks.task import Task
 
 PROMPTS = 64  #: answered at once where pairs are made
 FIRST_PAIRS = 3 << 20  #: number of the first batch of prompts that pairs are made of
