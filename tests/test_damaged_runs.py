@@ -13,7 +13,8 @@ from test_old_runs import unpacked
 
 from selfplay.arena.records import read_records
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_figures, write_json
+from selfplay.common.files import read_figures, read_history, write_json
+from selfplay.learn import checkpoint
 
 DAMAGE = {
     "deep": "[" * 100_000, "digits": '{"step": ' + "9" * 5000 + "}", "empty": "{}", "list": "[]",
@@ -129,3 +130,21 @@ def test_a_match_of_wrong_settings_is_left_out(
         assert said.code == 0 and f"match left out: {file}: damaged" in said.out
     finally:
         file.write_bytes(before)
+
+
+@pytest.mark.parametrize("row", [
+    '{"step": 2.5}', '{"step": 1, "iteration": 2.5}', '{"step": 1, "learning_rate": 0}',
+    '{"step": 1, "learning_rate": -0.1}', '{"step": 1, "rows": 0.5}'])
+def test_a_row_of_a_history_with_impossible_figures_is_named(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"step": 1, "learning_rate": 0.1}\n' + row + "\n")
+    with pytest.raises(UserError, match="line 2: damaged; delete that line"):
+        read_history(file, ["step"])
+
+
+@pytest.mark.parametrize("name", ["a" * 100_000, "a\u0000b", "../sft/ckpt-000001", ""])
+def test_a_best_that_is_no_checkpoint_is_named(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "best.json", {"checkpoint": name})
+    with pytest.raises(UserError, match=r"best\.json: damaged") as said:
+        checkpoint.note(tmp_path)
+    assert len(str(said.value)) < 700

@@ -458,3 +458,8 @@ def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
     game = sp.make("go5x5")
     result = sp.match(game, sp.player(game, f"gtp:{line}"), "random", games=2, slots=1)
     assert result.games == 2
+
+
+def test_rules_without_end_are_a_syntax_error() -> None:
+    out = talk(rollout_engine("go7x7"), 'kata-set-rules {"a":' + "[" * 60_000 + "\nname\n")
+    assert out[0].startswith("? syntax error") and out[1].startswith("= ")
