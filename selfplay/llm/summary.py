@@ -49,6 +49,7 @@ from selfplay.llm.models import load_model
 from selfplay.llm.rewards import reward
 from selfplay.llm.vllm import generator_of, must_have_vllm
 from selfplay.report.axis import ACCURACY, Record, finite
+from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
 from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.report.style import STAGES
@@ -122,7 +123,7 @@ def run_record(
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
     longer = replace(run.config, minutes=2 * run.config.minutes)
-    return {
+    found: Record = {
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
@@ -146,6 +147,7 @@ def run_record(
                      [run.folder / PICTURE] if path.exists()],
         "config": to_dict(run.config),
     }
+    return {**found, "curves": ceilings(found)}
 
 
 def history(folder: Path) -> list[Record]:
