@@ -7,7 +7,7 @@ compute counts from where it began: RL's from the SFT that it started from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -176,6 +176,41 @@ def _passing(one: Series, curve: Curve, first: Series, below: Curve) -> Record:
     low, high = interval(np.array([when(passed) for passed in above]))
     return {"passes": {"stage": first.stage, "seconds": when(likeliest), "low": low, "high": high,
                        "share": float(above.any(1).mean())}}
+
+
+def foreseen(
+    evaluation: Record, seen_by: Callable[[set[str]], tuple[Sequence[str], Outcomes]] | None = None,
+    draws: int = DRAWS,
+) -> list[Record]:
+    """Curves fitted to the first half of their points, held against the second half.
+
+    A row for each later point of every series that is long enough (twice LEAST): stage, sims,
+    step, spent (the stage's compute until then), value, low, high (predicted), measured,
+    measured_low, measured_high, inside (the two intervals overlap). Strength is measured from the
+    mean of the first half, so that nothing depends on where its zero is. seen_by: from a set of
+    players to the likelihood of all games without them; without it the questions are what was seen.
+    """
+    points, found = rated(evaluation), list[Record]()
+    for one in (one for sims in sims_of(points) for one in series_of(points, sims)):
+        half = len(one.points) // 2
+        if half < LEAST:
+            continue
+        first, later = one._replace(points=one.points[:half]), one.points[half:]
+        names, seen = seen_by({point["player"] for point in later}) if seen_by else ((), None)
+        curve = _fit(first, points, names, seen, draws)
+        shift = 0.0
+        if seen is not None:
+            shift = float(np.mean([point["value"] for point in first.points])
+                          - curve.at(np.log(first.spent))[0].mean())
+        for point, spent, value, low, high in zip(
+                later, one.spent[half:], *curve.at(np.log(one.spent[half:])), strict=True):
+            found.append({
+                "stage": one.stage, "sims": one.sims, "step": point["step"], "spent": float(spent),
+                "value": value + shift, "low": low + shift, "high": high + shift,
+                **{f"measured{end}": point[key] for end, key in
+                   (("", "value"), ("_low", "low"), ("_high", "high"))},
+                "inside": bool(low + shift <= point["high"] and point["low"] <= high + shift)})
+    return found
 
 
 # ---------------------------------------------------------------------------- test-time compute
