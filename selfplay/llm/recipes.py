@@ -63,7 +63,7 @@ from selfplay.llm.preferences.reward_model import (
 from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.sft import own_answers, train_texts
-from selfplay.llm.summary import draw_picture, measure
+from selfplay.llm.summary import draw_picture, measure, step_of
 from selfplay.llm.vllm import engine_of, must_have_vllm
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
@@ -181,7 +181,10 @@ def _learn_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
             log=at.log, progress=at.step)
-        return f"best checkpoint {found.name}, {at.latest}"
+        best = step_of(found.name)
+        row = next((row for row in read_history(folder / "history.jsonl") if row["step"] == best),
+                   None)
+        return f"best checkpoint {found.name}" + (f", {look(row)}" if row else "")
 
     def flat(found: Any = None) -> bool:
         return checkpoint.reached_plateau(folder)
@@ -189,7 +192,8 @@ def _learn_texts(
     def look(row: Row) -> str:
         return _accuracies(row["greedy"]["accuracy"], row["sampled"]["accuracy"])
 
-    return Work(name, learn, look, ended=flat, first="no look yet", said=lambda found: (
+    return Work(name, learn, lambda row: f"last look: {look(row)}", ended=flat,
+                first="no look yet", said=lambda found: (
         f"{name}: {'flat' if flat() else 'not flat yet'}, {found}"))
 
 

@@ -109,8 +109,9 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
                   left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
-    return Work("SFT", learn, _sft_progress, ended=bool, said=lambda flat: (
-        f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
+    return Work("SFT", learn, lambda row: f"last look: {_sft_progress(row)}", ended=bool,
+                said=lambda flat: (
+                    f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
 
 
 def _is_cheap(clock: Clock) -> bool:
