@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,6 @@ def test_a_file_without_demonstrations_has_no_teacher(tmp_path: Path) -> None:
 
 
 def test_the_command_of_a_run_makes_it_again(tmp_path: Path) -> None:
-    from dataclasses import replace
 
     from selfplay.llm.config import new_settings, override, with_recipe
 
