@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ from selfplay.llm.config import (
     must_not_contradict,
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
@@ -273,11 +275,13 @@ def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
+    staleness: int = 0,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
-    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
+    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. staleness:
+    see ``engines.ahead``; 0: no answers are asked ahead.
     """
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
@@ -287,7 +291,8 @@ def open_learner(
     reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = TextLearner(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
-        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
+        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
+        ahead=partial(Ahead, staleness=staleness) if staleness else None)
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
         every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),

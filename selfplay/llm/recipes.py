@@ -28,6 +28,7 @@ from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES, RLHFConfig
 from selfplay.llm.embedded import character_tokenizer, small_model
+from selfplay.llm.engines.choose import engine_of, must_have_engine
 from selfplay.llm.folder import (
     Engine,
     TextRun,
@@ -64,7 +65,6 @@ from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask
 from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.summary import draw_picture, measure
-from selfplay.llm.vllm import engine_of, must_have_vllm
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
@@ -77,10 +77,10 @@ AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("rl",),
 def run_recipe(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
-    Raises UserError before anything is made if another process works on the run, or vLLM was
-    asked for and is not there.
+    Raises UserError before anything is made if another process works on the run, or an engine was
+    asked for that is not there.
     """
-    must_have_vllm(run.config.sample, run.config.model)
+    must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
@@ -227,7 +227,7 @@ def learn_rewards(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first_batch=first, engine=_engine_for(run, device),
-        memory=Memory(**vars(config.memory)))
+        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness)
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
