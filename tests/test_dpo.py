@@ -21,7 +21,7 @@ from torch import Tensor
 
 from selfplay.common.files import read_history, read_json
 from selfplay.learn.rollout import Evaluated, Rollout
-from selfplay.llm.config import DPOConfig
+from selfplay.llm.preferences.config import DPOConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.folder import newest_model
 from selfplay.llm.generate import Sampling

@@ -18,7 +18,7 @@ from tiny_llm import EOS, TOKENIZER, gpt2, llama
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
-from selfplay.llm.config import PairConfig, RewardConfig
+from selfplay.llm.preferences.config import PairConfig, RewardConfig
 from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
 from selfplay.llm.overoptimism import judged

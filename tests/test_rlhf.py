@@ -21,7 +21,7 @@ from tiny_llm import TOKENIZER, llama
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json
 from selfplay.llm import policy as rollouts
-from selfplay.llm.config import RewardConfig, RLHFConfig
+from selfplay.llm.preferences.config import RewardConfig, RLHFConfig
 from selfplay.llm.folder import open_rlhf_learner, train_learner
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save_model

@@ -22,7 +22,7 @@ from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import DPOConfig
+from selfplay.llm.preferences.config import DPOConfig
 from selfplay.llm.evaluate import accuracy, greedy_and_sampled
 from selfplay.llm.folder import save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
