@@ -29,7 +29,6 @@ from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import (
     RECIPES,
-    RLHFConfig,
     TextConfig,
     with_algorithm,
     with_model,
@@ -46,6 +45,7 @@ from selfplay.llm.folder import (
     task_of,
 )
 from selfplay.llm.models import load_model
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.page import write_report
