@@ -23,8 +23,10 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 
 def run_command(cli: click.Group) -> int:
     """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr."""
+    anew = " ".join(sys.argv[1:3]).startswith(ANEW)
+    goes_on = "" if anew else "; the same command continues"
     try:
-        with interrupt.listening():
+        with interrupt.listening(f"stopped at once{goes_on}"):
             keep_compiled()
             code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -35,8 +37,7 @@ def run_command(cli: click.Group) -> int:
         command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        anew = " ".join(sys.argv[1:3]).startswith(ANEW)
-        click.echo("stopped" if anew else "stopped; the same command continues", err=True)
+        click.echo(f"stopped{goes_on}", err=True)
         code = interrupt.EXIT_CODE
     except UserError as error:
         code = _fail(str(error))

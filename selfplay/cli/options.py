@@ -14,7 +14,7 @@ from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
-NETS = {"net", "policy", "alphago"}  #: players that run on a device
+NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
 
 def game_option(required: bool = True) -> Any:

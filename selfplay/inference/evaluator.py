@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, keep_freed_memory
@@ -47,8 +47,8 @@ def padded_rows(rows: int) -> int:
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
 Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
-#: dtype -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each, where
-#: it is not torch that evaluates: ``openvino`` brings int8.
+#: What evaluates in place of torch's plain calls: ``openvino`` brings int8, ``graphs`` graphs, for
+#: GPUs. -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each.
 COMPILERS: dict[str, Callable[..., Sequence[Run]]] = {}
 
 
@@ -89,6 +89,7 @@ class Evaluator:
         self.game, self.device, self._most = game, torch.device(device), max_batch
         self.evaluations = 0  #: positions evaluated so far
         self.workers = workers
+        self.graphs = kind == "cuda" and workers is None  #: whether passes may be recorded
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         if dtype == "int8" and workers is not None:
             raise ValueError("int8: its buffers are for one thread; no workers")
@@ -162,16 +163,21 @@ def load_all(
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
-    if first.dtype_name in COMPILERS:
-        runs = COMPILERS[first.dtype_name](fast, first, len(evaluators), calibration)
+    compiler = COMPILERS.get("graphs" if first.graphs else first.dtype_name)
+    if compiler is not None:
+        runs = compiler(fast, first, len(evaluators), calibration)
     else:
-        runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
+        runs = [torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
         evaluator.use(run)
 
 
-def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
-    """Several threads may call it at once."""
+def torch_run(
+    net: nn.Module, device: torch.device, dtype: torch.dtype,
+    recorded: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> Run:
+    """Several threads may call it at once. recorded: what is called with planes in the net's place
+    and gives (policy logits, value logits)."""
     net = placed(net, device, dtype)
     on_cpu = device.type == "cpu"
 
@@ -181,8 +187,11 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
         size = padded_rows(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
-        out = net(planes.contiguous(memory_format=torch.channels_last))
-        return (out.policy[:rows].float().cpu().numpy(),
-                out.value[:rows].float().tanh().cpu().numpy())
+        if recorded is not None:
+            policy, value = recorded(planes)
+        else:
+            out = net(planes.contiguous(memory_format=torch.channels_last))
+            policy, value = out.policy[:rows], out.value[:rows]
+        return policy.float().cpu().numpy(), value.float().tanh().cpu().numpy()
 
     return run

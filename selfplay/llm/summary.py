@@ -30,12 +30,12 @@ from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import (
     RECIPES,
-    RLHFConfig,
     TextConfig,
     with_algorithm,
     with_model,
     with_recipe,
 )
+from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import evaluate_model, evaluation_table
 from selfplay.llm.folder import (
     TextRun,
@@ -45,10 +45,9 @@ from selfplay.llm.folder import (
     sampling_of,
     task_of,
 )
-from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load_model
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
-from selfplay.llm.vllm import generator_of, must_have_vllm
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
@@ -73,7 +72,7 @@ def measure(
 
     The file has the newest model's figures, and by stage those of all that were measured.
     """
-    must_have_vllm(run.config.sample, run.config.model)
+    must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     newest = newest_model(run.folder)
     planned = list(RECIPES[run.config.recipe])
@@ -99,7 +98,7 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
     result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
-              "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm",
+              "engine": generator.name,
               **evaluate_model(generator, tokenizer, examples, sampling_of(run.config), ks,
                                run.config.seed)}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
