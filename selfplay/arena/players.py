@@ -1,9 +1,10 @@
 """All kinds of players, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
-``alphago:RUN@64``, ``llm:RUN@8``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``, ``path.py:NAME``. A
-player holds many games at once, one a slot; ``play`` tells it of every start and every move, and
-asks it for moves in batches. torch and pyspiel are imported only where a player needs them.
+``alphago:RUN@64``, ``llm:RUN@8``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``,
+``path.py:NAME``. A player holds many games at once, one a slot; ``play`` tells it of every start
+and every move, and asks it for moves in batches. torch and pyspiel are imported only where a player
+needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
@@ -373,7 +374,8 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
 }
 
 FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
-         "alphago:RUN@64, llm:RUN, llm:RUN@8, gtp:COMMAND, openspiel-mcts:1000, human, path.py:NAME")
+         "alphago:RUN@64, llm:RUN, llm:RUN@8, gtp:COMMAND, openspiel-mcts:1000, human, "
+         "path.py:NAME")
 
 
 def parse_player(

@@ -17,6 +17,7 @@ from selfplay.cli.options import (
     Number,
     OneOf,
     Whole,
+    counts_of,
     device_of,
     log_option,
     minutes_option,
@@ -357,14 +358,6 @@ def _located(task: str) -> str:
 
     kind = next((kind for kind in ("env:", PREFIX) if task.startswith(kind)), "")
     return kind + located(task.removeprefix(kind))
-
-
-def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:
-    """Whole numbers with commas, in order. Raises UserError for anything else."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(re.fullmatch(rf"[1-9][0-9]{{0,{digits - 1}}}", part) for part in parts):
-        raise UserError(f"{option} {text}: counts such as 1,2,4,8,16 wanted")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 def _must_be_installed() -> None:

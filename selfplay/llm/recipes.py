@@ -27,7 +27,6 @@ from selfplay.common.files import locked, read_history, write_atomic, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES
-from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.folder import (
     Engine,
@@ -49,6 +48,7 @@ from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.play.words import DRAWN, Notation
 from selfplay.llm.policy import Net, TextPolicy, gold_of
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.dpo import train_dpo
 from selfplay.llm.preferences.pairs import (
     Pair,

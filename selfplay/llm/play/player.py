@@ -30,7 +30,7 @@ from selfplay.llm.folder import newest_model, sampling_of, stored_text_config
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import complete, completion_texts, end_tokens, load_model, padded_tokens
 from selfplay.llm.play.config import PREFIX
-from selfplay.llm.play.words import MARK, Notation, said_move
+from selfplay.llm.play.words import MARK, Notation
 from selfplay.llm.policy import Net, TextPolicy
 
 MOST = 4096  #: completions written at once
@@ -104,8 +104,8 @@ class LanguagePlayer(SlotPlayer):
         texts = completion_texts(self.model.tokenizer, samples.action, samples.mask, samples.ended)
         if mask:
             return self._among_legal(states, group, texts)
-        named = [self.notation.move(states, i // votes, text) if ended else None for i, (text, ended)
-                 in enumerate(zip(texts, samples.ended.tolist(), strict=True))]
+        named = [self.notation.move(states, i // votes, text) if ended else None for i, (
+            text, ended) in enumerate(zip(texts, samples.ended.tolist(), strict=True))]
         legal = self.notation.game.legal(states)
         return [_voted(named[i * votes:(i + 1) * votes], legal[i]) for i in range(len(prompts))]
 
