@@ -30,10 +30,18 @@ from selfplay.llm.models import load_model, render
 from selfplay.llm.play.config import PlayConfig
 from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import game_task
-from selfplay.llm.play.player import LanguagePlayer, Manner, Model, parse, player
+from selfplay.llm.play.player import (
+    LanguageEvaluator,
+    LanguagePlayer,
+    Manner,
+    Model,
+    parse,
+    player,
+)
 from selfplay.llm.play.words import Notation, said_move
 from selfplay.llm.recipes import run_recipe
 from selfplay.llm.rl import RewardedTask, TextRLConfig
+from selfplay.serve.mind import mind_of
 
 TICTACTOE = make("tictactoe")
 NOTATION = Notation(TICTACTOE)
@@ -233,6 +241,16 @@ def test_masked_a_model_only_chooses_among_legal_moves(votes: int) -> None:
             np.argmax(score))])
 
 
+def test_as_an_evaluator_it_prefers_the_move_that_it_would_make() -> None:
+    """What GTP and the web board ask: the likeliest legal move, as ``mask`` has it."""
+    model, states = _model(), after(TICTACTOE, [4, 0], [4, 0, 8], [])
+    legal = TICTACTOE.legal(states)
+    logits, value = LanguageEvaluator(TICTACTOE, model)(states, legal)
+    masked = LanguagePlayer("m", TICTACTOE, model, Manner(1, Sampling(max_new_tokens=3), True))
+    assert (logits.argmax(1) == masked.act(states, np.arange(3))).all()
+    assert np.isinf(logits[~legal]).all() and np.isfinite(logits[legal]).all() and not value.any()
+
+
 # ------------------------------------------------------------------------------------- learning
 
 
@@ -302,8 +320,12 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
     said_by = selfplay("match", f"llm:{whole}@2,mask", f"llm:{whole}/sft/ckpt-000030",
                        "--game", "tictactoe", "--games", "2", "--out", tmp_path / "match")
     assert "rl/ckpt-000002@2,mask against llm:" in said_by and "2 games" in said_by
-    judged = selfplay("judge", f"llm:{whole}", "--game", "tictactoe", "--count", "20")
-    assert "keeps the value" in judged
+    judged = selfplay("judge", str(whole), "--samples", "1,2", "--count", "20")
+    assert judged.count("keeps the value") == 4 and (whole / "judge.png").is_file()
+    mind = mind_of(f"llm:{whole}")
+    assert mind.game.name == "tictactoe" and mind.sims == 0 and mind.name.endswith(",mask")
+    assert TICTACTOE.legal(after(TICTACTOE, [4]))[0, mind(
+        after(TICTACTOE, [4]), TICTACTOE.legal(after(TICTACTOE, [4])))[0].argmax()]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ from selfplay.llm.rl import (
 from selfplay.llm.tasks.gym import SHORT
 from selfplay.llm.tasks.rows import Lines
 from selfplay.llm.tasks.task import Task, make_task
+from selfplay.llm.vllm import engine_of
 from selfplay.run.keep import Kept, Row, Watch, append, rows_up_to
 
 #: Of (model, tokenizer): what writes completions in torch's place, if anything does.
@@ -269,6 +270,12 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
     if last > 0 and not path.is_dir():
         raise UserError(f"{path}: gone, and the run was learning near it; give --run another name")
     return path if last > 0 else None
+
+
+def engine_for(run: TextRun, device: str) -> Engine:
+    """What writes the completions of a run's model, by its settings."""
+    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
+                                              run.config.model, device)
 
 
 def no_engine(model: nn.Module, tokenizer: Any) -> None:
