@@ -59,8 +59,8 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
-    path.py:NAME.
+    policy:PATH, alphago:RUN@64, llm:RUN, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000,
+    human, path.py:NAME.
     """
 
 
