@@ -143,7 +143,8 @@ H100, LARGE, TINY = 989e12, 0.4, 0.05
 #: playout cap leaves out of what is learnt (``RLConfig``); roots come on top. No evaluation is
 #: remembered, which in Connect Four saves a half.
 PER_ROW = 33 + (1 / 0.33 - 1) * 9
-#: Self-play in int8: 8,478 evaluations/s on 2 cores; the learner: 926 positions/s on 2 (RESULTS.md).
+#: On 2 cores self-play in int8 makes 8,478 evaluations/s, the learner takes 926 positions/s
+#: (RESULTS.md).
 BOARD = Setup(
     "go9x9 6x64 by 16 cores each", rate=CORES * 8_478 / 2 / PER_ROW, shard=16 * 20.0, size=511.0,
     kept=112.0, weights=2.0e6, learner=CORES * 926 / 2, reuse=5.0, iteration=100_000.0)

@@ -9,8 +9,8 @@ import pytest
 from script import load
 
 scale = load("scale")
-#: A machine makes 10 positions/s in shards of 10; an iteration is 40; the learner takes 100/s, twice
-#: each; a shard of 1 kB is 0.1 s on the wire, a version 0.5 s.
+#: A machine makes 10 positions/s in shards of 10; an iteration is 40; the learner takes 100/s,
+#: twice each; a shard of 1 kB is 0.1 s on the wire, a version 0.5 s.
 PLAIN = scale.Setup("plain", rate=10, shard=10, size=100, kept=1, weights=5_000, learner=100,
                     reuse=2, iteration=40, staleness=0, ingest=1e12, network=10_000, spread=0.0)
 
