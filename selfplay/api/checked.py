@@ -72,8 +72,8 @@ def must_suit(call: str, game: Game, net: nn.Module) -> None:
         raise UserError(f"{call}: the net does not take positions of {game.name}, float "
                         f"{[1, *game.obs_shape]}: {clip(str(error), 160)}") from None
     if shapes != ((1, game.num_actions), (1,)):
-        raise UserError(f"{call}: the net answers a position with policy {list(shapes[0])} and "
-                        f"value {list(shapes[1])}; {game.name} wants [1, {game.num_actions}] and [1]")
+        raise UserError(f"{call}: of a position the net says policy {list(shapes[0])} and value "
+                        f"{list(shapes[1])}; {game.name} wants [1, {game.num_actions}] and [1]")
 
 
 def _kin(name: str) -> str | None:

@@ -250,7 +250,7 @@ def shortened(name: str, key: str) -> str:
 
 def without_home(name: str, home: Path) -> str:
     """A player's name as seen from the folder ``home`` that its nets lie in."""
-    return re.sub(rf"^(net|alphago):{re.escape(str(home))}/", r"\1:", name)
+    return re.sub(rf"^(net|alphago|llm):{re.escape(str(home))}/", r"\1:", name)
 
 
 def read_match(folder: Path, game: Game) -> MatchResult | None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Control, GameClock
-from selfplay.arena.engines import TAKE_BACK, FaultError
+from selfplay.arena.engines import NO_MOVE, TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player
 from selfplay.arena.records import ON_TIME, GameRecord
 from selfplay.common import compiling
@@ -225,7 +225,8 @@ class _Hall:
         if action == RESIGN:
             return self._record(slot, loses, None, "resignation")
         known = 0 <= action < self.game.num_actions
-        text = self.game.action_to_text(states, row, action) if known else str(action)
+        text = self.game.action_to_text(states, row, action) if known else (
+            "no move" if action == NO_MOVE else str(action))
         return self._record(slot, loses, None, f"illegal move by {player.name} ({text})")
 
     def _record(self, slot: int, value: float, score: float | None, end: str) -> GameRecord:

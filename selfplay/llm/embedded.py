@@ -1,4 +1,4 @@
-"""The embedded model and its tokenizer of characters, made from nothing."""
+"""The embedded model and its tokenizers of characters and of words, made from nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,30 @@ _PLAIN = "".join(map(chr, range(32, 127))) + "\n"
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
     """A tokenizer with a token for each character: printable ASCII, the line's end, and all other
     characters of ``texts``."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, decoders, pre_tokenizers
 
     more = sorted({char for text in texts for char in text} - set(_PLAIN))
-    words = [PAD, EOS, UNKNOWN, *_PLAIN, *more]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    return _tokenizer([*_PLAIN, *more], pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"),
+                      decoders.Fuse())
+
+
+def word_tokenizer(words: Iterable[str]) -> Any:
+    """A tokenizer with a token for each of ``words``, which spaces and lines' ends part; texts come
+    back with a space between two words."""
+    from tokenizers import pre_tokenizers
+
+    return _tokenizer(words, pre_tokenizers.WhitespaceSplit(), None)
+
+
+def _tokenizer(words: Iterable[str], splits: Any, joins: Any) -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    known = [PAD, EOS, UNKNOWN, *words]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, UNKNOWN))
+    tokenizer.pre_tokenizer = splits
+    if joins is not None:
+        tokenizer.decoder = joins
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN,
         chat_template=TEMPLATE, padding_side="left", model_max_length=POSITIONS,

@@ -88,12 +88,14 @@ def greedy_and_sampled(
 
 def accuracy(found: Answers) -> dict[str, float]:
     """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
-    shares of completions in the form asked for and of those that ended, and the mean tokens."""
+    shares of completions in the form asked for and of those that ended, the mean tokens, and of
+    games the share of legal moves."""
     rate = found.mean("accuracy")
     low, high = wilson(rate, len(found.examples))
     return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
             "ended": found.mean("ended"), "tokens": found.tokens,
-            "questions": float(len(found.examples))}
+            "questions": float(len(found.examples)),
+            **({"legal": found.mean("legal")} if "legal" in found.parts[0][0] else {})}
 
 
 def pass_at(k: int, right: int, samples: int) -> float:

@@ -27,7 +27,6 @@ from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
     AGAINST_A_MODEL,
     RECIPES,
-    RLHFConfig,
     TextConfig,
     TextRLConfig,
     fixed,
@@ -49,6 +48,9 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
+from selfplay.llm.play.config import PREFIX
+from selfplay.llm.play.lessons import GameTask, game_task
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
@@ -114,7 +116,7 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
         must_be_a_model(config.model)
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
-    task = task_of(config)
+    task = task_of(config, folder=folder)
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
     return TextRun(folder, config, task)
@@ -126,6 +128,8 @@ def must_start(task: Task) -> None:
         task.judge.start()
     if isinstance(task, Episodes):
         task.world.start()
+    if isinstance(task, GameTask):
+        task.must_be_playable()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -135,11 +139,13 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right."""
+    right. folder: the run's, where a game's positions are."""
     if config.task.startswith("env:"):
         return episodes(config)
+    if config.task.startswith(PREFIX):
+        return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT
@@ -276,12 +282,13 @@ def open_learner(
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
     staleness: int = 0,
+    learner_of: Callable[..., TextLearner] = TextLearner,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
     lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. staleness:
-    see ``engines.ahead``; 0: no answers are asked ahead.
+    see ``engines.ahead``; 0: no answers are asked ahead. learner_of: what makes the learner.
     """
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
@@ -289,7 +296,7 @@ def open_learner(
     step = int(checkpoint.read_meta(newest)["step"]) if newest else 0
     near = reference_of_step(folder, pg, step) or init
     reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
-    learner = TextLearner(
+    learner = learner_of(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
         first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
         ahead=partial(Ahead, staleness=staleness) if staleness else None)

@@ -26,8 +26,8 @@ from selfplay.common.errors import command
 from selfplay.common.files import locked, read_history, write_atomic, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.config import RECIPES, RLHFConfig
-from selfplay.llm.embedded import character_tokenizer, small_model
+from selfplay.llm.config import RECIPES
+from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.engines.choose import engine_of, must_have_engine
 from selfplay.llm.folder import (
     Engine,
@@ -45,7 +45,11 @@ from selfplay.llm.folder import (
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens, load_model, load_tokenizer
 from selfplay.llm.overoptimism import best_of_n, turn
+from selfplay.llm.play.learner import GameLearner
+from selfplay.llm.play.lessons import GameTask
+from selfplay.llm.play.words import DRAWN, Notation
 from selfplay.llm.policy import Net, TextPolicy, gold_of
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.dpo import train_dpo
 from selfplay.llm.preferences.pairs import (
     Pair,
@@ -62,7 +66,7 @@ from selfplay.llm.preferences.reward_model import (
     train_reward_model,
 )
 from selfplay.llm.rewards import Questions
-from selfplay.llm.rl import FIRST, RewardedTask
+from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
 from selfplay.llm.sft import own_answers, train_texts
 from selfplay.llm.summary import draw_picture, measure
 from selfplay.run.clock import Clock
@@ -127,7 +131,10 @@ def start(run: TextRun) -> tuple[Any, Any]:
     config, lora = run.config, lora_of(run.config)
     if config.model:
         return load_model(config.model, lora)
-    tokenizer = character_tokenizer(run.task.texts())
+    if isinstance(run.task, GameTask) and run.task.game.board_style in DRAWN:
+        tokenizer = word_tokenizer(Notation(run.task.game).words())
+    else:
+        tokenizer = character_tokenizer(run.task.texts())
     return small_model(config.net, tokenizer, config.seed), tokenizer
 
 
@@ -203,6 +210,8 @@ def _accuracies(greedy: float, sampled: float) -> str:
 def goal_of(run: TextRun) -> RewardedTask:
     """What RL is rewarded for: the verifier's parts, weighed, or what functions of the user's own
     give, and the form."""
+    if isinstance(run.task, GameTask):
+        return RewardedTask(run.task)  # what games earn
     rl = run.config.rl
     own = run.task.judge is not None
     weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
@@ -223,11 +232,16 @@ def learn_rewards(
     done = newest is not None and checkpoint.read_meta(newest)["step"] >= config.rl.steps
     if (name in clock.done and done) or built_on(run.folder, name):
         return f"{name}: finished, checkpoint {newest}"
+    learner_of: Callable[..., TextLearner] = TextLearner
+    if isinstance(run.task, GameTask):
+        learner_of = partial(GameLearner, game=run.task.game, play=config.play, pool=config.pool,
+                             folder=folder)
     learner, kept = open_learner(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first_batch=first, engine=_engine_for(run, device),
-        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness)
+        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness,
+        learner_of=learner_of)
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:

@@ -217,12 +217,16 @@ class TextLearner(RewardLearner):
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
         if batch is None:
             return found
-        read = float(batch.rollout.mask.sum()) + prompt_tokens(batch.rollout)
+        read = float(batch.rollout.mask.sum()) + self.read_tokens(batch.rollout)
         passes = row["updates"] / self.optimizer.config.minibatches
         again = (self.reference is not None) + (self.policy.generator is not None)
         before = whole - policy + again * policy
         learnt = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in net.parameters())
         return found + read * (2.0 * before + learnt * passes)
+
+    def read_tokens(self, rollout: Rollout) -> float:
+        """Tokens of the prompts that an evaluation of ``rollout`` reads."""
+        return prompt_tokens(rollout)
 
     def look(self) -> dict[str, float]:
         """Accuracy on the held-out prompts, at temperature 1 and greedy, with intervals; ref_kl of

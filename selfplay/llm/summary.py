@@ -29,7 +29,6 @@ from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import (
     RECIPES,
-    RLHFConfig,
     TextConfig,
     with_algorithm,
     with_model,
@@ -46,8 +45,10 @@ from selfplay.llm.folder import (
     task_of,
 )
 from selfplay.llm.models import load_model
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
 from selfplay.report.axis import ACCURACY, Record, finite
+from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
 from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.report.style import STAGES
@@ -121,7 +122,7 @@ def run_record(
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
     longer = replace(run.config, minutes=2 * run.config.minutes)
-    return {
+    found: Record = {
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
@@ -145,6 +146,7 @@ def run_record(
                      [run.folder / PICTURE] if path.exists()],
         "config": to_dict(run.config),
     }
+    return {**found, "curves": ceilings(found)}
 
 
 def history(folder: Path) -> list[Record]:

@@ -50,11 +50,12 @@ CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without 
 
 def train(
     run: Run, device: str, only: Sequence[str] = (), minutes: float | None = None,
-    again: bool = False,
+    again: bool = False, search: Sequence[int] = (),
 ) -> None:
     """Run all stages of the recipe, or those in ``only``, for so many ``minutes``.
 
-    again: SFT may go on although RL has begun from it; RL then begins again.
+    again: SFT may go on although RL has begun from it; RL then begins again. search: numbers of
+    simulations; in place of the chart's matches those that compare them are played.
     Raises UserError before anything is made if another process is working on the run.
     """
     with locked(run.folder):
@@ -63,7 +64,8 @@ def train(
         clock = Clock(run, stages(run.config), minutes, only)
         player = prepare(run, clock, device)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
-                         "sft": partial(sft_stage, again=again)}, clock, device, only)
+                         "sft": partial(sft_stage, again=again),
+                         "eval": partial(eval_stage, search=search)}, clock, device, only)
 
 
 def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work | str:
@@ -345,9 +347,11 @@ def _best_value_look(folder: Path) -> str:
     return "no checkpoint yet" if found is None else _look_of(found, _value_look)
 
 
-def eval_stage(run: Run, clock: Clock, device: str) -> Work:
-    """Play the chart's matches, the most telling first, and draw it."""
-    pairings = compare.plan_matches(run, compare.chart_points(run))
+def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) -> Work:
+    """Play the chart's matches, or those of ``search``, the most telling first, and draw it."""
+    points = compare.chart_points(run)
+    pairings = compare.plan_search(run, points, search) if search else (
+        compare.plan_matches(run, points))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
             f"{_more_matches(run)}")
