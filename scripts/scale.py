@@ -17,7 +17,6 @@ import argparse
 import heapq
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,7 +264,7 @@ def chart(path: Path, setups: list[Setup]) -> None:
         right.plot(counts, [100 * one.waiting for one in found], color=line.get_color())
     left.set(xscale="log", yscale="log", xlabel="machines", ylabel="positions/s learnt (once)")
     right.set(xscale="log", xlabel="machines", ylabel="% of the machines' time spent waiting")
-    left.legend(fontsize=7, frameon=False)
+    left.legend(fontsize=7, frameon=False, loc="lower right")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -303,6 +302,7 @@ def fresh_shard(game: str, sims: int = 4) -> dict[str, float]:
     config = RLConfig(games=32, sims=sims, cheap_sims=sims)
     net = seeded(0, lambda: build(spec_for(board, "1x8")))
     harvest = SelfPlay(board, [Evaluator(net, board)], config, seed=0, threads=1).play(1500)
+    assert harvest is not None, "nothing has stopped it"
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         save_shard(Path(folder) / "0.npz", *harvest)
@@ -367,4 +367,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

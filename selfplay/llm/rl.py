@@ -163,10 +163,12 @@ class TextLearner(RewardLearner):
         self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
         self.asks_ahead = ahead
 
-    def gather(self, step: int | None = None
-               ) -> tuple[SampledBatch | None, dict[str, float]]:
-        """(what ``step`` [this one] learns from, figures of everything that was asked for it)."""
-        step = self.step if step is None else step
+    def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
+        """(what this step learns from, figures of everything that was asked for it)."""
+        return self.gather_for(self.step)
+
+    def gather_for(self, step: int) -> tuple[SampledBatch | None, dict[str, float]]:
+        """``gather`` of any step, by the weights as they are."""
         config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
         most = config.prompts * config.group
         for draw in range(config.draws if config.no_signal == "resample" else 1):
@@ -266,7 +268,7 @@ class TextLearner(RewardLearner):
         config = self.config
         if self.asks_ahead is not None and self.policy.generator is not None:
             self.policy.refresh()  # an earlier call may have ended with older ones in place
-            self.ahead = self.asks_ahead(self.gather, self.policy.generator.refresh, self.step)
+            self.ahead = self.asks_ahead(self.gather_for, self.policy.generator.refresh, self.step)
         try:
             while self.step < config.steps and not stop():
                 looked = {} if self.step else self._in_turn(self.look)
