@@ -118,6 +118,9 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
     task = task_of(config, folder=folder)
+    if isinstance(task, GameTask) and config.sample.max_staleness:
+        raise UserError("sample.max_staleness: the moves of a game wait for each other; leave it "
+                        "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
     return TextRun(folder, config, task)
