@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import Command
 
 from selfplay.board.config import RLConfig
+from selfplay.cluster import farm as farms
 from selfplay.cluster.actor import Key, Order, Output, RayActor
+from selfplay.cluster.connect import connected
 from selfplay.cluster.farm import Delivery, Farm
 from selfplay.cluster.selfplay import SpreadGames, WholeGames
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
 from selfplay.models import build, seeded, spec_for
@@ -202,6 +207,7 @@ def test_staleness_is_bounded_and_logged(tmp_path: Path, undisturbed: Path, boun
 def cluster() -> Iterator[Any]:
     """A head and a node, with room for one actor each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a busy machine
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={
@@ -227,30 +233,28 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An actor is killed, a node goes, another comes: the weights of an undisturbed run."""
-    seen: list[int] = []
-    events: list[Callable[[], object]] = [
-        lambda: os.kill(pids(farm)[0], signal.SIGKILL),
-        lambda: cluster.remove_node(cluster.node, allow_graceful=False),
-        lambda: cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)]
+    events: list[tuple[int, Callable[[], object]]] = [
+        (1, lambda: os.kill(pids()[0], signal.SIGKILL)),
+        (3, lambda: cluster.remove_node(cluster.node, allow_graceful=False)),
+        (3, lambda: cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20))]
 
     def stop() -> bool:
-        seen.append(farm.asked)
-        if events and farm.alive == 2 and len(seen) > 4:
-            seen.clear()
-            events.pop(0)()
+        if events and sum(node.done["pieces"] for node in farm.nodes.values()) >= events[0][0]:
+            events.pop(0)[1]()
         return False
 
-    config = replace(SMALL, sims=64, cheap_sims=64)
-    trained(tmp_path / "other", Here(2), config)
-    row = trained(tmp_path / "run", farm, config, stop).history[-1]
-    same_run(tmp_path / "run", tmp_path / "other")
-    assert not events and row["restarts"] >= 1 and len(row["nodes"]) >= 2
-    said = capsys.readouterr().out
-    assert said.count("is gone, with") == 1 and said.count("has come, with room") >= 1
-    assert "Traceback" not in said and row["moved_mb"] > 0
+    found = trained(tmp_path, farm, stop=stop)
+    same_run(tmp_path, undisturbed)
+    assert not events and farm.restarts >= 1
+    assert sum(row["moved_mb"] for row in found.history) > 0
+    while "has come, with room for 1 actor" not in (said := capsys.readouterr().out):
+        farm.poll(0.2)
+    assert "Traceback" not in said and "node " in said
+    assert sum(not node.alive for node in farm.nodes.values()) == 1
+    assert set(found.history[-1]["nodes"]) <= {node.name for node in farm.nodes.values()}
 
 
-def pids(farm: Farm) -> list[int]:
+def pids() -> list[int]:
     """Processes of the actors."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -262,3 +266,64 @@ def pids(farm: Farm) -> list[int]:
         if name.startswith(b"ray::RayActor") and mine:
             found.append(int(path.name))
     return found
+
+
+# -------------------------------------------------------------------------------- bad input
+
+
+def refused(address: str, *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        connected(address)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_where_no_ray_answers_is_one_line() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    refused("127.0.0.1:1", "--ray 127.0.0.1:1: no Ray answers", "ray start --head --port=1")
+    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999"):
+        refused(nonsense, f"--ray {nonsense}: auto, local or HOST:PORT wanted")
+
+
+def test_without_ray_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused("auto", "Ray is not installed", "pip install 'selfplay-lab[ray]'")
+
+
+def test_a_cluster_of_another_version(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.__version__", "1.2.3")
+    refused(cluster.address, "another version of Ray or Python", "1.2.3", "install the same")
+
+
+def test_too_few_cpus(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"room for an actor of ray\.cpus=64; make it smaller"):
+        Farm(cluster.address, RayConfig(cpus=64.0))
+    Farm(cluster.address, RayConfig(cpus=0.5), actors=9).close()
+    assert "--actors 9: 4 actors begin; the others wait for machines" in capsys.readouterr().out
+
+
+def test_another_commit_gets_no_work(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(farms, "sources", lambda: "another")
+    found = Farm(cluster.address, RayConfig(cpus=1.0))
+    with pytest.raises(UserError, match="no machine has the selfplay of this one; install the"):
+        while True:
+            found.poll(0.5)
+    found.close()
+    assert "has another selfplay than this machine and gets no work" in capsys.readouterr().out
+
+
+def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
+    farm.begin(Order("selfplay.cluster.selfplay:ShardMaker", {
+        "game": "chess", "net": "1x8", "spec": SPEC, "config": SMALL, "seed": 0, "games": 1}))
+    farm.ask((1, 0))
+    with pytest.raises(UserError, match=r"^on [\d.#]+: .*chess"):
+        while True:
+            farm.poll(0.5)
+
+
+def test_actors_want_a_cluster(command: Command) -> None:
+    said = command("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
+    said.mistake("--actors", "give --ray as well")
