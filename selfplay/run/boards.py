@@ -53,6 +53,13 @@ class ShardedGames:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def tend(self) -> None:
+        """Called while the learner learns."""
+
+    def words(self) -> str:
+        """What the bar says of who plays."""
+        return ""
+
     def shard(self, iteration: int) -> Path:
         return self.folder / f"{iteration:06d}.npz"
 
@@ -221,6 +228,8 @@ def train_rl(
         finished = done if what == "self-play" else 0
         if what == "learning" and not math.isinf(overtime) and left() <= -overtime:
             raise TimeIsUpError
+        if what == "learning":
+            learner.games.tend()
         progress(what, done, total)
 
     def stop() -> bool:
