@@ -19,7 +19,7 @@ import torch
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies
-from selfplay.common import compiling
+from selfplay.common import compiling, ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import locked, read_figures, read_history, write_json
@@ -64,11 +64,17 @@ def train(
     where self-play is not played by this process.
     Raises UserError before anything is made if another process is working on the run.
     """
+    ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
-        freeze(run)
         compiling.watch()
-        clock = Clock(run, stages(run.config), minutes, only)
-        player = prepare(run, clock, device)
+        clock, player = Clock(run, stages(run.config), minutes, only), None
+
+        def begin() -> None:
+            nonlocal player
+            freeze(run)
+            player = prepare(run, clock, device)
+
+        ranks.by_first(begin)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
                          "sft": partial(sft_stage, again=again),
                          "rl": partial(rl_stage, elsewhere=elsewhere),
@@ -102,7 +108,8 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays:
         return _stays(run, clock, more)
     if begun:
-        place = put_aside(run)
+        ranks.here().meet()  # all have seen what is there
+        place = ranks.here().first(put_aside(run) if ranks.leads() else None)
         for stage in filter(clock.shares.__contains__, FROM_SFT):
             clock.reopen(stage)
         say(f"SFT: goes on{' with more games' * more}; RL begins again from it, and what it has "
@@ -124,8 +131,9 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
 def _is_cheap(clock: Clock) -> bool:
     """Whether so little of RL's time is spent that it may begin again, and SFT has the time to
     learn for at least as long as it has so far. Not if the run's clock has been lost."""
-    return (clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
-            and clock.left("sft") >= clock.seconds["sft"])
+    return ranks.here().first(
+        clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
+        and clock.left("sft") >= clock.seconds["sft"])
 
 
 def _rows_learnt(folder: Path) -> int | None:
@@ -198,9 +206,9 @@ def rl_stage(
             nonlocal forecast
             forecast = None
             at.log(row)
-            assert at.loggers is not None, "RL has curves"
-            at.loggers.sample("rl", run.game, learner.inference_net(), device, row["iteration"],
-                              row["step"])
+            if at.loggers is not None:  # they are the first process's
+                at.loggers.sample("rl", run.game, learner.inference_net(), device,
+                                  row["iteration"], row["step"])
             if isinstance(learner, KeptLearner):
                 _say_of(learner)
 
