@@ -204,7 +204,7 @@ def test_ratings_are_those_of_the_matches_on_disk(run: Run) -> None:
 
 
 def test_numbers_of_simulations_are_compared(run: Run) -> None:
-    """The last net of each stage, raw and with 1, 4 and 16, tied to random; else nothing."""
+    """The last net of each stage, raw and with 1, 4 and 16, tied to random."""
     all_played(run)
     points = chart_points(run)
     assert evaluation(run, "cpu")["search"] == []

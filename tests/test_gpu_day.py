@@ -15,7 +15,8 @@ ARGS = argparse.Namespace(device="cpu", small=True)
 
 
 def test_a_part_on_a_cpu() -> None:
-    done = start("gpu_day", "--device", "cpu", "--small", "--parts", "learner")
+    done = start("gpu_day", "--device", "cpu", "--small", "--parts", "learner",
+                 "--patience", "20")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert lines[0].startswith("`scripts/gpu --device cpu --small") and "a small form" in lines[0]

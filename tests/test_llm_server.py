@@ -225,6 +225,9 @@ def test_servers_that_are_none(
     run(*words, "--set", "sample.url=http://127.0.0.1:1").mistake("127.0.0.1:1", "no vLLM server")
     run(*words[:-1], "sample.url=http://127.0.0.1:1").mistake("sample.engine=vllm-server")
     run(*words[:-1], "sample.max_staleness=1").mistake("sample.max_staleness", "elsewhere")
+    run("llm", "train", "--game", "tictactoe", "--model", folder, "--run", "a", "--set",
+        "sample.engine=vllm-server", "--set", f"sample.url={server.url}", "--set",
+        "sample.max_staleness=1").mistake("sample.max_staleness", "moves of a game")
     other = fake_vllm_server.Running(folder, name="someone/else")
     link_to.cache_clear()
     run(*words, "--set", f"sample.url={other.url}").mistake("serves someone/else", "vllm serve")

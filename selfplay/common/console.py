@@ -14,15 +14,16 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from selfplay.common import interrupt
+from selfplay.common import interrupt, ranks
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
 
 
 def say(text: str) -> None:
-    """One or more lines for the user, above any live bar."""
-    _console.print(text, markup=False)
+    """One or more lines for the user, above any live bar; from the first of a run's processes."""
+    if ranks.leads():
+        _console.print(text, markup=False)
 
 
 def clock_text(seconds: float) -> str:
@@ -57,7 +58,7 @@ class Bar:
         limit: bool = False,
     ) -> None:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
-        self.redraws = live and _console.is_terminal
+        self.redraws = live and _console.is_terminal and ranks.leads()
         self.started = self.logged = time.monotonic()
         self.part, self.limit = 0.0, limit
         self.first: tuple[float, float] | None = None  #: done and part at the first look

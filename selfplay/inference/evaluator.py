@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, keep_freed_memory
@@ -163,9 +163,9 @@ def load_all(
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
-    compiler = COMPILERS.get("graphs" if first.graphs else first.dtype_name)
-    if compiler is not None:
-        runs = compiler(fast, first, len(evaluators), calibration)
+    kind = "graphs" if first.graphs else first.dtype_name
+    if kind in COMPILERS:
+        runs = COMPILERS[kind](fast, first, len(evaluators), calibration)
     else:
         runs = [torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
@@ -173,13 +173,11 @@ def load_all(
 
 
 def torch_run(
-    net: nn.Module, device: torch.device, dtype: torch.dtype,
-    recorded: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    net: nn.Module, device: torch.device, dtype: torch.dtype, recorded: Any = None,
 ) -> Run:
-    """Several threads may call it at once. recorded: what is called with planes in the net's place
-    and gives (policy logits, value logits)."""
+    """Several threads may call it at once. recorded: called in the net's place."""
     net = placed(net, device, dtype)
-    on_cpu = device.type == "cpu"
+    forward, on_cpu = recorded or net, device.type == "cpu"
 
     @torch.inference_mode()
     def run(obs: NDArray[Any]) -> Outputs:
@@ -187,11 +185,8 @@ def torch_run(
         size = padded_rows(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
-        if recorded is not None:
-            policy, value = recorded(planes)
-        else:
-            out = net(planes.contiguous(memory_format=torch.channels_last))
-            policy, value = out.policy[:rows], out.value[:rows]
-        return policy.float().cpu().numpy(), value.float().tanh().cpu().numpy()
+        out = forward(planes.contiguous(memory_format=torch.channels_last))
+        return (out.policy[:rows].float().cpu().numpy(),
+                out.value[:rows].float().tanh().cpu().numpy())
 
     return run

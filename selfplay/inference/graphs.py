@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from selfplay.inference.evaluator import COMPILERS, Evaluator, Run, torch_run
-from selfplay.models import DTYPES, placed
+from selfplay.models import DTYPES, NetOutput, placed
 
 SIZES = (16, 64, 256, 512, 1024, 2048, 4096)  #: rows of a graph
 CLOSE = 0.02  #: that outputs of a recording may be off, beside the largest of the net's
 
-Forward = Callable[[Tensor], tuple[Tensor, Tensor]]  #: planes -> (policy logits, value logit)
+Forward = Callable[[Tensor], NetOutput]
 #: (net, its inputs) -> (what runs it again on what now stands in the inputs, its outputs)
-Recorder = Callable[[Forward, Tensor], tuple[Callable[[], object], tuple[Tensor, Tensor]]]
+Recorder = Callable[[Forward, Tensor], tuple[Callable[[], object], NetOutput]]
 _RECORDING = threading.Lock()  #: one recording at a time in a process
 
 
-def cuda_recorder(forward: Forward, planes: Tensor) -> tuple[Callable[[], object], Any]:
+def cuda_recorder(forward: Forward, planes: Tensor) -> tuple[Callable[[], object], NetOutput]:
     """A CUDA graph of ``forward(planes)``, after some calls aside in which libraries choose their
     kernels. Other threads may go on with the GPU meanwhile."""
     aside = torch.cuda.Stream(planes.device)
@@ -53,30 +53,25 @@ class Graphs:
     not.
     """
 
-    def __init__(self, net: nn.Module, record: Recorder = cuda_recorder) -> None:
+    def __init__(self, net: Forward, record: Recorder = cuda_recorder) -> None:
         """net: on its device, in its dtype, ready for inference."""
         self._net, self._record = net, record
-        self._graphs: dict[int, tuple[Tensor, Callable[[], object], tuple[Tensor, Tensor]]] = {}
+        self._graphs: dict[int, tuple[Tensor, Callable[[], object], NetOutput]] = {}
         self.replays, self.given_up = 0, ""
 
-    def __call__(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """(policy logits [n, A], value logits [n]) of planes [n, C, H, W]. Valid until the next
-        call."""
+    def __call__(self, planes: Tensor) -> NetOutput:
+        """policy and value of planes [n, C, H, W], channels last; valid until the next call."""
         rows = len(planes)
         size = next((size for size in SIZES if size >= rows), None)
         if size is None or self.given_up or not rows:
-            return self._forward(planes)
+            return self._net(planes)
         if size not in self._graphs and not self._recorded(size, planes):
-            return self._forward(planes)
-        inputs, replay, (policy, value) = self._graphs[size]
+            return self._net(planes)
+        inputs, replay, out = self._graphs[size]
         inputs[:rows].copy_(planes)
         replay()
         self.replays += 1
-        return policy[:rows], value[:rows]
-
-    def _forward(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        out = self._net(planes.contiguous(memory_format=torch.channels_last))
-        return out.policy, out.value
+        return NetOutput(out.policy[:rows], out.value[:rows], None, None)
 
     def _recorded(self, size: int, planes: Tensor) -> bool:
         """Record a graph of ``size`` rows; whether it gives what the net gives for ``planes``."""
@@ -85,9 +80,9 @@ class Graphs:
         inputs[:len(planes)].copy_(planes)
         try:
             with _RECORDING:
-                replay, found = self._record(self._forward, inputs)
+                replay, found = self._record(self._net, inputs)
             replay()
-            for ours, theirs in zip(found, self._forward(inputs), strict=True):
+            for ours, theirs in zip(found[:2], self._net(inputs)[:2], strict=True):
                 far = float((ours - theirs).abs().max())
                 if not far <= CLOSE * max(float(theirs.abs().max()), 1.0):
                     raise RuntimeError(f"a recording is off by {far:.2g}")

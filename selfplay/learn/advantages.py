@@ -249,12 +249,8 @@ def sampler_weights(
 def sampler_figures(
     logp: Tensor, sampled: Tensor, mask: Tensor, kind: str, most: float
 ) -> dict[str, float]:
-    """How far the sampler is from the policy that learns, as ``sampler_weights`` has them.
-
-    mismatch_ratio, mismatch_highest: p / p_sampler of a step, its mean (1 in the long run where the
-    two are close) and the highest; mismatch_cut: the share of steps above ``most``; of
-    kind mask, of trajectories left out, of kind ignore 0.
-    """
+    """What ``sampler_weights`` corrects. mismatch_ratio, mismatch_highest: p / p_sampler of a step,
+    mean and highest; mismatch_cut: the share of steps above ``most``, of trajectories left out."""
     change = torch.where(mask, logp - sampled, 0.0)
     ratio = change.exp()[mask]
     cut = ratio > most if kind == "truncate" else change.sum(1).exp() > most

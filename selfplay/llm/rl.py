@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,14 +40,9 @@ from selfplay.llm.policy import (
 )
 from selfplay.llm.rewards import Example, Questions
 
-if TYPE_CHECKING:
-    from selfplay.llm.engines.ahead import Ahead
-
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
 
 Row = dict[str, Any]
-#: What a step learns from, if anything, and figures of all that was asked for it.
-Gathered: TypeAlias = "tuple[SampledBatch | None, dict[str, float]]"
 Show = Callable[[list[Row]], None]
 #: Measures a named part of a step, such as ``run.keep.Watch``.
 Watching = Callable[[str], AbstractContextManager[None]]
@@ -78,6 +73,7 @@ class RewardLearner:
     """
 
     optimizer: PolicyOptimizer
+    ahead: Any = None  #: asks for the answers of later steps, if anything does (``engines.ahead``)
 
     def __init__(
         self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
@@ -116,12 +112,11 @@ class RewardLearner:
             found |= advantages.sampler_figures(fixed.logp, rollout.logp, fixed.mask, pg.mismatch,
                                                 pg.mismatch_most)
             found |= self.policy.generator.figures()
-        self.hand_over()
+        if self.ahead is None:
+            self.policy.refresh()
+        else:
+            self.ahead.hand_over(self.policy.net.policy, self.step + 1)
         return found, fixed
-
-    def hand_over(self) -> None:
-        """Let what writes completions have the weights as they are now."""
-        self.policy.refresh()
 
     def samples(self, count: int) -> list[Row]:
         """``count`` held-out prompts and what is answered now: rows of samples.jsonl, with the
@@ -149,12 +144,12 @@ class TextLearner(RewardLearner):
         sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
         reference: nn.Module | None = None, generator: Generator | None = None,
         first_model: Callable[[], Any] | None = None,
-        ahead: Callable[..., Ahead[Gathered]] | None = None,
+        ahead: Callable[..., Any] | None = None,
     ) -> None:
         """first_batch: number of the first batch of prompts. reference: needed where the KL penalty
         has a weight. first_model: makes the model that learning began with, for ``watch_kl``; None
-        does not watch. ahead: asks for answers of later steps (``engines.ahead``), of a generator
-        elsewhere. Raises UserError for groups of one that want to be compared."""
+        does not watch. ahead: makes ``engines.ahead.Ahead`` of a generator elsewhere. Raises
+        UserError for groups of one that want to be compared."""
         groups_must_fit(config, pg)
         super().__init__(
             goal, model, tokenizer, reference,
@@ -167,18 +162,13 @@ class TextLearner(RewardLearner):
         self.compute = {"tokens": 0.0, "flops": 0.0}
         self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
         self.asks_ahead = ahead
-        self._ahead: Ahead[Gathered] | None = None
 
-    def hand_over(self) -> None:
-        """As it is there; while answers are asked ahead, behind those."""
-        if self._ahead is None:
-            self.policy.refresh()
-        else:
-            self._ahead.hand_over(self.policy.net.policy, self.step + 1)
+    def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
+        """(what this step learns from, figures of everything that was asked for it)."""
+        return self.gather_for(self.step)
 
-    def gather(self, step: int | None = None) -> Gathered:
-        """(what ``step`` [this one] learns from, figures of everything that was asked for it)."""
-        step = self.step if step is None else step
+    def gather_for(self, step: int) -> tuple[SampledBatch | None, dict[str, float]]:
+        """``gather`` of any step, by the weights as they are."""
         config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
         most = config.prompts * config.group
         for draw in range(config.draws if config.no_signal == "resample" else 1):
@@ -197,18 +187,15 @@ class TextLearner(RewardLearner):
         return whole.rows(torch.arange(min(len(whole.examples), most))), found
 
     def advance(self, watch: Watching = unwatched) -> Row:
-        """One step; its row. watch: with "generate" and "update" around the two halves.
-
-        staleness, where answers are asked ahead: steps learnt between the weights that wrote the
-        batch and those that learn from it. Raises Breakdown where learning breaks down, Absent,
-        before anything has changed, where what writes does not answer.
-        """
+        """One step; its row. staleness in it: the steps between the weights that wrote and those
+        that learn, where answers are asked ahead. watch: with "generate" and "update" around the
+        two halves. Raises Breakdown where learning breaks down, Absent before it begins."""
         with watch("generate"):
-            if self._ahead is None:
+            if self.ahead is None:
                 batch, row = self.gather()
             else:
-                stale, (batch, row) = self._ahead.batch(self.step)
-                row = {**row, "staleness": float(stale)}
+                stale, (batch, row) = self.ahead.batch(self.step)
+                row["staleness"] = float(stale)
         with watch("update"):
             every = self.optimizer.config.reset_every
             if every and self.step and self.step % every == 0 and self.reference is not None:
@@ -281,11 +268,11 @@ class TextLearner(RewardLearner):
         config = self.config
         if self.asks_ahead is not None and self.policy.generator is not None:
             self.policy.refresh()  # an earlier call may have ended with older ones in place
-            self._ahead = self.asks_ahead(self.gather, self.policy.generator.refresh, self.step)
+            self.ahead = self.asks_ahead(self.gather_for, self.policy.generator.refresh, self.step)
         try:
             while self.step < config.steps and not stop():
-                first = {f"start_{k}": v for k, v in self._in_turn(self.look).items()} \
-                    if not self.step else {}
+                looked = {} if self.step else self._in_turn(self.look)
+                first = {f"start_{k}": v for k, v in looked.items()}
                 row, gone = {**self.advance(watch), **first}, None
                 if self.step % config.evaluate_every == 0 or self.step == config.steps:
                     try:
@@ -297,12 +284,12 @@ class TextLearner(RewardLearner):
                 if gone is not None:
                     raise gone
         finally:
-            if self._ahead is not None:
-                self._ahead.close()
-                self._ahead = None
+            if self.ahead is not None:
+                self.ahead.close()
+                self.ahead = None
 
     def _in_turn(self, work: Callable[[], Any]) -> Any:
-        return work() if self._ahead is None else self._ahead.in_turn(work)
+        return work() if self.ahead is None else self.ahead.in_turn(work)
 
 
 def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
