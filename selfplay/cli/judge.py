@@ -58,6 +58,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     from selfplay.common.compiling import announce
     from selfplay.common.console import Bar, say
     from selfplay.games import make
+    from selfplay.games.solve import must_be_solvable
     from selfplay.games.solve import plies as worth_solving
     from selfplay.run.own_nets import use_net
 
@@ -65,6 +66,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     announce()
     names, found, folder = _asked_players(who, game, sims, samples)
     made = make(found)
+    must_be_solvable(made)
     low_high = opening_of(plies) if plies else worth_solving(made)
     where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
     with ExitStack() as players:

@@ -137,7 +137,7 @@ def train(
 @click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
               help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
-@click.option("--engine", type=OneOf(("auto", "torch", "vllm")), default=None,
+@click.option("--engine", type=OneOf(("auto", "torch", "vllm", "vllm-server")), default=None,
               help="Who writes the answers [the run's sample.engine].")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Settings of data, judge, env and sample for --tasks (repeatable).")

@@ -172,7 +172,8 @@ def _type_of(kind: type[Settings], key: str) -> Any:
         return typed_keys(kind)[key]
     inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
     if inside:
-        raise UserError(f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}")
+        there = clip(", ".join([f"{key}.{inside[0]}", *inside[1:]]), 380)
+        raise UserError(f"{key} is a group of settings: {there}")
     meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
     near = nearest(meant, names, cutoff=0.4)
     stages = dict.fromkeys(name.partition(".")[0] for name in names)

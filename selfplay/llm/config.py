@@ -52,6 +52,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
+ELSEWHERE = ("vllm-server",)  #: engines in other processes, which answer while a run learns
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of these is many optimizer steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -145,11 +146,16 @@ class SampleConfig:
     top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
     stop: tuple[str, ...] = ()  #: texts that end a completion, and belong to it; \n is a line's end
-    engine: Literal["auto", "torch", "vllm"] = "auto"
+    engine: Literal["auto", "torch", "vllm", "vllm-server"] = "auto"
     #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
-    #: installed, the run is on a GPU and the model was given with --model, else torch
+    #: installed, the run is on a GPU and the model was given with --model, else torch; vllm-server
+    #: is a server of vLLM's at url
     memory: Part = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
+    url: str = ""  #: http://HOST:PORT of engine=vllm-server
+    max_staleness: Whole = 0
+    #: steps of learning that may lie between the weights that answer and those that learn from it,
+    #: while both work at once; 0: they take turns. Wants an engine elsewhere
 
 
 @dataclass(frozen=True)
@@ -300,6 +306,12 @@ def with_recipe(config: TextConfig, name: str) -> TextConfig:
     return with_algorithm(config, "ppo" if name == "ppo" else "grpo")
 
 
+def with_engine(config: TextConfig, name: str) -> TextConfig:
+    """``config`` with the engine ``name``; what one elsewhere writes is corrected for."""
+    config = set_key(config, "sample.engine", name, text=True)
+    return replace_key(config, "pg.mismatch", "truncate") if name in ELSEWHERE else config
+
+
 def new_settings(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
     """A new run's settings: ``override``, after the settings that its algorithm and model bring."""
     whole = override(config, assignments)
@@ -324,6 +336,15 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")
+    sample = config.sample
+    if sample.max_staleness and sample.engine not in ELSEWHERE:
+        raise UserError(f"sample.max_staleness={sample.max_staleness}: for answers that are "
+                        f"written elsewhere, by --set sample.engine={' or '.join(ELSEWHERE)}")
+    if sample.max_staleness and config.recipe in AGAINST_A_MODEL:
+        raise UserError(f"sample.max_staleness: --recipe {config.recipe} asks and learns in turn; "
+                        "leave it out")
+    if sample.url and sample.engine != "vllm-server":
+        raise UserError("sample.url: of --set sample.engine=vllm-server; set both or none")
     if config.task.startswith("env:") and config.recipe != "rl":
         raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
                         "learnt by --recipe rl alone, with --model")
@@ -345,19 +366,22 @@ def must_not_contradict(config: TextConfig) -> None:
 
 
 def override(config: TextConfig, assignments: Iterable[str]) -> TextConfig:
-    """``settings.override``, with ``recipe`` and ``rl.algorithm`` first, as they bring settings."""
+    """``settings.override``, with what brings settings first."""
     return settings.override(config, assignments,
-                             {"recipe": with_recipe, "rl.algorithm": with_algorithm})
+                             {"recipe": with_recipe, "rl.algorithm": with_algorithm,
+                              "sample.engine": with_engine})
 
 
 def fixed(config: TextConfig) -> TextConfig:
     """``config`` without what may change between two starts of a run: how long it learns, where,
-    what writes completions, how many checkpoints are kept, how it is evaluated."""
+    what writes completions and how that is corrected, how many checkpoints are kept, how it is
+    evaluated."""
     plain = TextConfig(config.task)
-    sample = replace(config.sample, **{key: getattr(plain.sample, key)
-                                       for key in ("engine", "memory", "dtype")})
+    sample = replace(config.sample, **{key: getattr(plain.sample, key) for key in (
+        "engine", "memory", "dtype", "url", "max_staleness")})
+    pg = replace(config.pg, mismatch=plain.pg.mismatch, mismatch_most=plain.pg.mismatch_most)
     return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
-                   eval=plain.eval, sample=sample,
+                   eval=plain.eval, sample=sample, pg=pg,
                    judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

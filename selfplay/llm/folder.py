@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +33,8 @@ from selfplay.llm.config import (
     must_not_contradict,
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.engines.ahead import Ahead
+from selfplay.llm.engines.choose import engine_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
@@ -62,7 +65,6 @@ from selfplay.llm.rl import (
 from selfplay.llm.tasks.gym import SHORT
 from selfplay.llm.tasks.rows import Lines
 from selfplay.llm.tasks.task import Task, make_task
-from selfplay.llm.vllm import engine_of
 from selfplay.run.keep import Kept, Row, Watch, append, rows_up_to
 
 #: Of (model, tokenizer): what writes completions in torch's place, if anything does.
@@ -116,6 +118,9 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
     task = task_of(config, folder=folder)
+    if isinstance(task, GameTask) and config.sample.max_staleness:
+        raise UserError("sample.max_staleness: the moves of a game wait for each other; leave it "
+                        "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
     return TextRun(folder, config, task)
@@ -286,13 +291,14 @@ def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
+    staleness: int = 0,
     learner_of: Callable[..., TextLearner] = TextLearner,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
-    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. learner_of:
-    what makes the learner.
+    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. staleness:
+    see ``engines.ahead``; 0: no answers are asked ahead. learner_of: what makes the learner.
     """
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
@@ -302,7 +308,8 @@ def open_learner(
     reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
     learner = learner_of(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
-        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
+        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
+        ahead=partial(Ahead, staleness=staleness) if staleness else None)
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
         every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),

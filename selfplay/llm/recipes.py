@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from selfplay.common.console import say
 from selfplay.common.errors import command
-from selfplay.common.files import locked, write_json
+from selfplay.common.files import locked, read_history, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES
@@ -33,6 +33,7 @@ from selfplay.llm.embedded import (
     small_model,
     word_tokenizer,
 )
+from selfplay.llm.engines.choose import must_have_engine
 from selfplay.llm.evaluate import accuracies_said
 from selfplay.llm.folder import (
     TextRun,
@@ -60,9 +61,8 @@ from selfplay.llm.preferences.stages import (
 from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
 from selfplay.llm.sft import own_answers, train_texts
-from selfplay.llm.summary import measure
+from selfplay.llm.summary import measure, step_of
 from selfplay.llm.tasks.corpus import Corpus
-from selfplay.llm.vllm import must_have_vllm
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
@@ -75,10 +75,10 @@ AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("sft", "rl"
 def run_recipe(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
-    Raises UserError before anything is made if another process works on the run, or vLLM was
-    asked for and is not there.
+    Raises UserError before anything is made if another process works on the run, or an engine was
+    asked for that is not there.
     """
-    must_have_vllm(run.config.sample, run.config.model)
+    must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
@@ -198,7 +198,10 @@ def _learn_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
             log=at.log, progress=at.step)
-        return f"best checkpoint {found.name}, {at.latest}"
+        best = step_of(found.name)
+        row = next((row for row in read_history(folder / "history.jsonl") if row["step"] == best),
+                   None)
+        return f"best checkpoint {found.name}" + (f", {look(row)}" if row else "")
 
     def flat(found: Any = None) -> bool:
         return checkpoint.reached_plateau(folder)
@@ -206,7 +209,8 @@ def _learn_texts(
     def look(row: Row) -> str:
         return accuracies_said(row["greedy"]["accuracy"], row["sampled"]["accuracy"])
 
-    return Work(name, learn, look, ended=flat, first="no look yet", said=lambda found: (
+    return Work(name, learn, lambda row: f"last look: {look(row)}", ended=flat,
+                first="no look yet", said=lambda found: (
         f"{name}: {'flat' if flat() else 'not flat yet'}, {found}"))
 
 
@@ -246,7 +250,8 @@ def learn_rewards(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
         first_batch=first, engine=engine_for(run, device),
-        memory=Memory(**vars(config.memory)), learner_of=learner_of)
+        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness,
+        learner_of=learner_of)
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:

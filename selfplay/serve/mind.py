@@ -125,7 +125,8 @@ class Mind:
             return self
         if self.net is None and self.config.rule == "uct":
             return rollout_mind(game, self.sims, self.leaves)
-        if not self.spec or not self.spec.any_board or self.game.kin != game.kin:
+        fits = self.spec and self.spec.any_board and self.game.kin == game.kin
+        if self.net is None or self.spec is None or not fits:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
         if game.board_shape == self.game.board_shape:  # the states bring the komi
             return replace(self, game=game)
