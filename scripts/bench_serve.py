@@ -111,7 +111,8 @@ def speeds(pairs: int) -> list[dict[str, Any]]:
     from selfplay.serve.thinker import Limits
 
     game, mind = sp.make("go9x9"), mind_of("go9x9", sp.make("go9x9"), "cpu", 64)
-    assert mind.net is not None
+    net = mind.net
+    assert net is not None
     engine, states = Engine(mind, Manner(resign=0.0)), _positions(game, 1000)
 
     def genmove() -> int:
@@ -125,7 +126,7 @@ def speeds(pairs: int) -> list[dict[str, Any]]:
 
     def moves(games: int) -> Callable[[], int]:
         """A move in each of the games of a match."""
-        evaluate, rows = spread(mind.net, game), np.arange(games)
+        evaluate, rows = spread(net, game), np.arange(games)
         side = player_of("a", game, evaluate, 64, mind.config.leaves, games)
         under_way = take(states, rows)
 
@@ -136,7 +137,7 @@ def speeds(pairs: int) -> list[dict[str, Any]]:
             return evaluate.evaluations - before
         return move
 
-    evaluate = spread(mind.net, game)
+    evaluate = spread(net, game)
     planes = game.observe(states)
 
     def raw() -> int:

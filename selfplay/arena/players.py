@@ -2,8 +2,9 @@
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
 ``alphago:RUN@64``, ``llm:RUN@8``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``,
-``path.py:NAME``. A player holds many games at once, one a slot; ``play`` tells it of every start and every move, and
-asks it for moves in batches. torch and pyspiel are imported only where a player needs them.
+``path.py:NAME``. A player holds many games at once, one a slot; ``play`` tells it of every start
+and every move, and asks it for moves in batches. torch and pyspiel are imported only where a player
+needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of

@@ -164,3 +164,13 @@ def net_parts(text: str) -> tuple[Path, Budget | None]:
     if path and thought is not None:
         return Path(path), thought
     return Path(path if path and number == "0" else text), None
+
+
+def effort_of(name: str) -> tuple[str, int]:
+    """(a player without what it spends on a move, that): simulations, or answers that vote; 0 where
+    its name says nothing."""
+    found = re.fullmatch(r"((?:net|llm|alphago):.*?)@([0-9]{1,9})(x[0-9]{1,4})?(,.*)?", name)
+    if found is None:
+        plain = re.fullmatch(r"mcts:([0-9]{1,9})(x[0-9]{1,4})?", name)
+        return ("mcts", int(plain[1])) if plain else (name, 0)
+    return found[1] + (found[4] or ""), int(found[2])

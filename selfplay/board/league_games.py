@@ -108,6 +108,15 @@ class LeagueGames:
         self.live = ~game.result(self.states)[0]
         self.evaluations += len(rows)
 
+    @property
+    def progress(self) -> tuple[Any, ...]:
+        """How far the games are, for a process that has dealt the same."""
+        return self.moves, self.states, self.live, self.evaluations
+
+    @progress.setter
+    def progress(self, found: tuple[Any, ...]) -> None:
+        self.moves, self.states, self.live, self.evaluations = found
+
     def scores(self) -> NDArray[np.float32]:
         """float32 [n]: each game's result for the learner, +1 a win."""
         value = self.game.result(self.states)[1]

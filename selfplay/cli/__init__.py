@@ -19,10 +19,12 @@ from selfplay.cli.options import (
     Commands,
     Number,
     Whole,
+    actors_option,
     algo_option,
     counts_of,
     device_of,
     device_option,
+    farm_of,
     game_option,
     init_option,
     log_option,
@@ -30,6 +32,7 @@ from selfplay.cli.options import (
     net_option,
     opening_of,
     own_nets_option,
+    ray_option,
     recipe_option,
     run_option,
     seed_option,
@@ -40,6 +43,7 @@ from selfplay.common.errors import UserError, counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
+    from selfplay.cluster.farm import Farm
     from selfplay.run.folder import Run
 
 
@@ -59,8 +63,8 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
-    path.py:NAME.
+    policy:PATH, alphago:RUN@64, llm:RUN, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000,
+    human, path.py:NAME.
     """
 
 
@@ -79,14 +83,17 @@ for command in (texts, gtp, analyse, nets, export, judge, match, play):
 @log_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 @set_option
-def train(**options: Any) -> None:
+def train(ray: str | None, actors: int | None, **options: Any) -> None:
     """Expert games, SFT, self-play RL, matches, the chart: the whole job, resumable."""
     from selfplay.run.pipeline import train as run_all
 
     run = _open(**options)
     _banner(run, run.config.minutes)
-    run_all(run, device_of(run.config.device))
+    with farm_of(run, ray, actors) as farm:
+        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm))
 
 
 @cli.command()
@@ -119,6 +126,8 @@ def sft(files: tuple[str, ...], again: bool, **options: Any) -> None:
 @log_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 @set_option
 def rl(**options: Any) -> None:
     """Improve a net by self-play with search, or its raw policy by policy gradient."""
@@ -283,7 +292,19 @@ def _open(**options: Any) -> Run:
     return open_or_start(**options)
 
 
-def _stage(*names: str, again: bool = False, **options: Any) -> None:
+def _elsewhere(farm: Farm | None) -> Any:
+    """Where self-play is played, if not by this process."""
+    if farm is None:
+        return None
+    from selfplay.cluster.selfplay import on_farm
+
+    return on_farm(farm)
+
+
+def _stage(
+    *names: str, again: bool = False, ray: str | None = None, actors: int | None = None,
+    **options: Any,
+) -> None:
     """Run the named stages of a run for ``minutes``, together."""
     from selfplay.run.pipeline import say_what_next
     from selfplay.run.pipeline import train as run_stages
@@ -292,7 +313,9 @@ def _stage(*names: str, again: bool = False, **options: Any) -> None:
     run = _open(**options)
     minutes = minutes or run.config.minutes
     _banner(run, minutes)
-    run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again)
+    with farm_of(run, ray, actors) as farm:
+        run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again,
+                   elsewhere=_elsewhere(farm))
     if "rl" in names:
         say_what_next(run)
 

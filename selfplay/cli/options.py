@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +15,10 @@ from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
+
+if TYPE_CHECKING:
+    from selfplay.cluster.farm import Farm
+    from selfplay.run.folder import Run
 
 NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
@@ -109,6 +115,30 @@ recipe_option = click.option(
          "self-play with search from SFT; zero: from nothing [alphazero].")
 init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOINT",
                            help="What self-play starts from [sft].")
+
+
+ray_option = click.option("--ray", default=None, metavar="auto|HOST:PORT|local",
+                          help="Play on the machines of a Ray cluster: the one that this machine "
+                               "is of, the one there, or a new one here alone.")
+actors_option = click.option("--actors", type=Whole(min=1), default=None,
+                             help="Actors on Ray, at most [as many as there is room for].")
+
+
+@contextmanager
+def farm_of(run: Run, ray: str | None, actors: int | None) -> Iterator[Farm | None]:
+    """The cluster that ``--ray`` names, or None. Raises UserError where it cannot be had."""
+    if ray is None:
+        if actors is not None:
+            raise UserError("--actors: of a cluster; give --ray as well")
+        yield None
+        return
+    from selfplay.cluster.farm import Farm
+
+    farm = Farm(ray, run.config.ray, actors)
+    try:
+        yield farm
+    finally:
+        farm.close()
 
 
 def device_of(name: str) -> str:

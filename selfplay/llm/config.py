@@ -34,8 +34,8 @@ class GoldConfig:
         return {part: weight for part, weight in parts.items() if weight}
 
 
-Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
-                 "overoptimise"]
+Recipe = Literal["sft", "rl", "grpo", "ppo", "three-stages", "r1-zero", "r1", "distill", "dpo",
+                 "rlhf", "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
@@ -43,6 +43,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "rl": {"rl": 0.95, "eval": 0.05},
     "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "three-stages": {"base": 0.4, "sft": 0.15, "rl": 0.4, "eval": 0.05},
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
     "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
     "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
@@ -90,6 +91,12 @@ class TaskConfig:
     #: one half makes the likeliest step the wrong one
     guessed: Share = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
+    corpus: tuple[str, ...] = ()
+    #: tasks whose texts pretraining reads, as many of each; a task may be game:NAME. Empty: the
+    #: run's own task
+    pieces: Whole = 0
+    #: the embedded model's tokenizer: so many pieces of words that fit its texts (byte-pair
+    #: encoding: Sennrich et al. 2016, arXiv:1508.07909); 0: characters, of games cells and moves
     held_out: Count = 512  #: questions held out for measuring, at most
 
 

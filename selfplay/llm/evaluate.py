@@ -159,6 +159,11 @@ def evaluation_table(result: dict[str, Any]) -> str:
     return "\n".join([line("greedy"), line("sampled"), head, *rows])
 
 
+def accuracies_said(greedy: float, sampled: float) -> str:
+    """Two accuracies for a line of progress."""
+    return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
+
+
 def _vote(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)

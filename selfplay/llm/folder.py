@@ -34,6 +34,7 @@ from selfplay.llm.config import (
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.engines.ahead import Ahead
+from selfplay.llm.engines.choose import engine_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
@@ -274,6 +275,12 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
     if last > 0 and not path.is_dir():
         raise UserError(f"{path}: gone, and the run was learning near it; give --run another name")
     return path if last > 0 else None
+
+
+def engine_for(run: TextRun, device: str) -> Engine:
+    """What writes the completions of a run's model, by its settings."""
+    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
+                                              run.config.model, device)
 
 
 def no_engine(model: nn.Module, tokenizer: Any) -> None:

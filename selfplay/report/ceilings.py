@@ -7,7 +7,7 @@ compute counts from where it began: RL's from the SFT that it started from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ TIMES = 10  #: times the compute, for which strength is predicted
 WIDEST = 0.5  #: of the chart's height: the widest interval that says anything of a ceiling
 BAND = 25  #: places at which the band is noted
 KNOWN = 1000.0  #: between the ends of an exchange rate's interval
+NO_BEND = "a straight line over the logarithm of compute fits as well, so no bend is seen yet"
 GRID = 200  #: places at which a curve is looked at, whether it is above a ceiling
 KEYS = ("flops", "seconds", "step")  #: what compute is, the first that all points have
 
@@ -61,11 +62,12 @@ def ceilings(
     """A record for every stage and mode that has more than one point:
 
     stage, sims, points (their number), key (what compute is), start (where the stage began),
-    refused (why there is no ceiling; empty where there is one). Unless it is refused: value, low,
-    high (of the ceiling), misfit, band ([compute, value, low, high], compute cumulative), ahead
-    (times, value, low, high: predicted for so many times the stage's compute). Of a stage that
-    follows one with a ceiling: passes (seconds of it, low, high, until it is above that, and the
-    share of draws in which it is by its last point).
+    refused (why there is no ceiling; empty where there is one). Where a straight line fits as
+    well: gain (times, value, low, high: what so many times the compute bring on it). Where there
+    is a ceiling: value, low, high (of it), misfit, band ([compute, value, low, high], compute
+    cumulative), ahead (times, value, low, high: predicted for so many times the stage's compute).
+    Of a stage that follows one with a ceiling: passes (seconds of it, low, high, until it is above
+    that, and the share of draws in which it is by its last point).
 
     names: the players whose games ``seen`` is a likelihood of; without it the points' questions
     are what was seen.
@@ -86,6 +88,10 @@ def ceilings(
             row |= _told(one, curve)
             if one.stage in LEARNERS:
                 learnt[one.sims] = one, curve
+        if row["refused"] == NO_BEND:
+            gain = fit_line(*_seen(one, points, names, seen), np.log(one.spent) / np.log(TIMES),
+                            draws=draws)
+            row["gain"] = {"times": TIMES, **_figure(*gain)}
         if curve is not None and one.stage in IMPROVERS and one.sims in learnt:
             row |= _passing(one, curve, *learnt[one.sims])
         found.append(row)
@@ -120,18 +126,24 @@ def _fit(
     one: Series, points: Sequence[Record], names: Sequence[str], seen: Outcomes | None,
     draws: int,
 ) -> Curve:
-    x = np.log(one.spent)
+    nets = {point["player"] for point in points}
+    centre = np.array([index for index, name in enumerate(names) if name in nets], np.int64)
+    return fit_curve(*_seen(one, points, names, seen), np.log(one.spent),
+                     centre=None if seen is None else centre, draws=draws)
+
+
+def _seen(
+    one: Series, points: Sequence[Record], names: Sequence[str], seen: Outcomes | None
+) -> tuple[Outcomes, Floats, NDArray[np.int64]]:
+    """(what was seen, all values to start from, which of these are the series')."""
     if seen is None:
         asked = np.array([p["questions"] for p in one.points])
-        values = np.array([p["value"] for p in one.points])
-        hits = np.round(values / 100 * asked)
-        return fit_curve(answers(hits, asked), values, np.arange(len(x)), x, draws=draws)
+        shares = np.array([p["value"] for p in one.points])
+        return answers(np.round(shares / 100 * asked), asked), shares, np.arange(len(asked))
     known = {point["player"]: point["value"] for point in points}
     place = {name: index for index, name in enumerate(names)}
-    values = np.array([known.get(name, 0.0) for name in names])
-    on = np.array([place[point["player"]] for point in one.points])
-    centre = np.array([index for name, index in place.items() if name in known])
-    return fit_curve(seen, values, on, x, centre=centre, draws=draws)
+    return (seen, np.array([known.get(name, 0.0) for name in names]),
+            np.array([place[point["player"]] for point in one.points]))
 
 
 def refusal(one: Series, curve: Curve | None, span: float) -> str:
@@ -143,7 +155,7 @@ def refusal(one: Series, curve: Curve | None, span: float) -> str:
     if interval(last - first)[0] <= 0:
         return "its points do not surely rise"
     if curve.bend < BEND:
-        return "a straight line over the logarithm of compute fits as well, so no bend is seen yet"
+        return NO_BEND
     if high - low > WIDEST * span:
         return "its interval would be wider than half of the chart"
     return ""
@@ -176,6 +188,41 @@ def _passing(one: Series, curve: Curve, first: Series, below: Curve) -> Record:
     low, high = interval(np.array([when(passed) for passed in above]))
     return {"passes": {"stage": first.stage, "seconds": when(likeliest), "low": low, "high": high,
                        "share": float(above.any(1).mean())}}
+
+
+def foreseen(
+    evaluation: Record, seen_by: Callable[[set[str]], tuple[Sequence[str], Outcomes]] | None = None,
+    draws: int = DRAWS,
+) -> list[Record]:
+    """Curves fitted to the first half of their points, held against the second half.
+
+    A row for each later point of every series that is long enough (twice LEAST): stage, sims,
+    step, spent (the stage's compute until then), value, low, high (predicted), measured,
+    measured_low, measured_high, inside (the two intervals overlap). Strength is measured from the
+    mean of the first half, so that nothing depends on where its zero is. seen_by: from a set of
+    players to the likelihood of all games without them; without it the questions are what was seen.
+    """
+    points, found = rated(evaluation), list[Record]()
+    for one in (one for sims in sims_of(points) for one in series_of(points, sims)):
+        half = len(one.points) // 2
+        if half < LEAST:
+            continue
+        first, later = one._replace(points=one.points[:half]), one.points[half:]
+        names, seen = seen_by({point["player"] for point in later}) if seen_by else ((), None)
+        curve = _fit(first, points, names, seen, draws)
+        shift = 0.0
+        if seen is not None:
+            shift = float(np.mean([point["value"] for point in first.points])
+                          - curve.at(np.log(first.spent))[0].mean())
+        for point, spent, value, low, high in zip(
+                later, one.spent[half:], *curve.at(np.log(one.spent[half:])), strict=True):
+            found.append({
+                "stage": one.stage, "sims": one.sims, "step": point["step"], "spent": float(spent),
+                "value": value + shift, "low": low + shift, "high": high + shift,
+                **{f"measured{end}": point[key] for end, key in
+                   (("", "value"), ("_low", "low"), ("_high", "high"))},
+                "inside": bool(low + shift <= point["high"] and point["low"] <= high + shift)})
+    return found
 
 
 # ---------------------------------------------------------------------------- test-time compute

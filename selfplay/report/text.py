@@ -27,9 +27,10 @@ def headlines(verdict: Verdict) -> list[str]:
 def verdict_texts(verdict: Verdict) -> list[str]:
     """What there would have to be, with the command that brings it; then each mode's verdict."""
     remedies = verdict.evaluation.get("remedies") or {}
-    sentences = []
+    outlook, sentences = verdict.evaluation.get("outlook") or {}, []
     for what in verdict.missing:
         text = MISSING.get(what) or f"No {STAGES[what].name} checkpoint has been rated"
+        text += f". {outlook[what]}" if outlook.get(what) else ""
         sentences.append(f"{text}: {remedies[what]}" if what in remedies else f"{text}.")
     return sentences + [verdict_text(mode, verdict.metric) for mode in verdict.modes]
 
@@ -104,6 +105,11 @@ def ceiling_texts(verdict: Verdict) -> list[str]:
         if row["refused"]:
             name = f"{STAGES[row['stage']].name}, {metric.mode_short(row['sims'])}"
             refused.setdefault(row["refused"], []).append(name)
+    for row in rows:
+        if gain := row.get("gain"):
+            sentences.append(
+                f"{STAGES[row['stage']].name}, {metric.mode(row['sims'])}: on a straight line "
+                f"{gain['times']}× the compute brings {figure_text(gain, metric)}{metric.unit}.")
     if refused:
         whose = "; ".join(f"{' and '.join(names)}: {why}" for why, names in refused.items())
         sentences.append(f"No ceiling can be told of {whose}.")

@@ -32,6 +32,7 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
@@ -53,6 +54,13 @@ class ShardedGames:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def tend(self) -> None:
+        """Called while the learner learns."""
+
+    def words(self) -> str:
+        """What the bar says of who plays."""
+        return ""
+
     def shard(self, iteration: int) -> Path:
         return self.folder / f"{iteration:06d}.npz"
 
@@ -64,7 +72,9 @@ class ShardedGames:
         path, began = self.shard(learner.iteration + 1), time.monotonic()
         if not path.exists() and not self._play(path, learner, stop, progress):
             return None
-        shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+        ranks.here().meet()  # the games are on disk
+        if ranks.leads():
+            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         shard, cost = load_shard(path), _cost(path.with_suffix(".json"))
         seconds = cost.pop("seconds")
         return shard.columns, {
@@ -107,7 +117,7 @@ class ShardedGames:
 
 
 def _pause(stop: Callable[[], bool], at: float) -> bool:
-    return stop() or time.monotonic() > at
+    return stop() or ranks.here().first(time.monotonic() > at)
 
 
 def _cost(note: Path) -> dict[str, float]:
@@ -174,7 +184,8 @@ class KeptLearner(Learner):
         for index in range(1, self.iteration + 1):
             if self.shard(index).exists():
                 self.window.add(load_shard(self.shard(index)).columns)
-        _ = self.players  # so that an unavailable dtype is reported now
+        with ranks.first_before_others():  # which choose the dtype that it has noted
+            _ = self.players  # so that an unavailable dtype is reported now
 
     @property
     def history(self) -> list[Row]:
@@ -219,14 +230,17 @@ def train_rl(
     def told(what: str, done: int, total: int) -> None:
         nonlocal finished
         finished = done if what == "self-play" else 0
-        if what == "learning" and not math.isinf(overtime) and left() <= -overtime:
+        if what == "learning" and not math.isinf(overtime) and (
+                ranks.here().first(left()) <= -overtime):
             raise TimeIsUpError
+        if what == "learning":
+            learner.games.tend()
         progress(what, done, total)
 
     def stop() -> bool:
         if learner.selfplay is not None:
             flying(finished, *learner.selfplay.in_flight())
-        return left() <= learnt_in(learner.history, learning)
+        return ranks.here().first(left() <= learnt_in(learner.history, learning))
 
     with contextlib.suppress(TimeIsUpError):
         learner.kept.go_on(alphazero(
@@ -322,8 +336,8 @@ def train_pg(
     """Run ``league`` for up to ``left()`` seconds and keep what it yields. Returns the newest
     checkpoint, or None. Play stops early enough to learn in time, going by the last iteration."""
     return learner.kept.go_on(league(
-        learner, held=held, stop=lambda: left() <= learnt_in(learner.history), progress=progress,
-        watch=learner.kept.watch), log)
+        learner, held=held, progress=progress, watch=learner.kept.watch,
+        stop=lambda: ranks.here().first(left() <= learnt_in(learner.history))), log)
 
 
 # ---------------------------------------------------------------------- until a curve is flat

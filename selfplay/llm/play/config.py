@@ -19,6 +19,7 @@ class PlayConfig:
     games: Count = 2000  #: games of the expert, made when the run starts
     files: tuple[str, ...] = ()  #: records of games to learn in place of those: files or folders
     opening: Plies = (0, 6)  #: fewest and most random plies before a game, the expert's and RL's
+    symmetries: bool = True  #: learn each game turned and mirrored as well, as the board allows
     thought: Literal["none", "line"] = "none"
     #: what is written before a move: nothing, or the line that a search expects, and how it ends
     sims: Count = 200  #: simulations of the search whose line is written

@@ -144,6 +144,12 @@ class GameLearner(TextLearner):
             for number, player in enumerate(opponents):
                 self._answer(tables, player, number)
             turn += 1
+        results = {"games": float(len(tables.score)),
+                   "score": float((tables.score.mean() + 1) / 2),
+                   "lost": float((tables.score < 0).mean()),
+                   "drawn": float((tables.score == 0).mean())}
+        if not parts:  # every opponent's first move was none
+            return None, NOTHING | results
         batch = joined_batches([part for _, part in parts])
         rows = np.concatenate([rows for rows, _ in parts])
         score = torch.from_numpy(tables.score[rows])
@@ -153,10 +159,8 @@ class GameLearner(TextLearner):
             reward=advantages.on_last_step(score.to(mask.device), mask)))
         found = batch_figures(batch, self.markers)
         return batch, found | {
-            "prompt_tokens": self.read_tokens(batch.rollout), "games": float(len(tables.score)),
-            "illegal": 1 - float(batch.parts["legal"].mean()),
-            "score": float((tables.score.mean() + 1) / 2),
-            "lost": float((tables.score < 0).mean()), "drawn": float((tables.score == 0).mean())}
+            **results, "prompt_tokens": self.read_tokens(batch.rollout),
+            "illegal": 1 - float(batch.parts["legal"].mean())}
 
     def read_tokens(self, rollout: Rollout) -> float:
         """Each prompt of a game is read by itself."""
@@ -253,6 +257,8 @@ class GameLearner(TextLearner):
                 "rival_illegal": mine.illegal / max(mine.moves, 1)}
 
 
+#: The figures of a step in which the model had nothing to write.
+NOTHING = {"reward": 0.0, "length": 0.0, "tokens": 0.0, "prompt_tokens": 0.0, "no_signal": 1.0}
 WRITTEN = Example("", "", format=FORMAT)  #: what a move in a game is, as an example
 
 

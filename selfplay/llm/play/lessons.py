@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class Part:
 class GameTask(Task):
     """Positions of a game to learn moves in."""
 
-    game: Game = Game()
-    play: PlayConfig = PlayConfig()
+    game: Game = field(default_factory=Game)
+    play: PlayConfig = field(default_factory=PlayConfig)
 
     def texts(self, count: int = 200) -> list[str]:
         return [*super().texts(count), *Notation(self.game).words()]
@@ -141,7 +141,7 @@ def written_out(
     """A row for every move of the games behind their openings; with a thought, one for every
     different position, whose move is that of the search."""
     notation, seen = Notation(game), set[str]()
-    for states, moves in _plies(game, games):
+    for states, moves in _plies(game, turned(game, games) if config.symmetries else games):
         prompts = notation.boards(states)
         if config.thought == "line":
             first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
@@ -161,6 +161,13 @@ def written_out(
                    "right": [move] if right[i] is None else right[i],
                    "graded": right[i] is not None or game.name not in SOLVERS,
                    "legal": notation.legal(states, i), "held": held[i]}
+
+
+def turned(game: Game, games: Sequence[ExpertGame]) -> list[ExpertGame]:
+    """The games, and each of them as it is with the board turned or mirrored."""
+    tables = [np.argsort(table) for table in game.symmetries().actions]  # old action -> new
+    return [replace(one, actions=tuple(table[list(one.actions)].tolist()))
+            for table in tables for one in games]
 
 
 def _plies(game: Game, games: Sequence[ExpertGame]) -> Iterator[tuple[Any, list[int]]]:

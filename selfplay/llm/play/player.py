@@ -104,8 +104,8 @@ class LanguagePlayer(SlotPlayer):
         texts = completion_texts(self.model.tokenizer, samples.action, samples.mask, samples.ended)
         if mask:
             return self._among_legal(states, group, texts)
-        named = [self.notation.move(states, i // votes, text) if ended else None for i, (text, ended)
-                 in enumerate(zip(texts, samples.ended.tolist(), strict=True))]
+        named = [self.notation.move(states, i // votes, text) if ended else None for i, (
+            text, ended) in enumerate(zip(texts, samples.ended.tolist(), strict=True))]
         legal = self.notation.game.legal(states)
         return [_voted(named[i * votes:(i + 1) * votes], legal[i]) for i in range(len(prompts))]
 
@@ -119,7 +119,8 @@ class LanguagePlayer(SlotPlayer):
         heads = [f"{text.partition(MARK)[0].rstrip()} {MARK} ".lstrip() if MARK in text else ""
                  for text in texts]
         asked = dict.fromkeys((i // votes, head) for i, head in enumerate(heads))
-        logp = self._log_likelihoods([(prompts[i], head, legal[i]) for i, head in asked])
+        logp = log_likelihoods(self.model, [
+            (prompts[i], head, legal[i]) for i, head in asked])
         known = dict(zip(asked, logp, strict=True))
         chosen = []
         for i in range(len(prompts)):
@@ -134,23 +135,48 @@ class LanguagePlayer(SlotPlayer):
             chosen.append(move)
         return chosen
 
-    @torch.no_grad()
-    def _log_likelihoods(
-        self, asked: Sequence[tuple[list[int], str, list[str]]]
-    ) -> list[NDArray[np.float64]]:
-        """For each (prompt, what has been written, moves) the log-likelihood of every move."""
-        tokenizer, policy = self.model.tokenizer, self.model.policy
-        rows = [(prompt, complete(tokenizer, head + move))
-                for prompt, head, moves in asked for move in moves]
-        prompt, seen = padded_tokens([row[0] for row in rows], policy.pad, left=True)
-        action, mask = padded_tokens([row[1] for row in rows], policy.pad)
-        device = next(policy.net.parameters()).device
-        none = torch.zeros(action.shape, device=device)
-        logp = policy.evaluate(Rollout(
-            {"prompt": prompt.to(device), "prompt_mask": seen.to(device)}, action.to(device),
-            mask.to(device), none, none, torch.arange(len(rows), device=device))).logp
-        total = logp.sum(1).double().cpu().numpy()
-        return np.split(total, np.cumsum([len(moves) for *_, moves in asked])[:-1])
+
+@dataclass(frozen=True)
+class LanguageEvaluator:
+    """A language model asked as a board net is: how likely it finds each legal move. It has no
+    value. Equal positions are asked once."""
+
+    game: Game
+    model: Model
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(log-likelihoods float32 [n, A], of legal moves; zeros float32 [n])."""
+        notation = Notation(self.game)
+        prompts = notation.prompts(states, self.model.tokenizer)
+        moves = [[self.game.action_to_text(states, i, int(a)) for a in np.flatnonzero(row)]
+                 for i, row in enumerate(legal)]
+        found = log_likelihoods(self.model, [
+            (prompt, "", texts) for prompt, texts in zip(prompts, moves, strict=True)])
+        logits = np.full(legal.shape, -np.inf, np.float32)
+        for row, may, logp in zip(logits, legal, found, strict=True):
+            row[may] = logp
+        return logits, np.zeros(len(legal), np.float32)
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: Model, asked: Sequence[tuple[list[int], str, list[str]]]
+) -> list[NDArray[np.float64]]:
+    """For each (prompt, what has been written, moves) the log-likelihood of every move."""
+    policy = model.policy
+    rows = [(prompt, complete(model.tokenizer, head + move))
+            for prompt, head, moves in asked for move in moves]
+    prompt, seen = padded_tokens([row[0] for row in rows], policy.pad, left=True)
+    action, mask = padded_tokens([row[1] for row in rows], policy.pad)
+    device = next(policy.net.parameters()).device
+    none = torch.zeros(action.shape, device=device)
+    logp = policy.evaluate(Rollout(
+        {"prompt": prompt.to(device), "prompt_mask": seen.to(device)}, action.to(device),
+        mask.to(device), none, none, torch.arange(len(rows), device=device))).logp
+    total = logp.sum(1).double().cpu().numpy()
+    return np.split(total, np.cumsum([len(moves) for *_, moves in asked])[:-1])
 
 
 def fine(legal: NDArray[np.bool_], actions: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -191,16 +217,26 @@ def player(text: str, setup: Setup) -> LanguagePlayer:
     """The player of ``llm:text``. Raises UserError."""
     words = parse(text)
     path = newest_model(words.path)
-    config = config_of(path)
-    if config is not None and config.task != PREFIX + setup.game.name:
-        raise UserError(f"player {setup.spec!r}: has learnt {config.task}, not "
-                        f"{PREFIX}{setup.game.name}")
-    sampling = sampling_of(config) if config else Sampling()
+    game, config = played(path)
+    if game not in ("", setup.game.name):
+        raise UserError(f"player {setup.spec!r}: has learnt {game}, not {setup.game.name}")
     kept = {} if setup.nets is None else setup.nets
     if path not in kept:
         kept[path] = opened(path, setup.device)
+    sampling = sampling_of(config) if config else Sampling()
     return LanguagePlayer(f"llm:{words._replace(path=path)}", setup.game, kept[path],
                           Manner(words.votes, sampling, words.mask), setup.seed)
+
+
+def played(path: Path) -> tuple[str, TextConfig | None]:
+    """(the game that a checkpoint's run has learnt, its settings); ("", None) where it lies in no
+    run. Raises UserError for a run of questions."""
+    config = config_of(path)
+    if config is None:
+        return "", None
+    if not config.task.startswith(PREFIX):
+        raise UserError(f"player 'llm:{path}': has learnt {config.task}, which is no game")
+    return config.task.removeprefix(PREFIX), config
 
 
 def opened(path: Path, device: str) -> Model:
