@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.arena.pool import Pool
 from selfplay.board.alphago_config import LeagueSettings
 from selfplay.board.data import Columns
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
-from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
+from selfplay.board.league_games import LeagueGames, Played, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.board.trainer import counter
 from selfplay.common import ranks
@@ -45,7 +46,7 @@ class PolicyLearner:
 
     def __init__(
         self, game: Game, spec: NetSpec, config: LeagueSettings, *, net: nn.Module | None = None,
-        device: str = "cpu", seed: int = 0, pool: Pool | None = None,
+        device: str = "cpu", seed: int = 0, pool: Pool[BoardPolicy] | None = None,
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. pool: where
         past selves are; the first policy joins one that is made here."""
@@ -63,7 +64,7 @@ class PolicyLearner:
         self.workers = Workers(threads)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
         self.iteration = 0
-        self.pool = pool or Pool(config.pool)
+        self.pool: Pool[BoardPolicy] = pool or Pool(config.pool)
         if pool is None:
             self.pool.add(0, self.policy)
 

@@ -31,6 +31,9 @@ from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
+#: After so many waves the games whose searches are over move together: what a wave costs besides
+#: the net is mostly paid by the call, not by the row, and a game that waits evaluates nothing.
+TOGETHER = 4
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
 
@@ -99,12 +102,17 @@ class Actor:
             no_resign=np.zeros(batch, np.bool_),
         )
         self.full = np.zeros(batch, np.bool_)
+        self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
 
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
-        ready = self.search.wave(self.evaluate)
+        self._rested.append(self.search.wave(self.evaluate))
+        if len(self._rested) < TOGETHER and self.search.active():
+            return None
+        ready = np.sort(np.concatenate(self._rested))
+        self._rested = []
         if not len(ready):
             return None
         self._move(ready)

@@ -41,8 +41,10 @@ def run_command(cli: click.Group) -> int:
 
 
 def _run(cli: click.Group) -> int:
+    anew = " ".join(sys.argv[1:3]).startswith(ANEW)
+    goes_on = "" if anew else "; the same command continues"
     try:
-        with interrupt.listening():
+        with interrupt.listening(f"stopped at once{goes_on}"):
             keep_compiled()
             _must_be_shared()
             code = cli(standalone_mode=False)
@@ -54,9 +56,7 @@ def _run(cli: click.Group) -> int:
         command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        anew = " ".join(sys.argv[1:3]).startswith(ANEW)
-        code = _say("stopped" if anew else "stopped; the same command continues",
-                    interrupt.EXIT_CODE)
+        code = _say(f"stopped{goes_on}", interrupt.EXIT_CODE)
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.pool import FolderPool
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
 from selfplay.board.alphazero import Learner, alphazero, game_figures
@@ -27,7 +28,6 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, evenly, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
-from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
@@ -45,7 +45,6 @@ from selfplay.run.keep import Kept, Row, learn_until_flat
 from selfplay.run.shards import Shard, load_shard, save_shard
 
 PART_SECONDS = 1.0  #: between two writes of finished self-play games
-LOADED = 16  #: policies of a pool kept in memory
 
 
 class ShardedGames:
@@ -54,6 +53,13 @@ class ShardedGames:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def tend(self) -> None:
+        """Called while the learner learns."""
+
+    def words(self) -> str:
+        """What the bar says of who plays."""
+        return ""
 
     def shard(self, iteration: int) -> Path:
         return self.folder / f"{iteration:06d}.npz"
@@ -227,6 +233,8 @@ def train_rl(
         if what == "learning" and not math.isinf(overtime) and (
                 ranks.here().first(left()) <= -overtime):
             raise TimeIsUpError
+        if what == "learning":
+            learner.games.tend()
         progress(what, done, total)
 
     def stop() -> bool:
@@ -272,37 +280,24 @@ def gate(learner: Learner) -> float:
 # --------------------------------------------------------------------------- policy gradient
 
 
-class KeptPool(Pool):
-    """Past selves as checkpoints in a folder. Those of iterations that a kill has undone are
-    overwritten when the iterations are done again."""
+class KeptPool(FolderPool[BoardPolicy]):
+    """Past selves of a board's policy, as checkpoints."""
 
     def __init__(
         self, folder: Path, like: BoardPolicy, spec: NetSpec, game: Game, config: Any
     ) -> None:
-        super().__init__(config)
-        self.folder, self.like, self.spec, self.game = folder, like, spec, game
+        super().__init__(folder, config)
+        self.like, self.spec, self.game = like, spec, game
         self.compute: Callable[[], dict[str, float]] = dict  #: what a checkpoint says of compute
 
-    def path(self, step: int) -> Path:
-        return self.folder / f"ckpt-{step:06d}"
-
-    def add(self, step: int, policy: BoardPolicy) -> None:
-        checkpoint.save_net(self.path(step), policy.net, self.spec, {
+    def save(self, path: Path, step: int, policy: BoardPolicy) -> None:
+        checkpoint.save_net(path, policy.net, self.spec, {
             **checkpoint.naming(self.game, self.spec), "kind": "rl", "step": step,
             "iteration": step, "compute": self.compute(), "metrics": {}})
-        self._loaded.pop(step, None)
 
-    def member(self, step: int) -> BoardPolicy:
-        """The policy of a step. Raises UserError if its checkpoint is gone or damaged."""
-        if step not in self._loaded:
-            try:
-                net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
-            except UserError as error:
-                raise UserError(f"opponent of the pool: {error}") from None
-            while len(self._loaded) >= LOADED:
-                del self._loaded[next(iter(self._loaded))]
-            self._loaded[step] = replace(self.like, net=net).frozen()
-        return self._loaded[step]
+    def load(self, path: Path) -> BoardPolicy:
+        net, _ = checkpoint.load_net(path, self.game, self.like.device)
+        return replace(self.like, net=net).frozen()
 
 
 class KeptPolicyLearner(PolicyLearner):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from selfplay.common import ranks
-from selfplay.common.errors import Breakdown, UserError
+from selfplay.common.errors import Absent, Breakdown, UserError
 from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
@@ -101,7 +101,8 @@ class Kept:
               ) -> Path | None:
         """Keep every row that ``rows`` yields. Returns the newest checkpoint, or None.
 
-        Raises UserError if learning breaks down; what had been saved stays as it was.
+        Raises UserError if learning breaks down; what had been saved stays as it was. Absent comes
+        through once the last row has its checkpoint.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.history:  # drop rows of a run that was killed before its first checkpoint
@@ -109,8 +110,12 @@ class Kept:
         total = self.spent()
         last = time.monotonic()
         while True:
-            with _advising(self.folder, *self.breakdown):
-                row = next(rows, None)
+            try:
+                with _advising(self.folder, *self.breakdown):
+                    row = next(rows, None)
+            except Absent:
+                self._write_last()
+                raise
             if row is None:
                 break
             now = time.monotonic()
@@ -122,9 +127,12 @@ class Kept:
             due = row[self.number] % self.every == 0
             self._write(due)
             log(self.history[-1])
+        self._write_last()
+        return checkpoint.newest(self.folder)
+
+    def _write_last(self) -> None:
         if self.history and not self.path(self.history[-1]).exists():
             self._write(True)
-        return checkpoint.newest(self.folder)
 
     def _write(self, due: bool) -> None:
         path, row = self.folder / "history.jsonl", self.history[-1]
