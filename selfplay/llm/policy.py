@@ -191,10 +191,14 @@ def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
     which nothing follows."""
     prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
-    # what stands between two steps of a trajectory has been read, though it was not written
-    seen = rollout.mask.int().flip(1).cummax(1).values.flip(1).bool()
-    mask = torch.cat([prompt_mask, seen], 1)[:, :-1]
+    mask = torch.cat([prompt_mask, read(rollout.mask)], 1)[:, :-1]
     return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
+
+
+def read(mask: Tensor) -> Tensor:
+    """bool [N, T]: the steps of ``mask`` bool [N, T], and what stands between two of them, which
+    has been read though it was not written (what an environment says)."""
+    return mask.int().flip(1).cummax(1).values.flip(1).bool()
 
 
 class Completions(NamedTuple):

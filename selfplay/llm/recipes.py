@@ -294,8 +294,10 @@ def learn_rewards(
 
     def said(found: str) -> str:
         if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
+            remedy = ("ask what the model can answer now and then" if config.recipe == "rl" else
+                      "give SFT more time")
             found += (f"\n{name}: in every group all answers were worth the same: nothing to learn "
-                      "from; give SFT more time, or raise --set rl.group")
+                      f"from; {remedy}, or raise --set rl.group")
         return found
 
     return Work(f"{name} by {config.rl.algorithm}", learn, look, said,

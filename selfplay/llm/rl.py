@@ -215,9 +215,9 @@ class TextLearner(RewardLearner):
                 **{f"total_{key}": value for key, value in self.compute.items()}}
 
     def _flops(self, row: Mapping[str, float], batch: SampledBatch | None) -> float:
-        """Of a step, prompts counted once a group: 2 for each parameter and token read, 4 more for
-        each parameter that learns (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more for each
-        frozen one that only passes the gradient on."""
+        """Of a step, with what ``prompt_tokens`` counts: 2 for each parameter and token read, 4
+        more for each parameter that learns (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more
+        for each frozen one that only passes the gradient on."""
         net = self.policy.net
         policy, whole = (sum(p.numel() for p in part.parameters()) for part in (net.policy, net))
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
@@ -307,7 +307,8 @@ def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
 def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often one
     of these words stands in a completion); no_signal, the share of groups whose completions all
-    have the same reward; completions, tokens (of completions) and prompt_tokens, their numbers."""
+    have the same reward; completions, tokens (of completions) and ``prompt_tokens``, their
+    numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
@@ -323,9 +324,11 @@ def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, floa
 
 
 def prompt_tokens(rollout: Rollout) -> float:
-    """Tokens of the prompts of a rollout, each prompt once."""
-    share = len(torch.unique(rollout.group)) / len(rollout)
-    return share * float(rollout.inputs["prompt_mask"].sum())
+    """Tokens of a rollout that were read and not written: those of the prompts, each prompt once,
+    and what an environment said between the policy's turns."""
+    share, mask = len(torch.unique(rollout.group)) / len(rollout), rollout.mask
+    said = rollouts.read(mask).sum() - mask.sum()
+    return share * float(rollout.inputs["prompt_mask"].sum()) + float(said)
 
 
 def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:
