@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from selfplay.run.boards import (
 from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
-from selfplay.run.keep import Row
+from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
@@ -156,16 +155,7 @@ def _sft_progress(row: dict[str, Any]) -> str:
 
 
 def _best_look(folder: Path) -> str:
-    return f"best checkpoint {_look_of(best_sft(folder), _sft_progress)}"
-
-
-def _look_of(path: Path, look: Callable[[Row], str]) -> str:
-    """A checkpoint's name, followed by its row in words if there is one."""
-    for row in read_history(path.parent / "history.jsonl"):
-        with suppress(KeyError, TypeError, ValueError):  # a row that somebody has edited
-            if f"ckpt-{row['step']:06d}" == path.name:
-                return f"{path.name}, {look(row)}"
-    return path.name
+    return f"best checkpoint {look_of(best_sft(folder), _sft_progress)}"
 
 
 def rl_stage(
@@ -364,7 +354,7 @@ def _value_look(row: dict[str, Any]) -> str:
 
 def _best_value_look(folder: Path) -> str:
     found = checkpoint.best(folder, VALUE_METRIC)
-    return "no checkpoint yet" if found is None else _look_of(found, _value_look)
+    return "no checkpoint yet" if found is None else look_of(found, _value_look)
 
 
 def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) -> Work:
