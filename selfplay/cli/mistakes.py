@@ -31,10 +31,10 @@ def run_command(cli: click.Group) -> int:
     torchrun has started several processes, in that of the first one that ends."""
     if ranks.launched() == 1:
         return _run(cli)
-    from selfplay.learn.distributed import joined
+    from selfplay.learn.distributed import in_company
 
     try:
-        with joined():
+        with in_company():
             return _run(cli)
     except UserError as error:  # there is no such group
         return _fail(str(error))
