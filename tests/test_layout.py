@@ -155,7 +155,7 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("datasets", {"llm.tasks.rows"}),
     ("pyarrow", {"llm.tasks.rows"}),
     ("trl", set()),
-    ("vllm", {"llm.vllm"}),
+    ("vllm", {"llm.engines.vllm", "llm.engines.server"}),
     ("pydantic", {"common.settings"}),
     ("pydantic_core", {"common.limits"}),
     ("starlette", {"serve.web.server"}),

@@ -21,6 +21,7 @@ from selfplay.cli.options import (
     Whole,
     actors_option,
     algo_option,
+    counts_of,
     device_of,
     device_option,
     farm_of,
@@ -38,7 +39,7 @@ from selfplay.cli.options import (
     set_option,
 )
 from selfplay.cli.play import play
-from selfplay.common.errors import counted
+from selfplay.common.errors import UserError, counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
-    path.py:NAME.
+    policy:PATH, alphago:RUN@64, llm:RUN, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000,
+    human, path.py:NAME.
     """
 
 
@@ -150,6 +151,9 @@ def value(**options: Any) -> None:
                 type=click.Path(path_type=Path))
 @click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
               help="Time for matches that the chart still lacks; 0 draws what is on disk.")
+@click.option("--search", default=None, metavar="N,N,...",
+              help="Compare numbers of simulations, such as 1,4,16,64,256,1024, of the last nets; "
+              "with --minutes.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
@@ -157,12 +161,16 @@ def value(**options: Any) -> None:
               show_default=True, help="Folder for the matches and the chart of several runs.")
 @device_option
 @set_option
-def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
-            out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+def compare(folders: tuple[Path, ...], minutes: float, search: str | None, labels: str | None,
+            by_time: bool, out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
     """Redraw the chart of a run from what is on disk; or rate several runs together."""
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
+    amounts = counts_of("--search", search) if search is not None else ()
+    if amounts and (len(folders) > 1 or not minutes):
+        raise UserError(f"--search {search}: it plays matches of one run; name one, and give it "
+                        "--minutes")
     runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
     run, where = runs[0], device_of(runs[0].config.device)
     if len(runs) > 1:
@@ -171,7 +179,7 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
         return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
                             "seconds" if by_time else "flops")
     if minutes > 0:
-        run_stages(run, where, only=("eval",), minutes=minutes)
+        run_stages(run, where, only=("eval",), minutes=minutes, search=amounts)
     else:
         redraw(run, where)
 

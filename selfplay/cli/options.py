@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from selfplay.cluster.farm import Farm
     from selfplay.run.folder import Run
 
-NETS = {"net", "policy", "alphago"}  #: players that run on a device
+NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
 
 def game_option(required: bool = True) -> Any:
@@ -153,3 +153,11 @@ def opening_of(text: str) -> tuple[int, int]:
     if not found or int(found[2] or found[1]) < int(found[1]):
         raise UserError(f"--opening {text}: a range such as 2-8 wanted")
     return int(found[1]), int(found[2] or found[1])
+
+
+def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:
+    """Whole numbers with commas, in order. Raises UserError for anything else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(rf"[1-9][0-9]{{0,{digits - 1}}}", part) for part in parts):
+        raise UserError(f"{option} {text}: counts such as 1,2,4,8,16 wanted")
+    return tuple(sorted({int(part) for part in parts}))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
+from torch import nn
+
+from selfplay.common.console import Bar
 from selfplay.common.stats import wilson
-from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.generate import Generator, Samples, Sampling
 from selfplay.llm.models import completion_texts, prompt_of
 from selfplay.llm.policy import Completions, judged_parts
 from selfplay.llm.rewards import Example, answer_of, parsed_number
@@ -77,6 +82,39 @@ def answers_within(
     return {most: replace(whole, tokens=tokens[most] / count) for most, whole in found.items()}
 
 
+@dataclass
+class Counted:
+    """A generator whose answers, and tokens a second, are shown on a bar."""
+
+    generator: Generator
+    bar: Bar
+    answers: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
+    ) -> Samples:
+        start = time.perf_counter()
+        found = self.generator(prompts, group, sampling, seed)
+        self.seconds += time.perf_counter() - start
+        self.answers += len(found.mask)
+        self.tokens += int(found.mask.sum())
+        speed = self.tokens / max(self.seconds, 1e-9)
+        self.bar.at(self.answers, f"{self.answers:,} answers, {speed:,.0f} tokens/s")
+        return found
+
+    def refresh(self, model: nn.Module) -> None:
+        self.generator.refresh(model)
+
+
+@contextmanager
+def counted(generator: Generator, title: str, count: int) -> Iterator[Generator]:
+    """``generator`` behind a bar. count: answers that are wanted of it."""
+    with Bar(title, count, "answers") as bar:
+        yield Counted(generator, bar)
+
+
 def greedy_and_sampled(
     generator: Generator, tokenizer: Any, examples: Sequence[Example], group: int,
     sampling: Sampling, seed: int,
@@ -88,12 +126,14 @@ def greedy_and_sampled(
 
 def accuracy(found: Answers) -> dict[str, float]:
     """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
-    shares of completions in the form asked for and of those that ended, and the mean tokens."""
+    shares of completions in the form asked for and of those that ended, the mean tokens, and of
+    games the share of legal moves."""
     rate = found.mean("accuracy")
     low, high = wilson(rate, len(found.examples))
     return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
             "ended": found.mean("ended"), "tokens": found.tokens,
-            "questions": float(len(found.examples))}
+            "questions": float(len(found.examples)),
+            **({"legal": found.mean("legal")} if "legal" in found.parts[0][0] else {})}
 
 
 def pass_at(k: int, right: int, samples: int) -> float:
@@ -155,6 +195,11 @@ def evaluation_table(result: dict[str, Any]) -> str:
     rows = [f"{name:<10}" + "".join(f"{v:8.1%}" for v in result[key].values())
             for name, key in (("pass@k", "pass"), ("majority", "majority"))]
     return "\n".join([line("greedy"), line("sampled"), head, *rows])
+
+
+def accuracies_said(greedy: float, sampled: float) -> str:
+    """Two accuracies for a line of progress."""
+    return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
 
 
 def _vote(answer: str) -> str:

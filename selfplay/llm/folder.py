@@ -12,11 +12,13 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
 from selfplay.common.settings import to_dict, validated
@@ -26,13 +28,14 @@ from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
     AGAINST_A_MODEL,
     RECIPES,
-    RLHFConfig,
     TextConfig,
     TextRLConfig,
     fixed,
     must_not_contradict,
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.engines.ahead import Ahead
+from selfplay.llm.engines.choose import engine_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
@@ -47,6 +50,9 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
+from selfplay.llm.play.config import PREFIX
+from selfplay.llm.play.lessons import GameTask, game_task
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
@@ -112,7 +118,10 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
         must_be_a_model(config.model)
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
-    task = task_of(config)
+    task = task_of(config, folder=folder)
+    if isinstance(task, GameTask) and config.sample.max_staleness:
+        raise UserError("sample.max_staleness: the moves of a game wait for each other; leave it "
+                        "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
     return TextRun(folder, config, task)
@@ -124,6 +133,8 @@ def must_start(task: Task) -> None:
         task.judge.start()
     if isinstance(task, Episodes):
         task.world.start()
+    if isinstance(task, GameTask):
+        task.must_be_playable()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -133,11 +144,13 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right."""
+    right. folder: the run's, where a game's positions are."""
     if config.task.startswith("env:"):
         return episodes(config)
+    if config.task.startswith(PREFIX):
+        return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT
@@ -241,15 +254,16 @@ def save_checkpoint(
     """
     with checkpoint.replacing(path) as folder:
         try:
-            folder.mkdir(parents=True)
             save_model(folder, model, tokenizer)
-            for file in folder.iterdir():
+            for file in folder.glob("*"):
                 sync_folder(file)  # which flushes a file as well
         except OSError as error:
             raise refused(path, error) from error
         checkpoint.write_training(folder, *training)
-        checkpoint.write_meta(folder, {**meta, "net": {"model": type(model).__name__}})
-        sync_folder(folder)
+        kind = type(model).__name__.removeprefix("FSDP")  # as its class is called while sharded
+        checkpoint.write_meta(folder, {**meta, "net": {"model": kind}})
+        if ranks.leads():
+            sync_folder(folder)
 
 
 # --------------------------------------------------------------------------- learning from rewards
@@ -265,6 +279,12 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
     return path if last > 0 else None
 
 
+def engine_for(run: TextRun, device: str) -> Engine:
+    """What writes the completions of a run's model, by its settings."""
+    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
+                                              run.config.model, device)
+
+
 def no_engine(model: nn.Module, tokenizer: Any) -> None:
     """An ``Engine`` that leaves writing to torch."""
 
@@ -273,11 +293,14 @@ def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
+    staleness: int = 0,
+    learner_of: Callable[..., TextLearner] = TextLearner,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
-    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
+    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. staleness:
+    see ``engines.ahead``; 0: no answers are asked ahead. learner_of: what makes the learner.
     """
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
@@ -285,9 +308,10 @@ def open_learner(
     step = int(checkpoint.read_meta(newest)["step"]) if newest else 0
     near = reference_of_step(folder, pg, step) or init
     reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
-    learner = TextLearner(
+    learner = learner_of(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
-        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
+        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
+        memory=memory, ahead=partial(Ahead, staleness=staleness) if staleness else None)
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
         every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),
@@ -298,17 +322,16 @@ def open_learner(
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
-    learner.history, learner.policy.memory = kept.history, memory
+    learner.history = kept.history
     if pg.extra_loss:
         learner.optimizer.extra = own.object_of(pg.extra_loss, "a loss term", UserError)
 
     def keep_reference() -> None:
         there = [learner.step, *(int(path.name[-6:]) for path in checkpoint.listing(folder))]
         for old in folder.glob("reference-*"):  # learning may go on from one of the last two
-            if int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
+            if ranks.leads() and int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
                 shutil.rmtree(old)
         with checkpoint.replacing(folder / f"reference-{learner.step:06d}") as path:
-            path.mkdir(parents=True)
             save_model(path, learner.policy.net.policy, tokenizer)
 
     learner.on_reset = keep_reference

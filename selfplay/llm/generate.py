@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.llm.models import padded_tokens, stopped
 from selfplay.models.transformer import Decoder, TensorCache, Transformer, positions_of
@@ -54,6 +55,8 @@ class Samples(NamedTuple):
 class Generator(Protocol):
     """What answers prompts: torch here, or an inference engine on a GPU."""
 
+    name: ClassVar[str]  #: as ``sample.engine`` has it
+
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
@@ -61,7 +64,12 @@ class Generator(Protocol):
         ...
 
     def refresh(self, model: nn.Module) -> None:
-        """Answer from now on with the present weights of ``model``, which is of the same kind."""
+        """Answer from now on with the weights that ``model``, which is of the same kind, has at the
+        next call."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What is worth a line of the history, of the newest weights that it was given."""
         ...
 
 
@@ -69,6 +77,7 @@ class Generator(Protocol):
 class TorchGenerator:
     """Generation by torch with the weights that ``model`` has at each call."""
 
+    name: ClassVar[str] = "torch"
     model: nn.Module
     ends: tuple[int, ...]
     pad: int
@@ -78,11 +87,16 @@ class TorchGenerator:
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
         tokens, mask = padded_tokens(prompts, self.pad, left=True)
-        return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
-                                  self.pad, self.tokenizer)
+        with ranks.here().opened(self.model):
+            return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
+                                      self.pad, self.tokenizer)
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""
+
+    def figures(self) -> dict[str, float]:
+        """None: its arithmetic is the trainer's."""
+        return {}
 
 
 @torch.no_grad()
