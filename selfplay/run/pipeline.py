@@ -71,8 +71,8 @@ def train(
         ranks.by_first(begin)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
                          "sft": partial(sft_stage, again=again),
-                         "rl": partial(rl_stage, elsewhere=elsewhere),
-                         "value": partial(value_stage, elsewhere=elsewhere),
+                         "rl": partial(rl_stage, away=elsewhere),
+                         "value": partial(value_stage, away=elsewhere),
                          "eval": partial(eval_stage, search=search)}, clock, device, only)
 
 
@@ -158,9 +158,7 @@ def _best_look(folder: Path) -> str:
     return f"best checkpoint {look_of(best_sft(folder), _sft_progress)}"
 
 
-def rl_stage(
-    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
-) -> Work | str:
+def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None) -> Work | str:
     """Improve the SFT net, or an untrained one, by the run's algorithm.
 
     Once its policy has played games for a value net, that policy stays as it is.
@@ -179,8 +177,8 @@ def rl_stage(
         learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
                               seed=seed, known=held)
         _say_of(learner)
-        if elsewhere is not None:
-            learner.games = elsewhere.selfplay(run, learner)
+        if away is not None:
+            learner.games = away.selfplay(run, learner)
     else:
         learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
                                     seed=seed)
@@ -276,9 +274,7 @@ def _newest_rl(run: Run) -> Path | None:
     return checkpoint.newest(run.folder / "rl")
 
 
-def value_stage(
-    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
-) -> Work | str:
+def value_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None) -> Work | str:
     """Let the RL policy play, and learn the results of its games from one position each, until the
     held-out curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
@@ -292,7 +288,7 @@ def value_stage(
     about = {"sft": start, "rl": policy}
 
     def learn(at: Desk) -> bool:
-        made, cost = _value_games(run, at, device, about, elsewhere)
+        made, cost = _value_games(run, at, device, about, away)
         at.waits, at.steps = "its look at the held-out positions", config.max_steps
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
