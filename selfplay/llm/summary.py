@@ -36,7 +36,7 @@ from selfplay.llm.config import (
     with_recipe,
 )
 from selfplay.llm.engines.choose import generator_of, must_have_engine
-from selfplay.llm.evaluate import evaluate_model, evaluation_table
+from selfplay.llm.evaluate import counted, evaluate_model, evaluation_table
 from selfplay.llm.folder import (
     TextRun,
     fit_to_model,
@@ -46,6 +46,7 @@ from selfplay.llm.folder import (
     task_of,
 )
 from selfplay.llm.models import load_model
+from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
 from selfplay.report.axis import ACCURACY, Record, finite
@@ -97,10 +98,11 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     given = "" if path.parent.name == "student" else run.config.model
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
+    with counted(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
+        found = evaluate_model(write, tokenizer, examples, sampling_of(run.config), ks,
+                               run.config.seed)
     result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
-              "engine": generator.name,
-              **evaluate_model(generator, tokenizer, examples, sampling_of(run.config), ks,
-                               run.config.seed)}
+              "engine": generator.name, **found}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
     say(evaluation_table(result))
     return result
@@ -304,7 +306,8 @@ def teacher(run: TextRun) -> Record | None:
         return None
     base = run.config.recipe == "r1-zero"
     task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
-    examples = task.batch(0, DEMONSTRATIONS)
+    solved = isinstance(task, GameTask)  # of large games only what is held out
+    examples = task.held_out(DEMONSTRATIONS) if solved else task.batch(0, DEMONSTRATIONS)
     if (base and run.config.model) or any(e.demonstration is None for e in examples):
         return None
     right = [reward(e.demonstration or "", e)["accuracy"] >= 1 for e in examples]
