@@ -25,6 +25,7 @@ from selfplay.llm.generate import Samples, Sampling
 from selfplay.llm.models import padded_tokens
 from selfplay.llm.policy import Net, TextPolicy, evaluated, sample_batch, verifier
 from selfplay.llm.rewards import FORMATS, Example
+from selfplay.llm.rl import prompt_tokens
 
 GUESS = f"{ROOT}/docs/examples/guess.py:Guess"
 CALCULATOR = f"{ROOT}/docs/examples/calculator.py:Calculator"
@@ -158,6 +159,7 @@ def test_only_the_models_own_tokens_are_learnt(name: str, role: str, world: Made
     assert read == text[:place] and text[place:].strip() == "", "the template's own text"
     assert rollout.mask[0].tolist() == mine
     assert sum(mine) == sum(len(words(t, add_special_tokens=False)["input_ids"]) + 1 for t in says)
+    assert prompt_tokens(rollout) == len(prompt) + len(tokens) - sum(mine), "compute knows them all"
 
 
 def test_rewards_stand_on_the_last_tokens_of_their_turns(world: Made) -> None:

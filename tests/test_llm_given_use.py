@@ -17,8 +17,10 @@ import torch
 from given_llm import SHORT, TASK, odd, saved
 from test_llm_cli import TINY
 
+from selfplay.common.errors import UserError
 from selfplay.llm.folder import open_text_run, stored_text_config
 from selfplay.llm.generate import TorchGenerator
+from selfplay.llm.given.export import push
 from selfplay.llm.given.measure import tasks_of
 from selfplay.llm.models import load_model
 from selfplay.llm.summary import run_record
@@ -103,6 +105,39 @@ def test_whole_weights_are_exported_whole(run: Command) -> None:
     torch.testing.assert_close(theirs(tokens).logits, ours(tokens).logits, atol=1e-4, rtol=1e-4)
     run("llm", "export", "r", "--adapter", "other").mistake("has no adapter")
     assert not Path("other").exists()
+
+
+def test_what_was_exported_goes_to_the_hub_and_nowhere_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    seen: list[Any] = []
+
+    class Hub:
+        """What of the hub's client is called."""
+
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> Any:
+            seen.append((name, private, exist_ok))
+            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+            if repo_id.startswith("of-others/"):
+                raise LookupError("403\nForbidden")
+            seen.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}')
+    assert push(tmp_path, "me/mine") == "https://huggingface.co/me/mine"
+    assert seen == [("me/mine", True, True), ("me/mine", ["adapter_config.json"])]
+    with pytest.raises(UserError, match=r"403 ?.*Forbidden.*hf auth login") as told:
+        push(tmp_path, "of-others/theirs")
+    assert "\n" not in str(told.value)
+    del seen[:]
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+    with pytest.raises(UserError, match="on this disk alone"):
+        push(tmp_path, "me/mine")
+    assert seen == []
 
 
 def test_a_run_is_measured_as_by_itself_and_budgets_only_cut(run: Command) -> None:

@@ -304,16 +304,25 @@ def check_task(
               help="A whole model, adapters merged, that transformers loads.")
 @click.option("--adapter", type=click.Path(path_type=Path), default=None, metavar="DIR",
               help="The adapter alone, for peft, beside the model that it is for.")
-def export_texts(source: Path, merged: Path | None, adapter: Path | None) -> None:
+@click.option("--push", "hub", default=None, metavar="ORGANISATION/NAME",
+              help="Upload it to the Hugging Face hub as well, to a private repository if it is "
+                   "new.")
+def export_texts(
+    source: Path, merged: Path | None, adapter: Path | None, hub: str | None
+) -> None:
     """A run's newest model for other programs, in Hugging Face's form."""
     _must_be_installed()
-    from selfplay.llm.given.export import export_model
+    from selfplay.llm.given.export import export_model, push
 
     if merged is None and adapter is None:
         raise UserError("give --merged DIR, or --adapter DIR for adapters alone")
+    if hub and merged and adapter:
+        raise UserError("--push: one of the two; give --merged or --adapter")
     for folder, merge in ((merged, True), (adapter, False)):
         if folder is not None:
             click.echo(export_model(source, folder, merge))
+            if hub:
+                click.echo(f"pushed to {push(folder, hub)}")
 
 
 def run_name_of(task: str) -> str:

@@ -173,12 +173,15 @@ def _lowest_and_highest(score: Tensor, place: Tensor, count: Tensor) -> tuple[Te
 
 def likelihood_relative(score: Tensor, group: Tensor, worst: float = 0.0) -> Tensor:
     """float32 [N]: (score - mean of its group) / (mean of its group + worst): MaxRL (Tajwar et al.
-    2026, arXiv:2602.02710).
+    2026, Maximum Likelihood Reinforcement Learning, arXiv:2602.02710).
 
-    With K right answers among n, rewards of 1 and 0, a right one gets (n - K) / K, a wrong one -1,
-    and a group without a right one 0. In expectation the gradient is that of the log-likelihood's
-    expansion, -sum over k of (1 - p)^k / k, up to k = n - 1. worst: rewards are -worst or more.
-    Raises UserError for one that is less.
+    The paper's objective is the likelihood of a right answer, log p = -sum over k >= 1 of
+    (1 - p)^k / k, whose gradient is the sum of that of pass@k over k; its estimator sums the
+    gradients of the log-probabilities of the K right answers among n, over K. Here the mean of all
+    n gradients is taken off it, but in groups without a right answer, which learn nothing: in
+    expectation the sum over k then ends at n - 1. With rewards of 1 and 0 a right answer gets
+    (n - K) / K, a wrong one -1. worst: rewards are -worst or more. Raises UserError for one that is
+    less.
     """
     if bool((score < -worst - EPSILON).any()):
         raise UserError(f"pg.worst={worst:g}: there is a reward of {float(score.min()):g}, and "

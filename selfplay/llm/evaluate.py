@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
+from torch import nn
+
+from selfplay.common.console import Bar
 from selfplay.common.stats import wilson
-from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.generate import Generator, Samples, Sampling
 from selfplay.llm.models import completion_texts, prompt_of
 from selfplay.llm.policy import Completions, judged_parts
 from selfplay.llm.rewards import Example, answer_of, parsed_number
@@ -75,6 +80,39 @@ def answers_within(
                 whole.parts.append(judged[first:first + group])
     count = max(len(examples) * group, 1)
     return {most: replace(whole, tokens=tokens[most] / count) for most, whole in found.items()}
+
+
+@dataclass
+class Counted:
+    """A generator whose answers, and tokens a second, are shown on a bar."""
+
+    generator: Generator
+    bar: Bar
+    answers: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
+    ) -> Samples:
+        start = time.perf_counter()
+        found = self.generator(prompts, group, sampling, seed)
+        self.seconds += time.perf_counter() - start
+        self.answers += len(found.mask)
+        self.tokens += int(found.mask.sum())
+        speed = self.tokens / max(self.seconds, 1e-9)
+        self.bar.at(self.answers, f"{self.answers:,} answers, {speed:,.0f} tokens/s")
+        return found
+
+    def refresh(self, model: nn.Module) -> None:
+        self.generator.refresh(model)
+
+
+@contextmanager
+def counted(generator: Generator, title: str, count: int) -> Iterator[Generator]:
+    """``generator`` behind a bar. count: answers that are wanted of it."""
+    with Bar(title, count, "answers") as bar:
+        yield Counted(generator, bar)
 
 
 def greedy_and_sampled(

@@ -28,6 +28,7 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm import policy as rollouts
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens
 from selfplay.llm.policy import (
     Judge,
@@ -78,13 +79,16 @@ class RewardLearner:
     def __init__(
         self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
         critic: bool, group: int, questions: int, sampling: Sampling, device: str, seed: int,
-        markers: Sequence[str], generator: Generator | None,
+        markers: Sequence[str], generator: Generator | None, memory: Memory,
     ) -> None:
         self.goal, self.tokenizer, self.seed, self.markers = goal, tokenizer, seed, markers
         self.reference = reference  #: costs memory and a forward pass: only where it is needed
-        net = Net(model, value_model(model) if critic else None).to(device).eval()
+        value = value_model(model) if critic else None
+        net = Net(model, value).to(device).eval()
+        for part in filter(None, (model, value, reference)):
+            memory.shard(part)
         self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
-                                 sampling, group, generator, tokenizer)
+                                 sampling, group, generator, tokenizer, memory)
         self.held_out = goal.task.held_out(questions)
         self.step = 0
         self.compute: dict[str, float] = {}
@@ -143,7 +147,7 @@ class TextLearner(RewardLearner):
         pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
         reference: nn.Module | None = None, generator: Generator | None = None,
-        first_model: Callable[[], Any] | None = None,
+        first_model: Callable[[], Any] | None = None, memory: Memory | None = None,
         ahead: Callable[..., Any] | None = None,
     ) -> None:
         """first_batch: number of the first batch of prompts. reference: needed where the KL penalty
@@ -155,7 +159,7 @@ class TextLearner(RewardLearner):
             goal, model, tokenizer, reference,
             critic=pg.estimator == "gae" or pg.value_weight > 0, group=config.group,
             questions=config.evaluate_prompts, sampling=sampling, device=device, seed=seed,
-            markers=config.markers, generator=generator)
+            markers=config.markers, generator=generator, memory=memory or Memory())
         self.config, self.first_batch, self.first_model = config, first_batch, first_model
         self.optimizer = PolicyOptimizer(self.policy, sized(
             pg, sampling.max_new_tokens * goal.turns), device)
@@ -211,9 +215,9 @@ class TextLearner(RewardLearner):
                 **{f"total_{key}": value for key, value in self.compute.items()}}
 
     def _flops(self, row: Mapping[str, float], batch: SampledBatch | None) -> float:
-        """Of a step, prompts counted once a group: 2 for each parameter and token read, 4 more for
-        each parameter that learns (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more for each
-        frozen one that only passes the gradient on."""
+        """Of a step, with what ``prompt_tokens`` counts: 2 for each parameter and token read, 4
+        more for each parameter that learns (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1), 2 more
+        for each frozen one that only passes the gradient on."""
         net = self.policy.net
         policy, whole = (sum(p.numel() for p in part.parameters()) for part in (net.policy, net))
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
@@ -303,7 +307,8 @@ def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
 def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often one
     of these words stands in a completion); no_signal, the share of groups whose completions all
-    have the same reward; completions, tokens (of completions) and prompt_tokens, their numbers."""
+    have the same reward; completions, tokens (of completions) and ``prompt_tokens``, their
+    numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
@@ -319,9 +324,11 @@ def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, floa
 
 
 def prompt_tokens(rollout: Rollout) -> float:
-    """Tokens of the prompts of a rollout, each prompt once."""
-    share = len(torch.unique(rollout.group)) / len(rollout)
-    return share * float(rollout.inputs["prompt_mask"].sum())
+    """Tokens of a rollout that were read and not written: those of the prompts, each prompt once,
+    and what an environment said between the policy's turns."""
+    share, mask = len(torch.unique(rollout.group)) / len(rollout), rollout.mask
+    said = rollouts.read(mask).sum() - mask.sum()
+    return share * float(rollout.inputs["prompt_mask"].sum()) + float(said)
 
 
 def count_markers(texts: Sequence[str], markers: Sequence[str]) -> int:

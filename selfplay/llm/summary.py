@@ -36,7 +36,7 @@ from selfplay.llm.config import (
     with_recipe,
 )
 from selfplay.llm.engines.choose import generator_of, must_have_engine
-from selfplay.llm.evaluate import evaluate_model, evaluation_table
+from selfplay.llm.evaluate import counted, evaluate_model, evaluation_table
 from selfplay.llm.folder import (
     TextRun,
     fit_to_model,
@@ -98,10 +98,11 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     given = "" if path.parent.name == "student" else run.config.model
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
+    with counted(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
+        found = evaluate_model(write, tokenizer, examples, sampling_of(run.config), ks,
+                               run.config.seed)
     result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
-              "engine": generator.name,
-              **evaluate_model(generator, tokenizer, examples, sampling_of(run.config), ks,
-                               run.config.seed)}
+              "engine": generator.name, **found}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
     say(evaluation_table(result))
     return result

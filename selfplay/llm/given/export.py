@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.files import read_json, refused, write_json
 from selfplay.learn import checkpoint
 from selfplay.llm.folder import newest_model
@@ -52,6 +52,27 @@ def export_model(source: Path, folder: Path, merge: bool) -> str:
         raise refused(folder, error) from error
     what = "adapter" if not merge else "model, adapters merged" if adapter else "model"
     return f"{folder}: {what} of {path}"
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload what ``export_model`` wrote to the repository ``name`` of the Hugging Face hub, which
+    is made, for its owner's eyes only, where there is none; its address. Raises UserError for an
+    adapter of a model on this disk, which nobody else could load, and where the hub cannot be
+    reached or lets nobody in."""
+    from huggingface_hub import HfApi
+
+    described = folder / ADAPTER
+    if described.is_file() and str(under := read_json(described, dict)[BASE]).startswith("."):
+        raise UserError(f"--push {name}: the adapter is for {under}, which is on this disk alone; "
+                        "push the whole model, with --merged")
+    try:
+        made = HfApi().create_repo(name, private=True, exist_ok=True)
+        HfApi().upload_folder(repo_id=made.repo_id, folder_path=folder)
+    except Exception as error:  # of the hub's client, or of its transport, which is no OSError
+        raise UserError(f"--push {name}: the hub does not take it ({type(error).__name__}: "
+                        f"{clip(str(error), 160)}); log in with `hf auth login`, with the network "
+                        f"there. {folder} is written") from error
+    return str(made)
 
 
 def relative(under: str, folder: Path) -> str:
