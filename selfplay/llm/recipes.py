@@ -142,11 +142,11 @@ def start(run: TextRun) -> tuple[Any, Any]:
     config, lora = run.config, lora_of(run.config)
     if config.model:
         return load_model(config.model, lora)
-    tokenizer = _tokenizer_of(run)
+    tokenizer = _new_tokenizer(run)
     return small_model(config.net, tokenizer, config.seed), tokenizer
 
 
-def _tokenizer_of(run: TextRun) -> Any:
+def _new_tokenizer(run: TextRun) -> Any:
     """A new tokenizer, for the embedded model."""
     data, task = run.config.data, run.task
     if not (data.pieces or data.corpus) and isinstance(task, GameTask) and (
