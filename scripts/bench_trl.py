@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -86,7 +87,7 @@ def our_side(args: argparse.Namespace) -> None:
     config = TextRLConfig(prompts=args.prompts, group=args.group, evaluate_prompts=1)
     with tempfile.TemporaryDirectory() as folder:
         learner, _ = open_learner(job, args.model, Path(folder), config,
-                                  algorithm("grpo", learning_rate=RATE),
+                                  algorithm("grpo", learning_rate=RATE), device=args.device,
                                   sampling=Sampling(max_new_tokens=args.tokens))
         clock = Clock(args)
         while clock.step(learner.advance()["tokens"]):
@@ -124,7 +125,8 @@ def their_side(args: argparse.Namespace) -> None:
             train_dataset=Dataset.from_list(
                 [{"prompt": [{"role": "user", "content": p}]} for p in known]),
             args=GRPOConfig(
-                output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False,
+                output_dir=folder, use_cpu=args.device == "cpu", bf16=False,
+                gradient_checkpointing=False,
                 per_device_train_batch_size=args.prompts * args.group,
                 num_generations=args.group, max_completion_length=args.tokens,
                 temperature=1.0, beta=0.0, num_iterations=1, loss_type="grpo",
@@ -136,7 +138,7 @@ def their_side(args: argparse.Namespace) -> None:
 
 def start(side: str, args: argparse.Namespace) -> subprocess.Popen[str]:
     words = [sys.executable, __file__, "--side", side]
-    for name in ("model", "task", "prompts", "group", "tokens", "warm", "steps"):
+    for name in ("model", "task", "prompts", "group", "tokens", "warm", "steps", "device"):
         words += [f"--{name}", str(getattr(args, name))]
     errors = Path(tempfile.gettempdir()) / f"bench-trl-{side}.err"
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -162,18 +164,32 @@ def measure(process: subprocess.Popen[str]) -> Sample:
 
 
 def compare(args: argparse.Namespace) -> None:
-    sides = {name: start(name, args) for name in ("ours", "trl")}
+    names = ["ours", "trl"] if find_spec("trl") else ["ours"]
+    sides = {name: start(name, args) for name in names}
     pairs: list[dict[str, Sample]] = []
     for k in range(args.pairs):
         order = list(sides) if k % 2 == 0 else list(sides)[::-1]
         pairs.append({name: measure(sides[name]) for name in order})
     for process in sides.values():
         process.communicate("\n", timeout=120)
+    if args.json:
+        found: dict[str, Any] = {name: {
+            key: median(pair[name][key] for pair in pairs) / over
+            for key, over in (("wall", args.steps), ("cpu", args.steps), ("tokens", 1), ("mb", 1))}
+            for name in names}
+        if "trl" in names:
+            found["ratio"] = median(pair["trl"][args.clock] / pair["ours"][args.clock]
+                                    for pair in pairs)
+        print(json.dumps(found))
+        return
     for name in sides:
         print(f"{name:<6}" + "  ".join(
             f"{key} {median(pair[name][key] for pair in pairs) / over:8.3f} {unit}"
             for key, over, unit in (("wall", args.steps, "s/step"), ("cpu", args.steps, "s/step"),
                                     ("tokens", 1, "a step"), ("mb", 1, "MB at most"))))
+    if "trl" not in names:
+        print("trl is not installed: ours alone")
+        return
     ratios = [pair["trl"][args.clock] / pair["ours"][args.clock] for pair in pairs]
     print(f"ratio {median(ratios):.2f}  spread {min(ratios):.2f}-{max(ratios):.2f}  "
           f"({args.clock} time, {len(pairs)} pairs of {args.steps} steps)")
@@ -192,6 +208,8 @@ def main() -> None:
     parser.add_argument("--steps", type=positive, default=3, help="in each half of a pair")
     parser.add_argument("--warm", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of both")
+    parser.add_argument("--json", action="store_true", help="the medians as one line")
     parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:

@@ -20,6 +20,7 @@ PARTS: tuple[dict[str, str], ...] = (
     {"run": "folder, clock, stages, chart"},
     {"llm": "text as a game; apart from board"},
     {"serve": "GTP, analysis, reviews"},
+    {"cluster": "more machines, on Ray"},
     {"api": "import selfplay", "bench": "the speed table"},
     {"cli": "the command line"},
 )

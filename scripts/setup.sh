@@ -27,7 +27,10 @@ $(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt")"
         "$python" -m venv --clear "$ROOT/.venv" || return 1
     fi
     echo "selfplay: installing the pinned set into .venv (once; a few minutes)" >&2
-    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    # At a terminal pip shows what it fetches; a log wants no bars.
+    local quiet=--quiet
+    if [ -t 2 ]; then quiet=--progress-bar=on; fi
+    "$ROOT/.venv/bin/python" -m pip install "$quiet" --disable-pip-version-check \
         --constraint "$ROOT/constraints.txt" --editable "$ROOT$extras" >&2 || {
         echo "selfplay: the install failed; see pip's message above. Run the same command again to retry." >&2
         return 1

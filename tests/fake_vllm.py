@@ -75,6 +75,15 @@ class Inside:
         return found
 
 
+def answer(
+    model: Any, prompt: list[int], ends: list[int], sampling: Sampling, seed: int
+) -> tuple[list[int], list[float]]:
+    """(tokens, their log-probabilities) of one completion."""
+    found = TorchGenerator(model, tuple(ends), 0)([prompt], 1, sampling, seed)
+    tokens = found.action[0][found.mask[0]].tolist()
+    return tokens, found.logp[0, :len(tokens)].tolist()
+
+
 class LLM:
     def __init__(
         self, *, model: str, dtype: str, gpu_memory_utilization: float, load_format: str,
@@ -98,15 +107,12 @@ class LLM:
                 for prompt, wanted in zip(prompts, sampling_params, strict=True)]
 
     def _answer(self, prompt: list[int], wanted: SamplingParams, seed: int) -> CompletionOutput:
-        ends = tuple(wanted.stop_token_ids)
-        write = TorchGenerator(self.inside.model, ends, 0)
-        found = write([prompt], 1, Sampling(wanted.temperature, wanted.top_p, wanted.max_tokens),
-                      seed)
-        tokens = found.action[0][found.mask[0]].tolist()
+        tokens, logps = answer(
+            self.inside.model, prompt, wanted.stop_token_ids,
+            Sampling(wanted.temperature, wanted.top_p, wanted.max_tokens), seed)
         reason = "length" if len(tokens) == wanted.max_tokens else "stop"  # the limit comes first
         return CompletionOutput(tuple(tokens), [
-            {token: Logprob(float(logp))} for token, logp in
-            zip(tokens, found.logp[0], strict=False)], reason)
+            {token: Logprob(logp)} for token, logp in zip(tokens, logps, strict=True)], reason)
 
     def apply_model(self, function: Callable[[Inside], Any]) -> list[Any]:
         self.stale = True
@@ -119,13 +125,13 @@ class LLM:
 
 def installed(monkeypatch: Any) -> list[Any]:
     """Let ``import vllm`` find this; the engines that are started, none so far."""
-    from selfplay.llm import vllm
+    from selfplay.llm.engines import vllm
 
     module = ModuleType("vllm")
     module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = LLM, SamplingParams  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    vllm._engine.cache_clear()
+    vllm.started.cache_clear()
     STARTED.clear()
     return STARTED

@@ -156,7 +156,7 @@ def test_on_a_gpu_one_thread_feeds_the_net_alone_and_all_play(
     torch.set_num_threads(3)
     for device in ("cuda", "cpu"):
         spec = spec_for(game, "1x8")
-        nets = bench_net._Nets(game, spec, device)
+        nets = bench_net.Nets(game, spec, device)
         nets.selfplay("float32")
         nets.alone("float32")
     assert crews == [3, 3]

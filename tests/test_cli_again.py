@@ -130,7 +130,10 @@ def test_a_net_as_baseline_is_rated_and_may_move_away_later(run: Command, tmp_pa
     train = ("train", *T, "--run", "here", *TINY, "--set", "eval.baselines=net:other")
     assert run(*train).code == 0
     (tmp_path / "other").rename(tmp_path / "elsewhere")
-    assert run("compare", "here").code == 0
+    said = run("compare", "here", "--search", "1,2,4", "--minutes", "0.5", "--set", "eval.games=2")
+    assert said.code == 0 and "the simulations bring SFT's net " in said.out, said.err
+    run("compare", "here", "--search", "1,2").mistake("--search 1,2", "give it --minutes")
+    run("compare", "here", "--search", "1,x", "--minutes", "1").mistake("--search 1,x", "counts")
     assert run(*train).code == 0  # the name that was typed still means that checkpoint
     rows = json.loads((tmp_path / "here/evaluation.json").read_text())["baselines"]
     (row,) = [row for row in rows if row["player"] == "net:other/ckpt-000001"]

@@ -203,6 +203,27 @@ def test_ratings_are_those_of_the_matches_on_disk(run: Run) -> None:
     assert found["config"]["game"] == run.game.name and "learning_rate" in found["config"]["sft"]
 
 
+def test_numbers_of_simulations_are_compared(run: Run) -> None:
+    """The last net of each stage, raw and with 1, 4 and 16, tied to random."""
+    all_played(run)
+    points = chart_points(run)
+    assert evaluation(run, "cpu")["search"] == []
+    wanted = compare.plan_search(run, points, (16, 1, 4))
+    lasts = [[p for p in points if p.stage == stage][-1] for stage in ("sft", "rl")]
+    assert {p.a.partition("@")[0] for p in wanted} == {f"net:{p.path}" for p in lasts}
+    assert [p.b for p in wanted[:2]] == ["random"] * 2 and connected(wanted) >= {
+        p.player(sims) for p in lasts for sims in (0, 1, 4, 16)}
+    for pairing in wanted:
+        if not match_folder(run, pairing).exists():
+            hand_made(run, pairing, [1, 1, 0, 1, -1, 1])
+    found = evaluation(run, "cpu")
+    seen = [(row["stage"], row["sims"]) for row in found["search"]]
+    assert {("sft", 0), ("sft", 1), ("sft", 16), ("rl", 4)} <= set(seen) and seen[0] == ("sft", 0)
+    assert set(found["exchange"]["gains"]) == {"sft", "rl"}
+    refused = {row["refused"] for row in found["curves"]}
+    assert refused == {"2 of the 5 points that it needs"}
+
+
 def test_a_few_matches_are_enough_for_a_chart(run: Run) -> None:
     first = plan_matches(run, chart_points(run))[:8]
     for pairing in first:

@@ -48,3 +48,14 @@ def test_a_bar_of_counts_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         line(bar, 2)
         now[0] = 20.0
         assert line(bar, 6) == "match 60% 0:20 ETA 0:20"
+
+
+def test_a_count_that_is_only_a_limit_tells_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with Bar("match", 100_000, "games", limit=True) as bar:
+        line(bar, 0)
+        now[0] = 20.0
+        assert line(bar, 6) == "match 0% 0:20 ETA -"
+        assert line(bar, 6, 0.25) == "match 25% 0:20 ETA 1:00"  # a quarter of the way in 20 s
+        assert line(bar, 90_000, 0.25) == "match 90% 0:20 ETA 1:00"

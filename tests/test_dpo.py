@@ -21,13 +21,13 @@ from torch import Tensor
 
 from selfplay.common.files import read_history, read_json
 from selfplay.learn.rollout import Evaluated, Rollout
-from selfplay.llm.config import DPOConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.folder import newest_model
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, save_model
 from selfplay.llm.policy import Net, TextPolicy
 from selfplay.llm.preferences import dpo
+from selfplay.llm.preferences.config import DPOConfig
 from selfplay.llm.preferences.pairs import Pair, read_pairs
 
 

@@ -15,7 +15,7 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
 from selfplay.inference.actors import spread
-from selfplay.inference.evaluator import Evaluator, _torch_run, padded_rows
+from selfplay.inference.evaluator import Evaluator, padded_rows, torch_run
 from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
@@ -215,7 +215,7 @@ def test_few_rows_wait_for_few() -> None:
 
     game = make("tictactoe")
     net = net_for(game, "1x8").eval()
-    run = _torch_run(Counting(), torch.device("cpu"), torch.float32)
+    run = torch_run(Counting(), torch.device("cpu"), torch.float32)
     obs = game.observe(game.new(20))
     wanted = run(obs)
     for rows in (1, 3, 8, 20):

@@ -169,7 +169,7 @@ def test_the_command(run: Command, tmp_path: Path) -> None:
     assert "value-preserving moves" in said.out and "mcts:50" in said.out
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = run("judge", "random", "--game", "go9x9")
-    assert said.code == 1 and "no exact solver" in said.err
+    assert said.code == 1 and "no exact solver" in said.err and "solving" not in said.out
 
 
 def test_long_names_fit_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +288,20 @@ def test_othello_with_too_many_empty_cells_is_refused(run: Command) -> None:
 def test_a_budget_that_is_none_is_no_misspelt_net(run: Command, budget: str) -> None:
     run("match", f"net:tictactoe@{budget}", "random", "--game", "tictactoe").mistake(
         f"@{budget} is no budget", "@64")
+
+
+def test_a_picture_shows_what_more_effort_brings() -> None:
+    """Beside the plies, where a player was judged with several efforts."""
+    from selfplay.arena.spec import effort_of
+    from selfplay.report.judged import KeptCurve, by_effort, draw_judged
+
+    assert effort_of("net:runs/a@64x8") == ("net:runs/a", 64)
+    assert effort_of("net:runs/a") == ("net:runs/a", 0)
+    assert effort_of("llm:runs/b@8,mask") == ("llm:runs/b,mask", 8)
+    assert effort_of("mcts:100") == ("mcts", 100) and effort_of("random") == ("random", 0)
+    names = ["net:a@16", "net:a", "llm:b@4", "llm:b", "random"]
+    curves = [KeptCurve(name, [(1, 2, 3, 4), (3, 4, 2, 6)], *effort_of(name)) for name in names]
+    assert {who: [c.effort for c in found] for who, found in by_effort(curves).items()} == {
+        "net:a": [0, 16], "llm:b": [0, 4], "random": [0]}
+    assert curves[0].kept() == (5, 10)
+    assert draw_judged("both", curves) != draw_judged("both", curves[3:])

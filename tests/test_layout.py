@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("llm",),
     ("serve",),
+    ("cluster",),
     ("api", "bench"),
     ("cli",),
 )
@@ -154,12 +155,13 @@ def test_games_and_models_stand_alone(folder: str) -> None:
     ("datasets", {"llm.tasks.rows"}),
     ("pyarrow", {"llm.tasks.rows"}),
     ("trl", set()),
-    ("vllm", {"llm.vllm"}),
+    ("vllm", {"llm.engines.vllm", "llm.engines.server"}),
     ("pydantic", {"common.settings"}),
     ("pydantic_core", {"common.limits"}),
     ("starlette", {"serve.web.server"}),
     ("uvicorn", {"serve.web.server"}),
     ("websockets", set()),
+    ("ray", {"cluster"}),
 ])
 def test_a_library_is_known_in_one_place(package: str, allowed: set[str]) -> None:
     """allowed: modules, or whole folders."""
@@ -260,7 +262,7 @@ def test_files_are_short() -> None:
 
 
 @pytest.mark.parametrize("heavy", ["torch", "numba", "numpy", "matplotlib", "pyspiel",
-                                   "transformers", "pydantic"])
+                                   "transformers", "pydantic", "ray"])
 @pytest.mark.parametrize("words", [["--help"], ["llm", "--help"]])
 def test_help_imports_nothing_heavy(heavy: str, words: list[str]) -> None:
     code = (f"import sys; sys.argv = ['selfplay', *{words}]\n"

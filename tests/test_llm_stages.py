@@ -17,6 +17,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
+from selfplay.llm import recipes
 from selfplay.llm.config import (
     RECIPES,
     Recipe,
@@ -25,6 +26,7 @@ from selfplay.llm.config import (
     with_algorithm,
     with_recipe,
 )
+from selfplay.llm.embedded import character_tokenizer, piece_tokenizer
 from selfplay.llm.folder import TextRun, newest_model, open_text_run, task_of
 from selfplay.llm.models import load_model
 from selfplay.llm.recipes import STAGES, goal_of, learn_own_answers, run_recipe
@@ -257,3 +259,40 @@ def test_what_pretraining_reads() -> None:
     for e in examples:
         assert e in guesses or reward(e.demonstration, e)["accuracy"] == 1
     assert all(not e.demonstration.startswith("#") for e in task_of(config).batch(0, 100))
+
+
+# -------------------------------------------------------------------------------- pretraining
+
+
+def test_pretraining_reads_a_corpus_and_sft_goes_on_from_it(tmp_path: Path) -> None:
+    """Of two tasks, in pieces that fit their texts; the stage has a curve of its own."""
+    corpus = f"data.corpus={TASK},gcd"
+    run = opened(tmp_path, "three-stages", "data.pieces=150", corpus, "rl.steps=1",
+                 "sft.max_steps=6", "sft.learning_rate=1e-9")
+    read = recipes.corpus_of(run)
+    held, learnt = read.held_out(8), read.batch(3, 20)
+    assert {e.prompt for e in held}.isdisjoint(e.prompt for e in learnt)
+    assert [e.prompt for e in read.batch(3, 20)] == [e.prompt for e in learnt]
+    assert 4 <= sum("divisor" in e.prompt for e in learnt) <= 16
+    assert sum("divisor" in e.prompt for e in held) == 4
+    run_recipe(run, "cpu")
+    assert [row["step"] for row in read_history(tmp_path / "base" / "history.jsonl")] == [6]
+    assert list(json.loads((tmp_path / "evaluation.json").read_bytes())["stages"]) == [
+        "base", "sft", "rl"]
+    base, _ = load_model(checkpoint.chosen(tmp_path / "base"))  # type: ignore[arg-type]
+    sft, _ = load_model(checkpoint.chosen(tmp_path / "sft"))  # type: ignore[arg-type]
+    far = [float((a - b).abs().max()) for a, b in zip(base.parameters(), sft.parameters(),
+                                                      strict=True)]
+    assert max(far) < 1e-4  # at this rate it stays where pretraining ended
+
+
+def test_pieces_fit_their_texts_and_nothing_is_lost() -> None:
+    texts = ["the greatest common divisor of 112 and 35 is 7\n", "a greater divisor: 12"] * 20
+    small, large = piece_tokenizer(texts, 100), piece_tokenizer(texts, 160)
+    for tokenizer in (small, large, character_tokenizer(texts)):
+        for text in [*texts[:2], "unheard-of words, 99 + 1 = 100"]:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids
+    lengths = [len(t(texts[0])["input_ids"]) for t in (character_tokenizer(), large)]
+    assert lengths[1] < lengths[0] / 2
+    assert len(large("112", add_special_tokens=False)["input_ids"]) == 3  # digits stay alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: 
     assert not any("undecided" in line for line in told)
 
 
+def test_a_run_too_short_for_a_right_answer_names_the_minutes(tmp_path: Path) -> None:
+    """20 steps after a start of 9 s, 6 s each: 500 take 50 minutes, 35% of 143."""
+    from selfplay.report.text import headlines
+    from selfplay.report.verdict import verdict_of
+
+    rows(tmp_path / "sft", [{**taught(10, 0.0), "seconds": 69.0},
+                            {**taught(20, 0.0), "seconds": 129.0}], best=20)
+    run = run_in(tmp_path)
+    told = headlines(verdict_of(summary.run_record(run, {}, "cpu", ("sft", "rl", "eval"))))
+    assert told[0].startswith(
+        "No question has been answered rightly yet, so there is nothing to compare. SFT made 20 of "
+        "the about 500 steps that first right answers take; at this speed 143 minutes are needed: "
+        f"selfplay llm train --run {tmp_path} ") and told[0].endswith(" --minutes 143")
+    with_model = TextRun(run.folder, replace(run.config, model="some/model"), run.task)
+    assert summary.minutes_needed(with_model, "sft", [taught(20, 0.0)]) == (60.0, "")
+
+
 def test_without_a_known_compute_the_chart_goes_by_time(tmp_path: Path) -> None:
     rows(tmp_path / "sft", [taught(1, 0.1)], best=1)
     rows(tmp_path / "rl", [{key: value for key, value in rewarded(2, 0.6).items()
@@ -139,7 +157,6 @@ def test_a_file_without_demonstrations_has_no_teacher(tmp_path: Path) -> None:
 
 
 def test_the_command_of_a_run_makes_it_again(tmp_path: Path) -> None:
-    from dataclasses import replace
 
     from selfplay.llm.config import new_settings, override, with_recipe
 

@@ -131,6 +131,8 @@ def test_a_demonstration_of_ones_own_gets_the_form_that_is_asked_for(
     ('{"prompt": "a", "answer": 1, "checker": "countdown"}', "numbers and target"),
     ('{"prompt": "a", "answer": 1, "checker": "reasoning-gym", "task": "chain_sun"}', "chain_sum"),
     ('{"prompt": "a", "answer": null}', "bad.jsonl, line 2: answer null; a text or a number"),
+    ('{"prompt": "a", "answer": NaN}', "line 2: answer nan; a number that is finite"),
+    ('{"prompt": "a", "answer": 1e400}', "line 2: answer inf; a number that is finite"),
     ('{"prompt": "a", "answer": [1], "checker": "number"}', r"line 2: answer \[1\]; a text"),
     ('{"prompt": "a", "answer": {"b": 1}}', "line 2: answer .*; a text or a number wanted"),
     ('{"prompt": "a", "answer": "five", "checker": "number"}', 'line 2: answer "five" is no num'),

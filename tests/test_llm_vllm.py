@@ -23,8 +23,8 @@ from given_llm import SHORT, TASK, odd, saved
 from selfplay.common.errors import UserError
 from selfplay.learn.config import algorithm
 from selfplay.learn.rollout import Rollout
-from selfplay.llm import vllm
 from selfplay.llm.config import SampleConfig, TextRLConfig
+from selfplay.llm.engines import choose, vllm
 from selfplay.llm.folder import newest_model, open_learner
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
@@ -50,7 +50,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def engine(folder: str, ends: tuple[int, ...] | None = None) -> tuple[Any, Any]:
     model, tokenizer = load_model(folder)
-    found = vllm.engine_of(model, tokenizer, EXACT, folder, "cpu")
+    found = choose.engine_of(model, tokenizer, EXACT, folder, "cpu")
     assert found is not None and found.ends == end_tokens(model, tokenizer)
     return model, vllm.VllmGenerator(found.engine, ends or found.ends, found.pad, found.config)
 
@@ -106,7 +106,7 @@ def opened(
         RewardedTask(make_task(TASK, style="answer")), folder, path, config,
         algorithm("grpo", learning_rate=1e-2, **changes),
         sampling=Sampling(max_new_tokens=6), seed=2, lora=Lora(rank) if rank else None,
-        engine=lambda model, words: vllm.engine_of(model, words, sample, folder, "cpu"))
+        engine=lambda model, words: choose.engine_of(model, words, sample, folder, "cpu"))
 
 
 def has_the_weights_of(inside: Any, model: Any) -> bool:
@@ -153,7 +153,7 @@ def test_asked_on_a_gpu_and_for_a_model_given(folder: str, engines: list[Any]) -
 
     def chosen(engine: str, given: str, device: str) -> bool:
         sample = SampleConfig(engine=engine, dtype="float32")  # type: ignore[arg-type]
-        return vllm.engine_of(model, words, sample, given, device) is not None
+        return choose.engine_of(model, words, sample, given, device) is not None
 
     assert chosen("auto", folder, "cuda") and chosen("vllm", folder, "cpu")
     assert not chosen("auto", folder, "cpu") and not chosen("torch", folder, "cuda")
@@ -171,7 +171,7 @@ def test_an_engine_that_does_not_start(
     monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
     model, words = load_model(folder)
     with pytest.raises(UserError, match=r"memory for the cache blocks\); change --set"):
-        vllm.engine_of(model, words, EXACT, folder, "cpu")
+        choose.engine_of(model, words, EXACT, folder, "cpu")
 
 
 def test_a_run_with_it(

@@ -62,7 +62,7 @@ def test_self_play_does_not_pass_early() -> None:
     game, counts = make("go5x5"), []
     for share in (0.0, 0.8):
         config = RLConfig(sims=6, cheap_sims=2, games=16, opening=(0, 2), pass_from=share)
-        harvest = played(Actor(game, rollout_evaluate(game, 1), config, 3), 200)
+        harvest = played(Actor(game, rollout_evaluate(game, 1), config, 3), 400)
         games = np.split(harvest.actions, harvest.ends[:-1])
         early = [g[:20] == game.pass_action for g in games]
         counts.append(sum(int(e.sum()) for e in early))

@@ -67,6 +67,13 @@ def test_a_plain_game(tmp_path: Path) -> None:
     assert (game.value, game.komi, game.names, game.opening) == (-1.0, 6.5, ("a]b", "y"), 0)
 
 
+@pytest.mark.parametrize("second", [";RE[W+0.5]PB[Anna]", ";B[ba]RE[W+0.5]PB[Anna]"])
+def test_what_a_game_says_of_itself_in_its_second_node(second: str, tmp_path: Path) -> None:
+    moves = second + ";B[cc]" * ("B[ba]" not in second) + ";W[ee]"
+    game = only(tmp_path, sgf(moves, RE=None, PB=None))
+    assert (game.value, game.names, len(game.actions)) == (-1.0, ("Anna", "y"), 2)
+
+
 @pytest.mark.parametrize(("text", "value"), [
     ("B+3.5", 1), ("W+Resign", -1), ("W+R", -1), ("w+r", -1), ("B+Time", 1), ("B+T", 1),
     ("B+Forfeit", 1), ("b+1,5", 1), ("B+", 1), ("W+12", -1), (" B + 4 ", 1), ("Black+R", 1),

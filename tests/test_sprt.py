@@ -10,8 +10,10 @@ from scipy.stats import binom
 from script import load
 
 from selfplay.arena.contest.sprt import H0, H1, Sprt, Trial, parse_sprt
+from selfplay.arena.match import play_match
 from selfplay.arena.records import GameRecord
 from selfplay.common.errors import UserError
+from selfplay.games import make
 
 #: Bounds, model, counts from the worst outcome on, the ratio, as fastchess publishes them (its own
 #: tests, and the last one its pull request 783).
@@ -126,6 +128,26 @@ def test_repeated_games_are_no_evidence() -> None:
               for k in range(400))
     assert stale.decision == "" and stale.llr < fresh.llr
     assert "open after 400 games" in stale.summary()
+
+
+def test_the_way_to_a_bound_is_told() -> None:
+    trial = Trial(Sprt(0, 400))
+    assert trial.share == 0 and trial.in_flight() == 8
+    trial.add(record(k, 1 if k % 2 == 0 else -1) for k in range(2))
+    assert trial.share == pytest.approx(trial.llr / 2.944, abs=1e-3) and 0 < trial.share < 1
+    trial.add(record(k, 1 if k % 2 == 0 else -1) for k in range(2, 40))
+    assert trial.share == 1 and trial.in_flight() == trial.games > 8
+
+
+def test_a_decision_stops_a_match_of_many_slots_early() -> None:
+    """64 games at once would all be played; what is decided does not depend on the slots."""
+    game, trials = make("tictactoe"), (Trial(Sprt(0, 200)), Trial(Sprt(0, 200)))
+    ended: list[GameRecord] = []
+    many = play_match(game, "mcts:30", "random", games=1000, slots=64, trial=trials[0],
+                      ended=ended.append)
+    few = play_match(game, "mcts:30", "random", games=1000, slots=4, trial=trials[1])
+    assert trials[0].decision == H1 and many.games == few.games < 40
+    assert len(ended) <= many.games + 16 and trials[0].llr == trials[1].llr
 
 
 def test_words_of_a_test() -> None:

@@ -15,7 +15,7 @@ from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
 from .othello import OthelloSolver
 
 __all__ = ["ILLEGAL", "KEEPS_VALUE", "LOSES_VALUE", "PERFECT", "SOLVERS", "Connect4Solver",
-           "Exhaustive", "OthelloSolver", "Solver", "plies", "solver"]
+           "Exhaustive", "OthelloSolver", "Solver", "must_be_solvable", "plies", "solver"]
 
 
 class Solver(Protocol):
@@ -43,8 +43,13 @@ def plies(game: Game) -> tuple[int, int]:
     return LATE.get(game.name, (min(12, longest // 4), min(34, longest * 4 // 5)))
 
 
-def solver(game: Game) -> Solver:
-    """A solver of ``game``. Raises GameError where there is none."""
+def must_be_solvable(game: Game) -> None:
+    """Raises GameError where there is no solver of ``game``."""
     if game.name not in SOLVERS:
         raise GameError(f"{game.name}: no exact solver; there are some for {', '.join(SOLVERS)}")
+
+
+def solver(game: Game) -> Solver:
+    """A solver of ``game``. Raises GameError where there is none."""
+    must_be_solvable(game)
     return SOLVERS[game.name](game)

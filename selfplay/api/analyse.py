@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from selfplay.api.checked import must_be_whole
+from selfplay.api.boards import MOST_SIMS
+from selfplay.api.checked import must_be_states, must_be_whole, must_suit, usable_device
 from selfplay.common.errors import UserError
 from selfplay.games import Game, make
 from selfplay.games.base import GameError
@@ -37,9 +38,11 @@ def analyse(
     >>> found[0].best.text, found[0].best.proven, found[1].visits
     ('c1', 1.0, 65)
     """
-    must_be_whole("sp.analyse", sims=sims)
+    must_be_whole("sp.analyse", 0, MOST_SIMS, sims=sims)
+    device = usable_device("sp.analyse", device)
     mind = _mind(net, sims, make(game) if isinstance(game, str) else game, device)
     if isinstance(positions, tuple):  # states are named tuples of arrays
+        must_be_states("sp.analyse", mind.game, positions)
         return analyses(jobs_of(mind, positions, sims))
     return analyses(Job(_states(mind.game, moves, number), sims, mind)
                     for number, moves in enumerate(positions, 1))
@@ -52,7 +55,10 @@ def _mind(net: nn.Module | str | None, sims: int, game: Game | None, device: str
         game = make(str(net.game))
     if game is None:
         raise UserError("sp.analyse: say which game: game=\"go9x9\"")
-    return rollout_mind(game, sims) if net is None else of_net(net, game, "net", sims, 1, device)
+    if net is None:
+        return rollout_mind(game, sims)
+    must_suit("sp.analyse", game, net)
+    return of_net(net, game, "net", sims, 1, device)
 
 
 def _states(game: Game, moves: Sequence[str | int] | str, number: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from selfplay.api.checked import must_be_plies, must_be_whole
+from selfplay.api.checked import (
+    must_be_plies,
+    must_be_states,
+    must_be_whole,
+    must_suit,
+    usable_device,
+)
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.players import Player, parse_player, player_of
 from selfplay.arena.spec import LEAVES, checkpoint_of
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 from selfplay.common.limits import MAX_SEED
 from selfplay.games import Game, make
 from selfplay.games.own import is_own
@@ -28,7 +35,9 @@ from selfplay.report import board as drawing
 from selfplay.run.own_nets import use_net
 from selfplay.search.rollouts import rollout_evaluate
 from selfplay.search.search import Rule, Search, SearchConfig
+from selfplay.search.tree import node_bytes
 
+MOST_SIMS = 999_999_999  #: of one search, as in the words of the command line
 SHOWN = 6  #: boards that a search shows in a notebook
 
 
@@ -77,12 +86,14 @@ def load(
     """
     if net is not None:
         use_net(net)
+    device = usable_device("sp.load", device)
     folder = find(str(name))
     for path in (Path("runs") / name, Path(name)):
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir raises where a name is too long
             folder = path
     if folder is None:
-        raise UserError(f"{str(name)!r}: no folder, no run in runs/, {or_else(str(name))}")
+        raise UserError(f"{clip(repr(str(name)), 80)}: no folder, no run in runs/, "
+                        f"{or_else(str(name))}")
     if folder.is_dir() and not (folder / META).is_file():
         folder = checkpoint_of(str(folder), f"net:{folder}")[0]
     found, meta = load_net(folder, None if game is None else _game(game), device)
@@ -120,9 +131,7 @@ class Board:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "game", _game(self.game))
-        if not isinstance(self.states, type(self._game().new(1))):
-            raise UserError(f"sp.Board: states of {self._game().name} wanted (game.new(1)), not "
-                            f"{type(self.states).__name__}")
+        must_be_states("sp.Board", self._game(), self.states)
         must_be_whole("sp.Board", 0, len(self.states.ply) - 1, row=self.row)
 
     def _game(self) -> Game:
@@ -208,17 +217,26 @@ def search(
     >>> int(found.action[0]), found.visits.shape, found.visits.sum()
     (2, (1, 9), np.int64(200))
     """
-    must_be_whole("sp.search", 1, sims=sims)
+    must_be_whole("sp.search", 1, MOST_SIMS, sims=sims)
     must_be_whole("sp.search", 1, LEAVES, leaves=leaves)
     must_be_whole("sp.search", 0, MAX_SEED, seed=seed)
-    game = _game(game)
+    game, device = _game(game), usable_device("sp.search", device)
+    must_be_states("sp.search", game, states)
+    if isinstance(net, nn.Module):
+        must_suit("sp.search", game, net)
     batch = len(states.ply)
     if net is None:
         evaluate: Any = rollout_evaluate(game, seed)
     else:
         evaluate = net if isinstance(net, Evaluator) else spread(net, game, device)
     config = SearchConfig(rule=rule or ("uct" if net is None else "puct"), leaves=leaves)
-    found = Search(game, config, batch, sims, seed).run(states, sims, evaluate, noise)
+    try:
+        trees = Search(game, config, batch, sims, seed)
+    except MemoryError:
+        wanted = batch * sims * node_bytes(game.num_actions) / 2**30
+        raise UserError(f"sp.search: {batch} trees of {sims} simulations take {wanted:.0f} GB; "
+                        "fewer simulations or positions wanted") from None
+    found = trees.run(states, sims, evaluate, noise)
     return Found(game, states, *found)
 
 
@@ -236,10 +254,12 @@ def player(
     >>> sp.player("tictactoe", sp.net("tictactoe", "1x8"), sims=8, name="fresh").name
     'fresh'
     """
-    must_be_whole("sp.player", sims=sims)
+    must_be_whole("sp.player", 0, MOST_SIMS, sims=sims)
     must_be_whole("sp.player", 1, LEAVES, leaves=leaves)
     must_be_whole("sp.player", 0, MAX_SEED, seed=seed)
-    game = _game(game)
+    game, device = _game(game), usable_device("sp.player", device)
+    if isinstance(who, nn.Module):
+        must_suit("sp.player", game, who)
     if isinstance(who, str):
         return parse_player(who, game, seed=seed, device=device, slots=MOST_SLOTS)
     return player_of(name or f"net@{sims}", game, spread(who, game, device), sims, leaves,
@@ -271,7 +291,7 @@ def match(
     must_be_whole("sp.match", 1, games=games, slots=slots)
     must_be_whole("sp.match", 0, MAX_SEED, seed=seed)
     must_be_plies("sp.match", opening)
-    game = _game(game)
+    game, device = _game(game), usable_device("sp.match", device)
     first, second = (player(game, who, device=device, name=f"net {side}")
                      if isinstance(who, nn.Module) else who
                      for side, who in (("a", a), ("b", b)))

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.match import read_match
+from selfplay.common.curves import Outcomes
 from selfplay.common.errors import UserError, counted
 from selfplay.common.stats import Z95
 from selfplay.games.base import Game
@@ -130,15 +131,33 @@ def _scores(
     results: Iterable[Result], prior: float
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """(a, b) with a < b -> (points of a, points of b), the prior's virtual draws included."""
-    points: dict[tuple[str, str], tuple[float, float]] = {}
-    for a, b, wins, draws, losses in results:
-        if wins + draws + losses == 0 or a == b:
-            continue
-        mine, theirs = wins + draws / 2, losses + draws / 2
-        key, gain = ((a, b), (mine, theirs)) if a < b else ((b, a), (theirs, mine))
-        old = points.get(key, (prior / 2, prior / 2))
-        points[key] = (old[0] + gain[0], old[1] + gain[1])
-    return points
+    return {pair: (won + (drawn + prior) / 2, lost + (drawn + prior) / 2)
+            for pair, (won, drawn, lost) in _counts(results).items()}
+
+
+def _counts(results: Iterable[Result]) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """(a, b) with a < b -> wins of a, draws, losses of a."""
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for a, b, *counts in results:
+        if any(counts) and a != b:
+            key, seen = ((a, b), counts) if a < b else ((b, a), counts[::-1])
+            found[key] = found.get(key, np.zeros(3)) + seen
+    return found
+
+
+def outcomes(results: Iterable[Result], anchor: str) -> tuple[list[str], Outcomes]:
+    """(players that results connect to ``anchor``, without it; the games between all of these as a
+    likelihood of their Elo, that of the anchor being 0). The prior is that of ``fit``."""
+    counts = _counts(results)
+    names = _connected(counts, anchor)
+    index = {name: i for i, name in enumerate(names)}
+    pairs = [pair for pair in counts if pair[0] in index]
+    ahead = np.zeros((len(pairs), len(names)))
+    for row, (a, b) in enumerate(pairs):
+        ahead[row, index[a]], ahead[row, index[b]] = 1 / SCALE, -1 / SCALE
+    change = ahead[:, 1:]  # the first is the anchor
+    won, drawn, lost = np.array([counts[pair] for pair in pairs]).reshape(-1, 3).T
+    return names[1:], Outcomes(won, drawn, lost, lambda elo: (change @ elo, change), PRIOR)
 
 
 def _connected(pairs: Iterable[tuple[str, str]], anchor: str) -> list[str]:

@@ -20,6 +20,7 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 
 RESIGN = -1  #: what ``act`` returns to give the game up
+NO_MOVE = -3  #: ... by a player of words whose words are no move at all; it loses
 TAKE_BACK = -2  #: ... to have its last move taken back, and what was answered
 IN_A_ROW = 20  #: faults without a move between them, after which an engine is given up
 

@@ -19,7 +19,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game, take
 from selfplay.games.openings import deal
-from selfplay.games.solve import KEEPS_VALUE, PERFECT, solver
+from selfplay.games.solve import ILLEGAL, KEEPS_VALUE, PERFECT, solver
 
 AT_ONCE = 256  #: positions that a player is asked about at once
 PART = 16  #: positions that a thread solves before it takes the next
@@ -152,10 +152,11 @@ def judge(game: Game, player: Player, positions: Positions, seed: int = 0) -> Ju
         slots = rows - start
         player.start(slots, seed + rows)
         action[rows] = player.act(take(positions.states, rows), slots)
-    made = positions.grades[np.arange(count), action]
+    said = np.maximum(action, 0)  # words that are no move count as an illegal one
+    made = np.where(action < 0, ILLEGAL, positions.grades[np.arange(count), said])
     ends = wins_at_once(game, positions.states)
     return Judgement(player.name, action, made >= KEEPS_VALUE, made == PERFECT,
-                     np.asarray(ends.any(axis=1)), ends[np.arange(count), action])
+                     np.asarray(ends.any(axis=1)), ends[np.arange(count), said] & (action >= 0))
 
 
 def wins_at_once(game: Game, states: Any) -> NDArray[np.bool_]:

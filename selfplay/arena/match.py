@@ -7,6 +7,7 @@ the last one stopped.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import zlib
@@ -198,6 +199,7 @@ def play_match(
                     game, first, second, games=games, seed=seed, opening=opening, slots=slots,
                     skip={record.index for record in records}, book=book, control=control,
                     stop=lambda: decided() or stop(), drop=lambda: decided() or drop(),
+                    most=trial.in_flight if trial is not None else lambda: math.inf,
                 ):
                     records.append(record)
                     if folder is not None:
@@ -250,7 +252,7 @@ def shortened(name: str, key: str) -> str:
 
 def without_home(name: str, home: Path) -> str:
     """A player's name as seen from the folder ``home`` that its nets lie in."""
-    return re.sub(rf"^(net|alphago):{re.escape(str(home))}/", r"\1:", name)
+    return re.sub(rf"^(net|alphago|llm):{re.escape(str(home))}/", r"\1:", name)
 
 
 def read_match(folder: Path, game: Game) -> MatchResult | None:

@@ -15,6 +15,7 @@ are clocks one game is played at a time, so that no other game's moves are on th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Control, GameClock
-from selfplay.arena.engines import TAKE_BACK, FaultError
+from selfplay.arena.engines import NO_MOVE, TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player
 from selfplay.arena.records import ON_TIME, GameRecord
 from selfplay.common import compiling
@@ -59,6 +60,7 @@ def play_games(
     control: Control = UNLIMITED,
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
+    most: Callable[[], float] = lambda: math.inf,
 ) -> Iterator[GameRecord]:
     """Play games 0 to ``games`` - 1 (but those in ``skip``), yielding each as it ends.
 
@@ -70,6 +72,7 @@ def play_games(
     stop: asked before each deal; once True no game is begun, but those in flight are played out
     (dropping them would favour short games).
     drop: asked after each round of moves; once True the games in flight are dropped.
+    most: asked before each deal; no game is begun while so many are in flight.
 
     An illegal move loses the game at once, and so does a failure (FaultError); the record's ``end``
     says whose it was and why.
@@ -83,6 +86,8 @@ def play_games(
         for slot in hall.free():
             if not waiting or stop():
                 waiting.clear()
+                break
+            if hall.busy() >= most():
                 break
             index = waiting.pop()
             swap = paired and index % 2 == 1
@@ -111,8 +116,9 @@ class _Hall:
     def free(self) -> list[int]:
         return [slot for slot, table in enumerate(self.tables) if table is None]
 
-    def busy(self) -> bool:
-        return any(table is not None for table in self.tables)
+    def busy(self) -> int:
+        """How many games are in flight."""
+        return sum(table is not None for table in self.tables)
 
     def begin(self, slot: int, table: _Table) -> None:
         """Seat the players and play the opening."""
@@ -225,7 +231,8 @@ class _Hall:
         if action == RESIGN:
             return self._record(slot, loses, None, "resignation")
         known = 0 <= action < self.game.num_actions
-        text = self.game.action_to_text(states, row, action) if known else str(action)
+        text = self.game.action_to_text(states, row, action) if known else (
+            "no move" if action == NO_MOVE else str(action))
         return self._record(slot, loses, None, f"illegal move by {player.name} ({text})")
 
     def _record(self, slot: int, value: float, score: float | None, end: str) -> GameRecord:

@@ -1,9 +1,10 @@
 """All kinds of players, behind one protocol.
 
 A spec says who: ``random``, ``mcts:1000``, ``net:PATH``, ``net:PATH@64``, ``policy:PATH``,
-``alphago:RUN@64``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``, ``path.py:NAME``. A
-player holds many games at once, one a slot; ``play`` tells it of every start and every move, and
-asks it for moves in batches. torch and pyspiel are imported only where a player needs them.
+``alphago:RUN@64``, ``llm:RUN@8``, ``gtp:COMMAND``, ``openspiel-mcts:1000``, ``human``,
+``path.py:NAME``. A player holds many games at once, one a slot; ``play`` tells it of every start
+and every move, and asks it for moves in batches. torch and pyspiel are imported only where a player
+needs them.
 
 ``mcts:1000x8`` and ``net:PATH@64x8`` have 8 leaves of a tree under way at once (``mcts``), which
 is up to six times as fast where a game is played alone, as by GTP or against a human; a match of
@@ -16,6 +17,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -28,6 +30,7 @@ from selfplay.arena.contest.clock import GameClock, to_come
 from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
 from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
+    ABOVE,
     LEAVES,
     Budget,
     budget,
@@ -371,7 +374,8 @@ PLAYERS: dict[str, Callable[[str, Setup], Player]] = {
 }
 
 FORMS = ("random, mcts:1000 (or 1000x8), net:PATH, net:PATH@64 (or 64x8), policy:PATH, "
-         "alphago:RUN@64, gtp:COMMAND, openspiel-mcts:1000, human, path.py:NAME")
+         "alphago:RUN@64, llm:RUN, llm:RUN@8, gtp:COMMAND, openspiel-mcts:1000, human, "
+         "path.py:NAME")
 
 
 def parse_player(
@@ -386,12 +390,15 @@ def parse_player(
     prefix, _, text = spec.strip().partition(":")
     if own.is_own(spec):
         return _player_of_file(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
+    setup = Setup(spec.strip(), game, seed, device, slots, nets)
+    if prefix in ABOVE:
+        found: Player = import_module(ABOVE[prefix]).player(text.strip(), setup)
+        return found
     if prefix not in PLAYERS:
-        near = nearest(prefix, PLAYERS)
+        near = nearest(prefix, [*PLAYERS, *ABOVE])
         hint = f"did you mean {near}{spec.strip()[len(prefix):]}? Forms: " if near else "forms: "
         raise UserError(f"unknown player {spec!r}: {hint}{FORMS}")
-    return PLAYERS[prefix](text.strip(), Setup(spec.strip(), game, seed, device, slots,
-                                               nets))
+    return PLAYERS[prefix](text.strip(), setup)
 
 
 def missing_engine(spec: str) -> str | None:

@@ -186,9 +186,9 @@ def _main_line(nodes: Properties, source: str, size: int, most: int) -> ExpertGa
 
 
 def about(nodes: Properties) -> dict[str, list[bytes]]:
-    """What a game says of itself: in its root or, as some write it, in the next node."""
-    second = nodes[1] if len(nodes) > 1 and not {"B", "W"} & nodes[1].keys() else {}
-    return {**second, **nodes[0]}
+    """What a game says of itself: in its root or, as some write it, in the next node, which may
+    make the first move as well."""
+    return {**(nodes[1] if len(nodes) > 1 else {}), **nodes[0]}
 
 
 def moves_of(nodes: Properties, size: int, size_stated: bool, most: int) -> list[int]:

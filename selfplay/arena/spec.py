@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import math
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from selfplay.common.errors import UserError
 
 LEAVES = 1024  #: of one tree at once, at most
+
+
+#: Players that stand on a higher floor: the word before the colon, and the module with their
+#: ``full_name(text)`` and ``player(text, setup)``. It is imported when such a player is named.
+ABOVE = {"llm": "selfplay.llm.play.player"}
 
 
 class Budget(NamedTuple):
@@ -113,6 +119,8 @@ def full_name(spec: str) -> str:
     prefix, _, text = spec.partition(":")
     if prefix == "alphago":
         return f"alphago:{parse_alphago(text.strip())}"
+    if prefix in ABOVE:
+        return f"{prefix}:{import_module(ABOVE[prefix]).full_name(text.strip())}"
     if prefix not in ("net", "policy") or _packaged(text.strip()) is not None:
         return spec
     folder, thought = checkpoint_of(text.strip(), spec)
@@ -156,3 +164,13 @@ def net_parts(text: str) -> tuple[Path, Budget | None]:
     if path and thought is not None:
         return Path(path), thought
     return Path(path if path and number == "0" else text), None
+
+
+def effort_of(name: str) -> tuple[str, int]:
+    """(a player without what it spends on a move, that): simulations, or answers that vote; 0 where
+    its name says nothing."""
+    found = re.fullmatch(r"((?:net|llm|alphago):.*?)@([0-9]{1,9})(x[0-9]{1,4})?(,.*)?", name)
+    if found is None:
+        plain = re.fullmatch(r"mcts:([0-9]{1,9})(x[0-9]{1,4})?", name)
+        return ("mcts", int(plain[1])) if plain else (name, 0)
+    return found[1] + (found[4] or ""), int(found[2])

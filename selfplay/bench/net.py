@@ -35,9 +35,11 @@ from selfplay.models import NetSpec, build, choose_dtype, placed, seeded
 from selfplay.run.config import preset
 from selfplay.search.search import Search, SearchConfig
 
-BATCHES = {"cpu": (32, 64, 128, 256, 512), "cuda": (256, 1024, 4096, 16_384)}
+BATCHES: dict[str, tuple[int, ...]] = {
+    "cpu": (32, 64, 128, 256, 512), "cuda": (256, 1024, 4096, 16_384)}
 INT8_BATCHES = (16, 64, 256)  #: a net is compiled for each
-LEARNT = {"cpu": (64, 128, 256), "cuda": (256, 1024, 4096)}  #: batches of the learner's limit
+#: Batches of the learner's limit.
+LEARNT: dict[str, tuple[int, ...]] = {"cpu": (64, 128, 256), "cuda": (256, 1024, 4096)}
 CALIBRATED = 512  #: positions that int8 takes its ranges from
 LOOKS = 3  #: at each way to a limit before one is chosen
 DRAWN = 2048  #: different positions in a batch at most
@@ -50,7 +52,7 @@ Row = dict[str, Any]
 
 def net_rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Callable[[], Row]]:
     """What makes each row, in order."""
-    net, raw = _Nets(game, spec, device), "the same net alone, best of batches and ways to thread"
+    net, raw = Nets(game, spec, device), "the same net alone, best of batches and ways to thread"
     usual = "the same net alone on torch's own threads, best of batches"
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     ours = f"{SIMS} simulations a move"
@@ -73,9 +75,9 @@ def net_rows(game: Game, spec: NetSpec, device: str, pairs: int) -> Sequence[Cal
                         f"self-play in {dtype}; both: {ours}", net.selfplay("auto"), pairs),
         ]
     made += [
-        lambda: row("learner", "positions/s", _learner(game, spec, device),
+        lambda: row("learner", "positions/s", learner(game, spec, device),
                     "forward and backward alone, best of batches and ways to thread",
-                    _backward(game, spec, device), pairs),
+                    backward(game, spec, device), pairs),
         lambda: _first_move(game, spec, device, pairs),
         lambda: _tree_memory(game),
     ]
@@ -107,28 +109,31 @@ def one_move(actor: Actor) -> int:
     return actor.config.games * actor.config.sims
 
 
-class _Nets:
-    """Self-play in flight and nets alone, made once for a dtype."""
+class Nets:
+    """Self-play in flight and nets alone, made once for a dtype. graphs: whether a GPU replays
+    recordings (``inference.graphs``)."""
 
-    def __init__(self, game: Game, spec: NetSpec, device: str) -> None:
-        self.game, self.device = game, device
+    def __init__(self, game: Game, spec: NetSpec, device: str, graphs: bool = True) -> None:
+        self.game, self.device, self.graphs = game, device, graphs
         self.config = _play_config(game)
         self.net = seeded(0, lambda: build(spec)).eval()
         self.batches = BATCHES[torch.device(device).type]
         self.obs = _observations(game, max(self.batches + INT8_BATCHES))
         self._rates: dict[tuple[str, str], Rate] = {}
 
-    def _evaluators(
+    def evaluators(
         self, dtype: Dtype, count: int, max_batch: int | None = None
     ) -> list[Evaluator]:
         made = [Evaluator(None, self.game, self.device, dtype, max_batch) for _ in range(count)]
+        for evaluator in made:
+            evaluator.graphs &= self.graphs
         load_all(made, self.net, self.obs[:CALIBRATED])
         return made
 
     def selfplay(self, dtype: Dtype) -> Rate:
         """Evaluations/s of self-play; games go on between calls."""
         if ("selfplay", dtype) not in self._rates:
-            evaluators = self._evaluators(dtype, len(group_sizes(self.config.games, self.device)))
+            evaluators = self.evaluators(dtype, len(group_sizes(self.config.games, self.device)))
             selfplay = SelfPlay(self.game, evaluators, self.config, seed=0,
                         threads=torch.get_num_threads())
 
@@ -152,7 +157,7 @@ class _Nets:
             count = 1 if usual else _threads(self.device)
             self._rates[kind, dtype] = _best([
                 [partial(work, evaluator, size)
-                 for evaluator in self._evaluators(dtype, count, size)]
+                 for evaluator in self.evaluators(dtype, count, size)]
                 for size in (INT8_BATCHES if dtype == "int8" else self.batches)])
         return self._rates[kind, dtype]
 
@@ -191,7 +196,7 @@ def _observations(game: Game, count: int) -> NDArray[Any]:
     return np.resize(drawn, (count, *drawn.shape[1:]))
 
 
-def _columns(game: Game, count: int) -> Columns:
+def columns_of(game: Game, count: int) -> Columns:
     """Rows whose targets mean nothing."""
     rng = np.random.default_rng(0)
     cells = game.board_shape[0] * game.board_shape[1]
@@ -208,12 +213,12 @@ def _trainer(spec: NetSpec, device: str, size: int) -> Trainer:
     return board_trainer(seeded(0, lambda: build(spec)), TrainConfig(batch_size=size), device)
 
 
-def _learner(game: Game, spec: NetSpec, device: str) -> Rate:
+def learner(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s from the replay window to new weights."""
     size = preset(game.name).rl.batch_size
     trainer, window, rng = _trainer(spec, device, size), Window(1, 1.0, WINDOW), \
         np.random.default_rng(0)
-    window.add(_columns(game, WINDOW))
+    window.add(columns_of(game, WINDOW))
     symmetries = game.symmetries()
 
     def drawn() -> Iterator[Batch]:
@@ -230,13 +235,13 @@ def _learner(game: Game, spec: NetSpec, device: str) -> Rate:
     return lambda: repeat(step)
 
 
-def _backward(game: Game, spec: NetSpec, device: str) -> Rate:
+def backward(game: Game, spec: NetSpec, device: str) -> Rate:
     """Positions/s of forward and backward passes on rows that lie ready."""
     kind, sizes = torch.device(device).type, LEARNT[torch.device(device).type]
     nets = [placed(seeded(0, lambda: build(spec)), device).train()
             for _ in range(_threads(device))]
     low = choose_dtype("auto", device) is torch.bfloat16
-    columns, symmetries = _columns(game, max(sizes)), game.symmetries()
+    columns, symmetries = columns_of(game, max(sizes)), game.symmetries()
     ready = {size: to_tensors(batch(columns, np.arange(size), game, symmetries, None), device)
              for size in sizes}
 

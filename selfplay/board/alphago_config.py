@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from selfplay.arena.pool import PastSelves
 from selfplay.board.config import RLConfig
 from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
 from selfplay.learn.config import PGConfig
@@ -21,15 +22,11 @@ class SFTConfig(PlateauConfig):
 
 
 @dataclass(frozen=True)
-class PoolConfig:
-    """Games against past selves, from which a policy gradient learns (AlphaGo: Silver et al. 2016,
-    "Reinforcement learning of policy networks")."""
+class PoolConfig(PastSelves):
+    """Games against past selves, from which a policy gradient learns."""
 
     games: Count = 256  #: games an iteration
     group: Count = 1  #: games with the same opening, colour and opponent
-    opponents: Count = 4  #: opponents an iteration, drawn uniformly from the pool
-    every: Count = 10  #: the policy joins the pool after every so many iterations
-    size: Whole = 0  #: draw from the newest so many only; 0: from all, the first policy included
     opening: Plies = (2, 6)  #: fewest and most random plies at the start of a game
 
 

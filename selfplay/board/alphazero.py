@@ -19,6 +19,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batch
 from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer, counter
+from selfplay.common import ranks
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
 from selfplay.inference.actors import Actors
@@ -102,8 +103,9 @@ class Learner:
 
     def evaluated(self) -> dict[str, int]:
         """How many positions the net has evaluated, and how many were found in the cache."""
-        return {"evaluations": sum(e.evaluations for e in self.players.evaluators),
-                "cached": sum(e.cache.hits for e in self.players.evaluators if e.cache)}
+        found = [(e.evaluations, e.cache.hits if e.cache else 0) for e in self.players.evaluators]
+        made, cached = zip(*ranks.here().gathered(found), strict=True)
+        return {"evaluations": sum(made), "cached": sum(cached)}
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""

@@ -51,3 +51,6 @@ class RLConfig:
     checkpoint_every: Count = 1  #: iterations between checkpoints on disk
     keep: Whole = 40  #: checkpoints kept for the chart, evenly spread
     iterations: Count = 1_000_000  #: stop after so many, even if time is left
+    max_staleness: Whole = 0
+    #: on Ray: iterations that the weights of a game may be behind those that learn from it; 0: play
+    #: and learning take turns

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.arena.pool import Pool
 from selfplay.board.alphago_config import LeagueSettings
 from selfplay.board.data import Columns
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
-from selfplay.board.league_games import LeagueGames, Played, Pool, deal_groups, harvest
+from selfplay.board.league_games import LeagueGames, Played, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
 from selfplay.board.trainer import counter
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games import own
@@ -44,7 +46,7 @@ class PolicyLearner:
 
     def __init__(
         self, game: Game, spec: NetSpec, config: LeagueSettings, *, net: nn.Module | None = None,
-        device: str = "cpu", seed: int = 0, pool: Pool | None = None,
+        device: str = "cpu", seed: int = 0, pool: Pool[BoardPolicy] | None = None,
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. pool: where
         past selves are; the first policy joins one that is made here."""
@@ -62,7 +64,7 @@ class PolicyLearner:
         self.workers = Workers(threads)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
         self.iteration = 0
-        self.pool = pool or Pool(config.pool)
+        self.pool: Pool[BoardPolicy] = pool or Pool(config.pool)
         if pool is None:
             self.pool.add(0, self.policy)
 
@@ -79,11 +81,16 @@ class PolicyLearner:
         progress: Callable[[int], None] = lambda n: None,
     ) -> Played | None:
         """The games of the next iteration; None where ``stop()`` came first."""
-        games = self._games()
-        while live := [played for played in games if played.live.any()]:
+        games, here = self._games(), ranks.here()
+        mine = [games[k] for k in ranks.share(len(games))]
+        while any(here.gathered([bool(played.live.any()) for played in mine])):
             if stop():
                 return None
-            progress(sum(self.workers.map(lambda played: played.rounds(ROUNDS), live)))
+            live = [played for played in mine if played.live.any()]
+            progress(sum(here.gathered(
+                self.workers.map(lambda played: played.rounds(ROUNDS), live))))
+        for played, done in zip(games, here.gathered([p.progress for p in mine]), strict=True):
+            played.progress = done
         self.compute["flops"] += sum(played.evaluations for played in games) * flops(self.spec)
         return harvest(games)
 
@@ -139,8 +146,8 @@ class PolicyLearner:
     def _seen(self, policy: BoardPolicy, rollout: Rollout) -> Evaluated:
         """``policy.evaluate`` of a whole rollout on the CPU, split among the threads."""
         parts = torch.arange(len(rollout)).tensor_split(min(PARTS, len(rollout)))
-        found = self.workers.map(
-            lambda part: policy.evaluate(on(rollout.rows(part), policy.device)), parts)
+        found = ranks.shared(parts, lambda some: self.workers.map(
+            lambda part: policy.evaluate(on(rollout.rows(part), policy.device)), some))
         out = [torch.zeros(rollout.mask.shape) for _ in Evaluated._fields]
         for part, seen in zip(parts, found, strict=True):
             for whole, some in zip(out, seen, strict=True):

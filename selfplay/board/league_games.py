@@ -3,8 +3,6 @@
 ``LeagueGames`` are games against one opponent, in step: a round is a move of the learner in all of
 them, then one of the opponent. Every game draws from its own stream and knows nothing of
 the others, so what is played does not depend on how many threads share them.
-
-Past selves to play against (AlphaGo: Silver et al. 2016).
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from selfplay.board.alphago_config import PoolConfig
 from selfplay.board.policy import BoardPolicy, Turn, inputs_of
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
@@ -111,6 +108,15 @@ class LeagueGames:
         self.live = ~game.result(self.states)[0]
         self.evaluations += len(rows)
 
+    @property
+    def progress(self) -> tuple[Any, ...]:
+        """How far the games are, for a process that has dealt the same."""
+        return self.moves, self.states, self.live, self.evaluations
+
+    @progress.setter
+    def progress(self, found: tuple[Any, ...]) -> None:
+        self.moves, self.states, self.live, self.evaluations = found
+
     def scores(self) -> NDArray[np.float32]:
         """float32 [n]: each game's result for the learner, +1 a win."""
         value = self.game.result(self.states)[1]
@@ -166,38 +172,3 @@ def _rollout_of(played: LeagueGames) -> Rollout:
         action=torch.from_numpy(action), mask=torch.from_numpy(mask),
         logp=torch.from_numpy(logp), reward=torch.from_numpy(reward.astype(np.float32)),
         group=torch.from_numpy(played.deals.group))
-
-
-class Pool:
-    """Past selves to play against: the first policy and those after every ``config.every``
-    iterations, in memory. Which there are at an iteration follows from its number.
-    """
-
-    def __init__(self, config: PoolConfig) -> None:
-        self.config = config
-        self._loaded: dict[int, BoardPolicy] = {}
-
-    def joins(self, iteration: int) -> bool:
-        """Whether the policy joins the pool after so many iterations."""
-        return iteration % self.config.every == 0
-
-    def add(self, step: int, policy: BoardPolicy) -> None:
-        """Add the policy after ``step`` iterations; drop members that can no longer be drawn."""
-        self._loaded[step] = policy.frozen()
-        kept = {0, *self.steps(step + 1)}
-        self._loaded = {k: one for k, one in self._loaded.items() if k in kept}
-
-    def steps(self, iteration: int) -> list[int]:
-        """The members while iteration ``iteration`` (from 1) is played, oldest first."""
-        return list(range(0, iteration, self.config.every))[-self.config.size :]
-
-    def draw(self, iteration: int, rng: np.random.Generator) -> list[int]:
-        """The opponents of an iteration, drawn uniformly; all different if there are enough."""
-        steps, wanted = self.steps(iteration), self.config.opponents
-        repeats = -(-wanted // len(steps))
-        order = np.concatenate([rng.permutation(steps) for _ in range(repeats)])
-        return sorted(order[:wanted].tolist())
-
-    def member(self, step: int) -> BoardPolicy:
-        """The policy as it was after ``step`` iterations, frozen."""
-        return self._loaded[step]

@@ -7,8 +7,9 @@ net's batch.
 
 Self-play on every core: the games in groups, one thread at work on a group at a time.
 
-A thread searches its group and evaluates the leaves itself. Groups meet after some waves. What they
-play depends on their number, which the config fixes, and not on how many threads share them.
+A thread searches its group and evaluates the leaves itself; of several processes each has a share
+of the groups. Groups meet after some waves. What they play depends on their number, which the
+config fixes, and not on how many threads and processes share them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
+from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
 from selfplay.inference.actors import group_sizes
@@ -29,6 +31,9 @@ from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
+#: After so many waves the games whose searches are over move together: what a wave costs besides
+#: the net is mostly paid by the call, not by the row, and a game that waits evaluates nothing.
+TOGETHER = 4
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
 
@@ -97,12 +102,17 @@ class Actor:
             no_resign=np.zeros(batch, np.bool_),
         )
         self.full = np.zeros(batch, np.bool_)
+        self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
 
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
-        ready = self.search.wave(self.evaluate)
+        self._rested.append(self.search.wave(self.evaluate))
+        if len(self._rested) < TOGETHER and self.search.active():
+            return None
+        ready = np.sort(np.concatenate(self._rested))
+        self._rested = []
         if not len(ready):
             return None
         self._move(ready)
@@ -262,10 +272,10 @@ class SelfPlay:
         if len(sizes) != len(evaluators):
             raise ValueError(f"{len(evaluators)} evaluators for {len(sizes)} groups")
         self.actors = [
-            Actor(game, evaluate, replace(config, games=size), seed=seed, group=group)
-            for group, (size, evaluate) in enumerate(zip(sizes, evaluators, strict=True))]
+            Actor(game, evaluators[group], replace(config, games=sizes[group]), seed=seed,
+                  group=group) for group in ranks.share(len(sizes))]
         self.waves = max(1, min(WAVES, int(WORK / max(work * sizes[0], 1.0))))
-        self.workers = Workers(min(threads, len(sizes)))
+        self.workers = Workers(min(threads, len(self.actors)))
 
     def play(
         self,
@@ -279,7 +289,8 @@ class SelfPlay:
         done: list[Harvest] = []
         have = 0
         while have < positions and not stop():
-            found = [h for h in self.workers.map(self._some_waves, self.actors) if h is not None]
+            found = [h for h in ranks.here().gathered(
+                self.workers.map(self._some_waves, self.actors)) if h is not None]
             rows = sum(len(h.columns.value) for h in found)
             done += found
             have += rows
@@ -288,9 +299,9 @@ class SelfPlay:
         return join_harvests(done) if done else None
 
     def in_flight(self) -> tuple[int, int]:
-        """How many games are under way, and how many training rows they have so far."""
-        rows = np.concatenate([actor.book.rows for actor in self.actors])
-        return len(rows), int(rows.sum())
+        """How many games are under way here, and how many training rows they have so far."""
+        return (sum(len(actor.book.rows) for actor in self.actors),
+                sum(int(actor.book.rows.sum()) for actor in self.actors))
 
     def _some_waves(self, actor: Actor) -> Harvest | None:
         done = [h for h in (actor.wave() for _ in range(self.waves)) if h is not None]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from selfplay.board.data import Batch
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.learn import losses
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
@@ -65,11 +66,13 @@ def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> T
             grad_clip=config.grad_clip, warmup=config.warmup,
             decay_steps=config.total_steps if config.schedule == "cosine" else 0,
             ema_decay=config.ema_decay),
-        device=device, parts=lambda rows: _cut(rows, SHARD_ROWS[kind]), mode=True)
+        device=device, mode=True, parts=lambda rows: _cut(
+            rows, SHARD_ROWS.get(kind) or -(-len(rows.value) // ranks.here().size)))
 
 
-#: Rows of a shard at most: on a CPU fewer waste its caches, and more leave cores without work.
-SHARD_ROWS = {"cpu": 64, "cuda": 1 << 30}
+#: Rows of a shard at most: on a CPU fewer waste its caches, and more leave cores without work. A
+#: GPU has one.
+SHARD_ROWS = {"cpu": 64}
 
 
 class _Shard(NamedTuple):

@@ -19,9 +19,12 @@ from selfplay.cli.options import (
     Commands,
     Number,
     Whole,
+    actors_option,
     algo_option,
+    counts_of,
     device_of,
     device_option,
+    farm_of,
     game_option,
     init_option,
     log_option,
@@ -29,16 +32,18 @@ from selfplay.cli.options import (
     net_option,
     opening_of,
     own_nets_option,
+    ray_option,
     recipe_option,
     run_option,
     seed_option,
     set_option,
 )
 from selfplay.cli.play import play
-from selfplay.common.errors import counted
+from selfplay.common.errors import UserError, counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:
+    from selfplay.cluster.farm import Farm
     from selfplay.run.folder import Run
 
 
@@ -58,8 +63,8 @@ def cli() -> None:
     selfplay llm train --task chain_sum   the same for language models
 
     Players, wherever one is asked for: random, mcts:1000 (1000x8), net:PATH, net:PATH@64,
-    policy:PATH, alphago:RUN@64, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000, human,
-    path.py:NAME.
+    policy:PATH, alphago:RUN@64, llm:RUN, "gtp:gnugo --mode gtp --level 10", openspiel-mcts:1000,
+    human, path.py:NAME.
     """
 
 
@@ -78,14 +83,17 @@ for command in (texts, gtp, analyse, nets, export, judge, match, play):
 @log_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 @set_option
-def train(**options: Any) -> None:
+def train(ray: str | None, actors: int | None, **options: Any) -> None:
     """Expert games, SFT, self-play RL, matches, the chart: the whole job, resumable."""
     from selfplay.run.pipeline import train as run_all
 
     run = _open(**options)
     _banner(run, run.config.minutes)
-    run_all(run, device_of(run.config.device))
+    with farm_of(run, ray, actors) as farm:
+        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm))
 
 
 @cli.command()
@@ -118,6 +126,8 @@ def sft(files: tuple[str, ...], again: bool, **options: Any) -> None:
 @log_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 @set_option
 def rl(**options: Any) -> None:
     """Improve a net by self-play with search, or its raw policy by policy gradient."""
@@ -139,6 +149,9 @@ def value(**options: Any) -> None:
                 type=click.Path(path_type=Path))
 @click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
               help="Time for matches that the chart still lacks; 0 draws what is on disk.")
+@click.option("--search", default=None, metavar="N,N,...",
+              help="Compare numbers of simulations, such as 1,4,16,64,256,1024, of the last nets; "
+              "with --minutes.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
@@ -146,12 +159,16 @@ def value(**options: Any) -> None:
               show_default=True, help="Folder for the matches and the chart of several runs.")
 @device_option
 @set_option
-def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_time: bool,
-            out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+def compare(folders: tuple[Path, ...], minutes: float, search: str | None, labels: str | None,
+            by_time: bool, out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
     """Redraw the chart of a run from what is on disk; or rate several runs together."""
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
+    amounts = counts_of("--search", search) if search is not None else ()
+    if amounts and (len(folders) > 1 or not minutes):
+        raise UserError(f"--search {search}: it plays matches of one run; name one, and give it "
+                        "--minutes")
     runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
     run, where = runs[0], device_of(runs[0].config.device)
     if len(runs) > 1:
@@ -160,7 +177,7 @@ def compare(folders: tuple[Path, ...], minutes: float, labels: str | None, by_ti
         return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
                             "seconds" if by_time else "flops")
     if minutes > 0:
-        run_stages(run, where, only=("eval",), minutes=minutes)
+        run_stages(run, where, only=("eval",), minutes=minutes, search=amounts)
     else:
         redraw(run, where)
 
@@ -275,7 +292,19 @@ def _open(**options: Any) -> Run:
     return open_or_start(**options)
 
 
-def _stage(*names: str, again: bool = False, **options: Any) -> None:
+def _elsewhere(farm: Farm | None) -> Any:
+    """Where self-play is played, if not by this process."""
+    if farm is None:
+        return None
+    from selfplay.cluster.selfplay import on_farm
+
+    return on_farm(farm)
+
+
+def _stage(
+    *names: str, again: bool = False, ray: str | None = None, actors: int | None = None,
+    **options: Any,
+) -> None:
     """Run the named stages of a run for ``minutes``, together."""
     from selfplay.run.pipeline import say_what_next
     from selfplay.run.pipeline import train as run_stages
@@ -284,7 +313,9 @@ def _stage(*names: str, again: bool = False, **options: Any) -> None:
     run = _open(**options)
     minutes = minutes or run.config.minutes
     _banner(run, minutes)
-    run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again)
+    with farm_of(run, ray, actors) as farm:
+        run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again,
+                   elsewhere=_elsewhere(farm))
     if "rl" in names:
         say_what_next(run)
 

@@ -9,7 +9,7 @@ from selfplay.cli.options import Number, Whole, device_of, device_option, seed_o
 net_option = click.option(
     "--net", default="go9x9", show_default=True, metavar="NAME|PATH[@N]",
     help="A net that came along, a run, a checkpoint; @64 simulations a move, @0 the raw policy; "
-         "or mcts:1000, no net.")
+         "mcts:1000, no net; or llm:RUN, a language model, among legal moves.")
 code_option = click.option("--code", multiple=True, metavar="FILE.py:NAME",
                            help="Your own net, where the checkpoint is of one (runs the file).")
 

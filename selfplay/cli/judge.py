@@ -11,6 +11,7 @@ import click
 from selfplay.cli.options import (
     NETS,
     Whole,
+    counts_of,
     device_of,
     device_option,
     game_option,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from selfplay.games.base import Game
 
 SIMS = "0,16,64"
+SAMPLES = "1"
 
 
 @click.command()
@@ -37,6 +39,8 @@ SIMS = "0,16,64"
               help="Judge by these instead: a line is the moves of one, as 4453.")
 @click.option("--sims", default=SIMS, show_default=True, metavar="N,N,…",
               help="Simulations of a run's nets; 0 is the raw policy.")
+@click.option("--samples", default=SAMPLES, show_default=True, metavar="N,N,…",
+              help="Answers of a language model's run that vote on a move; 1 is its likeliest.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.png",
               help="Where the picture goes [judge.png in the run].")
 @click.option("--seed", type=Whole(min=0), default=0, show_default=True,
@@ -44,8 +48,8 @@ SIMS = "0,16,64"
 @own_nets_option
 @device_option
 def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
-          positions: Path | None, sims: str, out: Path | None, seed: int, nets: tuple[str, ...],
-          device: str | None) -> None:
+          positions: Path | None, sims: str, samples: str, out: Path | None, seed: int,
+          nets: tuple[str, ...], device: str | None) -> None:
     """How many moves keep the position's value, by an exact solver: of a run's nets, raw and with
     search, or of any players."""
     from selfplay.arena.judge import AT_ONCE
@@ -54,13 +58,15 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     from selfplay.common.compiling import announce
     from selfplay.common.console import Bar, say
     from selfplay.games import make
+    from selfplay.games.solve import must_be_solvable
     from selfplay.games.solve import plies as worth_solving
     from selfplay.run.own_nets import use_net
 
     list(map(use_net, nets))
     announce()
-    names, found, folder = _asked_players(who, game, sims)
+    names, found, folder = _asked_players(who, game, sims, samples)
     made = make(found)
+    must_be_solvable(made)
     low_high = opening_of(plies) if plies else worth_solving(made)
     where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
     with ExitStack() as players:
@@ -104,41 +110,61 @@ def _solved_positions(
 
 
 def _asked_players(
-    who: tuple[str, ...], game: str | None, sims: str,
+    who: tuple[str, ...], game: str | None, sims: str, samples: str,
 ) -> tuple[list[str], str, Path | None]:
     """(players' names, the game, the first run's folder) of runs and players."""
     from selfplay.arena.spec import budget
     from selfplay.common.errors import UserError
-    from selfplay.learn import checkpoint
-    from selfplay.run.folder import stored_config
 
     counts = [word.strip() for word in sims.split(",")]
     for word in counts:
         if word != "0" and budget(word) is None:
             raise UserError(f"--sims {sims}: numbers of simulations wanted, as {SIMS}")
+    votes = counts_of("--samples", samples)
     names: list[str] = []
     first = None
     for word in who:
         folder = Path(word)
-        config = stored_config(folder) if folder.is_dir() else None
-        if config is None:
+        known = _run_of(folder)
+        if known is None:
             if ":" not in word and word not in ("random", "human"):
                 there = "holds no run" if folder.is_dir() else "no run there"
                 raise UserError(f"{word}: {there}, and it names no player; give a run such as "
                                 "runs/connect4, or a player such as mcts:100")
             names.append(word)
             continue
-        if game is not None and game != config.game:
-            raise UserError(f"{folder}: a run of {config.game}, not of {game}")
-        game, first = config.game, first or folder
-        nets = [net for stage in ("sft", "rl")
-                if (net := checkpoint.chosen(folder / stage)) is not None]
+        played, nets, text = known
+        if game is not None and game != played:
+            raise UserError(f"{folder}: a run of {played}, not of {game}")
+        game, first = played, first or folder
         if not nets:
-            raise UserError(f"{folder}: no net there yet; go on with selfplay train --run {folder}")
-        names += [f"net:{net}" + (f"@{n}" if n != "0" else "") for n in counts for net in nets]
+            raise UserError(f"{folder}: no net there yet; go on with selfplay "
+                            f"{'llm ' * text}train --run {folder}")
+        kind, efforts = ("llm", [f"@{n}" * (n > 1) for n in votes]) if text else (
+            "net", [f"@{n}" * (n != "0") for n in counts])
+        names += [f"{kind}:{net}{effort}" for effort in efforts for net in nets]
     if game is None:
         raise UserError("--game NAME: which game do these players play?")
     return names, game, first
+
+
+def _run_of(folder: Path) -> tuple[str, list[Path], bool] | None:
+    """(the game, the checkpoints of SFT and RL, whether they are language models) of a run; None
+    where there is none."""
+    from selfplay.common.files import read_json
+    from selfplay.learn import checkpoint
+    from selfplay.llm.play.config import PREFIX
+    from selfplay.run.folder import stored_config
+
+    path = folder / "config.json"
+    task = read_json(path, dict).get("task", "") if path.is_file() else ""
+    text = isinstance(task, str) and task.startswith(PREFIX)
+    config = stored_config(folder) if folder.is_dir() and not text else None
+    if config is None and not text:
+        return None
+    nets = [net for stage in ("sft", "rl")
+            if (net := checkpoint.chosen(folder / stage)) is not None]
+    return task.removeprefix(PREFIX) if config is None else config.game, nets, text
 
 
 def _kept_and_missed(result: Judgement) -> str:
@@ -167,14 +193,16 @@ def _table(results: list[Judgement], known: Positions) -> str:
 
 def _write_picture(game: str, results: list[Judgement], known: Positions, path: Path) -> None:
     from selfplay.arena.judge import by_ply
+    from selfplay.arena.spec import effort_of
     from selfplay.common.files import write_atomic
     from selfplay.report.judged import KeptCurve, draw_judged
 
     def curve(result: Any) -> KeptCurve:
         shares = [(low, high, result.share(result.kept, among))
                   for low, high, among in by_ply(known)]
+        who, effort = effort_of(result.player)
         return KeptCurve(result.player, [(low, high, share.hits, share.total)
-                                         for low, high, share in shares])
+                                         for low, high, share in shares], who, effort)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, draw_judged(f"{game}: moves beside perfect play, 95% intervals",

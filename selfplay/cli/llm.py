@@ -17,6 +17,7 @@ from selfplay.cli.options import (
     Number,
     OneOf,
     Whole,
+    counts_of,
     device_of,
     log_option,
     minutes_option,
@@ -25,6 +26,7 @@ from selfplay.cli.options import (
 from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm.config import Recipe
+from selfplay.llm.play.config import PREFIX
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
 NAMED = 40  #: characters of a folder's name
@@ -36,6 +38,7 @@ def llm() -> None:
 
     \b
     selfplay llm train --task chain_sum --recipe sft --minutes 5
+    selfplay llm train --game tictactoe --opponent self --recipe grpo
     selfplay llm eval runs/chain-sum      accuracy, pass@k, majority of k
     selfplay llm chat runs/chain-sum      ask it yourself
     """
@@ -49,6 +52,11 @@ def llm() -> None:
               help="A reward function of your own beside the task's (repeatable).")
 @click.option("--env", default=None, metavar="FILE.py:NAME",
               help="An environment of several turns of your own, in place of a task.")
+@click.option("--game", default=None, metavar="NAME",
+              help="A board game to play in text, in place of a task (see: selfplay games).")
+@click.option("--opponent", "opponents", multiple=True, metavar="self|PLAYER",
+              help="Of RL with --game: past selves, random, mcts:1000, net:RUN, any player; each "
+                   "has an equal share of the games (repeatable) [self].")
 @click.option("--recipe", default=None, metavar="NAME", type=OneOf(get_args(Recipe)),
               help=f"{', '.join(get_args(Recipe))} [sft].")
 @click.option("--algo", default=None, metavar="NAME", type=OneOf(ALGORITHMS),
@@ -65,7 +73,8 @@ def llm() -> None:
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
-    rewards: tuple[str, ...], env: str | None, **top: Any,
+    rewards: tuple[str, ...], env: str | None, game: str | None, opponents: tuple[str, ...],
+    **top: Any,
 ) -> None:
     """Train by a recipe; the same command continues the run."""
     _must_be_installed()
@@ -76,10 +85,12 @@ def train(
     from selfplay.llm.folder import open_text_run, stored_text_config
     from selfplay.llm.recipes import run_recipe
 
+    if (env, game, top["task"]).count(None) < 2:
+        raise UserError("give one of --task, --env and --game")
     if env is not None:
-        if top["task"] is not None:
-            raise UserError("give --task or --env, not both")
         top["task"], recipe = f"env:{env}", recipe or "rl"
+    if game is not None:
+        top["task"] = PREFIX + game
     if folder is None:
         if top["task"] is None:
             raise UserError("give --task NAME for a new run, or --run FOLDER for one on disk")
@@ -98,6 +109,8 @@ def train(
         config = with_recipe(config, recipe)
     if algo is not None:
         config = with_algorithm(config, algo)
+    if opponents:
+        config = replace_key(config, "play.opponents", opponents)
     if rewards:
         config = replace_key(config, "judge.functions", tuple(map(located, rewards)))
     config = new_settings(config, assignments) if new else override(config, assignments)
@@ -124,7 +137,7 @@ def train(
 @click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
               help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
-@click.option("--engine", type=OneOf(("auto", "torch", "vllm")), default=None,
+@click.option("--engine", type=OneOf(("auto", "torch", "vllm", "vllm-server")), default=None,
               help="Who writes the answers [the run's sample.engine].")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Settings of data, judge, env and sample for --tasks (repeatable).")
@@ -352,16 +365,8 @@ def _located(task: str) -> str:
     """A task with the whole path of the file that it names, if it does."""
     from selfplay.games.own import located
 
-    kind = "env:" * task.startswith("env:")
+    kind = next((kind for kind in ("env:", PREFIX) if task.startswith(kind)), "")
     return kind + located(task.removeprefix(kind))
-
-
-def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:
-    """Whole numbers with commas, in order. Raises UserError for anything else."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(re.fullmatch(rf"[1-9][0-9]{{0,{digits - 1}}}", part) for part in parts):
-        raise UserError(f"{option} {text}: counts such as 1,2,4,8,16 wanted")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 def _must_be_installed() -> None:

@@ -143,6 +143,8 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
 
     def progress(done: int) -> None:
         counts.append(done)
+        if trial is not None:
+            bar.part = trial.share
         bar.at(done, str(trial or ""))
 
     def ended(record: Any) -> None:
@@ -150,7 +152,8 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
             say(final_words(game, record, "human"))
 
     try:
-        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human) as bar:
+        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human,
+                 limit=trial is not None and count == MOST_GAMES) as bar:
             result = play_match(game, *players, games=count, folder=folder, trial=trial,
                                 progress=progress, ended=ended, **how)
     except KeyboardInterrupt:

@@ -6,13 +6,18 @@ import sys
 
 import click
 
-from selfplay.common import interrupt
+from selfplay.common import interrupt, ranks
 from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
 from selfplay.common.machine import keep_compiled
 
 #: Commands that start from scratch when they are run again.
 ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm check", "llm eval",
         "llm export")
+
+#: Commands whose work several processes share.
+TOGETHER = ("train", "sft", "rl", "llm train")
+#: In what torch.distributed says where another process is gone.
+GONE = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
 
 #: What to make smaller when memory runs out.
 GAMES = ("--set rl.cache_mb=32, --set rl.games=64, --set rl.window_max=100000, "
@@ -22,10 +27,26 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 
 
 def run_command(cli: click.Group) -> int:
-    """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr."""
+    """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr: where
+    torchrun has started several processes, in that of the first one that ends."""
+    if ranks.launched() == 1:
+        return _run(cli)
+    from selfplay.learn.distributed import joined
+
     try:
-        with interrupt.listening():
+        with joined():
+            return _run(cli)
+    except UserError as error:  # there is no such group
+        return _fail(str(error))
+
+
+def _run(cli: click.Group) -> int:
+    anew = " ".join(sys.argv[1:3]).startswith(ANEW)
+    goes_on = "" if anew else "; the same command continues"
+    try:
+        with interrupt.listening(f"stopped at once{goes_on}"):
             keep_compiled()
+            _must_be_shared()
             code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -35,9 +56,7 @@ def run_command(cli: click.Group) -> int:
         command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        anew = " ".join(sys.argv[1:3]).startswith(ANEW)
-        click.echo("stopped" if anew else "stopped; the same command continues", err=True)
-        code = interrupt.EXIT_CODE
+        code = _say(f"stopped{goes_on}", interrupt.EXIT_CODE)
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:
@@ -54,6 +73,8 @@ def run_command(cli: click.Group) -> int:
         code = _fail(f"{str(error) or 'the memory is full'}; make something smaller: "
                      f"{TEXTS if sys.argv[1:2] == ['llm'] else GAMES}, or the net")
     except RuntimeError as error:
+        if ranks.here().size > 1 and any(word in str(error) for word in GONE):
+            return _fail("another process of this run has ended; the same command continues")
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         smaller = TEXTS if sys.argv[1:2] == ["llm"] else "--set rl.games=64, --set eval.slots=16"
@@ -71,6 +92,19 @@ def _users(error: ValueError) -> bool:
     return isinstance(error, (GameError, NetError))
 
 
+def _must_be_shared() -> None:
+    """Raises UserError for several processes of a command whose work one process does."""
+    words = " ".join(word for word in sys.argv[1:3] if not word.startswith("-"))
+    if ranks.here().size > 1 and words and not words.startswith(TOGETHER):
+        raise UserError(f"selfplay {words.split()[0]}: is the work of one process; start it "
+                        "without torchrun")
+
+
 def _fail(message: str, code: int = 1) -> int:
-    click.echo(f"selfplay: {clip(message)}", err=True)
+    return _say(f"selfplay: {clip(message)}", code)
+
+
+def _say(message: str, code: int) -> int:
+    if ranks.here().may_speak():
+        click.echo(message, err=True)
     return code

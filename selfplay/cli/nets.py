@@ -36,7 +36,8 @@ def export(net: str, note: str, code: tuple[str, ...], **files: Path | None) -> 
     """A net for other programs, with its card."""
     wanted = {kind: file for kind, file in files.items() if file is not None}
     if not wanted:
-        raise UserError("name a file: --onnx, --torchscript or --safetensors")
+        raise UserError(f"name a file: selfplay export {net} --onnx net.onnx (or --torchscript, "
+                        "--safetensors)")
     from selfplay.arena.spec import checkpoint_of
     from selfplay.common.console import say
     from selfplay.run.own_nets import use_net

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +16,11 @@ from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
-NETS = {"net", "policy", "alphago"}  #: players that run on a device
+if TYPE_CHECKING:
+    from selfplay.cluster.farm import Farm
+    from selfplay.run.folder import Run
+
+NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
 
 def game_option(required: bool = True) -> Any:
@@ -111,6 +117,30 @@ init_option = click.option("--init", default=None, metavar="sft|random|CHECKPOIN
                            help="What self-play starts from [sft].")
 
 
+ray_option = click.option("--ray", default=None, metavar="auto|HOST:PORT|local",
+                          help="Play on the machines of a Ray cluster: the one that this machine "
+                               "is of, the one there, or a new one here alone.")
+actors_option = click.option("--actors", type=Whole(min=1), default=None,
+                             help="Actors on Ray, at most [as many as there is room for].")
+
+
+@contextmanager
+def farm_of(run: Run, ray: str | None, actors: int | None) -> Iterator[Farm | None]:
+    """The cluster that ``--ray`` names, or None. Raises UserError where it cannot be had."""
+    if ray is None:
+        if actors is not None:
+            raise UserError("--actors: of a cluster; give --ray as well")
+        yield None
+        return
+    from selfplay.cluster.farm import Farm
+
+    farm = Farm(ray, run.config.ray, actors)
+    try:
+        yield farm
+    finally:
+        farm.close()
+
+
 def device_of(name: str) -> str:
     """Turn "auto" into "cuda" or "cpu"."""
     from selfplay.run.start import device_of as found
@@ -123,3 +153,11 @@ def opening_of(text: str) -> tuple[int, int]:
     if not found or int(found[2] or found[1]) < int(found[1]):
         raise UserError(f"--opening {text}: a range such as 2-8 wanted")
     return int(found[1]), int(found[2] or found[1])
+
+
+def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:
+    """Whole numbers with commas, in order. Raises UserError for anything else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(rf"[1-9][0-9]{{0,{digits - 1}}}", part) for part in parts):
+        raise UserError(f"{option} {text}: counts such as 1,2,4,8,16 wanted")
+    return tuple(sorted({int(part) for part in parts}))

@@ -14,15 +14,16 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from selfplay.common import interrupt
+from selfplay.common import interrupt, ranks
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
 
 
 def say(text: str) -> None:
-    """One or more lines for the user, above any live bar."""
-    _console.print(text, markup=False)
+    """One or more lines for the user, above any live bar; from the first of a run's processes."""
+    if ranks.leads():
+        _console.print(text, markup=False)
 
 
 def clock_text(seconds: float) -> str:
@@ -47,17 +48,19 @@ class Bar:
     """Progress of a stage against its total (a time budget in seconds, or a count of games).
 
     live: whether it may redraw itself on a terminal; False where somebody types there. ``part``,
-    where it is set, is the share done of work that may be over before a time budget is: the bar and
-    the ETA follow whichever ends first.
+    where it is set, is the share done of work that may be over before the total is: the bar and the
+    ETA follow whichever ends first. limit: a count that the work will hardly reach, so that nothing
+    but ``part`` tells when it ends.
     """
 
     def __init__(
-        self, title: str, total: float, unit: str = "seconds", live: bool = True
+        self, title: str, total: float, unit: str = "seconds", live: bool = True,
+        limit: bool = False,
     ) -> None:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
-        self.redraws = live and _console.is_terminal
+        self.redraws = live and _console.is_terminal and ranks.leads()
         self.started = self.logged = time.monotonic()
-        self.part = 0.0
+        self.part, self.limit = 0.0, limit
         self.first: tuple[float, float] | None = None  #: done and part at the first look
         self.latest = ""  #: the line that has not been logged yet
         self.live: _Live | None = None
@@ -113,8 +116,11 @@ class Bar:
             more = math.inf if self.part <= part else (
                 (done - begun) * (1 - self.part) / (self.part - part))
             return clock_text(min(self.total - done, more))
-        rate = (done - begun) / max(now - self.started, 1e-9)
-        return clock_text((self.total - done) / rate) if rate > 0 else "-"
+        passed = max(now - self.started, 1e-9)
+        rate = 0.0 if self.limit else (done - begun) / passed
+        more = min((self.total - done) / rate if rate > 0 else math.inf,
+                   passed * (1 - self.part) / (self.part - part) if self.part > part else math.inf)
+        return "-" if math.isinf(more) else clock_text(more)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None,

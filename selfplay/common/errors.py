@@ -29,6 +29,10 @@ class DiskError(UserError):
     """The system refuses to write: nothing further could be kept."""
 
 
+class Absent(UserError):
+    """What was asked over a network does not answer; a learner is then as its last row says."""
+
+
 class Breakdown(UserError):
     """A loss, gradient or divergence that is not sound; nothing of it has been learnt or saved."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from selfplay.common import ranks
 from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
 
 
@@ -20,11 +21,13 @@ def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None
     """Replace ``path`` by ``data``: bytes, or a function that writes to the open file.
 
     The bytes go to a temporary file in the same folder, which is flushed to the disk (fsync) and
-    renamed last. Missing parent folders are made.
+    renamed last. Missing parent folders are made. Of a run's processes only the first one writes.
 
     Raises UserError where the system refuses (disk full, no permission); ``path`` is then
     unchanged and the temporary file deleted.
     """
+    if not ranks.leads():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +69,16 @@ def refused(path: Path, error: OSError) -> DiskError:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock ``folder`` against other processes for the block; a process that dies frees its lock.
+    Of a run's processes the first one locks it for all.
 
     A missing folder is made. Temporary files that a kill has left in it (``.NAME.PID.tmp``) are
     deleted. Where the system has no such locks (Windows), nothing is locked.
 
     Raises UserError if another process has the folder, DiskError if it cannot be made.
     """
+    if not ranks.leads():
+        yield
+        return
     make_folder(folder)
     with in_use(folder, "--run"):
         for left in folder.rglob(".*.tmp"):

@@ -37,6 +37,7 @@ class _Request:
 
 
 _request = _Request()
+_farewell = "stopped at once"
 
 
 def raise_if_asked() -> None:
@@ -62,18 +63,19 @@ def gently() -> Iterator[None]:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def listening(farewell: str = "stopped at once") -> Iterator[None]:
     """Handle SIGINT and SIGTERM as described above, and restore the old handlers afterwards.
 
     Signals that the process was started to ignore (by nohup, say) stay ignored. Outside the main
-    thread, where Python allows no handlers, this does nothing.
+    thread, where Python allows no handlers, this does nothing. farewell: what a second signal's
+    end says.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    global _request
-    _request = _Request()
+    global _request, _farewell
+    _request, _farewell = _Request(), farewell
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -119,7 +121,7 @@ def _leave() -> None:
     """End the process now: what is on disk is whole at every instant."""
     if sys.stdout.isatty():
         os.write(1, b"\x1b[?25h")  # a live bar has hidden the cursor
-    os.write(2, b"stopped at once\n")
+    os.write(2, f"{_farewell}\n".encode())
     for leader in tuple(GROUPS):
         with suppress(OSError):
             os.killpg(leader, signal.SIGKILL)

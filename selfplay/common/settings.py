@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -76,7 +77,8 @@ def set_key(config: C, key: str, value: Any, text: bool = False) -> C:
     """
     kind = _type_of(type(config), key)
     if text and typing.get_origin(plain_type(kind)) is tuple:
-        value = [part.strip() for part in value.split(",") if part]
+        parts = re.split(r",(?![^(]*\))", value)  # arguments in parentheses stay together
+        value = [part.strip() for part in parts if part]
     value = tuple(value) if isinstance(value, list) else value
     try:
         return replace_key(config, key, _validator(kind)(value, strict=not text))
@@ -170,7 +172,8 @@ def _type_of(kind: type[Settings], key: str) -> Any:
         return typed_keys(kind)[key]
     inside = [name.removeprefix(f"{key}.") for name in names if name.startswith(f"{key}.")]
     if inside:
-        raise UserError(f"{key} is a group of settings: {key}.{inside[0]}, {', '.join(inside[1:])}")
+        there = clip(", ".join([f"{key}.{inside[0]}", *inside[1:]]), 380)
+        raise UserError(f"{key} is a group of settings: {there}")
     meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
     near = nearest(meant, names, cutoff=0.4)
     stages = dict.fromkeys(name.partition(".")[0] for name in names)

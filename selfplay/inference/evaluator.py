@@ -47,8 +47,8 @@ def padded_rows(rows: int) -> int:
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
 Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``
-#: dtype -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each, where
-#: it is not torch that evaluates: ``openvino`` brings int8.
+#: What evaluates in place of torch's plain calls: ``openvino`` brings int8, ``graphs`` graphs, for
+#: GPUs. -> (folded net, an evaluator of its kind, how many, calibration) -> a Run for each.
 COMPILERS: dict[str, Callable[..., Sequence[Run]]] = {}
 
 
@@ -89,6 +89,7 @@ class Evaluator:
         self.game, self.device, self._most = game, torch.device(device), max_batch
         self.evaluations = 0  #: positions evaluated so far
         self.workers = workers
+        self.graphs = kind == "cuda" and workers is None  #: whether passes may be recorded
         self.cache = EvaluationCache(cache_mb, game.num_actions) if cache_mb else None
         if dtype == "int8" and workers is not None:
             raise ValueError("int8: its buffers are for one thread; no workers")
@@ -162,18 +163,21 @@ def load_all(
     first, training = evaluators[0], net.training
     fast = folded(net.eval())
     net.train(training)
-    if first.dtype_name in COMPILERS:
-        runs = COMPILERS[first.dtype_name](fast, first, len(evaluators), calibration)
+    kind = "graphs" if first.graphs else first.dtype_name
+    if kind in COMPILERS:
+        runs = COMPILERS[kind](fast, first, len(evaluators), calibration)
     else:
-        runs = [_torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
+        runs = [torch_run(fast, first.device, DTYPES[first.dtype_name])] * len(evaluators)
     for evaluator, run in zip(evaluators, runs, strict=True):
         evaluator.use(run)
 
 
-def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
-    """Several threads may call it at once."""
+def torch_run(
+    net: nn.Module, device: torch.device, dtype: torch.dtype, recorded: Any = None,
+) -> Run:
+    """Several threads may call it at once. recorded: called in the net's place."""
     net = placed(net, device, dtype)
-    on_cpu = device.type == "cpu"
+    forward, on_cpu = recorded or net, device.type == "cpu"
 
     @torch.inference_mode()
     def run(obs: NDArray[Any]) -> Outputs:
@@ -181,7 +185,7 @@ def _torch_run(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Run:
         size = padded_rows(rows) if on_cpu else rows
         planes = torch.zeros((size, *obs.shape[1:]), dtype=dtype, device=device)
         planes[:rows] = torch.from_numpy(obs).to(device)
-        out = net(planes.contiguous(memory_format=torch.channels_last))
+        out = forward(planes.contiguous(memory_format=torch.channels_last))
         return (out.policy[:rows].float().cpu().numpy(),
                 out.value[:rows].float().tanh().cpu().numpy())
 

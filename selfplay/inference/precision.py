@@ -23,7 +23,10 @@ from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
 from selfplay.common.threads import torch_alone
 from selfplay.games.base import Game
-from selfplay.inference import openvino
+from selfplay.inference import (
+    graphs,  # noqa: F401  whoever imports this has graphs on a GPU
+    openvino,
+)
 from selfplay.inference.actors import group_sizes
 from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, load_all
 from selfplay.models import has_fast_bfloat16

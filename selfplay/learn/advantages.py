@@ -247,3 +247,15 @@ def sampler_weights(
         return change.exp().clamp(max=most)
     whole = change.sum(1, keepdim=True).exp()
     return torch.where(whole <= most, whole, 0.0).expand_as(change)
+
+
+def sampler_figures(
+    logp: Tensor, sampled: Tensor, mask: Tensor, kind: str, most: float
+) -> dict[str, float]:
+    """What ``sampler_weights`` corrects. mismatch_ratio, mismatch_highest: p / p_sampler of a step,
+    mean and highest; mismatch_cut: the share of steps above ``most``, of trajectories left out."""
+    change = torch.where(mask, logp - sampled, 0.0)
+    ratio = change.exp()[mask]
+    cut = ratio > most if kind == "truncate" else change.sum(1).exp() > most
+    return {"mismatch_ratio": float(ratio.mean()), "mismatch_highest": float(ratio.max()),
+            "mismatch_cut": 0.0 if kind == "ignore" else float(cut.float().mean())}

@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import (
     finite_float,
@@ -103,16 +104,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """A folder to write into that takes the name ``path`` when the block ends without an error,
     with the sums of its files.
 
-    Raises UserError where the disk refuses; ``path`` is then what it was.
+    Raises UserError where the disk refuses; ``path`` is then what it was. Only the first of a
+    run's processes writes, and the others leave the block when it has.
     """
-    _sweep(path.parent)
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    if not ranks.leads():
+        yield temporary
+        ranks.here().meet()
+        return
+    _sweep(path.parent)
     try:
         yield temporary
         write_sums(temporary)
         _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    ranks.here().meet()
 
 
 def write_training(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:

@@ -3,8 +3,9 @@
 The loss is handed in. On a CPU a batch may go in parts, a thread and a replica of the net each; as
 in data-parallel training a part's BatchNorms see that part alone, and the running statistics are
 the mean over parts. Gradients are added in the order of the parts, so that the weights do not
-depend on the number of threads, to the last bit. A net too large for that many gradients
-(APART_BYTES) goes through its parts one by one with all of torch's threads and adds up one.
+depend on the number of threads, nor of processes, to the last bit. A net too large for that many
+gradients (APART_BYTES) goes through its parts one by one with all of torch's threads and adds up
+one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import Breakdown, UserError
 from selfplay.common.threads import Workers, replica, torch_alone
 
@@ -73,7 +75,9 @@ class Trainer:
         if config.ema_decay is not None:
             self._average = _Average(net, config.ema_decay)
         size = 4 * sum(p.numel() for p in self.named.values())
-        self._apart = parts is not None and torch.device(device).type == "cpu" and (
+        self.sharded = ranks.here().sharded(net)  #: its weights are shared out among processes
+        on_cpu = torch.device(device).type == "cpu"
+        self._apart = parts is not None and on_cpu and not self.sharded and (
             mode is True or size <= APART_BYTES)
         self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
@@ -96,7 +100,8 @@ class Trainer:
     def gradient(self, batch: Any) -> dict[str, float]:
         """Leave the gradient of the batch's loss in the net's parameters: the loss and what else
         is watched."""
-        parts = [batch] if self.parts is None else self.parts(batch)
+        every = [batch] if self.parts is None else self.parts(batch)
+        parts = [every[k] for k in ranks.share(len(every))] or every[:1]  # whose gradient is unused
         self._prepare(len(parts))
         replicas = self._replicas[: len(parts)] if self._apart else self._replicas * len(parts)
         with self._threads():
@@ -106,12 +111,32 @@ class Trainer:
             work = map(self._part, jobs) if self._workers is None else self._workers.map(
                 self._part, jobs)
             found = list(work)
-            if self._apart:
+            figures = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found])
+            if ranks.here().size > 1:
+                figures = self._with_others(replicas, figures, len(every))
+            elif self._apart:
                 _sum_gradients(replicas)
                 if self.net.training:
                     _mean_buffers(replicas)
-        sums = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found]).sum(0)
+        sums = figures.sum(0)
         return dict(zip(found[0], sums.tolist(), strict=True))  # a GPU is waited for once
+
+    @torch.no_grad()
+    def _with_others(self, replicas: list[_Replica], figures: Tensor, parts: int) -> Tensor:
+        """Leave the gradient of all processes' parts in the net; the figures of all parts."""
+        here, first, width = ranks.here(), replicas[0], figures.shape[1]
+        mine = len(ranks.share(parts))
+        if self._apart:
+            rows = torch.stack([one.row(f) for one, f in zip(replicas, figures, strict=True)])
+            every = here.rows(rows[:mine], parts)
+            total = every[0].clone()
+            for row in every[1:]:  # in order, as in _sum_gradients
+                total += row
+            first.take(total[width:], parts)
+            return every[:, :width].contiguous()
+        total = first.row(figures.sum(0)) * (mine > 0)
+        first.take(here.summed(total)[width:], min(here.size, parts))
+        return total[None, :width]
 
     def descend(self) -> float:
         """Move the weights by the gradient that is there; its norm before clipping.
@@ -269,6 +294,29 @@ class _Replica:
             parameter.grad = None
         if self is not original and self.buffers:
             torch._foreach_copy_(self.buffers, original.buffers)
+
+    def row(self, figures: Tensor) -> Tensor:
+        """float32 [P]: ``figures``, for each parameter whether it has a gradient, the gradients
+        (0 where there is none) and the running statistics."""
+        learning = [p for p in self.parameters if p.requires_grad]
+        has = figures.new_tensor([float(p.grad is not None) for p in learning])
+        grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning]
+        return torch.cat([figures, has, *(g.float() for g in grads),
+                          *(b.flatten().float() for b in self.floats)])
+
+    def take(self, total: Tensor, parts: int) -> None:
+        """Hold what ``row`` says behind its figures, summed over so many ``parts``."""
+        learning = [p for p in self.parameters if p.requires_grad]
+        count, sizes = len(learning), [t.numel() for t in (*learning, *self.floats)]
+        has, rest = total[:count].tolist(), total[count:].split(sizes)
+        for some, parameter, grad in zip(has, learning, rest[:count], strict=True):
+            # in the parameter's memory layout, on which rounding depends
+            parameter.grad = torch.empty_like(parameter) if some else None
+            if parameter.grad is not None:
+                parameter.grad.copy_(grad.view_as(parameter))
+        if self.net.training:
+            for buffer, mean in zip(self.floats, rest[count:], strict=True):
+                buffer.copy_(mean.view_as(buffer) / parts)
 
 
 @torch.no_grad()

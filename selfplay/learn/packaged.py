@@ -32,7 +32,7 @@ def find(name: str) -> Path | None:
 
 def or_else(name: str) -> str:
     """What to say of packaged nets where none is called ``name``."""
-    near = nearest(name, names(), cutoff=0.6)
+    near = nearest(name, names(), cutoff=0.7)
     return (f"no packaged net ({', '.join(names()) or 'there are none'})"
             + (f"; did you mean {near}?" if near else ""))
 

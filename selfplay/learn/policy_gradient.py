@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import Breakdown
 from selfplay.learn import advantages
 from selfplay.learn.config import INFINITE, PGConfig
@@ -345,7 +346,10 @@ class PolicyOptimizer:
     def _parts(self, batch: _Minibatch) -> list[_Minibatch]:
         found = []
         most = self.config.part_steps or PART_STEPS[self.kind]
-        for rows in parts_of(batch.rollout.mask, PARTS[self.kind], most):
+        fewest = PARTS[self.kind]
+        if self.kind != "cpu" or self.trainer.sharded:  # where all processes must have some
+            fewest = max(fewest, ranks.here().size)
+        for rows in parts_of(batch.rollout.mask, fewest, most):
             some = batch.rollout.rows(rows)
             found.append(_Minibatch(some, batch.columns.rows(rows, some.mask.shape[1])))
         return found

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from selfplay.arena.pool import PastSelves
 from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Part, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm
 from selfplay.learn.plateau_config import PlateauConfig
+from selfplay.llm.play.config import PlayConfig
+from selfplay.llm.preferences.config import DPOConfig, PairConfig, RewardConfig, RLHFConfig
 
 
 @dataclass(frozen=True)
@@ -32,76 +34,8 @@ class GoldConfig:
         return {part: weight for part, weight in parts.items() if weight}
 
 
-@dataclass(frozen=True)
-class PairConfig:
-    """Preference pairs: a file's, or made of the policy's own samples."""
-
-    file: str = ""  #: JSON lines of prompt, chosen, rejected; none: made here
-    count: Count = 4000  #: pairs to make, those held out included
-    noise: Share = 0.0  #: share of the labels made here that are turned the wrong way round
-    held_out: Share = 0.2  #: share of the prompts whose pairs are only measured on
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """How a reward model is trained."""
-
-    net: str = ""  #: LAYERSxWIDTH of a small new model; none: a copy of the policy's backbone
-    batch_size: Count = 64  #: pairs a step
-    learning_rate: Positive = 6e-4  #: AdamW's
-    weight_decay: Amount = 1e-2  #: AdamW's
-    epochs: Count = 30  #: times that all pairs are learnt, at most
-    patience: Count = 4  #: epochs without a lower held-out loss before training ends
-
-
-@dataclass(frozen=True)
-class DPOConfig(PlateauConfig):
-    """Learning from preferences without RL (Rafailov et al. 2023, arXiv:2305.18290)."""
-
-    beta: Positive = 0.1  #: the KL weight that the preferences are taken to come from (eq. 7)
-    batch_size: Count = 64  #: pairs a step
-    learning_rate: Positive = 2e-4  #: of AdamW, at the start
-    evaluate_every: Count = 20  #: steps between two looks at the held-out pairs and questions
-    drops: Whole = 0  #: drops (each to 0.3 of the rate) before the curve counts as flat
-    warmup: Whole = 20  #: steps over which the rate rises from 0
-    grad_clip: Positive = 1.0  #: largest norm of the gradient
-    looked_at: Count = 128  #: held-out questions answered at a look
-
-
-@dataclass(frozen=True)
-class RLHFConfig:
-    """How a policy learns from a reward model, and how far it may go."""
-
-    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"  #: of the policy gradient
-    prompts: Count = 64  #: prompts a step
-    group: Count = 8  #: completions a prompt
-    steps: Count = 300  #: steps at most
-    epochs: Count = 1  #: times that a batch is learnt
-    minibatches: Count = 1  #: parts of a batch, an optimizer step each
-    learning_rate: Positive = 1e-4  #: AdamW's
-    kl_weight: Amount = 0.05  #: weight of the KL in each token's reward; 0: not held back
-    kl_budget: Amount = 0.0  #: nats a completion from the reference that end the run; 0: no budget
-    adapt: bool = False  #: steer kl_weight towards half the budget
-    entropy_weight: Amount = 0.0  #: weight of the entropy bonus
-    cut_penalty: Amount = 1.0  #: taken off the reward of a completion cut off before its end
-    evaluate_every: Count = 10  #: steps between two looks at the held-out prompts
-    held_prompts: Count = 256  #: held-out prompts looked at
-    held_samples: Count = 4  #: completions of each at a look
-    best_of: Whole = 64  #: samples of the reference a prompt, for best-of-n; 0: none
-
-    def objective(self, length: float) -> PGConfig:
-        """The settings of the policy gradient, for completions of ``length`` tokens on average: its
-        KL target is in nats a token. Only the budget ends the run, so ``max_kl`` is infinite."""
-        target = self.kl_budget / 2 / max(length, 1.0) if self.adapt else 0.0
-        return replace(
-            algorithm(self.algorithm), kl_in="reward", kl_weight=self.kl_weight, kl_target=target,
-            kl_horizon=20.0 * self.prompts * self.group, max_kl=math.inf,
-            epochs=self.epochs, minibatches=self.minibatches, learning_rate=self.learning_rate,
-            entropy_weight=self.entropy_weight)
-
-
-Recipe = Literal["sft", "rl", "grpo", "ppo", "r1-zero", "r1", "distill", "dpo", "rlhf",
-                 "overoptimise"]
+Recipe = Literal["sft", "rl", "grpo", "ppo", "three-stages", "r1-zero", "r1", "distill", "dpo",
+                 "rlhf", "overoptimise"]
 #: recipe -> its stages in order and the share of the minutes that each has. A stage's folder has
 #: its name; what the stages do is in ``recipes``.
 RECIPES: dict[Recipe, dict[str, float]] = {
@@ -109,6 +43,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "rl": {"rl": 0.95, "eval": 0.05},
     "grpo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
     "ppo": {"sft": 0.35, "rl": 0.6, "eval": 0.05},
+    "three-stages": {"base": 0.4, "sft": 0.15, "rl": 0.4, "eval": 0.05},
     "r1-zero": {"base": 0.35, "rl": 0.6, "eval": 0.05},
     "r1": {"sft": 0.2, "rl": 0.3, "own": 0.15, "rl2": 0.3, "eval": 0.05},
     "distill": {"sft": 0.25, "rl": 0.4, "student": 0.3, "eval": 0.05},
@@ -117,6 +52,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
+ELSEWHERE = ("vllm-server",)  #: engines in other processes, which answer while a run learns
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of these is many optimizer steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -155,6 +91,12 @@ class TaskConfig:
     #: one half makes the likeliest step the wrong one
     guessed: Share = 0.7
     #: what pretraining reads: share of the texts that guess an answer instead of working it out
+    corpus: tuple[str, ...] = ()
+    #: tasks whose texts pretraining reads, as many of each; a task may be game:NAME. Empty: the
+    #: run's own task
+    pieces: Whole = 0
+    #: the embedded model's tokenizer: so many pieces of words that fit its texts (byte-pair
+    #: encoding: Sennrich et al. 2016, arXiv:1508.07909); 0: characters, of games cells and moves
     held_out: Count = 512  #: questions held out for measuring, at most
 
 
@@ -204,11 +146,16 @@ class SampleConfig:
     top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
     stop: tuple[str, ...] = ()  #: texts that end a completion, and belong to it; \n is a line's end
-    engine: Literal["auto", "torch", "vllm"] = "auto"
+    engine: Literal["auto", "torch", "vllm", "vllm-server"] = "auto"
     #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
-    #: installed, the run is on a GPU and the model was given with --model, else torch
+    #: installed, the run is on a GPU and the model was given with --model, else torch; vllm-server
+    #: is a server of vLLM's at url
     memory: Part = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
+    url: str = ""  #: http://HOST:PORT of engine=vllm-server
+    max_staleness: Whole = 0
+    #: steps of learning that may lie between the weights that answer and those that learn from it,
+    #: while both work at once; 0: they take turns. Wants an engine elsewhere
 
 
 @dataclass(frozen=True)
@@ -311,6 +258,8 @@ class TextConfig:
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+    pool: PastSelves = field(default_factory=PastSelves)
 
 
 def of_algorithm(name: str) -> PGConfig:
@@ -357,6 +306,12 @@ def with_recipe(config: TextConfig, name: str) -> TextConfig:
     return with_algorithm(config, "ppo" if name == "ppo" else "grpo")
 
 
+def with_engine(config: TextConfig, name: str) -> TextConfig:
+    """``config`` with the engine ``name``; what one elsewhere writes is corrected for."""
+    config = set_key(config, "sample.engine", name, text=True)
+    return replace_key(config, "pg.mismatch", "truncate") if name in ELSEWHERE else config
+
+
 def new_settings(config: TextConfig, assignments: Sequence[str]) -> TextConfig:
     """A new run's settings: ``override``, after the settings that its algorithm and model bring."""
     whole = override(config, assignments)
@@ -381,6 +336,15 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")
+    sample = config.sample
+    if sample.max_staleness and sample.engine not in ELSEWHERE:
+        raise UserError(f"sample.max_staleness={sample.max_staleness}: for answers that are "
+                        f"written elsewhere, by --set sample.engine={' or '.join(ELSEWHERE)}")
+    if sample.max_staleness and config.recipe in AGAINST_A_MODEL:
+        raise UserError(f"sample.max_staleness: --recipe {config.recipe} asks and learns in turn; "
+                        "leave it out")
+    if sample.url and sample.engine != "vllm-server":
+        raise UserError("sample.url: of --set sample.engine=vllm-server; set both or none")
     if config.task.startswith("env:") and config.recipe != "rl":
         raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
                         "learnt by --recipe rl alone, with --model")
@@ -402,19 +366,22 @@ def must_not_contradict(config: TextConfig) -> None:
 
 
 def override(config: TextConfig, assignments: Iterable[str]) -> TextConfig:
-    """``settings.override``, with ``recipe`` and ``rl.algorithm`` first, as they bring settings."""
+    """``settings.override``, with what brings settings first."""
     return settings.override(config, assignments,
-                             {"recipe": with_recipe, "rl.algorithm": with_algorithm})
+                             {"recipe": with_recipe, "rl.algorithm": with_algorithm,
+                              "sample.engine": with_engine})
 
 
 def fixed(config: TextConfig) -> TextConfig:
     """``config`` without what may change between two starts of a run: how long it learns, where,
-    what writes completions, how many checkpoints are kept, how it is evaluated."""
+    what writes completions and how that is corrected, how many checkpoints are kept, how it is
+    evaluated."""
     plain = TextConfig(config.task)
-    sample = replace(config.sample, **{key: getattr(plain.sample, key)
-                                       for key in ("engine", "memory", "dtype")})
+    sample = replace(config.sample, **{key: getattr(plain.sample, key) for key in (
+        "engine", "memory", "dtype", "url", "max_staleness")})
+    pg = replace(config.pg, mismatch=plain.pg.mismatch, mismatch_most=plain.pg.mismatch_most)
     return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
-                   eval=plain.eval, sample=sample,
+                   eval=plain.eval, sample=sample, pg=pg,
                    judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
                    sft=replace(config.sft, max_steps=1, keep=1),
                    rl=replace(config.rl, steps=1, keep=1))

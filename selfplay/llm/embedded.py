@@ -1,9 +1,9 @@
-"""The embedded model and its tokenizer of characters, made from nothing."""
+"""The embedded model and its tokenizers of characters, words and pieces, made from nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from selfplay.common.errors import UserError
@@ -22,14 +22,51 @@ _PLAIN = "".join(map(chr, range(32, 127))) + "\n"
 def character_tokenizer(texts: Iterable[str] = ()) -> Any:
     """A tokenizer with a token for each character: printable ASCII, the line's end, and all other
     characters of ``texts``."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+
+    return _wrapped(models.WordLevel(_numbered(_characters(texts)), UNKNOWN),
+                    pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse())
+
+
+def piece_tokenizer(texts: Sequence[str], size: int) -> Any:
+    """A tokenizer of about ``size`` pieces that fit ``texts``: its characters, and those pairs of
+    pieces that are the most frequent in them. Digits stay alone, so that numbers are read alike."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    splits = pre_tokenizers.Split(Regex(r"\d| ?[^\W\d]+|\s|[^\w\s]|_"), "isolated")
+    learnt = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    learnt.pre_tokenizer = splits
+    known = _characters(texts)
+    learnt.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=max(size, len(known) + 3), special_tokens=[PAD, EOS, UNKNOWN],
+        initial_alphabet=known, show_progress=False))
+    return _wrapped(learnt.model, splits, decoders.Fuse())
+
+
+def word_tokenizer(words: Iterable[str]) -> Any:
+    """A tokenizer with a token for each of ``words``, which spaces and lines' ends part; texts come
+    back with a space between two words."""
+    from tokenizers import models, pre_tokenizers
+
+    return _wrapped(models.WordLevel(_numbered(words), UNKNOWN), pre_tokenizers.WhitespaceSplit())
+
+
+def _characters(texts: Iterable[str]) -> list[str]:
+    return [*_PLAIN, *sorted({char for text in texts for char in text} - set(_PLAIN))]
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    return {word: i for i, word in enumerate([PAD, EOS, UNKNOWN, *words])}
+
+
+def _wrapped(model: Any, splits: Any, joins: Any = None) -> Any:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    more = sorted({char for text in texts for char in text} - set(_PLAIN))
-    words = [PAD, EOS, UNKNOWN, *_PLAIN, *more]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = splits
+    if joins is not None:
+        tokenizer.decoder = joins
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN,
         chat_template=TEMPLATE, padding_side="left", model_max_length=POSITIONS,

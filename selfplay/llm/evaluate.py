@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -86,6 +86,7 @@ def answers_within(
 class Counted:
     """A generator whose answers, and tokens a second, are shown on a bar."""
 
+    name: ClassVar[str] = "counted"
     generator: Generator
     bar: Bar
     answers: int = 0
@@ -107,6 +108,9 @@ class Counted:
     def refresh(self, model: nn.Module) -> None:
         self.generator.refresh(model)
 
+    def figures(self) -> dict[str, float]:
+        return self.generator.figures()
+
 
 @contextmanager
 def counted(generator: Generator, title: str, count: int) -> Iterator[Generator]:
@@ -126,12 +130,14 @@ def greedy_and_sampled(
 
 def accuracy(found: Answers) -> dict[str, float]:
     """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
-    shares of completions in the form asked for and of those that ended, and the mean tokens."""
+    shares of completions in the form asked for and of those that ended, the mean tokens, and of
+    games the share of legal moves."""
     rate = found.mean("accuracy")
     low, high = wilson(rate, len(found.examples))
     return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
             "ended": found.mean("ended"), "tokens": found.tokens,
-            "questions": float(len(found.examples))}
+            "questions": float(len(found.examples)),
+            **({"legal": found.mean("legal")} if "legal" in found.parts[0][0] else {})}
 
 
 def pass_at(k: int, right: int, samples: int) -> float:
@@ -193,6 +199,11 @@ def evaluation_table(result: dict[str, Any]) -> str:
     rows = [f"{name:<10}" + "".join(f"{v:8.1%}" for v in result[key].values())
             for name, key in (("pass@k", "pass"), ("majority", "majority"))]
     return "\n".join([line("greedy"), line("sampled"), head, *rows])
+
+
+def accuracies_said(greedy: float, sampled: float) -> str:
+    """Two accuracies for a line of progress."""
+    return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
 
 
 def _vote(answer: str) -> str:

@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,13 +27,14 @@ from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
     AGAINST_A_MODEL,
     RECIPES,
-    RLHFConfig,
     TextConfig,
     TextRLConfig,
     fixed,
     must_not_contradict,
 )
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
+from selfplay.llm.engines.ahead import Ahead
+from selfplay.llm.engines.choose import engine_of
 from selfplay.llm.envs.episodes import Episodes, episodes
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.judges.functions import Judge
@@ -47,6 +49,9 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
+from selfplay.llm.play.config import PREFIX
+from selfplay.llm.play.lessons import GameTask, game_task
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rl import (
@@ -112,7 +117,10 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
         must_be_a_model(config.model)
     if config.pairs.file and stored is None:  # rather a mistake found now than after SFT
         read_pairs(Path(config.pairs.file))
-    task = task_of(config)
+    task = task_of(config, folder=folder)
+    if isinstance(task, GameTask) and config.sample.max_staleness:
+        raise UserError("sample.max_staleness: the moves of a game wait for each other; leave it "
+                        "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
     return TextRun(folder, config, task)
@@ -124,6 +132,8 @@ def must_start(task: Task) -> None:
         task.judge.start()
     if isinstance(task, Episodes):
         task.world.start()
+    if isinstance(task, GameTask):
+        task.must_be_playable()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -133,11 +143,13 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right."""
+    right. folder: the run's, where a game's positions are."""
     if config.task.startswith("env:"):
         return episodes(config)
+    if config.task.startswith(PREFIX):
+        return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
         terse = not config.model and config.task.split("(")[0].strip() in SHORT
@@ -265,6 +277,12 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
     return path if last > 0 else None
 
 
+def engine_for(run: TextRun, device: str) -> Engine:
+    """What writes the completions of a run's model, by its settings."""
+    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
+                                              run.config.model, device)
+
+
 def no_engine(model: nn.Module, tokenizer: Any) -> None:
     """An ``Engine`` that leaves writing to torch."""
 
@@ -273,11 +291,14 @@ def open_learner(
     goal: RewardedTask, init: str | Path, folder: Path, config: TextRLConfig, pg: PGConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, lora: Lora | None = None,
     first_batch: int = FIRST, engine: Engine = no_engine, memory: Memory | None = None,
+    staleness: int = 0,
+    learner_of: Callable[..., TextLearner] = TextLearner,
 ) -> tuple[TextLearner, Kept]:
     """(a learner as it was at the newest checkpoint in ``folder``, else at the model ``init``, a
     folder or hub id; how its rows are kept in ``folder``).
 
-    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``.
+    lora: adapters for a model that has none yet. first_batch: see ``rl.TextLearner``. staleness:
+    see ``engines.ahead``; 0: no answers are asked ahead. learner_of: what makes the learner.
     """
     newest, memory = checkpoint.newest(folder), memory or Memory()
     model, tokenizer = load_model(newest or init, None if newest else lora)
@@ -285,9 +306,10 @@ def open_learner(
     step = int(checkpoint.read_meta(newest)["step"]) if newest else 0
     near = reference_of_step(folder, pg, step) or init
     reference = reference_of(model, near, newest is not None, lora) if pg.kl_weight > 0 else None
-    learner = TextLearner(
+    learner = learner_of(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
-        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0])
+        first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
+        ahead=partial(Ahead, staleness=staleness) if staleness else None)
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
         every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),

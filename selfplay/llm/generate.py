@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class Samples(NamedTuple):
 class Generator(Protocol):
     """What answers prompts: torch here, or an inference engine on a GPU."""
 
+    name: ClassVar[str]  #: as ``sample.engine`` has it
+
     def __call__(
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
@@ -61,7 +63,12 @@ class Generator(Protocol):
         ...
 
     def refresh(self, model: nn.Module) -> None:
-        """Answer from now on with the present weights of ``model``, which is of the same kind."""
+        """Answer from now on with the weights that ``model``, which is of the same kind, has at the
+        next call."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What is worth a line of the history, of the newest weights that it was given."""
         ...
 
 
@@ -69,6 +76,7 @@ class Generator(Protocol):
 class TorchGenerator:
     """Generation by torch with the weights that ``model`` has at each call."""
 
+    name: ClassVar[str] = "torch"
     model: nn.Module
     ends: tuple[int, ...]
     pad: int
@@ -83,6 +91,10 @@ class TorchGenerator:
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""
+
+    def figures(self) -> dict[str, float]:
+        """None: its arithmetic is the trainer's."""
+        return {}
 
 
 @torch.no_grad()

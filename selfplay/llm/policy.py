@@ -328,12 +328,12 @@ def evaluated(rollout: Rollout, policy: TextPolicy, reference: Any | None) -> Ro
 
     Where a generator other than torch wrote the completions, or in bfloat16, where rounding depends
     on the batch, the log-probabilities are replaced by those of ``policy`` as it learns, so that
-    ratios to them begin at exactly 1; what they were is then in ``sampled``.
+    ratios to them begin at exactly 1. What they were is in ``sampled``.
     """
+    rollout = replace(rollout, sampled=rollout.logp)
     if policy.generator is not None or policy.memory.dtype != "float32":
         alone = replace(policy, net=Net(policy.net.policy))
-        rollout = replace(rollout, sampled=rollout.logp,
-                          logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
+        rollout = replace(rollout, logp=_in_parts(rollout, lambda r: alone.evaluate(r).logp))
     if policy.net.value is not None:
         rollout = replace(rollout, value=_in_parts(rollout, policy.values))
     if reference is not None:

@@ -2,7 +2,7 @@
 holds, and leaves checkpoints in a folder of its name.
 
 sft       demonstrations, learnt by the model that the run begins with
-base      texts in which most answers are guesses, read by the embedded model: its pretraining
+base      texts of one task or several, read by the embedded model: its pretraining
 rl, rl2   reinforcement learning of an earlier stage's model
 own       a policy's own right answers, learnt by the SFT model (rejection sampling)
 student   the same answers, learnt by a smaller model from nothing (distillation)
@@ -23,64 +23,62 @@ from typing import Any, Literal
 
 from selfplay.common.console import say
 from selfplay.common.errors import command
-from selfplay.common.files import locked, read_history, write_atomic, write_json
+from selfplay.common.files import locked, read_history, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.config import RECIPES, RLHFConfig
-from selfplay.llm.embedded import character_tokenizer, small_model
+from selfplay.llm.config import RECIPES
+from selfplay.llm.embedded import (
+    character_tokenizer,
+    piece_tokenizer,
+    small_model,
+    word_tokenizer,
+)
+from selfplay.llm.engines.choose import must_have_engine
+from selfplay.llm.evaluate import accuracies_said
 from selfplay.llm.folder import (
-    Engine,
     TextRun,
     best_checkpoint,
+    engine_for,
     fit_to_model,
     lora_of,
     model_of,
     open_learner,
-    open_rlhf_learner,
     sampling_of,
     task_of,
     train_learner,
 )
 from selfplay.llm.memory import Memory
-from selfplay.llm.models import end_tokens, load_model, load_tokenizer
-from selfplay.llm.overoptimism import best_of_n, turn
-from selfplay.llm.policy import Net, TextPolicy, gold_of
-from selfplay.llm.preferences.dpo import train_dpo
-from selfplay.llm.preferences.pairs import (
-    Pair,
-    make_pairs,
-    not_held_out,
-    read_pairs,
-    split_pairs,
-    to_lines,
-)
-from selfplay.llm.preferences.reward_model import (
-    load_reward_model,
-    proxy_task,
-    reward_model,
-    train_reward_model,
+from selfplay.llm.models import load_model, load_tokenizer
+from selfplay.llm.play.learner import GameLearner
+from selfplay.llm.play.lessons import GameTask
+from selfplay.llm.play.words import DRAWN, Notation
+from selfplay.llm.preferences.stages import (
+    learn_directly,
+    learn_preferences,
+    learn_rlhf,
+    learn_unbound,
 )
 from selfplay.llm.rewards import Questions
-from selfplay.llm.rl import FIRST, RewardedTask
+from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
 from selfplay.llm.sft import own_answers, train_texts
-from selfplay.llm.summary import draw_picture, measure
-from selfplay.llm.vllm import engine_of, must_have_vllm
+from selfplay.llm.summary import measure, step_of
+from selfplay.llm.tasks.corpus import Corpus
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 
 #: The stages that go on from a stage's model: once one of them has begun, the model stays as it is.
-AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("rl",),
+AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("sft", "rl"),
          "rl": ("own", "student"), "own": ("rl2",), "rl2": ("student",)}
 
 
 def run_recipe(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
 
-    Raises UserError before anything is made if another process works on the run, or vLLM was
-    asked for and is not there.
+    Raises UserError before anything is made if another process works on the run, or an engine was
+    asked for that is not there.
     """
-    must_have_vllm(run.config.sample, run.config.model)
+    must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
@@ -114,11 +112,6 @@ def first_model_of(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
 
 
-def _engine_for(run: TextRun, device: str) -> Engine:
-    return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
-                                              run.config.model, device)
-
-
 # -------------------------------------------------------------------------------- supervised stages
 
 
@@ -127,13 +120,37 @@ def start(run: TextRun) -> tuple[Any, Any]:
     config, lora = run.config, lora_of(run.config)
     if config.model:
         return load_model(config.model, lora)
-    tokenizer = character_tokenizer(run.task.texts())
+    tokenizer = _tokenizer_of(run)
     return small_model(config.net, tokenizer, config.seed), tokenizer
+
+
+def _tokenizer_of(run: TextRun) -> Any:
+    """A new tokenizer, for the embedded model."""
+    data, task = run.config.data, run.task
+    if not (data.pieces or data.corpus) and isinstance(task, GameTask) and (
+            task.game.board_style in DRAWN):
+        return word_tokenizer(Notation(task.game).words())
+    texts = [*task.texts(), *(corpus_of(run).texts() if data.corpus else [])]
+    return piece_tokenizer(texts, data.pieces) if data.pieces else character_tokenizer(texts)
+
+
+def corpus_of(run: TextRun) -> Corpus:
+    """What pretraining reads."""
+    config = run.config
+    names = config.data.corpus or (config.task,)
+    tasks = [task_of(replace(config, task=name), config.data.guessed, run.folder)
+             for name in names]
+    return Corpus(tasks, config.seed)
 
 
 def learn_demonstrations(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Learn the demonstrations until the held-out curve is flat or the share is used up."""
-    return _learn_texts(run, clock, device, "sft", lambda: start(run), lambda: run.task)
+    pretrained = "base" in RECIPES[run.config.recipe] and not run.config.model
+
+    def begin() -> tuple[Any, Any]:
+        return load_model(first_model_of(run, "sft", ("base",))) if pretrained else start(run)
+
+    return _learn_texts(run, clock, device, "sft", begin, lambda: run.task)
 
 
 def pretrain(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -141,7 +158,7 @@ def pretrain(run: TextRun, clock: Clock, device: str) -> Work | str:
     if run.config.model:
         return f"base: {run.config.model}"
     return _learn_texts(run, clock, device, "base", lambda: start(run),
-                        lambda: task_of(run.config, guessed=run.config.data.guessed), on="text")
+                        lambda: corpus_of(run), on="text")
 
 
 def learn_own_answers(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -181,20 +198,20 @@ def _learn_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
             log=at.log, progress=at.step)
-        return f"best checkpoint {found.name}, {at.latest}"
+        best = step_of(found.name)
+        row = next((row for row in read_history(folder / "history.jsonl") if row["step"] == best),
+                   None)
+        return f"best checkpoint {found.name}" + (f", {look(row)}" if row else "")
 
     def flat(found: Any = None) -> bool:
         return checkpoint.reached_plateau(folder)
 
     def look(row: Row) -> str:
-        return _accuracies(row["greedy"]["accuracy"], row["sampled"]["accuracy"])
+        return accuracies_said(row["greedy"]["accuracy"], row["sampled"]["accuracy"])
 
-    return Work(name, learn, look, ended=flat, first="no look yet", said=lambda found: (
+    return Work(name, learn, lambda row: f"last look: {look(row)}", ended=flat,
+                first="no look yet", said=lambda found: (
         f"{name}: {'flat' if flat() else 'not flat yet'}, {found}"))
-
-
-def _accuracies(greedy: float, sampled: float) -> str:
-    return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
 
 
 # --------------------------------------------------------------------------- learning from rewards
@@ -203,6 +220,8 @@ def _accuracies(greedy: float, sampled: float) -> str:
 def goal_of(run: TextRun) -> RewardedTask:
     """What RL is rewarded for: the verifier's parts, weighed, or what functions of the user's own
     give, and the form."""
+    if isinstance(run.task, GameTask):
+        return RewardedTask(run.task)  # what games earn
     rl = run.config.rl
     own = run.task.judge is not None
     weights = {"earned" if own else "accuracy": 1.0, "format": rl.format_weight}
@@ -223,11 +242,16 @@ def learn_rewards(
     done = newest is not None and checkpoint.read_meta(newest)["step"] >= config.rl.steps
     if (name in clock.done and done) or built_on(run.folder, name):
         return f"{name}: finished, checkpoint {newest}"
+    learner_of: Callable[..., TextLearner] = TextLearner
+    if isinstance(run.task, GameTask):
+        learner_of = partial(GameLearner, game=run.task.game, play=config.play, pool=config.pool,
+                             folder=folder)
     learner, kept = open_learner(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first_batch=first, engine=_engine_for(run, device),
-        memory=Memory(**vars(config.memory)))
+        first_batch=first, engine=engine_for(run, device),
+        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness,
+        learner_of=learner_of)
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:
@@ -244,7 +268,7 @@ def learn_rewards(
     def look(row: Row) -> str:
         if "greedy_accuracy" not in row:
             return ""
-        return _accuracies(row["greedy_accuracy"], row["sampled_accuracy"])
+        return accuracies_said(row["greedy_accuracy"], row["sampled_accuracy"])
 
     def said(found: str) -> str:
         if learner.history and all(row["no_signal"] >= 1 for row in learner.history):
@@ -256,151 +280,6 @@ def learn_rewards(
 
     return Work(f"{name} by {config.rl.algorithm}", learn, look, said,
                 ended=lambda found: learner.step >= config.rl.steps, first="no look yet")
-
-
-# ----------------------------------------------------------------------- learning from preferences
-
-
-def _sampler(run: TextRun, device: str) -> tuple[TextPolicy, Any]:
-    """(the SFT model as it samples, its tokenizer)."""
-    model, tokenizer = load_model(best_checkpoint(run.folder / "sft"))
-    return TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
-                      tokenizer.pad_token_id, sampling_of(run.config),
-                      generator=_engine_for(run, device)(model, tokenizer),
-                      tokenizer=tokenizer), tokenizer
-
-
-def learn_directly(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Pairs, and DPO of the SFT model on them until its held-out loss falls no more."""
-    folder, config = run.folder / "dpo", run.config
-    if "dpo" in clock.done:
-        return f"dpo: finished, best checkpoint {best_checkpoint(folder).name}"
-    pairs = _pairs(run, folder, *_sampler(run, device))
-    learnt, apart = split_pairs(pairs, config.pairs.held_out, config.seed)
-
-    def learn(at: Desk) -> str:
-        found = train_dpo(
-            best_checkpoint(run.folder / "sft"), learnt, apart, run.task, config.dpo, folder,
-            questions=config.dpo.looked_at, sampling=sampling_of(config), seed=config.seed,
-            device=device, left=at.left, log=at.log, progress=at.step)
-        return f"{len(learnt):,} pairs learnt, best checkpoint {found.name}, {at.latest}"
-
-    def look(row: Row) -> str:
-        return f"pairs {row['accuracy']:.1%}, " + _accuracies(
-            row["greedy"]["accuracy"], row["sampled"]["accuracy"])
-
-    return Work("dpo", learn, look, lambda found: f"dpo: {found}",
-                ended=lambda found: checkpoint.reached_plateau(folder), first="no look yet")
-
-
-def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Pairs, and a reward model that learns them until its held-out loss goes up again."""
-    folder, config = run.folder / "rm", run.config
-    if "rm" in clock.done:
-        return f"reward model: finished, best checkpoint {best_checkpoint(folder).name}"
-    policy, tokenizer = _sampler(run, device)
-    model, pairs = policy.net.policy, _pairs(run, folder, policy, tokenizer)
-    learnt, apart = split_pairs(pairs, config.pairs.held_out, config.seed)
-    rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
-
-    def learn(at: Desk) -> Path:
-        return train_reward_model(rm, tokenizer, learnt, apart, config.rm, folder,
-                                  seed=config.seed, left=at.left, log=at.log,
-                                  progress=lambda epoch, _: at.at(f"epoch {epoch}"))
-
-    def look(row: Row) -> str:
-        return (f"held-out pairs {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] of "
-                f"{row['pairs']}, calibration error {row['calibration_error']:.3f}")
-
-    def said(found: Path) -> str:
-        row = next(row for row in read_history(folder / "history.jsonl")
-                   if found.name.endswith(f"-{row['step']:06d}"))
-        return f"reward model: {len(learnt):,} pairs learnt, {look(row)}, checkpoint {found.name}"
-
-    # also when the time is up: the reward model must not change under a policy that learns from it
-    return Work("reward model", learn, look, said, ended=lambda found: True)
-
-
-def _pairs(run: TextRun, folder: Path, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
-    """The run's pairs, made or read once, in a stage's ``folder``."""
-    path, config = folder / "pairs.jsonl", run.config.pairs
-    if path.exists():
-        return read_pairs(path)
-    if config.file:
-        pairs, left_out = not_held_out(read_pairs(Path(config.file)), run.task, Path(config.file))
-        say(f"pairs: {len(pairs):,} of {config.file}, {left_out:,} left out as their prompts are "
-            "held-out questions")
-    else:
-        say(f"pairs: the SFT policy answers until {config.count:,} pairs of answers differ")
-        made = make_pairs(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,
-                          run.config.seed)
-        pairs = made.pairs
-        say(f"pairs: {len(pairs):,} of {made.draws:,} made differ in their true reward, "
-            f"{made.flipped:,} labels turned round")
-    write_atomic(path, to_lines(pairs))
-    return pairs
-
-
-def learn_unbound(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """RLHF without a KL weight and a budget, to see where the true reward turns."""
-    config = replace(run.config.rlhf, kl_weight=0.0, kl_budget=0.0, adapt=False)
-    return _learn_proxy(run, clock, device, "free", config)
-
-
-def learn_rlhf(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """RLHF with the KL weight and the budget of the settings."""
-    return _learn_proxy(run, clock, device, "rlhf", run.config.rlhf)
-
-
-def _learn_proxy(
-    run: TextRun, clock: Clock, device: str, name: str, config: RLHFConfig
-) -> Work | str:
-    """RLHF of the SFT model in folder ``name``."""
-    folder = run.folder / name
-    if name in clock.done:
-        return f"{name}: finished, {_best_text(folder)}"
-    init = best_checkpoint(run.folder / "sft")
-    proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
-    goal = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
-                     gold_of(run.config.gold.weights()), config.cut_penalty)
-    learner, kept = open_rlhf_learner(
-        goal, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
-        device=device, markers=run.config.rl.markers, engine=_engine_for(run, device))
-    best_of = run.folder / "rm" / "best_of_n.json"
-    if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat
-        write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))
-
-    def learn(at: Desk) -> None:
-        def log(row: Row) -> None:
-            at.log(row)
-            at.made(row["step"], config.steps)
-            at.at(f"step {row['step']}")
-
-        train_learner(learner, kept, left=at.left, log=log, show=at.show)
-
-    def said(found: None) -> str:
-        draw_picture(run.folder, run.config.rlhf, run.config.task)
-        return f"{name}: {_best_text(folder)}\n{_turn_text(learner.history)}"
-
-    return Work(
-        name, learn, said=said, ended=lambda found: checkpoint.note(folder)["ended"] != "time",
-        look=lambda row: (f"proxy {row['proxy']:.2f}, true {row['gold']:.3f}, "
-                          f"{row['kl']:.2f} nats"))
-
-
-def _best_text(folder: Path) -> str:
-    note = checkpoint.note(folder)
-    return (f"ended by {note['ended']}; best true reward {note['gold']:.3f} "
-            f"[{note['gold_low']:.3f}, {note['gold_high']:.3f}] at {note['kl']:.2f} nats, "
-            f"{note['checkpoint']}")
-
-
-def _turn_text(rows: Sequence[Row]) -> str:
-    found = turn(rows)
-    return (f"true reward {rows[0]['gold']:.3f} at first, {found['gold']:.3f} at its best, "
-            f"{rows[-1]['gold']:.3f} at last (lost {found['loss']:.3f} "
-            f"[{found['loss_low']:.3f}, {found['loss_high']:.3f}]) while the proxy went from "
-            f"{rows[0]['proxy']:.2f} to {rows[-1]['proxy']:.2f}")
 
 
 STAGES: Mapping[str, Stage] = {

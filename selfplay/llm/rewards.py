@@ -181,8 +181,13 @@ def countdown(answer: str, example: Example) -> float:
     return 1.0 if found[0] == example.metadata["target"] else 0.05
 
 
+def right_move(answer: str, example: Example) -> float:
+    """1 for one of the texts that count as right (metadata: right; else the answer)."""
+    return float(answer in example.metadata.get("right", (example.answer,)))
+
+
 CHECKERS: dict[str, Callable[[str, Example], float]] = {
-    "exact": same_text, "number": same_number, "countdown": countdown}
+    "exact": same_text, "number": same_number, "countdown": countdown, "move": right_move}
 
 _NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/(\d+))?", re.ASCII)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfplay.common.errors import UserError
+from selfplay.common.errors import Absent, UserError
 from selfplay.common.stats import wilson
 from selfplay.learn import advantages
 from selfplay.learn.config import PGConfig, sized
@@ -73,6 +73,7 @@ class RewardLearner:
     """
 
     optimizer: PolicyOptimizer
+    ahead: Any = None  #: asks for the answers of later steps, if anything does (``engines.ahead``)
 
     def __init__(
         self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
@@ -99,13 +100,22 @@ class RewardLearner:
         """(figures of one update, the rollout with all that it was learnt by). stream: numbers the
         random numbers that order the minibatches.
 
-        act_kl, with a generator: how far its arithmetic is from the policy's (k3, nats a token).
+        With a generator: act_kl, how far what wrote is from the policy that learns, by its
+        arithmetic and by its weights (k3, nats a token), ``advantages.sampler_figures`` and
+        ``Generator.figures``.
         """
         fixed = rollouts.evaluated(rollout, self.policy, self.reference)
         found = self.optimizer(fixed, np.random.default_rng([self.seed, stream, self.step]))
-        self.policy.refresh()
         if self.policy.generator is not None:
+            pg = self.optimizer.config
             found["act_kl"] = rollouts.mean_kl(rollout.logp, fixed.logp, fixed.mask)
+            found |= advantages.sampler_figures(fixed.logp, rollout.logp, fixed.mask, pg.mismatch,
+                                                pg.mismatch_most)
+            found |= self.policy.generator.figures()
+        if self.ahead is None:
+            self.policy.refresh()
+        else:
+            self.ahead.hand_over(self.policy.net.policy, self.step + 1)
         return found, fixed
 
     def samples(self, count: int) -> list[Row]:
@@ -134,10 +144,12 @@ class TextLearner(RewardLearner):
         sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
         reference: nn.Module | None = None, generator: Generator | None = None,
         first_model: Callable[[], Any] | None = None,
+        ahead: Callable[..., Any] | None = None,
     ) -> None:
         """first_batch: number of the first batch of prompts. reference: needed where the KL penalty
         has a weight. first_model: makes the model that learning began with, for ``watch_kl``; None
-        does not watch. Raises UserError for groups of one that want to be compared."""
+        does not watch. ahead: makes ``engines.ahead.Ahead`` of a generator elsewhere. Raises
+        UserError for groups of one that want to be compared."""
         groups_must_fit(config, pg)
         super().__init__(
             goal, model, tokenizer, reference,
@@ -149,14 +161,19 @@ class TextLearner(RewardLearner):
             pg, sampling.max_new_tokens * goal.turns), device)
         self.compute = {"tokens": 0.0, "flops": 0.0}
         self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
+        self.asks_ahead = ahead
 
     def gather(self) -> tuple[SampledBatch | None, dict[str, float]]:
         """(what this step learns from, figures of everything that was asked for it)."""
+        return self.gather_for(self.step)
+
+    def gather_for(self, step: int) -> tuple[SampledBatch | None, dict[str, float]]:
+        """``gather`` of any step, by the weights as they are."""
         config, asked, useful = self.config, list[SampledBatch](), list[SampledBatch]()
         most = config.prompts * config.group
         for draw in range(config.draws if config.no_signal == "resample" else 1):
-            number = self.first_batch + self.step * config.draws + draw
-            seed = int(np.random.SeedSequence([self.seed, self.step, draw]).generate_state(1)[0])
+            number = self.first_batch + step * config.draws + draw
+            seed = int(np.random.SeedSequence([self.seed, step, draw]).generate_state(1)[0])
             batch = self.ask(self.goal.task.batch(number, config.prompts), seed)
             asked.append(batch)
             kept = batch if config.no_signal == "keep" else rollouts.with_signal(batch)
@@ -170,10 +187,15 @@ class TextLearner(RewardLearner):
         return whole.rows(torch.arange(min(len(whole.examples), most))), found
 
     def advance(self, watch: Watching = unwatched) -> Row:
-        """One step; its row. watch: with "generate" and "update" around the two halves. Raises
-        Breakdown where learning breaks down."""
+        """One step; its row. staleness in it: the steps between the weights that wrote and those
+        that learn, where answers are asked ahead. watch: with "generate" and "update" around the
+        two halves. Raises Breakdown where learning breaks down, Absent before it begins."""
         with watch("generate"):
-            batch, row = self.gather()
+            if self.ahead is None:
+                batch, row = self.gather()
+            else:
+                stale, (batch, row) = self.ahead.batch(self.step)
+                row["staleness"] = float(stale)
         with watch("update"):
             every = self.optimizer.config.reset_every
             if every and self.step and self.step % every == 0 and self.reference is not None:
@@ -197,12 +219,16 @@ class TextLearner(RewardLearner):
         found = 2.0 * policy * (row["tokens"] + row["prompt_tokens"])
         if batch is None:
             return found
-        read = float(batch.rollout.mask.sum()) + prompt_tokens(batch.rollout)
+        read = float(batch.rollout.mask.sum()) + self.read_tokens(batch.rollout)
         passes = row["updates"] / self.optimizer.config.minibatches
         again = (self.reference is not None) + (self.policy.generator is not None)
         before = whole - policy + again * policy
         learnt = sum(p.numel() * (6.0 if p.requires_grad else 4.0) for p in net.parameters())
         return found + read * (2.0 * before + learnt * passes)
+
+    def read_tokens(self, rollout: Rollout) -> float:
+        """Tokens of the prompts that an evaluation of ``rollout`` reads."""
+        return prompt_tokens(rollout)
 
     def look(self) -> dict[str, float]:
         """Accuracy on the held-out prompts, at temperature 1 and greedy, with intervals; ref_kl of
@@ -236,16 +262,34 @@ class TextLearner(RewardLearner):
         row: stop anywhere, save it, go on with the same learner.
 
         show: gets some completions (``samples``) at every look. watch: see ``advance``. Raises
-        Breakdown where learning breaks down.
+        Breakdown where learning breaks down, Absent where what writes completions does not answer:
+        the learner is then as its last row says.
         """
         config = self.config
-        while self.step < config.steps and not stop():
-            first = {f"start_{k}": v for k, v in self.look().items()} if not self.step else {}
-            row = {**self.advance(watch), **first}
-            if self.step % config.evaluate_every == 0 or self.step == config.steps:
-                row |= self.look()
-                show(self.samples(config.shown))
-            yield row
+        if self.asks_ahead is not None and self.policy.generator is not None:
+            self.policy.refresh()  # an earlier call may have ended with older ones in place
+            self.ahead = self.asks_ahead(self.gather_for, self.policy.generator.refresh, self.step)
+        try:
+            while self.step < config.steps and not stop():
+                looked = {} if self.step else self._in_turn(self.look)
+                first = {f"start_{k}": v for k, v in looked.items()}
+                row, gone = {**self.advance(watch), **first}, None
+                if self.step % config.evaluate_every == 0 or self.step == config.steps:
+                    try:
+                        row |= self._in_turn(self.look)
+                        show(self._in_turn(lambda: self.samples(config.shown)))
+                    except Absent as error:  # what has been learnt is kept first
+                        gone = error
+                yield row
+                if gone is not None:
+                    raise gone
+        finally:
+            if self.ahead is not None:
+                self.ahead.close()
+                self.ahead = None
+
+    def _in_turn(self, work: Callable[[], Any]) -> Any:
+        return work() if self.ahead is None else self.ahead.in_turn(work)
 
 
 def batch_accuracy(batch: SampledBatch) -> dict[str, float]:

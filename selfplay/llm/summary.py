@@ -6,6 +6,7 @@ and those measured at the end, with more questions and with majorities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,12 @@ from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import (
     RECIPES,
-    RLHFConfig,
     TextConfig,
     with_algorithm,
     with_model,
     with_recipe,
 )
+from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import counted, evaluate_model, evaluation_table
 from selfplay.llm.folder import (
     TextRun,
@@ -44,11 +45,11 @@ from selfplay.llm.folder import (
     sampling_of,
     task_of,
 )
-from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.models import load_model
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
-from selfplay.llm.vllm import generator_of, must_have_vllm
 from selfplay.report.axis import ACCURACY, Record, finite
+from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
 from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.report.style import STAGES
@@ -58,6 +59,7 @@ from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
 PICTURE = "overoptimisation.png"
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
+FIRST_RIGHT = 500  #: steps by which the embedded model has given right answers in our runs
 SHOWN = 6  #: answers to read, a stage
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
@@ -70,7 +72,7 @@ def measure(
 
     The file has the newest model's figures, and by stage those of all that were measured.
     """
-    must_have_vllm(run.config.sample, run.config.model)
+    must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     newest = newest_model(run.folder)
     planned = list(RECIPES[run.config.recipe])
@@ -99,7 +101,7 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
         found = evaluate_model(write, tokenizer, examples, sampling_of(run.config), ks,
                                run.config.seed)
     result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
-              "engine": "torch" if isinstance(generator, TorchGenerator) else "vllm", **found}
+              "engine": generator.name, **found}
     say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
     say(evaluation_table(result))
     return result
@@ -122,15 +124,18 @@ def run_record(
     before = spent_before(run, stages)
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
-    longer = replace(run.config, minutes=2 * run.config.minutes)
-    return {
+    enough, outlook = minutes_needed(run, learner, stages.get(learner, []))
+    longer, first = (training_command(run.folder, replace(run.config, minutes=minutes))
+                     for minutes in (2 * run.config.minutes, enough))
+    found: Record = {
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
         "run": str(run.folder), "seed": run.config.seed, "recipe": run.config.recipe,
         "commands": [training_command(run.folder, run.config), command(
             "selfplay", "llm", "eval", run.folder, "--samples",
             ",".join(map(str, run.config.eval.samples)))],
-        "remedies": dict.fromkeys((POINTS, SIGNAL, *planned), training_command(run.folder, longer)),
+        "remedies": {**dict.fromkeys((POINTS, *planned), longer), SIGNAL: first},
+        "outlook": {SIGNAL: outlook},
         "points": accuracy_points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
         if expert else [],
@@ -147,6 +152,22 @@ def run_record(
                      [run.folder / PICTURE] if path.exists()],
         "config": to_dict(run.config),
     }
+    return {**found, "curves": ceilings(found)}
+
+
+def minutes_needed(run: TextRun, name: str, rows: Sequence[Record]) -> tuple[float, str]:
+    """(minutes that the run should have for first right answers, why in words) by the rows of its
+    first stage; twice as many as now, and no words, where its speed or its model tells nothing."""
+    config, share = run.config, RECIPES[run.config.recipe].get(name, 0.0)
+    if not rows or not share or config.model or rows[-1]["step"] >= FIRST_RIGHT:
+        return 2 * config.minutes, ""
+    last, before = rows[-1], rows[-2] if len(rows) > 1 else {"step": 0, "seconds": 0.0}
+    pace = (last["seconds"] - before["seconds"]) / max(last["step"] - before["step"], 1)
+    enough = math.ceil(FIRST_RIGHT * pace / 60 / share)
+    if enough <= config.minutes:
+        return 2 * config.minutes, ""
+    return enough, (f"{STAGES[name].name} made {last['step']:,} of the about {FIRST_RIGHT} steps "
+                    f"that first right answers take; at this speed {enough} minutes are needed")
 
 
 def history(folder: Path) -> list[Record]:

@@ -17,6 +17,7 @@ from selfplay.report.panels import (
     SAMPLES_HEIGHT,
     draw_panel,
     draw_samples,
+    draw_search,
     panels_of,
 )
 from selfplay.report.style import (
@@ -56,13 +57,19 @@ def draw_chart(verdict: Verdict) -> bytes:
     histories = {stage: evaluation.get(f"{stage}_history") or [] for stage in ("sft", "rl")}
     samples, beside = evaluation.get("samples") or [], histories["sft"] + histories["rl"]
     axis, style = x_axis(points or beside, beside), styles(points)
+    fitted = [row for row in evaluation.get("curves") or []
+              if not row["refused"] and row["key"] == axis.key]
+    search = evaluation.get("search") or []
 
     def strength(axes: Any) -> None:
-        cut, names = draw_levels(axes, verdict, points)
+        cut, names = draw_levels(axes, verdict, [*points, *fitted])
         draw_curves(axes, points, axis, style, cut)
+        names += [draw_ceiling(axes, row, axis, metric) for row in fitted]
+        told = {(row["stage"], row["sims"]) for row in fitted}
         for mode in verdict.modes:
             if mode.sft and mode.flat_from:
-                what = " ceiling" if mode.flat else "'s best"
+                sure = mode.flat and (mode.first, mode.sims) not in told
+                what = " ceiling" if sure else "'s best"
                 names.append(draw_best(axes, {**mode.flat_from, "value": mode.sft["value"]}, axis,
                                        "sft", f"{STAGES[mode.first].name}{what}", metric))
         names += [draw_best(axes, point, axis, point["stage"],
@@ -78,6 +85,7 @@ def draw_chart(verdict: Verdict) -> bytes:
         shared.append((PANEL_HEIGHT, partial(
             draw_panel, panel=panel, histories=histories, axis=axis)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
+    below += [lambda axes: draw_search(axes, search)] if search else []
     return compose(verdict, "training compute", header_lines(verdict),
                    legend(points, style, metric), axis, shared, below, divider(points, axis))
 
@@ -286,6 +294,22 @@ def draw_series(
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.plot(xs, ys, **style, zorder=3, clip_on=False)
     return list(zip(xs, ys, strict=True))
+
+
+def draw_ceiling(axes: Any, row: Record, axis: Axis, metric: Metric) -> Level:
+    """A fitted curve with its 95% band as far as the axis goes, and its ceiling, dotted."""
+    xs, ys, low, high = zip(*row["band"], strict=True)
+    places = [x / axis.unit for x in xs]
+    stage = STAGES[row["stage"]]
+    reach = axes.get_ylim()
+    axes.fill_between(places, low, high, facecolor="none", edgecolor=stage.colour, alpha=0.45,
+                      hatch="....", linewidth=0)
+    axes.plot(places, ys, color=stage.colour, linewidth=0.9)
+    axes.plot([places[0], axis.limits[1]], [row["value"]] * 2, color=stage.colour, linestyle=":",
+              linewidth=1.8, zorder=2)  # fmt: skip
+    axes.set_ylim(*reach)
+    name = f"{stage.name} ceiling, fitted, {metric.mode_short(row['sims'])}"
+    return Level(row["value"], name, stage.word, "bold")
 
 
 def draw_best(

@@ -14,6 +14,9 @@ An evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
     sft_history  step, flops, seconds, top1, top5, policy_loss, value_mse
     rl_history   step, flops, seconds, policy_loss, value_loss; optional expert_top1
     value_history   step, flops, seconds, value_mse, train_mse, value_accuracy
+    curves       optional: the fitted curves and their ceilings, see ``ceilings.ceilings``
+    search       optional: player, stage, sims, elo, low, high, games: one net by its simulations
+    exchange     optional: what search is worth beside training, see ``ceilings.exchange``
     samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn
     completions  optional: stage, prompt, completion, wanted: some answers to read
     pictures     optional: title, file of a PNG to show as well
@@ -36,7 +39,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfplay.common.files import write_atomic
-from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite
+from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, metric_of
 from selfplay.report.chart import draw_chart
 from selfplay.report.style import STAGES
 from selfplay.report.text import headlines, note_of, score_text
@@ -46,6 +49,9 @@ Row = list[str]
 
 NUMERIC = {1, 3, 4, 5, 6, 7, 8}
 MATCH_HEAD = ["A", "B", "games", "A wins", "draws", "losses", "A's score (95%)", "command"]
+CEILING_HEAD = ["stage", "mode", "points", "ceiling", "low", "high", "10× compute", "low", "high",
+                "scatter", "no ceiling because"]
+SEARCH_HEAD = ["stage", "simulations", "Elo", "low", "high", "games", "player"]
 SAMPLE_HEAD = ["stage", "answers drawn", "majority (%)", "low", "high", "pass@k (%)"]
 ANSWER_HEAD = ["stage", "question", "completion", "wanted"]
 
@@ -75,6 +81,9 @@ def summarise(verdict: Verdict) -> Record:
         "modes": {metric.mode_key(mode.sims): mode_summary(mode, metric) for mode in verdict.modes},
         "missing": verdict.missing,
         "baselines": evaluation.get("baselines", []),
+        "curves": evaluation.get("curves", []),
+        "search": evaluation.get("search", []),
+        "exchange": evaluation.get("exchange", {}),
         "samples": evaluation.get("samples", []),
         "headlines": headlines(verdict),
     }
@@ -183,10 +192,25 @@ def more_tables(evaluation: Record) -> list[tuple[str, Row, list[Row], set[int]]
     answers = [[STAGES[row["stage"]].name,
                 *(str(row[key]) for key in ("prompt", "completion", "wanted"))]
                for row in evaluation.get("completions") or []]
-    tables = [("Matches", MATCH_HEAD, matches, {2, 3, 4, 5, 6}),
+    searched = [[STAGES[row["stage"]].name, str(row["sims"]),
+                 *(number(row[key]) for key in ("elo", "low", "high", "games")), row["player"]]
+                for row in evaluation.get("search") or []]
+    tables = [("Ceilings", CEILING_HEAD, ceiling_rows(evaluation), {2, 3, 4, 5, 6, 7, 8, 9}),
+              ("Matches", MATCH_HEAD, matches, {2, 3, 4, 5, 6}),
+              ("Simulations", SEARCH_HEAD, searched, {1, 2, 3, 4, 5}),
               ("Test-time compute", SAMPLE_HEAD, samples, {1, 2, 3, 4, 5}),
               ("Some answers", ANSWER_HEAD, answers, set[int]())]
     return [table for table in tables if table[2]]
+
+
+def ceiling_rows(evaluation: Record) -> list[Row]:
+    """Cells of the fitted curves; behind them why one has no ceiling."""
+    metric, keys = metric_of(evaluation), ("value", "low", "high")
+    return [[STAGES[row["stage"]].name, metric.mode(row["sims"]), str(row["points"]),
+             *(number(row.get(key), metric.form) for key in keys),
+             *(number(row.get("ahead", {}).get(key), metric.form) for key in keys),
+             number(row.get("misfit"), ".1f"), row["refused"]]
+            for row in evaluation.get("curves") or []]
 
 
 def matches_of(evaluation: Record) -> dict[str, list[str]]:

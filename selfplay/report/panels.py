@@ -6,7 +6,7 @@ A panel is drawn where a history has one of its columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from selfplay.report.axis import Axis, Record, finite
@@ -125,8 +125,6 @@ def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
 
     rows: stage, k, majority, low, high, pass, all in percent but k.
     """
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     levels = []
     for name, stage in STAGES.items():
         mine = sorted((row for row in rows if row["stage"] == name), key=lambda row: row["k"])
@@ -141,15 +139,47 @@ def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
             axes.plot(ks, ys, color=colour, linestyle=dashes, marker=stage.marker, markersize=4.5,
                       markerfacecolor=fill, linewidth=1.8)
             levels.append(Level(ys[-1], f"{stage.name}, {what}", stage.word, "bold"))
+    finish_search(axes, {row["k"] for row in rows}, "Answers drawn to a question", "accuracy (%)")
+    name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
+
+
+def finish_search(axes: Any, amounts: Collection[int], what: str, strength: str) -> None:
+    """Axes of a panel over test-time compute."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sorted({row["k"] for row in rows})))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(amounts)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(y=0.08)
-    name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
-    axes.set_ylabel("accuracy (%)", color=INK)
-    axes.set_xlabel("Answers drawn to a question: test-time compute (log scale)", color=INK)
+    axes.set_ylabel(strength, color=INK)
+    axes.set_xlabel(f"{what}: test-time compute (log scale)", color=INK)
     open_frame(axes)
+
+
+def draw_search(axes: Any, rows: Sequence[Record]) -> None:
+    """Test-time compute: Elo against simulations with its 95% band, a curve a stage; a raw policy
+    is a dashed line across.
+
+    rows: stage, sims (0: raw), elo, low, high.
+    """
+    levels, searched = [], [row for row in rows if row["sims"] > 0]
+    for name, stage in STAGES.items():
+        mine = sorted((r for r in searched if r["stage"] == name), key=lambda row: row["sims"])
+        sims = [row["sims"] for row in mine]
+        if mine:
+            axes.fill_between(sims, [r["low"] for r in mine], [r["high"] for r in mine],
+                              color=stage.colour, alpha=0.2, linewidth=0)
+            axes.plot(sims, [r["elo"] for r in mine], color=stage.colour, marker=stage.marker,
+                      markersize=4.5, linewidth=1.8)
+            levels.append(Level(mine[-1]["elo"], f"{stage.name}, {sims[-1]} sims", stage.word,
+                                "bold"))
+        for row in rows:
+            if row["stage"] == name and not row["sims"]:
+                axes.axhline(row["elo"], color=stage.colour, linestyle=RAW_DASHES, linewidth=1)
+                levels.append(Level(row["elo"], f"{stage.name}, raw", stage.word, "normal"))
+    finish_search(axes, {row["sims"] for row in searched}, "Simulations a move", "Elo")
+    name_levels(axes, levels, SAMPLES_HEIGHT)
 
 
 CLIMBS = ((STAGES["rl"].colour, "o"), (STAGES["sft"].colour, "s"), ("#2e7d5b", "^"))

@@ -14,19 +14,23 @@ MISSING = {
     SIGNAL: "No question has been answered rightly yet, so there is nothing to compare",
 }
 
+SURELY = 0.975  #: of a bootstrap's draws
+
 
 def headlines(verdict: Verdict) -> list[str]:
-    """What is missing, each mode's verdict, the value net, SFT's flat stretch, the expert."""
-    return [*verdict_texts(verdict), *value_texts(verdict), *flat_texts(verdict),
-            *expert_texts(verdict)]
+    """What is missing, each mode's verdict, the fitted ceilings, what search is worth, the value
+    net, SFT's flat stretch, the expert."""
+    return [*verdict_texts(verdict), *ceiling_texts(verdict), *search_texts(verdict),
+            *value_texts(verdict), *flat_texts(verdict), *expert_texts(verdict)]
 
 
 def verdict_texts(verdict: Verdict) -> list[str]:
     """What there would have to be, with the command that brings it; then each mode's verdict."""
     remedies = verdict.evaluation.get("remedies") or {}
-    sentences = []
+    outlook, sentences = verdict.evaluation.get("outlook") or {}, []
     for what in verdict.missing:
         text = MISSING.get(what) or f"No {STAGES[what].name} checkpoint has been rated"
+        text += f". {outlook[what]}" if outlook.get(what) else ""
         sentences.append(f"{text}: {remedies[what]}" if what in remedies else f"{text}.")
     return sentences + [verdict_text(mode, verdict.metric) for mode in verdict.modes]
 
@@ -78,6 +82,73 @@ def value_texts(verdict: Verdict) -> list[str]:
     row = min(rows, key=lambda row: row["value_mse"])
     return [f"Value net: mean squared error {row['value_mse']:.3f} on held-out positions, "
             f"{row['train_mse']:.3f} on those learnt from (results in -1 to 1)."]
+
+
+def ceiling_texts(verdict: Verdict) -> list[str]:
+    """The ceilings of the fitted curves (``ceilings.ceilings``), then why others have none."""
+    rows, metric = verdict.evaluation.get("curves") or [], verdict.metric
+    sentences = []
+    for row in rows:
+        if row["refused"]:
+            continue
+        text = (f"{STAGES[row['stage']].name}'s ceiling, {metric.mode(row['sims'])}: "
+                f"{figure_text(row, metric)}{metric.unit}, by a curve through {row['points']} "
+                "points")
+        text += "".join(f"; {passing_text(STAGES[other['stage']].name, other['passes'])}"
+                        for other in rows if other["sims"] == row["sims"]
+                        and (other.get("passes") or {}).get("stage") == row["stage"])
+        ahead = row["ahead"]
+        sentences.append(f"{text}; predicted for {ahead['times']}× the compute: "
+                         f"{figure_text(ahead, metric)}.")
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if row["refused"]:
+            name = f"{STAGES[row['stage']].name}, {metric.mode_short(row['sims'])}"
+            refused.setdefault(row["refused"], []).append(name)
+    for row in rows:
+        if gain := row.get("gain"):
+            sentences.append(
+                f"{STAGES[row['stage']].name}, {metric.mode(row['sims'])}: on a straight line "
+                f"{gain['times']}× the compute brings {figure_text(gain, metric)}{metric.unit}.")
+    if refused:
+        whose = "; ".join(f"{' and '.join(names)}: {why}" for why, names in refused.items())
+        sentences.append(f"No ceiling can be told of {whose}.")
+    return sentences
+
+
+def figure_text(row: Record, metric: Metric) -> str:
+    """`1,262 (1,214 to 1,318)`."""
+    value, low, high = (f"{row[key]:,{metric.form}}" for key in ("value", "low", "high"))
+    return f"{value}{metric.sign} ({low} to {high})"
+
+
+def passing_text(who: str, passes: Record) -> str:
+    """When, or how surely, a stage passes the ceiling of the one that it follows."""
+    if passes["share"] >= SURELY:
+        low, high = (amount_text(passes[end], TIMES) for end in ("low", "high"))
+        return f"{who} passes it after {amount_text(passes['seconds'], TIMES)} ({low} to {high})"
+    if passes["share"] <= 1 - SURELY:
+        return f"{who} has not reached it"
+    return f"{who} is above it at its last point in {passes['share']:.0%} of the draws"
+
+
+def search_texts(verdict: Verdict) -> list[str]:
+    """What more simulations bring, and what training is worth beside them."""
+    found, unit = verdict.evaluation.get("exchange") or {}, verdict.metric.unit
+    if not found:
+        return []
+    times = f"{found['times']}×"
+    gains = [f"{STAGES[stage].name}'s net {figure_text(gain, verdict.metric)}{unit}"
+             for stage, gain in found["gains"].items()]
+    sentences = [f"Test-time compute: {times} the simulations bring {', '.join(gains)}."]
+    if by := found.get("training"):
+        text = (f"Training: {times} the compute of RL brought {figure_text(by, verdict.metric)}"
+                f"{unit} at {verdict.metric.mode(by['sims'])}")
+        worth = found.get("worth")
+        sentences.append(f"{text}, as {worth['value']:.3g}× the simulations do "
+                         f"({worth['low']:.3g} to {worth['high']:.3g})." if worth else
+                         f"{text}; how many simulations that is worth is not known yet.")
+    return sentences
 
 
 def flat_texts(verdict: Verdict) -> list[str]:

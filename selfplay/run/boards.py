@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfplay.arena.pool import FolderPool
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
 from selfplay.board.alphazero import Learner, alphazero, game_figures
@@ -27,11 +28,11 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, evenly, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
-from selfplay.board.league_games import Pool
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_figures, write_json
 from selfplay.games.base import Game
@@ -44,7 +45,6 @@ from selfplay.run.keep import Kept, Row, learn_until_flat
 from selfplay.run.shards import Shard, load_shard, save_shard
 
 PART_SECONDS = 1.0  #: between two writes of finished self-play games
-LOADED = 16  #: policies of a pool kept in memory
 
 
 class ShardedGames:
@@ -53,6 +53,13 @@ class ShardedGames:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def tend(self) -> None:
+        """Called while the learner learns."""
+
+    def words(self) -> str:
+        """What the bar says of who plays."""
+        return ""
 
     def shard(self, iteration: int) -> Path:
         return self.folder / f"{iteration:06d}.npz"
@@ -65,7 +72,9 @@ class ShardedGames:
         path, began = self.shard(learner.iteration + 1), time.monotonic()
         if not path.exists() and not self._play(path, learner, stop, progress):
             return None
-        shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+        ranks.here().meet()  # the games are on disk
+        if ranks.leads():
+            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         shard, cost = load_shard(path), _cost(path.with_suffix(".json"))
         seconds = cost.pop("seconds")
         return shard.columns, {
@@ -108,7 +117,7 @@ class ShardedGames:
 
 
 def _pause(stop: Callable[[], bool], at: float) -> bool:
-    return stop() or time.monotonic() > at
+    return stop() or ranks.here().first(time.monotonic() > at)
 
 
 def _cost(note: Path) -> dict[str, float]:
@@ -175,7 +184,8 @@ class KeptLearner(Learner):
         for index in range(1, self.iteration + 1):
             if self.shard(index).exists():
                 self.window.add(load_shard(self.shard(index)).columns)
-        _ = self.players  # so that an unavailable dtype is reported now
+        with ranks.first_before_others():  # which choose the dtype that it has noted
+            _ = self.players  # so that an unavailable dtype is reported now
 
     @property
     def history(self) -> list[Row]:
@@ -220,14 +230,17 @@ def train_rl(
     def told(what: str, done: int, total: int) -> None:
         nonlocal finished
         finished = done if what == "self-play" else 0
-        if what == "learning" and not math.isinf(overtime) and left() <= -overtime:
+        if what == "learning" and not math.isinf(overtime) and (
+                ranks.here().first(left()) <= -overtime):
             raise TimeIsUpError
+        if what == "learning":
+            learner.games.tend()
         progress(what, done, total)
 
     def stop() -> bool:
         if learner.selfplay is not None:
             flying(finished, *learner.selfplay.in_flight())
-        return left() <= learnt_in(learner.history, learning)
+        return ranks.here().first(left() <= learnt_in(learner.history, learning))
 
     with contextlib.suppress(TimeIsUpError):
         learner.kept.go_on(alphazero(
@@ -267,37 +280,24 @@ def gate(learner: Learner) -> float:
 # --------------------------------------------------------------------------- policy gradient
 
 
-class KeptPool(Pool):
-    """Past selves as checkpoints in a folder. Those of iterations that a kill has undone are
-    overwritten when the iterations are done again."""
+class KeptPool(FolderPool[BoardPolicy]):
+    """Past selves of a board's policy, as checkpoints."""
 
     def __init__(
         self, folder: Path, like: BoardPolicy, spec: NetSpec, game: Game, config: Any
     ) -> None:
-        super().__init__(config)
-        self.folder, self.like, self.spec, self.game = folder, like, spec, game
+        super().__init__(folder, config)
+        self.like, self.spec, self.game = like, spec, game
         self.compute: Callable[[], dict[str, float]] = dict  #: what a checkpoint says of compute
 
-    def path(self, step: int) -> Path:
-        return self.folder / f"ckpt-{step:06d}"
-
-    def add(self, step: int, policy: BoardPolicy) -> None:
-        checkpoint.save_net(self.path(step), policy.net, self.spec, {
+    def save(self, path: Path, step: int, policy: BoardPolicy) -> None:
+        checkpoint.save_net(path, policy.net, self.spec, {
             **checkpoint.naming(self.game, self.spec), "kind": "rl", "step": step,
             "iteration": step, "compute": self.compute(), "metrics": {}})
-        self._loaded.pop(step, None)
 
-    def member(self, step: int) -> BoardPolicy:
-        """The policy of a step. Raises UserError if its checkpoint is gone or damaged."""
-        if step not in self._loaded:
-            try:
-                net, _ = checkpoint.load_net(self.path(step), self.game, self.like.device)
-            except UserError as error:
-                raise UserError(f"opponent of the pool: {error}") from None
-            while len(self._loaded) >= LOADED:
-                del self._loaded[next(iter(self._loaded))]
-            self._loaded[step] = replace(self.like, net=net).frozen()
-        return self._loaded[step]
+    def load(self, path: Path) -> BoardPolicy:
+        net, _ = checkpoint.load_net(path, self.game, self.like.device)
+        return replace(self.like, net=net).frozen()
 
 
 class KeptPolicyLearner(PolicyLearner):
@@ -336,8 +336,8 @@ def train_pg(
     """Run ``league`` for up to ``left()`` seconds and keep what it yields. Returns the newest
     checkpoint, or None. Play stops early enough to learn in time, going by the last iteration."""
     return learner.kept.go_on(league(
-        learner, held=held, stop=lambda: left() <= learnt_in(learner.history), progress=progress,
-        watch=learner.kept.watch), log)
+        learner, held=held, progress=progress, watch=learner.kept.watch,
+        stop=lambda: ranks.here().first(left() <= learnt_in(learner.history))), log)
 
 
 # ---------------------------------------------------------------------- until a curve is flat

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
-from selfplay.arena.elo import Rating, fit
+from selfplay.arena.elo import Rating, fit, outcomes
 from selfplay.arena.match import (
     MatchResult,
     play_match,
@@ -39,6 +39,7 @@ from selfplay.games.base import Game
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.report.axis import Record
+from selfplay.report.ceilings import ceilings, exchange
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
@@ -161,6 +162,21 @@ def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:
     return list(unique.values())
 
 
+def plan_search(run: Run, chosen: list[Point], amounts: Sequence[int]) -> list[Pairing]:
+    """Matches that tell what simulations bring: the last net of each stage against itself with the
+    next smaller of the ``amounts``, against the other stage's with as many, and against ``random``,
+    to which all are tied."""
+    games = run.config.eval.games
+    last = {point.stage: point for point in chosen if point.stage != "value"}
+    steps = sorted({0, *amounts})
+    wanted = [Pairing(point.player(0), RANDOM, games) for point in last.values()]
+    for less, more in pairwise(steps):
+        wanted += [Pairing(p.player(more), p.player(less), games) for p in last.values()]
+        wanted += [Pairing(b.player(more), a.player(more), games)
+                   for a, b in pairwise(last.values())]
+    return wanted
+
+
 def local(run: Run, name: str) -> str:
     """A player's name relative to the run's folder, so that the folder can be moved."""
     return without_home(name, run.folder)
@@ -257,11 +273,11 @@ def evaluation(run: Run, device: str) -> Record:
     rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder])
     expert = teacher_of(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in rated_baselines(run, rows)]
-    return {
+    found: Record = {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
         "hardware": hardware(device), "run": str(run.folder), "seed": run.config.seed,
         "commands": [train_command(run)], "remedies": remedies(run),
-        "points": rated_points(run, rows),
+        "points": rated_points(run, rows), "search": searched_points(run, rows),
         "baselines": [row for row in baselines if row["elo"] is not None or row["expert"]],
         "matches": [{**match_row(p, r), "command": match_command(run, p, folder),
                      "folder": str(folder)} for p, r, folder in played],
@@ -270,6 +286,8 @@ def evaluation(run: Run, device: str) -> Record:
         **{f"{stage}_history": read_history(run.folder / stage / "history.jsonl")
            for stage in STAGES},
     }
+    seen = outcomes([(p.a, p.b, *r.counts) for p, r, _ in played], RANDOM)
+    return {**found, "curves": ceilings(found, *seen), "exchange": exchange(found, *seen)}
 
 
 def rows_of_ratings(
@@ -308,6 +326,23 @@ def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
              **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
             for p in chosen for s in (0, run.config.eval.sims)
             if (row := rows.get(p.player(s))) and row["elo"] is not None]
+
+
+def searched_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
+    """The rows of the checkpoint of each stage that has played with most different numbers of
+    simulations, if these are three or more; the raw policy's (0) among them."""
+    found = []
+    for stage in STAGES[:2]:
+        best: list[Record] = []
+        for path in checkpoint.listing(run.folder / stage):
+            name = f"net:{path}"
+            mine = [{**row, "stage": stage, "sims": int(player[len(name) + 1:] or 0)}
+                    for player, row in rows.items() if row["elo"] is not None
+                    and re.fullmatch(rf"{re.escape(name)}(@\d+)?", player)]
+            best = max(best, mine, key=len)
+        if len([row for row in best if row["sims"]]) >= 3:
+            found += sorted(best, key=lambda row: row["sims"])
+    return found
 
 
 def remedies(run: Run) -> dict[str, str]:

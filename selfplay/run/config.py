@@ -17,7 +17,7 @@ from selfplay.board.alphago_config import PoolConfig, SFTConfig, ValueConfig
 from selfplay.board.config import RLConfig
 from selfplay.common import settings
 from selfplay.common.errors import UserError
-from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share
+from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share, Whole
 from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PGConfig
 
@@ -54,6 +54,15 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Self-play on many machines, where ``--ray`` asks for it."""
+
+    cpus: Positive = 1.0  #: CPUs of an actor; each whole one plays a shard at a time
+    gpus: Amount = 0.0  #: GPUs of an actor, also a part of one; 0: its net runs on the CPU
+    games: Whole = 0  #: games of a shard, the least that an actor is asked for; 0: those of a group
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run; frozen into ``config.json`` of its folder."""
 
@@ -76,6 +85,7 @@ class RunConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 RECIPES = typing.get_args(Recipe)

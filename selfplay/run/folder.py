@@ -219,8 +219,8 @@ def _essence(config: RunConfig, folder: Path) -> RunConfig:
     return replace(config, game=identity(config.game), net=identity(config.net),
                    recipe=plain.recipe, log=plain.log,
                    minutes=plain.minutes, device=plain.device,
-                   shares=plain.shares, eval=plain.eval, value=value,
-                   rl=replace(config.rl, iterations=0, keep=0, cache_mb=0),
+                   shares=plain.shares, eval=plain.eval, value=value, ray=plain.ray,
+                   rl=replace(config.rl, iterations=0, keep=0, cache_mb=0, max_staleness=0),
                    sft=replace(config.sft, max_steps=0))
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from selfplay.common.errors import Breakdown, UserError
+from selfplay.common import ranks
+from selfplay.common.errors import Absent, Breakdown, UserError
 from selfplay.common.files import read_history, write_atomic, write_history, write_state
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
@@ -100,7 +101,8 @@ class Kept:
               ) -> Path | None:
         """Keep every row that ``rows`` yields. Returns the newest checkpoint, or None.
 
-        Raises UserError if learning breaks down; what had been saved stays as it was.
+        Raises UserError if learning breaks down; what had been saved stays as it was. Absent comes
+        through once the last row has its checkpoint.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.history:  # drop rows of a run that was killed before its first checkpoint
@@ -108,8 +110,12 @@ class Kept:
         total = self.spent()
         last = time.monotonic()
         while True:
-            with _advising(self.folder, *self.breakdown):
-                row = next(rows, None)
+            try:
+                with _advising(self.folder, *self.breakdown):
+                    row = next(rows, None)
+            except Absent:
+                self._write_last()
+                raise
             if row is None:
                 break
             now = time.monotonic()
@@ -117,13 +123,16 @@ class Kept:
             spent = sum(value for key, value in seen.items() if key.endswith("_seconds"))
             total += row.pop("earlier_seconds", 0.0) + (spent if self.parts else now - last)
             last = now
-            self.history.append({**row, self.seconds: total, **seen})
+            self.history.append(ranks.here().first({**row, self.seconds: total, **seen}))
             due = row[self.number] % self.every == 0
             self._write(due)
             log(self.history[-1])
+        self._write_last()
+        return checkpoint.newest(self.folder)
+
+    def _write_last(self) -> None:
         if self.history and not self.path(self.history[-1]).exists():
             self._write(True)
-        return checkpoint.newest(self.folder)
 
     def _write(self, due: bool) -> None:
         path, row = self.folder / "history.jsonl", self.history[-1]
@@ -133,7 +142,10 @@ class Kept:
         write_history(path, self.history)  # first: a row too many is left out later
         self.save(self.path(row), row)
         best = self._note()
-        checkpoint.thin(self.folder, self.keep, self.folder / best if best else None, self.evenly)
+        if ranks.leads():
+            checkpoint.thin(self.folder, self.keep, self.folder / best if best else None,
+                            self.evenly)
+        ranks.here().meet()
 
     def _note(self) -> str | None:
         """Write best.json and return the name of the best checkpoint."""
@@ -169,11 +181,11 @@ def learn_until_flat(
     if newest is not None:
         trainer.load_state(*checkpoint.load_training(newest))  # type: ignore[attr-defined]
         kept.resume(trainer.steps)
-    begun = [left()]
+    begun = [ranks.here().first(left())]
     in_all = kept.spent() - kept.before + begun[0]
 
     def share() -> float:
-        now = begun.pop() if begun else left()
+        now = begun.pop() if begun else ranks.here().first(left())
         return 1.0 if math.isinf(in_all) else now / max(in_all, 1e-9)
 
     kept.go_on(until_flat(trainer, lesson, config, kept.history[:], left=share,
@@ -203,6 +215,8 @@ def rows_up_to(path: Path, step: int, number: str = "step", *figures: str) -> li
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append rows to a history."""
+    if not ranks.leads():
+        return
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 

@@ -80,6 +80,12 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "evaluations_per_second": "speed of play", "rss_mb": "memory in megabytes",
         "play_rss_mb": "... while it plays", "learn_rss_mb": "... while it learns",
     }),
+    "cluster": ("the machines of --ray", {
+        "actors": "alive", "shards": "of games that the iteration has",
+        "staleness": "iterations that weights were behind", "restarts": "of actors, in all",
+        "moved_mb": "weights there and games back", "wait_seconds": "that the learner waited",
+        "games_per_second": "of a node",
+    }),
 }
 _GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names}
 STAGES = ("sft", "rl", "value")

@@ -19,7 +19,7 @@ import torch
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies
-from selfplay.common import compiling
+from selfplay.common import compiling, ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import locked, read_figures, read_history, write_json
@@ -31,6 +31,7 @@ from selfplay.run import compare
 from selfplay.run.boards import (
     KeptLearner,
     KeptPolicyLearner,
+    ShardedGames,
     best_sft,
     train_pg,
     train_rl,
@@ -48,22 +49,36 @@ from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_g
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
 
+#: What plays a run's games by a learner's weights, elsewhere than here (``cluster``).
+Elsewhere = Callable[[Run, KeptLearner], ShardedGames]
+
+
 def train(
     run: Run, device: str, only: Sequence[str] = (), minutes: float | None = None,
-    again: bool = False,
+    again: bool = False, search: Sequence[int] = (), elsewhere: Elsewhere | None = None,
 ) -> None:
     """Run all stages of the recipe, or those in ``only``, for so many ``minutes``.
 
-    again: SFT may go on although RL has begun from it; RL then begins again.
+    again: SFT may go on although RL has begun from it; RL then begins again. search: numbers of
+    simulations; in place of the chart's matches those that compare them are played. elsewhere:
+    where self-play is not played by this process.
     Raises UserError before anything is made if another process is working on the run.
     """
+    ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
-        freeze(run)
         compiling.watch()
-        clock = Clock(run, stages(run.config), minutes, only)
-        player = prepare(run, clock, device)
+        clock, player = Clock(run, stages(run.config), minutes, only), None
+
+        def begin() -> None:
+            nonlocal player
+            freeze(run)
+            player = prepare(run, clock, device)
+
+        ranks.by_first(begin)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
-                         "sft": partial(sft_stage, again=again)}, clock, device, only)
+                         "sft": partial(sft_stage, again=again),
+                         "rl": partial(rl_stage, elsewhere=elsewhere),
+                         "eval": partial(eval_stage, search=search)}, clock, device, only)
 
 
 def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work | str:
@@ -93,7 +108,8 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays:
         return _stays(run, clock, more)
     if begun:
-        place = put_aside(run)
+        ranks.here().meet()  # all have seen what is there
+        place = ranks.here().first(put_aside(run) if ranks.leads() else None)
         for stage in filter(clock.shares.__contains__, FROM_SFT):
             clock.reopen(stage)
         say(f"SFT: goes on{' with more games' * more}; RL begins again from it, and what it has "
@@ -107,15 +123,17 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
                   left=at.left, log=at.log, progress=at.step)
         return reached_plateau(folder)
 
-    return Work("SFT", learn, _sft_progress, ended=bool, said=lambda flat: (
-        f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
+    return Work("SFT", learn, lambda row: f"last look: {_sft_progress(row)}", ended=bool,
+                said=lambda flat: (
+                    f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
 
 
 def _is_cheap(clock: Clock) -> bool:
     """Whether so little of RL's time is spent that it may begin again, and SFT has the time to
     learn for at least as long as it has so far. Not if the run's clock has been lost."""
-    return (clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
-            and clock.left("sft") >= clock.seconds["sft"])
+    return ranks.here().first(
+        clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
+        and clock.left("sft") >= clock.seconds["sft"])
 
 
 def _rows_learnt(folder: Path) -> int | None:
@@ -154,7 +172,9 @@ def _look_of(path: Path, look: Callable[[Row], str]) -> str:
     return path.name
 
 
-def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
+def rl_stage(
+    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
+) -> Work | str:
     """Improve the SFT net, or an untrained one, by the run's algorithm.
 
     Once its policy has played games for a value net, that policy stays as it is.
@@ -173,6 +193,8 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
         learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
                               seed=seed, known=held)
         _say_of(learner)
+        if elsewhere is not None:
+            learner.games = elsewhere(run, learner)
     else:
         learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
                                     seed=seed)
@@ -184,9 +206,9 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
             nonlocal forecast
             forecast = None
             at.log(row)
-            assert at.loggers is not None, "RL has curves"
-            at.loggers.sample("rl", run.game, learner.inference_net(), device, row["iteration"],
-                              row["step"])
+            if at.loggers is not None:  # they are the first process's
+                at.loggers.sample("rl", run.game, learner.inference_net(), device,
+                                  row["iteration"], row["step"])
             if isinstance(learner, KeptLearner):
                 _say_of(learner)
 
@@ -194,7 +216,8 @@ def rl_stage(run: Run, clock: Clock, device: str) -> Work | str:
             number = learner.iteration + (what != "learning" or not played)
             at.waits = f"iteration {number} to be learnt"
             at.made(learner.iteration, run.config.rl.iterations)
-            at.at(f"iteration {number}  {what} {done:,}/{total:,}")
+            who = learner.games.words() if isinstance(learner, KeptLearner) else ""
+            at.at(f"iteration {number}  {what} {done:,}/{total:,}{who}")
 
         def flying(done: int, games: int, rows: int) -> None:
             words = forecast.words(done + rows) if forecast else ""
@@ -345,9 +368,11 @@ def _best_value_look(folder: Path) -> str:
     return "no checkpoint yet" if found is None else _look_of(found, _value_look)
 
 
-def eval_stage(run: Run, clock: Clock, device: str) -> Work:
-    """Play the chart's matches, the most telling first, and draw it."""
-    pairings = compare.plan_matches(run, compare.chart_points(run))
+def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) -> Work:
+    """Play the chart's matches, or those of ``search``, the most telling first, and draw it."""
+    points = compare.chart_points(run)
+    pairings = compare.plan_search(run, points, search) if search else (
+        compare.plan_matches(run, points))
     if clock.left("eval") <= 0:
         say("evaluation: the run's time is used up; play more of its matches with "
             f"{_more_matches(run)}")

@@ -11,14 +11,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from selfplay.common import ranks
 from selfplay.common.console import Bar, clock_text, say
 from selfplay.common.errors import UserError
 from selfplay.common.settings import to_dict
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.loggers import Loggers
+
+#: Stages that the first of a run's processes does alone while the others wait.
+BY_ONE = ("expert", "value", "eval")
 
 
 class NotYet(UserError):
@@ -107,20 +112,29 @@ def run_stages(
     """Run the stages in order; if ``only`` names some, just those."""
     for name, stage in stages.items():
         if name in clock.shares and (not only or name in only):
+            work = partial(_run_stage, name, stage, run, clock, device)
             with clock.running(name):
-                try:
-                    _run_stage(name, stage, run, clock, device)
-                except NotYet as error:  # later stages can still measure what is there
-                    say(str(error))
+                ranks.here().meet()
+                if name in BY_ONE:
+                    ranks.by_first(work)
+                else:
+                    work()
 
 
 def _run_stage(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:
-    work = stage(run, clock, device)
+    try:
+        _work_at(name, stage(run, clock, device), run, clock)
+    except NotYet as error:  # later stages can still measure what is there
+        say(str(error))
+
+
+def _work_at(name: str, work: Work | str | None, run: Any, clock: Clock) -> None:
     if not isinstance(work, Work):
         if work:
             say(work)
         return
-    loggers = Loggers(run.folder, to_dict(run.config), run.config.log) if work.curves else None
+    curves = work.curves and ranks.leads()
+    loggers = Loggers(run.folder, to_dict(run.config), run.config.log) if curves else None
     with desk(loggers, clock, name, work) as place:
         found = work.learn(place)
     if work.ended(found):

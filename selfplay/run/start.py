@@ -14,14 +14,15 @@ from selfplay.run.config import override, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, open_run, stored_config
 
 
-def device_of(name: str) -> str:
-    """Turn "auto" into "cuda" or "cpu". Raises UserError if CUDA is asked for but not there."""
+def device_of(name: str, where: str = "--device") -> str:
+    """Turn "auto" into "cuda" or "cpu". Raises UserError, which says ``where`` it was asked for,
+    for another one and where CUDA is not there."""
     import torch
 
     if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise UserError(f"--device {name}: auto, cpu or cuda wanted")
+        raise UserError(f"{where} {name}: auto, cpu or cuda wanted")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+        raise UserError(f"{where} cuda: no CUDA device is visible to torch; take cpu")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name

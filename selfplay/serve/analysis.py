@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game, take
+from selfplay.search.line import expected_line
 from selfplay.search.search import Search
 
 LONGEST_PV = 30
@@ -149,25 +150,13 @@ def _move_info(game: Game, states: Any, search: Search, row: int, action: int, o
                ) -> MoveInfo:
     pv, counts = [action], [visits]
     if child > 0:
-        _add_variation(search, row, child, pv, counts)
+        for whole, more in zip((pv, counts), expected_line(
+                search.tree, row, child, LONGEST_PV - 1), strict=True):
+            whole += more
     winrate = (value + 1) / 2
     return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,
                     wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, tuple(pv),
                     tuple(_texts_of_moves(game, states, pv)), tuple(counts), proven)
-
-
-def _add_variation(search: Search, row: int, node: int, pv: list[int], counts: list[int]) -> None:
-    """Add the most visited moves on from a node, of equals the better for its side to move."""
-    tree = search.tree
-    while len(pv) < LONGEST_PV and tree.degree[row, node]:
-        first = int(tree.first[row, node])
-        edges = slice(first, first + int(tree.degree[row, node]))
-        sign = 1.0 - 2.0 * float(tree.to_play[row, node])
-        n, q = tree.n[row, edges], sign * tree.q[row, edges]
-        best = first + int(np.where(n == n.max(), q, -np.inf).argmax())
-        pv.append(int(tree.move[row, best]))
-        counts.append(int(tree.n[row, best]))
-        node = int(tree.child[row, best])
 
 
 def _texts_of_moves(game: Game, states: Any, actions: list[int]) -> list[str]:

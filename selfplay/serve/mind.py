@@ -3,6 +3,7 @@
     mind_of("runs/go9x9@64")      a run's net with 64 simulations a move
     mind_of("go9x9@64")           a net that came with the package
     mind_of("mcts:1000", game)    no net: rollouts
+    mind_of("llm:runs/words")     a language model, by the likelihood of legal moves
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,9 +123,10 @@ class Mind:
         takes any. Raises UserError where it cannot play that."""
         if game.name == self.game.name:
             return self
-        if self.net is None:
+        if self.net is None and self.config.rule == "uct":
             return rollout_mind(game, self.sims, self.leaves)
-        if not self.spec or not self.spec.any_board or self.game.kin != game.kin:
+        fits = self.spec and self.spec.any_board and self.game.kin == game.kin
+        if self.net is None or self.spec is None or not fits:
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
         if game.board_shape == self.game.board_shape:  # the states bring the komi
             return replace(self, game=game)
@@ -191,7 +194,8 @@ class Views:
 
 def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
             visits: int | None = None) -> Mind:
-    """The mind of PATH, PATH@64, NAME, NAME@64 (with or without ``net:``), or mcts:1000.
+    """The mind of PATH, PATH@64, NAME, NAME@64 (with or without ``net:``), llm:RUN or
+    mcts:1000.
 
     game: what it must play; None is the net's own. visits: simulations where the words have no
     number (@0 is the raw policy). Raises UserError for words that name nobody, and for a net of
@@ -207,12 +211,29 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
         if wanted is None:
             raise UserError(f"--net {words}: plays any game, so say which: --game go9x9")
         return rollout_mind(wanted, int(found[1]), max(1, int(found[2] or 1)))
+    if prefix == "llm":
+        return _language_mind(text, wanted, device)
     text = text if prefix == "net" else words.strip()
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
     return of_net(net, wanted or make(str(meta["game"])), text.rpartition("@")[0] or text, *budget,
                   device=device, spec=spec_of(meta))
+
+
+def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:
+    """A language model's likeliest legal move. It has no value to search with."""
+    from selfplay.llm.folder import newest_model
+    from selfplay.llm.play.player import LanguageEvaluator, opened, played
+
+    path = newest_model(Path(text.removesuffix(",mask")))
+    name = played(path)[0] or (wanted.name if wanted else "")
+    if not name or (wanted and wanted.name != name):
+        raise UserError(f"--net llm:{text}: has learnt {name or 'no game that is known'}, not "
+                        f"{wanted.name if wanted else 'one'}; give --game")
+    game = wanted or make(name)
+    return Mind(f"llm:{path},mask", game, LanguageEvaluator(game, opened(path, device)),
+                SearchConfig(rule="puct", leaves=1, reuse=True), 0, device=device)
 
 
 def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,

@@ -34,6 +34,7 @@ MODELS = ("logistic", "normalized")
 OUTCOMES = {"trinomial": 3, "pentanomial": 5}
 H0, H1 = "H0", "H1"
 MOST = 4000  #: Elo
+FIRST = 8  #: games under way before any has been looked at
 FORM = "ELO0,ELO1 wanted, such as 0,20, and then as one likes: trinomial, normalized"
 
 Floats = NDArray[np.float64]
@@ -140,6 +141,18 @@ class Trial:
         share = len(self._seen) * len(together) / self.games
         self.llr = float(self.sprt.llr(self.counts * share))
         self.decision = self.sprt.decision(self.llr)
+
+    @property
+    def share(self) -> float:
+        """How far the ratio is on its way to the bound that it is nearer to, 0 to 1. Where one
+        player is better the ratio drifts, so that this grows with the games."""
+        low, high = self.sprt.bounds
+        return min(max(self.llr / high, self.llr / low), 1.0)
+
+    def in_flight(self) -> int:
+        """How many games to have under way: at first few, then as many as have been looked at, so
+        that a decision costs at most about twice the games that it needed."""
+        return max(FIRST, self.games)
 
     def __str__(self) -> str:
         low, high = self.sprt.bounds

@@ -11,11 +11,11 @@ from typing import Any
 from selfplay.common.errors import UserError
 from selfplay.llm.config import TextConfig, override
 from selfplay.llm.embedded import TEMPLATE
+from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import answers_within, counted, evaluation_of, evaluation_table
 from selfplay.llm.folder import must_start, newest_model, sampling_of, stored_text_config, task_of
 from selfplay.llm.generate import Generator
 from selfplay.llm.models import load_model, must_be_a_model
-from selfplay.llm.vllm import generator_of, must_have_vllm
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def open_model(name: str, device: str, assignments: Sequence[str] = ()) -> Opene
     else:
         must_be_a_model(name)
     config = override(config, assignments)
-    must_have_vllm(config.sample, config.model)
+    must_have_engine(config.sample, config.model)
     model, tokenizer = load_model(path)
     if tokenizer.chat_template == TEMPLATE:  # the embedded model is asked tersely
         config = replace(config, model="")

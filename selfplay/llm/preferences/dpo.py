@@ -22,13 +22,13 @@ from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import DPOConfig
 from selfplay.llm.evaluate import accuracy, greedy_and_sampled
 from selfplay.llm.folder import save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, render
 from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import Net, TextPolicy, evaluated
+from selfplay.llm.preferences.config import DPOConfig
 from selfplay.llm.preferences.pairs import Pair
 from selfplay.llm.preferences.reward_model import bradley_terry
 from selfplay.llm.rewards import Questions

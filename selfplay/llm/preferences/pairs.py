@@ -13,8 +13,8 @@ import numpy as np
 
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import parse_json, text_lines
-from selfplay.llm.config import PairConfig
 from selfplay.llm.policy import Judge, TextPolicy, sample_batch
+from selfplay.llm.preferences.config import PairConfig
 from selfplay.llm.tasks.task import Task
 
 PROMPTS = 64  #: answered at once where pairs are made

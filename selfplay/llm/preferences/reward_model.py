@@ -27,7 +27,6 @@ from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.plateau_config import PlateauConfig
-from selfplay.llm.config import RewardConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.models import bare_backbone, complete, merged, padded_tokens, render, trimmed
 from selfplay.llm.overoptimism import judged
@@ -38,6 +37,7 @@ from selfplay.llm.policy import (
     ValueModel,
     value_model,
 )
+from selfplay.llm.preferences.config import RewardConfig
 from selfplay.llm.preferences.pairs import Pair
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.rl import RewardedTask

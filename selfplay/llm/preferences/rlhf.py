@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from selfplay.learn.config import sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.llm import policy as rollouts
-from selfplay.llm.config import RLHFConfig
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.overoptimism import Looked, figures
 from selfplay.llm.policy import Net
+from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rl import (
     RewardedTask,
     RewardLearner,

@@ -7,6 +7,7 @@ a text or a number, or stands somewhere in its column; a demonstration is option
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -232,6 +233,8 @@ def _answered(
         if reading.free:
             return "", shown
         raise UserError(f"{where}: answer {clipped(answer, BRIEF)}; a text or a number wanted")
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise UserError(f"{where}: answer {answer}; a number that is finite wanted")
     text = _as_written(answer)
     if reading.answer_in is None:
         return text, shown

@@ -91,8 +91,7 @@ class Task:
         """The same for every seed, as a run may begin with another run's model."""
         if self.test is not None:
             return prompt in self._tested
-        digest = hashlib.blake2b(f"0 {prompt}".encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "little") < HELD_OUT * 2**32
+        return held_out_share(prompt) < HELD_OUT
 
     @cached_property
     def _tested(self) -> frozenset[str]:
@@ -114,6 +113,12 @@ class Task:
         return [text for example in self.batch(0, count) for text in
                 (example.prompt, example.answer, example.demonstration or "",
                  *(message["content"] for message in example.messages))]
+
+
+def held_out_share(prompt: str) -> float:
+    """A number in [0, 1) that follows from a prompt alone: below HELD_OUT it is held out."""
+    digest = hashlib.blake2b(f"0 {prompt}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") / 2**32
 
 
 def make_task(

@@ -14,7 +14,7 @@ import numpy as np
 from selfplay.arena.contest import clock
 from selfplay.arena.sgf import escape, sgf_point
 from selfplay.common.errors import UserError
-from selfplay.common.files import parse_json
+from selfplay.common.files import parse_json, write_atomic
 from selfplay.games.base import GameError
 from selfplay.games.go import Go
 from selfplay.serve.gtp.engine import Engine, fixed_handicap
@@ -163,9 +163,9 @@ def _printsgf(engine: Engine, words: list[str], answer: Answer) -> str:
     if not words:
         return text
     try:
-        Path(words[0]).write_text(text + "\n")
-    except OSError as error:
-        raise GtpError(f"cannot write: {error.strerror}") from None
+        write_atomic(Path(words[0]), f"{text}\n".encode())
+    except (UserError, ValueError) as error:  # "/" has no name
+        raise GtpError(f"cannot write: {error}") from None
     return ""
 
 

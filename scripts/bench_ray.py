@@ -1,0 +1,234 @@
+"""Self-play on Ray, on this machine alone: what dies loses nothing, and what it costs in speed.
+
+    .venv/bin/python scripts/bench_ray.py --kills 12     # at random instants of a tiny run
+    .venv/bin/python scripts/bench_ray.py --speed 5      # pairs: one actor beside no Ray
+
+Kills: a cluster of a head and two nodes, a run of tic-tac-toe that takes turns with learning. In
+turn an actor, a node (another joins), Ray's head (its GCS stands still for 10 seconds, as without a
+network) and the driver (started again) are killed, one in each run, at an instant drawn from the
+length of an undisturbed run. Every run's games and weights are compared with that one's.
+
+Speed: evaluations a second of self-play in one process of one thread, and of one actor that the
+driver asks for shards, in turn; both warm, of the same net, the time of games only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TINY = ["--init", "random", "--minutes", "60", *(word for setting in (
+    "net=1x8", "rl.iterations=6", "rl.positions=400", "rl.games=16", "rl.sims=32",
+    "rl.cheap_sims=16", "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1", "rl.dtype=float32",
+    "ray.games=8") for word in ("--set", setting))]
+STANDS = 10.0  #: seconds that the head's GCS stands still
+
+
+def command(run: Path, address: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from selfplay.cli import main; main()", "rl", "--game", "tictactoe",
+         "--run", str(run), "--ray", address, *TINY],
+        stdout=(run.parent / f"{run.name}.out").open("ab"), stderr=subprocess.STDOUT)
+
+
+def begun(run: Path) -> bool:
+    """Whether a shard has come."""
+    return any(run.glob("rl/records/*.parts/shard-*.npz")) or any(run.glob("rl/records/*.npz"))
+
+
+def wait_until(what: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and not what():
+        time.sleep(0.01)
+
+
+def games(run: Path) -> list[tuple[str, bytes]]:
+    """Every record's arrays, in order."""
+    found = []
+    for path in sorted((run / "rl/records").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            found += [(f"{path.name}/{name}", file[name].tobytes()) for name in sorted(file.files)]
+    return found
+
+
+def weights(run: Path) -> bytes:
+    return (max((run / "rl").glob("ckpt-*")) / "weights.safetensors").read_bytes()
+
+
+def children(name: bytes, of: set[int]) -> list[int]:
+    """Processes whose command begins with or holds ``name``, below those ``of``."""
+    parents, named = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (path / "stat").read_text().rpartition(")")[2].split()
+            if name in (path / "cmdline").read_bytes():
+                named.append(int(path.name))
+        except OSError:
+            continue
+        parents[int(path.name)] = int(stat[1])
+    found = []
+    for pid in named:
+        at = pid
+        while at in parents and at not in of:
+            at = parents[at]
+        found += [pid] if at in of else []
+    return sorted(found)
+
+
+class Machines:
+    """The cluster, and what can happen to it."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a busy machine
+        from ray.cluster_utils import Cluster
+
+        self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        self.cluster = Cluster(initialize_head=True, head_node_args={
+            "num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False})
+        self.nodes = [self.cluster.add_node(**self.about) for _ in range(2)]
+
+    def processes(self) -> set[int]:
+        return {info.process.pid for node in (self.cluster.head_node, *self.nodes)
+                for kind in node.all_processes.values() for info in kind}
+
+    def actor(self, rng: random.Random) -> None:
+        found = children(b"ray::RayActor", self.processes())
+        if found:
+            os.kill(rng.choice(found), signal.SIGKILL)
+
+    def node(self, rng: random.Random) -> None:
+        self.cluster.remove_node(self.nodes.pop(rng.randrange(len(self.nodes))),
+                                 allow_graceful=False)
+        time.sleep(rng.uniform(0, 2))
+        self.nodes.append(self.cluster.add_node(wait=False, **self.about))
+
+    def head(self, rng: random.Random) -> None:
+        (info,) = self.cluster.head_node.all_processes["gcs_server"]
+        os.kill(info.process.pid, signal.SIGSTOP)
+        time.sleep(STANDS)
+        os.kill(info.process.pid, signal.SIGCONT)
+
+
+def kills(count: int, seed: int, keep: Path | None) -> int:
+    """Returns how many runs were not as the undisturbed one."""
+    rng, bad, tally = random.Random(seed), 0, Counter[str]()
+    folder = Path(tempfile.mkdtemp(prefix="bench-ray-", dir=keep))
+    machines = Machines()
+    address = machines.cluster.address
+    try:
+        process = command(folder / "undisturbed", address)
+        wait_until(lambda: begun(folder / "undisturbed"), process)
+        since = time.monotonic()
+        if process.wait():
+            raise SystemExit((folder / "undisturbed.out").read_text())
+        length = time.monotonic() - since
+        expected = games(folder / "undisturbed"), weights(folder / "undisturbed")
+        print(f"undisturbed: {length:.1f} s after the first shard", flush=True)
+        for k in range(count):
+            kind, run = ("actor", "node", "head", "driver")[k % 4], folder / f"run{k}"
+            process = command(run, address)
+            wait_until(lambda run=run: begun(run), process)  # type: ignore[misc]
+            after = rng.uniform(0, length)
+            time.sleep(after)
+            early = process.poll() is None
+            if kind == "driver":
+                process.kill()
+                process.wait()
+                finished = {path.name: path.read_bytes()
+                            for path in run.glob("rl/records/*.parts/shard-*.npz")}
+                process = command(run, address)
+            else:
+                getattr(machines, kind)(rng)
+                finished = {}
+            code = process.wait(timeout=600)
+            same = code == 0 and (games(run), weights(run)) == expected
+            bad += not same
+            tally[kind] += early
+            print(f"{k + 1:3} {kind:<7} after {after:5.1f} s{'' if early else ' (it had ended)'}: "
+                  f"{'the same games and weights' if same else f'DIFFERENT (code {code})'}"
+                  + (f", {len(finished)} finished shards on disk at the kill" if finished else ""),
+                  flush=True)
+        print("killed in mid-run: " + ", ".join(f"{n} {kind}" for kind, n in tally.items())
+              + f"; {bad} of {count} runs differ")
+    finally:
+        machines.cluster.shutdown()
+        if not bad:
+            shutil.rmtree(folder, ignore_errors=True)
+    return bad
+
+
+def speed(pairs: int, name: str, size: str, sims: int, whole: int) -> None:
+    """Print evaluations a second of both, and the ratio of each pair."""
+    import torch
+
+    from selfplay.board.alphazero import Learner
+    from selfplay.board.config import RLConfig
+    from selfplay.cluster.farm import Farm
+    from selfplay.cluster.selfplay import SpreadGames
+    from selfplay.games import make
+    from selfplay.models import flops, spec_for
+    from selfplay.run.config import RayConfig, preset
+
+    torch.set_num_threads(1)
+    game = make(name)
+    spec = spec_for(game, size)
+    config: RLConfig = preset(name).rl
+    config = type(config)(**{**vars(config), "sims": sims, "dtype": "float32"})
+    farm = Farm("local", RayConfig(games=whole), actors=1)
+    ratios = []
+    try:
+        for k in range(pairs + 1):  # the first pair warms up
+            alone = Learner(game, spec, config, seed=k)
+            began = time.monotonic()
+            alone.play(config.positions, lambda: False, lambda n: None)
+            rate = alone.evaluated()["evaluations"] / (time.monotonic() - began)
+            asks = Learner(game, spec, config, seed=k)
+            with tempfile.TemporaryDirectory() as folder:
+                spread = SpreadGames(Path(folder), farm, asks, name, size, whole)
+                began = time.monotonic()
+                found = spread(asks, lambda: False, lambda n: None)
+                seconds = time.monotonic() - began
+            assert found is not None
+            on_ray = found[1]["evaluations"] / seconds
+            if k:
+                ratios.append(on_ray / rate)
+                print(f"{rate:9,.0f} alone, {on_ray:9,.0f} on Ray: {ratios[-1]:.3f}", flush=True)
+    finally:
+        farm.close()
+    print(f"{name} {size}, {flops(spec) / 1e6:.0f} MFLOP, {sims} simulations, shards of "
+          f"{whole or 128} games: ratio {np.median(ratios):.3f} "
+          f"({min(ratios):.3f} to {max(ratios):.3f}) of {pairs} pairs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=0, help="runs with a kill each")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--keep", type=Path, help="folder for the runs")
+    parser.add_argument("--speed", type=int, default=0, help="pairs of measurements")
+    parser.add_argument("--game", default="go9x9")
+    parser.add_argument("--net", default="6x64")
+    parser.add_argument("--sims", type=int, default=32)
+    parser.add_argument("--games", type=int, default=0, help="of a shard [those of a group]")
+    words = parser.parse_args()
+    if words.speed:
+        speed(words.speed, words.game, words.net, words.sims, words.games)
+    if words.kills and kills(words.kills, words.seed, words.keep):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

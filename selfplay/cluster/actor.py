@@ -1,0 +1,115 @@
+"""What runs on the machines of a cluster: an actor that makes the pieces of work it is asked for.
+
+It makes a piece from the job, the weights and the piece's number, and from nothing that was before,
+so that another actor makes the same when this one dies. This file imports nothing heavy: threads
+and folders are set before numpy, torch and Numba are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+Key = tuple[int, ...]  #: the number of a piece
+
+
+class Order(NamedTuple):
+    """What there is to make: ``module:class`` of a Maker, and what it is made of; plain data."""
+
+    maker: str
+    about: dict[str, Any]
+
+
+class Maker(Protocol):
+    """Makes the pieces of a job, one at a time. Its class is called with the job's ``about`` and
+    ``device``, cpu or cuda."""
+
+    def load(self, weights: Any) -> None:
+        """New weights, for all pieces from now on; their arrays can only be read."""
+
+    def make(self, key: Key) -> tuple[Any, dict[str, float]]:
+        """The piece ``key``, and figures of it: games, evaluations."""
+
+
+class Output(NamedTuple):
+    """A piece as an actor hands it in."""
+
+    piece: Any
+    figures: dict[str, float]
+    seconds: float  #: that it took
+    fetched: int  #: bytes of weights that had to come
+
+
+class RayActor:
+    """An actor, of as many threads as pieces are made at once."""
+
+    def __init__(self, device: str) -> None:
+        os.environ["OMP_NUM_THREADS"] = "1"  # a piece is one thread's work
+        from selfplay.common.machine import keep_compiled
+
+        keep_compiled()
+        self.device = device
+        self._lock = threading.Lock()
+        self._job: Order | None = None
+        self._idle: list[tuple[Maker, int]] = []  # each with the version that it has loaded
+
+    def hello(self) -> dict[str, str]:
+        """Where and what this process is."""
+        import ray
+
+        return {"node": ray.get_runtime_context().get_node_id(), "sources": sources(),
+                "python": platform.python_version()}
+
+    def make(self, job: Order, version: int, weights: list[Any], key: Key) -> Output:
+        """A piece of ``job`` by the weights of ``version``, whose reference is in ``weights``."""
+        began, fetched = time.perf_counter(), 0
+        maker, loaded = self._take(job)
+        if loaded != version and weights:
+            import ray
+
+            found = ray.get(weights[0])
+            maker.load(found)
+            fetched = size(found)
+        piece, figures = maker.make(key)
+        with self._lock:
+            if self._job == job:
+                self._idle.append((maker, version))
+        return Output(piece, figures, time.perf_counter() - began, fetched)
+
+    def _take(self, job: Order) -> tuple[Maker, int]:
+        with self._lock:
+            if self._job != job:
+                self._job, self._idle = job, []
+            if self._idle:
+                return self._idle.pop()
+        module, _, name = job.maker.partition(":")
+        return getattr(importlib.import_module(module), name)(**job.about, device=self.device), -1
+
+
+def size(piece: Any) -> int:
+    """Bytes of the arrays in a piece."""
+    if isinstance(piece, dict):
+        return sum(map(size, piece.values()))
+    if isinstance(piece, (list, tuple)):
+        return sum(map(size, piece))
+    return int(getattr(piece, "nbytes", 0))
+
+
+@lru_cache(maxsize=1)
+def sources() -> str:
+    """A sum of the package's own files: equal where the same commit is installed."""
+    package, sum_of = Path(__file__).parent.parent, hashlib.blake2b(digest_size=8)
+    for folder, folders, files in os.walk(package, followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                sum_of.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return sum_of.hexdigest()

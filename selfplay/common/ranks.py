@@ -1,0 +1,118 @@
+"""The processes that do one run's work together: this one alone, or as many as torchrun started.
+
+All of them run the same program on the same data and share out the work inside it. The first one
+decides what depends on the clock, and it alone writes files and speaks. Here is what one process
+does; ``learn.distributed`` puts several in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Alone:
+    """One process. Methods that others take part in are called by all of them, in one order."""
+
+    rank, size = 0, 1
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+
+    def first(self, value: Item) -> Item:
+        """The first process's ``value``."""
+        return value
+
+    def gathered(self, items: list[Item]) -> list[Item]:
+        """The items of all processes, in their order."""
+        return items
+
+    def rows(self, rows: Any, count: int) -> Any:
+        """[count, P]: the rows of all processes, of which each has those of its ``share``."""
+        return rows
+
+    def summed(self, tensor: Any) -> Any:
+        """The sum of the processes' tensors, in place."""
+        return tensor
+
+    def sharded(self, net: Any) -> bool:
+        """Whether each process holds only a part of the weights of ``net``."""
+        return False
+
+    def whole(self, tensor: Any) -> Any:
+        """All of a tensor that may be sharded: on the first process, where there are several."""
+        return tensor
+
+    def like(self, tensor: Any, other: Any) -> Any:
+        """``tensor``, sharded as ``other`` is."""
+        return tensor
+
+    def within(self, net: Any, work: Callable[[], Item]) -> Item:
+        """``work()``, in which all weights of ``net`` are there as they are needed."""
+        return work()
+
+    def may_speak(self) -> bool:
+        """Whether this process is the one that says why the run ends."""
+        return True
+
+
+_here = [Alone()]
+
+
+def here() -> Alone:
+    """The processes that this one belongs to."""
+    return _here[-1]
+
+
+def leads() -> bool:
+    """Whether this process writes files and speaks."""
+    return here().rank == 0
+
+
+def launched() -> int:
+    """How many processes torchrun, or whoever sets the same variables, has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def belonging(processes: Alone) -> Iterator[None]:
+    """In the block, this process belongs to ``processes``."""
+    _here.append(processes)
+    try:
+        yield
+    finally:
+        _here.remove(processes)
+
+
+def by_first(work: Callable[[], object]) -> None:
+    """Let the first process do ``work`` alone while the others wait."""
+    if leads():
+        with belonging(Alone()):
+            work()
+    here().meet()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """A block that the first process goes through before the others do."""
+    if not leads():
+        here().meet()
+    yield
+    if leads():
+        here().meet()
+
+
+def share(count: int) -> range:
+    """Which of ``count`` things in a row are this process's."""
+    rank, size = here().rank, here().size
+    return range(count * rank // size, count * (rank + 1) // size)
+
+
+def shared(items: Sequence[Item], work: Callable[[Sequence[Item]], list[Any]]) -> list[Any]:
+    """What ``work`` makes of this process's items, for all items in order on all processes."""
+    mine = share(len(items))
+    return here().gathered(work(items[mine.start:mine.stop]))

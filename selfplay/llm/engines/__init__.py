@@ -1,0 +1,1 @@
+"""What writes completions: torch, vLLM in this process, a vLLM server."""

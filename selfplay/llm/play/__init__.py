@@ -1,0 +1,1 @@
+"""Language models that play our games: boards and moves as text."""

@@ -1,0 +1,329 @@
+"""Self-play on a cluster: the same games and weights whoever makes them, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import Command
+
+from selfplay.board.config import RLConfig
+from selfplay.cluster import farm as farms
+from selfplay.cluster.actor import Key, Order, Output, RayActor
+from selfplay.cluster.connect import connected
+from selfplay.cluster.farm import Delivery, Farm
+from selfplay.cluster.selfplay import SpreadGames, WholeGames
+from selfplay.common.errors import UserError
+from selfplay.games import make
+from selfplay.inference.evaluator import Evaluator
+from selfplay.models import build, seeded, spec_for
+from selfplay.run.boards import KeptLearner, ShardedGames, train_rl
+from selfplay.run.config import RayConfig
+from selfplay.run.shards import load_shard
+
+GAME = make("tictactoe")
+SPEC = spec_for(GAME, "1x8")
+SMALL = RLConfig(sims=4, cheap_sims=2, games=16, positions=200, iterations=3, opening=(0, 2),
+                 temperature_plies=3, batch_size=32, reuse=1.0, cache_mb=1, dtype="float32")
+SHARD = 12  #: games
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# --------------------------------------------------------------------------------- a shard
+
+
+def shard(games: int, at_once: int, group: int = 0) -> Any:
+    net = seeded(1, lambda: build(SPEC))
+    config = replace(SMALL, games=at_once)
+    return WholeGames(GAME, Evaluator(net, GAME), config, 5, group, games).play()
+
+
+def test_a_shard_is_whole_games_and_always_the_same() -> None:
+    first, second, other = shard(20, 8), shard(20, 8), shard(20, 8, group=1)
+    assert len(first.ends) == 20 == len(other.ends)
+    for a, b in zip((*first.columns, *first[1:]), (*second.columns, *second[1:]), strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(first.actions, other.actions)
+    for moves, value in zip(np.split(first.actions, first.ends[:-1]), first.values, strict=True):
+        states = GAME.new(1)
+        for move in moves:
+            assert not GAME.result(states)[0][0] and GAME.legal(states)[0, move]
+            GAME.step(states, np.array([move]))
+        done, result = GAME.result(states)
+        assert done[0] and result[0] == value
+
+
+# ------------------------------------------------------------------- iterations, without Ray
+
+
+class Here:
+    """A farm in this process: pieces come in any order, some twice, some only when asked again."""
+
+    device = "cpu"
+    alive = restarts = moved = 0
+    wait_seconds = 0.0
+
+    def __init__(self, seed: int, late: bool = False) -> None:
+        self.rng, self.late = random.Random(seed), late
+        self.nodes: dict[str, Any] = {}
+        self.actors = [RayActor("cpu") for _ in range(3)]
+        self.waiting: dict[Key, int] = {}
+        self.versions: dict[int, Any] = {}
+        self.made: list[Delivery] = []
+
+    def begin(self, job: Order) -> None:
+        self.job = job
+
+    def publish(self, version: int, weights: Any) -> None:
+        self.versions[version] = weights
+        self.version = version
+
+    def ask(self, key: Key) -> None:
+        self.waiting.setdefault(key, self.version)
+
+    @property
+    def asked(self) -> int:
+        return len(self.waiting)
+
+    def poll(self, seconds: float) -> list[Delivery]:
+        if not self.waiting or (self.late and self.rng.random() < 0.5):
+            return []
+        key = self.rng.choice(list(self.waiting))
+        version = self.waiting.pop(key)
+        actor = self.rng.choice(self.actors)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ray.get", lambda ref: ref)
+            made = Output(*actor.make(self.job, version, [self.versions[version]], key))
+        self.made.append(Delivery(key, version, made))
+        return [self.made[-1]] * self.rng.choice([1, 2])
+
+
+def learner(folder: Path, config: RLConfig = SMALL) -> KeptLearner:
+    return KeptLearner(GAME, SPEC, config, folder, init=None, device="cpu", seed=3)
+
+
+def trained(folder: Path, farm: Any, config: RLConfig = SMALL,
+            stop: Callable[[], bool] = lambda: False) -> KeptLearner:
+    found = learner(folder, config)
+    found.games = SpreadGames(folder / "records", farm, found, "tictactoe", "1x8", SHARD)
+    train_rl(found, left=lambda: -1.0 if stop() else 1e9)
+    return found
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "ckpt-000003/weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    trained(folder, Here(0))
+    return folder
+
+
+def same_run(folder: Path, undisturbed: Path) -> None:
+    """The same games in the same order, each once, and the same weights."""
+    for k in (1, 2, 3):
+        a, b = (load_shard(run / f"records/{k:06d}.npz") for run in (folder, undisturbed))
+        assert len(a.ends) % SHARD == 0
+        for x, y in zip((*a.columns, *a[1:]), (*b.columns, *b[1:]), strict=True):
+            assert np.array_equal(x, y)
+    assert weights(folder) == weights(undisturbed)
+    assert not list(folder.glob("records/*.parts"))
+
+
+def test_neither_order_nor_doubles_matter(tmp_path: Path, undisturbed: Path) -> None:
+    farm = Here(7, late=True)
+    row = trained(tmp_path, farm).history[-1]
+    same_run(tmp_path, undisturbed)
+    keys = [piece.key for piece in farm.made]
+    assert len(set(keys)) == len(keys) and row["staleness"] == 0
+    assert row["shards"] == sum(number == 3 for number, _ in keys)
+    assert row["evaluations"] == sum(piece.made.figures["evaluations"] for piece in farm.made
+                                     if piece.key[0] == 3)
+
+
+def test_a_start_after_a_kill_asks_for_what_is_missing(tmp_path: Path, undisturbed: Path) -> None:
+    made: list[Key] = []
+    for k in range(6):
+        farm, asked = Here(k), iter(range(1000))
+        trained(tmp_path, farm, stop=lambda asked=asked, k=k: next(asked) > 3 + k)
+        made += [piece.key for piece in farm.made]
+    trained(tmp_path, last := Here(9))
+    made += [piece.key for piece in last.made]
+    same_run(tmp_path, undisturbed)
+    assert len(set(made)) == len(made), "a shard on disk was made again"
+
+
+def test_games_of_a_start_without_ray_are_kept(tmp_path: Path, undisturbed: Path) -> None:
+    alone = learner(tmp_path)
+    asked = iter(range(1000))
+    path = tmp_path / "records/000001.npz"
+    alone.games._play(path, alone, lambda: next(asked) > 2, lambda n: None)
+    assert not path.exists()
+    stops = iter([False] * 4 + [True] * 9)
+    trained(tmp_path, Here(1), replace(SMALL, iterations=1), stop=stops.__next__)
+    part = path.with_suffix(".parts")
+    before = {file.name for file in part.glob("*.npz")}
+    assert any(name.startswith("shard-") for name in before)
+    again = learner(tmp_path, replace(SMALL, iterations=1))
+    ShardedGames(tmp_path / "records")(again, lambda: False, lambda n: None)
+    kept = load_shard(path)
+    assert len(kept.columns.value) >= SMALL.positions
+
+
+@pytest.mark.parametrize("bound", [1, 2])
+def test_staleness_is_bounded_and_logged(tmp_path: Path, undisturbed: Path, bound: int) -> None:
+    farm = Here(3)
+    found = trained(tmp_path, farm, replace(SMALL, max_staleness=bound, iterations=4))
+    behind = [number - 1 - version for number, version in
+              ((piece.key[0], piece.version) for piece in farm.made)]
+    assert max(behind) <= bound and max(behind) > 0
+    assert [row["iteration"] for row in found.history] == [1, 2, 3, 4]
+    assert 0 < max(row["staleness"] for row in found.history) <= bound
+
+
+# ------------------------------------------------------------------------------ on Ray itself
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head and a node, with room for one actor each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a busy machine
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={
+        "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False})
+    found.node = found.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    found.wait_for_nodes()
+    yield found
+    import ray
+
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.fixture
+def farm(cluster: Any) -> Iterator[Farm]:
+    found = Farm(cluster.address, RayConfig(cpus=1.0))
+    yield found
+    found.close()
+
+
+def test_actors_on_ray_give_the_same_whatever_dies(
+    tmp_path: Path, undisturbed: Path, cluster: Any, farm: Farm,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An actor is killed, a node goes, another comes: the weights of an undisturbed run."""
+    events: list[tuple[int, Callable[[], object]]] = [
+        (1, lambda: os.kill(pids()[0], signal.SIGKILL)),
+        (3, lambda: cluster.remove_node(cluster.node, allow_graceful=False)),
+        (3, lambda: cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20))]
+
+    def stop() -> bool:
+        if events and sum(node.done["pieces"] for node in farm.nodes.values()) >= events[0][0]:
+            events.pop(0)[1]()
+        return False
+
+    found = trained(tmp_path, farm, stop=stop)
+    same_run(tmp_path, undisturbed)
+    assert not events and farm.restarts >= 1
+    assert sum(row["moved_mb"] for row in found.history) > 0
+    while "has come, with room for 1 actor" not in (said := capsys.readouterr().out):
+        farm.poll(0.2)
+    assert "Traceback" not in said and "node " in said
+    assert sum(not node.alive for node in farm.nodes.values()) == 1
+    assert set(found.history[-1]["nodes"]) <= {node.name for node in farm.nodes.values()}
+
+
+def pids() -> list[int]:
+    """Processes of the actors."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (path / "cmdline").read_bytes()
+            mine = os.stat(path).st_uid == os.getuid()
+        except OSError:
+            continue
+        if name.startswith(b"ray::RayActor") and mine:
+            found.append(int(path.name))
+    return found
+
+
+# -------------------------------------------------------------------------------- bad input
+
+
+def refused(address: str, *words: str) -> None:
+    with pytest.raises(UserError) as error:
+        connected(address)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_where_no_ray_answers_is_one_line() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    refused("127.0.0.1:1", "--ray 127.0.0.1:1: no Ray answers", "ray start --head --port=1")
+    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999"):
+        refused(nonsense, f"--ray {nonsense}: auto, local or HOST:PORT wanted")
+
+
+def test_without_ray_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused("auto", "Ray is not installed", "pip install 'selfplay-lab[ray]'")
+
+
+def test_a_cluster_of_another_version(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.__version__", "1.2.3")
+    refused(cluster.address, "another version of Ray or Python", "1.2.3", "install the same")
+
+
+def test_too_few_cpus(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"room for an actor of ray\.cpus=64; make it smaller"):
+        Farm(cluster.address, RayConfig(cpus=64.0))
+    Farm(cluster.address, RayConfig(cpus=0.5), actors=9).close()
+    assert "--actors 9: 4 actors begin; the others wait for machines" in capsys.readouterr().out
+
+
+def test_another_commit_gets_no_work(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(farms, "sources", lambda: "another")
+    found = Farm(cluster.address, RayConfig(cpus=1.0))
+    with pytest.raises(UserError, match="no machine has the selfplay of this one; install the"):
+        while True:
+            found.poll(0.5)
+    found.close()
+    assert "has another selfplay than this machine and gets no work" in capsys.readouterr().out
+
+
+def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
+    farm.begin(Order("selfplay.cluster.selfplay:ShardMaker", {
+        "game": "chess", "net": "1x8", "spec": SPEC, "config": SMALL, "seed": 0, "games": 1}))
+    farm.ask((1, 0))
+    with pytest.raises(UserError, match=r"^on [\d.#]+: .*chess"):
+        while True:
+            farm.poll(0.5)
+
+
+def test_actors_want_a_cluster(command: Command) -> None:
+    said = command("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
+    said.mistake("--actors", "give --ray as well")
