@@ -91,7 +91,6 @@ class Machines:
     """The cluster, and what can happen to it."""
 
     def __init__(self) -> None:
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a busy machine
         from ray.cluster_utils import Cluster
 
         self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

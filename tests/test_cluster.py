@@ -14,20 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import Command
+from command import Command, save_net
 
 from selfplay.board.config import RLConfig
+from selfplay.board.policy import BoardPolicy
+from selfplay.board.value import Policies, play_shard
 from selfplay.cluster import farm as farms
 from selfplay.cluster.actor import Key, Order, Output, RayActor
 from selfplay.cluster.connect import connected
 from selfplay.cluster.farm import Delivery, Farm
 from selfplay.cluster.selfplay import SpreadGames, WholeGames
+from selfplay.cluster.value import OnFarm
 from selfplay.common.errors import UserError
+from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
+from selfplay.learn import checkpoint
 from selfplay.models import build, seeded, spec_for
 from selfplay.run.boards import KeptLearner, ShardedGames, train_rl
-from selfplay.run.config import RayConfig
+from selfplay.run.config import RayConfig, preset
+from selfplay.run.folder import Run
 from selfplay.run.shards import load_shard
 
 GAME = make("tictactoe")
@@ -156,7 +162,7 @@ def test_neither_order_nor_doubles_matter(tmp_path: Path, undisturbed: Path) -> 
     keys = [piece.key for piece in farm.made]
     assert len(set(keys)) == len(keys) and row["staleness"] == 0
     assert row["shards"] == sum(number == 3 for number, _ in keys)
-    assert row["evaluations"] == sum(piece.made.figures["evaluations"] for piece in farm.made
+    assert row["evaluations"] == sum(piece.output.figures["evaluations"] for piece in farm.made
                                      if piece.key[0] == 3)
 
 
@@ -200,6 +206,24 @@ def test_staleness_is_bounded_and_logged(tmp_path: Path, undisturbed: Path, boun
     assert 0 < max(row["staleness"] for row in found.history) <= bound
 
 
+def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> None:
+    config = replace(preset("tictactoe"), net="1x8")
+    run = Run(tmp_path, config, GAME)
+    paths = [tmp_path / "before", tmp_path / "after"]
+    for path in paths:
+        save_net(path, "tictactoe")
+    found = dict(OnFarm(Here(4, late=True)).value_games(run, paths, [1, 0], lambda: False))
+    net, _ = checkpoint.load_net(paths[0], GAME)
+    policy = BoardPolicy(net, GAME.obs_shape, GAME.num_actions, "cpu").frozen()
+    alone = play_shard(GAME, Policies(policy, policy), 1, GAME.max_moves, config.seed, Workers(1))
+    assert alone is not None and set(found) == {0, 1}
+    for mine, theirs in zip((*found[1].columns, *found[1][1:]), (*alone.columns, *alone[1:]),
+                            strict=True):
+        assert np.array_equal(mine, theirs)
+    asked = Here(5)
+    assert not dict(OnFarm(asked).value_games(run, paths, [1], lambda: True))
+
+
 # ------------------------------------------------------------------------------ on Ray itself
 
 
@@ -207,7 +231,6 @@ def test_staleness_is_bounded_and_logged(tmp_path: Path, undisturbed: Path, boun
 def cluster() -> Iterator[Any]:
     """A head and a node, with room for one actor each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a busy machine
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={

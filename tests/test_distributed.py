@@ -50,7 +50,8 @@ def learn_by_policy(folder: Path) -> None:
 
 
 def both(folder: Path) -> None:
-    learn(folder, 2)
+    learn(folder, 1)
+    learn(folder, 2)  # another start: games under way at the end of one are not kept
     learn_by_policy(folder)
 
 
@@ -68,9 +69,9 @@ def test_two_processes_make_the_games_and_weights_of_one(by_one: Path, tmp_path:
 
 
 def test_another_number_of_processes_goes_on(by_one: Path, tmp_path: Path) -> None:
-    """Two begin, three go on: as one from beginning to end."""
-    assert together(2, learn, tmp_path, 1) == [0, 0]
-    assert together(3, learn, tmp_path, 2) == [0, 0, 0]
+    """Three begin and two go on."""
+    assert together(3, learn, tmp_path, 1) == [0, 0, 0]
+    assert together(2, learn, tmp_path, 2) == [0, 0]
     same_files(by_one / "rl", tmp_path / "rl", "*.npz")
     same_files(by_one / "rl" / "ckpt-000002", tmp_path / "rl" / "ckpt-000002", "*.safetensors")
 

@@ -26,7 +26,7 @@ from selfplay.common.threads import Workers
 from selfplay.games import make
 from selfplay.learn.rollout import Acted
 from selfplay.models import build, seeded, spec_for
-from selfplay.run.shards import load_shard, make_games, read_rows
+from selfplay.run.shards import load_shard, make_games, read_rows, shards_here
 
 TTT, C4 = make("tictactoe"), make("connect4")
 
@@ -139,8 +139,8 @@ def test_an_interrupted_folder_goes_on(tmp_path: Path) -> None:
     calls, told = [0], list[int]()
 
     def make_some(folder: str, stop: Any = lambda: False) -> int:
-        return make_games(TTT, EXTREMES, tmp_path / folder, 3 * SHARD_GAMES - 1, 9, seed=2,
-                          threads=1, stop=stop, progress=told.append)
+        return make_games(tmp_path / folder, 3 * SHARD_GAMES - 1,
+                          shards_here(TTT, EXTREMES, 9, 2, 1), stop=stop, progress=told.append)
 
     assert make_some("whole") == 3 * SHARD_GAMES
     assert told == [SHARD_GAMES, 2 * SHARD_GAMES, 3 * SHARD_GAMES]

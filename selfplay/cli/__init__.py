@@ -93,7 +93,7 @@ def train(ray: str | None, actors: int | None, **options: Any) -> None:
     run = _open(**options)
     _banner(run, run.config.minutes)
     with farm_of(run, ray, actors) as farm:
-        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm))
+        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm, run))
 
 
 @cli.command()
@@ -138,6 +138,8 @@ def rl(**options: Any) -> None:
 @minutes_option
 @run_option
 @device_option
+@ray_option
+@actors_option
 @set_option
 def value(**options: Any) -> None:
     """AlphaGo's value net, from games of the policy that rl --algo has made."""
@@ -292,13 +294,18 @@ def _open(**options: Any) -> Run:
     return open_or_start(**options)
 
 
-def _elsewhere(farm: Farm | None) -> Any:
-    """Where self-play is played, if not by this process."""
+def _elsewhere(farm: Farm | None, run: Run) -> Any:
+    """What plays the run's games, if not this process."""
     if farm is None:
         return None
-    from selfplay.cluster.selfplay import on_farm
+    from selfplay.common.console import say
 
-    return on_farm(farm)
+    if run.config.rl.algorithm in ALGORITHMS:
+        say("Ray: games by policy gradient are played by this machine; those for the value net are "
+            "spread")
+    from selfplay.cluster.value import OnFarm
+
+    return OnFarm(farm)
 
 
 def _stage(
@@ -315,7 +322,7 @@ def _stage(
     _banner(run, minutes)
     with farm_of(run, ray, actors) as farm:
         run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again,
-                   elsewhere=_elsewhere(farm))
+                   elsewhere=_elsewhere(farm, run))
     if "rl" in names:
         say_what_next(run)
 

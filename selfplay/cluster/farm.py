@@ -22,6 +22,7 @@ from selfplay.run.config import RayConfig
 
 TEND = 1.0  #: seconds between two looks at the cluster's nodes
 MOST_LOST = 20  #: times that a piece may be lost: then it is the piece that kills
+STRAY: Key = ()  #: of a piece that nobody waits for any longer
 PATIENCE = 3.0  #: seconds after which an actor that is gone was not its node's death
 
 
@@ -30,7 +31,7 @@ class Delivery(NamedTuple):
 
     key: Key
     version: int
-    made: Output
+    output: Output
 
 
 @dataclass
@@ -89,9 +90,12 @@ class Farm:
     def begin(self, job: Order) -> None:
         """From now on pieces are of ``job``; what was asked for is forgotten."""
         self.job, self._version = job, -1
-        self.queue.clear()
-        self._asked.clear()
-        self._weights.clear()
+        for hand in self.hands:  # what is under way comes for nobody
+            hand.calls = dict.fromkeys(hand.calls, STRAY)
+        for node in self.nodes.values():
+            node.versions.clear()
+        for kept in (self.queue, self._asked, self._weights, self._lost):
+            kept.clear()
 
     def publish(self, version: int, weights: Any) -> None:
         """Pieces that are begun from now on are made by ``weights``: arrays and plain data.
@@ -140,7 +144,9 @@ class Farm:
             if ready and rest:
                 ready += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for ref in ready:
-                found += self._take(waited[ref], ref)
+                hand = waited[ref]
+                if ref == hand.hello or ref in hand.calls:  # else its actor has just died
+                    found += self._take(hand, ref)
             self._send()
         else:
             time.sleep(seconds)
@@ -166,13 +172,15 @@ class Farm:
     def _take(self, hand: _Hand, ref: Any) -> list[Delivery]:
         """What a call has brought: a piece, or none where the actor has died or only says hello."""
         errors = self.ray.exceptions
-        key = hand.calls.pop(ref, None)
+        hello, key = ref == hand.hello, hand.calls.pop(ref, STRAY)
         try:
             found = self.ray.get(ref)
         except errors.RayTaskError as error:
             if isinstance(error.cause, (errors.ObjectLostError, errors.ObjectStoreFullError,
                                         errors.OutOfDiskError)):
                 self._again(hand, key, error.cause)
+                return []
+            if key not in self._asked and not hello:
                 return []
             raise self._failed(hand, error) from None
         except errors.ActorDiedError as error:
@@ -184,36 +192,35 @@ class Farm:
                 errors.RaySystemError, errors.NodeDiedError, errors.WorkerCrashedError) as error:
             self._gone(hand, key, error)
             return []
-        if key is None:
+        if hello:
             self._greeted(hand, found)
             return []
         version = self._asked.pop(key, None)
         if version is None:  # of an earlier job, or come already
             return []
-        made = Output(*found)
+        output = Output(*found)
         node = self.nodes[hand.node]
-        node.done.update({"pieces": 1, "games": int(made.figures.get("games", 0)),
-                          "evaluations": int(made.figures.get("evaluations", 0))})
+        node.done.update({"pieces": 1, "games": int(output.figures.get("games", 0)),
+                          "evaluations": int(output.figures.get("evaluations", 0))})
         if version not in node.versions:  # a node's actors share what has come to it
             node.versions.add(version)
             self.moved += self._weights[version][1] if version in self._weights else 0
-        self.moved += size(made.piece)
+        self.moved += size(output.piece)
         self._forget()
-        return [Delivery(key, version, made)]
+        return [Delivery(key, version, output)]
 
-    def _gone(self, hand: _Hand, key: Key | None, error: Exception) -> None:
+    def _gone(self, hand: _Hand, key: Key, error: Exception) -> None:
         """An actor has died, or cannot be reached. It says hello when it is there again; all that
         it had under way is asked for again."""
-        if hand.hello is None or key is None:
-            self.restarts += 1
-            self._deaths.append((time.monotonic(), hand.node, str(error)))
-            hand.hello = hand.actor.hello.options(max_task_retries=-1).remote()
-            for ref in [*hand.calls]:
-                self._again(hand, hand.calls.pop(ref), error)
-        self._again(hand, key, error)
+        self.restarts += 1
+        self._deaths.append((time.monotonic(), hand.node, str(error)))
+        hand.hello = hand.actor.hello.options(max_task_retries=-1).remote()
+        for lost in (key, *hand.calls.values()):
+            self._again(hand, lost, error)
+        hand.calls.clear()
 
-    def _again(self, hand: _Hand, key: Key | None, error: Exception) -> None:
-        if key is None or key not in self._asked:
+    def _again(self, hand: _Hand, key: Key, error: Exception) -> None:
+        if key not in self._asked:
             return
         self._lost[key] += 1
         if self._lost[key] > MOST_LOST:
@@ -257,7 +264,10 @@ class Farm:
         if now - self._tended < TEND:
             return
         self._tended = now
-        alive = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+        try:
+            alive = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+        except (self.ray.exceptions.RayError, ConnectionError, TimeoutError):
+            return  # the head cannot be reached now; actors do without it
         self._say_of_nodes(alive)
         self._say_of_deaths(now, alive)
         bad = [key for key, node in self.nodes.items() if node.refused and node.alive]

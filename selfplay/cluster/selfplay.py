@@ -39,8 +39,7 @@ from selfplay.inference.actors import group_sizes
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.precision import random_positions
 from selfplay.models import NetSpec, build
-from selfplay.run.boards import PART_SECONDS, KeptLearner, ShardedGames
-from selfplay.run.folder import Run
+from selfplay.run.boards import PART_SECONDS, ShardedGames
 from selfplay.run.own_nets import use_net
 from selfplay.run.shards import Shard, load_shard, save_shard
 
@@ -280,22 +279,13 @@ class SpreadGames(ShardedGames):
         plan = self.plans.get(number)
         if plan is None or n in plan.came:
             return
-        harvest = Harvest(Columns._make(map(np.array, piece.made.piece[0])),
-                          *map(np.array, piece.made.piece[1:]))  # not the store's own memory
+        harvest = Harvest(Columns._make(map(np.array, piece.output.piece[0])),
+                          *map(np.array, piece.output.piece[1:]))  # not the store's own memory
         file = plan.folder / f"shard-{n:06d}.npz"
-        figures = piece.made.figures
+        figures = piece.output.figures
         write_json(file.with_suffix(".json"), {
             "evaluations": figures["evaluations"], "cached": figures["cached"],
-            "seconds": piece.made.seconds, "version": float(piece.version)})
+            "seconds": piece.output.seconds, "version": float(piece.version)})
         save_shard(file, *harvest)
         plan.came[n] = Shard(*harvest)
 
-
-def on_farm(farm: Farm) -> Callable[[Run, KeptLearner], SpreadGames]:
-    """What lets ``run.pipeline.train`` play a run's games on ``farm``."""
-    def elsewhere(run: Run, learner: KeptLearner) -> SpreadGames:
-        config = run.config
-        return SpreadGames(learner.games.folder, farm, learner, config.game, config.net,
-                           config.ray.games)
-
-    return elsewhere

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -44,7 +44,15 @@ class Alone:
         return False
 
     def whole(self, tensor: Any) -> Any:
-        """All of a tensor that may be sharded: on the first process, where there are several."""
+        """All of a tensor that may be sharded."""
+        return tensor
+
+    def part(self, tensor: Any) -> Any:
+        """What this process holds of a tensor that may be sharded."""
+        return tensor
+
+    def kept(self, tensor: Any) -> Any:
+        """``whole``, for the first process, which saves it; nothing for the others."""
         return tensor
 
     def like(self, tensor: Any, other: Any) -> Any:
@@ -54,6 +62,11 @@ class Alone:
     def within(self, net: Any, work: Callable[[], Item]) -> Item:
         """``work()``, in which all weights of ``net`` are there as they are needed."""
         return work()
+
+    def opened(self, net: Any) -> AbstractContextManager[None]:
+        """A block in which all weights of ``net`` are there, for work without a gradient that each
+        process does by itself."""
+        return nullcontext()
 
     def may_speak(self) -> bool:
         """Whether this process is the one that says why the run ends."""

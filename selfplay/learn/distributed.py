@@ -10,7 +10,8 @@ own first. With ``shard`` a process holds only its part of the weights, gradient
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
@@ -18,7 +19,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from selfplay.common import ranks
 from selfplay.common.errors import UserError
@@ -60,11 +69,84 @@ class Processes(ranks.Alone):
         dist.all_reduce(tensor)
         return tensor
 
+    def sharded(self, net: nn.Module) -> bool:
+        return bool(_units(net))
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def part(self, tensor: Tensor) -> Tensor:
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def kept(self, tensor: Tensor) -> Tensor:
+        found = self.whole(tensor)
+        return found if self.rank == 0 or found is tensor else found.new_empty(0)
+
+    def like(self, tensor: Tensor, other: Tensor) -> Tensor:
+        if not isinstance(other, DTensor):
+            return tensor
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements,
+                                 src_data_rank=None)  # each process has all of it
+
+    def within(self, net: nn.Module, work: Callable[[], Item]) -> Item:
+        if not isinstance(net, FSDPModule):
+            return work()
+        try:
+            found: Item = net.compute(work)  # type: ignore[operator]
+            return found
+        finally:
+            if not torch.is_grad_enabled():  # no backward pass will do it
+                net.reshard()
+
+    @contextmanager
+    def opened(self, net: nn.Module) -> Iterator[None]:
+        with torch.no_grad():
+            self.within(net, lambda: None)  # the first pass must begin at the top
+        for unit in _units(net):
+            unit.unshard()
+            unit.set_reshard_after_forward(False, recurse=False)
+        try:
+            yield
+        finally:
+            for unit in _units(net):
+                unit.set_reshard_after_forward(unit is not net, recurse=False)
+                unit.reshard()
+
     def may_speak(self) -> bool:
         try:
             return bool(self.store.add("selfplay ends", 1) == 1)
         except RuntimeError:  # it has gone with the first process
             return self.rank == 0
+
+
+def _units(net: nn.Module) -> list[FSDPModule]:
+    return [module for module in net.modules() if isinstance(module, FSDPModule)]
+
+
+def shard(net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.Module:
+    """Leave each process its part of the weights of ``net``, in place, where there are several.
+    Their gradients add up over the processes.
+
+    layers: those of its modules whose weights are gathered when they are called, and let go of
+    behind; the rest is gathered for ``Processes.within``. low: gathered and computed with in
+    bfloat16; parts, gradients and moments stay in the precision that they have.
+    """
+    if ranks.here().size == 1:
+        return net
+    kind = next(net.parameters()).device.type
+    mesh = init_device_mesh(kind, (ranks.here().size,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if low else None, reduce_dtype=torch.float32 if low else None,
+        cast_forward_inputs=False)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(net, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    net.compute = lambda work: work()  # type: ignore[assignment]
+    register_fsdp_forward_method(net, "compute")
+    for unit in _units(net):
+        unit.set_gradient_divide_factor(1.0)  # a sum, not a mean
+        unit.set_force_sum_reduction_for_comms(True)
+    return net
 
 
 @contextmanager
@@ -81,6 +163,8 @@ def joined() -> Iterator[None]:
                             f"{torch.cuda.device_count()}; give torchrun --nproc-per-node as many")
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
+    # of outputs that are views, which nothing here changes in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     store, rank, size = next(dist.rendezvous("env://"))
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:

@@ -56,14 +56,15 @@ class Trainer:
 
     net is trained in place: those of its parameters that want a gradient.
     parts: cuts a batch for threads, each part a thread's own work; None leaves it whole, with as
-    many of torch's threads as it is set to use. mode: that the net is put in for a step; None is
-    the one it is in. called: what a step is called in messages.
+    many of torch's threads as it is set to use, and as one process's work. one_by_one: parts go
+    through the net one after the other. mode: that the net is put in for a step; None is the one
+    it is in. called: what a step is called in messages.
     """
 
     def __init__(
         self, net: nn.Module, loss: Loss, config: OptimizerConfig, *, device: str = "cpu",
         parts: Callable[[Any], Sequence[Any]] | None = None, mode: bool | None = None,
-        called: str = "training step",
+        called: str = "training step", one_by_one: bool = False,
     ) -> None:
         self.net, self.loss, self.config, self.parts = net, loss, config, parts
         self.mode, self.called = mode, called
@@ -77,7 +78,7 @@ class Trainer:
         size = 4 * sum(p.numel() for p in self.named.values())
         self.sharded = ranks.here().sharded(net)  #: its weights are shared out among processes
         on_cpu = torch.device(device).type == "cpu"
-        self._apart = parts is not None and on_cpu and not self.sharded and (
+        self._apart = parts is not None and on_cpu and not one_by_one and not self.sharded and (
             mode is True or size <= APART_BYTES)
         self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
@@ -101,19 +102,24 @@ class Trainer:
         """Leave the gradient of the batch's loss in the net's parameters: the loss and what else
         is watched."""
         every = [batch] if self.parts is None else self.parts(batch)
-        parts = [every[k] for k in ranks.share(len(every))] or every[:1]  # whose gradient is unused
+        parts = [every[k] for k in ranks.share(len(every))]
+        mine = len(parts)
+        if self.sharded:  # where the others wait in every part
+            parts += every[:1] * (-(-len(every) // ranks.here().size) - mine)
+        parts = parts or every[:1]  # those behind ``mine`` count for nothing
         self._prepare(len(parts))
         replicas = self._replicas[: len(parts)] if self._apart else self._replicas * len(parts)
         with self._threads():
             for one in replicas:
                 one.begin(self._replicas[0], self.mode)
-            jobs = list(zip(replicas, parts, strict=True))
+            counts = [k < mine for k in range(len(parts))]
+            jobs = list(zip(replicas, parts, counts, strict=True))
             work = map(self._part, jobs) if self._workers is None else self._workers.map(
                 self._part, jobs)
             found = list(work)
             figures = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found])
             if ranks.here().size > 1:
-                figures = self._with_others(replicas, figures, len(every))
+                figures = self._with_others(replicas, figures[:mine], len(every))
             elif self._apart:
                 _sum_gradients(replicas)
                 if self.net.training:
@@ -125,16 +131,18 @@ class Trainer:
     def _with_others(self, replicas: list[_Replica], figures: Tensor, parts: int) -> Tensor:
         """Leave the gradient of all processes' parts in the net; the figures of all parts."""
         here, first, width = ranks.here(), replicas[0], figures.shape[1]
-        mine = len(ranks.share(parts))
+        if self.sharded:  # the gradients have met already
+            return here.summed(figures.sum(0, keepdim=True))
         if self._apart:
-            rows = torch.stack([one.row(f) for one, f in zip(replicas, figures, strict=True)])
-            every = here.rows(rows[:mine], parts)
+            rows = [one.row(f) for one, f in zip(replicas, figures, strict=False)]
+            every = here.rows(torch.stack(rows) if rows else first.row(figures.sum(0))[None][:0],
+                              parts)
             total = every[0].clone()
             for row in every[1:]:  # in order, as in _sum_gradients
                 total += row
             first.take(total[width:], parts)
             return every[:, :width].contiguous()
-        total = first.row(figures.sum(0)) * (mine > 0)
+        total = first.row(figures.sum(0)) * bool(len(figures))
         first.take(here.summed(total)[width:], min(here.size, parts))
         return total[None, :width]
 
@@ -144,8 +152,8 @@ class Trainer:
         Raises Breakdown where that is not finite.
         """
         with self._threads():
-            norm = float(nn.utils.clip_grad_norm_(list(self.named.values()), self.config.grad_clip,
-                                                  foreach=True))
+            norm = float(ranks.here().whole(nn.utils.clip_grad_norm_(
+                list(self.named.values()), self.config.grad_clip, foreach=True)))
             self.must_be_sound("gradient", norm)
             for group in self._optimizer.param_groups:
                 group["lr"] = self.rate() * group["times"]
@@ -172,10 +180,10 @@ class Trainer:
     def _threads(self) -> Any:
         return torch_alone() if self._apart else nullcontext()
 
-    def _part(self, job: tuple[_Replica, Any]) -> dict[str, Tensor]:
-        one, part = job
+    def _part(self, job: tuple[_Replica, Any, bool]) -> dict[str, Tensor]:
+        one, part, counts = job
         loss, watched = self.loss(one.net, part)
-        loss.backward()
+        (loss if counts else 0 * loss).backward()
         return {"loss": loss.detach(), **{key: f.detach() for key, f in watched.items()}}
 
     def _prepare(self, parts: int) -> None:
@@ -194,20 +202,27 @@ class Trainer:
             raise Breakdown(f"{self.called} {self.steps + 1}: the {what} is {value:.3g}, which "
                             f"asks for a lower learning rate (it is {self.learning_rate:g})")
 
+    def held_bytes(self) -> int:
+        """What this process holds of the weights that learn and of their moments."""
+        held = [*self.named.values(), *(moments[key] for moments in self._optimizer.state.values()
+                                        for key in MOMENTS)]
+        return sum(ranks.here().part(tensor).nbytes for tensor in held)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON types): all that training depends on beside its batches.
 
         Tensors are named net.NAME, exp_avg.NAME, exp_avg_sq.NAME: of what is trained, with an
         average (average.NAME) of all that the net has.
         """
+        kept = ranks.here().kept
         if self._average is None:
-            tensors = {f"net.{name}": p.detach() for name, p in self.named.items()}
+            tensors = {f"net.{name}": kept(p.detach()) for name, p in self.named.items()}
         else:
             tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
             tensors |= {f"average.{k}": v for k, v in self._average.net.state_dict().items()}
         for name, parameter in self.named.items():
             state = self._optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": state[key] for key in MOMENTS if key in state}
+            tensors |= {f"{key}.{name}": kept(state[key]) for key in MOMENTS if key in state}
         return tensors, {"steps": self.steps, "learning_rate": self.learning_rate,
                          "forgot": self.forgot}
 
@@ -235,7 +250,7 @@ class Trainer:
         if odd := mine.keys() ^ self.named.keys():
             raise KeyError(f"{min(odd)} is in one of them only")
         for name, parameter in self.named.items():
-            parameter.copy_(mine[name])
+            parameter.copy_(ranks.here().like(mine[name], parameter))
 
     def _load_moments(self, parameter: Tensor, moments: list[Tensor | None]) -> None:
         state = self._optimizer.state[parameter]
@@ -245,7 +260,7 @@ class Trainer:
                 return
             # in the parameter's memory layout, which AdamW's kernel relies on
             state[key] = torch.zeros_like(parameter, requires_grad=False)
-            state[key].copy_(moment)
+            state[key].copy_(ranks.here().like(moment, parameter))
         state["step"] = torch.tensor(float(self.steps - self.forgot),
                                      device=parameter.device if self.config.fused else "cpu")
 

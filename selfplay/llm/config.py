@@ -163,6 +163,8 @@ class TextSFTConfig(PlateauConfig):
     """Supervised learning on demonstrations."""
 
     batch_size: Count = 64  #: demonstrations a step
+    part_tokens: Whole = 0
+    #: of a part of a batch, about; 0: all at once. The update is the same
     evaluate_every: Count = 100  #: steps between two looks at the held-out questions
     warmup: Whole = 50  #: steps over which the rate rises from 0
     grad_clip: Positive = 1.0  #: largest norm of the gradient
@@ -241,6 +243,8 @@ class TextConfig:
     model: str = ""  #: folder or hub id to start from; empty: the embedded model, from nothing
     net: str = "3x96"  #: layers x width of the embedded model
     device: str = "auto"  #: where it runs: auto, cpu or cuda
+    shard: Literal["none", "fsdp"] = "none"
+    #: fsdp: each of the processes that torchrun has started holds a part of the weights
     log: tuple[str, ...] = ()  #: loggers beside TensorBoard: wandb, mlflow, trackio, path.py:NAME
     data: TaskConfig = field(default_factory=TaskConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -333,6 +337,9 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.memory != MemoryConfig() and not config.model:
         raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
                         "--model; the embedded one needs neither")
+    if config.shard == "fsdp" and config.recipe in ("dpo", *AGAINST_A_MODEL):
+        raise UserError(f"shard=fsdp: not for --recipe {config.recipe}, whose reward model one "
+                        "process holds; leave it out")
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")
@@ -380,8 +387,8 @@ def fixed(config: TextConfig) -> TextConfig:
     sample = replace(config.sample, **{key: getattr(plain.sample, key) for key in (
         "engine", "memory", "dtype", "url", "max_staleness")})
     pg = replace(config.pg, mismatch=plain.pg.mismatch, mismatch_most=plain.pg.mismatch_most)
-    return replace(config, minutes=plain.minutes, device=plain.device, log=plain.log,
-                   eval=plain.eval, sample=sample, pg=pg,
+    return replace(config, minutes=plain.minutes, device=plain.device, shard=plain.shard,
+                   log=plain.log, eval=plain.eval, sample=sample, pg=pg,
                    judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
-                   sft=replace(config.sft, max_steps=1, keep=1),
+                   sft=replace(config.sft, max_steps=1, keep=1, part_tokens=0),
                    rl=replace(config.rl, steps=1, keep=1))

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, command
 from selfplay.common.files import read_json, refused, sync_folder
 from selfplay.common.settings import to_dict, validated
@@ -253,15 +254,16 @@ def save_checkpoint(
     """
     with checkpoint.replacing(path) as folder:
         try:
-            folder.mkdir(parents=True)
             save_model(folder, model, tokenizer)
-            for file in folder.iterdir():
+            for file in folder.glob("*"):
                 sync_folder(file)  # which flushes a file as well
         except OSError as error:
             raise refused(path, error) from error
         checkpoint.write_training(folder, *training)
-        checkpoint.write_meta(folder, {**meta, "net": {"model": type(model).__name__}})
-        sync_folder(folder)
+        kind = type(model).__name__.removeprefix("FSDP")  # as its class is called while sharded
+        checkpoint.write_meta(folder, {**meta, "net": {"model": kind}})
+        if ranks.leads():
+            sync_folder(folder)
 
 
 # --------------------------------------------------------------------------- learning from rewards
@@ -309,7 +311,7 @@ def open_learner(
     learner = learner_of(
         goal, model, tokenizer, config, pg, sampling=sampling, device=device, seed=seed,
         first_batch=first_batch, reference=reference, first_model=lambda: load_model(init)[0],
-        ahead=partial(Ahead, staleness=staleness) if staleness else None)
+        memory=memory, ahead=partial(Ahead, staleness=staleness) if staleness else None)
     kept = Kept(
         folder, lambda path, row: _save_learner(learner, "rl", path, row),
         every=config.checkpoint_every, keep=max(config.keep, checkpoint.LAST),
@@ -320,17 +322,16 @@ def open_learner(
         learner.compute |= {key: meta["compute"][key] for key in learner.compute}
         kept.before = float(meta["compute"]["seconds"])
         _load_state(learner, kept, newest)
-    learner.history, learner.policy.memory = kept.history, memory
+    learner.history = kept.history
     if pg.extra_loss:
         learner.optimizer.extra = own.object_of(pg.extra_loss, "a loss term", UserError)
 
     def keep_reference() -> None:
         there = [learner.step, *(int(path.name[-6:]) for path in checkpoint.listing(folder))]
         for old in folder.glob("reference-*"):  # learning may go on from one of the last two
-            if int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
+            if ranks.leads() and int(old.name[-6:]) + pg.reset_every < sorted(there)[-3:][0]:
                 shutil.rmtree(old)
         with checkpoint.replacing(folder / f"reference-{learner.step:06d}") as path:
-            path.mkdir(parents=True)
             save_model(path, learner.policy.net.policy, tokenizer)
 
     learner.on_reset = keep_reference

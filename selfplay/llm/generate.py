@@ -21,6 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.llm.models import padded_tokens, stopped
 from selfplay.models.transformer import Decoder, TensorCache, Transformer, positions_of
@@ -86,8 +87,9 @@ class TorchGenerator:
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
         tokens, mask = padded_tokens(prompts, self.pad, left=True)
-        return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
-                                  self.pad, self.tokenizer)
+        with ranks.here().opened(self.model):
+            return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
+                                      self.pad, self.tokenizer)
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""

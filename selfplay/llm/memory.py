@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from selfplay.common import ranks
 from selfplay.llm.config import MemoryConfig
 from selfplay.llm.models import without_adapters
-from selfplay.models.transformer import Transformer
+from selfplay.models.transformer import Backbone, Transformer
 
 #: Logits held at once, in numbers; a CPU's threads hold as many each.
 ENTRIES = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -33,6 +34,16 @@ MORE = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 @dataclass(frozen=True)
 class Memory(MemoryConfig):
     """How a model that was given is held in training."""
+
+    shared_out: bool = False  #: among the run's processes (``learn.distributed.shard``)
+
+    def shard(self, model: nn.Module) -> nn.Module:
+        """``model``, in place, of which this process holds its part where that is asked for."""
+        if not self.shared_out or ranks.here().size == 1:
+            return model
+        from selfplay.learn.distributed import shard
+
+        return shard(model, layers_of(model), self.dtype == "bfloat16")
 
     def held(self, model: nn.Module) -> nn.Module:
         """``model``, its frozen weights in ``dtype``; those that learn stay in float32."""
@@ -50,7 +61,7 @@ class Memory(MemoryConfig):
     def at_work(self, model: nn.Module) -> Iterator[None]:
         """Within the block ``model`` computes in ``dtype``, with checkpoints between its layers
         (Chen et al. 2016, arXiv:1604.06174) where there is a gradient."""
-        layers = _layers(model) if self.checkpointing and torch.is_grad_enabled() else []
+        layers = layers_of(model) if self.checkpointing and torch.is_grad_enabled() else []
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:
@@ -61,8 +72,11 @@ class Memory(MemoryConfig):
                 del layer.forward  # the class' own shows again
 
 
-def _layers(model: nn.Module) -> list[Any]:
-    """The layers of a model of Hugging Face's: its longest list of modules."""
+def layers_of(model: nn.Module) -> list[Any]:
+    """The layers of a model of Hugging Face's: its longest list of modules. The embedded model does
+    not call its own."""
+    if any(isinstance(module, Backbone) for module in model.modules()):
+        return []
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=len, default=[]))
 
@@ -74,7 +88,7 @@ class OutputHead(NamedTuple):
     bias: Tensor | None  #: [V]
 
 
-_HEADS: WeakKeyDictionary[nn.Module, OutputHead | None] = WeakKeyDictionary()
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  #: whether there is one
 
 
 def linear_head(model: nn.Module) -> OutputHead | None:
@@ -82,9 +96,11 @@ def linear_head(model: nn.Module) -> OutputHead | None:
     them, which is found out by trying."""
     if isinstance(model, Transformer):
         return OutputHead(model.model.embed_tokens.weight, None)
-    if model not in _HEADS:
-        _HEADS[model] = _head_by_trial(without_adapters(model))
-    return _HEADS[model]
+    plain = without_adapters(model)
+    if model not in _PLAIN:
+        _PLAIN[model] = _plain_by_trial(plain)
+    head = plain.get_output_embeddings()
+    return OutputHead(head.weight, head.bias) if _PLAIN[model] else None
 
 
 def many_logits(model: nn.Module, tokens: Tensor) -> OutputHead | None:
@@ -103,10 +119,10 @@ def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _head_by_trial(model: Any) -> OutputHead | None:
+def _plain_by_trial(model: Any) -> bool:
     head, described = model.get_output_embeddings(), model.config.to_dict()
     if not isinstance(head, nn.Linear) or any(described.get(key) for key in MORE):
-        return None
+        return False
     tokens = torch.arange(1, 5, device=head.weight.device)[None] % len(head.weight)
     mixed = len({p.dtype for p in model.parameters()}) > 1
     learning = [module for module in model.modules() if module.training]
@@ -116,7 +132,7 @@ def _head_by_trial(model: Any) -> OutputHead | None:
         same = torch.equal(head(seen), model(input_ids=tokens, use_cache=False).logits)
     for module in learning:
         module.training = True
-    return OutputHead(head.weight, head.bias) if same else None
+    return same
 
 
 def head_logp(

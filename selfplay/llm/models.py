@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved
 from selfplay.llm.rewards import Example
@@ -198,19 +199,26 @@ def adapt(model: nn.Module, lora: Lora) -> nn.Module:
 
 
 def save_model(folder: Path, model: nn.Module, tokenizer: Any) -> None:
-    """Save both into ``folder`` in Hugging Face's form: safetensors and JSON."""
+    """Save both into ``folder``, which is made, in Hugging Face's form: safetensors and JSON."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    here, weights = ranks.here(), {}
+    if here.sharded(model):  # tied weights once
+        weights = {name: here.kept(p.detach()).cpu() for name, p in model.named_parameters()}
+    if not ranks.leads():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     if not isinstance(model, Transformer):
         given: Any = model
-        given.save_pretrained(folder)
+        given.save_pretrained(folder, state_dict=weights or None)
         return
     described = {**model.config.to_diff_dict(),
                  "dtype": str(next(model.parameters()).dtype).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters()},
+    weights = weights or {name: p.detach() for name, p in model.named_parameters()}
+    save_file({name: p.cpu().contiguous() for name, p in weights.items()},
               folder / MODEL, metadata={"format": "pt"})
 
 

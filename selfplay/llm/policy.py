@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.learn import advantages
@@ -139,7 +140,7 @@ class TextPolicy:
         rollout.inputs: "prompt" int64 [N, P] left-padded and "prompt_mask" bool [N, P].
         """
         with self.memory.at_work(self.net.policy):
-            logp, spread = self._of_tokens(rollout)
+            logp, spread = ranks.here().within(self.net.policy, lambda: self._of_tokens(rollout))
         value = None if self.net.value is None else self.values(rollout)
         return Evaluated(logp.masked_fill(~rollout.mask, 0.0),
                          spread.masked_fill(~rollout.mask, 0.0), value)
@@ -170,11 +171,15 @@ class TextPolicy:
         critic = self.net.value
         assert critic is not None
         with self.memory.at_work(critic.backbone):
-            if isinstance(critic.backbone, Backbone):
-                found = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0].float()
-            else:
-                found = critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
+            found = ranks.here().within(critic, lambda: _values(critic, rollout))
         return found.masked_fill(~rollout.mask, 0.0)
+
+
+def _values(critic: ValueModel, rollout: Rollout) -> Tensor:
+    if isinstance(critic.backbone, Backbone):
+        found: Tensor = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0]
+        return found.float()
+    return critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
 
 
 def _shared(rollout: Rollout) -> SharedPrompts:
@@ -270,7 +275,7 @@ def sample_batch(
     acted = policy.act(prompts)
     answered = [e for e in examples for _ in range(policy.group)]
     completions = completions_of(tokenizer, acted, policy.ends, policy.sampling.stop)
-    parts = reward(completions, answered)
+    parts = ranks.here().first(reward(completions, answered))
     score = weighed(parts, weights).to(acted.logp.device)
     group = torch.arange(len(examples), device=score.device).repeat_interleave(policy.group)
     rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
@@ -365,7 +370,8 @@ def _in_parts(rollout: Rollout, look: Callable[[Rollout], Tensor]) -> Tensor:
         with torch.no_grad():  # which torch sets for each thread
             return look(rollout.rows(rows))
 
-    threads = torch.get_num_threads() if out.device.type == "cpu" else 1
+    sharded = ranks.here().size > 1  # whose passes are made together, in one order
+    threads = torch.get_num_threads() if out.device.type == "cpu" and not sharded else 1
     for rows, found in zip(cut, Workers(threads).map(work, cut), strict=True):
         out[rows, :found.shape[1]] = found
     return out

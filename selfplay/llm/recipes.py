@@ -21,12 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from selfplay.common import ranks
 from selfplay.common.console import say
-from selfplay.common.errors import command
+from selfplay.common.errors import UserError, command
 from selfplay.common.files import locked, read_history, write_json
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.config import RECIPES
+from selfplay.llm.config import AGAINST_A_MODEL, RECIPES
 from selfplay.llm.embedded import (
     character_tokenizer,
     piece_tokenizer,
@@ -79,13 +80,30 @@ def run_recipe(run: TextRun, device: str) -> None:
     asked for that is not there.
     """
     must_have_engine(run.config.sample, run.config.model)
+    _must_be_shared(run)
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
     shares = RECIPES[run.config.recipe]
+    ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
         run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
+
+
+def _must_be_shared(run: TextRun) -> None:
+    """Raises UserError for several processes where one does all the work."""
+    config = run.config
+    if ranks.here().size == 1:
+        return
+    alone = {f"--recipe {config.recipe}": config.recipe in ("dpo", *AGAINST_A_MODEL),
+             f"--env {config.task[4:]}": config.task.startswith("env:"),
+             config.task: isinstance(run.task, GameTask),
+             f"sample.engine={config.sample.engine}": (
+                 config.sample.engine not in ("auto", "torch") or config.sample.max_staleness > 0)}
+    for what, is_alone in alone.items():
+        if is_alone:
+            raise UserError(f"{what}: is the work of one process; start it without torchrun")
 
 
 def measure_stages(run: TextRun, clock: Clock, device: str) -> None:
@@ -110,6 +128,10 @@ def first_model_of(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     if run.config.model and "base" in stages:
         return Path(run.config.model)
     raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
+
+
+def _memory(run: TextRun) -> Memory:
+    return Memory(**vars(run.config.memory), shared_out=run.config.shard == "fsdp")
 
 
 # -------------------------------------------------------------------------------- supervised stages
@@ -196,8 +218,9 @@ def _learn_texts(
         at.steps = sft.max_steps
         found = train_texts(
             *begin(), task(), sft, folder, held_out=config.data.held_out,
-            sampling=sampling_of(config), seed=config.seed, device=device, left=at.left,
-            log=at.log, progress=at.step)
+            sampling=sampling_of(config), seed=config.seed, device=device,
+            memory=replace(_memory(run), dtype="float32"),
+            left=at.left, log=at.log, progress=at.step)
         best = step_of(found.name)
         row = next((row for row in read_history(folder / "history.jsonl") if row["step"] == best),
                    None)
@@ -249,9 +272,8 @@ def learn_rewards(
     learner, kept = open_learner(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first_batch=first, engine=engine_for(run, device),
-        memory=Memory(**vars(config.memory)), staleness=config.sample.max_staleness,
-        learner_of=learner_of)
+        first_batch=first, engine=engine_for(run, device), memory=_memory(run),
+        staleness=config.sample.max_staleness, learner_of=learner_of)
 
     def learn(at: Desk) -> str:
         def log(row: Row) -> None:

@@ -28,6 +28,7 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm import policy as rollouts
 from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens
 from selfplay.llm.policy import (
     Judge,
@@ -78,13 +79,16 @@ class RewardLearner:
     def __init__(
         self, goal: RewardedTask, model: nn.Module, tokenizer: Any, reference: nn.Module | None, *,
         critic: bool, group: int, questions: int, sampling: Sampling, device: str, seed: int,
-        markers: Sequence[str], generator: Generator | None,
+        markers: Sequence[str], generator: Generator | None, memory: Memory,
     ) -> None:
         self.goal, self.tokenizer, self.seed, self.markers = goal, tokenizer, seed, markers
         self.reference = reference  #: costs memory and a forward pass: only where it is needed
-        net = Net(model, value_model(model) if critic else None).to(device).eval()
+        value = value_model(model) if critic else None
+        net = Net(model, value).to(device).eval()
+        for part in filter(None, (model, value, reference)):
+            memory.shard(part)
         self.policy = TextPolicy(net, end_tokens(model, tokenizer), tokenizer.pad_token_id,
-                                 sampling, group, generator, tokenizer)
+                                 sampling, group, generator, tokenizer, memory)
         self.held_out = goal.task.held_out(questions)
         self.step = 0
         self.compute: dict[str, float] = {}
@@ -143,7 +147,7 @@ class TextLearner(RewardLearner):
         pg: PGConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, first_batch: int = FIRST,
         reference: nn.Module | None = None, generator: Generator | None = None,
-        first_model: Callable[[], Any] | None = None,
+        first_model: Callable[[], Any] | None = None, memory: Memory | None = None,
         ahead: Callable[..., Any] | None = None,
     ) -> None:
         """first_batch: number of the first batch of prompts. reference: needed where the KL penalty
@@ -155,7 +159,7 @@ class TextLearner(RewardLearner):
             goal, model, tokenizer, reference,
             critic=pg.estimator == "gae" or pg.value_weight > 0, group=config.group,
             questions=config.evaluate_prompts, sampling=sampling, device=device, seed=seed,
-            markers=config.markers, generator=generator)
+            markers=config.markers, generator=generator, memory=memory or Memory())
         self.config, self.first_batch, self.first_model = config, first_batch, first_model
         self.optimizer = PolicyOptimizer(self.policy, sized(
             pg, sampling.max_new_tokens * goal.turns), device)

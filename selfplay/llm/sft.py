@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, write_atomic
@@ -25,12 +26,13 @@ from selfplay.learn import checkpoint
 from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
+from selfplay.learn.policy_gradient import parts_of
 from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.engines.choose import generator_of
 from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.memory import head_logp, hidden_states, many_logits
+from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.tasks.gym import demonstration
@@ -46,6 +48,8 @@ class Sequences(NamedTuple):
 
     tokens: Tensor  #: int64 [B, L]
     learnt: Tensor  #: bool [B, L], tokens that the loss is about
+    share: float = 1.0  #: of the learnt tokens of the batch that this is a part of
+    number: int = 0  #: of the part
 
 
 def text_trainer(model: nn.Module, config: TextSFTConfig, seed: int = 0) -> Trainer:
@@ -54,20 +58,43 @@ def text_trainer(model: nn.Module, config: TextSFTConfig, seed: int = 0) -> Trai
     device = next(model.parameters()).device
 
     def loss(net: nn.Module, texts: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
-        with _seeded_step(device, seed, trainer.steps):
-            return text_loss(net, texts), {}
+        with _seeded_step(device, seed, trainer.steps, texts.number):
+            return texts.share * text_loss(net, texts), {}
+
+    def parts(texts: Sequences) -> list[Sequences]:
+        return parts_of_texts(texts, config.part_tokens, ranks.here().size)
 
     trainer = Trainer(model, loss, OptimizerConfig(
         config.learning_rate, config.weight_decay, grad_clip=config.grad_clip,
-        warmup=config.warmup), device=str(device), mode=True, called="SFT step")
+        warmup=config.warmup), device=str(device), parts=parts, one_by_one=True, mode=True,
+        called="SFT step")
     return trainer
 
 
+def parts_of_texts(texts: Sequences, most: int, fewest: int = 1) -> list[Sequences]:
+    """``texts`` in at least ``fewest`` parts, of about ``most`` tokens each (0: any number), texts
+    of like length together. Weighed by ``share`` their losses add up to the loss of the whole,
+    however it is cut: each learnt token counts the same."""
+    real = texts.tokens.new_ones(texts.tokens.shape).bool()
+    lengths = texts.learnt.shape[1] - texts.learnt.flip(1).int().argmax(1)  # behind the last learnt
+    if not most and fewest == 1:
+        return [texts]
+    real &= torch.arange(real.shape[1]) < lengths[:, None]
+    count, found = float(texts.learnt[:, 1:].sum()), []
+    for number, rows in enumerate(parts_of(real, fewest, most or real.numel())):
+        width = int(lengths[rows].max())
+        tokens, learnt = texts.tokens[rows, :width], texts.learnt[rows, :width]
+        share = float(learnt[:, 1:].sum()) / max(count, 1.0)
+        found.append(Sequences(tokens, learnt, share, number))
+    return found
+
+
 @contextmanager
-def _seeded_step(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """In the block torch's random numbers follow from (seed, step); its generators are then as they
-    were before."""
-    number = int(np.random.SeedSequence([seed, 0xD0, step]).generate_state(1)[0])
+def _seeded_step(device: torch.device, seed: int, step: int, part: int) -> Iterator[None]:
+    """In the block torch's random numbers follow from (seed, step, part); its generators are then
+    as they were before."""
+    words = [seed, 0xD0, step, *([part] if part else [])]
+    number = int(np.random.SeedSequence(words).generate_state(1)[0])
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         torch.default_generator.manual_seed(number)
@@ -102,6 +129,10 @@ def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
 
     There is no mask: padding stands on the right, where no learnt token of a causal model sees it.
     """
+    return ranks.here().within(model, lambda: _text_loss(model, texts))
+
+
+def _text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     device = next(model.parameters()).device
     tokens, learnt = texts.tokens.to(device), texts.learnt.to(device)
     if head := many_logits(model, tokens):
@@ -155,7 +186,8 @@ def text_lesson(
 
 def train_texts(
     model: nn.Module, tokenizer: Any, task: Questions, config: TextSFTConfig, folder: Path, *,
-    held_out: int, sampling: Sampling, seed: int, device: str = "cpu", **hooks: Any,
+    held_out: int, sampling: Sampling, seed: int, device: str = "cpu",
+    memory: Memory = Memory(), **hooks: Any,  # noqa: B008 - it never changes
 ) -> Path:
     """Learn ``task`` in a stage's ``folder``; the checkpoint of the lowest held-out loss. Goes on
     from the folder's newest checkpoint; ``model`` is where it begins without one. hooks: see
@@ -163,7 +195,8 @@ def train_texts(
     newest = checkpoint.newest(folder)
     if newest is not None:
         model, tokenizer = load_model(newest)
-    trainer = text_trainer(model.to(device), config, seed)
+    model = memory.shard(model.to(device))
+    trainer = text_trainer(model, config, seed)
     lesson = text_lesson(trainer, tokenizer, task, config, held_out=held_out, sampling=sampling,
                          seed=seed)
 

@@ -46,6 +46,7 @@ from selfplay.llm.folder import (
     task_of,
 )
 from selfplay.llm.models import load_model
+from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import reward
 from selfplay.report.axis import ACCURACY, Record, finite
@@ -305,7 +306,8 @@ def teacher(run: TextRun) -> Record | None:
         return None
     base = run.config.recipe == "r1-zero"
     task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
-    examples = task.batch(0, DEMONSTRATIONS)
+    solved = isinstance(task, GameTask)  # of large games only what is held out
+    examples = task.held_out(DEMONSTRATIONS) if solved else task.batch(0, DEMONSTRATIONS)
     if (base and run.config.model) or any(e.demonstration is None for e in examples):
         return None
     right = [reward(e.demonstration or "", e)["accuracy"] >= 1 for e in examples]

@@ -31,7 +31,6 @@ from selfplay.run import compare
 from selfplay.run.boards import (
     KeptLearner,
     KeptPolicyLearner,
-    ShardedGames,
     best_sft,
     train_pg,
     train_rl,
@@ -42,15 +41,11 @@ from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row
-from selfplay.run.shards import make_games, read_rows
-from selfplay.run.stage import Desk, Stage, Work, run_stages
+from selfplay.run.shards import make_games, read_rows, shards_here
+from selfplay.run.stage import Desk, Elsewhere, Stage, Work, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
-
-
-#: What plays a run's games by a learner's weights, elsewhere than here (``cluster``).
-Elsewhere = Callable[[Run, KeptLearner], ShardedGames]
 
 
 def train(
@@ -61,7 +56,7 @@ def train(
 
     again: SFT may go on although RL has begun from it; RL then begins again. search: numbers of
     simulations; in place of the chart's matches those that compare them are played. elsewhere:
-    where self-play is not played by this process.
+    what plays games in place of this process.
     Raises UserError before anything is made if another process is working on the run.
     """
     ranks.here().meet()  # all have opened it as it was
@@ -78,6 +73,7 @@ def train(
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
                          "sft": partial(sft_stage, again=again),
                          "rl": partial(rl_stage, elsewhere=elsewhere),
+                         "value": partial(value_stage, elsewhere=elsewhere),
                          "eval": partial(eval_stage, search=search)}, clock, device, only)
 
 
@@ -194,7 +190,7 @@ def rl_stage(
                               seed=seed, known=held)
         _say_of(learner)
         if elsewhere is not None:
-            learner.games = elsewhere(run, learner)
+            learner.games = elsewhere.selfplay(run, learner)
     else:
         learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
                                     seed=seed)
@@ -290,7 +286,9 @@ def _newest_rl(run: Run) -> Path | None:
     return checkpoint.newest(run.folder / "rl")
 
 
-def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
+def value_stage(
+    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
+) -> Work | str:
     """Let the RL policy play, and learn the results of its games from one position each, until the
     held-out curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
@@ -304,7 +302,7 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
     about = {"sft": start, "rl": policy}
 
     def learn(at: Desk) -> bool:
-        made, cost = _value_games(run, at, device, about)
+        made, cost = _value_games(run, at, device, about, elsewhere)
         at.waits, at.steps = "its look at the held-out positions", config.max_steps
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
@@ -320,16 +318,16 @@ def value_stage(run: Run, clock: Clock, device: str) -> Work | str:
 
 
 def _value_games(
-    run: Run, at: Desk, device: str, policies: dict[str, Path]
+    run: Run, at: Desk, device: str, policies: dict[str, Path], elsewhere: Elsewhere | None
 ) -> tuple[int, dict[str, float]]:
     """Play games for the value net until the part ``value.play`` of the stage's time is over.
     Returns (how many there are, what they have cost)."""
     config, note = run.config.value, run.folder / "value" / "cost.json"
-    players = []
-    for path in policies.values():
-        net, meta = checkpoint.load_net(path, run.game, device)
-        players.append(BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen())
-    spec = checkpoint.spec_of(meta)
+    nets, metas = zip(*(checkpoint.load_net(path, run.game, device) for path in policies.values()),
+                      strict=True)
+    before, after = (BoardPolicy(net, run.game.obs_shape, run.game.num_actions, device).frozen()
+                     for net in nets)
+    spec = checkpoint.spec_of(metas[-1])
     cost = read_figures(note, {"seconds": 0.0, "flops": 0.0, "evaluations": 0})
     since = time.monotonic()
 
@@ -343,13 +341,14 @@ def _value_games(
         write_json(note, cost)
 
     threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    shards = shards_here(run.game, Policies(before, after, run.config.rl if spec.komi else None),
+                         config.latest, run.config.seed, threads)
+    if elsewhere is not None:
+        shards = partial(elsewhere.value_games, run, list(policies.values()))
     at.waits = "the first games"
-    made = make_games(
-        run.game, Policies(players[0], players[1], run.config.rl if spec.komi else None),
-        _value_folder(run), config.games, config.latest,
-        seed=run.config.seed, threads=threads, spent=spent,
-        stop=lambda: at.left() <= (1 - config.play) * at.bar.total,
-        progress=lambda n: at.at(f"{n:,}/{config.games:,} games"))
+    made = make_games(_value_folder(run), config.games, shards, spent=spent,
+                      stop=lambda: at.left() <= (1 - config.play) * at.bar.total,
+                      progress=lambda n: at.at(f"{n:,}/{config.games:,} games"))
     return made, cost
 
 

@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.board.data import Columns, concat
-from selfplay.board.value import SHARD_GAMES, Policies, play_shard
+from selfplay.board.value import SHARD_GAMES, Games, Policies, play_shard
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import write_atomic
 from selfplay.common.threads import Workers
@@ -78,30 +78,50 @@ def _damaged_shard(path: Path, why: str) -> UserError:
                      "command again")
 
 
+#: (numbers, stop) -> (number, games) of these shards as they are made, of the first whatever
+#: ``stop()`` says, of the others until it is True.
+Shards = Callable[[Sequence[int], Callable[[], bool]], Iterator[tuple[int, Games]]]
+
+
+def shards_here(
+    game: Game, policies: Policies, latest: int, seed: int, threads: int
+) -> Shards:
+    """Shards that this process makes. latest: the last turn at which the random move may come; 0
+    allows any turn of the game."""
+    def made(
+        numbers: Sequence[int], stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Games]]:
+        workers = Workers(threads)
+        for number in numbers:
+            done = play_shard(game, policies, number, latest or game.max_moves, seed, workers,
+                              stop if number else lambda: False)
+            if done is None:
+                return
+            yield number, done
+
+    return made
+
+
 def make_games(
-    game: Game, policies: Policies, folder: Path, games: int, latest: int, *, seed: int,
-    threads: int, stop: Callable[[], bool] = lambda: False,
+    folder: Path, games: int, shards: Shards, *, stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda played: None,
     spent: Callable[[int], None] = lambda evaluations: None,
 ) -> int:
-    """Play whatever is missing of ``games`` games (rounded up to whole shards) and keep them in
-    ``folder``, one .npz per shard. The first shard is played even if ``stop()`` is True.
+    """Let ``shards`` make whatever is missing of ``games`` games (rounded up to whole shards) and
+    keep them in ``folder``, one .npz per shard.
 
-    latest: the last turn at which the random move may come; 0 allows any turn of the game.
     progress: told how many games there are so far. spent: told how many evaluations a shard took.
     Returns the number of games on disk.
     """
-    workers, latest = Workers(threads), latest or game.max_moves
-    wanted, played = math.ceil(games / SHARD_GAMES), 0
-    for number in range(wanted):
-        path = folder / f"{number:06d}.npz"
-        if not path.exists():
-            done = play_shard(game, policies, number, latest, seed, workers,
-                              stop if number else lambda: False)
-            if done is None:
-                break
-            spent(done.evaluations)
-            save_shard(path, done.columns, done.actions, done.ends, done.values)
+    wanted = math.ceil(games / SHARD_GAMES)
+    paths = {number: folder / f"{number:06d}.npz" for number in range(wanted)}
+    missing = [number for number, path in paths.items() if not path.exists()]
+    played = (wanted - len(missing)) * SHARD_GAMES
+    if played:
+        progress(played)
+    for number, done in shards(missing, stop):
+        spent(done.evaluations)
+        save_shard(paths[number], done.columns, done.actions, done.ends, done.values)
         played += SHARD_GAMES
         progress(played)
     return played

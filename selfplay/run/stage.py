@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from selfplay.common import ranks
 from selfplay.common.console import Bar, clock_text, say
@@ -100,6 +101,19 @@ class Work:
     ended: Callable[[Any], bool] = lambda found: False
     first: str = "first look soon"
     curves: bool = True
+
+
+class Elsewhere(Protocol):
+    """What plays a run's games on other machines (``cluster``)."""
+
+    def selfplay(self, run: Any, learner: Any) -> Any:
+        """What plays by the weights of a ``boards.KeptLearner``: its ``ShardedGames``."""
+
+    def value_games(
+        self, run: Any, policies: Sequence[Path], numbers: Sequence[int], stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Any]]:
+        """As ``shards.Shards``, by the checkpoints of two policies, before and after the random
+        move."""
 
 
 #: (run, clock, device) -> what there is to do, or a line to print instead, or nothing.

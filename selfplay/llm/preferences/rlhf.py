@@ -20,6 +20,7 @@ from selfplay.learn.config import sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.llm import policy as rollouts
 from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.memory import Memory
 from selfplay.llm.overoptimism import Looked, figures
 from selfplay.llm.policy import Net
 from selfplay.llm.preferences.config import RLHFConfig
@@ -53,7 +54,7 @@ class RLHFLearner(RewardLearner):
         super().__init__(
             goal, model, tokenizer, reference, critic=config.algorithm == "ppo",
             group=config.group, questions=config.held_prompts, sampling=sampling, device=device,
-            seed=seed, markers=markers, generator=generator)
+            seed=seed, markers=markers, generator=generator, memory=Memory())
         self.config = config
         self.kl: float | None = None  #: nats a completion at the last look; None before the first
         self.first = self.figures() if length is None else {"length": length}

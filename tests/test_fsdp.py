@@ -1,0 +1,156 @@
+"""Language models whose weights several processes share out: the same losses and updates as in one,
+and a share of the bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_llm
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_llm import EOS, PAD, TOKENIZER
+from together import together
+
+from selfplay.common import ranks
+from selfplay.learn import advantages
+from selfplay.learn.config import algorithm
+from selfplay.learn.policy_gradient import PolicyOptimizer
+from selfplay.learn.rollout import Rollout
+from selfplay.llm.config import TextSFTConfig
+from selfplay.llm.generate import Sampling
+from selfplay.llm.memory import Memory
+from selfplay.llm.models import copy_of, load_model, save_model
+from selfplay.llm.policy import Net, Prompts, TextPolicy, evaluated, value_model
+from selfplay.llm.sft import Sequences, parts_of_texts, text_loss, text_trainer
+
+KINDS = ("llama", "qwen")  #: the embedded model, and one of Hugging Face's
+MEMORY = Memory(shared_out=True)
+
+
+def texts(number: int) -> Sequences:
+    """Six texts of several lengths, of which the last two thirds are learnt."""
+    torch.manual_seed(number)
+    lengths = torch.tensor([3, 12, 5, 9, 4, 7])
+    tokens = torch.randint(3, len(TOKENIZER), (6, 12))
+    place = torch.arange(12)[None]
+    real = place < lengths[:, None]
+    return Sequences(tokens.where(real, PAD), real & (place >= lengths[:, None] // 3))
+
+
+def keep(folder: Path, name: str, trainer: Any, model: Any, figures: list[dict[str, float]]
+         ) -> None:
+    tensors, numbers = trainer.state()
+    save_model(folder / name, model, TOKENIZER)
+    if ranks.leads():
+        save_file({k: t.contiguous() for k, t in tensors.items()},
+                  folder / name / "train.safetensors")
+        (folder / name / "figures.json").write_text(json.dumps(
+            [figures, numbers, trainer.held_bytes()]))
+
+
+def learn_texts(folder: Path, kind: str, before: Path | None) -> None:
+    """Two steps, or the second of them behind those that were kept in ``before``."""
+    model = tiny_llm.MODELS[kind]() if before is None else load_model(before / kind)[0]
+    trainer = text_trainer(MEMORY.shard(model.train()), TextSFTConfig(warmup=0, part_tokens=16))
+    if before is not None:
+        numbers = json.loads((before / kind / "figures.json").read_text())[1]
+        trainer.load_state(load_file(before / kind / "train.safetensors"), numbers)
+    steps = range(trainer.steps, trainer.steps + 1 if before else 1)
+    figures = [trainer.step(texts(step)) for step in steps]
+    keep(folder, kind, trainer, model, figures)
+
+
+def learn_rewards(folder: Path) -> None:
+    """PPO with a critic and a reference: completions that are written here, and one update."""
+    model = tiny_llm.qwen()
+    net, reference = Net(model, value_model(model)), copy_of(model).requires_grad_(False)
+    for part in (net.policy, net.value, reference):
+        MEMORY.shard(part)
+    policy = TextPolicy(net, (EOS,), PAD, Sampling(max_new_tokens=6), 2, tokenizer=TOKENIZER)
+    prompts = Prompts(*tiny_llm.prompts(), 5)
+    acted = policy.act(prompts)
+    score = torch.linspace(-1, 1, len(acted.action))
+    rollout = Rollout(policy.inputs(prompts), acted.action, acted.mask, acted.logp,
+                      advantages.on_last_step(score, acted.mask),
+                      torch.arange(len(score)) // 2)
+    optimizer = PolicyOptimizer(policy, algorithm("ppo", kl_weight=0.1, epochs=1, minibatches=1,
+                                                  learning_rate=1e-3))
+    found = optimizer(evaluated(rollout, policy, reference), np.random.default_rng(0))
+    keep(folder, "ppo", optimizer.trainer, model, [found])
+
+
+def learn_all(folder: Path, before: Path | None = None) -> None:
+    for kind in KINDS:
+        learn_texts(folder, kind, before)
+    if before is None:
+        learn_rewards(folder)
+
+
+def learn_both(folders: dict[str, Path]) -> None:
+    learn_all(folders["two"])
+    learn_all(folders["one-two"], folders["one"])
+
+
+def same_learning(one: Path, other: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (mine, _, _), (theirs, _, _) = (json.loads((p / name / "figures.json").read_text())
+                                        for p in (one, other))
+        for a, b in zip(mine, theirs, strict=True):
+            assert a == pytest.approx(b, abs=1e-5, rel=1e-5), name
+        for file in ("train.safetensors", "model.safetensors"):
+            a, b = load_file(one / name / file), load_file(other / name / file)
+            assert a.keys() == b.keys(), name
+            for key, tensor in a.items():
+                torch.testing.assert_close(tensor, b[key], atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By one process and by two, and a step more of each by the other number."""
+    found = {name: tmp_path_factory.mktemp(name) for name in ("one", "two", "one-two", "two-one")}
+    learn_all(found["one"])
+    assert together(2, learn_both, found) == [0, 0]
+    learn_all(found["two-one"], found["two"])
+    return found
+
+
+def test_two_processes_learn_what_one_does(runs: dict[str, Path]) -> None:
+    same_learning(runs["one"], runs["two"], (*KINDS, "ppo"))
+
+
+def test_another_number_of_processes_goes_on(runs: dict[str, Path]) -> None:
+    same_learning(runs["one-two"], runs["two-one"], KINDS)
+
+
+def test_two_processes_hold_half_each(runs: dict[str, Path]) -> None:
+    for name in (*KINDS, "ppo"):
+        whole, half = (json.loads((runs[size] / name / "figures.json").read_text())[2]
+                       for size in ("one", "two"))
+        assert half <= 0.55 * whole, name
+
+
+@pytest.mark.parametrize("most", [0, 8, 16, 1000])
+def test_parts_of_any_size_give_the_gradient_of_the_batch(most: int) -> None:
+    """Against one backward pass of the whole, in which each learnt token counts the same."""
+    model, batch = tiny_llm.llama(), texts(0)
+    text_loss(model, batch).backward()
+    wanted = [p.grad.clone() for p in model.parameters()]
+    trainer = text_trainer(model, TextSFTConfig(part_tokens=most))
+    loss = trainer.gradient(batch)["loss"]
+    assert loss == pytest.approx(float(text_loss(model, batch).detach()), abs=1e-6)
+    for mine, parameter in zip(wanted, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, mine, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_hold_each_learnt_token_once() -> None:
+    batch = texts(1)
+    parts = parts_of_texts(batch, 10)
+    assert len(parts) == 4 and sum(part.share for part in parts) == pytest.approx(1)
+    found = torch.cat([part.tokens[part.learnt] for part in parts])
+    assert sorted(found.tolist()) == sorted(batch.tokens[batch.learnt].tolist())
+    assert parts_of_texts(batch, 0) == [batch]
+    assert len(parts_of_texts(batch, 0, 2)) == 2
