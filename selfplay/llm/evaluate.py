@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -86,6 +86,7 @@ def answers_within(
 class Counted:
     """A generator whose answers, and tokens a second, are shown on a bar."""
 
+    name: ClassVar[str] = "counted"
     generator: Generator
     bar: Bar
     answers: int = 0
@@ -107,9 +108,12 @@ class Counted:
     def refresh(self, model: nn.Module) -> None:
         self.generator.refresh(model)
 
+    def figures(self) -> dict[str, float]:
+        return self.generator.figures()
+
 
 @contextmanager
-def counted(generator: Generator, title: str, count: int) -> Iterator[Generator]:
+def on_a_bar(generator: Generator, title: str, count: int) -> Iterator[Generator]:
     """``generator`` behind a bar. count: answers that are wanted of it."""
     with Bar(title, count, "answers") as bar:
         yield Counted(generator, bar)
