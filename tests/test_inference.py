@@ -15,8 +15,8 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
 from selfplay.inference.actors import spread
-from selfplay.inference.evaluator import Evaluator, padded_rows, torch_run
-from selfplay.models import build, has_fast_bfloat16, seeded, spec_for
+from selfplay.inference.evaluator import Evaluator, torch_run
+from selfplay.models import build, has_fast_bfloat16, padded_rows, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
 

@@ -4,7 +4,7 @@ networks"): of a net that learns a board game, and of a language model that does
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from selfplay.common.errors import UserError
 from selfplay.learn.config import PastSelves
@@ -20,7 +20,7 @@ class Freezable(Protocol):
         """A copy that later training does not change."""
 
 
-One = TypeVar("One", bound=Freezable)
+One = TypeVar("One")
 LOADED = 16  #: past selves of a folder that are held in memory, at most
 
 
@@ -38,7 +38,7 @@ class Pool(Generic[One]):
 
     def add(self, step: int, policy: One) -> None:
         """Add the policy after ``step`` iterations; drop members that can no longer be drawn."""
-        self._loaded[step] = policy.frozen()
+        self._loaded[step] = cast(Freezable, policy).frozen()
         kept = {0, *self.steps(step + 1)}
         self._loaded = {k: one for k, one in self._loaded.items() if k in kept}
 

@@ -31,8 +31,7 @@ from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
-#: After so many waves the games whose searches are over move together: what a wave costs besides
-#: the net is mostly paid by the call, not by the row, and a game that waits evaluates nothing.
+#: Waves until games whose searches are over move: numpy's calls cost, whatever their rows.
 TOGETHER = 4
 FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for thousands
 
@@ -109,8 +108,7 @@ class Actor:
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
         self._rested.append(self.search.wave(self.evaluate))
-        resting = sum(map(len, self._rested))
-        if len(self._rested) < TOGETHER and resting < self.config.games:
+        if len(self._rested) < TOGETHER and sum(map(len, self._rested)) < self.config.games:
             return None
         ready = np.sort(np.concatenate(self._rested))
         self._rested = []

@@ -30,17 +30,17 @@ def run_command(cli: click.Group) -> int:
     """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr: where
     torchrun has started several processes, in that of the first one that ends."""
     if ranks.launched() == 1:
-        return _run(cli)
+        return _run_here(cli)
     from selfplay.learn.distributed import in_company
 
     try:
         with in_company():
-            return _run(cli)
+            return _run_here(cli)
     except UserError as error:  # there is no such group
         return _fail(str(error))
 
 
-def _run(cli: click.Group) -> int:
+def _run_here(cli: click.Group) -> int:
     anew = " ".join(sys.argv[1:3]).startswith(ANEW)
     goes_on = "" if anew else "; the same command continues"
     try:
@@ -56,7 +56,7 @@ def _run(cli: click.Group) -> int:
         command = error.ctx.command_path if error.ctx else f"selfplay {name}".strip()
         code = _fail(f"{error.format_message()} (see: {command} --help)", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        code = _say(f"stopped{goes_on}", interrupt.EXIT_CODE)
+        code = _say_once(f"stopped{goes_on}", interrupt.EXIT_CODE)
     except UserError as error:
         code = _fail(str(error))
     except OSError as error:
@@ -101,10 +101,10 @@ def _must_go_together() -> None:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    return _say(f"selfplay: {clip(message)}", code)
+    return _say_once(f"selfplay: {clip(message)}", code)
 
 
-def _say(message: str, code: int) -> int:
+def _say_once(message: str, code: int) -> int:
     if ranks.here().may_speak():
         click.echo(message, err=True)
     return code

@@ -101,7 +101,7 @@ def _apart(parameters: Floats, x: Floats) -> tuple[Floats, Floats]:
     return parameters, np.eye(len(x))
 
 
-class Found(NamedTuple):
+class Fitted(NamedTuple):
     """The most likely parameters of a curve, the values [N] of all, and the log-likelihood."""
 
     parameters: Floats
@@ -112,7 +112,7 @@ class Found(NamedTuple):
 def climb(
     seen: Outcomes, shape: Shape, on: Ints, x: Floats, start: Floats, values: Floats,
     low: ArrayLike = -np.inf, high: ArrayLike = np.inf, close: float = 1e-7,
-) -> Found:
+) -> Fitted:
     """The most likely curve and free values, from ``start`` and ``values`` [N] on.
 
     on: int [K], which of the values lie on the curve, at log-compute x [K]. low, high: of the
@@ -167,7 +167,7 @@ def climb(
             damping *= 10
             if damping > 1e10:
                 break
-    return Found(at[: len(start)], placed(at)[0], best)
+    return Fitted(at[: len(start)], placed(at)[0], best)
 
 
 class Curve(NamedTuple):

@@ -19,7 +19,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, keep_freed_memory
 from selfplay.games.base import Game
 from selfplay.inference.cache import EvaluationCache
-from selfplay.models import DTYPES, choose_dtype, folded, placed
+from selfplay.models import DTYPES, choose_dtype, folded, padded_rows, placed
 
 Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -29,21 +29,6 @@ MAX_BATCH = {"cpu": 128, "cuda": 4096}
 #: Rows of one pass in int8; a net is compiled for so many, and the time is theirs however many
 #: are used: the large one where nearly all are, else the small one as often as it takes.
 INT8_ROWS, INT8_FEW = 64, 16
-#: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
-#: compiles a kernel per shape, and some (of 3 rows) are slower than the next larger.
-CPU_MULTIPLE = 16
-
-
-def padded_rows(rows: int) -> int:
-    """How many rows a batch of ``rows`` is filled up to on a CPU.
-
-    The time grows with it: a game played alone waits for one row, not for 16. The last bits of
-    outputs may depend on it below 16 rows, where oneDNN takes other kernels, and not above.
-    """
-    if rows >= CPU_MULTIPLE:
-        return -(-rows // CPU_MULTIPLE) * CPU_MULTIPLE
-    return 1 << max(rows - 1, 0).bit_length()
-
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]  #: (logits [n, A], value [n])
 Run = Callable[[NDArray[Any]], Outputs]  #: of observations [n, C, H, W], n at most ``max_batch``

@@ -85,11 +85,11 @@ def ceilings(
                        "key": one.key, "start": one.start[one.key],
                        "refused": refusal(one, curve, span)}
         if curve is not None and not row["refused"]:
-            row |= _told(one, curve)
+            row |= _told_of(one, curve)
             if one.stage in LEARNERS:
                 learnt[one.sims] = one, curve
         if row["refused"] == NO_BEND:
-            gain = fit_line(*_seen(one, points, names, seen), np.log(one.spent) / np.log(TIMES),
+            gain = fit_line(*_games_of(one, points, names, seen), np.log(one.spent) / np.log(TIMES),
                             draws=draws)
             row["gain"] = {"times": TIMES, **_figure(*gain)}
         if curve is not None and one.stage in IMPROVERS and one.sims in learnt:
@@ -128,11 +128,11 @@ def _fit(
 ) -> Curve:
     nets = {point["player"] for point in points}
     centre = np.array([index for index, name in enumerate(names) if name in nets], np.int64)
-    return fit_curve(*_seen(one, points, names, seen), np.log(one.spent),
+    return fit_curve(*_games_of(one, points, names, seen), np.log(one.spent),
                      centre=None if seen is None else centre, draws=draws)
 
 
-def _seen(
+def _games_of(
     one: Series, points: Sequence[Record], names: Sequence[str], seen: Outcomes | None
 ) -> tuple[Outcomes, Floats, NDArray[np.int64]]:
     """(what was seen, all values to start from, which of these are the series')."""
@@ -161,7 +161,7 @@ def refusal(one: Series, curve: Curve | None, span: float) -> str:
     return ""
 
 
-def _told(one: Series, curve: Curve) -> Record:
+def _told_of(one: Series, curve: Curve) -> Record:
     """What is told of a curve with a ceiling."""
     low, high = middle(curve.ceilings())
     places = np.geomspace(one.spent[0], one.spent[-1] * TIMES, BAND)

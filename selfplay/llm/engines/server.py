@@ -49,7 +49,7 @@ REMEDY = "start it as docs/language-models.md says and run the same command agai
 
 
 @dataclass(frozen=True)
-class Server:
+class VllmServer:
     """The HTTP side of a vLLM server; also the client that vLLM's trainer side drives.
 
     Every method raises ``Absent``, one line with the remedy, where the server does not answer or
@@ -114,7 +114,7 @@ _OPENER = build_opener(ProxyHandler({}))  #: a server of one's own is not behind
 class Link:
     """The one way for weights from this process to a server."""
 
-    server: Server
+    server: VllmServer
     engine: Any = None  #: vLLM's trainer side; None before the first weights
     model: nn.Module = field(default_factory=nn.Identity)  #: whose weights go next
     holds: object = None  #: which weights the server has
@@ -176,7 +176,7 @@ def _reached_at(url: str) -> tuple[str, int]:
 @lru_cache
 def link_to(url: str) -> Link:
     """This process's link to the server at ``url``; a run has several generators, and one link."""
-    return Link(Server(url))
+    return Link(VllmServer(url))
 
 
 @dataclass
@@ -290,7 +290,7 @@ class ServerGenerator:
         return rows
 
 
-def served_model(server: Server, given: str) -> str:
+def served_model(server: VllmServer, given: str) -> str:
     """The name of the run's model at ``server``. Raises UserError where it serves another."""
     try:
         cards = server.ask("/v1/models", seconds=10.0)["data"]

@@ -106,9 +106,9 @@ def dealt(game: Game, groups: int, size: int, opponents: int, opening: tuple[int
         game.replay(one, np.array([deal(game, seed, group, opening, False).actions],
                                   np.int64).reshape(1, -1))
         put(states, slice(group * size, (group + 1) * size), take(one, np.zeros(size, np.int64)))
-    group = np.repeat(np.arange(groups), size)
-    return Tables(game, states, (group % 2).astype(np.int8), group, group * opponents // groups,
-                  seeds, np.ones(count, np.bool_), np.zeros(count, np.float32))
+    of = np.repeat(np.arange(groups), size)
+    return Tables(game, states, (of % 2).astype(np.int8), of, of * opponents // groups, seeds,
+                  np.ones(count, np.bool_), np.zeros(count, np.float32))
 
 
 class GameLearner(TextLearner):
