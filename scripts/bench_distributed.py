@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from selfplay.common import ranks
-from selfplay.learn.distributed import joined
+from selfplay.learn.distributed import in_company
 
 HERE = Path(__file__).resolve()
 
@@ -121,7 +121,7 @@ def texts(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     options = arguments()
     if options.child:
-        with joined():
+        with in_company():
             found = boards(options) if options.child == "boards" else texts(options)
             if ranks.leads():
                 options.out.write_text(json.dumps(found))

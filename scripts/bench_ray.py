@@ -94,7 +94,7 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        self.cluster = Cluster(initialize_head=True, head_node_args={
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args={
             "num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False})
         self.nodes = [self.cluster.add_node(**self.about) for _ in range(2)]
 

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from script import load
 
 from selfplay.arena.elo import fit, outcomes
-from selfplay.common.curves import answers, climb, fit_curve, fit_line, interval, line, sigmoid
+from selfplay.common.curves import binomial, climb, fit_curve, fit_line, line, middle, sigmoid
 from selfplay.report.ceilings import ceilings, exchange, foreseen
 from selfplay.report.chart import draw_chart
 from selfplay.report.page import write_report
@@ -110,7 +110,7 @@ def test_the_most_likely_curve_is_scipys() -> None:
 
     other = minimize(loss, [8.0, 60.0, 2.0, 0.3], method="Nelder-Mead",
                      options={"maxiter": 4000, "xatol": 1e-8, "fatol": 1e-10})
-    curve = fit_curve(answers(right, asked), wanted, np.arange(7), x, draws=2)
+    curve = fit_curve(binomial(right, asked), wanted, np.arange(7), x, draws=2)
     assert loss(curve.parameters) == pytest.approx(other.fun, abs=1e-4)
     assert curve.parameters == pytest.approx(other.x, abs=0.05)
     apart = -loss_apart(right, asked)
@@ -123,7 +123,7 @@ def loss_apart(right: np.ndarray, asked: np.ndarray) -> float:
 
 
 def test_draws_are_of_as_many_outcomes_and_repeat() -> None:
-    seen = answers([3, 9, 10], [10, 10, 10])
+    seen = binomial([3, 9, 10], [10, 10, 10])
     one, same = (seen.resampled(np.random.default_rng(4)) for _ in range(2))
     assert (one.won + one.lost == 10).all() and (one.won == same.won).all()
     _, games = outcomes([("a", "random", 20, 0, 0)], "random")
@@ -140,12 +140,12 @@ def text_curve(seed: int, ceiling: float = 70.0, scatter: float = 0.0, draws: in
     x, asked = np.log(np.geomspace(1, 300, 7)), np.full(7, 300)
     true = sigmoid(np.array([5.0, ceiling, 2.5, 0.0]), x)[0] + rng.normal(0, scatter, 7)
     right = rng.binomial(asked, np.clip(true / 100, 0, 1))
-    return fit_curve(answers(right, asked), right / 3, np.arange(7), x, draws=draws, seed=seed)
+    return fit_curve(binomial(right, asked), right / 3, np.arange(7), x, draws=draws, seed=seed)
 
 
 def test_the_interval_covers_a_known_ceiling() -> None:
     """Of 24 runs 95% would be 22.8; 19 or fewer has a chance of 3 in 100 there."""
-    spans = [interval(text_curve(seed).ceilings()) for seed in range(24)]
+    spans = [middle(text_curve(seed).ceilings()) for seed in range(24)]
     assert sum(low <= 70 <= high for low, high in spans) >= 20
     assert np.median([high - low for low, high in spans]) < 25  # and says something
 
@@ -153,8 +153,8 @@ def test_the_interval_covers_a_known_ceiling() -> None:
 def test_points_that_scatter_more_than_their_outcomes_widen_it() -> None:
     wide = text_curve(1, scatter=6.0)
     assert wide.misfit > 2 and text_curve(1).misfit < 2
-    drawn = np.ptp(interval(wide.draws[:, 1]))
-    assert np.ptp(interval(wide.ceilings())) == pytest.approx(drawn * wide.misfit**0.5, rel=0.1)
+    drawn = np.ptp(middle(wide.draws[:, 1]))
+    assert np.ptp(middle(wide.ceilings())) == pytest.approx(drawn * wide.misfit**0.5, rel=0.1)
 
 
 # ------------------------------------------------------------------------------------------ boards
@@ -320,7 +320,7 @@ def test_what_few_games_cannot_tell_is_not_told() -> None:
 
 
 def test_a_line_gains_what_it_gains() -> None:
-    gain, drawn = fit_line(answers([100, 200, 300], [1000] * 3), np.array([10.0, 20.0, 30.0]),
+    gain, drawn = fit_line(binomial([100, 200, 300], [1000] * 3), np.array([10.0, 20.0, 30.0]),
                            np.arange(3), np.array([0.0, 1.0, 2.0]), draws=40)
     assert gain == pytest.approx(10, abs=1e-3)
     assert drawn.std() == pytest.approx(math.sqrt((0.09 + 0.21) * 10 / 4), rel=0.4)

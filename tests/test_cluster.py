@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -227,15 +228,26 @@ def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------ on Ray itself
 
 
+def room(**more: Any) -> dict[str, Any]:
+    """A node with room for one actor. Its ports are given: Ray's own search for free ones ends
+    the node where the machine is too busy."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+             "runtime_env_agent_port")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports, **more}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head and a node, with room for one actor each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={
-        "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False})
-    found.node = found.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    found = Cluster(initialize_head=True, head_node_args=room(include_dashboard=False))
+    found.node = found.add_node(**room())
     found.wait_for_nodes()
     yield found
     import ray
@@ -257,9 +269,9 @@ def test_actors_on_ray_give_the_same_whatever_dies(
 ) -> None:
     """An actor is killed, a node goes, another comes: the weights of an undisturbed run."""
     events: list[tuple[int, Callable[[], object]]] = [
-        (1, lambda: os.kill(pids()[0], signal.SIGKILL)),
+        (1, lambda: os.kill(pids(cluster)[0], signal.SIGKILL)),
         (3, lambda: cluster.remove_node(cluster.node, allow_graceful=False)),
-        (3, lambda: cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20))]
+        (3, lambda: cluster.add_node(**room()))]
 
     def stop() -> bool:
         if events and sum(node.done["pieces"] for node in farm.nodes.values()) >= events[0][0]:
@@ -277,16 +289,18 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     assert set(found.history[-1]["nodes"]) <= {node.name for node in farm.nodes.values()}
 
 
-def pids() -> list[int]:
-    """Processes of the actors."""
+def pids(cluster: Any) -> list[int]:
+    """Processes of the cluster's actors."""
+    raylets = {info.process.pid for node in cluster.list_all_nodes()
+               for info in node.all_processes["raylet"]}
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             name = (path / "cmdline").read_bytes()
-            mine = os.stat(path).st_uid == os.getuid()
         except OSError:
             continue
-        if name.startswith(b"ray::RayActor") and mine:
+        if parent in raylets and name.startswith(b"ray::RayActor"):
             found.append(int(path.name))
     return found
 
@@ -347,6 +361,6 @@ def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
             farm.poll(0.5)
 
 
-def test_actors_want_a_cluster(command: Command) -> None:
-    said = command("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
+def test_actors_want_a_cluster(run: Command) -> None:
+    said = run("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
     said.mistake("--actors", "give --ray as well")

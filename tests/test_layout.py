@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cluster",),
     ("api", "bench"),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}
 #: What a folder may not know, though it lies lower.
@@ -198,7 +199,7 @@ REACH = load("reach")
 
 
 @pytest.mark.parametrize(("name", "modules", "lines"), [
-    ("board.alphazero", 22, 4_240), ("llm.rl", 23, 4_900)])
+    ("board.alphazero", 23, 4_500), ("llm.rl", 26, 5_500)])
 def test_a_loop_stands_on_little(name: str, modules: int, lines: int) -> None:
     found = REACH.reach(f"selfplay.{name}")
     assert len(found) <= modules, found

@@ -16,27 +16,26 @@ import torch
 from command import selfplay
 
 from selfplay.arena.match import play_match
-from selfplay.arena.pool import PastSelves
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.games.base import take
-from selfplay.llm.config import TextConfig, of_algorithm, override
+from selfplay.learn.config import PastSelves
+from selfplay.llm.config import PlayConfig, TextConfig, of_algorithm, override
 from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.evaluate import accuracy, answers
 from selfplay.llm.folder import open_text_run
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, render
-from selfplay.llm.play.config import PlayConfig
 from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import game_task
 from selfplay.llm.play.player import (
+    Choosing,
     LanguageEvaluator,
     LanguagePlayer,
-    Manner,
     Model,
-    parse,
-    player,
+    language_player,
+    parse_language_player,
 )
 from selfplay.llm.play.words import Notation, said_move
 from selfplay.llm.recipes import run_recipe
@@ -147,12 +146,12 @@ def test_positions_of_expert_games_are_learnt_and_others_held_out(tmp_path: Path
 def test_games_are_learnt_turned_as_well(tmp_path: Path) -> None:
     """As far as the board allows: a mirrored game is that of the mirrored moves."""
     from selfplay.arena.sgf import ExpertGame
-    from selfplay.llm.play.lessons import turned
+    from selfplay.llm.play.lessons import turned_games
 
     game = make("connect4")
     one = ExpertGame((0, 3, 0, 4), 0.0, None, ("", ""), "", 0)
-    assert [g.actions for g in turned(game, [one])] == [(0, 3, 0, 4), (6, 3, 6, 2)]
-    turns = {g.actions for g in turned(TICTACTOE, [replace(one, actions=(0, 5))])}
+    assert [g.actions for g in turned_games(game, [one])] == [(0, 3, 0, 4), (6, 3, 6, 2)]
+    turns = {g.actions for g in turned_games(TICTACTOE, [replace(one, actions=(0, 5))])}
     #: a corner and a side that it does not touch, in all eight ways
     assert turns == {(0, 5), (0, 7), (2, 3), (2, 7), (6, 1), (6, 5), (8, 1), (8, 3)}
 
@@ -193,7 +192,8 @@ def _model(net: str = "1x32") -> Model:
 
 
 def said(texts: list[str], votes: int = 1) -> LanguagePlayer:
-    return LanguagePlayer("words", TICTACTOE, replace(_model(), write=_says(texts)), Manner(votes))
+    model = replace(_model(), write=_says(texts))
+    return LanguagePlayer("words", TICTACTOE, model, Choosing(votes))
 
 
 def test_votes_are_for_legal_moves_and_the_most_named_wins() -> None:
@@ -221,7 +221,7 @@ def test_masked_a_model_only_chooses_among_legal_moves(votes: int) -> None:
     model = _model()
     states = after(TICTACTOE, [], [4, 0], [4, 0, 8, 1, 2], [4, 0])
     slots = np.arange(4)
-    free = LanguagePlayer("m", TICTACTOE, model, Manner(votes, Sampling(max_new_tokens=3), True))
+    free = LanguagePlayer("m", TICTACTOE, model, Choosing(votes, Sampling(max_new_tokens=3), True))
     chosen = free.act(states, slots)
     assert TICTACTOE.legal(states)[slots, chosen].all() and free.illegal == 0
     assert chosen[1] == chosen[3]  # equal positions are answered alike
@@ -246,7 +246,7 @@ def test_as_an_evaluator_it_prefers_the_move_that_it_would_make() -> None:
     model, states = _model(), after(TICTACTOE, [4, 0], [4, 0, 8], [])
     legal = TICTACTOE.legal(states)
     logits, value = LanguageEvaluator(TICTACTOE, model)(states, legal)
-    masked = LanguagePlayer("m", TICTACTOE, model, Manner(1, Sampling(max_new_tokens=3), True))
+    masked = LanguagePlayer("m", TICTACTOE, model, Choosing(1, Sampling(max_new_tokens=3), True))
     assert (logits.argmax(1) == masked.act(states, np.arange(3))).all()
     assert np.isinf(logits[~legal]).all() and np.isfinite(logits[legal]).all() and not value.any()
 
@@ -318,9 +318,10 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
     row = read_history(whole / "rl" / "history.jsonl")[-1]
     assert {"illegal", "score", "rival_score", "sampled_accuracy"} <= set(row)
     said_by = selfplay("match", f"llm:{whole}@2,mask", f"llm:{whole}/sft/ckpt-000030",
-                       "--game", "tictactoe", "--games", "2", "--out", tmp_path / "match")
+                       "--game", "tictactoe", "--games", "2", "--out", "match", cwd=tmp_path).stdout
     assert "rl/ckpt-000002@2,mask against llm:" in said_by and "2 games" in said_by
-    judged = selfplay("judge", str(whole), "--samples", "1,2", "--count", "20")
+    judged = selfplay("judge", str(whole), "--samples", "1,2", "--count", "20",
+                      cwd=tmp_path).stdout
     assert judged.count("keeps the value") == 4 and (whole / "judge.png").is_file()
     mind = mind_of(f"llm:{whole}")
     assert mind.game.name == "tictactoe" and mind.sims == 0 and mind.name.endswith(",mask")
@@ -330,7 +331,7 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="write llm:RUN, llm:RUN@8"):
-        parse("nowhere@3")
+        parse_language_player("nowhere@3")
     with pytest.raises(UserError, match="unknown player"):
         opened(tmp_path, "play.opponents=nobody")
     run = opened(tmp_path / "run", recipe="sft")
@@ -338,4 +339,4 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     setup: Any = SimpleNamespace(spec="llm:x", game=make("connect4"), seed=0, device="cpu",
                                  nets=None)
     with pytest.raises(UserError, match="has learnt game:tictactoe, not game:connect4"):
-        player(str(tmp_path / "run"), setup)
+        language_player(str(tmp_path / "run"), setup)

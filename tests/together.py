@@ -42,11 +42,11 @@ def together(size: int, work: Callable[..., None], *words: Any) -> list[int]:
 def _joined(place: dict[str, str], work: Callable[..., None], words: tuple[Any, ...]) -> None:
     import torch
 
-    from selfplay.learn.distributed import joined
+    from selfplay.learn.distributed import in_company
 
     os.environ.update(place)
     torch.set_num_threads(1)
-    with joined():
+    with in_company():
         work(*words)
 
 

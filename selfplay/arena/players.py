@@ -392,7 +392,7 @@ def parse_player(
         return _player_of_file(spec.strip(), Setup(spec.strip(), game, seed, device, slots))
     setup = Setup(spec.strip(), game, seed, device, slots, nets)
     if prefix in ABOVE:
-        found: Player = import_module(ABOVE[prefix]).player(text.strip(), setup)
+        found: Player = import_module(ABOVE[prefix]).language_player(text.strip(), setup)
         return found
     if prefix not in PLAYERS:
         near = nearest(prefix, [*PLAYERS, *ABOVE])

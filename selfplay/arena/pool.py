@@ -3,24 +3,14 @@ networks"): of a net that learns a board game, and of a language model that does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from selfplay.common.errors import UserError
-from selfplay.common.limits import Count, Whole
+from selfplay.learn.config import PastSelves
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass(frozen=True)
-class PastSelves:
-    """Which past selves there are, and how many are played against."""
-
-    opponents: Count = 4  #: opponents an iteration, drawn uniformly from the pool
-    every: Count = 10  #: the policy joins the pool after every so many iterations
-    size: Whole = 0  #: draw from the newest so many only; 0: from all, the first policy included
 
 
 class Freezable(Protocol):

@@ -17,7 +17,8 @@ LEAVES = 1024  #: of one tree at once, at most
 
 
 #: Players that stand on a higher floor: the word before the colon, and the module with their
-#: ``full_name(text)`` and ``player(text, setup)``. It is imported when such a player is named.
+#: ``name_in_full(text)`` and ``language_player(text, setup)``. It is imported when such a player is
+#: named.
 ABOVE = {"llm": "selfplay.llm.play.player"}
 
 
@@ -120,7 +121,7 @@ def full_name(spec: str) -> str:
     if prefix == "alphago":
         return f"alphago:{parse_alphago(text.strip())}"
     if prefix in ABOVE:
-        return f"{prefix}:{import_module(ABOVE[prefix]).full_name(text.strip())}"
+        return f"{prefix}:{import_module(ABOVE[prefix]).name_in_full(text.strip())}"
     if prefix not in ("net", "policy") or _packaged(text.strip()) is not None:
         return spec
     folder, thought = checkpoint_of(text.strip(), spec)

@@ -196,7 +196,7 @@ def _observations(game: Game, count: int) -> NDArray[Any]:
     return np.resize(drawn, (count, *drawn.shape[1:]))
 
 
-def columns_of(game: Game, count: int) -> Columns:
+def random_columns(game: Game, count: int) -> Columns:
     """Rows whose targets mean nothing."""
     rng = np.random.default_rng(0)
     cells = game.board_shape[0] * game.board_shape[1]
@@ -218,7 +218,7 @@ def learner(game: Game, spec: NetSpec, device: str) -> Rate:
     size = preset(game.name).rl.batch_size
     trainer, window, rng = _trainer(spec, device, size), Window(1, 1.0, WINDOW), \
         np.random.default_rng(0)
-    window.add(columns_of(game, WINDOW))
+    window.add(random_columns(game, WINDOW))
     symmetries = game.symmetries()
 
     def drawn() -> Iterator[Batch]:
@@ -241,7 +241,7 @@ def backward(game: Game, spec: NetSpec, device: str) -> Rate:
     nets = [placed(seeded(0, lambda: build(spec)), device).train()
             for _ in range(_threads(device))]
     low = choose_dtype("auto", device) is torch.bfloat16
-    columns, symmetries = columns_of(game, max(sizes)), game.symmetries()
+    columns, symmetries = random_columns(game, max(sizes)), game.symmetries()
     ready = {size: to_tensors(batch(columns, np.arange(size), game, symmetries, None), device)
              for size in sizes}
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from selfplay.arena.pool import PastSelves
 from selfplay.board.config import RLConfig
 from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
-from selfplay.learn.config import PGConfig
+from selfplay.learn.config import PastSelves, PGConfig
 from selfplay.learn.plateau_config import PlateauConfig
 
 

@@ -109,7 +109,8 @@ class Actor:
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
         self._rested.append(self.search.wave(self.evaluate))
-        if len(self._rested) < TOGETHER and self.search.active():
+        resting = sum(map(len, self._rested))
+        if len(self._rested) < TOGETHER and resting < self.config.games:
             return None
         ready = np.sort(np.concatenate(self._rested))
         self._rested = []

@@ -25,8 +25,7 @@ from selfplay.cli.options import (
 )
 from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
-from selfplay.llm.config import Recipe
-from selfplay.llm.play.config import PREFIX
+from selfplay.llm.config import PREFIX, Recipe
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
 NAMED = 40  #: characters of a folder's name

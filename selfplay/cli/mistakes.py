@@ -31,10 +31,10 @@ def run_command(cli: click.Group) -> int:
     torchrun has started several processes, in that of the first one that ends."""
     if ranks.launched() == 1:
         return _run(cli)
-    from selfplay.learn.distributed import joined
+    from selfplay.learn.distributed import in_company
 
     try:
-        with joined():
+        with in_company():
             return _run(cli)
     except UserError as error:  # there is no such group
         return _fail(str(error))
@@ -46,7 +46,7 @@ def _run(cli: click.Group) -> int:
     try:
         with interrupt.listening(f"stopped at once{goes_on}"):
             keep_compiled()
-            _must_be_shared()
+            _must_go_together()
             code = cli(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -92,7 +92,7 @@ def _users(error: ValueError) -> bool:
     return isinstance(error, (GameError, NetError))
 
 
-def _must_be_shared() -> None:
+def _must_go_together() -> None:
     """Raises UserError for several processes of a command whose work one process does."""
     words = " ".join(word for word in sys.argv[1:3] if not word.startswith("-"))
     if ranks.here().size > 1 and words and not words.startswith(TOGETHER):

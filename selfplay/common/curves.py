@@ -34,7 +34,7 @@ STEEP = (np.log(0.25), np.log(6.0))  #: of the logarithm of the slope
 ROOM = (3.0, 10.0)  #: how far floor and ceiling may lie beyond the points, in spans of these
 DRAWS = 200  #: of a bootstrap
 CLOSE = 1e-3  #: of log-likelihood, where a draw need not be nearer its best
-EDGES = (2.5, 97.5)  #: of a 95% interval, in percent of the draws
+EDGES = (2.5, 97.5)  #: of a 95% middle, in percent of the draws
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outcomes:
         return replace(self, won=won, drawn=drawn, lost=lost)
 
 
-def answers(right: ArrayLike, asked: ArrayLike) -> Outcomes:
+def binomial(right: ArrayLike, asked: ArrayLike) -> Outcomes:
     """Questions answered rightly, of how many (int [N]); a value is the accuracy in percent."""
     hits, total = np.asarray(right, np.float64), np.asarray(asked, np.float64)
 
@@ -207,8 +207,8 @@ class Curve(NamedTuple):
         return np.clip(about + np.sqrt(self.misfit) * (drawn - about), *self.bounds)
 
 
-def interval(drawn: Floats) -> tuple[float, float]:
-    """The 95% interval of draws [draws]."""
+def middle(drawn: Floats) -> tuple[float, float]:
+    """The 95% middle of draws [draws]."""
     low, high = np.percentile(drawn, EDGES)
     return float(low), float(high)
 

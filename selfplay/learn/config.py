@@ -100,6 +100,15 @@ class PGConfig:
         return auto if self.kl_estimator == "auto" else self.kl_estimator
 
 
+@dataclass(frozen=True)
+class PastSelves:
+    """Which past selves there are, and how many are played against."""
+
+    opponents: Count = 4  #: opponents an iteration, drawn uniformly from the pool
+    every: Count = 10  #: the policy joins the pool after every so many iterations
+    size: Whole = 0  #: draw from the newest so many only; 0: from all, the first policy included
+
+
 _PPO = dict[str, Any](estimator="gae", whiten=True, value_weight=0.5, epochs=3, minibatches=4,
                       stop_kl=0.05)
 _GRPO = dict[str, Any](estimator="group", average="sequence")

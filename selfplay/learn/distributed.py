@@ -150,7 +150,7 @@ def shard(net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def in_company() -> Iterator[None]:
     """In the block, this process is one of those that torchrun has started, if it has started
     several. Raises UserError where a machine has fewer GPUs than processes."""
     if ranks.launched() == 1:

@@ -101,7 +101,7 @@ class Trainer:
     def gradient(self, batch: Any) -> dict[str, float]:
         """Leave the gradient of the batch's loss in the net's parameters: the loss and what else
         is watched."""
-        every = [batch] if self.parts is None else self.parts(batch)
+        every = [batch] if self.parts is None else list(self.parts(batch))
         parts = [every[k] for k in ranks.share(len(every))]
         mine = len(parts)
         if self.sharded:  # where the others wait in every part

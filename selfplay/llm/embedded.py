@@ -24,7 +24,7 @@ def character_tokenizer(texts: Iterable[str] = ()) -> Any:
     characters of ``texts``."""
     from tokenizers import Regex, decoders, models, pre_tokenizers
 
-    return _wrapped(models.WordLevel(_numbered(_characters(texts)), UNKNOWN),
+    return _tokenizer_of(models.WordLevel(_ids_of(_characters(texts)), UNKNOWN),
                     pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse())
 
 
@@ -40,7 +40,7 @@ def piece_tokenizer(texts: Sequence[str], size: int) -> Any:
     learnt.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=max(size, len(known) + 3), special_tokens=[PAD, EOS, UNKNOWN],
         initial_alphabet=known, show_progress=False))
-    return _wrapped(learnt.model, splits, decoders.Fuse())
+    return _tokenizer_of(learnt.model, splits, decoders.Fuse())
 
 
 def word_tokenizer(words: Iterable[str]) -> Any:
@@ -48,18 +48,19 @@ def word_tokenizer(words: Iterable[str]) -> Any:
     back with a space between two words."""
     from tokenizers import models, pre_tokenizers
 
-    return _wrapped(models.WordLevel(_numbered(words), UNKNOWN), pre_tokenizers.WhitespaceSplit())
+    return _tokenizer_of(models.WordLevel(_ids_of(words), UNKNOWN),
+                         pre_tokenizers.WhitespaceSplit())
 
 
 def _characters(texts: Iterable[str]) -> list[str]:
     return [*_PLAIN, *sorted({char for text in texts for char in text} - set(_PLAIN))]
 
 
-def _numbered(words: Iterable[str]) -> dict[str, int]:
+def _ids_of(words: Iterable[str]) -> dict[str, int]:
     return {word: i for i, word in enumerate([PAD, EOS, UNKNOWN, *words])}
 
 
-def _wrapped(model: Any, splits: Any, joins: Any = None) -> Any:
+def _tokenizer_of(model: Any, splits: Any, joins: Any = None) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -113,7 +113,7 @@ class Counted:
 
 
 @contextmanager
-def counted(generator: Generator, title: str, count: int) -> Iterator[Generator]:
+def on_a_bar(generator: Generator, title: str, count: int) -> Iterator[Generator]:
     """``generator`` behind a bar. count: answers that are wanted of it."""
     with Bar(title, count, "answers") as bar:
         yield Counted(generator, bar)

@@ -27,6 +27,7 @@ from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
 from selfplay.llm.config import (
     AGAINST_A_MODEL,
+    PREFIX,
     RECIPES,
     TextConfig,
     TextRLConfig,
@@ -50,7 +51,6 @@ from selfplay.llm.models import (
     render,
     save_model,
 )
-from selfplay.llm.play.config import PREFIX
 from selfplay.llm.play.lessons import GameTask, game_task
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs

@@ -80,7 +80,7 @@ def run_recipe(run: TextRun, device: str) -> None:
     asked for that is not there.
     """
     must_have_engine(run.config.sample, run.config.model)
-    _must_be_shared(run)
+    _must_be_shardable(run)
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
@@ -91,7 +91,7 @@ def run_recipe(run: TextRun, device: str) -> None:
         run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
 
 
-def _must_be_shared(run: TextRun) -> None:
+def _must_be_shardable(run: TextRun) -> None:
     """Raises UserError for several processes where one does all the work."""
     config = run.config
     if ranks.here().size == 1:
@@ -142,11 +142,11 @@ def start(run: TextRun) -> tuple[Any, Any]:
     config, lora = run.config, lora_of(run.config)
     if config.model:
         return load_model(config.model, lora)
-    tokenizer = _tokenizer_of(run)
+    tokenizer = _new_tokenizer(run)
     return small_model(config.net, tokenizer, config.seed), tokenizer
 
 
-def _tokenizer_of(run: TextRun) -> Any:
+def _new_tokenizer(run: TextRun) -> Any:
     """A new tokenizer, for the embedded model."""
     data, task = run.config.data, run.task
     if not (data.pieces or data.corpus) and isinstance(task, GameTask) and (

@@ -36,7 +36,7 @@ from selfplay.llm.config import (
     with_recipe,
 )
 from selfplay.llm.engines.choose import generator_of, must_have_engine
-from selfplay.llm.evaluate import counted, evaluate_model, evaluation_table
+from selfplay.llm.evaluate import evaluate_model, evaluation_table, on_a_bar
 from selfplay.llm.folder import (
     TextRun,
     fit_to_model,
@@ -98,7 +98,7 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     given = "" if path.parent.name == "student" else run.config.model
     generator = generator_of(model, tokenizer, run.config.sample, given, device)
     examples = run.task.held_out(run.config.data.held_out)
-    with counted(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
+    with on_a_bar(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
         found = evaluate_model(write, tokenizer, examples, sampling_of(run.config), ks,
                                run.config.seed)
     result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,

@@ -19,10 +19,10 @@ from selfplay.common.curves import (
     Curve,
     Floats,
     Outcomes,
-    answers,
+    binomial,
     fit_curve,
     fit_line,
-    interval,
+    middle,
     sigmoid,
 )
 from selfplay.report.axis import Metric, Record, finite, metric_of, y_limits
@@ -31,9 +31,9 @@ from selfplay.report.verdict import IMPROVERS, LEARNERS, rated, sims_of
 
 LEAST = 5  #: points of a curve of four parameters
 TIMES = 10  #: times the compute, for which strength is predicted
-WIDEST = 0.5  #: of the chart's height: the widest interval that says anything of a ceiling
+WIDEST = 0.5  #: of the chart's height: the widest middle that says anything of a ceiling
 BAND = 25  #: places at which the band is noted
-KNOWN = 1000.0  #: between the ends of an exchange rate's interval
+KNOWN = 1000.0  #: between the ends of an exchange rate's middle
 NO_BEND = "a straight line over the logarithm of compute fits as well, so no bend is seen yet"
 GRID = 200  #: places at which a curve is looked at, whether it is above a ceiling
 KEYS = ("flops", "seconds", "step")  #: what compute is, the first that all points have
@@ -139,7 +139,7 @@ def _seen(
     if seen is None:
         asked = np.array([p["questions"] for p in one.points])
         shares = np.array([p["value"] for p in one.points])
-        return answers(np.round(shares / 100 * asked), asked), shares, np.arange(len(asked))
+        return binomial(np.round(shares / 100 * asked), asked), shares, np.arange(len(asked))
     known = {point["player"]: point["value"] for point in points}
     place = {name: index for index, name in enumerate(names)}
     return (seen, np.array([known.get(name, 0.0) for name in names]),
@@ -151,19 +151,19 @@ def refusal(one: Series, curve: Curve | None, span: float) -> str:
     if curve is None:
         return f"{len(one.points)} of the {LEAST} points that it needs"
     first, last = curve.drawn(np.log(one.spent[[0, -1]])).T
-    low, high = interval(curve.ceilings())
-    if interval(last - first)[0] <= 0:
+    low, high = middle(curve.ceilings())
+    if middle(last - first)[0] <= 0:
         return "its points do not surely rise"
     if curve.bend < BEND:
         return NO_BEND
     if high - low > WIDEST * span:
-        return "its interval would be wider than half of the chart"
+        return "its middle would be wider than half of the chart"
     return ""
 
 
 def _told(one: Series, curve: Curve) -> Record:
     """What is told of a curve with a ceiling."""
-    low, high = interval(curve.ceilings())
+    low, high = middle(curve.ceilings())
     places = np.geomspace(one.spent[0], one.spent[-1] * TIMES, BAND)
     band = np.stack([places + one.start[one.key], *curve.at(np.log(places))], 1).tolist()
     ahead = {"times": TIMES, "value": band[-1][1], "low": band[-1][2], "high": band[-1][3]}
@@ -185,7 +185,7 @@ def _passing(one: Series, curve: Curve, first: Series, below: Curve) -> Record:
         at = places[passed.argmax()] if passed.any() else places[-1]
         return float(np.interp(at, [0.0, *spent], took))
 
-    low, high = interval(np.array([when(passed) for passed in above]))
+    low, high = middle(np.array([when(passed) for passed in above]))
     return {"passes": {"stage": first.stage, "seconds": when(likeliest), "low": low, "high": high,
                        "share": float(above.any(1).mean())}}
 
@@ -273,5 +273,5 @@ def exchange(
 
 
 def _figure(value: float, drawn: Floats) -> Record:
-    low, high = interval(drawn)
+    low, high = middle(drawn)
     return {"value": value, "low": low, "high": high}

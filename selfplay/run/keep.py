@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,3 +234,12 @@ def _advising(folder: Path, option: str, setting: str, rate: float) -> Iterator[
         raise UserError(f"{error}; " + (
             f"the last good checkpoint is kept, go on from it with {option} {path} {less}"
             if path and option else f"{none}begin again with {less}")) from None
+
+
+def look_of(path: Path, look: Callable[[Row], str]) -> str:
+    """A checkpoint's name, followed by its row in words if there is one."""
+    for row in read_history(path.parent / "history.jsonl"):
+        with suppress(KeyError, TypeError, ValueError):  # a row that somebody has edited
+            if f"ckpt-{row['step']:06d}" == path.name:
+                return f"{path.name}, {look(row)}"
+    return path.name

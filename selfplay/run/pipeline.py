@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from selfplay.run.boards import (
 from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
-from selfplay.run.keep import Row
+from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
@@ -72,8 +71,8 @@ def train(
         ranks.by_first(begin)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
                          "sft": partial(sft_stage, again=again),
-                         "rl": partial(rl_stage, elsewhere=elsewhere),
-                         "value": partial(value_stage, elsewhere=elsewhere),
+                         "rl": partial(rl_stage, away=elsewhere),
+                         "value": partial(value_stage, away=elsewhere),
                          "eval": partial(eval_stage, search=search)}, clock, device, only)
 
 
@@ -156,21 +155,10 @@ def _sft_progress(row: dict[str, Any]) -> str:
 
 
 def _best_look(folder: Path) -> str:
-    return f"best checkpoint {_look_of(best_sft(folder), _sft_progress)}"
+    return f"best checkpoint {look_of(best_sft(folder), _sft_progress)}"
 
 
-def _look_of(path: Path, look: Callable[[Row], str]) -> str:
-    """A checkpoint's name, followed by its row in words if there is one."""
-    for row in read_history(path.parent / "history.jsonl"):
-        with suppress(KeyError, TypeError, ValueError):  # a row that somebody has edited
-            if f"ckpt-{row['step']:06d}" == path.name:
-                return f"{path.name}, {look(row)}"
-    return path.name
-
-
-def rl_stage(
-    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
-) -> Work | str:
+def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None) -> Work | str:
     """Improve the SFT net, or an untrained one, by the run's algorithm.
 
     Once its policy has played games for a value net, that policy stays as it is.
@@ -189,8 +177,8 @@ def rl_stage(
         learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
                               seed=seed, known=held)
         _say_of(learner)
-        if elsewhere is not None:
-            learner.games = elsewhere.selfplay(run, learner)
+        if away is not None:
+            learner.games = away.selfplay(run, learner)
     else:
         learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
                                     seed=seed)
@@ -286,9 +274,7 @@ def _newest_rl(run: Run) -> Path | None:
     return checkpoint.newest(run.folder / "rl")
 
 
-def value_stage(
-    run: Run, clock: Clock, device: str, elsewhere: Elsewhere | None = None
-) -> Work | str:
+def value_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None) -> Work | str:
     """Let the RL policy play, and learn the results of its games from one position each, until the
     held-out curve is flat or the share is used up."""
     folder, config, policy = run.folder / "value", run.config.value, _newest_rl(run)
@@ -302,7 +288,7 @@ def value_stage(
     about = {"sft": start, "rl": policy}
 
     def learn(at: Desk) -> bool:
-        made, cost = _value_games(run, at, device, about, elsewhere)
+        made, cost = _value_games(run, at, device, about, away)
         at.waits, at.steps = "its look at the held-out positions", config.max_steps
         before = {key: value + cost.get(key, 0.0)
                   for key, value in checkpoint.read_meta(policy)["compute"].items()}
@@ -364,7 +350,7 @@ def _value_look(row: dict[str, Any]) -> str:
 
 def _best_value_look(folder: Path) -> str:
     found = checkpoint.best(folder, VALUE_METRIC)
-    return "no checkpoint yet" if found is None else _look_of(found, _value_look)
+    return "no checkpoint yet" if found is None else look_of(found, _value_look)
 
 
 def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) -> Work:

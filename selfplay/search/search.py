@@ -222,10 +222,6 @@ class Search:
         self._stop_decided(active)
         return active[self._left[active] == 0]
 
-    def active(self) -> bool:
-        """Whether any search has not come to its end."""
-        return bool(self._left.any())
-
     def _stop_decided(self, rows: NDArray[np.int64]) -> bool:
         """End the searches of those of the active ``rows`` whose value is proven; perhaps none."""
         perhaps, self._decided = self._decided, False

@@ -12,7 +12,7 @@ from selfplay.common.errors import UserError
 from selfplay.llm.config import TextConfig, override
 from selfplay.llm.embedded import TEMPLATE
 from selfplay.llm.engines.choose import generator_of, must_have_engine
-from selfplay.llm.evaluate import answers_within, counted, evaluation_of, evaluation_table
+from selfplay.llm.evaluate import answers_within, evaluation_of, evaluation_table, on_a_bar
 from selfplay.llm.folder import must_start, newest_model, sampling_of, stored_text_config, task_of
 from selfplay.llm.generate import Generator
 from selfplay.llm.models import load_model, must_be_a_model
@@ -64,7 +64,7 @@ def evaluate_tasks(
         task = task_of(replace(opened.config, task=name))
         must_start(task)
         examples = task.held_out(count)
-        with counted(opened.generator, name, len(examples) * (1 + max(ks))) as write:
+        with on_a_bar(opened.generator, name, len(examples) * (1 + max(ks))) as write:
             best, sampled = (
                 answers_within(write, opened.tokenizer, examples, group, how, seed, budgets)
                 for group, how in ((1, replace(sampling, temperature=0.0)), (max(ks), sampling)))

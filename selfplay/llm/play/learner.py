@@ -21,16 +21,17 @@ from numpy.typing import NDArray
 
 from selfplay.arena.play import play_games
 from selfplay.arena.players import Player, parse_player
-from selfplay.arena.pool import FolderPool, PastSelves
+from selfplay.arena.pool import FolderPool
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import deal
 from selfplay.learn import advantages, checkpoint
+from selfplay.learn.config import PastSelves
 from selfplay.learn.rollout import Rollout
+from selfplay.llm.config import SELF, PlayConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import completion_texts, load_model, padded_tokens, save_model
-from selfplay.llm.play.config import SELF, PlayConfig
-from selfplay.llm.play.player import LanguagePlayer, Manner, fine, model_of_policy
+from selfplay.llm.play.player import Choosing, LanguagePlayer, fine, model_of_policy
 from selfplay.llm.play.words import FORMAT, Notation
 from selfplay.llm.policy import Completions, Net, Prompts, SampledBatch, TextPolicy, joined_batches
 from selfplay.llm.rewards import Example
@@ -216,8 +217,8 @@ class GameLearner(TextLearner):
 
     def _past(self, step: int, seed: int) -> Player:
         model = model_of_policy(self.pool.member(step), self.tokenizer)
-        return Drawing(f"past self {step}", self.game, model,
-                       Manner(1, self.policy.sampling), seed)
+        return DrawingPlayer(f"past self {step}", self.game, model,
+                       Choosing(1, self.policy.sampling), seed)
 
     def _player(self, name: str) -> Player:
         if name not in self.players:
@@ -245,7 +246,7 @@ class GameLearner(TextLearner):
             return {}
         sampling = Sampling(max_new_tokens=self.policy.sampling.max_new_tokens)
         mine = LanguagePlayer("learner", self.game, model_of_policy(self.policy, self.tokenizer),
-                              Manner(1, sampling), self.seed)
+                              Choosing(1, sampling), self.seed)
         games = list(play_games(
             self.game, mine, self._player(self.play.rival), games=self.play.looked_at,
             seed=self.seed, opening=self.play.opening, slots=self.play.looked_at))
@@ -262,13 +263,13 @@ NOTHING = {"reward": 0.0, "length": 0.0, "tokens": 0.0, "prompt_tokens": 0.0, "n
 WRITTEN = Example("", "", format=FORMAT)  #: what a move in a game is, as an example
 
 
-class Drawing(LanguagePlayer):
+class DrawingPlayer(LanguagePlayer):
     """Draws each move by itself, in equal positions too, as the learner does."""
 
     def act(self, states: Any, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         prompts: Sequence[Sequence[int]] = self.notation.prompts(states, self.model.tokenizer)
         self.seed += 1
-        samples = self.model.write(prompts, 1, self.manner.sampling, self.seed << 32)
+        samples = self.model.write(prompts, 1, self.choosing.sampling, self.seed << 32)
         texts = completion_texts(self.model.tokenizer, samples.action, samples.mask,
                                  samples.ended)
         named = [self.notation.move(states, i, text) if end else None for i, (text, end)

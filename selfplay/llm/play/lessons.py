@@ -24,8 +24,7 @@ from selfplay.common.files import read_history, write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game, take
 from selfplay.games.solve import KEEPS_VALUE, SOLVERS, plies, solver
-from selfplay.llm.config import TextConfig
-from selfplay.llm.play.config import PREFIX, SELF, PlayConfig
+from selfplay.llm.config import PREFIX, SELF, PlayConfig, TextConfig
 from selfplay.llm.play.words import FORMAT, Notation, said_move
 from selfplay.llm.rewards import Example
 from selfplay.llm.tasks.task import HELD_OUT, Task, held_out_share
@@ -108,11 +107,11 @@ def game_task(config: TextConfig, folder: Path) -> GameTask:
     game = make(config.task.removeprefix(PREFIX))
     written = Written(game, config.play, folder, config.seed)
     held: Any = written.part(True)  # as much of a ``Lines`` as is asked of it
-    return GameTask(config.task, written.part(False), config.seed, test=held, judge=legality,
+    return GameTask(config.task, written.part(False), config.seed, test=held, judge=said_legally,
                     game=game, play=config.play)
 
 
-def legality(
+def said_legally(
     texts: list[str], examples: list[Example], parts: list[dict[str, float]]
 ) -> list[dict[str, float]]:
     """legal: 1 where the completion names a legal move, before its end."""
@@ -141,13 +140,13 @@ def written_out(
     """A row for every move of the games behind their openings; with a thought, one for every
     different position, whose move is that of the search."""
     notation, seen = Notation(game), set[str]()
-    for states, moves in _plies(game, turned(game, games) if config.symmetries else games):
+    for states, moves in _plies(game, turned_games(game, games) if config.symmetries else games):
         prompts = notation.boards(states)
         if config.thought == "line":
             first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
             fresh = sorted(i for prompt, i in first.items() if prompt not in seen)
             states, prompts = take(states, fresh), [prompts[i] for i in fresh]
-            said = list(_lines(notation, states, config, seed)) if fresh else []
+            said = list(_search_lines(notation, states, config, seed)) if fresh else []
         else:
             said = [game.action_to_text(states, i, move) for i, move in enumerate(moves)]
         held = [held_out_share(prompt) < HELD_OUT for prompt in prompts]
@@ -163,7 +162,7 @@ def written_out(
                    "legal": notation.legal(states, i), "held": held[i]}
 
 
-def turned(game: Game, games: Sequence[ExpertGame]) -> list[ExpertGame]:
+def turned_games(game: Game, games: Sequence[ExpertGame]) -> list[ExpertGame]:
     """The games, and each of them as it is with the board turned or mirrored."""
     tables = [np.argsort(table) for table in game.symmetries().actions]  # old action -> new
     return [replace(one, actions=tuple(table[list(one.actions)].tolist()))
@@ -209,7 +208,7 @@ def _solver(game: Game) -> Any:
     return _SOLVERS[game.name]
 
 
-def _lines(notation: Notation, states: Any, config: PlayConfig, seed: int) -> Iterator[str]:
+def _search_lines(notation: Notation, states: Any, config: PlayConfig, seed: int) -> Iterator[str]:
     """For each position what a search expects, and its move."""
     game, count = notation.game, len(states.ply)
     search = Search(game, SearchConfig(rule="uct"), min(count, AT_ONCE), config.sims, seed=seed)

@@ -25,11 +25,10 @@ from selfplay.arena.players import Setup, SlotPlayer
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, take
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import TextConfig
+from selfplay.llm.config import PREFIX, TextConfig
 from selfplay.llm.folder import newest_model, sampling_of, stored_text_config
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import complete, completion_texts, end_tokens, load_model, padded_tokens
-from selfplay.llm.play.config import PREFIX
 from selfplay.llm.play.words import MARK, Notation
 from selfplay.llm.policy import Net, TextPolicy
 
@@ -37,7 +36,7 @@ MOST = 4096  #: completions written at once
 PLAYED = re.compile(r"(.*?)(?:@([1-9][0-9]{0,3}))?(,mask)?")
 
 
-class Manner(NamedTuple):
+class Choosing(NamedTuple):
     """How a model plays: the votes of so many completions (1: the likeliest), how they are sampled,
     and whether only legal moves are chosen among."""
 
@@ -46,7 +45,7 @@ class Manner(NamedTuple):
     mask: bool = False
 
 
-class Words(NamedTuple):
+class PlayerWords(NamedTuple):
     """What follows ``llm:``."""
 
     path: Path
@@ -73,8 +72,10 @@ class LanguagePlayer(SlotPlayer):
     moves, illegal: how many it has made, and how many of them were none.
     """
 
-    def __init__(self, name: str, game: Game, model: Model, manner: Manner, seed: int = 0) -> None:
-        self.name, self.notation, self.model, self.manner = name, Notation(game), model, manner
+    def __init__(
+        self, name: str, game: Game, model: Model, choosing: Choosing, seed: int = 0
+    ) -> None:
+        self.name, self.notation, self.model, self.choosing = name, Notation(game), model, choosing
         self.seed, self.moves, self.illegal = seed, 0, 0
 
     def act(self, states: Any, slots: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -82,7 +83,7 @@ class LanguagePlayer(SlotPlayer):
         first = {tuple(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
         chosen = dict[tuple[int, ...], int]()
         keys = list(first)
-        size = max(MOST // self.manner.votes, 1)
+        size = max(MOST // self.choosing.votes, 1)
         for start in range(0, len(keys), size):
             some = keys[start:start + size]
             found = self._choose(take(states, [first[key] for key in some]), some)
@@ -94,9 +95,9 @@ class LanguagePlayer(SlotPlayer):
         return actions
 
     def _choose(self, states: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
-        votes, mask = self.manner.votes, self.manner.mask
-        temperature = self.manner.sampling.temperature if votes > 1 else 0.0
-        sampling = replace(self.manner.sampling, temperature=temperature)
+        votes, mask = self.choosing.votes, self.choosing.mask
+        temperature = self.choosing.sampling.temperature if votes > 1 else 0.0
+        sampling = replace(self.choosing.sampling, temperature=temperature)
         group = [list(prompt) for prompt in prompts]
         if mask:
             sampling = replace(sampling, stop=(MARK,))
@@ -114,7 +115,7 @@ class LanguagePlayer(SlotPlayer):
     ) -> list[int]:
         """For each position the legal move that most votes are for. A vote is the likeliest legal
         move behind one of its thoughts, or, without a thought, a draw among the legal moves."""
-        notation, votes = self.notation, self.manner.votes
+        notation, votes = self.notation, self.choosing.votes
         legal = [notation.legal(states, i) for i in range(len(prompts))]
         heads = [f"{text.partition(MARK)[0].rstrip()} {MARK} ".lstrip() if MARK in text else ""
                  for text in texts]
@@ -197,25 +198,25 @@ def _voted(named: Sequence[int | None], legal: NDArray[np.bool_]) -> int:
 # ------------------------------------------------------------------------------------ the words
 
 
-def parse(text: str) -> Words:
+def parse_language_player(text: str) -> PlayerWords:
     """Raises UserError for a path where there is no run."""
     found = PLAYED.fullmatch(text.strip())
     path = Path(found[1]) if found else Path(text)
     if found is None or not found[1] or not path.is_dir():
         raise UserError(f"player 'llm:{text}': {path} is no folder of a language-model run; write "
                         "llm:RUN, llm:RUN@8 or llm:RUN@8,mask")
-    return Words(path, int(found[2] or 1), bool(found[3]))
+    return PlayerWords(path, int(found[2] or 1), bool(found[3]))
 
 
-def full_name(text: str) -> str:
+def name_in_full(text: str) -> str:
     """``text`` with a run replaced by the checkpoint that it means now."""
-    words = parse(text)
+    words = parse_language_player(text)
     return str(words._replace(path=newest_model(words.path)))
 
 
-def player(text: str, setup: Setup) -> LanguagePlayer:
+def language_player(text: str, setup: Setup) -> LanguagePlayer:
     """The player of ``llm:text``. Raises UserError."""
-    words = parse(text)
+    words = parse_language_player(text)
     path = newest_model(words.path)
     game, config = played(path)
     if game not in ("", setup.game.name):
@@ -225,13 +226,13 @@ def player(text: str, setup: Setup) -> LanguagePlayer:
         kept[path] = opened(path, setup.device)
     sampling = sampling_of(config) if config else Sampling()
     return LanguagePlayer(f"llm:{words._replace(path=path)}", setup.game, kept[path],
-                          Manner(words.votes, sampling, words.mask), setup.seed)
+                          Choosing(words.votes, sampling, words.mask), setup.seed)
 
 
 def played(path: Path) -> tuple[str, TextConfig | None]:
     """(the game that a checkpoint's run has learnt, its settings); ("", None) where it lies in no
     run. Raises UserError for a run of questions."""
-    config = config_of(path)
+    config = settings_of(path)
     if config is None:
         return "", None
     if not config.task.startswith(PREFIX):
@@ -254,7 +255,7 @@ def model_of_policy(policy: TextPolicy, tokenizer: Any) -> Model:
     return Model(policy, write, tokenizer)
 
 
-def config_of(checkpoint: Path) -> TextConfig | None:
+def settings_of(checkpoint: Path) -> TextConfig | None:
     """The settings of the run that a checkpoint lies in; None where it lies in none."""
     for folder in (checkpoint.parent.parent, checkpoint.parent.parent.parent):
         if (folder / "progress.json").is_file() or (folder / "positions.jsonl").is_file():
