@@ -60,7 +60,7 @@ from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
 PICTURE = "overoptimisation.png"
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
-FIRST_RIGHT = 500  #: steps by which the embedded model has given right answers in our runs
+FIRST_RIGHT = 500  #: steps until the embedded model is assumed to answer rightly at times
 SHOWN = 6  #: answers to read, a stage
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
