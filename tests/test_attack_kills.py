@@ -118,7 +118,7 @@ def test_killed_language_models(attack: Attack, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
     pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
     import selfplay.llm.recipes
-    import selfplay.llm.vllm  # noqa: F401  once, and not in every child
+    import selfplay.llm.engines.vllm  # noqa: F401  once, and not in every child
 
     kill(attack, TEXT, tmp_path, attack.count(2, 60))
 

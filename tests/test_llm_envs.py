@@ -414,7 +414,7 @@ def test_a_run_with_an_environment(run: Command, tmp_path: Path) -> None:
     assert run("llm", "train", "--run", "r").code == 0
     run("llm", "chat", "r").mistake("--model r")
     run("llm", "train", "--env", GUESS).mistake("give --model")
-    run("llm", "train", "--env", GUESS, "--task", "gcd").mistake("not both")
+    run("llm", "train", "--env", GUESS, "--task", "gcd").mistake("one of --task, --env")
     run("llm", "train", "--env", GUESS, "--model", "m", "--recipe", "grpo", "--run", "s").mistake(
         "no demonstrations")
     measured = run("llm", "eval", "--model", "m", "--tasks", f"env:{GUESS}", "--samples", "1",
