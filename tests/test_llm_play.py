@@ -338,5 +338,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     run_recipe(run, "cpu")
     setup: Any = SimpleNamespace(spec="llm:x", game=make("connect4"), seed=0, device="cpu",
                                  nets=None)
-    with pytest.raises(UserError, match="has learnt game:tictactoe, not game:connect4"):
+    with pytest.raises(UserError, match="has learnt tictactoe, not connect4"):
         language_player(str(tmp_path / "run"), setup)
