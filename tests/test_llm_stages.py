@@ -273,15 +273,15 @@ def test_pretraining_reads_a_corpus_and_sft_goes_on_from_it(tmp_path: Path) -> N
     held, learnt = read.held_out(8), read.batch(3, 20)
     assert {e.prompt for e in held}.isdisjoint(e.prompt for e in learnt)
     assert [e.prompt for e in read.batch(3, 20)] == [e.prompt for e in learnt]
-    assert 4 <= sum("divisor" in e.prompt for e in learnt) <= 16
-    assert sum("divisor" in e.prompt for e in held) == 4
+    assert 4 <= sum("," in e.prompt for e in learnt) <= 16
+    assert sum("," in e.prompt for e in held) == 4
     run_recipe(run, "cpu")
     assert [row["step"] for row in read_history(tmp_path / "base" / "history.jsonl")] == [6]
     assert list(json.loads((tmp_path / "evaluation.json").read_bytes())["stages"]) == [
         "base", "sft", "rl"]
     base, _ = load_model(checkpoint.chosen(tmp_path / "base"))  # type: ignore[arg-type]
     sft, _ = load_model(checkpoint.chosen(tmp_path / "sft"))  # type: ignore[arg-type]
-    far = [float((a - b).abs().max()) for a, b in zip(base.parameters(), sft.parameters(),
+    far = [float((a - b).detach().abs().max()) for a, b in zip(base.parameters(), sft.parameters(),
                                                       strict=True)]
     assert max(far) < 1e-4  # at this rate it stays where pretraining ended
 
