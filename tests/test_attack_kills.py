@@ -117,8 +117,6 @@ def kill(attack: Attack, words: list[str], tmp_path: Path, kills: int) -> None:
 def test_killed_language_models(attack: Attack, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
     pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
-    import selfplay.llm.recipes
-    import selfplay.llm.engines.vllm  # noqa: F401  once, and not in every child
 
     kill(attack, TEXT, tmp_path, attack.count(2, 60))
 
