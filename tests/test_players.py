@@ -21,7 +21,7 @@ from selfplay.arena.players import (
     parse_player,
     pyspiel_name,
 )
-from selfplay.arena.spec import net_parts
+from selfplay.arena.spec import ABOVE, net_parts
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, take
@@ -89,7 +89,7 @@ def test_gtp_is_for_go_only() -> None:
 
 
 def test_every_prefix_is_in_the_list_of_forms() -> None:
-    assert {form.split(":")[0] for form in FORMS.split(", ")} == {*PLAYERS, "path.py"}
+    assert {form.split(":")[0] for form in FORMS.split(", ")} == {*PLAYERS, *ABOVE, "path.py"}
 
 
 def test_random_against_random_loads_no_torch_and_no_pyspiel() -> None:
