@@ -100,7 +100,7 @@ def test_a_command_of_one_process_says_so(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["selfplay", "games"])
     with ranks.belonging(Second()):
-        assert mistakes._run(cli) == 1
+        assert mistakes._run_here(cli) == 1
     assert capsys.readouterr().err == (
         "selfplay: selfplay games: is the work of one process; start it without torchrun\n")
 
@@ -116,7 +116,7 @@ def test_one_process_says_why_all_end(
     monkeypatch.setattr(sys, "argv", ["selfplay", "rl"])
     monkeypatch.setattr(mistakes, "keep_compiled", gone)
     with ranks.belonging(Second(spoken)):
-        assert mistakes._run(cli) == 1
+        assert mistakes._run_here(cli) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == lines and said.count("the same command continues") == lines
 
