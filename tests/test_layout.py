@@ -31,9 +31,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cluster",),
     ("api", "bench"),
     ("cli",),
-    ("__main__",),
 )
 FLOOR = {folder: level for level, row in enumerate(FLOORS) for folder in row}
+FLOOR["__main__"] = len(FLOORS)  # a file alone, which starts the command
 #: What a folder may not know, though it lies lower.
 APART = {"llm": {"board"}, "learn": {"games"}, "models": {"games"}, "games": {"models"}}
 MOST_FILES = 16  #: of one folder
