@@ -96,9 +96,9 @@ def test_evaluations_agree_with_a_cpus() -> None:
 
 def test_learning_is_a_cpus() -> None:
     """The same batches, the same losses."""
-    from selfplay.bench.net import columns_of
+    from selfplay.bench.net import random_columns
 
-    columns, losses = columns_of(GAME, 64), {}
+    columns, losses = random_columns(GAME, 64), {}
     for device in {DEVICE, "cpu"}:
         trainer = board_trainer(net().train(), TrainConfig(batch_size=64), device)
         made = batch(columns, np.arange(64), GAME, GAME.symmetries(), None)
