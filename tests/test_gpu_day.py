@@ -44,8 +44,8 @@ def test_a_part_that_fails_hangs_or_cannot_run_is_named(
     assert gpu.outcome("learner", ARGS, 20) == ([row], "RuntimeError: a | bar")
     assert gpu.outcome("share", ARGS, 20) == ([row], "")
     begun = time.monotonic()
-    assert gpu.outcome("busy", ARGS, 1) == ([row], "cut off after 1 s")
-    assert time.monotonic() - begun < 10
+    assert gpu.outcome("busy", ARGS, 4) == ([row], "cut off after 4 s")
+    assert time.monotonic() - begun < 50  # it would sleep for 60
     child = int((tmp_path / "child").read_text())
     stat = Path(f"/proc/{child}/stat")
     assert not stat.exists() or stat.read_text().split()[2] == "Z"
