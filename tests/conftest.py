@@ -81,6 +81,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(table(rows))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, as in a forked child it must."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def gnugo() -> str:
     """Path of GNU Go, which Debian installs off many a PATH."""

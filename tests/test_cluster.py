@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command import Command, save_net
 
 from selfplay.board.config import RLConfig
@@ -44,12 +43,7 @@ SMALL = RLConfig(sims=4, cheap_sims=2, games=16, positions=200, iterations=3, op
 SHARD = 12  #: games
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --------------------------------------------------------------------------------- a shard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,12 +35,7 @@ SMALL = RLConfig(cache_mb=1, sims=4, cheap_sims=2, full_share=0.5, games=8, posi
                  window_min=64, window_max=64, batch_size=16, iterations=2, dtype="float32")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def learner(folder: Path, config: RLConfig = SMALL, spec: NetSpec = SPEC, seed: int = 1
