@@ -83,8 +83,8 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     if path.exists():
         return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
-                        "another name")
+        raise UserError(f"{folder}: holds other files, not a language-model run; name another "
+                        "folder")
     return None
 
 
