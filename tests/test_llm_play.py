@@ -24,7 +24,7 @@ from selfplay.learn.config import PastSelves
 from selfplay.llm.config import TextConfig, of_algorithm, override
 from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.evaluate import accuracy, answers
-from selfplay.llm.folder import open_text_run
+from selfplay.llm.folder import open_text_run, task_of
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, render
 from selfplay.llm.play.learner import GameLearner
@@ -335,6 +335,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         parse_language_player("nowhere@3")
     with pytest.raises(UserError, match="unknown player"):
         opened(tmp_path, "play.opponents=nobody")
+    with pytest.raises(UserError, match="human: nobody types"):
+        opened(tmp_path, "play.opponents=self,human")
+    with pytest.raises(UserError, match="unknown player 'self'"):  # only an opponent is that
+        opened(tmp_path, "play.rival=self")
+    with pytest.raises(UserError, match="a game's positions are a run's"):
+        task_of(TextConfig("game:tictactoe"))
     run = opened(tmp_path / "run", recipe="sft")
     run_recipe(run, "cpu")
     setup: Any = SimpleNamespace(spec="llm:x", game=make("connect4"), seed=0, device="cpu",

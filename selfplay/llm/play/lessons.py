@@ -20,6 +20,7 @@ from selfplay.arena.expert import generate, read_expert
 from selfplay.arena.players import parse_player
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.console import say
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game, take
@@ -96,10 +97,13 @@ class GameTask(Task):
         return [*super().texts(count), *Notation(self.game).words()]
 
     def must_be_playable(self) -> None:
-        """Raises UserError for a player of the settings that is none."""
-        for name in dict.fromkeys([self.play.expert, self.play.rival, *self.play.opponents]):
-            if name != SELF:
-                parse_player(name, self.game).close()
+        """Raises UserError for a player of the settings that is none, or a human."""
+        opponents = [name for name in self.play.opponents if name != SELF]
+        for name in dict.fromkeys([self.play.expert, self.play.rival, *opponents]):
+            if name == "human":
+                raise UserError("human: nobody types the moves of thousands of games; name another "
+                                "player, such as mcts:100")
+            parse_player(name, self.game).close()
 
 
 def game_task(config: TextConfig, folder: Path) -> GameTask:
