@@ -339,6 +339,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         opened(tmp_path, "play.opponents=self,human")
     with pytest.raises(UserError, match="unknown player 'self'"):  # only an opponent is that
         opened(tmp_path, "play.rival=self")
+    with pytest.raises(UserError, match="no such file or folder"):
+        opened(tmp_path, f"play.files={tmp_path / 'none.jsonl.gz'}")
+    with pytest.raises(UserError, match="unknown task 'nosuch'"):
+        opened(tmp_path, "data.corpus=nosuch")
+    assert not any(tmp_path.iterdir())
     with pytest.raises(UserError, match="a game's positions are a run's"):
         task_of(TextConfig("game:tictactoe"))
     run = opened(tmp_path / "run", recipe="sft")

@@ -117,6 +117,8 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
                         "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
+        for name in config.data.corpus:
+            task_of(replace(config, task=name), folder=folder)
     return TextRun(folder, config, task)
 
 

@@ -97,7 +97,12 @@ class GameTask(Task):
         return [*super().texts(count), *Notation(self.game).words()]
 
     def must_be_playable(self) -> None:
-        """Raises UserError for a player of the settings that is none, or a human."""
+        """Raises UserError for a player of the settings that is none, or a human, for files without
+        a game, and for a game without a move."""
+        if not self.game.legal(self.game.new(1)).any():
+            raise UserError(f"{self.game.name}: nobody can move; name a larger board")
+        if self.play.files:
+            read_expert(map(Path, self.play.files), self.game)
         opponents = [name for name in self.play.opponents if name != SELF]
         for name in dict.fromkeys([self.play.expert, self.play.rival, *opponents]):
             if name == "human":
