@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from command import selfplay
 
+from selfplay.arena.expert import read_expert
 from selfplay.arena.match import play_match
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
@@ -28,7 +30,7 @@ from selfplay.llm.folder import open_text_run, task_of
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, render
 from selfplay.llm.play.learner import GameLearner
-from selfplay.llm.play.lessons import game_task
+from selfplay.llm.play.lessons import EXPERT, FEWEST, POSITIONS, game_task
 from selfplay.llm.play.player import (
     Choosing,
     LanguageEvaluator,
@@ -328,6 +330,24 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
     assert mind.game.name == "tictactoe" and mind.sims == 0 and mind.name.endswith(",mask")
     assert TICTACTOE.legal(after(TICTACTOE, [4]))[0, mind(
         after(TICTACTOE, [4]), TICTACTOE.legal(after(TICTACTOE, [4])))[0].argmax()]
+
+
+def test_games_stay_within_their_time_and_go_on_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(tmp_path, "play.games=300")
+    run.task.make(0.0)
+    assert "of 300 games made in the time that they have" in capsys.readouterr().out
+    few = read_history(tmp_path / POSITIONS)
+    made = read_expert([tmp_path / EXPERT], run.task.game)[0]
+    assert FEWEST <= len(made) < 200
+    run.task.make(math.inf)
+    assert "300 games made" not in capsys.readouterr().out
+    more = read_history(tmp_path / POSITIONS)
+    assert {row["prompt"] for row in few if row["held"]} < {
+        row["prompt"] for row in more if row["held"]}
+    opened(tmp_path / "whole", "play.games=300").task.make(math.inf)
+    assert more == read_history(tmp_path / "whole" / POSITIONS)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
