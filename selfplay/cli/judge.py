@@ -10,6 +10,7 @@ import click
 
 from selfplay.cli.options import (
     NETS,
+    NewFile,
     Whole,
     counts_of,
     device_of,
@@ -42,7 +43,7 @@ SAMPLES = "1"
               help="Simulations of a run's nets; 0 is the raw policy.")
 @click.option("--samples", default=SAMPLES, show_default=True, metavar="N,N,…",
               help="Answers of a language model's run that vote on a move; 1 is its likeliest.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.png",
+@click.option("--out", type=NewFile(), default=None, metavar="FILE.png",
               help="Where the picture goes [judge.png in the run].")
 @click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True,
               help="Of the positions drawn.")

@@ -14,6 +14,7 @@ import click
 
 from selfplay.cli.options import (
     Commands,
+    NewFile,
     Number,
     OneOf,
     Whole,
@@ -134,7 +135,7 @@ def train(
                    "[sample.max_new_tokens].")
 @click.option("--questions", type=Whole(1, 1_000_000), default=256, show_default=True,
               help="Held-out questions of each of the --tasks, at most.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
+@click.option("--out", type=NewFile(), default=None, metavar="FILE.json",
               help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @click.option("--engine", type=OneOf(("auto", "torch", "vllm", "vllm-server")), default=None,

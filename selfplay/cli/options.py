@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,29 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             raise _mistaken(param, ctx, value, f"{number} is not a finite number; {wanted}")
         return number
+
+
+class NewFile(click.Path):
+    """A file to write at the end; whether it can be there is seen at the start."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            folder = next(above for above in path.absolute().parents if above.exists())
+            if path.is_dir():
+                what = "a folder; a file's name wanted"
+            elif not folder.is_dir():
+                what = f"{clip(str(folder), 80)} is no folder"
+            elif not os.access(folder, os.W_OK):
+                what = f"nothing can be written in {clip(str(folder), 80)}"
+            else:
+                return path
+        except (OSError, ValueError) as error:  # too long, or with a byte of 0 in it
+            what = str(getattr(error, "strerror", None) or error)
+        raise _mistaken(param, ctx, value, what)
 
 
 class OneOf(click.Choice[str]):
