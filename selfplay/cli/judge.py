@@ -18,6 +18,7 @@ from selfplay.cli.options import (
     opening_of,
     own_nets_option,
 )
+from selfplay.common.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from selfplay.arena.judge import Judgement, Positions
@@ -43,7 +44,7 @@ SAMPLES = "1"
               help="Answers of a language model's run that vote on a move; 1 is its likeliest.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.png",
               help="Where the picture goes [judge.png in the run].")
-@click.option("--seed", type=Whole(min=0), default=0, show_default=True,
+@click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True,
               help="Of the positions drawn.")
 @own_nets_option
 @device_option
@@ -67,7 +68,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     names, found, folder = _asked_players(who, game, sims, samples)
     made = make(found)
     must_be_solvable(made)
-    low_high = opening_of(plies) if plies else worth_solving(made)
+    low_high = opening_of(plies, "--plies") if plies else worth_solving(made)
     where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
     with ExitStack() as players:
         seated = [players.enter_context(closing(parse_player(
@@ -153,7 +154,7 @@ def _run_of(folder: Path) -> tuple[str, list[Path], bool] | None:
     where there is none."""
     from selfplay.common.files import read_json
     from selfplay.learn import checkpoint
-    from selfplay.llm.config import PREFIX
+    from selfplay.llm.stage_config import PREFIX
     from selfplay.run.folder import stored_config
 
     path = folder / "config.json"

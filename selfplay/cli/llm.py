@@ -25,7 +25,8 @@ from selfplay.cli.options import (
 )
 from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
-from selfplay.llm.config import PREFIX, Recipe
+from selfplay.llm.config import Recipe
+from selfplay.llm.stage_config import PREFIX
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
 NAMED = 40  #: characters of a folder's name
@@ -286,12 +287,14 @@ def check_task(
     _must_be_installed()
     from selfplay.common.settings import replace_key
     from selfplay.llm.config import TextConfig, override
-    from selfplay.llm.folder import task_of
+    from selfplay.llm.folder import must_start, task_of
     from selfplay.llm.judges.check import check_rewards, earned_table, findings
 
     config = replace_key(TextConfig(task), "judge.functions", rewards)
     config = replace_key(config, "judge.most_failed", 1.0)  # it is said, and does not stop
-    rows = check_rewards(task_of(override(config, assignments)), questions)
+    asked = task_of(override(config, assignments))
+    must_start(asked)
+    rows = check_rewards(asked, questions)
     click.echo(earned_table(rows))
     if found := findings(rows):
         raise UserError(f"{task}: " + "; ".join(found))

@@ -148,10 +148,11 @@ def device_of(name: str) -> str:
     return found(name)
 
 
-def opening_of(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+def opening_of(text: str, option: str = "--opening") -> tuple[int, int]:
+    """(fewest, most) plies. Raises UserError, which names ``option``, for anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
     if not found or int(found[2] or found[1]) < int(found[1]):
-        raise UserError(f"--opening {text}: a range such as 2-8 wanted")
+        raise UserError(f"{option} {text}: a range such as 2-8 wanted")
     return int(found[1]), int(found[2] or found[1])
 
 

@@ -25,15 +25,7 @@ from selfplay.common.settings import to_dict, validated
 from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
-from selfplay.llm.config import (
-    AGAINST_A_MODEL,
-    PREFIX,
-    RECIPES,
-    TextConfig,
-    TextRLConfig,
-    fixed,
-    must_not_contradict,
-)
+from selfplay.llm.config import AGAINST_A_MODEL, RECIPES, TextConfig, fixed, must_not_contradict
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.choose import engine_of
@@ -63,6 +55,7 @@ from selfplay.llm.rl import (
     TextLearner,
     groups_must_fit,
 )
+from selfplay.llm.stage_config import PREFIX, TextRLConfig
 from selfplay.llm.tasks.gym import SHORT
 from selfplay.llm.tasks.rows import Lines
 from selfplay.llm.tasks.task import Task, make_task
@@ -90,8 +83,8 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     if path.exists():
         return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
-                        "another name")
+        raise UserError(f"{folder}: holds other files, not a language-model run; name another "
+                        "folder")
     return None
 
 
@@ -125,6 +118,8 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if stored is None:  # rather a mistake found now than after SFT
         must_be_of_use(config, task)
         must_start(task)
+        for name in config.data.corpus:
+            task_of(replace(config, task=name), folder=folder)
     return TextRun(folder, config, task)
 
 
@@ -135,12 +130,16 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path | None = None) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right. folder: the run's, where a game's positions are."""
+    right. folder: the run's, where a game's positions are; UserError for a game without one."""
     if config.task.startswith("env:"):
         return episodes(config)
     if config.task.startswith(PREFIX):
+        if folder is None:
+            raise UserError(f"{config.task}: a game's positions are a run's; train one with "
+                            f"{command('selfplay', 'llm', 'train', '--game', 'NAME')}, then see "
+                            "selfplay llm eval RUN, or selfplay judge RUN")
         return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":

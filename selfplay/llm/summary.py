@@ -28,13 +28,7 @@ from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
-from selfplay.llm.config import (
-    RECIPES,
-    TextConfig,
-    with_algorithm,
-    with_model,
-    with_recipe,
-)
+from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import evaluate_model, evaluation_table, on_a_bar
 from selfplay.llm.folder import (
@@ -313,7 +307,7 @@ def teacher(run: TextRun) -> Record | None:
     if run.config.recipe == "rl":
         return None
     base = run.config.recipe == "r1-zero"
-    task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
+    task = task_of(run.config, run.config.data.guessed, run.folder) if base else run.task
     solved = isinstance(task, GameTask)  # of large games only what is held out
     examples = task.held_out(DEMONSTRATIONS) if solved else task.batch(0, DEMONSTRATIONS)
     if (base and run.config.model) or any(e.demonstration is None for e in examples):
