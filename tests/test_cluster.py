@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import sys
@@ -15,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from command import Command, save_net
+from farm_here import Here
 
 from selfplay.board.config import RLConfig
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies, play_shard
 from selfplay.cluster import farm as farms
-from selfplay.cluster.actor import Key, Order, Output, RayActor
+from selfplay.cluster.actor import Key, Order
 from selfplay.cluster.connect import connected
-from selfplay.cluster.farm import Delivery, Farm
+from selfplay.cluster.farm import Farm
 from selfplay.cluster.selfplay import SpreadGames, WholeGames
-from selfplay.cluster.value import OnFarm
+from selfplay.cluster.stages import OnFarm
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games import make
@@ -71,48 +71,6 @@ def test_a_shard_is_whole_games_and_always_the_same() -> None:
 
 
 # ------------------------------------------------------------------- iterations, without Ray
-
-
-class Here:
-    """A farm in this process: pieces come in any order, some twice, some only when asked again."""
-
-    device = "cpu"
-    alive = restarts = moved = 0
-    wait_seconds = 0.0
-
-    def __init__(self, seed: int, late: bool = False) -> None:
-        self.rng, self.late = random.Random(seed), late
-        self.nodes: dict[str, Any] = {}
-        self.actors = [RayActor("cpu") for _ in range(3)]
-        self.waiting: dict[Key, int] = {}
-        self.versions: dict[int, Any] = {}
-        self.made: list[Delivery] = []
-
-    def begin(self, job: Order) -> None:
-        self.job = job
-
-    def publish(self, version: int, weights: Any) -> None:
-        self.versions[version] = weights
-        self.version = version
-
-    def ask(self, key: Key) -> None:
-        self.waiting.setdefault(key, self.version)
-
-    @property
-    def asked(self) -> int:
-        return len(self.waiting)
-
-    def poll(self, seconds: float) -> list[Delivery]:
-        if not self.waiting or (self.late and self.rng.random() < 0.5):
-            return []
-        key = self.rng.choice(list(self.waiting))
-        version = self.waiting.pop(key)
-        actor = self.rng.choice(self.actors)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ray.get", lambda ref: ref)
-            made = Output(*actor.make(self.job, version, [self.versions[version]], key))
-        self.made.append(Delivery(key, version, made))
-        return [self.made[-1]] * self.rng.choice([1, 2])
 
 
 def learner(folder: Path, config: RLConfig = SMALL) -> KeptLearner:
@@ -358,6 +316,9 @@ def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
             farm.poll(0.5)
 
 
-def test_actors_want_a_cluster(run: Command) -> None:
-    said = run("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
+@pytest.mark.parametrize("words", [
+    ("rl", "--init", "random"), ("match", "random", "random"),
+    ("expert", "--player", "random", "--out", "x.jsonl.gz")])
+def test_actors_want_a_cluster(run: Command, words: tuple[str, ...]) -> None:
+    said = run(*words, "--game", "tictactoe", "--actors", "2")
     said.mistake("--actors", "give --ray as well")
