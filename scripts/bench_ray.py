@@ -87,12 +87,34 @@ def children(name: bytes, of: set[int]) -> list[int]:
     return sorted(found)
 
 
+def patient() -> None:
+    """Nodes that this process starts may take minutes for it, where others keep the cores busy; Ray
+    gives them half of one."""
+    from ray._private import services
+
+    os.environ.update({"RAY_agent_register_timeout_ms": "600000"})
+    found = services.get_node
+
+    def waited_for(*words: Any) -> Any:
+        until = time.monotonic() + 600
+        while True:
+            try:
+                return found(*words)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = waited_for
+
+
 class Machines:
     """The cluster, and what can happen to it."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        patient()
         self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args={
             "num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ class Here:
     def __init__(self, seed: int, late: bool = False) -> None:
         self.rng, self.late = random.Random(seed), late
         self.nodes: dict[str, Any] = {}
+        self.job: Order | None = None
+        self.puts = 0
+        self.ray = SimpleNamespace(put=self._put)
         self.actors = [RayActor("cpu") for _ in range(3)]
         self.waiting: dict[Key, int] = {}
         self.versions: dict[int, Any] = {}
@@ -33,6 +37,10 @@ class Here:
     def publish(self, version: int, weights: Any) -> None:
         self.versions[version] = weights
         self.version = version
+
+    def _put(self, thing: Any) -> Any:
+        self.puts += 1
+        return thing
 
     def ask(self, key: Key) -> None:
         self.waiting.setdefault(key, self.version)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command import Command, save_net
 from farm_here import Here
+from script import load
 
 from selfplay.board.config import RLConfig
 from selfplay.board.policy import BoardPolicy
@@ -198,6 +199,7 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     from ray.cluster_utils import Cluster
 
+    load("bench_ray").patient()
     try:
         found = Cluster(initialize_head=True, head_node_args=room(include_dashboard=False))
         found.node = found.add_node(**room())
