@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,18 @@ def patient() -> None:
     services.get_node = waited_for
 
 
+def room(**more: Any) -> dict[str, Any]:
+    """A node with room for one actor. Its ports are given: Ray's own search for free ones ends
+    the node where the machine is too busy."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+             "runtime_env_agent_port")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports, **more}
+
+
 class Machines:
     """The cluster, and what can happen to it."""
 
@@ -115,10 +128,9 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         patient()
-        self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        self.cluster: Any = Cluster(initialize_head=True, head_node_args={
-            "num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False})
-        self.nodes = [self.cluster.add_node(**self.about) for _ in range(2)]
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=room(
+            num_cpus=0, include_dashboard=False))
+        self.nodes = [self.cluster.add_node(**room()) for _ in range(2)]
 
     def processes(self) -> set[int]:
         return {info.process.pid for node in (self.cluster.head_node, *self.nodes)
@@ -133,7 +145,7 @@ class Machines:
         self.cluster.remove_node(self.nodes.pop(rng.randrange(len(self.nodes))),
                                  allow_graceful=False)
         time.sleep(rng.uniform(0, 2))
-        self.nodes.append(self.cluster.add_node(wait=False, **self.about))
+        self.nodes.append(self.cluster.add_node(wait=False, **room()))
 
     def head(self, rng: random.Random) -> None:
         (info,) = self.cluster.head_node.all_processes["gcs_server"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from script import load
 from selfplay.board.config import RLConfig
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies, play_shard
+from selfplay.cli.options import farm_of
 from selfplay.cluster import farm as farms
 from selfplay.cluster.actor import Key, Order
 from selfplay.cluster.connect import connected
@@ -42,6 +42,7 @@ SPEC = spec_for(GAME, "1x8")
 SMALL = RLConfig(sims=4, cheap_sims=2, games=16, positions=200, iterations=3, opening=(0, 2),
                  temperature_plies=3, batch_size=32, reuse=1.0, cache_mb=1, dtype="float32")
 SHARD = 12  #: games
+BENCH = load("bench_ray")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -181,28 +182,16 @@ def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------ on Ray itself
 
 
-def room(**more: Any) -> dict[str, Any]:
-    """A node with room for one actor. Its ports are given: Ray's own search for free ones ends
-    the node where the machine is too busy."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
-             "runtime_env_agent_port")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
-    for one in sockets:
-        one.close()
-    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports, **more}
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head and a node, with room for one actor each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     from ray.cluster_utils import Cluster
 
-    load("bench_ray").patient()
+    BENCH.patient()
     try:
-        found = Cluster(initialize_head=True, head_node_args=room(include_dashboard=False))
-        found.node = found.add_node(**room())
+        found = Cluster(initialize_head=True, head_node_args=BENCH.room(include_dashboard=False))
+        found.node = found.add_node(**BENCH.room())
         found.wait_for_nodes()
     except Exception as error:  # nothing of ours has run yet
         pytest.skip(f"Ray's own processes do not start on this machine: {error}")
@@ -228,7 +217,7 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     events: list[tuple[int, Callable[[], object]]] = [
         (1, lambda: os.kill(pids(cluster)[0], signal.SIGKILL)),
         (3, lambda: cluster.remove_node(cluster.node, allow_graceful=False)),
-        (3, lambda: cluster.add_node(**room()))]
+        (3, lambda: cluster.add_node(**BENCH.room()))]
 
     def stop() -> bool:
         if events and sum(node.done["pieces"] for node in farm.nodes.values()) >= events[0][0]:
@@ -324,3 +313,9 @@ def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
 def test_actors_want_a_cluster(run: Command, words: tuple[str, ...]) -> None:
     said = run(*words, "--game", "tictactoe", "--actors", "2")
     said.mistake("--actors", "give --ray as well")
+
+
+def test_torchrun_wants_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="leave out torchrun, or --ray"), farm_of("local", None):
+        pass

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
@@ -135,6 +136,8 @@ def farm_of(
             raise UserError("--actors: of a cluster; give --ray as well")
         yield None
         return
+    if ranks.launched() > 1:
+        raise UserError("--ray: one process asks a cluster for games; leave out torchrun, or --ray")
     from selfplay.cluster.farm import Farm
     from selfplay.run.config import RayConfig
 

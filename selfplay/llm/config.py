@@ -173,7 +173,7 @@ def must_not_contradict(config: TextConfig) -> None:
     sample = config.sample
     if sample.max_staleness and sample.engine not in ELSEWHERE:
         raise UserError(f"sample.max_staleness={sample.max_staleness}: for answers that are "
-                        f"written elsewhere, by --set sample.engine={' or '.join(ELSEWHERE)}")
+                        "written elsewhere, with --set sample.engine=vllm-server or --ray")
     if sample.max_staleness and config.recipe in AGAINST_A_MODEL:
         raise UserError(f"sample.max_staleness: --recipe {config.recipe} asks and learns in turn; "
                         "leave it out")
