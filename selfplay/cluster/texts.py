@@ -46,8 +46,8 @@ class TextMaker(Maker):
 
     def make(self, key: Key) -> tuple[Any, dict[str, float]]:
         """Part ``key[1]`` of call ``key[0]``: tokens, mask, log-probabilities, ended."""
-        asked, start, end = self.asked, *self.asked["cuts"][key[1]]
-        group = asked["group"]
+        asked = self.asked
+        (start, end), group = asked["cuts"][key[1]], asked["group"]
         found = sample_completions(
             self.model, torch.tensor(asked["tokens"][start:end]),
             torch.tensor(asked["mask"][start:end]), group, Sampling(**asked["sampling"]), 0,
