@@ -15,6 +15,7 @@ driver asks for shards, in turn; both warm, of the same net, the time of games o
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import random
 import shutil
@@ -90,11 +91,18 @@ def children(name: bytes, of: set[int]) -> list[int]:
 
 def patient() -> None:
     """Nodes that this process starts may take minutes for it, where others keep the cores busy; Ray
-    gives them half of one."""
+    gives them half of one, and an agent 15 seconds to say which port it has: ``room`` gives it."""
     from ray._private import services
 
     os.environ.update({"RAY_agent_register_timeout_ms": "600000"})
-    found = services.get_node
+    found, begun = services.get_node, services.start_raylet
+    words_of = inspect.signature(begun)
+
+    def told(*words: Any, **more: Any) -> Any:
+        given, name = words_of.bind(*words, **more).arguments, "dashboard_agent_listen_port"
+        if port := given.get(name):
+            Path(given["session_dir"], f"{name}_{given['node_id']}").write_text(str(port))
+        return begun(*words, **more)
 
     def waited_for(*words: Any) -> Any:
         until = time.monotonic() + 600
@@ -106,7 +114,7 @@ def patient() -> None:
                     raise
                 time.sleep(0.2)
 
-    services.get_node = waited_for
+    services.get_node, services.start_raylet = waited_for, told
 
 
 def room(**more: Any) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import Command, save_net
 from farm_here import Here
 from script import load
 
+from selfplay.arena.match import play_match
+from selfplay.arena.records import read_records
 from selfplay.board.config import RLConfig
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies, play_shard
@@ -24,6 +27,7 @@ from selfplay.cluster import farm as farms
 from selfplay.cluster.actor import Key, Order
 from selfplay.cluster.connect import connected
 from selfplay.cluster.farm import Farm
+from selfplay.cluster.matches import SpreadMatches
 from selfplay.cluster.selfplay import SpreadGames, WholeGames
 from selfplay.cluster.stages import OnFarm
 from selfplay.common.errors import UserError
@@ -233,6 +237,42 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     assert "Traceback" not in said and "node " in said
     assert sum(not node.alive for node in farm.nodes.values()) == 1
     assert set(found.history[-1]["nodes"]) <= {node.name for node in farm.nodes.values()}
+
+
+def test_a_match_on_ray_is_that_of_one_machine(tmp_path: Path, farm: Farm) -> None:
+    """Whose net's checkpoint comes with the job; no machine has the other engine."""
+    save_net(tmp_path / "net", "tictactoe")
+    both = []
+    for away in (None, SpreadMatches(farm, "tictactoe")):
+        folder = tmp_path / f"{len(both)}"
+        play_match(GAME, "mcts:8", f"net:{tmp_path / 'net'}@4", games=10, seed=1, folder=folder,
+                   away=away)
+        both.append(sorted(read_records(folder / "games.jsonl"), key=lambda one: one.index))
+    assert both[0] == both[1] and len(both[0]) == 10
+    farm.begin(Order("selfplay.cluster.actor:Maker", {}, ("no-such-engine --gtp",)))
+    while farm.alive < 1:
+        farm.poll(0.2)
+    assert not farm.able
+
+
+def test_completions_on_ray_are_those_of_one_process(farm: Farm) -> None:
+    pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+    from selfplay.cluster.texts import RayGenerator
+    from selfplay.llm.embedded import character_tokenizer, small_model
+    from selfplay.llm.generate import Sampling, TorchGenerator
+
+    model = small_model("1x32", character_tokenizer(), 0).eval()
+    ends, rows = tuple(range(20, 40)), [[5, 6, 7], [8, 9, 10, 11, 12], [30]]
+    away, here = RayGenerator(farm, ends, 0, model), TorchGenerator(model, ends, 0)
+    for seed in (1, 2):
+        one, other = (write(rows, 3, Sampling(max_new_tokens=6), seed) for write in (away, here))
+        assert torch.equal(one.action, other.action) and torch.equal(one.ended, other.ended)
+        torch.testing.assert_close(one.logp, other.logp, atol=1e-5, rtol=1e-5)
+        drawn = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.3 * torch.randn(weight.shape, generator=drawn)
+        away.refresh(model)
 
 
 def pids(cluster: Any) -> list[int]:
