@@ -49,9 +49,6 @@ SHARD = 12  #: games
 BENCH = load("bench_ray")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --------------------------------------------------------------------------------- a shard
 
 

@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +155,6 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, undisturbed: Path) -> Non
 #: Calls after which a file system is in another state than before.
 CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 REACHED, COMPLETE = 9, 0
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Forked children cannot use torch's thread pool, and a busy machine is slow with it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def dies_at(call: int, body: Callable[[], object]) -> bool:
