@@ -27,7 +27,6 @@ from selfplay.run.folder import Run
 GAME = make("tictactoe")
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')} good"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
 
 
