@@ -21,7 +21,7 @@ from typing import Any
 
 from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
-from selfplay.arena.play import Away, Seats, played_by, seated, words_of
+from selfplay.arena.play import Away, Seats, played_by, seated, as_spec
 from selfplay.arena.records import (
     GameRecord,
     append_records,
@@ -88,7 +88,7 @@ def generate(
     away = None if player.strip() == "human" else away
     kept, settings = _partial(out)
     with closing(seated(player, game, seed=seed, device=device, slots=slots, away=away)) as expert:
-        spec = words_of(player, expert)
+        spec = as_spec(player, expert)
         play = played_by(game, expert, expert, away, Seats(
             (spec, spec), (expert.name, expert.name), (seed, seed)))
         head = _head(game, expert.name, seed, opening)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from selfplay.arena.contest.book import digest
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.contest.sprt import Trial
-from selfplay.arena.play import Away, Seats, played_by, seated, words_of
+from selfplay.arena.play import Away, Seats, played_by, seated, as_spec
 from selfplay.arena.players import Player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
@@ -191,7 +191,7 @@ def play_match(
     with closing(first):
         second = seated(b, game, seed=seed + 1, **setup)
         with closing(second):
-            specs = words_of(a, first), words_of(b, second)
+            specs = as_spec(a, first), as_spec(b, second)
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
             play = played_by(game, first, second, away, Seats(

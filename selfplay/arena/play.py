@@ -74,7 +74,7 @@ def seated(
     return parse_player(who, game, slots=slots if away is None else 1, **setup)
 
 
-def words_of(who: str | Player, player: Player) -> str:
+def as_spec(who: str | Player, player: Player) -> str:
     """The words that mean ``player``, which ``who`` has made, in any folder and at any time."""
     return own.located(who.strip()) if isinstance(who, str) and own.is_own(who) else player.name
 

@@ -55,7 +55,7 @@ def ingest(
 ) -> Ingest:
     """Keep ``places`` shards under way for so long. weights: bytes of a version. store: asked for
     the bytes in the object store."""
-    _begin(farm, shard)
+    _set_to_work(farm, shard)
     version, number, came, most = -1, 0, 0, 0
     began, spent, looked = time.monotonic(), time.process_time(), -1.0
     while (now := time.monotonic() - began) < seconds:
@@ -78,7 +78,7 @@ def ingest(
 def broadcast(farm: Farm, weights: int, places: int, rounds: int = 5) -> float:
     """Seconds until a version is with all of ``places``: asking them once with new weights, less
     asking them with those they have; of the fastest rounds."""
-    _begin(farm, Sleep(1, 1, 0.0))
+    _set_to_work(farm, Sleep(1, 1, 0.0))
     taken: dict[bool, list[float]] = {True: [], False: []}
     number = 0
     for k in range(2 * rounds):
@@ -95,5 +95,5 @@ def broadcast(farm: Farm, weights: int, places: int, rounds: int = 5) -> float:
     return max(min(taken[True]) - min(taken[False]), 0.0)
 
 
-def _begin(farm: Farm, shard: Sleep) -> None:
+def _set_to_work(farm: Farm, shard: Sleep) -> None:
     farm.begin(Order(f"{__name__}:{SleepMaker.__name__}", shard._asdict()))
