@@ -21,7 +21,7 @@ from typing import Any
 
 from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
-from selfplay.arena.play import Away, Seats, played_by, seated, as_spec
+from selfplay.arena.play import Away, Seats, as_spec, played_by, seated
 from selfplay.arena.records import (
     GameRecord,
     append_records,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from selfplay.arena.contest.book import digest
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.contest.sprt import Trial
-from selfplay.arena.play import Away, Seats, played_by, seated, as_spec
+from selfplay.arena.play import Away, Seats, as_spec, played_by, seated
 from selfplay.arena.players import Player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
