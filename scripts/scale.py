@@ -352,8 +352,9 @@ def ingest_lines(seconds: float, minutes: float, path: Path | None) -> list[str]
     """A table of what a driver takes from 1 to 64 actors that sleep as long as an H100 plays, all
     of them on this machine (64 are 8 processes of 8 threads); then the object store's memory over
     ``minutes`` with 8 of them."""
-    import ray
+    from bench_ray import patient, room
     from ray._private.internal_api import node_stats
+    from ray.cluster_utils import Cluster
 
     from selfplay.bench.ingest import Sleep, broadcast, ingest
     from selfplay.cluster.farm import Farm
@@ -361,23 +362,26 @@ def ingest_lines(seconds: float, minutes: float, path: Path | None) -> list[str]
 
     gpu = with_gpu(BOARD)
     shard = Sleep(int(gpu.shard), int(gpu.size), gpu.shard / gpu.rate)
-    ray.init(address="local", num_cpus=64, include_dashboard=False, log_to_driver=False,
-             object_store_memory=1 << 30)
-    farm = Farm("local", RayConfig(cpus=8.0), actors=8)
+    patient()
+    cluster: Any = Cluster(initialize_head=True, head_node_args=room(
+        num_cpus=64, include_dashboard=False, object_store_memory=1 << 30))
+    farm = Farm(cluster.address, RayConfig(cpus=8.0), actors=8)
 
     def store() -> int:
-        return int(node_stats().store_stats.object_store_bytes_used)
+        (node,) = farm.ray.nodes()
+        found = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"])
+        return int(found.store_stats.object_store_bytes_used)
 
     try:
         while farm.alive < 8:
             farm.poll(0.5)
+        broadcast(farm, int(gpu.weights), 64, 1)  # all have begun
         lines = [f"shards of {shard.rows:,} positions, {shard.rows * shard.size / 1e6:.2f} MB, "
                  f"{shard.seconds:.3f} s each; a version of {gpu.weights / 1e6:g} MB every 5 s", "",
                  "| actors | positions/s wanted | taken | actors wait | driver's share of a core | "
                  "store at most | a version has reached all |", "|---|---|---|---|---|---|---|"]
         found = []
         for places in PLACES:
-            ingest(farm, shard, int(gpu.weights), places, 3.0)  # all are there
             one = ingest(farm, shard, int(gpu.weights), places, seconds, store)
             found.append(one)
             lines.append(
@@ -392,6 +396,7 @@ def ingest_lines(seconds: float, minutes: float, path: Path | None) -> list[str]
             print(lines[-1], flush=True)
     finally:
         farm.close()
+        cluster.shutdown()
     if path is not None:
         _ingest_chart(path, [(one.places, one.positions, one.waiting) for one in found], gpu.rate)
     return lines

@@ -60,3 +60,11 @@ class Here:
             made = Output(*actor.make(self.job, version, [self.versions[version]], key))
         self.made.append(Delivery(key, version, made))
         return [self.made[-1]] * self.rng.choice([1, 2])
+
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
+
+def commands_get(farm: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``--ray`` of commands in this process mean ``farm``."""
+    monkeypatch.setattr("selfplay.cluster.farm.Farm", lambda address, config, actors: farm)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from command import save_net
-from farm_here import Here
+from farm_here import Here, commands_get
 
 from selfplay.arena.contest.sprt import Trial, parse_sprt
 from selfplay.arena.expert import generate
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.records import GameRecord, read_records
+from selfplay.cli import cli
 from selfplay.cluster import matches
 from selfplay.cluster.actor import Order
 from selfplay.cluster.matches import SpreadMatches, carried
@@ -110,6 +112,22 @@ def test_an_engine_plays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     actor._take(Order("selfplay.cluster.actor:Maker", {}))
                 assert not engine._engines
     assert both[0].total == both[1].total
+
+
+@pytest.mark.parametrize("words", [
+    ("match", "random", "mcts:4", "--out", "m"),
+    ("match", "random", "mcts:4", "mcts:2", "--out", "t"),
+    ("expert", "--player", "mcts:4", "--out", "e.jsonl.gz")])
+def test_commands_play_there(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands_get(farm := Here(0), monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(cli, [*words, "--game", "tictactoe", "--games", "6", "--ray",
+                                    "local"])
+    assert said.exit_code == 0, said.output
+    games = 18 if "mcts:2" in words else 6
+    assert sum(piece.output.figures["games"] for piece in farm.made) == games
 
 
 def test_of_a_player_its_checkpoints_travel(tmp_path: Path) -> None:

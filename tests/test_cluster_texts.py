@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 pytest.importorskip("ray", reason='pip install -e ".[ray]"')
 
-from farm_here import Here
+from farm_here import Here, commands_get
 from given_llm import TASK
 
+from selfplay.cli import cli
 from selfplay.cluster.texts import RayGenerator, text_engine
+from selfplay.common.files import read_history
 from selfplay.learn.config import algorithm
 from selfplay.llm.embedded import character_tokenizer, small_model
 from selfplay.llm.folder import no_engine, open_learner
@@ -86,3 +89,22 @@ def test_ahead_the_answers_are_one_step_old(tmp_path: Path, model: str) -> None:
     assert [row["staleness"] for row in rows] == [0, 1, 1]
     again = learnt(tmp_path / "b", model, Here(7, late=True), staleness=1)
     assert [row["reward"] for row in rows] == [row["reward"] for row in again]
+
+
+def test_the_command_lets_actors_write(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --ray, and without it again in its own process."""
+    commands_get(farm := Here(0), monkeypatch)
+    words = ["llm", "train", "--run", str(tmp_path / "run")]
+    more = [f"--set={setting}" for setting in (
+        "rl.steps=1", "rl.prompts=2", "rl.group=2", "rl.evaluate_prompts=2", "eval.samples=1",
+        "sample.max_new_tokens=4", "sample.max_staleness=1", "data.held_out=4")]
+    said = CliRunner().invoke(cli, [*words, "--model", model, "--task", TASK, "--recipe", "rl",
+                                    "--ray", "local", *more])
+    assert said.exit_code == 0, said.output
+    assert farm.made and read_history(tmp_path / "run/rl/history.jsonl")[0]["actors"] == 2
+    made = len(farm.made)
+    said = CliRunner().invoke(cli, [*words, "--set=rl.steps=2"])
+    assert said.exit_code == 0, said.output
+    assert len(read_history(tmp_path / "run/rl/history.jsonl")) == 2 and len(farm.made) == made
