@@ -302,7 +302,8 @@ def refused(address: str, *words: str) -> None:
 def test_where_no_ray_answers_is_one_line() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     refused("127.0.0.1:1", "--ray 127.0.0.1:1: no Ray answers", "ray start --head --port=1")
-    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999"):
+    refused("a..b:6379", "--ray a..b:6379: no Ray answers")
+    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999", "host:²"):
         refused(nonsense, f"--ray {nonsense}: auto, local or HOST:PORT wanted")
 
 

@@ -14,6 +14,7 @@ import click
 
 from selfplay.cli.options import (
     Commands,
+    NewFile,
     Number,
     OneOf,
     Whole,
@@ -148,7 +149,7 @@ def train(
                    "[sample.max_new_tokens].")
 @click.option("--questions", type=Whole(1, 1_000_000), default=256, show_default=True,
               help="Held-out questions of each of the --tasks, at most.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
+@click.option("--out", type=NewFile(), default=None, metavar="FILE.json",
               help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @click.option("--engine", type=OneOf(("auto", "torch", "vllm", "vllm-server")), default=None,
@@ -301,12 +302,14 @@ def check_task(
     _must_be_installed()
     from selfplay.common.settings import replace_key
     from selfplay.llm.config import TextConfig, override
-    from selfplay.llm.folder import task_of
+    from selfplay.llm.folder import must_start, task_of
     from selfplay.llm.judges.check import check_rewards, earned_table, findings
 
     config = replace_key(TextConfig(task), "judge.functions", rewards)
     config = replace_key(config, "judge.most_failed", 1.0)  # it is said, and does not stop
-    rows = check_rewards(task_of(override(config, assignments)), questions)
+    asked = task_of(override(config, assignments))
+    must_start(asked)
+    rows = check_rewards(asked, questions)
     click.echo(earned_table(rows))
     if found := findings(rows):
         raise UserError(f"{task}: " + "; ".join(found))

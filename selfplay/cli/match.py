@@ -10,6 +10,7 @@ import click
 
 from selfplay.cli.options import (
     NETS,
+    NewFile,
     Number,
     Whole,
     actors_option,
@@ -66,7 +67,7 @@ class _Contest(NamedTuple):
                    "opening is played twice.")
 @click.option("--book", default=None, metavar="FILE", type=click.Path(path_type=Path),
               help="Openings: a line of moves each, .pgn, or .sgf for Go.")
-@click.option("--pgn", default=None, metavar="FILE", type=click.Path(path_type=Path),
+@click.option("--pgn", default=None, metavar="FILE", type=NewFile(),
               help="Write the games as PGN too, with the game's own notation.")
 @click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [64; 4 with an outside engine; 1 with a human or a clock].")

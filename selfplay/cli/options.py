@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,29 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             raise _mistaken(param, ctx, value, f"{number} is not a finite number; {wanted}")
         return number
+
+
+class NewFile(click.Path):
+    """A file to write at the end; whether it can be there is seen at the start."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            folder = next(above for above in path.absolute().parents if above.exists())
+            if path.is_dir():
+                what = "a folder; a file's name wanted"
+            elif not folder.is_dir():
+                what = f"{clip(str(folder), 80)} is no folder"
+            elif not os.access(folder, os.W_OK):
+                what = f"nothing can be written in {clip(str(folder), 80)}"
+            else:
+                return path
+        except (OSError, ValueError) as error:  # too long, or with a byte of 0 in it
+            what = str(getattr(error, "strerror", None) or error)
+        raise _mistaken(param, ctx, value, what)
 
 
 class OneOf(click.Choice[str]):
@@ -171,10 +195,11 @@ def device_of(name: str) -> str:
     return found(name)
 
 
-def opening_of(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+def opening_of(text: str, option: str = "--opening") -> tuple[int, int]:
+    """(fewest, most) plies. Raises UserError, which names ``option``, for anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
     if not found or int(found[2] or found[1]) < int(found[1]):
-        raise UserError(f"--opening {text}: a range such as 2-8 wanted")
+        raise UserError(f"{option} {text}: a range such as 2-8 wanted")
     return int(found[1]), int(found[2] or found[1])
 
 

@@ -84,8 +84,8 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     if path.exists():
         return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
-                        "another name")
+        raise UserError(f"{folder}: holds other files, not a language-model run; name another "
+                        "folder")
     return None
 
 
@@ -118,6 +118,8 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
                         "out")
     if stored is None:  # rather a mistake found now than after SFT
         must_start(task)
+        for name in config.data.corpus:
+            task_of(replace(config, task=name), folder=folder)
     return TextRun(folder, config, task)
 
 
@@ -138,12 +140,16 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path | None = None) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right. folder: the run's, where a game's positions are."""
+    right. folder: the run's, where a game's positions are; UserError for a game without one."""
     if config.task.startswith("env:"):
         return episodes(config)
     if config.task.startswith(PREFIX):
+        if folder is None:
+            raise UserError(f"{config.task}: a game's positions are a run's; train one with "
+                            f"{command('selfplay', 'llm', 'train', '--game', 'NAME')}, then see "
+                            "selfplay llm eval RUN, or selfplay judge RUN")
         return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":

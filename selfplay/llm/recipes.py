@@ -72,6 +72,8 @@ from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("sft", "rl"),
          "rl": ("own", "student"), "own": ("rl2",), "rl2": ("student",)}
 
+GAMES_SHARE = 0.1  #: of the minutes, that the games of a board game's expert may take
+
 
 def run_recipe(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
@@ -88,6 +90,8 @@ def run_recipe(run: TextRun, device: str) -> None:
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
+        if isinstance(run.task, GameTask):
+            run.task.make(GAMES_SHARE * 60 * run.config.minutes)
         run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
 
 

@@ -299,7 +299,7 @@ def teacher(run: TextRun) -> Record | None:
     if run.config.recipe == "rl":
         return None
     base = run.config.recipe == "r1-zero"
-    task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
+    task = task_of(run.config, run.config.data.guessed, run.folder) if base else run.task
     solved = isinstance(task, GameTask)  # of large games only what is held out
     examples = task.held_out(DEMONSTRATIONS) if solved else task.batch(0, DEMONSTRATIONS)
     if (base and run.config.model) or any(e.demonstration is None for e in examples):
