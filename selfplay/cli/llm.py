@@ -18,10 +18,13 @@ from selfplay.cli.options import (
     Number,
     OneOf,
     Whole,
+    actors_option,
     counts_of,
     device_of,
+    farm_of,
     log_option,
     minutes_option,
+    ray_option,
     seed_option,
 )
 from selfplay.common.errors import UserError, command, counted
@@ -70,12 +73,14 @@ def llm() -> None:
 @click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @seed_option
 @log_option
+@ray_option
+@actors_option
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
     rewards: tuple[str, ...], env: str | None, game: str | None, opponents: tuple[str, ...],
-    **top: Any,
+    ray: str | None, actors: int | None, **top: Any,
 ) -> None:
     """Train by a recipe; the same command continues the run."""
     _must_be_installed()
@@ -114,13 +119,22 @@ def train(
         config = replace_key(config, "play.opponents", opponents)
     if rewards:
         config = replace_key(config, "judge.functions", tuple(map(located, rewards)))
+    if ray is not None:
+        assignments = ("sample.engine=ray", *assignments)
     config = new_settings(config, assignments) if new else override(config, assignments)
+    if ray is None and config.sample.engine == "ray":  # torch goes on, in turn
+        config = replace(config, sample=replace(config.sample, engine="auto", max_staleness=0))
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
         f"{counted(run.config.minutes, 'minute')}")
-    run_recipe(run, device)
+    with farm_of(ray, actors) as farm:
+        if farm is not None:
+            from selfplay.cluster.texts import text_engine
+
+            run = replace(run, engine=text_engine(farm))
+        run_recipe(run, device)
 
 
 @llm.command(name="eval")

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
 if TYPE_CHECKING:
+    from selfplay.arena.play import Away
     from selfplay.cluster.farm import Farm
-    from selfplay.run.folder import Run
+    from selfplay.run.config import RayConfig
 
 NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
@@ -149,20 +151,41 @@ actors_option = click.option("--actors", type=Whole(min=1), default=None,
 
 
 @contextmanager
-def farm_of(run: Run, ray: str | None, actors: int | None) -> Iterator[Farm | None]:
+def farm_of(
+    ray: str | None, actors: int | None, config: RayConfig | None = None
+) -> Iterator[Farm | None]:
     """The cluster that ``--ray`` names, or None. Raises UserError where it cannot be had."""
     if ray is None:
         if actors is not None:
             raise UserError("--actors: of a cluster; give --ray as well")
         yield None
         return
+    if ranks.launched() > 1:
+        raise UserError("--ray: one process asks a cluster for games; leave out torchrun, or --ray")
     from selfplay.cluster.farm import Farm
+    from selfplay.run.config import RayConfig
 
-    farm = Farm(ray, run.config.ray, actors)
+    farm = Farm(ray, config or RayConfig(), actors)
     try:
         yield farm
     finally:
         farm.close()
+
+
+@contextmanager
+def away_of(
+    ray: str | None, actors: int | None, game: str, nets: tuple[str, ...]
+) -> Iterator[Away | None]:
+    """What plays matches of ``game`` on the cluster that ``--ray`` names, or None."""
+    from selfplay.games.own import located
+
+    with farm_of(ray, actors) as farm:
+        if farm is None:
+            yield None
+            return
+        from selfplay.cluster.matches import SpreadMatches
+
+        yield SpreadMatches(farm, located(game), tuple(map(located, nets)))
 
 
 def device_of(name: str) -> str:

@@ -67,11 +67,12 @@ Engine: TypeAlias = Callable[[nn.Module, Any], Generator | None]
 
 @dataclass(frozen=True)
 class TextRun:
-    """An opened run folder."""
+    """An opened run folder. engine: writes completions elsewhere, while there is one."""
 
     folder: Path
     config: TextConfig
     task: Task
+    engine: Engine | None = None
 
 
 def stored_text_config(folder: Path) -> TextConfig | None:
@@ -271,6 +272,8 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
 
 def engine_for(run: TextRun, device: str) -> Engine:
     """What writes the completions of a run's model, by its settings."""
+    if run.engine is not None:
+        return run.engine
     return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
                                               run.config.model, device)
 
