@@ -13,7 +13,7 @@ from selfplay.learn.plateau_config import PlateauConfig
 class GoldConfig:
     """The true reward: weights of the verifier's parts (``rewards.reward``)."""
 
-    accuracy: Amount = 1.0  #: weight of a right answer
+    accuracy: Amount = 1.0  #: weight of a right answer; of what reward functions give, with those
     partial: Amount = 0.0  #: weight of an answer that is nearly right
     format: Amount = 0.0  #: weight of a completion in the form asked for
     length_cost: Amount = 0.0  #: taken off for each character
@@ -207,7 +207,7 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How a model that was given with --model is held while it learns from rewards."""
+    """How a model that was given with --model is held while it learns."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     #: of matrix products and of weights that do not learn; those that learn stay in float32
