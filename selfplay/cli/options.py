@@ -64,7 +64,7 @@ class NewFile(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        path: Any = super().convert(value, param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
         try:
             folder = next(above for above in path.absolute().parents if above.exists())
             if path.is_dir():
