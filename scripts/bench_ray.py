@@ -6,7 +6,8 @@
 Kills: a cluster of a head and two nodes, runs of tic-tac-toe that take turns with learning. In turn
 an actor, a node (another joins), Ray's head (its GCS stands still for 10 seconds, as without a
 network) and the driver (started again) are killed, ``--each`` of them in a run, at instants drawn
-from the length of an undisturbed run. Every run's games and weights are compared with that one's.
+from its iterations and the parts of a second behind. Every run's games and weights are compared
+with those of an undisturbed run.
 
 Speed: evaluations a second of self-play in one process of one thread, and of one actor that the
 driver asks for shards, in turn; both warm, of the same net, the time of games only.
@@ -32,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
+ITERATIONS = 4
 TINY = ["--init", "random", "--minutes", "60", *(word for setting in (
-    "net=1x8", "rl.iterations=4", "rl.positions=120", "rl.games=8", "rl.sims=8",
+    "net=1x8", f"rl.iterations={ITERATIONS}", "rl.positions=120", "rl.games=8", "rl.sims=8",
     "rl.cheap_sims=4", "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1", "rl.dtype=float32",
     "ray.games=8") for word in ("--set", setting))]
 STANDS = 10.0  #: seconds that the head's GCS stands still
@@ -49,6 +51,13 @@ def command(run: Path, address: str) -> subprocess.Popen[bytes]:
 def begun(run: Path) -> bool:
     """Whether a shard has come."""
     return any(run.glob("rl/records/*.parts/shard-*.npz")) or any(run.glob("rl/records/*.npz"))
+
+
+def progress(run: Path) -> float:
+    """Iterations whose games are there, and about the part of the next one."""
+    records = run / "rl/records"
+    shards = len([*records.glob("*.parts/shard-*.npz")])
+    return len([*records.glob("*.npz")]) + min(shards / 8, 0.99)
 
 
 def wait_until(what: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
@@ -178,9 +187,9 @@ def kills(count: int, each: int, seed: int, keep: Path | None) -> int:
         since = time.monotonic()
         if process.wait():
             raise SystemExit((folder / "undisturbed.out").read_text())
-        length = time.monotonic() - since
+        seconds = time.monotonic() - since
         expected = games(folder / "undisturbed"), weights(folder / "undisturbed")
-        print(f"undisturbed: {length:.1f} s after the first shard", flush=True)
+        print(f"undisturbed: {seconds:.1f} s after the first shard", flush=True)
         for first in range(0, count, each):
             kinds = [KINDS[k % 4] for k in range(first, min(first + each, count))]
             rng.shuffle(kinds)
@@ -188,8 +197,11 @@ def kills(count: int, each: int, seed: int, keep: Path | None) -> int:
             process, told = command(run, address), []
             wait_until(lambda run=run: begun(run), process)  # type: ignore[misc]
             since = time.monotonic()
-            for kind, at in zip(kinds, sorted(rng.uniform(0, length) for _ in kinds), strict=True):
-                time.sleep(max(at - (time.monotonic() - since), 0.0))
+            for kind, at in zip(kinds, sorted(rng.uniform(0, ITERATIONS - 0.2) for _ in kinds),
+                                strict=True):
+                wait_until(lambda at=at, run=run: progress(run) >= at,  # type: ignore[misc]
+                           process)
+                time.sleep(rng.uniform(0, 0.5))
                 early = process.poll() is None
                 tally[kind] += early
                 late = "" if early else " (too late)"
