@@ -134,6 +134,21 @@ class Game:
         """Give games that have not been decided different rules, so that one net learns all that
         it may be asked to play; most games have nothing to vary (Go: komi). config: ``rl``'s."""
 
+    def sized(self, size: int) -> Game:
+        """The same game on a board of so many rows and columns. Raises GameError where there is
+        none."""
+        if self.board_shape == (size, size):
+            return self
+        raise GameError(f"{self.name}: not played on a board of {size}x{size}")
+
+    def handicap(
+        self, states: Any, stones: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Give player 0 so many ``stones`` int64 [B], at least 1, on fresh boards. Returns the
+        moves that put them there, int64 [B, T], -1 pads. Raises GameError where there is no such
+        thing."""
+        self._has_none("there is no handicap in this game")
+
     def passing_late(self, share: float) -> Game:
         """The game for self-play: nobody passes, while there are other moves, before so many plies
         as this share of the board's cells. Itself where passes are no choice (in Go they are)."""

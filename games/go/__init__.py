@@ -1,5 +1,5 @@
 """Go of any size from 5 to 19: rules, superko, planes, playouts."""
 
-from .go import Go
+from .go import Go, usual_points
 
-__all__ = ["Go"]
+__all__ = ["Go", "usual_points"]

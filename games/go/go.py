@@ -128,6 +128,26 @@ class Go(Game):
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
+    def sized(self, size: int) -> Game:
+        return self if size == self.size else Go(size, self.komi, self.suicide)
+
+    def handicap(
+        self, states: States, stones: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """On the usual points in half of the games, where there are such for so many, and in the
+        others anywhere off the first line. White passes between Black's stones, and then is to
+        move."""
+        order = rng.random((len(stones), self.num_actions)) * self._opening_points
+        for row in np.flatnonzero(rng.random(len(stones)) < 0.5):
+            order[row, usual_points(self.size, int(stones[row]))] += 1
+        number = np.arange(stones.max(initial=1))
+        moves = np.full((len(stones), 2 * len(number) - 1), -1)
+        moves[:, ::2] = np.where(number < stones[:, None],
+                                 np.argsort(-order, axis=1)[:, : len(number)], -1)
+        moves[:, 1::2] = np.where(number[1:] < stones[:, None], self.pass_action, -1)
+        self.replay(states, moves)
+        return moves
+
     def passing_late(self, share: float) -> Game:
         """Under area scoring a move that keeps one's eyes costs nothing, but a game that is over
         before dead stones have been taken gives its result to the wrong side."""
@@ -339,6 +359,22 @@ class Go(Game):
         said = " after a pass" if last == self.pass_action else ""
         over = "over" if states.done[row] else f"{colour} to move{said}"
         return "\n".join([*lines, letters, f"move {int(states.ply[row])}, {over}"])
+
+
+def usual_points(size: int, count: int) -> list[int]:
+    """The cells of so many handicap stones, as GTP 2 has them (section 4.1.1); none where it has
+    none."""
+    most = 0 if size < 7 else 4 if size % 2 == 0 or size == 7 else 9
+    if not 2 <= count <= most:
+        return []
+    low = 2 if size < 13 else 3
+    middle, high = size // 2, size - 1 - low
+    corners = [(low, low), (high, high), (high, low), (low, high)]
+    sides = [(middle, low), (middle, high), (low, middle), (high, middle)]
+    points = corners[: min(count, 4)] + (sides[: (count - 4) // 2 * 2] if count > 5 else [])
+    if count > 4 and count % 2:
+        points.append((middle, middle))
+    return [row * size + column for row, column in points]
 
 
 def check_parameters(board_size: Any, komi: Any, suicide: Any) -> None:

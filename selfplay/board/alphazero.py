@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Batch, Columns, Window, batch
+from selfplay.board.data import Batch, Batches, Columns, Window
 from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer, counter
 from selfplay.common import ranks
+from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
+from selfplay.games.sizes import boards
 from selfplay.inference.actors import Actors
 from selfplay.inference.evaluator import Evaluator
 from selfplay.models import NetSpec, build, flops, seeded
@@ -48,7 +51,10 @@ class Learner:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
         the net that plays, who plays by it."""
         if not spec.komi:  # a net that does not see the komi has to learn by one alone
-            config = replace(config, komi_share=0.0, komi_wild=0.0)
+            config = replace(config, komi_share=0.0, komi_wild=0.0, handicap=0.0)
+        if config.sizes and not spec.any_board:
+            raise UserError(f"sizes {','.join(map(str, config.sizes))}: this net is for one board, "
+                            f"{game.name}")
         self.game, self.spec, self.config, self.device, self.seed = game, spec, config, device, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
@@ -61,9 +67,17 @@ class Learner:
         self.iteration = 0
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
-        self.symmetries = game.symmetries()
+        self.batches = Batches(game)
         self._players: Any = None
         self._make = players
+
+    @cached_property
+    def flops(self) -> float:
+        """Floating-point operations of an evaluation: the mean over the boards."""
+        planes = self.spec.obs_shape[0]
+        return float(np.mean([flops(replace(
+            self.spec, obs_shape=(planes, *board.board_shape), num_actions=board.num_actions,
+        )) for board in boards(self.game, self.config.sizes)]))
 
     @property
     def players(self) -> Any:
@@ -71,7 +85,7 @@ class Learner:
         if self._players is None:
             self._players = self._make(self.actors_net) if self._make else Actors(
                 self.actors_net, self.game, self.config.games, self.device, self.config.dtype,
-                self.config.cache_mb)
+                self.config.cache_mb, self.config.sizes)
         return self._players
 
     def accept(self) -> None:
@@ -116,15 +130,15 @@ class Learner:
             total = {key: total.get(key, 0.0) + value for key, value in metrics.items()}
             progress(self.config.batch_size)
         self.compute["positions"] += steps * self.config.batch_size
-        self.compute["flops"] += steps * self.config.batch_size * 3 * flops(self.spec)
+        self.compute["flops"] += steps * self.config.batch_size * 3 * self.flops
         return {key: value / steps for key, value in total.items()}
 
-    def _batches(self, steps: int) -> Iterator[Batch]:
+    def _batches(self, steps: int) -> Iterator[list[Batch]]:
         """What the next steps learn from; each depends on its number alone."""
         for k in range(steps):
             rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
             columns, rows = self.window.sample(self.config.batch_size, rng)
-            yield batch(columns, rows, self.game, self.symmetries, rng)
+            yield self.batches(columns, rows, rng)
 
 
 #: (learner, stop, progress) -> rows of the next iteration and what there is to say of its games,
@@ -177,7 +191,7 @@ def alphazero(
         if made is None:
             return
         new, facts = made
-        learner.compute["flops"] += facts["evaluations"] * flops(learner.spec)
+        learner.compute["flops"] += facts["evaluations"] * learner.flops
         learner.iteration += 1
         learner.window.add(new)
         wanted = round(len(new.value) * config.reuse)

@@ -6,7 +6,7 @@ Expert games and self-play both end here; ``batch`` is what ``trainer`` steps on
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +27,27 @@ class Columns(NamedTuple):
     ownership: NDArray[np.int8]  #: [N, H*W] in -1, 0, 1
     score: NDArray[np.float32]  #: [N] points
     aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
+    #: int8 [N], rows of the row's board where sizes are mixed; None: all are of the game's own. A
+    #: smaller board's row has its numbers first and zeros behind them.
+    size: NDArray[np.int8] | None = None
 
     def rows(self, index: Any) -> Columns:
         """Some rows, as numpy's ``index`` picks them (a slice copies nothing)."""
-        return Columns._make(column[index] for column in self)
+        return self.each(lambda column: column[index])
+
+    def each(self, change: Callable[[Any], Any]) -> Columns:
+        """With every column that there is changed."""
+        return Columns._make(None if column is None else change(column) for column in self)
+
+    def of(self, game: Game) -> Columns:
+        """The rows of ``game``'s board, without what other boards have more."""
+        if self.size is None:
+            return self
+        some = self.rows(self.size == game.board_shape[0])
+        numbers = int(np.prod(game.obs_shape))
+        wide = -(-numbers // 8) if some.obs.dtype == np.uint8 else numbers
+        return some._replace(obs=some.obs[:, :wide], policy=some.policy[:, : game.num_actions],
+                             ownership=some.ownership[:, : game.cells], size=None)
 
 
 class Batch(NamedTuple):
@@ -61,12 +78,19 @@ def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def concat(parts: list[Columns]) -> Columns:
-    """The rows of all parts (at least one), in order; rows of an earlier version that showed fewer
-    planes get empty ones."""
-    wide = max(part.obs.shape[1] for part in parts)
-    parts = [part if part.obs.shape[1] == wide else part._replace(
-        obs=np.pad(part.obs, ((0, 0), (0, wide - part.obs.shape[1])))) for part in parts]
-    return Columns._make(np.concatenate(fields) for fields in zip(*parts, strict=True))
+    """The rows of all parts (at least one), in order; rows of a smaller board, or of an earlier
+    version that showed fewer planes, are filled up with zeros."""
+    def joined(fields: tuple[Any, ...]) -> Any:
+        if all(field is None for field in fields):
+            return None
+        if fields[0].ndim < 2:
+            return np.concatenate(fields)
+        wide = max(field.shape[1] for field in fields)
+        return np.concatenate([
+            field if field.shape[1] == wide else
+            np.pad(field, ((0, 0), (0, wide - field.shape[1]))) for field in fields])
+
+    return Columns._make(map(joined, zip(*parts, strict=True)))
 
 
 def batch(
@@ -93,15 +117,50 @@ def batch(
                  picked.aux_weight)
 
 
+class Batches:
+    """Makes batches of rows whose boards may be of several sizes: a Batch a size, smallest first.
+
+    A net goes through them one after the other, and a step's gradient is the sum over all: so no
+    board is padded, and none is masked."""
+
+    def __init__(self, game: Game) -> None:
+        self._game = game
+        self._boards: dict[int, tuple[Game, Symmetries]] = {}
+
+    def __call__(
+        self, columns: Columns, rows: NDArray[np.int64], rng: np.random.Generator
+    ) -> list[Batch]:
+        """``rows`` of ``columns``, each under a random symmetry."""
+        if columns.size is None:
+            return [batch(columns, rows, *self._board(self._game.board_shape[0]), rng)]
+        picked, found = columns.rows(rows), []
+        for size in np.unique(columns.size[rows]).tolist():
+            board, symmetries = self._board(size)
+            some = picked.of(board)
+            found.append(batch(some, np.arange(len(some.value)), board, symmetries, rng))
+        return found
+
+    def _board(self, size: int) -> tuple[Game, Symmetries]:
+        if size not in self._boards:
+            own = size == self._game.board_shape[0]
+            board = self._game if own else self._game.sized(size)
+            self._boards[size] = board, board.symmetries()
+        return self._boards[size]
+
+
+def count_rows(batches: list[Batch]) -> int:
+    return sum(len(rows.value) for rows in batches)
+
+
 def endless_batches(
     game: Game, rows: Columns, size: int, seeds: list[int], step: int
-) -> Iterator[Batch]:
-    """Batches from number ``step`` on, without end. Batch k depends on (seeds, k) alone, so that an
-    interrupted run and an uninterrupted one see the same batches."""
-    symmetries = game.symmetries()
+) -> Iterator[list[Batch]]:
+    """What ``Batches`` makes, from number ``step`` on, without end. Number k depends on (seeds, k)
+    alone, so that an interrupted run and an uninterrupted one see the same batches."""
+    batches = Batches(game)
     for k in itertools.count(step):
         rng = np.random.default_rng([*seeds, k])
-        yield batch(rows, rng.integers(0, len(rows.value), size), game, symmetries, rng)
+        yield batches(rows, rng.integers(0, len(rows.value), size), rng)
 
 
 def evenly(columns: Columns, count: int) -> Columns:

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
+from selfplay.board.handicap import give_handicap
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
-from selfplay.inference.actors import group_sizes
+from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
@@ -43,12 +44,14 @@ class Harvest(NamedTuple):
     actions: int16 [moves of all games], in order; game g is actions[ends[g-1]:ends[g]].
     ends: int64 [games].
     values: float32 [games], results for player 0.
+    sizes: int8 [games], rows of each game's board where these are mixed, else None.
     """
 
     columns: Columns
     actions: NDArray[np.int16]
     ends: NDArray[np.int64]
     values: NDArray[np.float32]
+    sizes: NDArray[np.int8] | None = None
 
 
 class _Book(NamedTuple):
@@ -124,6 +127,8 @@ class Actor:
         low, high = self.config.opening
         fresh = self.game.new(len(rows))
         plies = self.rng.integers(low, high + 1, len(rows))
+        stones = self._handicaps(len(rows))
+        plies[stones > 0] = 0
         self.book.rows[rows] = 0
         self.book.no_resign[rows] = self.rng.random(len(rows)) < self.config.resign_checked
         for ply in range(min(high, self.book.action.shape[1])):
@@ -136,8 +141,22 @@ class Actor:
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
         self.game.vary(fresh, self.config, self.rng)
+        given = np.flatnonzero(stones)
+        if len(given):
+            some = take(fresh, given)
+            moves = give_handicap(self.game, some, stones[given], self.evaluate, self.rng)
+            put(fresh, given, some)
+            self.book.action[rows[given], : moves.shape[1]] = moves
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
+
+    def _handicaps(self, count: int) -> NDArray[np.int64]:
+        """int64 [count]: Black's stones in each of so many new games, 0 in most."""
+        low, high = self.config.handicap_stones
+        if not self.config.handicap:  # nothing is drawn
+            return np.zeros(count, np.int64)
+        stones = np.minimum(self.rng.integers(low, high + 1, count), self.game.cells // 4)
+        return stones * (self.rng.random(count) < self.config.handicap)
 
     def _think(self, rows: NDArray[np.int64]) -> None:
         """Start the next search of ``rows``: full in some, cheap in the others."""
@@ -213,6 +232,7 @@ class Actor:
             actions=np.concatenate(actions),
             ends=np.cumsum(finals.ply, dtype=np.int64),
             values=value[over].astype(np.float32),
+            sizes=self._sizes(len(ended)),
         )
         self.search.forget(ended)
         self._deal(ended)
@@ -229,7 +249,11 @@ class Actor:
             ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
+            size=self._sizes(n),
         )
+
+    def _sizes(self, count: int) -> NDArray[np.int8] | None:
+        return np.full(count, self.game.board_shape[0], np.int8) if self.config.sizes else None
 
 
 def _roomier(book: _Book) -> _Book:
@@ -247,6 +271,7 @@ def join_harvests(parts: list[Harvest]) -> Harvest:
         actions=np.concatenate([p.actions for p in parts]),
         ends=np.concatenate([p.ends + m for p, m in zip(parts, moves, strict=True)]),
         values=np.concatenate([p.values for p in parts]),
+        sizes=None if parts[0].sizes is None else np.concatenate([p.sizes for p in parts]),
     )
 
 
@@ -258,7 +283,7 @@ WORK, WAVES = 2e10, 8
 class SelfPlay:
     """Many games against oneself, kept in flight between calls of ``play``.
 
-    evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most
+    evaluators: one a group (see ``groups_of``), used by one thread at a time. threads: at most
     so many groups at once; the games and their order do not depend on it. work: floating-point
     operations of an evaluation (see ``models.flops``).
     """
@@ -267,13 +292,13 @@ class SelfPlay:
         self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
         threads: int, work: float = 0.0,
     ) -> None:
-        sizes = group_sizes(config.games, evaluators[0].device.type)
-        if len(sizes) != len(evaluators):
-            raise ValueError(f"{len(evaluators)} evaluators for {len(sizes)} groups")
+        groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)
+        if len(groups) != len(evaluators):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(groups)} groups")
         self.actors = [
-            Actor(game, evaluators[group], replace(config, games=sizes[group]), seed=seed,
-                  group=group) for group in ranks.share(len(sizes))]
-        self.waves = max(1, min(WAVES, int(WORK / max(work * sizes[0], 1.0))))
+            Actor(groups[group][0], evaluators[group], replace(config, games=groups[group][1]),
+                  seed=seed, group=group) for group in ranks.share(len(groups))]
+        self.waves = max(1, min(WAVES, int(WORK / max(work * groups[0][1], 1.0))))
         self.workers = Workers(min(threads, len(self.actors)))
 
     def play(

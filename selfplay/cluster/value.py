@@ -97,5 +97,5 @@ class OnFarm:
                 first = False
                 columns, actions, ends, values, evaluations = found.output.piece
                 yield number, Games(
-                    Columns._make(map(np.array, columns)), np.array(actions), np.array(ends),
+                    Columns._make(columns).each(np.array), np.array(actions), np.array(ends),
                     np.array(values), int(evaluations))

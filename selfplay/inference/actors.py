@@ -3,11 +3,16 @@ one that spreads its work over threads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game
+from selfplay.games.base import Game, GameError
+from selfplay.games.sizes import boards
 from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 
 #: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
@@ -23,21 +28,22 @@ SPREAD_ROWS = 32
 class Actors:
     """The weights that play: an evaluator a group of games; new weights go into all at once.
 
-    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``; sizes: see
+    ``groups_of``.
     """
 
     def __init__(
         self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
-        cache_mb: float = 0,
+        cache_mb: float = 0, sizes: Sequence[int] = (),
     ) -> None:
-        sizes = group_sizes(games, device)
-        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
-                           for _ in sizes]
+        groups = groups_of(game, games, device, sizes)
+        self.evaluators = [Evaluator(None, board, device, dtype, cache_mb=cache_mb / len(groups))
+                           for board, _ in groups]
         self.load(net)
 
     def load(self, net: nn.Module) -> None:
         """Play by the weights of ``net``."""
-        load_all(self.evaluators, net)
+        load_groups(self.evaluators, net)
 
     def figures(self) -> dict[str, float]:
         """What there is to say of them in a row: nothing."""
@@ -49,6 +55,32 @@ def group_sizes(games: int, device: str) -> list[int]:
     kind = torch.device(device).type
     count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
     return [games // count + (g < games % count) for g in range(count)]
+
+
+def groups_of(
+    game: Game, games: int, device: str, sizes: Sequence[int] = ()
+) -> list[tuple[Game, int]]:
+    """``games`` in groups, each with its board: all of ``game``'s, or of the ``sizes`` of board
+    that one net learns (``games.sizes.boards``), to each its share. A group is of one size, so that
+    nothing has to be padded. Raises GameError for fewer games than sizes."""
+    every = boards(game, sizes)
+    if games < len(every):
+        raise GameError(f"{games} games at once for {len(every)} board sizes; take as many games")
+    found = []
+    for board in dict.fromkeys(every):
+        first, count = every.index(board), every.count(board)
+        share = games * (first + count) // len(every) - games * first // len(every)
+        found += [(board, some) for some in group_sizes(share, device)]
+    return found
+
+
+def load_groups(
+    evaluators: Sequence[Evaluator], net: nn.Module,
+    calibration: Callable[[Game], NDArray[Any] | None] = lambda board: None,
+) -> None:
+    """``load_all`` for evaluators of one game's boards. calibration: int8's, of each board."""
+    for board in dict.fromkeys(e.game for e in evaluators):
+        load_all([e for e in evaluators if e.game is board], net, calibration(board))
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

@@ -199,7 +199,8 @@ class KeptLearner(Learner):
         """Observations [n, C, H, W] from the newest games, else from those known before, else from
         random games."""
         source = self.window.newest() if len(self.window) else self.known
-        if source is None:
+        source = None if source is None else source.of(self.game)
+        if source is None or not len(source.value):
             return precision.random_positions(self.game)
         return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
 
