@@ -77,10 +77,10 @@ class Clock:
 
 def our_side(args: argparse.Namespace) -> None:
     from selfplay.learn.config import algorithm
-    from selfplay.llm.config import TextRLConfig
     from selfplay.llm.folder import open_learner
     from selfplay.llm.generate import Sampling
     from selfplay.llm.rl import RewardedTask
+    from selfplay.llm.stage_config import TextRLConfig
     from selfplay.llm.tasks.task import make_task
 
     job = RewardedTask(make_task(args.task, style="short"))

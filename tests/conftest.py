@@ -81,15 +81,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(table(rows))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """torch computes in one thread, as in a forked child it must."""
-    import torch
-
-    threads = torch.get_num_threads()
+    """Whatever a test does to torch's threads is undone; forked children cannot use them."""
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -129,9 +126,7 @@ def run(
 ) -> Iterator[Command]:
     """``selfplay WORDS`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    threads, handlers = torch.get_num_threads(), {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    torch.set_num_threads(1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def command(*words: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["selfplay", *words])
@@ -141,6 +136,5 @@ def run(
         return Said(int(ended.value.code or 0), captured.out, captured.err)
 
     yield command
-    torch.set_num_threads(threads)
     for number, handler in handlers.items():
         signal.signal(number, handler)

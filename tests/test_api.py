@@ -22,14 +22,6 @@ from command import ROOT, TINY
 import selfplay as sp
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def python(code: str, cwd: Path, *options: str) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([sys.executable, *options, "-c", code], cwd=cwd, env=environment,

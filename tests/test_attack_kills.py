@@ -6,11 +6,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from attacking import Attack
 from command import TINY
 
@@ -28,15 +26,6 @@ TEXT = ["llm", "train", "--task", "chain_sum(min_terms=2,max_terms=2,min_digits=
 BOARD = ["train", "--game", "tictactoe", "--algo", "ppo", "--run", "run", *TINY, "--set",
          "rl.iterations=9", "--set", "pool.games=24", "--set", "pool.every=3"]
 KILLS = 6  #: of one run, then it may end
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Forked children cannot use torch's thread pool."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def started(words: list[str], folder: Path) -> int:

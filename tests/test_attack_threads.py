@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from attacking import Attack
@@ -12,13 +10,6 @@ import selfplay as sp
 
 GAMES = ("go5x5", "openspiel:breakthrough(rows=5,columns=4)", "connect4",
          "openspiel:clobber(rows=4,columns=4)")
-
-
-@pytest.fixture(autouse=True)
-def threads_again() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.attack

@@ -47,10 +47,6 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(bench_search, "SEARCH_SIMS", 8)
     monkeypatch.setattr(bench_search, "MCTS_GAMES", 4)
     monkeypatch.setattr(bench_search, "SIZES", ((8, 4), (8, 12), (2, 8), (16, 8)))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ SPEC = NetSpec("2x16", (3, 3, 3), 9, False)
 META = {"game": "tictactoe", "kind": "rl", "step": 3,
         "compute": {"seconds": 1.5, "flops": 1e9, "positions": 512}, "metrics": {"top1": 0.5}}
 META_TEXT = json.dumps({**META, "net": dataclasses.asdict(SPEC)}).encode()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(seed: int, count: int = 16) -> Batch:

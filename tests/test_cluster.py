@@ -43,9 +43,6 @@ SMALL = RLConfig(sims=4, cheap_sims=2, games=16, positions=200, iterations=3, op
 SHARD = 12  #: games
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --------------------------------------------------------------------------------- a shard
 
 

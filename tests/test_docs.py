@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 
 import click
 import pytest
-import torch
 from script import SCRIPTS, load
 from test_layout import FLOORS, MODULES
 
@@ -181,10 +180,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 def test_what_is_not_long_runs_and_says_what_the_page_says(

@@ -20,12 +20,12 @@ from selfplay.learn import advantages
 from selfplay.learn.config import algorithm
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import copy_of, load_model, save_model
 from selfplay.llm.policy import Net, Prompts, TextPolicy, evaluated, value_model
 from selfplay.llm.sft import Sequences, parts_of_texts, text_loss, text_trainer
+from selfplay.llm.stage_config import TextSFTConfig
 
 KINDS = ("llama", "qwen")  #: the embedded model, and one of Hugging Face's
 MEMORY = Memory(shared_out=True)

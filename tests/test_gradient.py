@@ -23,9 +23,6 @@ WEIGHTS = {"policy": 1.0, "value": 0.5, "ownership": 1.5, "score": 0.1}
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(gradient, "SHARD_ROWS", {"cpu": 8})
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(seed: int = 0, count: int = 30) -> Batch:

@@ -33,16 +33,12 @@ HERE = {"init": None, "device": "cpu", "seed": 1}
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                   ) -> Iterator[Path]:
+def nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder for what may be written: nothing comes into the working directory."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield tmp_path
-    torch.set_num_threads(threads)
     assert not list(here.iterdir())
 
 

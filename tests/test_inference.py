@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,6 @@ from selfplay.inference.evaluator import Evaluator, torch_run
 from selfplay.models import build, has_fast_bfloat16, padded_rows, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def net_for(game: Any, size: str = "4x32", seed: int = 0) -> nn.Module:
@@ -168,16 +158,14 @@ def test_a_call_spread_over_threads_gives_the_same_to_the_last_bit() -> None:
     game = make("connect4")
     net, obs = net_for(game), game.observe(game.new(100))
     obs = np.random.default_rng(0).integers(0, 2, obs.shape).astype(np.uint8)
-    before, seen = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            evaluator = spread(net, game)
-            assert evaluator.max_batch < 50 and evaluator.workers.threads == threads
-            seen.append(evaluator.forward(obs))
-            assert evaluator.evaluations == 100
-    finally:
-        torch.set_num_threads(before)
+    seen = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        evaluator = spread(net, game)
+        assert evaluator.max_batch < 50 and evaluator.workers.threads == threads
+        seen.append(evaluator.forward(obs))
+        assert evaluator.evaluations == 100
+    torch.set_num_threads(1)
     for a, b in zip(*seen, strict=True):
         np.testing.assert_array_equal(a, b)
     whole = Evaluator(net, game).forward(obs)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,6 @@ from selfplay.search.rollouts import rollout_evaluate
 
 HALVES = np.arange(-128, 128)
 POWERS = torch.tensor([1, 2, 4, 8, 16, 32, 64, -128])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def komi_seen(game: Go, obs: NDArray[Any]) -> NDArray[np.int64]:

@@ -18,7 +18,6 @@ from given_llm import CHAT, saved, tokenizer
 from tiny_llm import TOKENIZER, hugging_face, llama, qwen
 
 from selfplay.common.errors import UserError
-from selfplay.llm.config import EnvConfig
 from selfplay.llm.envs.sandbox import sandboxed
 from selfplay.llm.envs.talks import World
 from selfplay.llm.generate import Samples, Sampling
@@ -26,6 +25,7 @@ from selfplay.llm.models import padded_tokens
 from selfplay.llm.policy import Net, TextPolicy, evaluated, sample_batch, verifier
 from selfplay.llm.rewards import FORMATS, Example
 from selfplay.llm.rl import prompt_tokens
+from selfplay.llm.stage_config import EnvConfig
 
 GUESS = f"{ROOT}/docs/examples/guess.py:Guess"
 CALCULATOR = f"{ROOT}/docs/examples/calculator.py:Calculator"

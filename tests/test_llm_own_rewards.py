@@ -18,7 +18,6 @@ import torch
 from tiny_llm import TOKENIZER, llama
 
 from selfplay.common.errors import UserError
-from selfplay.llm.config import JudgeConfig
 from selfplay.llm.judges.functions import Judge
 from selfplay.llm.policy import (
     Completions,
@@ -30,6 +29,7 @@ from selfplay.llm.policy import (
     verifier,
 )
 from selfplay.llm.rewards import Example
+from selfplay.llm.stage_config import JudgeConfig
 
 Judged = Callable[..., list[dict[str, float]]]
 

@@ -14,9 +14,9 @@ pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 from given_llm import saved, tokenizer
 
 from selfplay.common.errors import UserError
-from selfplay.llm.config import JudgeConfig, TaskConfig
 from selfplay.llm.models import prompt_of
 from selfplay.llm.rewards import FORMATS, Example, answer_of, boxed, last_number, reward
+from selfplay.llm.stage_config import JudgeConfig, TaskConfig
 from selfplay.llm.tasks.task import make_task
 
 EXAMPLE = f"{ROOT}/docs/examples/backwards.py:Backwards"

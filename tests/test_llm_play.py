@@ -21,7 +21,7 @@ from selfplay.common.files import read_history
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.learn.config import PastSelves
-from selfplay.llm.config import PlayConfig, TextConfig, of_algorithm, override
+from selfplay.llm.config import TextConfig, of_algorithm, override
 from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.evaluate import accuracy, answers
 from selfplay.llm.folder import open_text_run
@@ -40,6 +40,7 @@ from selfplay.llm.play.player import (
 from selfplay.llm.play.words import Notation, said_move
 from selfplay.llm.recipes import run_recipe
 from selfplay.llm.rl import RewardedTask, TextRLConfig
+from selfplay.llm.stage_config import PlayConfig
 from selfplay.serve.mind import mind_of
 
 TICTACTOE = make("tictactoe")

@@ -19,7 +19,6 @@ from tiny_llm import TOKENIZER
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
 from selfplay.learn.config import algorithm
-from selfplay.llm.config import TextRLConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.folder import open_learner, train_learner
 from selfplay.llm.generate import Sampling
@@ -27,6 +26,7 @@ from selfplay.llm.models import load_model, render, save_model
 from selfplay.llm.policy import Completions
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import RewardedTask, TextLearner, count_markers
+from selfplay.llm.stage_config import TextRLConfig
 from selfplay.llm.tasks.task import Task
 from selfplay.run.keep import Kept, rows_up_to
 

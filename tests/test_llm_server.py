@@ -27,7 +27,7 @@ from given_llm import SHORT, TASK, odd, saved
 from selfplay.common.errors import Absent, UserError
 from selfplay.learn.advantages import sampler_figures
 from selfplay.learn.config import algorithm
-from selfplay.llm.config import SampleConfig, TextConfig, TextRLConfig, fixed, override
+from selfplay.llm.config import TextConfig, fixed, override
 from selfplay.llm.engines import choose
 from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.server import link_to
@@ -35,6 +35,7 @@ from selfplay.llm.folder import open_learner
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import plain_weights
 from selfplay.llm.rl import RewardedTask, TextLearner
+from selfplay.llm.stage_config import SampleConfig, TextRLConfig
 from selfplay.llm.tasks.task import make_task
 from selfplay.run.keep import Kept
 

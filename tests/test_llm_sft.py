@@ -16,12 +16,12 @@ from tiny_llm import TOKENIZER, gpt2, hugging_face, llama, lora
 
 from selfplay.common.errors import UserError
 from selfplay.learn import checkpoint
-from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import Lora, load_model, save_model
 from selfplay.llm.sft import sequences_of, text_loss, text_trainer, train_texts
+from selfplay.llm.stage_config import TextSFTConfig
 from selfplay.llm.tasks.task import make_task
 
 TASK = make_task("chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)", style="short")

@@ -18,14 +18,7 @@ from selfplay.common.files import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import recipes
-from selfplay.llm.config import (
-    RECIPES,
-    Recipe,
-    TextConfig,
-    override,
-    with_algorithm,
-    with_recipe,
-)
+from selfplay.llm.config import RECIPES, Recipe, TextConfig, override, with_algorithm, with_recipe
 from selfplay.llm.embedded import character_tokenizer, piece_tokenizer
 from selfplay.llm.folder import TextRun, newest_model, open_text_run, task_of
 from selfplay.llm.models import load_model

@@ -13,8 +13,9 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 from selfplay.common.files import write_json
 from selfplay.llm import summary
-from selfplay.llm.config import TaskConfig, TextConfig
+from selfplay.llm.config import TextConfig
 from selfplay.llm.folder import TextRun, task_of
+from selfplay.llm.stage_config import TaskConfig
 
 TASK = "chain_sum(min_terms=3,max_terms=3,min_digits=1,max_digits=1)"
 

@@ -23,7 +23,6 @@ from given_llm import SHORT, TASK, odd, saved
 from selfplay.common.errors import UserError
 from selfplay.learn.config import algorithm
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import SampleConfig, TextRLConfig
 from selfplay.llm.engines import choose, vllm
 from selfplay.llm.folder import newest_model, open_learner
 from selfplay.llm.generate import Sampling, TorchGenerator
@@ -31,6 +30,7 @@ from selfplay.llm.models import Lora, end_tokens, load_model, plain_weights
 from selfplay.llm.policy import Net, Prompts, TextPolicy
 from selfplay.llm.preferences.pairs import Pair, to_lines
 from selfplay.llm.rl import RewardedTask, TextLearner
+from selfplay.llm.stage_config import SampleConfig, TextRLConfig
 from selfplay.llm.tasks.task import make_task
 from selfplay.run.keep import Kept
 

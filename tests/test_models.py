@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,15 +16,6 @@ SHAPES = [
     pytest.param((18, 9, 9), 82, True, id="go: points and a pass"),
     pytest.param((4, 1, 12), 3, False, id="a board of one row"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shaken(net: nn.Module, seed: int = 0) -> nn.Module:

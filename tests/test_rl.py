@@ -35,9 +35,6 @@ SMALL = RLConfig(cache_mb=1, sims=4, cheap_sims=2, full_share=0.5, games=8, posi
                  window_min=64, window_max=64, batch_size=16, iterations=2, dtype="float32")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def learner(folder: Path, config: RLConfig = SMALL, spec: NetSpec = SPEC, seed: int = 1
             ) -> KeptLearner:
     return KeptLearner(GAME, spec, config, folder, init=None, device="cpu", seed=seed)

@@ -29,9 +29,6 @@ GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def config(name: str = "ppo", *changes: str) -> RunConfig:
     return override(preset("tictactoe"), [
         f"rl.algorithm={name}", "rl.iterations=3", "pool.games=24", "pool.every=2",

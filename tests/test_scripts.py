@@ -8,12 +8,11 @@ import runpy
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 from command import drop_sums
 from script import SCRIPTS, load, start
 
@@ -39,19 +38,10 @@ EXPERT = [ExpertGame(actions, 1.0, None, ("a", "b"), "here")
 Printed = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three runs: a and b from the same SFT net, c from another."""
-    folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs")
     train, held = (to_columns(GAME, games) for games in split(EXPERT, 0.2, 0))
     short = SFTConfig(batch_size=16, evaluate_every=5, max_steps=5)
     for name, seed in (("a", 1), ("c", 2)):
@@ -60,7 +50,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, run in enumerate(folder / name for name in "abc"):
         train_rl(KeptLearner(GAME, SPEC, SELF_PLAY, run / "rl", init=best_sft(run / "sft"),
                              device="cpu", seed=seed))
-    torch.set_num_threads(threads)
     return folder
 
 

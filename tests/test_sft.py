@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,14 +32,6 @@ GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 FAST = SFTConfig(batch_size=32, evaluate_every=10, patience=1, drops=2, learning_rate=1e-2,
                  max_steps=2000)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def expert(actions: tuple[int, ...], value: float, opening: int = 0) -> ExpertGame:

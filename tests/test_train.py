@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,15 +19,6 @@ from selfplay.learn.optimizer import Trainer
 from selfplay.models import NetOutput, NetSpec, build, seeded
 
 SPEC = NetSpec("2x16", (2, 4, 4), 17, True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(seed: int = 0, count: int = 16) -> Batch:

@@ -81,14 +81,9 @@ def policy(tmp_path: Path) -> Path:
 def learn(folder: Path, rows: Columns, policy: Path, seed: int = 3, **changes: Any) -> Path:
     config = ValueConfig(**{"batch_size": 64, "learning_rate": 5e-3, "evaluate_every": 40,
                             "init": "random", "held_out": 0.2, **changes})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return train_value(TTT, SPEC, policy, rows, config, folder, device="cpu", seed=seed,
-                           about={"policies": {"sft": "x"}},
-                           before={"seconds": 5.0, "flops": 1e9, "positions": 7})
-    finally:
-        torch.set_num_threads(threads)
+    return train_value(TTT, SPEC, policy, rows, config, folder, device="cpu", seed=seed,
+                       about={"policies": {"sft": "x"}},
+                       before={"seconds": 5.0, "flops": 1e9, "positions": 7})
 
 
 @pytest.mark.learns

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,7 +26,31 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(out / "unpacked")
+    _share_kernels(out / "unpacked")
     return out / "unpacked"
+
+
+def _share_kernels(unpacked: Path) -> None:
+    """What has been compiled for the same source is not compiled again."""
+    for name in sources():
+        source, file = sources()[name], unpacked / name
+        if not file.exists() or file.read_bytes() != source.read_bytes():
+            continue
+        compiled = [kept for kind in ("nbi", "nbc")
+                    for kept in source.parent.glob(f"__pycache__/{source.stem}.*.{kind}")]
+        if compiled:
+            shutil.copystat(source, file)  # Numba knows a source by its time and size
+            (file.parent / "__pycache__").mkdir(exist_ok=True)
+        for kept in compiled:
+            shutil.copy(kept, file.parent / "__pycache__")
+
+
+@functools.cache
+def sources() -> dict[str, Path]:
+    """Each module's file in the wheel, and in the tree."""
+    return {f"selfplay/{path.relative_to(base)}": path
+            for base, folder in ((ROOT / "selfplay", "selfplay"), (ROOT, "games"), (ROOT, "models"))
+            for path in (ROOT / folder).rglob("*.py")}
 
 
 def _copy(to: Path) -> Path:
@@ -53,11 +79,7 @@ def python(code: str, *words: str, cwd: Path, path: Path) -> subprocess.Complete
 def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:
     assert {p.name for p in unpacked.iterdir() if p.suffix != ".dist-info"} == {"selfplay"}
     packed = {str(p.relative_to(unpacked)) for p in unpacked.rglob("*.py")}
-    sources = {f"selfplay/{p.relative_to(base)}"
-               for base, folder in ((ROOT / "selfplay", "selfplay"), (ROOT, "games"),
-                                    (ROOT, "models"))
-               for p in (ROOT / folder).rglob("*.py")}
-    assert packed == sources
+    assert packed == set(sources())
     templates = {p.relative_to(ROOT) for p in (ROOT / "selfplay").rglob("*.j2")}
     assert {p.relative_to(unpacked) for p in unpacked.rglob("*.j2")} == templates != set()
     games = {p.name for p in (ROOT / "selfplay/expert_games").glob("*.sgf.gz")}

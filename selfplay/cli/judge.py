@@ -153,7 +153,7 @@ def _run_of(folder: Path) -> tuple[str, list[Path], bool] | None:
     where there is none."""
     from selfplay.common.files import read_json
     from selfplay.learn import checkpoint
-    from selfplay.llm.config import PREFIX
+    from selfplay.llm.stage_config import PREFIX
     from selfplay.run.folder import stored_config
 
     path = folder / "config.json"

@@ -25,7 +25,8 @@ from selfplay.cli.options import (
 )
 from selfplay.common.errors import UserError, command, counted
 from selfplay.learn.config import ALGORITHMS
-from selfplay.llm.config import PREFIX, Recipe
+from selfplay.llm.config import Recipe
+from selfplay.llm.stage_config import PREFIX
 
 NEEDED = ("transformers", "tokenizers", "reasoning_gym", "peft")
 NAMED = 40  #: characters of a folder's name

@@ -25,15 +25,7 @@ from selfplay.common.settings import to_dict, validated
 from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
-from selfplay.llm.config import (
-    AGAINST_A_MODEL,
-    PREFIX,
-    RECIPES,
-    TextConfig,
-    TextRLConfig,
-    fixed,
-    must_not_contradict,
-)
+from selfplay.llm.config import AGAINST_A_MODEL, RECIPES, TextConfig, fixed, must_not_contradict
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.choose import engine_of
@@ -63,6 +55,7 @@ from selfplay.llm.rl import (
     TextLearner,
     groups_must_fit,
 )
+from selfplay.llm.stage_config import PREFIX, TextRLConfig
 from selfplay.llm.tasks.gym import SHORT
 from selfplay.llm.tasks.rows import Lines
 from selfplay.llm.tasks.task import Task, make_task

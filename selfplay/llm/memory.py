@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from selfplay.common import ranks
-from selfplay.llm.config import MemoryConfig
 from selfplay.llm.models import without_adapters
+from selfplay.llm.stage_config import MemoryConfig
 from selfplay.models.transformer import Backbone, Transformer
 
 #: Logits held at once, in numbers; a CPU's threads hold as many each.

@@ -26,7 +26,6 @@ from selfplay.learn.config import PGConfig, sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import policy as rollouts
-from selfplay.llm.config import TextRLConfig
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens
@@ -40,6 +39,7 @@ from selfplay.llm.policy import (
     verifier,
 )
 from selfplay.llm.rewards import Example, Questions
+from selfplay.llm.stage_config import TextRLConfig
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
 

@@ -27,7 +27,6 @@ from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.policy_gradient import parts_of
-from selfplay.llm.config import TextSFTConfig
 from selfplay.llm.engines.choose import generator_of
 from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
@@ -35,6 +34,7 @@ from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.rewards import Example, Questions
+from selfplay.llm.stage_config import TextSFTConfig
 from selfplay.llm.tasks.gym import demonstration
 from selfplay.run.keep import Kept, Row, learn_until_flat
 

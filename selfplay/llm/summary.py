@@ -28,13 +28,7 @@ from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
 from selfplay.learn.checkpoint import note, reached_plateau
-from selfplay.llm.config import (
-    RECIPES,
-    TextConfig,
-    with_algorithm,
-    with_model,
-    with_recipe,
-)
+from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import evaluate_model, evaluation_table, on_a_bar
 from selfplay.llm.folder import (

@@ -36,7 +36,7 @@ from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 from selfplay.run.stage import Desk
 
-SECONDS = 1.0  #: for each measurement at the most, but for a single slow move
+SECONDS = 0.4  #: for each measurement at the most, but for a single slow move
 PART = 0.02  #: of the run's time, if that is less
 ROWS = 64  #: positions evaluated at once
 SFT_STEPS = 100  #: after which SFT's learning rate has warmed up

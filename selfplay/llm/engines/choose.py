@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from selfplay.common.errors import UserError
-from selfplay.llm.config import SampleConfig
 from selfplay.llm.engines.server import ServerGenerator, link_to, served_model
 from selfplay.llm.engines.vllm import VllmGenerator, started
 from selfplay.llm.generate import Generator, TorchGenerator
 from selfplay.llm.models import base_of, end_tokens
+from selfplay.llm.stage_config import SampleConfig
 
 
 def must_have_engine(sample: SampleConfig, given: str) -> None:

@@ -16,7 +16,6 @@ import torch
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import EnvConfig
 from selfplay.llm.envs.chat import between_turns
 from selfplay.llm.evaluate import Answers
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
@@ -24,6 +23,7 @@ from selfplay.llm.judges.processes import GRACE, Lost, Talk
 from selfplay.llm.models import chat_tokens, completion_texts, padded_tokens, written
 from selfplay.llm.policy import Completions, Prompts, SampledBatch, TextPolicy
 from selfplay.llm.rewards import Example
+from selfplay.llm.stage_config import EnvConfig
 
 
 @dataclass

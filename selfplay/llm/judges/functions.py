@@ -17,9 +17,9 @@ import numpy as np
 
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, clip
-from selfplay.llm.config import MOST, JudgeConfig
 from selfplay.llm.judges.processes import GRACE, Lost, Talk
 from selfplay.llm.rewards import Example
+from selfplay.llm.stage_config import MOST, JudgeConfig
 
 ALONE = 4  #: failures by time of completions alone, in a row, after which the rest count as failed
 RESERVED = ("partial", "format", "length", "ended", "earned", "failed")  #: names of other parts

@@ -28,7 +28,6 @@ from selfplay.games.openings import deal
 from selfplay.learn import advantages, checkpoint
 from selfplay.learn.config import PastSelves
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import SELF, PlayConfig
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import completion_texts, load_model, padded_tokens, save_model
 from selfplay.llm.play.player import Choosing, LanguagePlayer, fine, model_of_policy
@@ -36,6 +35,7 @@ from selfplay.llm.play.words import FORMAT, Notation
 from selfplay.llm.policy import Completions, Net, Prompts, SampledBatch, TextPolicy, joined_batches
 from selfplay.llm.rewards import Example
 from selfplay.llm.rl import TextLearner, batch_figures
+from selfplay.llm.stage_config import SELF, PlayConfig
 
 LOST = -1.0  #: what an illegal move earns: it loses the game
 SLOTS = 4096  #: games in flight against one opponent, at most

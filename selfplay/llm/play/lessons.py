@@ -24,9 +24,10 @@ from selfplay.common.files import read_history, write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game, take
 from selfplay.games.solve import KEEPS_VALUE, SOLVERS, plies, solver
-from selfplay.llm.config import PREFIX, SELF, PlayConfig, TextConfig
+from selfplay.llm.config import TextConfig
 from selfplay.llm.play.words import FORMAT, Notation, said_move
 from selfplay.llm.rewards import Example
+from selfplay.llm.stage_config import PREFIX, SELF, PlayConfig
 from selfplay.llm.tasks.task import HELD_OUT, Task, held_out_share
 from selfplay.search.line import expected_line
 from selfplay.search.rollouts import rollout_evaluate

@@ -25,12 +25,13 @@ from selfplay.arena.players import Setup, SlotPlayer
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game, take
 from selfplay.learn.rollout import Rollout
-from selfplay.llm.config import PREFIX, TextConfig
+from selfplay.llm.config import TextConfig
 from selfplay.llm.folder import newest_model, sampling_of, stored_text_config
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.models import complete, completion_texts, end_tokens, load_model, padded_tokens
 from selfplay.llm.play.words import MARK, Notation
 from selfplay.llm.policy import Net, TextPolicy
+from selfplay.llm.stage_config import PREFIX
 
 MOST = 4096  #: completions written at once
 PLAYED = re.compile(r"(.*?)(?:@([1-9][0-9]{0,3}))?(,mask)?")

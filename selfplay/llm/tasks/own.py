@@ -16,9 +16,9 @@ from typing import Any
 from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.threads import time_limit
 from selfplay.games import own
-from selfplay.llm.config import TaskConfig
 from selfplay.llm.judges.worker import built, failure_of
 from selfplay.llm.rewards import FORMATS, Example, Format, answer_of
+from selfplay.llm.stage_config import TaskConfig
 from selfplay.llm.tasks.rows import (
     MOST_ROWS,
     Finder,

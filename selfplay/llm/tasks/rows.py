@@ -16,8 +16,8 @@ from typing import Any
 
 from selfplay.common.errors import UserError, clip, nearest
 from selfplay.common.files import clipped, parse_json, read_json, text_lines
-from selfplay.llm.config import TaskConfig
 from selfplay.llm.rewards import CHECKERS, Example, Format, parsed_number, reward
+from selfplay.llm.stage_config import TaskConfig
 from selfplay.llm.tasks.gym import demonstration, gym
 from selfplay.llm.tasks.scorers import scorer
 

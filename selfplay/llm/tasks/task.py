@@ -20,9 +20,9 @@ import numpy as np
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json
 from selfplay.games import own
-from selfplay.llm.config import JudgeConfig, TaskConfig
 from selfplay.llm.judges.functions import Judge
 from selfplay.llm.rewards import Example, Judging
+from selfplay.llm.stage_config import JudgeConfig, TaskConfig
 from selfplay.llm.tasks.gym import gym
 from selfplay.llm.tasks.own import finder_of, format_of, own_task
 from selfplay.llm.tasks.rows import Lines, Reading, read_lines_of
