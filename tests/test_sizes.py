@@ -55,7 +55,8 @@ def rows(play_random: Any) -> dict[int, Columns]:
             pack(game.observe(states), True), (policy / policy.sum(1)[:, None]).astype(np.float16),
             rng.random(count).astype(np.float32), rng.choice([-1.0, 1.0], count).astype(np.float32),
             rng.integers(-1, 2, (count, game.cells)).astype(np.int8),
-            rng.normal(0, 9, count).astype(np.float32), (rng.random(count) < 0.7).astype(np.float32),
+            rng.normal(0, 9, count).astype(np.float32),
+            (rng.random(count) < 0.7).astype(np.float32),
             np.full(count, game.size, np.int8))
     return found
 
@@ -96,7 +97,7 @@ def test_boards_that_no_one_net_plays(game: str, sizes: tuple[int, ...], words: 
 def test_settings_that_make_no_sense(tmp_path: Path, words: list[str], said: str) -> None:
     with pytest.raises((UserError, GameError), match=said):
         open_run(tmp_path / "run", override(preset("go9x9"), words))
-    with pytest.raises(UserError, match="rl.handicap: there is none in connect4"):
+    with pytest.raises(UserError, match=r"rl\.handicap: there is none in connect4"):
         open_run(tmp_path / "run", override(preset("connect4"), ["rl.handicap=0.5"]))
 
 
