@@ -31,7 +31,6 @@ def import_numba() -> None:
     """Import Numba without SciPy's linear algebra, which it would import, a tenth of a start's
     time, only to see that it is there. A kernel that multiplies matrices brings it in when it is
     compiled or called, as ever."""
-    import numba  # noqa: F401
     from numba.np import linalg
 
     wanted = linalg.ensure_blas
