@@ -10,11 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig
-from selfplay.board.handicap import give_handicap, most_komi, set_fair_komi
 from selfplay.board.selfplay import Actor
-from selfplay.games import make
-from selfplay.games.base import GameError, side
+from selfplay.games.base import side
 from selfplay.games.go import Go
+from selfplay.games.go.handicap import begin, most_komi, put_stones, set_fair_komi
 
 SEVEN, NINE = Go(7), Go(9)
 C3, G7, C7, G3 = 20, 60, 56, 24  # on 9x9; row * 9 + column, A1 is 0
@@ -29,7 +28,7 @@ def stones_of(game: Go, states: Any) -> NDArray[np.int64]:
 def test_black_has_his_stones_and_white_is_to_move() -> None:
     stones = np.array([2, 3, 4, 2, 1] * 8)
     states = NINE.new(len(stones))
-    moves = NINE.handicap(states, stones, np.random.default_rng(1))
+    moves = put_stones(NINE, states, stones, np.random.default_rng(1))
     assert moves.shape == (40, 7)
     assert (states.to_play == 1).all() and not states.done.any()
     assert states.ply.tolist() == (2 * stones - 1).tolist() == (moves >= 0).sum(1).tolist()
@@ -46,8 +45,6 @@ def test_black_has_his_stones_and_white_is_to_move() -> None:
     assert 6 <= sum(found) <= 26  # about half of 32
     rows, columns = moves[:, ::2][moves[:, ::2] >= 0] // 9, moves[:, ::2][moves[:, ::2] >= 0] % 9
     assert {int(rows.min()), int(columns.max())} == {1, 7}  # none on the first line
-    with pytest.raises(GameError, match="no handicap in this game"):
-        make("connect4").handicap(None, stones, np.random.default_rng(1))
 
 
 def behind_by(points: NDArray[np.float64]) -> Any:
@@ -72,9 +69,9 @@ def test_fair_komi_is_what_the_net_thinks_black_leads_by(lead: float, komi: floa
 
 def test_a_varied_komi_is_as_far_from_the_fair_one() -> None:
     states = NINE.new(3)
-    states.komi[:] = [14, 11, 16]  # 7, 5.5 and 8, where the game's own is 7
-    give_handicap(NINE, states, np.array([2, 2, 3]), behind_by(np.array([21.0, 21.0, 34.5])),
-                  np.random.default_rng(1))
+    drawn = np.array([14, 11, 16], np.int16)  # 7, 5.5 and 8, where the game's own is 7
+    begin(NINE, states, np.array([2, 2, 3]), drawn, behind_by(np.array([21.0, 21.0, 34.5])),
+          np.random.default_rng(1))
     assert states.komi.tolist() == [42, 39, 71]
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries, take
-from . import large, planes, playouts, small
+from ..base import Game, GameError, Symmetries, board_symmetries, put, take
+from . import handicap, large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
 
@@ -128,25 +128,18 @@ class Go(Game):
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
-    def sized(self, size: int) -> Game:
-        return self if size == self.size else Go(size, self.komi, self.suicide)
-
-    def handicap(
-        self, states: States, stones: NDArray[np.int64], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """On the usual points in half of the games, where there are such for so many, and in the
-        others anywhere off the first line. White passes between Black's stones, and then is to
-        move."""
-        order = rng.random((len(stones), self.num_actions)) * self._opening_points
-        for row in np.flatnonzero(rng.random(len(stones)) < 0.5):
-            order[row, usual_points(self.size, int(stones[row]))] += 1
-        number = np.arange(stones.max(initial=1))
-        moves = np.full((len(stones), 2 * len(number) - 1), -1)
-        moves[:, ::2] = np.where(number < stones[:, None],
-                                 np.argsort(-order, axis=1)[:, : len(number)], -1)
-        moves[:, 1::2] = np.where(number[1:] < stones[:, None], self.pass_action, -1)
-        self.replay(states, moves)
-        return moves
+    def boards(self, sizes: Sequence[int]) -> list[Game]:
+        """The own one first."""
+        named = ",".join(map(str, sizes))
+        if sizes and self.size not in sizes:
+            raise GameError(f"sizes {named}: {self.name}'s own, {self.size}, is not among them; it "
+                            f"is the board of the matches: take {self.size},{named}")
+        made = {size: self if size == self.size else Go(size, self.komi, self.suicide)
+                for size in dict.fromkeys([self.size, *sizes])}
+        for other in made.values():
+            if other.kin != self.kin:
+                raise GameError(f"sizes {named}: one net plays {self.kin}, not {other.name} too")
+        return [made[size] for size in made for _ in range(max(list(sizes).count(size), not sizes))]
 
     def passing_late(self, share: float) -> Game:
         """Under area scoring a move that keeps one's eyes costs nothing, but a game that is over
@@ -164,10 +157,29 @@ class Go(Game):
             legal[early, self.pass_action] = False
         return legal
 
-    def vary(self, states: States, config: Any, rng: np.random.Generator) -> None:
+    def vary(
+        self, states: States, config: Any, rng: np.random.Generator, evaluate: Any = None
+    ) -> NDArray[np.int64] | None:
         """Draw each game's komi: the own one; or one up to ``komi_range`` points from it, whole and
         half ones alike (of the share ``komi_share``); or, as if there were handicap, any, normal
-        with the board's width as its deviation (``komi_wild``). Draws nothing where both are 0."""
+        with the board's width as its deviation (``komi_wild``). Draws nothing where both are 0.
+        Of the share ``handicap`` begin with stones (see ``handicap``)."""
+        self._vary_komi(states, config, rng)
+        if evaluate is None or not config.handicap:
+            return None
+        low, high = config.handicap_stones
+        stones = np.minimum(rng.integers(low, high + 1, len(states.ply)), self.cells // 4)
+        rows = np.flatnonzero((rng.random(len(stones)) < config.handicap) & (stones > 0))
+        if not len(rows):
+            return None
+        some = self.new(len(rows))
+        moves = handicap.begin(self, some, stones[rows], states.komi[rows], evaluate, rng)
+        put(states, rows, some)
+        every = np.full((len(stones), moves.shape[1]), -1)
+        every[rows] = moves
+        return every
+
+    def _vary_komi(self, states: States, config: Any, rng: np.random.Generator) -> None:
         if config.komi_share + config.komi_wild == 0:
             return
         count, reach = len(states.ply), int(2 * config.komi_range)
@@ -359,22 +371,6 @@ class Go(Game):
         said = " after a pass" if last == self.pass_action else ""
         over = "over" if states.done[row] else f"{colour} to move{said}"
         return "\n".join([*lines, letters, f"move {int(states.ply[row])}, {over}"])
-
-
-def usual_points(size: int, count: int) -> list[int]:
-    """The cells of so many handicap stones, as GTP 2 has them (section 4.1.1); none where it has
-    none."""
-    most = 0 if size < 7 else 4 if size % 2 == 0 or size == 7 else 9
-    if not 2 <= count <= most:
-        return []
-    low = 2 if size < 13 else 3
-    middle, high = size // 2, size - 1 - low
-    corners = [(low, low), (high, high), (high, low), (low, high)]
-    sides = [(middle, low), (middle, high), (low, middle), (high, middle)]
-    points = corners[: min(count, 4)] + (sides[: (count - 4) // 2 * 2] if count > 5 else [])
-    if count > 4 and count % 2:
-        points.append((middle, middle))
-    return [row * size + column for row, column in points]
 
 
 def check_parameters(board_size: Any, komi: Any, suicide: Any) -> None:

@@ -9,35 +9,22 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Batch, Batches, Columns, Window
+from selfplay.board.data import Batch, Columns, Window, batches
 from selfplay.board.selfplay import Harvest, SelfPlay
-from selfplay.board.trainer import TrainConfig, board_trainer, counter
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import ranks
-from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
-from selfplay.games.sizes import boards
 from selfplay.inference.actors import Actors
-from selfplay.inference.evaluator import Evaluator
+from selfplay.learn.optimizer import counter
 from selfplay.models import NetSpec, build, flops, seeded
-
-
-class Players(Protocol):
-    """Who plays: ``Actors``, or ``precision.ActorNets``, which choose their arithmetic."""
-
-    evaluators: list[Evaluator]
-
-    def load(self, net: nn.Module) -> None: ...
-
-    def figures(self) -> dict[str, float]: ...
 
 
 class Learner:
@@ -46,15 +33,12 @@ class Learner:
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
         device: str = "cpu", seed: int = 0,
-        players: Callable[[nn.Module], Players] | None = None,
+        players: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
-        the net that plays, who plays by it."""
+        the net that plays, who plays by it: ``Actors``, or what has their methods."""
         if not spec.komi:  # a net that does not see the komi has to learn by one alone
             config = replace(config, komi_share=0.0, komi_wild=0.0, handicap=0.0)
-        if config.sizes and not spec.any_board:
-            raise UserError(f"sizes {','.join(map(str, config.sizes))}: this net is for one board, "
-                            f"{game.name}")
         self.game, self.spec, self.config, self.device, self.seed = game, spec, config, device, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
@@ -67,17 +51,12 @@ class Learner:
         self.iteration = 0
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
-        self.batches = Batches(game)
+        every = game.boards(config.sizes)
+        self.boards = [(board, board.symmetries()) for board in dict.fromkeys(every)]
+        #: floating-point operations of an evaluation, on the mean board
+        self.flops = flops(spec) * sum(b.cells for b in every) / (game.cells * len(every))
         self._players: Any = None
         self._make = players
-
-    @cached_property
-    def flops(self) -> float:
-        """Floating-point operations of an evaluation: the mean over the boards."""
-        planes = self.spec.obs_shape[0]
-        return float(np.mean([flops(replace(
-            self.spec, obs_shape=(planes, *board.board_shape), num_actions=board.num_actions,
-        )) for board in boards(self.game, self.config.sizes)]))
 
     @property
     def players(self) -> Any:
@@ -138,7 +117,7 @@ class Learner:
         for k in range(steps):
             rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
             columns, rows = self.window.sample(self.config.batch_size, rng)
-            yield self.batches(columns, rows, rng)
+            yield batches(columns, rows, self.boards, rng)
 
 
 #: (learner, stop, progress) -> rows of the next iteration and what there is to say of its games,

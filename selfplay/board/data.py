@@ -5,8 +5,7 @@ Expert games and self-play both end here; ``batch`` is what ``trainer`` steps on
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,27 +26,12 @@ class Columns(NamedTuple):
     ownership: NDArray[np.int8]  #: [N, H*W] in -1, 0, 1
     score: NDArray[np.float32]  #: [N] points
     aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
-    #: int8 [N], rows of the row's board where sizes are mixed; None: all are of the game's own. A
-    #: smaller board's row has its numbers first and zeros behind them.
+    #: int8 [N], the size of each one's board where these differ; columns are as wide as the largest
     size: NDArray[np.int8] | None = None
 
     def rows(self, index: Any) -> Columns:
         """Some rows, as numpy's ``index`` picks them (a slice copies nothing)."""
-        return self.each(lambda column: column[index])
-
-    def each(self, change: Callable[[Any], Any]) -> Columns:
-        """With every column that there is changed."""
-        return Columns._make(None if column is None else change(column) for column in self)
-
-    def of(self, game: Game) -> Columns:
-        """The rows of ``game``'s board, without what other boards have more."""
-        if self.size is None:
-            return self
-        some = self.rows(self.size == game.board_shape[0])
-        numbers = int(np.prod(game.obs_shape))
-        wide = -(-numbers // 8) if some.obs.dtype == np.uint8 else numbers
-        return some._replace(obs=some.obs[:, :wide], policy=some.policy[:, : game.num_actions],
-                             ownership=some.ownership[:, : game.cells], size=None)
+        return Columns._make(None if column is None else column[index] for column in self)
 
 
 class Batch(NamedTuple):
@@ -78,17 +62,14 @@ def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def concat(parts: list[Columns]) -> Columns:
-    """The rows of all parts (at least one), in order; rows of a smaller board, or of an earlier
+    """The rows of all parts (at least one), in order. Those of a smaller board, or of an earlier
     version that showed fewer planes, are filled up with zeros."""
     def joined(fields: tuple[Any, ...]) -> Any:
-        if all(field is None for field in fields):
-            return None
-        if fields[0].ndim < 2:
-            return np.concatenate(fields)
+        if fields[0] is None or fields[0].ndim < 2:
+            return None if fields[0] is None else np.concatenate(fields)
         wide = max(field.shape[1] for field in fields)
-        return np.concatenate([
-            field if field.shape[1] == wide else
-            np.pad(field, ((0, 0), (0, wide - field.shape[1]))) for field in fields])
+        return np.concatenate([field if field.shape[1] == wide else np.pad(
+            field, ((0, 0), (0, wide - field.shape[1]))) for field in fields])
 
     return Columns._make(map(joined, zip(*parts, strict=True)))
 
@@ -103,7 +84,8 @@ def batch(
     """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
     picked = columns.rows(rows)
     obs = unpack(picked.obs, game.obs_shape)
-    policy, ownership = picked.policy.astype(np.float32), picked.ownership.astype(np.float32)
+    policy = picked.policy[:, : game.num_actions].astype(np.float32)
+    ownership = picked.ownership[:, : game.cells].astype(np.float32)
     if rng is not None:
         which = rng.integers(0, len(symmetries.cells), len(rows))
         planes = obs.reshape(len(rows), game.obs_shape[0], -1)
@@ -117,56 +99,16 @@ def batch(
                  picked.aux_weight)
 
 
-class Batches:
-    """Makes batches of rows whose boards may be of several sizes: a Batch a size, smallest first.
-
-    A net goes through them one after the other, and a step's gradient is the sum over all: so no
-    board is padded, and none is masked."""
-
-    def __init__(self, game: Game) -> None:
-        self._game = game
-        self._boards: dict[int, tuple[Game, Symmetries]] = {}
-
-    def __call__(
-        self, columns: Columns, rows: NDArray[np.int64], rng: np.random.Generator
-    ) -> list[Batch]:
-        """``rows`` of ``columns``, each under a random symmetry."""
-        if columns.size is None:
-            return [batch(columns, rows, *self._board(self._game.board_shape[0]), rng)]
-        picked, found = columns.rows(rows), []
-        for size in np.unique(columns.size[rows]).tolist():
-            board, symmetries = self._board(size)
-            some = picked.of(board)
-            found.append(batch(some, np.arange(len(some.value)), board, symmetries, rng))
-        return found
-
-    def _board(self, size: int) -> tuple[Game, Symmetries]:
-        if size not in self._boards:
-            own = size == self._game.board_shape[0]
-            board = self._game if own else self._game.sized(size)
-            self._boards[size] = board, board.symmetries()
-        return self._boards[size]
-
-
-def count_rows(batches: list[Batch]) -> int:
-    return sum(len(rows.value) for rows in batches)
-
-
-def endless_batches(
-    game: Game, rows: Columns, size: int, seeds: list[int], step: int
-) -> Iterator[list[Batch]]:
-    """What ``Batches`` makes, from number ``step`` on, without end. Number k depends on (seeds, k)
-    alone, so that an interrupted run and an uninterrupted one see the same batches."""
-    batches = Batches(game)
-    for k in itertools.count(step):
-        rng = np.random.default_rng([*seeds, k])
-        yield batches(rows, rng.integers(0, len(rows.value), size), rng)
-
-
-def evenly(columns: Columns, count: int) -> Columns:
-    """``count`` rows at most, spread evenly."""
-    rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
-    return columns.rows(rows)
+def batches(
+    columns: Columns, rows: NDArray[np.int64], boards: Sequence[tuple[Game, Symmetries]],
+    rng: np.random.Generator,
+) -> list[Batch]:
+    """``batch`` of the rows of each of the boards that has any: a batch is of one size, so that
+    nothing is padded for the net."""
+    size = columns.size
+    parts = [(rows if size is None else rows[size[rows] == board[0].board_shape[0]], board)
+             for board in boards]
+    return [batch(columns, some, *board, rng) for some, board in parts if len(some)]
 
 
 class Window:

@@ -2,14 +2,10 @@
 
 Here a position enters the learning cycle: the actor holds B games, the search asks the net about
 one leaf of each per wave, and every finished search becomes a move and, if it was a full one, a
-row of ``data.Columns``. Games are never in step: each has its own budget, so every wave fills the
-net's batch.
+row of ``data.Columns``. Games are never in step: each has its own budget.
 
-Self-play on every core: the games in groups, one thread at work on a group at a time.
-
-A thread searches its group and evaluates the leaves itself; of several processes each has a share
-of the groups. Groups meet after some waves. What they play depends on their number, which the
-config fixes, and not on how many threads and processes share them.
+Games are in groups, a thread at work on one at a time; of several processes each has some. What
+groups play depends on their number, fixed by the config, not on who shares them.
 """
 
 from __future__ import annotations
@@ -23,7 +19,6 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
-from selfplay.board.handicap import give_handicap
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
@@ -44,7 +39,7 @@ class Harvest(NamedTuple):
     actions: int16 [moves of all games], in order; game g is actions[ends[g-1]:ends[g]].
     ends: int64 [games].
     values: float32 [games], results for player 0.
-    sizes: int8 [games], rows of each game's board where these are mixed, else None.
+    sizes: int8 [games], of the boards, where these differ.
     """
 
     columns: Columns
@@ -127,8 +122,6 @@ class Actor:
         low, high = self.config.opening
         fresh = self.game.new(len(rows))
         plies = self.rng.integers(low, high + 1, len(rows))
-        stones = self._handicaps(len(rows))
-        plies[stones > 0] = 0
         self.book.rows[rows] = 0
         self.book.no_resign[rows] = self.rng.random(len(rows)) < self.config.resign_checked
         for ply in range(min(high, self.book.action.shape[1])):
@@ -140,23 +133,12 @@ class Actor:
         over = self.game.result(fresh)[0]
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
-        self.game.vary(fresh, self.config, self.rng)
-        given = np.flatnonzero(stones)
-        if len(given):
-            some = take(fresh, given)
-            moves = give_handicap(self.game, some, stones[given], self.evaluate, self.rng)
-            put(fresh, given, some)
-            self.book.action[rows[given], : moves.shape[1]] = moves
+        begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
+        if begun is not None:
+            anew = np.flatnonzero(begun[:, 0] >= 0)
+            self.book.action[rows[anew], : begun.shape[1]] = begun[anew]
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
-
-    def _handicaps(self, count: int) -> NDArray[np.int64]:
-        """int64 [count]: Black's stones in each of so many new games, 0 in most."""
-        low, high = self.config.handicap_stones
-        if not self.config.handicap:  # nothing is drawn
-            return np.zeros(count, np.int64)
-        stones = np.minimum(self.rng.integers(low, high + 1, count), self.game.cells // 4)
-        return stones * (self.rng.random(count) < self.config.handicap)
 
     def _think(self, rows: NDArray[np.int64]) -> None:
         """Start the next search of ``rows``: full in some, cheap in the others."""
@@ -252,8 +234,8 @@ class Actor:
             size=self._sizes(n),
         )
 
-    def _sizes(self, count: int) -> NDArray[np.int8] | None:
-        return np.full(count, self.game.board_shape[0], np.int8) if self.config.sizes else None
+    def _sizes(self, n: int) -> NDArray[np.int8] | None:
+        return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
 
 
 def _roomier(book: _Book) -> _Book:

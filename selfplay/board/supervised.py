@@ -16,8 +16,9 @@ from torch import nn
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Columns, concat, count_rows, endless_batches, pack
+from selfplay.board.data import Columns, concat, pack
 from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.lessons import count_rows, endless_batches
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead

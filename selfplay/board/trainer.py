@@ -46,8 +46,7 @@ class TrainConfig:
 
 
 def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> Trainer:
-    """A trainer of batches (``data.Batch``, or a list of them, of boards of several sizes) for
-    ``net``, which is trained in place.
+    """A trainer of batches (``data.Batch``, or a list that is one) for ``net``, trained in place.
 
     A step's figures: policy_loss, value_loss, ownership_loss, score_loss (0 without such heads),
     loss (their weighted sum), entropy (of the policy, nats), top1 (share of rows whose most
@@ -84,14 +83,11 @@ class _Shard(NamedTuple):
 
 
 def _cut(batches: list[Batch], most: int | None) -> list[_Shard]:
-    """Shards of ``most`` rows of a batch, each of one batch; None: a process has one of each."""
     found = []
     for rows in batches:
-        each = most or -(-len(rows.value) // ranks.here().size)
-        count = -(-len(rows.value) // each)
-        edges = [len(rows.value) * k // count for k in range(count + 1)]
-        for cut in (slice(a, b) for a, b in pairwise(edges)):
-            shard = Batch(*(field[cut] for field in rows))
+        count = -(-len(rows.value) // (most or -(-len(rows.value) // ranks.here().size)))
+        for a, b in pairwise(len(rows.value) * k // count for k in range(count + 1)):
+            shard = Batch(*(field[a:b] for field in rows))
             found.append(_Shard(shard, _weight_shares(shard, batches)))
     return found
 
@@ -101,9 +97,8 @@ def _weight_shares(shard: Batch, batches: list[Batch]) -> dict[str, float]:
         whole = sum(float(weight(rows).sum(dtype=np.float64)) for rows in batches)
         return float(weight(shard).sum(dtype=np.float64)) / max(whole, 1e-30)
 
-    known = part(lambda rows: rows.aux_weight)
-    return {"policy": part(lambda rows: rows.policy_weight),
-            "value": part(lambda rows: np.ones(len(rows.value))),
+    known, value = part(lambda rows: rows.aux_weight), part(lambda rows: np.ones(len(rows.value)))
+    return {"policy": part(lambda rows: rows.policy_weight), "value": value,
             "ownership": known, "score": known}
 
 
@@ -152,17 +147,3 @@ def _policy_metrics(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
     """Scalars (entropy in nats, share of rows whose most probable action is the target's)."""
     right = (logits.argmax(1) == rows.policy.argmax(1)).float()
     return losses.entropy(logits).mean(), losses.masked_mean(right, rows.policy_weight)
-
-
-def counter(
-    progress: Callable[[str, int, int], None], what: str, total: int
-) -> Callable[[int], None]:
-    """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""
-    done = 0
-
-    def add(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(what, done, total)
-
-    return add

@@ -27,8 +27,9 @@ from torch import nn
 
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import ValueConfig
-from selfplay.board.data import Columns, concat, count_rows, endless_batches, evenly, pack, unpack
+from selfplay.board.data import Columns, concat, pack, unpack
 from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.lessons import count_rows, endless_batches, evenly
 from selfplay.board.policy import BoardPolicy, Turn
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError

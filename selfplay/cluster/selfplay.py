@@ -35,7 +35,6 @@ from selfplay.cluster.table import ClusterTable
 from selfplay.common.files import read_figures, write_json
 from selfplay.games import make, own
 from selfplay.games.base import Game
-from selfplay.games.sizes import boards
 from selfplay.inference.actors import group_sizes
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.precision import random_positions
@@ -89,7 +88,7 @@ class ShardMaker:
         device: str,
     ) -> None:
         self.config, self.seed, self.games = config, seed, games
-        self.boards = boards(make(game), config.sizes)
+        self.boards = make(game).boards(config.sizes)
         if own.is_own(net):
             use_net(net)
         self.net, self.device = build(spec), device
@@ -126,6 +125,11 @@ class ShardMaker:
         return tuple(harvest), {
             "games": len(harvest.ends), "evaluations": evaluate.evaluations - before[0],
             "cached": (evaluate.cache.hits if evaluate.cache else 0) - before[1]}
+
+
+def own_columns(columns: Columns) -> Columns:
+    """A copy in memory of one's own."""
+    return Columns._make(None if column is None else np.array(column) for column in columns)
 
 
 def packed(learner: Learner, device: str) -> dict[str, Any]:
@@ -288,7 +292,7 @@ class SpreadGames(ShardedGames):
             return
         found = Harvest(Columns._make(piece.output.piece[0]), *piece.output.piece[1:])
         harvest = Harvest._make(  # not the store's own memory
-            part.each(np.array) if isinstance(part, Columns) else
+            own_columns(part) if isinstance(part, Columns) else
             None if part is None else np.array(part) for part in found)
         file = plan.folder / f"shard-{n:06d}.npz"
         figures = piece.output.figures

@@ -18,7 +18,7 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Games, Policies, play_shard
 from selfplay.cluster.actor import Key, Order
 from selfplay.cluster.farm import Farm
-from selfplay.cluster.selfplay import POLL, SpreadGames
+from selfplay.cluster.selfplay import POLL, SpreadGames, own_columns
 from selfplay.common.threads import Workers
 from selfplay.games import make, own
 from selfplay.learn import checkpoint
@@ -97,5 +97,5 @@ class OnFarm:
                 first = False
                 columns, actions, ends, values, evaluations = found.output.piece
                 yield number, Games(
-                    Columns._make(columns).each(np.array), np.array(actions), np.array(ends),
+                    own_columns(Columns._make(columns)), np.array(actions), np.array(ends),
                     np.array(values), int(evaluations))

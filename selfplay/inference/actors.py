@@ -12,7 +12,6 @@ from torch import nn
 
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, GameError
-from selfplay.games.sizes import boards
 from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 
 #: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
@@ -28,8 +27,7 @@ SPREAD_ROWS = 32
 class Actors:
     """The weights that play: an evaluator a group of games; new weights go into all at once.
 
-    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``; sizes: see
-    ``groups_of``.
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``; sizes: ``groups_of``.
     """
 
     def __init__(
@@ -60,25 +58,21 @@ def group_sizes(games: int, device: str) -> list[int]:
 def groups_of(
     game: Game, games: int, device: str, sizes: Sequence[int] = ()
 ) -> list[tuple[Game, int]]:
-    """``games`` in groups, each with its board: all of ``game``'s, or of the ``sizes`` of board
-    that one net learns (``games.sizes.boards``), to each its share. A group is of one size, so that
-    nothing has to be padded. Raises GameError for fewer games than sizes."""
-    every = boards(game, sizes)
-    if games < len(every):
-        raise GameError(f"{games} games at once for {len(every)} board sizes; take as many games")
-    found = []
-    for board in dict.fromkeys(every):
-        first, count = every.index(board), every.count(board)
-        share = games * (first + count) // len(every) - games * first // len(every)
-        found += [(board, some) for some in group_sizes(share, device)]
-    return found
+    """``games`` in groups, each with its board, of which all (``Game.boards``) have equal shares.
+    A group is of one size, so that nothing is padded. Raises GameError for too few games."""
+    boards = game.boards(sizes)
+    if games < len(boards):
+        raise GameError(f"{games} games at once for {len(boards)} board sizes; take as many games")
+    shares = [games // len(boards) + (k < games % len(boards)) for k in range(len(boards))]
+    return [(board, some) for board, share in zip(boards, shares, strict=True)
+            for some in group_sizes(share, device)]
 
 
 def load_groups(
     evaluators: Sequence[Evaluator], net: nn.Module,
     calibration: Callable[[Game], NDArray[Any] | None] = lambda board: None,
 ) -> None:
-    """``load_all`` for evaluators of one game's boards. calibration: int8's, of each board."""
+    """``load_all`` for evaluators of several boards. calibration: int8's, of each board."""
     for board in dict.fromkeys(e.game for e in evaluators):
         load_all([e for e in evaluators if e.game is board], net, calibration(board))
 

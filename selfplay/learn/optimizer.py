@@ -374,3 +374,17 @@ def _adamw(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those named PREFIX..., without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def counter(
+    progress: Callable[[str, int, int], None], what: str, total: int
+) -> Callable[[int], None]:
+    """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
+    return add

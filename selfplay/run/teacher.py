@@ -26,7 +26,6 @@ from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import read_history, read_json, write_atomic, write_json
 from selfplay.games.base import Game
-from selfplay.games.sizes import boards
 from selfplay.learn import checkpoint
 from selfplay.run.clock import Clock
 from selfplay.run.config import preset
@@ -227,7 +226,7 @@ def _other_boards(run: Run, skipped: list[Skipped]) -> list[tuple[Game, list[Exp
     """The given games on the other boards of ``rl.sizes``, all to learn from; what of ``skipped``
     is among them is taken out."""
     found = []
-    for board in dict.fromkeys(boards(run.game, run.config.rl.sizes)):
+    for board in dict.fromkeys(run.game.boards(run.config.rl.sizes)):
         if board is run.game:
             continue
         try:
