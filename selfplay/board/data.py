@@ -84,8 +84,8 @@ def batch(
     """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
     picked = columns.rows(rows)
     obs = unpack(picked.obs, game.obs_shape)
-    policy = picked.policy[:, : game.num_actions].astype(np.float32)
-    ownership = picked.ownership[:, : game.cells].astype(np.float32)
+    policy = picked.policy[:, : symmetries.actions.shape[1]].astype(np.float32)
+    ownership = picked.ownership[:, : symmetries.cells.shape[1]].astype(np.float32)
     if rng is not None:
         which = rng.integers(0, len(symmetries.cells), len(rows))
         planes = obs.reshape(len(rows), game.obs_shape[0], -1)
