@@ -156,7 +156,7 @@ def _value(place: str, text: str, kind: type, error: type[Exception]) -> Any:
         return text
     if kind not in (int, float):
         raise error(f"{place}: cannot be given in words; its default is a {kind.__name__}")
-    pattern = r"[+-]?\d+" if kind is int else r"[+-]?(\d+\.?\d*|\.\d+)"
+    pattern = r"[+-]?\d{1,99}" if kind is int else r"[+-]?(\d{1,99}\.?\d*|\.\d+)"
     if not re.fullmatch(pattern, text):
         wanted = "a whole number" if kind is int else "a number"
         raise error(f"{place} must be {wanted}, not {text!r}")

@@ -1,12 +1,12 @@
 """Self-play on Ray, on this machine alone: what dies loses nothing, and what it costs in speed.
 
-    .venv/bin/python scripts/bench_ray.py --kills 12     # at random instants of a tiny run
+    .venv/bin/python scripts/bench_ray.py --kills 12     # at random instants of tiny runs
     .venv/bin/python scripts/bench_ray.py --speed 5      # pairs: one actor beside no Ray
 
-Kills: a cluster of a head and two nodes, a run of tic-tac-toe that takes turns with learning. In
-turn an actor, a node (another joins), Ray's head (its GCS stands still for 10 seconds, as without a
-network) and the driver (started again) are killed, one in each run, at an instant drawn from the
-length of an undisturbed run. Every run's games and weights are compared with that one's.
+Kills: a cluster of a head and two nodes, runs of tic-tac-toe that take turns with learning. In turn
+an actor, a node (another joins), Ray's head (its GCS stands still for 10 seconds, as without a
+network) and the driver (started again) are killed, ``--each`` of them in a run, at instants drawn
+from the length of an undisturbed run. Every run's games and weights are compared with that one's.
 
 Speed: evaluations a second of self-play in one process of one thread, and of one actor that the
 driver asks for shards, in turn; both warm, of the same net, the time of games only.
@@ -15,10 +15,12 @@ driver asks for shards, in turn; both warm, of the same net, the time of games o
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,8 +33,8 @@ from typing import Any
 import numpy as np
 
 TINY = ["--init", "random", "--minutes", "60", *(word for setting in (
-    "net=1x8", "rl.iterations=6", "rl.positions=400", "rl.games=16", "rl.sims=32",
-    "rl.cheap_sims=16", "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1", "rl.dtype=float32",
+    "net=1x8", "rl.iterations=4", "rl.positions=120", "rl.games=8", "rl.sims=8",
+    "rl.cheap_sims=4", "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1", "rl.dtype=float32",
     "ray.games=8") for word in ("--set", setting))]
 STANDS = 10.0  #: seconds that the head's GCS stands still
 
@@ -87,16 +89,56 @@ def children(name: bytes, of: set[int]) -> list[int]:
     return sorted(found)
 
 
+def patient() -> None:
+    """Nodes that this process starts may take minutes for it, where others keep the cores busy; Ray
+    gives them half of one, and an agent 15 seconds to say which port it has: ``room`` gives it."""
+    from ray._private import services
+
+    os.environ.update({"RAY_agent_register_timeout_ms": "600000"})
+    found, begun = services.get_node, services.start_raylet
+    words_of = inspect.signature(begun)
+
+    def told(*words: Any, **more: Any) -> Any:
+        given, name = words_of.bind(*words, **more).arguments, "dashboard_agent_listen_port"
+        if port := given.get(name):
+            Path(given["session_dir"], f"{name}_{given['node_id']}").write_text(str(port))
+        return begun(*words, **more)
+
+    def waited_for(*words: Any) -> Any:
+        until = time.monotonic() + 600
+        while True:
+            try:
+                return found(*words)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node, services.start_raylet = waited_for, told
+
+
+def room(**more: Any) -> dict[str, Any]:
+    """A node with room for one actor. Its ports are given: Ray's own search for free ones ends
+    the node where the machine is too busy."""
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+             "runtime_env_agent_port")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
+    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports, **more}
+
+
 class Machines:
     """The cluster, and what can happen to it."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.about: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-        self.cluster: Any = Cluster(initialize_head=True, head_node_args={
-            "num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False})
-        self.nodes = [self.cluster.add_node(**self.about) for _ in range(2)]
+        patient()
+        self.cluster: Any = Cluster(initialize_head=True, head_node_args=room(
+            num_cpus=0, include_dashboard=False))
+        self.nodes = [self.cluster.add_node(**room()) for _ in range(2)]
 
     def processes(self) -> set[int]:
         return {info.process.pid for node in (self.cluster.head_node, *self.nodes)
@@ -111,7 +153,7 @@ class Machines:
         self.cluster.remove_node(self.nodes.pop(rng.randrange(len(self.nodes))),
                                  allow_graceful=False)
         time.sleep(rng.uniform(0, 2))
-        self.nodes.append(self.cluster.add_node(wait=False, **self.about))
+        self.nodes.append(self.cluster.add_node(wait=False, **room()))
 
     def head(self, rng: random.Random) -> None:
         (info,) = self.cluster.head_node.all_processes["gcs_server"]
@@ -120,10 +162,14 @@ class Machines:
         os.kill(info.process.pid, signal.SIGCONT)
 
 
-def kills(count: int, seed: int, keep: Path | None) -> int:
+KINDS = ("actor", "node", "head", "driver")
+
+
+def kills(count: int, each: int, seed: int, keep: Path | None) -> int:
     """Returns how many runs were not as the undisturbed one."""
     rng, bad, tally = random.Random(seed), 0, Counter[str]()
     folder = Path(tempfile.mkdtemp(prefix="bench-ray-", dir=keep))
+    os.environ.update({"RAY_worker_niceness": "0"})  # no less than this program has
     machines = Machines()
     address = machines.cluster.address
     try:
@@ -135,32 +181,33 @@ def kills(count: int, seed: int, keep: Path | None) -> int:
         length = time.monotonic() - since
         expected = games(folder / "undisturbed"), weights(folder / "undisturbed")
         print(f"undisturbed: {length:.1f} s after the first shard", flush=True)
-        for k in range(count):
-            kind, run = ("actor", "node", "head", "driver")[k % 4], folder / f"run{k}"
-            process = command(run, address)
+        for first in range(0, count, each):
+            kinds = [KINDS[k % 4] for k in range(first, min(first + each, count))]
+            rng.shuffle(kinds)
+            run, began = folder / f"run{first // each}", time.monotonic()
+            process, told = command(run, address), []
             wait_until(lambda run=run: begun(run), process)  # type: ignore[misc]
-            after = rng.uniform(0, length)
-            time.sleep(after)
-            early = process.poll() is None
-            if kind == "driver":
-                process.kill()
-                process.wait()
-                finished = {path.name: path.read_bytes()
-                            for path in run.glob("rl/records/*.parts/shard-*.npz")}
-                process = command(run, address)
-            else:
-                getattr(machines, kind)(rng)
-                finished = {}
-            code = process.wait(timeout=600)
+            since = time.monotonic()
+            for kind, at in zip(kinds, sorted(rng.uniform(0, length) for _ in kinds), strict=True):
+                time.sleep(max(at - (time.monotonic() - since), 0.0))
+                early = process.poll() is None
+                tally[kind] += early
+                late = "" if early else " (too late)"
+                told.append(f"{kind} {time.monotonic() - since:.1f} s{late}")
+                if kind != "driver":
+                    getattr(machines, kind)(rng)
+                elif early:
+                    process.kill()
+                    process.wait()
+                    process = command(run, address)
+            code = process.wait(timeout=1200)
             same = code == 0 and (games(run), weights(run)) == expected
             bad += not same
-            tally[kind] += early
-            print(f"{k + 1:3} {kind:<7} after {after:5.1f} s{'' if early else ' (it had ended)'}: "
-                  f"{'the same games and weights' if same else f'DIFFERENT (code {code})'}"
-                  + (f", {len(finished)} finished shards on disk at the kill" if finished else ""),
-                  flush=True)
+            print(f"{', '.join(told)}: "
+                  f"{'the same games and weights' if same else f'DIFFERENT (code {code})'}, "
+                  f"{time.monotonic() - began:.0f} s in all", flush=True)
         print("killed in mid-run: " + ", ".join(f"{n} {kind}" for kind, n in tally.items())
-              + f"; {bad} of {count} runs differ")
+              + f"; {bad} of {-(-count // each)} runs differ")
     finally:
         machines.cluster.shutdown()
         if not bad:
@@ -214,7 +261,8 @@ def speed(pairs: int, name: str, size: str, sims: int, whole: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=0, help="runs with a kill each")
+    parser.add_argument("--kills", type=int, default=0, help="kills in all")
+    parser.add_argument("--each", type=int, default=4, help="kills in a run")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--keep", type=Path, help="folder for the runs")
     parser.add_argument("--speed", type=int, default=0, help="pairs of measurements")
@@ -225,7 +273,7 @@ def main() -> None:
     words = parser.parse_args()
     if words.speed:
         speed(words.speed, words.game, words.net, words.sims, words.games)
-    if words.kills and kills(words.kills, words.seed, words.keep):
+    if words.kills and kills(words.kills, words.each, words.seed, words.keep):
         raise SystemExit(1)
 
 

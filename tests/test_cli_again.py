@@ -294,6 +294,18 @@ def test_the_largest_seed_plays(run: Command) -> None:
     assert said.code == 0, said.err
 
 
+def test_the_largest_seed_judges(run: Command) -> None:
+    said = run("judge", "random", *T, "--count", "3", "--seed", str(2**63 - 1))
+    assert said.code == 0, said.err
+
+
+def test_a_gpu_that_is_not_there_is_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    run("match", "net:tictactoe", "random", *T, "--device", "cuda:2").mistake(
+        "--device cuda:2", "2 GPUs")
+
+
 def test_a_gpu_without_room_is_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

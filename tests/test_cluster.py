@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import Command, save_net
+from farm_here import Here
+from script import load
 
+from selfplay.arena.match import play_match
+from selfplay.arena.records import read_records
 from selfplay.board.config import RLConfig
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies, play_shard
+from selfplay.cli.options import farm_of
 from selfplay.cluster import farm as farms
-from selfplay.cluster.actor import Key, Order, Output, RayActor
+from selfplay.cluster.actor import Key, Order
 from selfplay.cluster.connect import connected
-from selfplay.cluster.farm import Delivery, Farm
+from selfplay.cluster.farm import Farm
+from selfplay.cluster.matches import SpreadMatches
 from selfplay.cluster.selfplay import SpreadGames, WholeGames
-from selfplay.cluster.value import OnFarm
+from selfplay.cluster.stages import OnFarm
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
 from selfplay.games import make
@@ -41,6 +46,7 @@ SPEC = spec_for(GAME, "1x8")
 SMALL = RLConfig(sims=4, cheap_sims=2, games=16, positions=200, iterations=3, opening=(0, 2),
                  temperature_plies=3, batch_size=32, reuse=1.0, cache_mb=1, dtype="float32")
 SHARD = 12  #: games
+BENCH = load("bench_ray")
 
 
 # --------------------------------------------------------------------------------- a shard
@@ -68,48 +74,6 @@ def test_a_shard_is_whole_games_and_always_the_same() -> None:
 
 
 # ------------------------------------------------------------------- iterations, without Ray
-
-
-class Here:
-    """A farm in this process: pieces come in any order, some twice, some only when asked again."""
-
-    device = "cpu"
-    alive = restarts = moved = 0
-    wait_seconds = 0.0
-
-    def __init__(self, seed: int, late: bool = False) -> None:
-        self.rng, self.late = random.Random(seed), late
-        self.nodes: dict[str, Any] = {}
-        self.actors = [RayActor("cpu") for _ in range(3)]
-        self.waiting: dict[Key, int] = {}
-        self.versions: dict[int, Any] = {}
-        self.made: list[Delivery] = []
-
-    def begin(self, job: Order) -> None:
-        self.job = job
-
-    def publish(self, version: int, weights: Any) -> None:
-        self.versions[version] = weights
-        self.version = version
-
-    def ask(self, key: Key) -> None:
-        self.waiting.setdefault(key, self.version)
-
-    @property
-    def asked(self) -> int:
-        return len(self.waiting)
-
-    def poll(self, seconds: float) -> list[Delivery]:
-        if not self.waiting or (self.late and self.rng.random() < 0.5):
-            return []
-        key = self.rng.choice(list(self.waiting))
-        version = self.waiting.pop(key)
-        actor = self.rng.choice(self.actors)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ray.get", lambda ref: ref)
-            made = Output(*actor.make(self.job, version, [self.versions[version]], key))
-        self.made.append(Delivery(key, version, made))
-        return [self.made[-1]] * self.rng.choice([1, 2])
 
 
 def learner(folder: Path, config: RLConfig = SMALL) -> KeptLearner:
@@ -219,27 +183,16 @@ def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------ on Ray itself
 
 
-def room(**more: Any) -> dict[str, Any]:
-    """A node with room for one actor. Its ports are given: Ray's own search for free ones ends
-    the node where the machine is too busy."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
-             "runtime_env_agent_port")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
-    for one in sockets:
-        one.close()
-    return {"num_cpus": 1, "object_store_memory": 80 * 2**20, **ports, **more}
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head and a node, with room for one actor each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     from ray.cluster_utils import Cluster
 
+    BENCH.patient()
     try:
-        found = Cluster(initialize_head=True, head_node_args=room(include_dashboard=False))
-        found.node = found.add_node(**room())
+        found = Cluster(initialize_head=True, head_node_args=BENCH.room(include_dashboard=False))
+        found.node = found.add_node(**BENCH.room())
         found.wait_for_nodes()
     except Exception as error:  # nothing of ours has run yet
         pytest.skip(f"Ray's own processes do not start on this machine: {error}")
@@ -265,7 +218,7 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     events: list[tuple[int, Callable[[], object]]] = [
         (1, lambda: os.kill(pids(cluster)[0], signal.SIGKILL)),
         (3, lambda: cluster.remove_node(cluster.node, allow_graceful=False)),
-        (3, lambda: cluster.add_node(**room()))]
+        (3, lambda: cluster.add_node(**BENCH.room()))]
 
     def stop() -> bool:
         if events and sum(node.done["pieces"] for node in farm.nodes.values()) >= events[0][0]:
@@ -281,6 +234,42 @@ def test_actors_on_ray_give_the_same_whatever_dies(
     assert "Traceback" not in said and "node " in said
     assert sum(not node.alive for node in farm.nodes.values()) == 1
     assert set(found.history[-1]["nodes"]) <= {node.name for node in farm.nodes.values()}
+
+
+def test_a_match_on_ray_is_that_of_one_machine(tmp_path: Path, farm: Farm) -> None:
+    """Whose net's checkpoint comes with the job; no machine has the other engine."""
+    save_net(tmp_path / "net", "tictactoe")
+    both = []
+    for away in (None, SpreadMatches(farm, "tictactoe")):
+        folder = tmp_path / f"{len(both)}"
+        play_match(GAME, "mcts:8", f"net:{tmp_path / 'net'}@4", games=10, seed=1, folder=folder,
+                   away=away)
+        both.append(sorted(read_records(folder / "games.jsonl"), key=lambda one: one.index))
+    assert both[0] == both[1] and len(both[0]) == 10
+    farm.begin(Order("selfplay.cluster.actor:Maker", {}, ("no-such-engine --gtp",)))
+    while farm.alive < 1:
+        farm.poll(0.2)
+    assert not farm.able
+
+
+def test_completions_on_ray_are_those_of_one_process(farm: Farm) -> None:
+    pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
+    from selfplay.cluster.texts import RayGenerator
+    from selfplay.llm.embedded import character_tokenizer, small_model
+    from selfplay.llm.generate import Sampling, TorchGenerator
+
+    model = small_model("1x32", character_tokenizer(), 0).eval()
+    ends, rows = tuple(range(20, 40)), [[5, 6, 7], [8, 9, 10, 11, 12], [30]]
+    away, here = RayGenerator(farm, ends, 0, model), TorchGenerator(model, ends, 0)
+    for seed in (1, 2):
+        one, other = (write(rows, 3, Sampling(max_new_tokens=6), seed) for write in (away, here))
+        assert torch.equal(one.action, other.action) and torch.equal(one.ended, other.ended)
+        torch.testing.assert_close(one.logp, other.logp, atol=1e-5, rtol=1e-5)
+        drawn = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.3 * torch.randn(weight.shape, generator=drawn)
+        away.refresh(model)
 
 
 def pids(cluster: Any) -> list[int]:
@@ -313,7 +302,8 @@ def refused(address: str, *words: str) -> None:
 def test_where_no_ray_answers_is_one_line() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
     refused("127.0.0.1:1", "--ray 127.0.0.1:1: no Ray answers", "ray start --head --port=1")
-    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999"):
+    refused("a..b:6379", "--ray a..b:6379: no Ray answers")
+    for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999", "host:²"):
         refused(nonsense, f"--ray {nonsense}: auto, local or HOST:PORT wanted")
 
 
@@ -355,6 +345,15 @@ def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
             farm.poll(0.5)
 
 
-def test_actors_want_a_cluster(run: Command) -> None:
-    said = run("rl", "--game", "tictactoe", "--init", "random", "--actors", "2")
+@pytest.mark.parametrize("words", [
+    ("rl", "--init", "random"), ("match", "random", "random"),
+    ("expert", "--player", "random", "--out", "x.jsonl.gz")])
+def test_actors_want_a_cluster(run: Command, words: tuple[str, ...]) -> None:
+    said = run(*words, "--game", "tictactoe", "--actors", "2")
     said.mistake("--actors", "give --ray as well")
+
+
+def test_torchrun_wants_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="leave out torchrun, or --ray"), farm_of("local", None):
+        pass

@@ -95,6 +95,28 @@ def test_the_package_runs_as_a_module() -> None:
     assert "Usage: python -m selfplay rl" in done.stdout or "selfplay rl" in done.stdout
 
 
+@pytest.mark.parametrize(("place", "words"), [
+    ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: a whole number wanted"),
+    ({"WORLD_SIZE": "2"}, "RANK=: a whole number wanted"),
+    ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2: from 0 to 1 wanted"),
+    ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK=x: a whole number"),
+    ({"WORLD_SIZE": "2", "RANK": "0"}, "process 1 of 2 does not find the others"),
+    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+     "process 1 of 2 does not find the others")])
+def test_variables_that_are_not_torchruns_are_one_line(
+    place: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["selfplay", "train"])
+    assert mistakes.run_command(cli) == 1
+    said = capsys.readouterr().err
+    assert words in said and "WORLD_SIZE" in said and said.count("\n") == 1
+
+
 def test_a_command_of_one_process_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,20 +16,26 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
 from command import Command
+from given_llm import CHAT, tokenizer
 from test_reward_model import TASK
-from tiny_llm import EOS, PAD, TOKENIZER, llama
+from tiny_llm import EOS, PAD, TOKENIZER, llama, qwen
 from torch import Tensor
 
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, read_json
 from selfplay.learn.rollout import Evaluated, Rollout
+from selfplay.llm.config import TextConfig
 from selfplay.llm.embedded import small_model
 from selfplay.llm.folder import newest_model
 from selfplay.llm.generate import Sampling
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import load_model, save_model
-from selfplay.llm.policy import Net, TextPolicy
+from selfplay.llm.policy import Completions, Net, TextPolicy
 from selfplay.llm.preferences import dpo
 from selfplay.llm.preferences.config import DPOConfig
-from selfplay.llm.preferences.pairs import Pair, read_pairs
+from selfplay.llm.preferences.pairs import Pair, in_the_way_of, read_pairs, to_lines
+from selfplay.llm.preferences.stages import gold_for
+from selfplay.llm.rewards import FORMATS, Example
 
 
 @dataclass
@@ -129,13 +136,51 @@ def test_parts_add_up_and_the_preferred_get_likelier(monkeypatch: pytest.MonkeyP
         assert torch.equal(one.action, other.action)
 
 
+def test_pairs_are_asked_as_the_task_asks(tmp_path: Path) -> None:
+    """Behind its system prompt, with its template's arguments; conversations stay what they are."""
+    words = tokenizer("qwen2")
+    words.chat_template = CHAT.replace("assistant\n", "assistant{{ thinking }}\n")
+    task = replace(TASK, system="Be brief.", template=(("thinking", "!"),))
+    talk = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"},
+            {"role": "user", "content": "3?"}]
+    lines = [{"prompt": "4?", "chosen": "5", "rejected": "6"},
+             {"prompt": talk, "chosen": [{"role": "assistant", "content": "7"}], "rejected": "8"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_pairs(tmp_path / "p.jsonl")
+    assert read[1][:3] == ("1?\n2\n3?", "7", "8") and read[1].messages == tuple(talk)
+    (tmp_path / "q.jsonl").write_bytes(to_lines(read))
+    assert read_pairs(tmp_path / "q.jsonl") == read
+    policy = TextPolicy(Net(small_model("1x32", words, 0)).eval(), (1,), 0)
+    found = dpo.sides_of(words, in_the_way_of(task, read), policy, policy.net.policy).chosen.inputs
+    for row, mask, said in zip(found["prompt"], found["prompt_mask"],
+                               ([{"role": "user", "content": "4?"}], talk), strict=True):
+        assert words.decode(row[mask]) == words.apply_chat_template(
+            [{"role": "system", "content": "Be brief."}, *said], tokenize=False, thinking="!",
+            add_generation_prompt=True)
+    (tmp_path / "p.jsonl").write_text(json.dumps({**lines[1], "prompt": [{"role": "user"}]}))
+    with pytest.raises(UserError, match="line 1: messages are lists"):
+        read_pairs(tmp_path / "p.jsonl")
+
+
+def test_functions_of_ones_own_say_what_is_preferred() -> None:
+    """The true reward is what they give, where there are any."""
+    def judge(texts: list[str], examples: Any, parts: Any) -> list[dict[str, float]]:
+        return [{"earned": float(len(text)), "accuracy": 0.0} for text in texts]
+
+    for one, wanted in ((None, [1.0, 0.0]), (judge, [1.0, 3.0])):
+        run: Any = SimpleNamespace(config=TextConfig("x"), task=replace(TASK, judge=one))
+        asked = [Example("?", "2", format=FORMATS["plain"], judge=one)] * 2
+        assert gold_for(run)(Completions(["2", "333"], [True] * 2), asked).tolist() == wanted
+
+
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     save_model(tmp_path / "init", llama("1x32"), TOKENIZER)
     config = DPOConfig(batch_size=16, evaluate_every=2, max_steps=4, learning_rate=1e-3)
 
     def train(name: str, left: Any = lambda: math.inf) -> list[Any]:
         dpo.train_dpo(tmp_path / "init", PAIRS[:32], PAIRS[32:], TASK, config, tmp_path / name,
-                      questions=2, sampling=Sampling(max_new_tokens=3), seed=1, left=left)
+                      questions=2, sampling=Sampling(max_new_tokens=3, stop=("a", "bc")), seed=1,
+                      left=left)
         return read_history(tmp_path / name / "history.jsonl")
 
     whole = train("whole")
@@ -147,6 +192,18 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     for one, other in zip(load_model(tmp_path / "whole/ckpt-000004")[0].parameters(),
                           load_model(tmp_path / "cut/ckpt-000004")[0].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_model_that_was_given_is_held_as_asked(tmp_path: Path) -> None:
+    """In bfloat16 the loss is nearly the same, and not to the bit."""
+    save_model(tmp_path / "init", qwen(), TOKENIZER)
+    config = DPOConfig(batch_size=8, evaluate_every=1, max_steps=1, learning_rate=1e-3)
+    found = []
+    for name, memory in (("plain", Memory()), ("less", Memory("bfloat16", True))):
+        dpo.train_dpo(tmp_path / "init", PAIRS[:8], PAIRS[8:12], TASK, config, tmp_path / name,
+                      questions=1, sampling=Sampling(max_new_tokens=2), seed=1, memory=memory)
+        found.append(read_history(tmp_path / name / "history.jsonl")[0]["loss"])
+    assert found[0] != found[1] == pytest.approx(found[0], abs=0.05)
 
 
 def test_the_recipe(run: Command) -> None:

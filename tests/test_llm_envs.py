@@ -286,7 +286,8 @@ def test_a_failure_is_one_conversations(
     assert batch.rollout.reward.sum(1).tolist() == [1, 1, -3]
     assert batch.parts["failed"].tolist() == [0, 0, 1]
     assert batch.parts["accuracy"].tolist() == [1, 1, 0]
-    assert "1 of 3 conversations failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 3 conversations failed" in said and "worker.py" not in said, "no place of ours"
 
 
 @pytest.mark.parametrize(("body", "says"), [
@@ -415,6 +416,10 @@ def test_a_run_with_an_environment(run: Command, tmp_path: Path) -> None:
     run("llm", "chat", "r").mistake("--model r")
     run("llm", "train", "--env", GUESS).mistake("give --model")
     run("llm", "train", "--env", GUESS, "--task", "gcd").mistake("one of --task, --env")
+    run("llm", "train", "--env", GUESS, "--model", "m", "--run", "s", "--set",
+        "rl.format_weight=1").mistake("its own rewards")
+    run("llm", "check", GUESS).mistake("for --env")
+    assert "selfplay llm chat --model r" in done.out
     run("llm", "train", "--env", GUESS, "--model", "m", "--recipe", "grpo", "--run", "s").mistake(
         "no demonstrations")
     measured = run("llm", "eval", "--model", "m", "--tasks", f"env:{GUESS}", "--samples", "1",

@@ -22,7 +22,7 @@ from selfplay.llm.evaluate import (
 )
 from selfplay.llm.generate import Samples, Sampling
 from selfplay.llm.models import padded_tokens
-from selfplay.llm.rewards import Example
+from selfplay.llm.rewards import FORMATS, Example
 
 QUESTIONS = [Example("1+1=", "2", "number"), Example("2+2=", "4", "number")]
 
@@ -79,6 +79,13 @@ def test_an_evaluation_by_hand() -> None:
     whole = evaluate_model(scripted(script), TOKENIZER, QUESTIONS, Sampling(), (1, 2, 4), 0)
     assert whole["greedy"]["accuracy"] == 1.0
     assert whole["pass"] == {"1": 0.5, "2": pytest.approx((0.5 + 1) / 2), "4": 1.0}
+
+
+def test_where_no_answer_is_known_whole_completions_vote() -> None:
+    """Two of three say the same, and that counts as right though it was cut off."""
+    example = Example("say something", "", format=FORMATS["answer"])
+    parts = [{"accuracy": float(text == "a"), "ended": 0.0} for text in ("b", "a", "a")]
+    assert majority_at(3, Answers([example], [["b", "a", "a "]], [parts], 1.0)) == 1
 
 
 def test_nothing_is_no_answers() -> None:

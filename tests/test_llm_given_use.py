@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
 from given_llm import SHORT, TASK, odd, saved
+from hub_server import OTHERS, hub_server
 from test_llm_cli import TINY
 
 from selfplay.common.errors import UserError
@@ -110,34 +111,29 @@ def test_whole_weights_are_exported_whole(run: Command) -> None:
 def test_what_was_exported_goes_to_the_hub_and_nowhere_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
+    """By the hub's own client, against a server on this machine."""
+    from huggingface_hub import constants
 
-    seen: list[Any] = []
-
-    class Hub:
-        """What of the hub's client is called."""
-
-        def create_repo(self, name: str, private: bool, exist_ok: bool) -> Any:
-            seen.append((name, private, exist_ok))
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
-
-        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
-            if repo_id.startswith("of-others/"):
-                raise LookupError("403\nForbidden")
-            seen.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}')
-    assert push(tmp_path, "me/mine") == "https://huggingface.co/me/mine"
-    assert seen == [("me/mine", True, True), ("me/mine", ["adapter_config.json"])]
-    with pytest.raises(UserError, match=r"403 ?.*Forbidden.*hf auth login") as told:
-        push(tmp_path, "of-others/theirs")
-    assert "\n" not in str(told.value)
-    del seen[:]
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
-    with pytest.raises(UserError, match="on this disk alone"):
-        push(tmp_path, "me/mine")
-    assert seen == []
+    (tmp_path / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 8)
+    wanted = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with hub_server() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        assert push(tmp_path, "me/mine") == f"{hub.url}/me/mine"
+        assert hub.files == wanted and hub.tokens == {"Bearer hf_mine"}
+        made = hub.made.pop()
+        assert (made["organization"], made["name"], made["visibility"]) == ("me", "mine", "private")
+        with pytest.raises(UserError, match=r"403 Forbidden.*hf auth login") as told:
+            push(tmp_path, f"{OTHERS}/theirs")
+        assert "\n" not in str(told.value)
+        del hub.made[:]
+        (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+        with pytest.raises(UserError, match="on this disk alone"):
+            push(tmp_path, "me/mine")
+        assert hub.made == []
 
 
 def test_a_run_is_measured_as_by_itself_and_budgets_only_cut(run: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from selfplay.learn.config import algorithm
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Rollout
 from selfplay.llm import memory
-from selfplay.llm.config import TextConfig, override
+from selfplay.llm.config import TextConfig, TextSFTConfig, override
 from selfplay.llm.folder import open_learner, open_text_run
 from selfplay.llm.memory import Memory, head_logp, linear_head
 from selfplay.llm.models import Lora, save_model
 from selfplay.llm.policy import TextPolicy
-from selfplay.llm.sft import Sequences, text_loss
+from selfplay.llm.ready import must_be_of_use
+from selfplay.llm.sft import Sequences, text_loss, text_trainer
 
 
 @pytest.fixture
@@ -163,6 +165,26 @@ def test_checkpoints_change_no_gradient_and_keep_less() -> None:
     assert kept[1] < kept[0] / 2
 
 
+def test_checkpoints_change_no_step_of_sft() -> None:
+    tokens = torch.randint(3, 90, (4, 9), generator=torch.Generator().manual_seed(1))
+    texts, found, kept = Sequences(tokens, torch.ones_like(tokens).bool()), [], []
+    for on in (False, True):
+        model, held = qwen(), dict[int, int]()
+
+        def keep(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        trainer = text_trainer(model, TextSFTConfig(), memory=Memory(checkpointing=on))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            trainer.step(texts)
+        kept.append(sum(held.values()))
+        found.append(list(model.parameters()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert kept[1] < kept[0]
+
+
 def test_a_large_net_has_one_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit what gradients apart and then added give, on one thread."""
     found = []
@@ -192,6 +214,12 @@ def test_bfloat16_holds_what_does_not_learn(tmp_path: Path) -> None:
     row = run.advance()
     assert row["sample_kl"] == 0, "ratios begin at 1 exactly, whatever sampling had rounded to"
     assert run.advance()["grad_norm"] > 0
+
+
+def test_sft_alone_has_no_bfloat16() -> None:
+    task: Any = SimpleNamespace(judge=None)
+    with pytest.raises(UserError, match="SFT learns in float32"):
+        must_be_of_use(override(TextConfig("x", model="m"), ["memory.dtype=bfloat16"]), task)
 
 
 def test_the_embedded_model_is_not_held_otherwise(tmp_path: Path) -> None:

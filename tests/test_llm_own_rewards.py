@@ -127,8 +127,8 @@ def test_where_most_fail_the_run_stops_soon(how: str, judged: Judged) -> None:
 
 
 @pytest.mark.parametrize(("body", "says"), [
-    ("def f(c, e): return {'n': [1.0]}", "f: 1 values of n for 3 completions"),
-    ("def f(c, e): return {'n': [1.0] * 9}", "f: 9 values of n for 3 completions"),
+    ("def f(c, e): return {'n': [1.0]}", r"mine.py:f: f gave 1 values of n for 3 completions"),
+    ("def f(c, e): return {'n': [1.0] * 9}", r"mine.py:f: f gave 9 values of n for 3 completions"),
     ("def f(c, e): return {}", "parts none"),
     ("def f(c, e): return {'length': [1] * len(c)}", "a part called length"),
     ("def f(c, e): return None", "None returned, where lists of numbers"),
@@ -213,5 +213,7 @@ def test_a_run_with_a_function_beside_the_checker(run: Command) -> None:
     Path("broken").touch()
     words[words.index("r")] = "s"
     run(*words).mistake("could not be judged", "the judge is away, mine.py line 3")
+    run("llm", "train", "--task", "gcd", "--set", "judge.weights=tens=2").mistake(
+        "no reward function that judge.weights would weigh")
     run("llm", "train", "--task", "gcd", "--reward", "mine.py:nothing").mistake(
         "no nothing in it; it has tens")

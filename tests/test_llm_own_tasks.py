@@ -264,6 +264,8 @@ def test_a_hedge_is_found_by_the_check(run: Command) -> None:
     done = run("llm", "check", "chain_sum", "--set", "data.style=number")
     assert done.code == 1 and "hedging: earns 1, as much as" in done.err
     assert run("llm", "check", "chain_sum", "--set", "data.style=boxed").code == 0
+    run("llm", "check", "env:none.py:World").mistake("none.py", "no such file")
+    run("llm", "check", "game:tictactoe").mistake("game:tictactoe", "llm eval RUN")
 
 
 # --------------------------------------------------------------------------------- stop strings

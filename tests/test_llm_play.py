@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from command import selfplay
 
+from selfplay.arena.expert import read_expert
 from selfplay.arena.match import play_match
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_history
@@ -24,11 +26,11 @@ from selfplay.learn.config import PastSelves
 from selfplay.llm.config import TextConfig, of_algorithm, override
 from selfplay.llm.embedded import character_tokenizer, small_model, word_tokenizer
 from selfplay.llm.evaluate import accuracy, answers
-from selfplay.llm.folder import open_text_run
+from selfplay.llm.folder import open_text_run, task_of
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, render
 from selfplay.llm.play.learner import GameLearner
-from selfplay.llm.play.lessons import game_task
+from selfplay.llm.play.lessons import EXPERT, FEWEST, POSITIONS, game_task
 from selfplay.llm.play.player import (
     Choosing,
     LanguageEvaluator,
@@ -330,11 +332,40 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
         after(TICTACTOE, [4]), TICTACTOE.legal(after(TICTACTOE, [4])))[0].argmax()]
 
 
+def test_games_stay_within_their_time_and_go_on_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(tmp_path, "play.games=300")
+    run.task.make(0.0)
+    assert "of 300 games made in the time that they have" in capsys.readouterr().out
+    few = read_history(tmp_path / POSITIONS)
+    made = read_expert([tmp_path / EXPERT], run.task.game)[0]
+    assert FEWEST <= len(made) < 200
+    run.task.make(math.inf)
+    assert "300 games made" not in capsys.readouterr().out
+    more = read_history(tmp_path / POSITIONS)
+    assert {row["prompt"] for row in few if row["held"]} < {
+        row["prompt"] for row in more if row["held"]}
+    opened(tmp_path / "whole", "play.games=300").task.make(math.inf)
+    assert more == read_history(tmp_path / "whole" / POSITIONS)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="write llm:RUN, llm:RUN@8"):
         parse_language_player("nowhere@3")
     with pytest.raises(UserError, match="unknown player"):
         opened(tmp_path, "play.opponents=nobody")
+    with pytest.raises(UserError, match="human: nobody types"):
+        opened(tmp_path, "play.opponents=self,human")
+    with pytest.raises(UserError, match="unknown player 'self'"):  # only an opponent is that
+        opened(tmp_path, "play.rival=self")
+    with pytest.raises(UserError, match="no such file or folder"):
+        opened(tmp_path, f"play.files={tmp_path / 'none.jsonl.gz'}")
+    with pytest.raises(UserError, match="unknown task 'nosuch'"):
+        opened(tmp_path, "data.corpus=nosuch")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="a game's positions are a run's"):
+        task_of(TextConfig("game:tictactoe"))
     run = opened(tmp_path / "run", recipe="sft")
     run_recipe(run, "cpu")
     setup: Any = SimpleNamespace(spec="llm:x", game=make("connect4"), seed=0, device="cpu",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
@@ -9,7 +11,9 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import EOS, MODELS, PAD, prompts
 
+from selfplay.learn.policy_gradient import parts_of
 from selfplay.learn.rollout import Rollout
+from selfplay.llm import memory, passes
 from selfplay.llm.generate import Sampling, sample_completions
 from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model
 
@@ -87,3 +91,56 @@ def test_of_a_lora_model_only_the_adapters_learn() -> None:
     policy.evaluate(rollout).logp.sum().backward()
     learnt = {name for name, p in policy.net.named_parameters() if p.grad is not None}
     assert learnt and all("lora_" in name for name in learnt)
+
+
+def learnt(policy: TextPolicy, rollout: Rollout) -> list[torch.Tensor]:
+    policy.net.zero_grad()
+    found = policy.evaluate(rollout)
+    (found.logp.sum() + 0.1 * found.entropy.sum() + found.value.sum()).backward()
+    return [found.logp, found.entropy, found.value, torch.cat(
+        [p.grad.flatten() for p in policy.net.parameters() if p.grad is not None])]
+
+
+@pytest.mark.parametrize("head", [1 << 40, 300])
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"llama"}))
+def test_a_prompt_is_read_once_a_group(
+    name: str, head: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the numbers and gradients of whole texts, also where layers see a window only."""
+    monkeypatch.setitem(memory.ENTRIES, "cpu", head)
+    policy, rollout = acted(name, value=True)
+    torch.nn.init.normal_(policy.net.value.head.weight)
+    memory.linear_head(policy.net.policy)  # which is found out by trying
+    tokens: list[int] = []
+    embedding = policy.net.policy.get_input_embeddings()
+    embedding.register_forward_hook(lambda module, given, out: tokens.append(given[0].numel()))
+    once = learnt(policy, rollout)
+    prompt, steps = rollout.inputs["prompt"].shape[1], rollout.action.shape[1]
+    assert tokens == [4 * prompt, 16 * (steps - 1)]
+    monkeypatch.setattr(passes, "shares", lambda model, again: False)
+    for mine, theirs in zip(once, learnt(policy, rollout), strict=True):
+        assert float((mine - theirs).detach().norm()) <= 1e-4 * float(theirs.detach().norm())
+    assert tokens[2:] == [16 * (prompt + steps - 1)]
+
+
+def test_parts_are_of_groups_where_that_reads_less() -> None:
+    """Prompts of 20 tokens, answers of 2 and 4: 4 x 20 + 32 tokens by groups, 8 x 20 + 24 by
+    length; of one token each 4 + 32 against 8 + 24."""
+    mask = torch.arange(4)[None] < torch.tensor([2, 4] * 4)[:, None]
+    none = torch.zeros(mask.shape)
+    policy = TextPolicy(Net(MODELS["gpt2"]()), ENDS, PAD)
+    for width in (20, 1):
+        asked = torch.ones(8, width)
+        rollout = Rollout({"prompt": asked.long(), "prompt_mask": asked.bool()}, none.long(), mask,
+                          none, none, torch.arange(8) // 2)
+        parts = policy.parts(rollout, 2, 8192, True)
+        assert sorted(torch.cat(parts).tolist()) == list(range(8))
+        groups = [set(rollout.group[rows].tolist()) for rows in parts]
+        assert sum(map(len, groups)) == (4 if width == 20 else 8)
+        assert len(parts) == 2
+        alone = policy.parts(replace(rollout, group=torch.zeros(8)), 2, 8192, True)
+        assert len(alone) == (1 if width == 20 else 2), "one prompt, one part"
+    plain = TextPolicy(Net(MODELS["llama"]()), ENDS, PAD)
+    for one, other in zip(plain.parts(rollout, 2, 8192, True), parts_of(mask, 2, 8192),
+                          strict=True):
+        assert torch.equal(one, other)

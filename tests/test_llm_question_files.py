@@ -86,7 +86,8 @@ def test_pairs_are_read_by_lines_alike(tmp_path: Path) -> None:
     assert [pair.prompt for pair in read_pairs(tmp_path / "x.jsonl")] == [r["prompt"] for r in rows]
 
 
-@pytest.mark.parametrize("spec", ["chain_sum(size=1e400)", "chain_sum(min_terms=1000000000)"])
+@pytest.mark.parametrize("spec", ["chain_sum(size=1e400)", "chain_sum(min_terms=1000000000)",
+                                  "chain_sum(min_terms=50000,max_terms=50000)"])
 def test_a_task_that_asks_for_too_much_is_refused_soon(
     spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from selfplay.llm.rewards import Example
 from selfplay.llm.rl import RewardedTask, TextLearner, count_markers
 from selfplay.llm.stage_config import TextRLConfig
 from selfplay.llm.tasks.task import Task
-from selfplay.run.keep import Kept, rows_up_to
+from selfplay.run.keep import Kept, Watch, rows_up_to
 
 ARMS = dict(zip("abcdef", "111222", strict=True))
 
@@ -381,3 +382,12 @@ def test_the_policy_becomes_the_reference(init: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "whole/reference-000006")
     with pytest.raises(UserError, match="reference-000006: gone"):
         open_run("whole", 9)
+
+
+def test_what_is_measured_adds_up_over_the_steps_of_a_row() -> None:
+    watch = Watch()
+    for _ in range(3):
+        with watch("a"):
+            time.sleep(0.01)
+    found = watch.take()
+    assert found["a_seconds"] >= 0.03 and found["a_rss_mb"] > 0 and watch.take() == {}

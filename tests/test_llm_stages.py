@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -144,8 +145,10 @@ class _NoClock:
 def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> None:
     run = opened(tmp_path, "grpo")
     run_recipe(run, "cpu")
-    own = own_answers(run, checkpoint.newest(tmp_path / "rl"), "cpu")
-    assert len(own.examples) > 10
+    told: list[str] = []
+    own = own_answers(run, checkpoint.newest(tmp_path / "rl"), "cpu", told.append)
+    assert len(own.examples) > 10 and all("tokens/s" in text for text in told)
+    assert re.match(r"[\d,]+ answers, ", told[-1])
     assert all(len(e.demonstration) % 2 for e in own.examples), "what counts as right here"
     assert len({(e.prompt, e.demonstration) for e in own.examples}) >= len(own.examples) * 0.5
     held = {e.prompt for e in run.task.held_out(100)}

@@ -112,6 +112,11 @@ def test_a_run_too_short_for_a_right_answer_names_the_minutes(tmp_path: Path) ->
         f"selfplay llm train --run {tmp_path} ") and told[0].endswith(" --minutes 143")
     with_model = TextRun(run.folder, replace(run.config, model="some/model"), run.task)
     assert summary.minutes_needed(with_model, "sft", [taught(20, 0.0)]) == (60.0, "")
+    straight = replace(with_model, config=replace(with_model.config, recipe="rl"))
+    (tmp_path / "sft/history.jsonl").unlink()
+    rows(tmp_path / "rl", [rewarded(1, 0.0)])
+    told = headlines(verdict_of(summary.run_record(straight, {}, "cpu", ("rl", "eval"))))
+    assert "show an answer in the question" in told[0] and "--minutes" not in told[0]
 
 
 def test_without_a_known_compute_the_chart_goes_by_time(tmp_path: Path) -> None:

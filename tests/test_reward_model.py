@@ -52,6 +52,10 @@ def model(policy=None, seed: int = 0) -> RewardModel:
     return made.eval()
 
 
+def asked(*prompts: str) -> list[Example]:
+    return [Example(prompt, "") for prompt in prompts]
+
+
 def planted(count: int, seed: int) -> list[Pair]:
     """The text with at least two more x in it is the better one; all else is chance."""
     rng, pairs = np.random.default_rng(seed), []
@@ -138,7 +142,7 @@ def test_last_real_wants_a_token() -> None:
 
 
 def test_texts_end_as_the_policy_ends_them() -> None:
-    texts = read_texts(TOKENIZER, ["1+1=", "2="], ["2", "22"], [True, False])
+    texts = read_texts(TOKENIZER, asked("1+1=", "2="), ["2", "22"], [True, False])
     rows = [row[real].tolist() for row, real in zip(*texts, strict=True)]
     assert rows[0] == [*TOKENIZER("1+1=\n2")["input_ids"], EOS]
     assert rows[1] == TOKENIZER("2=\n22")["input_ids"]  # cut off: nothing behind it
@@ -146,7 +150,7 @@ def test_texts_end_as_the_policy_ends_them() -> None:
 
 def test_normalised_over_the_texts_given() -> None:
     made = model()
-    texts = read_texts(TOKENIZER, ["a", "b", "c", "d"], ["1", "22", "333", "4444"])
+    texts = read_texts(TOKENIZER, asked("a", "b", "c", "d"), ["1", "22", "333", "4444"])
     raw = made.score(texts)
     other = made.normalised(raw)
     again = other.normalised(other.score(texts) * 1.0)
@@ -163,7 +167,7 @@ def test_the_reward_of_completions_has_what_was_cut_off_apart() -> None:
     reward = proxy_reward(made, TOKENIZER)
     parts = reward(Completions(["2", "3"], [True, False]), [Example("1+1=", "2")] * 2)
     assert parts["cut"].tolist() == [0, 1]
-    wanted = made.score(read_texts(TOKENIZER, ["1+1="], ["2"]))
+    wanted = made.score(read_texts(TOKENIZER, asked("1+1="), ["2"]))
     assert float(parts["proxy"][0]) == pytest.approx(float(wanted), abs=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ def test_the_recipe_leaves_what_it_promises_and_starts_twice(run: Command) -> No
     assert said.code == 0, said.err
     made = Path("made")
     assert len(read_pairs(made / "rm" / "pairs.jsonl")) == 60
+    for title in ("pairs", "free", "rlhf"):  # how fast answers come
+        assert re.search(rf"^{title} +\d+%.* [\d,]+ tokens/s", said.out, re.MULTILINE), title
     for stage in ("free", "rlhf"):
         rows = read_history(made / stage / "history.jsonl")
         assert [row["step"] for row in rows] == [0, 1, 2]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from farm_here import Here
 from script import load
+
+from selfplay.bench.ingest import Sleep, broadcast, ingest
 
 scale = load("scale")
 #: A machine makes 10 positions/s in shards of 10; an iteration is 40; the learner takes 100/s,
@@ -56,3 +60,16 @@ def test_the_tables_are_those_of_the_page() -> None:
     for line in [*scale.rows_of(scale.BOARD), *scale.zero_lines(),
                  *scale.text_lines(scale.R1_ZERO)]:
         assert line in page, "python scripts/scale.py prints the tables"
+
+
+def test_a_driver_takes_what_actors_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stand-in that makes one shard at a time, and delivers some twice."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    monkeypatch.setattr("selfplay.bench.ingest.VERSION", 0.05)
+    farm: Any = Here(0)
+    one = ingest(farm, Sleep(50, 8, 0.01), 100, 4, 0.3, lambda: 7)
+    made = 50 * len({piece.key for piece in farm.made})
+    assert made <= round(one.positions * one.seconds) <= 2 * made and one.store == 7
+    assert 0.4 < one.waiting < 1, "at most two of four places are at work"
+    assert max(piece.version for piece in farm.made) >= 2, "new weights go out meanwhile"
+    assert broadcast(farm, 100, 3, rounds=2) >= 0

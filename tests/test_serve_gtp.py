@@ -77,7 +77,8 @@ def test_every_command_is_listed_and_survives_nonsense(
     listed = talk(engine, "list_commands\n")[0].removeprefix("= ").split("\n")
     assert set(listed) == set(COMMANDS)
     tries = ["", "x", "b", "-1", "b Z99", "99 99 99", "nan nan", "1e999 0 0", "b \udcff",
-             "\x00", "b A1 A1", "9" * 400, "{}", "{\"ko\": []}", "b 1 2 3 4"]
+             "\x00", "b A1 A1", "9" * 400, "{}", "{\"ko\": []}", "b 1 2 3 4",
+             "9" * 5000, "²", f"b 1 minmoves {'9' * 400}", f"maxmoves {'9' * 400}", "interval ²"]
     lines = [f"{n} {name} {words}" for n, (name, words) in enumerate(
         (name, words) for name in listed if name != "quit" for words in tries)]
     text = "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
@@ -85,6 +86,7 @@ def test_every_command_is_listed_and_survives_nonsense(
     assert len(answers) == len(lines)
     for n, answer in enumerate(answers):
         assert re.match(rf"[=?]{n}\b", answer), (lines[n], answer)
+        assert answer[0] == "=" or len(answer) < 220
 
 
 def test_quit_answers_and_ends_and_so_does_the_end_of_the_input() -> None:

@@ -99,7 +99,8 @@ def test_bad_fields_are_named(mind: Mind, change: dict[str, Any], field: str) ->
 
 
 def test_what_is_no_json_stops_nothing(mind: Mind) -> None:
-    bad = ["{", "5", "[]", '"x"', "{}", '{"id": NaN}', "[" * 100_000, "\ud800", "x" * 100_000]
+    bad = ["{", "5", "[]", '"x"', "{}", '{"id": NaN}', "[" * 100_000, "\ud800", "x" * 100_000,
+           '{"id": "a", "moves": [], "maxVisits": 1e999}']
     answers = ask(mind, *bad, "", QUERY)
     assert sum("error" in a for a in answers) == len(bad) and len(done(answers)) == 3
     assert all(len(json.dumps(a)) < 1000 for a in answers if "error" in a)

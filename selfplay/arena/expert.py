@@ -21,8 +21,7 @@ from typing import Any
 
 from selfplay.arena import sgf
 from selfplay.arena.collection import UNREADABLE, Skipped, read_unpacked, unreadable
-from selfplay.arena.play import play_games
-from selfplay.arena.players import parse_player
+from selfplay.arena.play import Away, Seats, as_spec, played_by, seated
 from selfplay.arena.records import (
     GameRecord,
     append_records,
@@ -63,6 +62,7 @@ def generate(
     opening: tuple[int, int] = (2, 8),
     slots: int = 64,
     device: str = "cpu",
+    away: Away | None = None,
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
@@ -71,7 +71,8 @@ def generate(
 
     out: FILE.sgf.gz (or .sgf) for Go, FILE.jsonl.gz for any game. opening: fewest and most
     random plies before the player takes over. slots: games at once; of an outside engine, which
-    is a process a slot, no more than there are cores.
+    is a process a slot, no more than there are cores. away: plays them in place of this process,
+    but for a human.
     stop: once True no game is begun and the file is written with the games that are there; the
     same call plays the others later. drop: once True games in flight are dropped.
 
@@ -84,26 +85,30 @@ def generate(
     _check_name(out, game)
     if player.startswith("gtp:"):
         slots = min(slots, os.cpu_count() or 1)
-    partial, settings = _partial(out)
-    with closing(parse_player(player, game, seed=seed, device=device, slots=slots)) as expert:
+    away = None if player.strip() == "human" else away
+    kept, settings = _partial(out)
+    with closing(seated(player, game, seed=seed, device=device, slots=slots, away=away)) as expert:
+        spec = as_spec(player, expert)
+        play = played_by(game, expert, expert, away, Seats(
+            (spec, spec), (expert.name, expert.name), (seed, seed)))
         head = _head(game, expert.name, seed, opening)
         out.parent.mkdir(parents=True, exist_ok=True)
         with in_use(out, "--out"):
-            if out.exists() and not _lacks_games(settings, head, partial, games):
-                return _made_before(game, expert.name, out, (partial, settings))
-            records = _legal(game, resume(settings, head, partial), partial, out)
+            if out.exists() and not _lacks_games(settings, head, kept, games):
+                return _made_before(game, expert.name, out, (kept, settings))
+            records = _legal(game, resume(settings, head, kept), kept, out)
             progress(len(records))
-            for record in play_games(
-                game, expert, expert, games=games, seed=seed, opening=opening, slots=slots,
-                paired=False, skip={record.index for record in records}, stop=stop, drop=drop,
+            for record in play(
+                games=games, seed=seed, opening=opening, slots=slots, paired=False,
+                skip={record.index for record in records}, stop=stop, drop=drop,
             ):
                 records.append(record)
-                append_records(partial, [record])
+                append_records(kept, [record])
                 progress(len(records))
             played = [record for record in records if record.index < games]
             written = write_games(game, played, out)
             if len(played) == games:
-                _remove((partial, settings))
+                _remove((kept, settings))
     return replace(written, wanted=games - len(played))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from selfplay.arena.contest.book import read_lines
 from selfplay.arena.players import Player
 from selfplay.common.errors import UserError
+from selfplay.common.limits import MAX_SEED
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game, take
 from selfplay.games.openings import deal
@@ -150,7 +151,7 @@ def judge(game: Game, player: Player, positions: Positions, seed: int = 0) -> Ju
     for start in range(0, count, AT_ONCE):
         rows = np.arange(start, min(start + AT_ONCE, count))
         slots = rows - start
-        player.start(slots, seed + rows)
+        player.start(slots, np.array([(seed + row) & MAX_SEED for row in rows.tolist()]))
         action[rows] = player.act(take(positions.states, rows), slots)
     said = np.maximum(action, 0)  # words that are no move count as an illegal one
     made = np.where(action < 0, ILLEGAL, positions.grades[np.arange(count), said])

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from selfplay.arena.contest.book import digest
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.contest.sprt import Trial
-from selfplay.arena.play import play_games
-from selfplay.arena.players import Player, parse_player
+from selfplay.arena.play import Away, Seats, as_spec, played_by, seated
+from selfplay.arena.players import Player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
 from selfplay.common.errors import UserError, counted
@@ -157,6 +157,7 @@ def play_match(
     book: Sequence[tuple[int, ...]] = (),
     control: Control = UNLIMITED,
     trial: Trial | None = None,
+    away: Away | None = None,
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
@@ -170,7 +171,8 @@ def play_match(
     a sequential test that ends the match as soon as it is decided; it gets every game, and only
     those that it has looked at are in the result.
     home: a folder left out of the nets' names in there, so that it can be moved with its matches.
-    nets: see ``parse_player``.
+    nets: see ``parse_player``. away: plays the games in place of this process, where both players
+    are given as specs and none is human.
     stop: once True no game is begun. drop: once True games in flight are dropped.
     progress: called with the number of games finished; ended: with each game that ends.
 
@@ -182,12 +184,18 @@ def play_match(
 
     began = time.monotonic()
     slots = min(slots, games)
-    first = _seated(a, game, seed=seed, device=device, slots=slots, nets=nets)
+    if not isinstance(a, str) or not isinstance(b, str) or "human" in (a.strip(), b.strip()):
+        away = None
+    setup: dict[str, Any] = {"device": device, "nets": nets, "slots": slots, "away": away}
+    first = seated(a, game, seed=seed, **setup)
     with closing(first):
-        second = _seated(b, game, seed=seed + 1, device=device, slots=slots, nets=nets)
+        second = seated(b, game, seed=seed + 1, **setup)
         with closing(second):
+            specs = as_spec(a, first), as_spec(b, second)
             if home is not None:
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
+            play = played_by(game, first, second, away, Seats(
+                specs, (first.name, second.name), (seed, seed + 1)))
             settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
                         "opening": list(opening), "book": digest(book) if book else None,
                         "clock": None if control == UNLIMITED else asdict(control)}
@@ -195,8 +203,8 @@ def play_match(
                 if trial is not None:
                     trial.add(_first_games(games, records))
                 progress(len(_first_games(games, records)))
-                for record in play_games(
-                    game, first, second, games=games, seed=seed, opening=opening, slots=slots,
+                for record in play(
+                    games=games, seed=seed, opening=opening, slots=slots,
                     skip={record.index for record in records}, book=book, control=control,
                     stop=lambda: decided() or stop(), drop=lambda: decided() or drop(),
                     most=trial.in_flight if trial is not None else lambda: math.inf,
@@ -210,10 +218,6 @@ def play_match(
                     progress(len(_first_games(games, records)))
     counted = _first_games(trial.games if trial and trial.decision else games, records)
     return tally(game, first.name, second.name, counted, time.monotonic() - began)
-
-
-def _seated(who: str | Player, game: Game, **setup: Any) -> Player:
-    return parse_player(who, game, **setup) if isinstance(who, str) else who
 
 
 @contextmanager

@@ -19,20 +19,71 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.contest.clock import LOCAL, UNLIMITED, Control, GameClock
 from selfplay.arena.engines import NO_MOVE, TAKE_BACK, FaultError
-from selfplay.arena.players import RESIGN, Player
+from selfplay.arena.players import RESIGN, Player, SlotPlayer, missing_engine, parse_player
 from selfplay.arena.records import ON_TIME, GameRecord
 from selfplay.common import compiling
+from selfplay.games import own
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import Deal, deal
 
 __all__ = ["Deal", "GameRecord", "deal", "play_games"]
+
+
+class Seats(NamedTuple):
+    """Two players in words, for games that are played elsewhere. The same words and seed twice are
+    one player for both sides."""
+
+    specs: tuple[str, str]  #: as ``players.parse_player`` reads them
+    names: tuple[str, str]  #: as records shall have them
+    seeds: tuple[int, int]
+
+
+class Away(Protocol):
+    """Plays games elsewhere, on other machines."""
+
+    @property
+    def places(self) -> int:
+        """How many players' like this machine's are at work there at once."""
+
+    def __call__(
+        self, game: Game, seats: Seats, *, games: int, slots: int, **how: Any
+    ) -> Iterator[GameRecord]:
+        """As ``play_games``, which the words are of. Games that have begun when ``stop()`` is True
+        are played out; records come several at a time."""
+
+
+def seated(
+    who: str | Player, game: Game, *, away: Away | None, slots: int, **setup: Any
+) -> Player:
+    """The player ``who``. Where it plays ``away`` it is made all the same, as small as can be, so
+    that its words are known to be right; an engine need not be on this machine then."""
+    if not isinstance(who, str):
+        return who
+    if away is not None and missing_engine(who.strip()) is not None:
+        absent = SlotPlayer()
+        absent.name = who.strip()
+        return absent
+    return parse_player(who, game, slots=slots if away is None else 1, **setup)
+
+
+def as_spec(who: str | Player, player: Player) -> str:
+    """The words that mean ``player``, which ``who`` has made, in any folder and at any time."""
+    return own.located(who.strip()) if isinstance(who, str) and own.is_own(who) else player.name
+
+
+def played_by(
+    game: Game, first: Player, second: Player, away: Away | None, seats: Seats
+) -> Callable[..., Iterator[GameRecord]]:
+    """``play_games`` between two players, here or ``away``."""
+    return partial(play_games, game, first, second) if away is None else partial(away, game, seats)
 
 
 @dataclass

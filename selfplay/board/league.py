@@ -41,6 +41,11 @@ PARTS = 8  #: of a rollout that is looked at once more, a thread's work each
 WATCHED = 8  #: where the reference is only watched: every so many games
 
 
+#: (games, stop, progress) -> whether all were played to their ends: False where ``stop()`` came
+#: first. progress is told how many games have ended.
+Play = Callable[[list[LeagueGames], Callable[[], bool], Callable[[int], None]], bool]
+
+
 class PolicyLearner:
     """The state of learning between two iterations."""
 
@@ -64,6 +69,7 @@ class PolicyLearner:
         self.workers = Workers(threads)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
         self.iteration = 0
+        self.plays: Play = self._play_here  #: the games of an iteration
         self.pool: Pool[BoardPolicy] = pool or Pool(config.pool)
         if pool is None:
             self.pool.add(0, self.policy)
@@ -81,18 +87,27 @@ class PolicyLearner:
         progress: Callable[[int], None] = lambda n: None,
     ) -> Played | None:
         """The games of the next iteration; None where ``stop()`` came first."""
-        games, here = self._games(), ranks.here()
+        games = self._games()
+        if not self.plays(games, stop, progress):
+            return None
+        self.compute["flops"] += sum(played.evaluations for played in games) * flops(self.spec)
+        return harvest(games)
+
+    def _play_here(
+        self, games: list[LeagueGames], stop: Callable[[], bool], progress: Callable[[int], None]
+    ) -> bool:
+        """``plays`` by this run's processes and threads."""
+        here = ranks.here()
         mine = [games[k] for k in ranks.share(len(games))]
         while any(here.gathered([bool(played.live.any()) for played in mine])):
             if stop():
-                return None
+                return False
             live = [played for played in mine if played.live.any()]
             progress(sum(here.gathered(
                 self.workers.map(lambda played: played.rounds(ROUNDS), live))))
         for played, done in zip(games, here.gathered([p.progress for p in mine]), strict=True):
             played.progress = done
-        self.compute["flops"] += sum(played.evaluations for played in games) * flops(self.spec)
-        return harvest(games)
+        return True
 
     def _games(self) -> list[LeagueGames]:
         """The iteration's games, one batch an opponent; groups are shared out evenly."""

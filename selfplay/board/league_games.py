@@ -52,7 +52,7 @@ def deal_groups(
     return Deals(states, (group % 2).astype(np.int8), group)
 
 
-class _Moves(NamedTuple):
+class Moves(NamedTuple):
     """The learner's moves of one round; the first axis is the games that it moved in."""
 
     rows: NDArray[np.int64]
@@ -75,7 +75,7 @@ class LeagueGames:
         self.game, self.deals, self.streams = game, deals, streams
         self.policies = (learner, opponent)
         self.states = take(deals.states, np.arange(len(deals.side)))
-        self.moves: list[_Moves] = []
+        self.moves: list[Moves] = []
         self.live = ~game.result(self.states)[0]
         self.evaluations = 0
 
@@ -100,7 +100,7 @@ class LeagueGames:
         acted = self.policies[0 if mine else 1].act(Turn(obs, legal, self.streams, rows))
         action = acted.action[:, 0].numpy()
         if mine:
-            self.moves.append(_Moves(rows, *inputs_of(game, obs, legal), action,
+            self.moves.append(Moves(rows, *inputs_of(game, obs, legal), action,
                                      acted.logp[:, 0].numpy()))
         everywhere = np.full(len(self.live), -1, np.int64)
         everywhere[rows] = action

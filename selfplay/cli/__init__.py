@@ -21,6 +21,7 @@ from selfplay.cli.options import (
     Whole,
     actors_option,
     algo_option,
+    away_of,
     counts_of,
     device_of,
     device_option,
@@ -92,8 +93,8 @@ def train(ray: str | None, actors: int | None, **options: Any) -> None:
 
     run = _open(**options)
     _banner(run, run.config.minutes)
-    with farm_of(run, ray, actors) as farm:
-        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm, run))
+    with farm_of(ray, actors, run.config.ray) as farm:
+        run_all(run, device_of(run.config.device), elsewhere=_elsewhere(farm))
 
 
 @cli.command()
@@ -160,9 +161,12 @@ def value(**options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
               show_default=True, help="Folder for the matches and the chart of several runs.")
 @device_option
+@ray_option
+@actors_option
 @set_option
 def compare(folders: tuple[Path, ...], minutes: float, search: str | None, labels: str | None,
-            by_time: bool, out: Path, device: str | None, assignments: tuple[str, ...]) -> None:
+            by_time: bool, out: Path, device: str | None, ray: str | None, actors: int | None,
+            assignments: tuple[str, ...]) -> None:
     """Redraw the chart of a run from what is on disk; or rate several runs together."""
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
@@ -173,15 +177,17 @@ def compare(folders: tuple[Path, ...], minutes: float, search: str | None, label
                         "--minutes")
     runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
     run, where = runs[0], device_of(runs[0].config.device)
-    if len(runs) > 1:
-        from selfplay.run.compare_runs import compare_runs
+    with farm_of(ray, actors, run.config.ray) as farm:
+        away = _elsewhere(farm)
+        if len(runs) > 1:
+            from selfplay.run.compare_runs import compare_runs
 
-        return compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
-                            "seconds" if by_time else "flops")
-    if minutes > 0:
-        run_stages(run, where, only=("eval",), minutes=minutes, search=amounts)
-    else:
-        redraw(run, where)
+            compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
+                         "seconds" if by_time else "flops", away.matches(*runs) if away else None)
+        elif minutes > 0:
+            run_stages(run, where, only=("eval",), minutes=minutes, search=amounts, elsewhere=away)
+        else:
+            redraw(run, where)
 
 
 @cli.command()
@@ -199,8 +205,11 @@ def compare(folders: tuple[Path, ...], minutes: float, search: str | None, label
 @own_nets_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
-           nets: tuple[str, ...], device: str | None, seed: int | None) -> None:
+           nets: tuple[str, ...], device: str | None, seed: int | None, ray: str | None,
+           actors: int | None) -> None:
     """Make expert games: a player against itself from varied openings; can be continued."""
     from selfplay.arena.expert import generate
     from selfplay.common.console import Bar, say
@@ -210,9 +219,10 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
     live = player.split(":")[0] != "human"
-    with Bar(f"expert games of {player}", count, "games", live=live) as bar:
+    with away_of(ray, actors, game, nets) as away, Bar(
+            f"expert games of {player}", count, "games", live=live) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
-                           slots=slots, device=where, progress=bar.at)
+                           slots=slots, device=where, away=away, progress=bar.at)
     before = " (all made before; for more give another name)" * written.before
     say(f"{out}: {counted(written.games, 'game')}, {made.rules}{before}")
     if written.duplicates or written.unfinished:
@@ -294,16 +304,11 @@ def _open(**options: Any) -> Run:
     return open_or_start(**options)
 
 
-def _elsewhere(farm: Farm | None, run: Run) -> Any:
-    """What plays the run's games, if not this process."""
+def _elsewhere(farm: Farm | None) -> Any:
+    """What plays a run's games, if not this process."""
     if farm is None:
         return None
-    from selfplay.common.console import say
-
-    if run.config.rl.algorithm in ALGORITHMS:
-        say("Ray: games by policy gradient are played by this machine; those for the value net are "
-            "spread")
-    from selfplay.cluster.value import OnFarm
+    from selfplay.cluster.stages import OnFarm
 
     return OnFarm(farm)
 
@@ -320,9 +325,9 @@ def _stage(
     run = _open(**options)
     minutes = minutes or run.config.minutes
     _banner(run, minutes)
-    with farm_of(run, ray, actors) as farm:
+    with farm_of(ray, actors, run.config.ray) as farm:
         run_stages(run, device_of(run.config.device), only=names, minutes=minutes, again=again,
-                   elsewhere=_elsewhere(farm, run))
+                   elsewhere=_elsewhere(farm))
     if "rl" in names:
         say_what_next(run)
 

@@ -10,6 +10,7 @@ import click
 
 from selfplay.cli.options import (
     NETS,
+    NewFile,
     Whole,
     counts_of,
     device_of,
@@ -18,6 +19,7 @@ from selfplay.cli.options import (
     opening_of,
     own_nets_option,
 )
+from selfplay.common.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from selfplay.arena.judge import Judgement, Positions
@@ -41,9 +43,9 @@ SAMPLES = "1"
               help="Simulations of a run's nets; 0 is the raw policy.")
 @click.option("--samples", default=SAMPLES, show_default=True, metavar="N,N,…",
               help="Answers of a language model's run that vote on a move; 1 is its likeliest.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.png",
+@click.option("--out", type=NewFile(), default=None, metavar="FILE.png",
               help="Where the picture goes [judge.png in the run].")
-@click.option("--seed", type=Whole(min=0), default=0, show_default=True,
+@click.option("--seed", type=Whole(0, MAX_SEED), default=0, show_default=True,
               help="Of the positions drawn.")
 @own_nets_option
 @device_option
@@ -67,7 +69,7 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
     names, found, folder = _asked_players(who, game, sims, samples)
     made = make(found)
     must_be_solvable(made)
-    low_high = opening_of(plies) if plies else worth_solving(made)
+    low_high = opening_of(plies, "--plies") if plies else worth_solving(made)
     where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
     with ExitStack() as players:
         seated = [players.enter_context(closing(parse_player(

@@ -14,13 +14,17 @@ import click
 
 from selfplay.cli.options import (
     Commands,
+    NewFile,
     Number,
     OneOf,
     Whole,
+    actors_option,
     counts_of,
     device_of,
+    farm_of,
     log_option,
     minutes_option,
+    ray_option,
     seed_option,
 )
 from selfplay.common.errors import UserError, command, counted
@@ -69,12 +73,14 @@ def llm() -> None:
 @click.option("--device", default=None, metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @seed_option
 @log_option
+@ray_option
+@actors_option
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="Any setting, such as sft.batch_size=32 (repeatable).")
 def train(
     folder: Path | None, assignments: tuple[str, ...], algo: str | None, recipe: str | None,
     rewards: tuple[str, ...], env: str | None, game: str | None, opponents: tuple[str, ...],
-    **top: Any,
+    ray: str | None, actors: int | None, **top: Any,
 ) -> None:
     """Train by a recipe; the same command continues the run."""
     _must_be_installed()
@@ -113,13 +119,22 @@ def train(
         config = replace_key(config, "play.opponents", opponents)
     if rewards:
         config = replace_key(config, "judge.functions", tuple(map(located, rewards)))
+    if ray is not None:
+        assignments = ("sample.engine=ray", *assignments)
     config = new_settings(config, assignments) if new else override(config, assignments)
+    if ray is None and config.sample.engine == "ray":  # torch goes on, in turn
+        config = replace(config, sample=replace(config.sample, engine="auto", max_staleness=0))
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
         f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
         f"{counted(run.config.minutes, 'minute')}")
-    run_recipe(run, device)
+    with farm_of(ray, actors) as farm:
+        if farm is not None:
+            from selfplay.cluster.texts import text_engine
+
+            run = replace(run, engine=text_engine(farm))
+        run_recipe(run, device)
 
 
 @llm.command(name="eval")
@@ -134,7 +149,7 @@ def train(
                    "[sample.max_new_tokens].")
 @click.option("--questions", type=Whole(1, 1_000_000), default=256, show_default=True,
               help="Held-out questions of each of the --tasks, at most.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, metavar="FILE.json",
+@click.option("--out", type=NewFile(), default=None, metavar="FILE.json",
               help="Where the figures of --tasks go as well.")
 @click.option("--device", default="auto", metavar="auto|cpu|cuda", help="Where it runs [auto].")
 @click.option("--engine", type=OneOf(("auto", "torch", "vllm", "vllm-server")), default=None,
@@ -287,12 +302,14 @@ def check_task(
     _must_be_installed()
     from selfplay.common.settings import replace_key
     from selfplay.llm.config import TextConfig, override
-    from selfplay.llm.folder import task_of
+    from selfplay.llm.folder import must_start, task_of
     from selfplay.llm.judges.check import check_rewards, earned_table, findings
 
     config = replace_key(TextConfig(task), "judge.functions", rewards)
     config = replace_key(config, "judge.most_failed", 1.0)  # it is said, and does not stop
-    rows = check_rewards(task_of(override(config, assignments)), questions)
+    asked = task_of(override(config, assignments))
+    must_start(asked)
+    rows = check_rewards(asked, questions)
     click.echo(earned_table(rows))
     if found := findings(rows):
         raise UserError(f"{task}: " + "; ".join(found))

@@ -10,13 +10,17 @@ import click
 
 from selfplay.cli.options import (
     NETS,
+    NewFile,
     Number,
     Whole,
+    actors_option,
+    away_of,
     device_of,
     device_option,
     game_option,
     opening_of,
     own_nets_option,
+    ray_option,
     seed_option,
 )
 
@@ -63,7 +67,7 @@ class _Contest(NamedTuple):
                    "opening is played twice.")
 @click.option("--book", default=None, metavar="FILE", type=click.Path(path_type=Path),
               help="Openings: a line of moves each, .pgn, or .sgf for Go.")
-@click.option("--pgn", default=None, metavar="FILE", type=click.Path(path_type=Path),
+@click.option("--pgn", default=None, metavar="FILE", type=NewFile(),
               help="Write the games as PGN too, with the game's own notation.")
 @click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [64; 4 with an outside engine; 1 with a human or a clock].")
@@ -73,8 +77,10 @@ class _Contest(NamedTuple):
 @own_nets_option
 @device_option
 @seed_option
+@ray_option
+@actors_option
 def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float, gauntlet: bool,
-          pgn: Path | None, **options: Any) -> None:
+          pgn: Path | None, ray: str | None, actors: int | None, **options: Any) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score. With
     more than two players a tournament, with standings."""
     from selfplay.arena.contest.sprt import Trial, parse_sprt
@@ -86,7 +92,9 @@ def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float,
     contest = _contest(players, bool(sprt), **options)
     if len(players) > 2 and (trial or contest.human):
         raise UserError("--sprt and human: between two players only")
-    results = _tournament(contest, gauntlet) if len(players) > 2 else [_match(contest, trial)]
+    with away_of(ray, actors, options["game"], options["nets"]) as away:
+        contest.how["away"] = away
+        results = _tournament(contest, gauntlet) if len(players) > 2 else [_match(contest, trial)]
     if pgn is not None:
         _write_pgn(contest, results, pgn)
 

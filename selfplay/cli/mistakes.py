@@ -29,11 +29,11 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
 def run_command(cli: click.Group) -> int:
     """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr: where
     torchrun has started several processes, in that of the first one that ends."""
-    if ranks.launched() == 1:
-        return _run_here(cli)
-    from selfplay.learn.distributed import in_company
-
     try:
+        if ranks.launched() == 1:
+            return _run_here(cli)
+        from selfplay.learn.distributed import in_company
+
         with in_company():
             return _run_here(cli)
     except UserError as error:  # there is no such group

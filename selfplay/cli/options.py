@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip, one_of
 from selfplay.common.limits import MAX_SEED
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
 if TYPE_CHECKING:
+    from selfplay.arena.play import Away
     from selfplay.cluster.farm import Farm
-    from selfplay.run.folder import Run
+    from selfplay.run.config import RayConfig
 
 NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
@@ -52,6 +55,29 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             raise _mistaken(param, ctx, value, f"{number} is not a finite number; {wanted}")
         return number
+
+
+class NewFile(click.Path):
+    """A file to write at the end; whether it can be there is seen at the start."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        try:
+            folder = next(above for above in path.absolute().parents if above.exists())
+            if path.is_dir():
+                what = "a folder; a file's name wanted"
+            elif not folder.is_dir():
+                what = f"{clip(str(folder), 80)} is no folder"
+            elif not os.access(folder, os.W_OK):
+                what = f"nothing can be written in {clip(str(folder), 80)}"
+            else:
+                return path
+        except (OSError, ValueError) as error:  # too long, or with a byte of 0 in it
+            what = str(getattr(error, "strerror", None) or error)
+        raise _mistaken(param, ctx, value, what)
 
 
 class OneOf(click.Choice[str]):
@@ -125,20 +151,41 @@ actors_option = click.option("--actors", type=Whole(min=1), default=None,
 
 
 @contextmanager
-def farm_of(run: Run, ray: str | None, actors: int | None) -> Iterator[Farm | None]:
+def farm_of(
+    ray: str | None, actors: int | None, config: RayConfig | None = None
+) -> Iterator[Farm | None]:
     """The cluster that ``--ray`` names, or None. Raises UserError where it cannot be had."""
     if ray is None:
         if actors is not None:
             raise UserError("--actors: of a cluster; give --ray as well")
         yield None
         return
+    if ranks.launched() > 1:
+        raise UserError("--ray: one process asks a cluster for games; leave out torchrun, or --ray")
     from selfplay.cluster.farm import Farm
+    from selfplay.run.config import RayConfig
 
-    farm = Farm(ray, run.config.ray, actors)
+    farm = Farm(ray, config or RayConfig(), actors)
     try:
         yield farm
     finally:
         farm.close()
+
+
+@contextmanager
+def away_of(
+    ray: str | None, actors: int | None, game: str, nets: tuple[str, ...]
+) -> Iterator[Away | None]:
+    """What plays matches of ``game`` on the cluster that ``--ray`` names, or None."""
+    from selfplay.games.own import located
+
+    with farm_of(ray, actors) as farm:
+        if farm is None:
+            yield None
+            return
+        from selfplay.cluster.matches import SpreadMatches
+
+        yield SpreadMatches(farm, located(game), tuple(map(located, nets)))
 
 
 def device_of(name: str) -> str:
@@ -148,10 +195,11 @@ def device_of(name: str) -> str:
     return found(name)
 
 
-def opening_of(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+def opening_of(text: str, option: str = "--opening") -> tuple[int, int]:
+    """(fewest, most) plies. Raises UserError, which names ``option``, for anything else."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
     if not found or int(found[2] or found[1]) < int(found[1]):
-        raise UserError(f"--opening {text}: a range such as 2-8 wanted")
+        raise UserError(f"{option} {text}: a range such as 2-8 wanted")
     return int(found[1]), int(found[2] or found[1])
 
 

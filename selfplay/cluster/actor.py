@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import platform
 import threading
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 Key = tuple[int, ...]  #: the number of a piece
 
@@ -25,17 +24,23 @@ class Order(NamedTuple):
 
     maker: str
     about: dict[str, Any]
+    programs: tuple[str, ...] = ()  #: command lines that a machine must be able to run
 
 
-class Maker(Protocol):
+class Maker:
     """Makes the pieces of a job, one at a time. Its class is called with the job's ``about`` and
     ``device``, cpu or cuda."""
 
     def load(self, weights: Any) -> None:
         """New weights, for all pieces from now on; their arrays can only be read."""
+        raise NotImplementedError
 
     def make(self, key: Key) -> tuple[Any, dict[str, float]]:
         """The piece ``key``, and figures of it: games, evaluations."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """There is another job now."""
 
 
 class Output(NamedTuple):
@@ -60,12 +65,12 @@ class RayActor:
         self._job: Order | None = None
         self._idle: list[tuple[Maker, int]] = []  # each with the version that it has loaded
 
-    def hello(self) -> dict[str, str]:
-        """Where and what this process is."""
+    def hello(self, programs: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Where and what this process is; able: whether its machine has ``programs``."""
         import ray
 
         return {"node": ray.get_runtime_context().get_node_id(), "sources": sources(),
-                "python": platform.python_version()}
+                "able": all(map(_runs, programs))}
 
     def make(self, job: Order, version: int, weights: list[Any], key: Key) -> Output:
         """A piece of ``job`` by the weights of ``version``, whose reference is in ``weights``."""
@@ -79,18 +84,34 @@ class RayActor:
             fetched = size(found)
         piece, figures = maker.make(key)
         with self._lock:
-            if self._job == job:
+            current = self._job == job
+            if current:
                 self._idle.append((maker, version))
+        if not current:
+            maker.close()
         return Output(piece, figures, time.perf_counter() - began, fetched)
 
     def _take(self, job: Order) -> tuple[Maker, int]:
         with self._lock:
             if self._job != job:
+                for maker, _ in self._idle:
+                    maker.close()
                 self._job, self._idle = job, []
             if self._idle:
                 return self._idle.pop()
         module, _, name = job.maker.partition(":")
         return getattr(importlib.import_module(module), name)(**job.about, device=self.device), -1
+
+
+def _runs(command: str) -> bool:
+    """Whether the program of a command line is on this machine."""
+    from selfplay.arena.gtp import find_executable
+    from selfplay.common.errors import UserError
+
+    try:
+        return bool(find_executable(command))
+    except UserError:
+        return False
 
 
 def size(piece: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -56,12 +57,12 @@ def _must_answer(address: str) -> None:
     if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdigit() or int(port) > 65535:
+    if "://" in address or not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise UserError(f"--ray {clip(address, 80)}: auto, local or HOST:PORT wanted, on a machine "
                         "of the cluster (ray start --address=HOST:PORT makes it one)")
     try:
         socket.create_connection((host, int(port)), SECONDS).close()
-    except OSError:
+    except (OSError, UnicodeError):  # the latter of a name that no machine can have
         raise _nobody(address) from None
 
 

@@ -41,6 +41,7 @@ class _Hand:
     actor: Any
     hello: Any = None  #: the call that says that it is there; None: it is
     node: str = ""
+    able: bool = True  #: its machine has the programs of the job
     calls: dict[Any, Key] = field(default_factory=dict)
 
 
@@ -89,9 +90,11 @@ class Farm:
 
     def begin(self, job: Order) -> None:
         """From now on pieces are of ``job``; what was asked for is forgotten."""
-        self.job, self._version = job, -1
+        before, self.job, self._version = self.programs, job, -1
         for hand in self.hands:  # what is under way comes for nobody
             hand.calls = dict.fromkeys(hand.calls, STRAY)
+            if before != job.programs:
+                self._greet(hand)
         for node in self.nodes.values():
             node.versions.clear()
         for kept in (self.queue, self._asked, self._weights, self._lost):
@@ -118,9 +121,19 @@ class Farm:
             self.queue.append(key)
 
     @property
+    def programs(self) -> tuple[str, ...]:
+        """What a machine must have for the job."""
+        return self.job.programs if self.job is not None else ()
+
+    @property
     def alive(self) -> int:
         """How many actors are there."""
         return sum(hand.hello is None for hand in self.hands)
+
+    @property
+    def able(self) -> int:
+        """How many of them can do the job."""
+        return sum(hand.hello is None and hand.able for hand in self.hands)
 
     @property
     def asked(self) -> int:
@@ -157,7 +170,7 @@ class Farm:
 
     def _send(self) -> None:
         """Hand out what is waiting, to whoever has the least to do."""
-        free = [hand for hand in self.hands if hand.hello is None]
+        free = [hand for hand in self.hands if hand.hello is None and hand.able]
         while self.queue and free:
             hand = min(free, key=lambda hand: len(hand.calls))
             if len(hand.calls) >= self.threads:
@@ -214,7 +227,7 @@ class Farm:
         it had under way is asked for again."""
         self.restarts += 1
         self._deaths.append((time.monotonic(), hand.node, str(error)))
-        hand.hello = hand.actor.hello.options(max_task_retries=-1).remote()
+        self._greet(hand)
         for lost in (key, *hand.calls.values()):
             self._again(hand, lost, error)
         hand.calls.clear()
@@ -240,9 +253,13 @@ class Farm:
             return UserError(told)
         return RuntimeError(f"on {self._name(hand)}: {error}")
 
-    def _greeted(self, hand: _Hand, facts: dict[str, str]) -> None:
+    def _greet(self, hand: _Hand) -> None:
+        """Ask an actor to say that it is there."""
+        hand.hello = hand.actor.hello.options(max_task_retries=-1).remote(self.programs)
+
+    def _greeted(self, hand: _Hand, facts: dict[str, Any]) -> None:
         """An actor is there: it gets work, unless its machine has other sources than ours."""
-        hand.node = facts["node"]
+        hand.node, hand.able = facts["node"], facts["able"]
         node = self.nodes.setdefault(hand.node, Machine(hand.node[:8], 0))
         if facts["sources"] == sources():
             hand.hello = None
@@ -275,7 +292,7 @@ class Farm:
         wanted = self._places() if self.wanted is None else self.wanted
         for _ in range(len(self.hands), wanted):
             hand = _Hand(self._remote.options(**apart).remote(self.device))
-            hand.hello = hand.actor.hello.options(max_task_retries=-1).remote()
+            self._greet(hand)
             self.hands.append(hand)
 
     def _say_of_nodes(self, alive: dict[str, dict[str, Any]]) -> None:

@@ -29,7 +29,7 @@ from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns
 from selfplay.board.selfplay import Actor, Harvest, join_harvests
-from selfplay.cluster.actor import Key, Order
+from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Delivery, Farm
 from selfplay.cluster.table import ClusterTable
 from selfplay.common.files import read_figures, write_json
@@ -80,7 +80,7 @@ class WholeGames(Actor):
             super()._think(rows)
 
 
-class ShardMaker:
+class ShardMaker(Maker):
     """Makes shards on an actor; see ``actor.Maker``. game, net: as the run's settings name them."""
 
     def __init__(

@@ -6,7 +6,6 @@ Game g follows from (seed, g) and the two policies, so a shard of them can be ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,20 @@ from safetensors.torch import load, save
 from selfplay.board.data import Columns
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Games, Policies, play_shard
-from selfplay.cluster.actor import Key, Order
+from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Farm
-from selfplay.cluster.selfplay import POLL, SpreadGames, own_columns
+from selfplay.cluster.selfplay import POLL, own_columns
 from selfplay.common.threads import Workers
 from selfplay.games import make, own
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build
-from selfplay.run.boards import KeptLearner
 from selfplay.run.folder import Run
 from selfplay.run.own_nets import use_net
 
 AHEAD = 2  #: shards asked for at once, for each actor
 
 
-class ValueMaker:
+class ValueMaker(Maker):
     """Makes shards of games for the value net on an actor; see ``actor.Maker``. rules: settings by
     which the game varies them, or None."""
 
@@ -61,41 +59,31 @@ class ValueMaker:
         return tuple(done), {"games": len(done.ends), "evaluations": done.evaluations}
 
 
-@dataclass(frozen=True)
-class OnFarm:
-    """Lets the stages of a run (``run.stage.Elsewhere``) play on ``farm``."""
-
-    farm: Farm
-
-    def selfplay(self, run: Run, learner: KeptLearner) -> SpreadGames:
-        config = run.config
-        return SpreadGames(learner.games.folder, self.farm, learner, config.game, config.net,
-                           config.ray.games)
-
-    def value_games(
-        self, run: Run, policies: Sequence[Path], numbers: Sequence[int], stop: Callable[[], bool]
-    ) -> Iterator[tuple[int, Games]]:
-        farm = self.farm
-        nets = [checkpoint.load_net(path, run.game, "cpu") for path in policies]
-        specs = [checkpoint.spec_of(meta) for _, meta in nets]
-        farm.begin(Order(f"{__name__}:{ValueMaker.__name__}", {
-            "game": run.config.game, "net": run.config.net, "specs": specs,
-            "rules": run.config.rl if specs[-1].komi else None,
-            "latest": run.config.value.latest or run.game.max_moves, "seed": run.config.seed}))
-        farm.publish(0, [np.frombuffer(save({name: value.contiguous() for name, value
-                                             in net.state_dict().items()}), np.uint8)
-                         for net, _ in nets])
-        waiting, missing, first = list(numbers), set(numbers), 0 in numbers
-        while missing and (first or not stop()):
-            while waiting and farm.asked < AHEAD * max(farm.alive, 1):
-                farm.ask((waiting.pop(0),))
-            for found in farm.poll(POLL):
-                number = found.key[0]
-                if number not in missing:
-                    continue
-                missing.remove(number)
-                first = False
-                columns, actions, ends, values, evaluations = found.output.piece
-                yield number, Games(
-                    own_columns(Columns._make(columns)), np.array(actions), np.array(ends),
-                    np.array(values), int(evaluations))
+def spread_games(
+    farm: Farm, run: Run, policies: Sequence[Path], numbers: Sequence[int],
+    stop: Callable[[], bool],
+) -> Iterator[tuple[int, Games]]:
+    """``stage.Elsewhere.value_games`` on ``farm``."""
+    nets = [checkpoint.load_net(path, run.game, "cpu") for path in policies]
+    specs = [checkpoint.spec_of(meta) for _, meta in nets]
+    farm.begin(Order(f"{__name__}:{ValueMaker.__name__}", {
+        "game": run.config.game, "net": run.config.net, "specs": specs,
+        "rules": run.config.rl if specs[-1].komi else None,
+        "latest": run.config.value.latest or run.game.max_moves, "seed": run.config.seed}))
+    farm.publish(0, [np.frombuffer(save({name: value.contiguous() for name, value
+                                         in net.state_dict().items()}), np.uint8)
+                     for net, _ in nets])
+    waiting, missing, first = list(numbers), set(numbers), 0 in numbers
+    while missing and (first or not stop()):
+        while waiting and farm.asked < AHEAD * max(farm.alive, 1):
+            farm.ask((waiting.pop(0),))
+        for found in farm.poll(POLL):
+            number = found.key[0]
+            if number not in missing:
+                continue
+            missing.remove(number)
+            first = False
+            columns, actions, ends, values, evaluations = found.output.piece
+            yield number, Games(
+                own_columns(Columns._make(columns)), np.array(actions), np.array(ends),
+                np.array(values), int(evaluations))

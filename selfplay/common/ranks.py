@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
+from selfplay.common.errors import UserError, clip
+
 Item = TypeVar("Item")
 
 
@@ -87,8 +89,20 @@ def leads() -> bool:
 
 
 def launched() -> int:
-    """How many processes torchrun, or whoever sets the same variables, has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes torchrun, or whoever sets the same variables, has started. Raises
+    UserError."""
+    return max(variable("WORLD_SIZE", "1"), 1)
+
+
+def variable(name: str, otherwise: str = "") -> int:
+    """A whole number among torchrun's variables. Raises UserError where it is none."""
+    text = os.environ.get(name) or otherwise
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"environment variable {name}={clip(text, 40)}: a whole number wanted; "
+                        "start several processes with torchrun, which sets it, or unset WORLD_SIZE"
+                        ) from None
 
 
 @contextmanager

@@ -176,12 +176,12 @@ def likelihood_relative(score: Tensor, group: Tensor, worst: float = 0.0) -> Ten
     2026, Maximum Likelihood Reinforcement Learning, arXiv:2602.02710).
 
     The paper's objective is the likelihood of a right answer, log p = -sum over k >= 1 of
-    (1 - p)^k / k, whose gradient is the sum of that of pass@k over k; its estimator sums the
-    gradients of the log-probabilities of the K right answers among n, over K. Here the mean of all
-    n gradients is taken off it, but in groups without a right answer, which learn nothing: in
-    expectation the sum over k then ends at n - 1. With rewards of 1 and 0 a right answer gets
-    (n - K) / K, a wrong one -1. worst: rewards are -worst or more. Raises UserError for one that is
-    less.
+    (1 - p)^k / k (eq. 4), whose gradient is the sum of that of pass@k over k (eq. 5); its estimator
+    sums the gradients of the log-probabilities of the K right answers among n, over K. Here, as in
+    its Algorithm 1, the mean of all n gradients is taken off it, but in groups without a right
+    answer, which learn nothing: in expectation the sum over k then ends at n - 1 (v3, appendix D,
+    theorem 5). With rewards of 1 and 0 a right answer gets (n - K) / K, a wrong one -1. worst:
+    rewards are -worst or more. Raises UserError for one that is less.
     """
     if bool((score < -worst - EPSILON).any()):
         raise UserError(f"pg.worst={worst:g}: there is a reward of {float(score.min()):g}, and "

@@ -143,7 +143,7 @@ def listing(folder: Path) -> list[Path]:
     named = []
     for path in folder.iterdir():
         step = path.name.rpartition("-")[2]
-        if step.isdigit() and not path.name.startswith(".") and _valid(path):
+        if step.isdecimal() and not path.name.startswith(".") and _valid(path):
             named.append((int(step), path))
     return [path for _, path in sorted(named)]
 

@@ -9,7 +9,6 @@ own first. With ``shard`` a process holds only its part of the weights, gradient
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError
+from selfplay.common.errors import UserError, clip
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  #: with a process that works alone; one that has died is noticed
@@ -152,11 +151,16 @@ def shard(net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.
 @contextmanager
 def in_company() -> Iterator[None]:
     """In the block, this process is one of those that torchrun has started, if it has started
-    several. Raises UserError where a machine has fewer GPUs than processes."""
-    if ranks.launched() == 1:
+    several. Raises UserError where a machine has fewer GPUs than processes, and where the processes
+    do not find each other."""
+    size = ranks.launched()
+    if size == 1:
         yield
         return
-    backend, local = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
+    backend, local, rank = "gloo", ranks.variable("LOCAL_RANK", "0"), ranks.variable("RANK")
+    if not 0 <= rank < size:
+        raise UserError(f"environment variable RANK={rank}: from 0 to {size - 1} wanted, as "
+                        f"WORLD_SIZE={size}; start the processes with torchrun, which sets both")
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UserError(f"process {local + 1} of this machine has no GPU: it has "
@@ -165,8 +169,13 @@ def in_company() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     # of outputs that are views, which nothing here changes in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")
-    store, rank, size = next(dist.rendezvous("env://"))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        store = next(dist.rendezvous("env://"))[0]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"torchrun: process {rank + 1} of {size} does not find the others "
+                        f"({clip(str(error), 200)}); see MASTER_ADDR and MASTER_PORT, or unset "
+                        "WORLD_SIZE to work alone") from None
     try:
         with ranks.belonging(Processes(store, rank, size)):
             yield

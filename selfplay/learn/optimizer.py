@@ -78,7 +78,8 @@ class Trainer:
         size = 4 * sum(p.numel() for p in self.named.values())
         self.sharded = ranks.here().sharded(net)  #: its weights are shared out among processes
         on_cpu = torch.device(device).type == "cpu"
-        self._apart = parts is not None and on_cpu and not one_by_one and not self.sharded and (
+        #: whether the parts of a batch have a replica and a gradient each
+        self.apart = parts is not None and on_cpu and not one_by_one and not self.sharded and (
             mode is True or size <= APART_BYTES)
         self._replicas = [_Replica(net)]
         self._workers: Workers | None = None
@@ -108,7 +109,7 @@ class Trainer:
             parts += every[:1] * (-(-len(every) // ranks.here().size) - mine)
         parts = parts or every[:1]  # those behind ``mine`` count for nothing
         self._prepare(len(parts))
-        replicas = self._replicas[: len(parts)] if self._apart else self._replicas * len(parts)
+        replicas = self._replicas[: len(parts)] if self.apart else self._replicas * len(parts)
         with self._threads():
             for one in replicas:
                 one.begin(self._replicas[0], self.mode)
@@ -120,7 +121,7 @@ class Trainer:
             figures = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found])
             if ranks.here().size > 1:
                 figures = self._with_others(replicas, figures[:mine], len(every))
-            elif self._apart:
+            elif self.apart:
                 _sum_gradients(replicas)
                 if self.net.training:
                     _mean_buffers(replicas)
@@ -133,7 +134,7 @@ class Trainer:
         here, first, width = ranks.here(), replicas[0], figures.shape[1]
         if self.sharded:  # the gradients have met already
             return here.summed(figures.sum(0, keepdim=True))
-        if self._apart:
+        if self.apart:
             rows = [one.row(f) for one, f in zip(replicas, figures, strict=False)]
             every = here.rows(torch.stack(rows) if rows else first.row(figures.sum(0))[None][:0],
                               parts)
@@ -178,7 +179,7 @@ class Trainer:
         self.forgot = self.steps
 
     def _threads(self) -> Any:
-        return torch_alone() if self._apart else nullcontext()
+        return torch_alone() if self.apart else nullcontext()
 
     def _part(self, job: tuple[_Replica, Any, bool]) -> dict[str, Tensor]:
         one, part, counts = job
@@ -188,7 +189,7 @@ class Trainer:
 
     def _prepare(self, parts: int) -> None:
         """As many replicas as parts, and a thread for each, as far as torch may use so many."""
-        if not self._apart:
+        if not self.apart:
             return
         while len(self._replicas) < parts:
             self._replicas.append(_Replica(replica(self.net)))

@@ -250,6 +250,11 @@ def adapted(kl_weight: float, kl: float, config: PGConfig, trajectories: int) ->
     return kl_weight * (1 + error * trajectories / config.kl_horizon)
 
 
+#: (rollout, fewest parts, most steps of one, whether parts go through the net one by one) -> the
+#: trajectories of each part, int64. A minibatch's gradient is the sum of its parts'.
+Cut = Callable[[Rollout, int, int, bool], list[Tensor]]
+
+
 class _Minibatch(NamedTuple):
     """A minibatch or a part of one."""
 
@@ -265,11 +270,14 @@ class PolicyOptimizer:
     """
 
     def __init__(
-        self, policy: Policy, config: PGConfig, device: str = "cpu", extra: Term | None = None
+        self, policy: Policy, config: PGConfig, device: str = "cpu", extra: Term | None = None,
+        cut: Cut | None = None,
     ) -> None:
-        """extra: a loss term of one's own, added to ``objective``."""
+        """extra: a loss term of one's own, added to ``objective``. cut: how minibatches go in
+        parts; None: ``parts_of``."""
         self.policy, self.config, self.kind = policy, config, torch.device(device).type
         self.extra = extra
+        self.cut: Cut = cut or (lambda rollout, few, most, alone: parts_of(rollout.mask, few, most))
         self.kl_weight = config.kl_weight
         self.trainer = Trainer(
             policy.net, self._loss,
@@ -349,7 +357,8 @@ class PolicyOptimizer:
         fewest = PARTS[self.kind]
         if self.kind != "cpu" or self.trainer.sharded:  # where all processes must have some
             fewest = max(fewest, ranks.here().size)
-        for rows in parts_of(batch.rollout.mask, fewest, most):
+        alone = ranks.here().size == 1 and not self.trainer.apart
+        for rows in self.cut(batch.rollout, fewest, most, alone):
             some = batch.rollout.rows(rows)
             found.append(_Minibatch(some, batch.columns.rows(rows, some.mask.shape[1])))
         return found
@@ -391,15 +400,22 @@ def policy_gradient(
         yield {"step": number + 1, **optimizer(rollout, np.random.default_rng([seed, number]))}
 
 
-def parts_of(mask: Tensor, fewest: int, most: int) -> list[Tensor]:
+def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) -> list[Tensor]:
     """Trajectories of like length together, in parts of about as many real steps: at least
-    ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]."""
+    ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]. group: int64 [N],
+    trajectories with the same number stay together, though a part have a few more steps."""
     lengths = mask.sum(1)
     order = torch.argsort(lengths, stable=True)
+    if group is not None:
+        order = order[torch.argsort(group[order], stable=True)]
     total = max(int(lengths.sum()), 1)
     count = min(max(fewest, -(-total // most)), len(mask))
     ends = lengths[order].cumsum(0)
     cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
+    if group is not None:
+        first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
+        if len(first) >= count:
+            cuts = [min(first, key=lambda place: abs(place - cut)) for cut in cuts]
     edges = sorted({0, *cuts[1:], len(mask)})
     return [order[a:b] for a, b in pairwise(edges)]
 

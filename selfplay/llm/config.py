@@ -46,7 +46,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
-ELSEWHERE = ("vllm-server",)  #: engines in other processes, which answer while a run learns
+ELSEWHERE = ("vllm-server", "ray")  #: engines in other processes, which answer while a run learns
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
 #: What differs for texts, by algorithm: an update of these is many optimizer steps.
 BY_ALGORITHM: dict[str, dict[str, Any]] = {
@@ -173,7 +173,7 @@ def must_not_contradict(config: TextConfig) -> None:
     sample = config.sample
     if sample.max_staleness and sample.engine not in ELSEWHERE:
         raise UserError(f"sample.max_staleness={sample.max_staleness}: for answers that are "
-                        f"written elsewhere, by --set sample.engine={' or '.join(ELSEWHERE)}")
+                        "written elsewhere, with --set sample.engine=vllm-server or --ray")
     if sample.max_staleness and config.recipe in AGAINST_A_MODEL:
         raise UserError(f"sample.max_staleness: --recipe {config.recipe} asks and learns in turn; "
                         "leave it out")

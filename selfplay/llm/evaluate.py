@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import comb
@@ -84,11 +84,11 @@ def answers_within(
 
 @dataclass
 class Counted:
-    """A generator whose answers, and tokens a second, are shown on a bar."""
+    """A generator whose answers and tokens are counted. told: is called after each batch."""
 
     name: ClassVar[str] = "counted"
     generator: Generator
-    bar: Bar
+    told: Callable[[Counted], None] = lambda counted: None
     answers: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -101,9 +101,12 @@ class Counted:
         self.seconds += time.perf_counter() - start
         self.answers += len(found.mask)
         self.tokens += int(found.mask.sum())
-        speed = self.tokens / max(self.seconds, 1e-9)
-        self.bar.at(self.answers, f"{self.answers:,} answers, {speed:,.0f} tokens/s")
+        self.told(self)
         return found
+
+    def said(self) -> str:
+        """For a line of progress."""
+        return f"{self.answers:,} answers, {speed_said(self.tokens, self.seconds)}"
 
     def refresh(self, model: nn.Module) -> None:
         self.generator.refresh(model)
@@ -116,7 +119,7 @@ class Counted:
 def on_a_bar(generator: Generator, title: str, count: int) -> Iterator[Generator]:
     """``generator`` behind a bar. count: answers that are wanted of it."""
     with Bar(title, count, "answers") as bar:
-        yield Counted(generator, bar)
+        yield Counted(generator, lambda counted: bar.at(counted.answers, counted.said()))
 
 
 def greedy_and_sampled(
@@ -159,12 +162,13 @@ def majority_vote(answered: Sequence[str | None]) -> int | None:
 
 
 def majority_at(k: int, found: Answers) -> float:
-    """Share of the blocks of k completions whose commonest answer is right."""
+    """Share of the blocks of k completions whose commonest answer is right. Where nothing says
+    what the answer is, a completion is one as a whole."""
     wins = blocks = 0
     for example, texts, parts in zip(found.examples, found.texts, found.parts, strict=True):
         for start in range(0, len(texts) - k + 1, k):
             named = [answer_of(texts[i], example.format, parts[i]["ended"] >= 1)
-                     for i in range(start, start + k)]
+                     if example.answer else texts[i].strip() for i in range(start, start + k)]
             winner = majority_vote(named)
             wins += winner is not None and parts[start + winner]["accuracy"] >= 1
             blocks += 1
@@ -204,6 +208,11 @@ def evaluation_table(result: dict[str, Any]) -> str:
 def accuracies_said(greedy: float, sampled: float) -> str:
     """Two accuracies for a line of progress."""
     return f"held-out greedy {greedy:.1%}, sampled {sampled:.1%}"
+
+
+def speed_said(tokens: float, seconds: float) -> str:
+    """How fast a model writes, for a line of progress."""
+    return f"{tokens / max(seconds, 1e-9):,.0f} tokens/s"
 
 
 def _vote(answer: str) -> str:

@@ -29,9 +29,8 @@ from selfplay.llm.config import AGAINST_A_MODEL, RECIPES, TextConfig, fixed, mus
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.choose import engine_of
-from selfplay.llm.envs.episodes import Episodes, episodes
+from selfplay.llm.envs.episodes import episodes
 from selfplay.llm.generate import Generator, Sampling
-from selfplay.llm.judges.functions import Judge
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import (
     Lora,
@@ -47,6 +46,7 @@ from selfplay.llm.play.lessons import GameTask, game_task
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
+from selfplay.llm.ready import must_be_of_use, must_start
 from selfplay.llm.rl import (
     FIRST,
     RewardedTask,
@@ -67,11 +67,12 @@ Engine: TypeAlias = Callable[[nn.Module, Any], Generator | None]
 
 @dataclass(frozen=True)
 class TextRun:
-    """An opened run folder."""
+    """An opened run folder. engine: writes completions elsewhere, while there is one."""
 
     folder: Path
     config: TextConfig
     task: Task
+    engine: Engine | None = None
 
 
 def stored_text_config(folder: Path) -> TextConfig | None:
@@ -83,8 +84,8 @@ def stored_text_config(folder: Path) -> TextConfig | None:
     if path.exists():
         return validated(TextConfig, read_json(path), str(path))
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: holds other files, not a language-model run; give --run "
-                        "another name")
+        raise UserError(f"{folder}: holds other files, not a language-model run; name another "
+                        "folder")
     return None
 
 
@@ -116,18 +117,11 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
         raise UserError("sample.max_staleness: the moves of a game wait for each other; leave it "
                         "out")
     if stored is None:  # rather a mistake found now than after SFT
+        must_be_of_use(config, task)
         must_start(task)
+        for name in config.data.corpus:
+            task_of(replace(config, task=name), folder=folder)
     return TextRun(folder, config, task)
-
-
-def must_start(task: Task) -> None:
-    """Raises UserError where code of the user's own, which judges or answers, cannot be used."""
-    if isinstance(task.judge, Judge):
-        task.judge.start()
-    if isinstance(task, Episodes):
-        task.world.start()
-    if isinstance(task, GameTask):
-        task.must_be_playable()
 
 
 def _changed_setting(key: str, old: Any, new: Any) -> str:
@@ -137,12 +131,16 @@ def _changed_setting(key: str, old: Any, new: Any) -> str:
     return f"{key}={old}, not {new}"
 
 
-def task_of(config: TextConfig, guessed: float = 0.0, folder: Path = Path()) -> Task:
+def task_of(config: TextConfig, guessed: float = 0.0, folder: Path | None = None) -> Task:
     """The task of a run's settings. guessed: see ``make_task``; other demonstrations are then all
-    right. folder: the run's, where a game's positions are."""
+    right. folder: the run's, where a game's positions are; UserError for a game without one."""
     if config.task.startswith("env:"):
         return episodes(config)
     if config.task.startswith(PREFIX):
+        if folder is None:
+            raise UserError(f"{config.task}: a game's positions are a run's; train one with "
+                            f"{command('selfplay', 'llm', 'train', '--game', 'NAME')}, then see "
+                            "selfplay llm eval RUN, or selfplay judge RUN")
         return game_task(config, folder)
     style, wrong, slips = config.data.style, config.data.wrong, config.data.slips
     if style == "auto":
@@ -274,6 +272,8 @@ def reference_of_step(folder: Path, pg: PGConfig, step: int) -> Path | None:
 
 def engine_for(run: TextRun, device: str) -> Engine:
     """What writes the completions of a run's model, by its settings."""
+    if run.engine is not None:
+        return run.engine
     return lambda model, tokenizer: engine_of(model, tokenizer, run.config.sample,
                                               run.config.model, device)
 
@@ -335,19 +335,21 @@ def open_learner(
 def open_rlhf_learner(
     goal: RewardedTask, init: Path, folder: Path, config: RLHFConfig, *,
     sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
-    engine: Engine = no_engine,
+    engine: Engine = no_engine, memory: Memory | None = None,
 ) -> tuple[RLHFLearner, Kept]:
     """As ``open_learner``; the policy in ``init`` is the reference as well. best.json names the
     checkpoint of the best gold reward within the budget, and why learning ended."""
     newest = checkpoint.newest(folder)
     model, tokenizer = load_model(newest or init)
-    model = model.to(device).eval()
+    memory = memory or Memory()
+    model = memory.held(model.to(device).eval())
     step = int(checkpoint.read_meta(newest)["step"]) if newest else -1
     before = rows_up_to(folder / "history.jsonl", step)
     learner = RLHFLearner(
         goal, model, tokenizer, reference_of(model, init, newest is not None), config,
         sampling=sampling, device=device, seed=seed, markers=markers,
-        generator=engine(model, tokenizer), length=before[0]["length"] if before else None)
+        generator=engine(model, tokenizer), length=before[0]["length"] if before else None,
+        memory=memory)
 
     def note(history: Sequence[Row]) -> Mapping[str, Any]:
         row = best_row(history, config.kl_budget)

@@ -103,11 +103,13 @@ class TorchGenerator:
 def sample_completions(
     model: Any, prompt: Tensor, prompt_mask: Tensor, group: int, sampling: Sampling, seed: int,
     ends: Sequence[int], pad: int, tokenizer: Any = None,
+    keys: NDArray[np.uint64] | None = None,
 ) -> Samples:
     """Answer prompt int64 [n, P] (left-padded, mask bool [n, P]) ``group`` times a row.
 
     logp is float32, of softmax(logits / temperature) before top_p cuts it (and of
     softmax(logits) where the temperature is 0), which is what ``TextPolicy.evaluate`` computes.
+    keys: those of ``completion_keys``, where the prompts are a part of more.
     Raises UserError if the model cannot see so many tokens.
     """
     device = next(model.parameters()).device
@@ -120,7 +122,7 @@ def sample_completions(
     by_text = torch.zeros(count, dtype=torch.bool, device=device)
     uniform = None
     if sampling.temperature > 0:
-        keys = completion_keys(prompt, prompt_mask, group, seed)
+        keys = completion_keys(prompt, prompt_mask, group, seed) if keys is None else keys
         uniform = torch.from_numpy(uniforms(keys, room)).to(device)
     end_ids = torch.tensor(list(ends), device=device)
     was_training = model.training

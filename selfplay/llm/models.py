@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved
-from selfplay.llm.rewards import Example
 from selfplay.models.transformer import Backbone, Transformer, config_of
 
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors
@@ -227,10 +226,23 @@ def render(tokenizer: Any, question: str) -> list[int]:
     return chat_tokens(tokenizer, [{"role": "user", "content": question}])
 
 
-def prompt_of(tokenizer: Any, example: Example) -> list[int]:
-    """``render`` of an example, with all of its messages."""
-    messages = example.messages or [{"role": "user", "content": example.prompt}]
-    return chat_tokens(tokenizer, messages, example.template)
+class Asked(Protocol):
+    """What is asked, such as an ``Example``: the messages, or the prompt where there are none."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, str]]: ...
+
+    @property
+    def template(self) -> Mapping[str, Any]: ...
+
+
+def prompt_of(tokenizer: Any, asked: Asked) -> list[int]:
+    """``render`` of an example or a pair, with all of its messages."""
+    messages = asked.messages or [{"role": "user", "content": asked.prompt}]
+    return chat_tokens(tokenizer, messages, asked.template)
 
 
 def chat_tokens(

@@ -21,27 +21,22 @@ from selfplay.common.threads import Workers
 from selfplay.learn import advantages
 from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
+from selfplay.learn.policy_gradient import parts_of as parts_of_like_length
 from selfplay.learn.rollout import Acted, Evaluated, Rollout, joined
+from selfplay.llm import passes
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
-from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
+from selfplay.llm.memory import Memory, head_logp, many_logits
 from selfplay.llm.models import (
     completion_texts,
     copy_of,
     padded_tokens,
     prompt_of,
     stopped,
-    trimmed,
     without_adapters,
 )
 from selfplay.llm.rewards import Example
 from selfplay.llm.rewards import reward as parts_of
-from selfplay.models.transformer import (
-    Backbone,
-    SharedPrompts,
-    Transformer,
-    positions_of,
-    share_prompts,
-)
+from selfplay.models.transformer import Transformer
 
 TOKENS_AT_ONCE = 8192  #: tokens, padding included, that are evaluated without a gradient at once
 
@@ -148,18 +143,12 @@ class TextPolicy:
     def _of_tokens(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies), [N, T]. Where all logits would be many, only a few are
         held at a time."""
-        policy, count = self.net.policy, rollout.action.shape[1]
+        policy, again = self.net.policy, self.memory.checkpointing
         temperature, head = self.sampling.temperature or 1.0, many_logits(policy, rollout.action)
-        shared = isinstance(policy, Transformer)
-        inputs = {} if shared else dict(zip(
-            ("input_ids", "attention_mask", "position_ids"), _whole_texts(rollout), strict=True))
         if head is None:
-            logits = (policy.logits(policy.model.hidden_states(_shared(rollout))) if shared else
-                      policy(**inputs, use_cache=False, logits_to_keep=count).logits)
-            logits = logits.float() / temperature
+            logits = passes.logits_of(policy, rollout, again).float() / temperature
             return gather_logp(logits, rollout.action), entropy(logits)
-        hidden = (policy.model.hidden_states(_shared(rollout)) if shared else
-                  hidden_states(policy, **inputs)[:, -count:])
+        hidden = passes.hidden_of(policy, rollout, again)
         found = head_logp(hidden[rollout.mask], head.weight, rollout.action[rollout.mask],
                           bias=head.bias, temperature=temperature)
         none = torch.zeros(rollout.mask.shape, device=hidden.device)
@@ -171,34 +160,24 @@ class TextPolicy:
         critic = self.net.value
         assert critic is not None
         with self.memory.at_work(critic.backbone):
-            found = ranks.here().within(critic, lambda: _values(critic, rollout))
+            found: Tensor = ranks.here().within(critic, lambda: critic.head(passes.hidden_of(
+                critic.backbone, rollout, self.memory.checkpointing))[..., 0].float())
         return found.masked_fill(~rollout.mask, 0.0)
 
+    def parts(
+        self, rollout: Rollout, fewest: int, most: int, one_by_one: bool
+    ) -> list[Tensor]:
+        """``policy_gradient.parts_of``; where a prompt is read once a part, with the completions
+        of a group together if fewer tokens are then read. The embedded model's are of like length.
 
-def _values(critic: ValueModel, rollout: Rollout) -> Tensor:
-    if isinstance(critic.backbone, Backbone):
-        found: Tensor = critic.head(critic.backbone.hidden_states(_shared(rollout)))[..., 0]
-        return found.float()
-    return critic(*_whole_texts(rollout))[:, -rollout.action.shape[1]:]
-
-
-def _shared(rollout: Rollout) -> SharedPrompts:
-    return share_prompts(*trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
-                         rollout.action)
-
-
-def _whole_texts(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens, mask, positions), int64 [N, L]: prompts and completions without the last token,
-    which nothing follows."""
-    prompt, prompt_mask = trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"])
-    mask = torch.cat([prompt_mask, read(rollout.mask)], 1)[:, :-1]
-    return torch.cat([prompt, rollout.action], 1)[:, :-1], mask.long(), positions_of(mask)
-
-
-def read(mask: Tensor) -> Tensor:
-    """bool [N, T]: the steps of ``mask`` bool [N, T], and what stands between two of them, which
-    has been read though it was not written (what an environment says)."""
-    return mask.int().flip(1).cummax(1).values.flip(1).bool()
+        one_by_one: whether fewer parts than ``fewest`` will do."""
+        by_length = parts_of_like_length(rollout.mask, fewest, most)
+        model = self.net.policy
+        if isinstance(model, Transformer) or not passes.shares(model, self.memory.checkpointing):
+            return by_length
+        few = min(fewest, len(torch.unique(rollout.group))) if one_by_one else fewest
+        by_group = parts_of_like_length(rollout.mask, few, most, rollout.group)
+        return min((by_length, by_group), key=lambda parts: passes.cost(rollout, parts))
 
 
 class Completions(NamedTuple):

@@ -35,7 +35,8 @@ from selfplay.llm.embedded import (
     word_tokenizer,
 )
 from selfplay.llm.engines.choose import must_have_engine
-from selfplay.llm.evaluate import accuracies_said
+from selfplay.llm.envs.episodes import Episodes
+from selfplay.llm.evaluate import accuracies_said, speed_said
 from selfplay.llm.folder import (
     TextRun,
     best_checkpoint,
@@ -72,6 +73,8 @@ from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("sft", "rl"),
          "rl": ("own", "student"), "own": ("rl2",), "rl2": ("student",)}
 
+GAMES_SHARE = 0.1  #: of the minutes, that the games of a board game's expert may take
+
 
 def run_recipe(run: TextRun, device: str) -> None:
     """Run the stages of the run's recipe.
@@ -88,6 +91,8 @@ def run_recipe(run: TextRun, device: str) -> None:
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
+        if isinstance(run.task, GameTask):
+            run.task.make(GAMES_SHARE * 60 * run.config.minutes)
         run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
 
 
@@ -109,7 +114,8 @@ def _must_be_shardable(run: TextRun) -> None:
 def measure_stages(run: TextRun, clock: Clock, device: str) -> None:
     """Measure every stage's model on the held-out questions."""
     measure(run, run.config.eval.samples, device, every=True)
-    say(f"ask it: {command('selfplay', 'llm', 'chat', run.folder)}   curves and completions: "
+    words = ("--model", run.folder) if isinstance(run.task, Episodes) else (run.folder,)
+    say(f"ask it: {command('selfplay', 'llm', 'chat', *words)}   curves and completions: "
         f"tensorboard --logdir {run.folder / 'tb'}")
 
 
@@ -172,7 +178,7 @@ def learn_demonstrations(run: TextRun, clock: Clock, device: str) -> Work | str:
     def begin() -> tuple[Any, Any]:
         return load_model(first_model_of(run, "sft", ("base",))) if pretrained else start(run)
 
-    return _learn_texts(run, clock, device, "sft", begin, lambda: run.task)
+    return _learn_texts(run, clock, device, "sft", begin, lambda at: run.task)
 
 
 def pretrain(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -180,7 +186,7 @@ def pretrain(run: TextRun, clock: Clock, device: str) -> Work | str:
     if run.config.model:
         return f"base: {run.config.model}"
     return _learn_texts(run, clock, device, "base", lambda: start(run),
-                        lambda: corpus_of(run), on="text")
+                        lambda at: corpus_of(run), on="text")
 
 
 def learn_own_answers(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -188,7 +194,7 @@ def learn_own_answers(run: TextRun, clock: Clock, device: str) -> Work | str:
     policy = first_model_of(run, "own", ("rl",))
     return _learn_texts(run, clock, device, "own",
                         lambda: load_model(first_model_of(run, "own", ("sft",))),
-                        lambda: own_answers(run, policy, device))
+                        lambda at: own_answers(run, policy, device, at.at))
 
 
 def teach_student(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -200,12 +206,12 @@ def teach_student(run: TextRun, clock: Clock, device: str) -> Work | str:
         return small_model(run.config.own.net, tokenizer, run.config.seed), tokenizer
 
     return _learn_texts(run, clock, device, "student", student,
-                        lambda: own_answers(run, policy, device))
+                        lambda at: own_answers(run, policy, device, at.at))
 
 
 def _learn_texts(
     run: TextRun, clock: Clock, device: str, name: str, begin: Callable[[], tuple[Any, Any]],
-    task: Callable[[], Questions], on: Literal["", "text"] = "",
+    task: Callable[[Desk], Questions], on: Literal["", "text"] = "",
 ) -> Work | str:
     """SFT on ``task`` of the (model, tokenizer) that ``begin`` gives, in folder ``name``. on: what
     of the texts is learnt, if it is not what the settings say."""
@@ -217,7 +223,7 @@ def _learn_texts(
     def learn(at: Desk) -> str:
         at.steps = sft.max_steps
         found = train_texts(
-            *begin(), task(), sft, folder, held_out=config.data.held_out,
+            *begin(), task(at), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device,
             memory=replace(_memory(run), dtype="float32"),
             left=at.left, log=at.log, progress=at.step)
@@ -280,7 +286,7 @@ def learn_rewards(
             at.log(row)
             at.made(row["step"], config.rl.steps)
             spent = row.get("generate_seconds")  # not of a row that was made before an interruption
-            speed = f", {row['tokens'] / spent:,.0f} tokens/s" if spent else ""
+            speed = f", {speed_said(row['tokens'], spent)}" if spent else ""
             at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens"
                   f"{speed}")
 

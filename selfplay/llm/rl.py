@@ -29,6 +29,7 @@ from selfplay.llm import policy as rollouts
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens
+from selfplay.llm.passes import read
 from selfplay.llm.policy import (
     Judge,
     Net,
@@ -162,7 +163,7 @@ class TextLearner(RewardLearner):
             markers=config.markers, generator=generator, memory=memory or Memory())
         self.config, self.first_batch, self.first_model = config, first_batch, first_model
         self.optimizer = PolicyOptimizer(self.policy, sized(
-            pg, sampling.max_new_tokens * goal.turns), device)
+            pg, sampling.max_new_tokens * goal.turns), device, cut=self.policy.parts)
         self.compute = {"tokens": 0.0, "flops": 0.0}
         self.on_reset: Callable[[], None] = lambda: None  #: the policy has become the reference
         self.asks_ahead = ahead
@@ -327,7 +328,7 @@ def prompt_tokens(rollout: Rollout) -> float:
     """Tokens of a rollout that were read and not written: those of the prompts, each prompt once,
     and what an environment said between the policy's turns."""
     share, mask = len(torch.unique(rollout.group)) / len(rollout), rollout.mask
-    said = rollouts.read(mask).sum() - mask.sum()
+    said = read(mask).sum() - mask.sum()
     return share * float(rollout.inputs["prompt_mask"].sum()) + float(said)
 
 

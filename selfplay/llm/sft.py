@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.policy_gradient import parts_of
 from selfplay.llm.engines.choose import generator_of
-from selfplay.llm.evaluate import accuracy, answers, greedy_and_sampled
+from selfplay.llm.evaluate import Counted, accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
@@ -52,13 +52,16 @@ class Sequences(NamedTuple):
     number: int = 0  #: of the part
 
 
-def text_trainer(model: nn.Module, config: TextSFTConfig, seed: int = 0) -> Trainer:
+def text_trainer(
+    model: nn.Module, config: TextSFTConfig, seed: int = 0,
+    memory: Memory = Memory(),  # noqa: B008 - it never changes
+) -> Trainer:
     """A trainer of ``Sequences``; parameters without a gradient stay as they are. seed: of
-    dropout."""
+    dropout. memory: whether layers are computed again for the gradient."""
     device = next(model.parameters()).device
 
     def loss(net: nn.Module, texts: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
-        with _seeded_step(device, seed, trainer.steps, texts.number):
+        with _seeded_step(device, seed, trainer.steps, texts.number), memory.at_work(net):
             return texts.share * text_loss(net, texts), {}
 
     def parts(texts: Sequences) -> list[Sequences]:
@@ -196,7 +199,7 @@ def train_texts(
     if newest is not None:
         model, tokenizer = load_model(newest)
     model = memory.shard(model.to(device))
-    trainer = text_trainer(model, config, seed)
+    trainer = text_trainer(model, config, seed, memory)
     lesson = text_lesson(trainer, tokenizer, task, config, held_out=held_out, sampling=sampling,
                          seed=seed)
 
@@ -232,13 +235,15 @@ class OwnAnswers:
         return self.apart[:count]
 
 
-def own_answers(run: TextRun, policy: Path, device: str) -> OwnAnswers:
+def own_answers(
+    run: TextRun, policy: Path, device: str, told: Callable[[str], None] = lambda text: None,
+) -> OwnAnswers:
     """The right answers of ``policy`` to ``own.questions`` training questions, each answered
     ``own.samples`` times, without repetitions; of held-out questions the first right answer.
 
     They are kept in the run's folder, in STAGE-ckpt-NNNNNN-own.jsonl, which is named after the
-    policy; those of the stage's other checkpoints are deleted. Raises UserError where none is
-    right.
+    policy; those of the stage's other checkpoints are deleted. told: hears how many there are.
+    Raises UserError where none is right.
     """
     config, stage = run.config, policy.parent.name
     path = run.folder / f"{stage}-{policy.name}-own.jsonl"
@@ -249,7 +254,9 @@ def own_answers(run: TextRun, policy: Path, device: str) -> OwnAnswers:
              "held": run.task.held_out(config.data.held_out)}
     if not path.exists():
         model, tokenizer = load_model(policy)
-        generator = generator_of(model, tokenizer, config.sample, config.model, device)
+        generator = Counted(
+            generator_of(model, tokenizer, config.sample, config.model, device),
+            lambda counted: told(counted.said()))
         lines = []
         for kind, examples in asked.items():
             found = answers(generator, tokenizer, examples, config.own.samples,

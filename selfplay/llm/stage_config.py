@@ -13,7 +13,7 @@ from selfplay.learn.plateau_config import PlateauConfig
 class GoldConfig:
     """The true reward: weights of the verifier's parts (``rewards.reward``)."""
 
-    accuracy: Amount = 1.0  #: weight of a right answer
+    accuracy: Amount = 1.0  #: weight of a right answer; of what reward functions give, with those
     partial: Amount = 0.0  #: weight of an answer that is nearly right
     format: Amount = 0.0  #: weight of a completion in the form asked for
     length_cost: Amount = 0.0  #: taken off for each character
@@ -130,10 +130,10 @@ class SampleConfig:
     top_p: Part = 1.0  #: sample from the likeliest tokens that hold this share of the probability
     max_new_tokens: Count = 64  #: of a completion, which is cut off there
     stop: tuple[str, ...] = ()  #: texts that end a completion, and belong to it; \n is a line's end
-    engine: Literal["auto", "torch", "vllm", "vllm-server"] = "auto"
+    engine: Literal["auto", "torch", "vllm", "vllm-server", "ray"] = "auto"
     #: what writes completions at evaluations, in RL and for own answers: auto is vLLM where it is
     #: installed, the run is on a GPU and the model was given with --model, else torch; vllm-server
-    #: is a server of vLLM's at url
+    #: is a server of vLLM's at url, ray (which --ray brings) actors of torch's on a Ray cluster
     memory: Part = 0.3  #: share of the GPU that vLLM takes for itself, beside the training
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  #: arithmetic of vLLM
     url: str = ""  #: http://HOST:PORT of engine=vllm-server
@@ -207,7 +207,7 @@ class TextEvalConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How a model that was given with --model is held while it learns from rewards."""
+    """How a model that was given with --model is held while it learns."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     #: of matrix products and of weights that do not learn; those that learn stay in float32

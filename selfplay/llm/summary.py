@@ -56,6 +56,10 @@ DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
 FIRST_RIGHT = 500  #: steps until the embedded model is assumed to answer rightly at times
 SHOWN = 6  #: answers to read, a stage
+#: What helps RL from a model that is never right.
+NO_USE = ("RL learns from what is right now and then, and more time brings it nothing else: ask "
+          "something easier, show an answer in the question, let answers be longer "
+          "(sample.max_new_tokens), raise rl.group, or teach the model first (--recipe grpo)")
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
 
 
@@ -122,6 +126,7 @@ def run_record(
     enough, outlook = minutes_needed(run, learner, stages.get(learner, []))
     longer, first = (training_command(run.folder, replace(run.config, minutes=minutes))
                      for minutes in (2 * run.config.minutes, enough))
+    signal = {} if outlook == NO_USE else {SIGNAL: first}
     found: Record = {
         "game": run.config.task.split("(")[0], "rules": run.config.task, "measure": ACCURACY.key,
         "hardware": hardware(device),
@@ -129,7 +134,7 @@ def run_record(
         "commands": [training_command(run.folder, run.config), command(
             "selfplay", "llm", "eval", run.folder, "--samples",
             ",".join(map(str, run.config.eval.samples)))],
-        "remedies": {**dict.fromkeys((POINTS, *planned), longer), SIGNAL: first},
+        "remedies": {**dict.fromkeys((POINTS, *planned), longer), **signal},
         "outlook": {SIGNAL: outlook},
         "points": accuracy_points(run.folder, stages, before, measured),
         "baselines": [{**percent(expert), "player": expert["player"], "expert": True}]
@@ -152,8 +157,11 @@ def run_record(
 
 def minutes_needed(run: TextRun, name: str, rows: Sequence[Record]) -> tuple[float, str]:
     """(minutes that the run should have for first right answers, why in words) by the rows of its
-    first stage; twice as many as now, and no words, where its speed or its model tells nothing."""
+    first stage; twice as many as now, and no words, where its speed or its model tells nothing, and
+    NO_USE where they would bring nothing."""
     config, share = run.config, RECIPES[run.config.recipe].get(name, 0.0)
+    if config.recipe == "rl":
+        return 2 * config.minutes, NO_USE
     if not rows or not share or config.model or rows[-1]["step"] >= FIRST_RIGHT:
         return 2 * config.minutes, ""
     last, before = rows[-1], rows[-2] if len(rows) > 1 else {"step": 0, "seconds": 0.0}
@@ -299,7 +307,7 @@ def teacher(run: TextRun) -> Record | None:
     if run.config.recipe == "rl":
         return None
     base = run.config.recipe == "r1-zero"
-    task = task_of(run.config, guessed=run.config.data.guessed) if base else run.task
+    task = task_of(run.config, run.config.data.guessed, run.folder) if base else run.task
     solved = isinstance(task, GameTask)  # of large games only what is held out
     examples = task.held_out(DEMONSTRATIONS) if solved else task.batch(0, DEMONSTRATIONS)
     if (base and run.config.model) or any(e.demonstration is None for e in examples):

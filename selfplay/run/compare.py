@@ -27,6 +27,7 @@ from selfplay.arena.match import (
     shortened,
     without_home,
 )
+from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
@@ -123,8 +124,8 @@ def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:
         return [found for stage, found in by_stage.items()
                 if found and sims in modes_of(run, stage)]
 
-    ladder = [RANDOM, *config.baselines, teacher_of(run)]
-    outside = [name for name in dict.fromkeys(ladder) if missing_engine(name) is None]
+    ladder = dict.fromkeys([RANDOM, *config.baselines, teacher_of(run)])
+    outside = [name for name in ladder if missing_engine(name) is None]
 
     def finals(sims: int) -> list[Point]:
         return [group[-1] for group in reversed(groups(sims))]
@@ -190,12 +191,10 @@ def match_folder(run: Run, pairing: Pairing) -> Path:
 
 
 def play_matches(
-    run: Run,
-    pairings: list[Pairing],
-    *,
-    device: str,
+    run: Run, pairings: list[Pairing], *, device: str,
     place: Callable[[Pairing], tuple[Path, int]] | None = None,
     must: Collection[Pairing] = (),
+    away: Away | None = None,
     left: Callable[[], float] = lambda: math.inf,
     overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
@@ -206,7 +205,7 @@ def play_matches(
     the nets' ratings for its time (``contest.choice``). No game is started that, going by earlier
     games of such players, would end too late; games still under way ``overtime`` seconds after the
     end are dropped. The first games of the pairings ``must`` are played however late it is. place:
-    folder and seed of a pairing, if it is not one of the run's own matches.
+    folder and seed of a pairing not among the run's own matches. away: see ``play_match``.
     """
     config, home = run.config.eval, run.folder if place is None else None
     place = place or (lambda pairing: (match_folder(run, pairing), match_seed(run, pairing)))
@@ -235,7 +234,7 @@ def play_matches(
         result = play_match(
             run.game, pairing.a, pairing.b, games=_even(pairing.games * share), seed=seed,
             opening=config.opening, slots=config.engine_slots if outside else config.slots,
-            folder=folder, home=home, device=device, nets=nets, stop=over,
+            folder=folder, home=home, device=device, nets=nets, away=away, stop=over,
             drop=lambda: not needed and left() <= -overtime, progress=told)
         choice.spent(pairing, time.monotonic() - began, len(found) - 1)
         return result

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selfplay.arena.match import safe_name, shortened
+from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import UserError, counted
@@ -99,12 +100,12 @@ def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
 
 
 def play_between(
-    found: Sequence[Entry], folder: Path, *, device: str,
+    found: Sequence[Entry], folder: Path, *, device: str, away: Away | None = None,
     left: Callable[[], float] = lambda: math.inf, overtime: float = math.inf,
     progress: Callable[[int, int, Pairing, int], None] = lambda index, count, pairing, done: None,
 ) -> None:
     """Play the matches between the runs until ``left()`` seconds are used up, and keep them in
-    ``folder``, where no other process may play. overtime: see ``compare.play_matches``."""
+    ``folder``, where no other process may play. away, overtime: see ``compare.play_matches``."""
     run = found[0].run
 
     def place(pairing: Pairing) -> tuple[Path, int]:
@@ -114,8 +115,8 @@ def play_between(
 
     make_folder(folder)
     with in_use(folder, "--out"):
-        compare.play_matches(run, pairings(found), device=device, place=place, left=left,
-                             overtime=overtime, progress=progress)
+        compare.play_matches(run, pairings(found), device=device, place=place, away=away,
+                             left=left, overtime=overtime, progress=progress)
 
 
 def compared(found: Sequence[Entry], folder: Path) -> Record:
@@ -166,7 +167,8 @@ def write_compared(result: Record, folder: Path, over: str) -> Path:
 
 
 def compare_runs(
-    runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str, over: str
+    runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str,
+    over: str, away: Away | None = None,
 ) -> None:
     """Play matches between the runs for ``minutes``, then print and draw the comparison.
 
@@ -182,8 +184,8 @@ def compare_runs(
             stack.enter_context(locked(run.folder))
         if minutes > 0:
             bar = stack.enter_context(Bar("matches between the runs", minutes * 60))
-            play_between(found, folder, device=device, left=lambda: minutes * 60 - spent(),
-                         overtime=OVERTIME * minutes * 60,
+            play_between(found, folder, device=device, away=away,
+                         left=lambda: minutes * 60 - spent(), overtime=OVERTIME * minutes * 60,
                          progress=lambda index, count, p, n: bar.at(
                      spent(), f"match {index + 1}/{count}  {p.a} - {p.b}  {n}/{p.games}"))
         result = compared(found, folder)

@@ -73,7 +73,7 @@ def stored_config(folder: Path) -> RunConfig | None:
     if path.exists():
         return from_dict(read_json(path, dict), str(path))
     if folder.is_file() or (folder.is_dir() and any(map(_foreign, folder.iterdir()))):
-        raise UserError(f"{folder}: holds other files, not a run; give --run another name")
+        raise UserError(f"{folder}: holds other files, not a run; name another folder")
     return None
 
 

@@ -31,8 +31,8 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """Measures named parts of the work behind a row: ``with watch("play")`` gives play_seconds and
-    play_rss_mb, the peak memory in megabytes (on a GPU also play_cuda_mb)."""
+    """Measures named parts of the work behind a row: ``with watch("play")`` gives play_seconds,
+    all in all, and play_rss_mb, the peak memory in megabytes (on a GPU also play_cuda_mb)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -47,8 +47,13 @@ class Watch:
         yield
         if cuda:
             torch.cuda.synchronize(self.device)
-            self.seen[f"{name}_cuda_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
-        self.seen |= {f"{name}_seconds": time.perf_counter() - start, f"{name}_rss_mb": peak_mb()}
+            self._peak(f"{name}_cuda_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
+        spent, key = time.perf_counter() - start, f"{name}_seconds"
+        self.seen[key] = self.seen.get(key, 0.0) + spent
+        self._peak(f"{name}_rss_mb", peak_mb())
+
+    def _peak(self, key: str, value: float) -> None:
+        self.seen[key] = max(self.seen.get(key, 0.0), value)
 
     def take(self) -> dict[str, float]:
         """What has been measured since the last call, and rss_mb as it is now; {} if nothing."""

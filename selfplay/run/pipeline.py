@@ -69,11 +69,12 @@ def train(
             player = prepare(run, clock, device)
 
         ranks.by_first(begin)
-        run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player),
+        run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player, away=elsewhere),
                          "sft": partial(sft_stage, again=again),
                          "rl": partial(rl_stage, away=elsewhere),
                          "value": partial(value_stage, away=elsewhere),
-                         "eval": partial(eval_stage, search=search)}, clock, device, only)
+                         "eval": partial(eval_stage, search=search, away=elsewhere)},
+                   clock, device, only)
 
 
 def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work | str:
@@ -182,6 +183,8 @@ def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None)
     else:
         learner = KeptPolicyLearner(run.game, spec, run.config, folder, init=start, device=device,
                                     seed=seed)
+        if away is not None:
+            learner.plays = away.league(run, learner)
 
     def learn(at: Desk) -> Path | None:
         forecast = Forecast(run, at) if played and not learner.iteration else None
@@ -353,7 +356,10 @@ def _best_value_look(folder: Path) -> str:
     return "no checkpoint yet" if found is None else look_of(found, _value_look)
 
 
-def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) -> Work:
+def eval_stage(
+    run: Run, clock: Clock, device: str, search: Sequence[int] = (),
+    away: Elsewhere | None = None,
+) -> Work:
     """Play the chart's matches, or those of ``search``, the most telling first, and draw it."""
     points = compare.chart_points(run)
     pairings = compare.plan_search(run, points, search) if search else (
@@ -378,7 +384,8 @@ def eval_stage(run: Run, clock: Clock, device: str, search: Sequence[int] = ()) 
 
         at.waits = "the games under way"
         compare.play_matches(run, pairings, device=device, must=compare.anchoring(pairings),
-                             left=left, overtime=clock.overtime(), progress=progress)
+                             away=away.matches(run) if away else None, left=left,
+                             overtime=clock.overtime(), progress=progress)
         at.waits = "the chart"
         at.at("drawing it")
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from selfplay.arena.play import Away
 from selfplay.common import ranks
 from selfplay.common.console import Bar, clock_text, say
 from selfplay.common.errors import UserError
@@ -108,6 +109,12 @@ class Elsewhere(Protocol):
 
     def selfplay(self, run: Any, learner: Any) -> Any:
         """What plays by the weights of a ``boards.KeptLearner``: its ``ShardedGames``."""
+
+    def league(self, run: Any, learner: Any) -> Any:
+        """What plays for a ``boards.KeptPolicyLearner``: its ``board.league.Play``."""
+
+    def matches(self, *runs: Any) -> Away:
+        """What plays between players: the nets of ``runs``, and others."""
 
     def value_games(
         self, run: Any, policies: Sequence[Path], numbers: Sequence[int], stop: Callable[[], bool]

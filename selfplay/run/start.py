@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError, command, counted
 from selfplay.common.settings import replace_key, set_key
 from selfplay.games import identity, located, make
 from selfplay.run.config import override, preset, with_algorithm, with_recipe
@@ -19,10 +19,13 @@ def device_of(name: str, where: str = "--device") -> str:
     for another one and where CUDA is not there."""
     import torch
 
-    if name not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", name):
+    cuda = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", name)
+    if name not in ("auto", "cpu") and cuda is None:
         raise UserError(f"{where} {name}: auto, cpu or cuda wanted")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if cuda and not torch.cuda.is_available():
         raise UserError(f"{where} cuda: no CUDA device is visible to torch; take cpu")
+    if cuda and int(cuda[1] or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"{where} {name}: there are {counted(count, 'GPU')}, from cuda:0 on")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name

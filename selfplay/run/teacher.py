@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from selfplay.arena import expert
 from selfplay.arena.match import safe_name
+from selfplay.arena.play import Away
 from selfplay.arena.sgf import ExpertGame, Skipped
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
@@ -30,7 +31,7 @@ from selfplay.learn import checkpoint
 from selfplay.run.clock import Clock
 from selfplay.run.config import preset
 from selfplay.run.folder import Run, net_spec
-from selfplay.run.stage import Desk, Work
+from selfplay.run.stage import Desk, Elsewhere, Work
 
 SLOTS = 20  #: games played side by side; few, so that the first ones end early
 LEAST = 20  #: games made even if the stage's time is over: fewer teach nothing
@@ -112,8 +113,10 @@ def affordable(run: Run, seconds: float, limit: float) -> str:
     return names[-1] if names else player
 
 
-def side_by_side(player: str) -> int:
+def side_by_side(player: str, away: Away | None = None) -> int:
     """How many games of ``player`` are under way at once; an outside engine needs a core each."""
+    if away is not None:
+        return away.places * (1 if player.startswith("gtp:") else SLOTS)
     return min(SLOTS, os.cpu_count() or 1) if player.startswith("gtp:") else SLOTS
 
 
@@ -125,7 +128,8 @@ def lacking(run: Run, player: str) -> int:
 
 
 def expert_stage(
-    run: Run, clock: Clock, device: str, player: str | None = None
+    run: Run, clock: Clock, device: str, player: str | None = None,
+    away: Elsewhere | None = None,
 ) -> Work | str | None:
     """Let ``player`` (by default the run's teacher) make its games where none are given or
     embedded, and more of them while the time grows and they are fewer than ``expert.count``."""
@@ -147,6 +151,7 @@ def expert_stage(
     def learn(at: Desk) -> expert.Generated:
         begun, before = at.left(), expert.made_so_far(file)
         made, each = before, 0.0  # each: seconds that a game takes beside the others
+        played_away = away.matches(run) if away else None
 
         def progress(done: int) -> None:
             nonlocal made, each
@@ -170,8 +175,8 @@ def expert_stage(
 
         return expert.generate(
             run.game, player, config.count, file, seed=run.config.seed, opening=config.opening,
-            slots=SLOTS, device=device, drop=drop, progress=progress,
-            stop=lambda: made >= LEAST and at.left() <= side_by_side(player) * each)
+            slots=SLOTS, device=device, away=played_away, drop=drop, progress=progress,
+            stop=lambda: made >= LEAST and at.left() <= side_by_side(player, played_away) * each)
 
     def said(written: expert.Generated) -> str:
         lines = []

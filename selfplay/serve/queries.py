@@ -185,7 +185,7 @@ def _failure(said: Any, words: str, name: str = "") -> dict[str, Any]:
 
 def _whole_number(said: dict[str, Any], name: str, otherwise: int, least: int, most: int) -> int:
     value = said.get(name, otherwise)
-    if type(value) is float and value == round(value):
+    if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int or not least <= value <= most:
         raise QueryError(f"a whole number from {least} to {most} wanted", name)

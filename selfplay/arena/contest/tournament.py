@@ -17,6 +17,7 @@ from typing import NamedTuple
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.elo import Rating, fit
 from selfplay.arena.match import MatchResult, play_match, safe_name, shortened, tally
+from selfplay.arena.play import Away
 from selfplay.arena.records import GameRecord, read_records
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
@@ -42,10 +43,12 @@ def play_tournament(
     game: Game, players: Sequence[str], *, games: int, gauntlet: bool = False, seed: int = 0,
     opening: tuple[int, int] = (2, 6), slots: int = 64, folder: Path,
     book: Sequence[tuple[int, ...]] = (), control: Control = UNLIMITED, device: str = "cpu",
+    away: Away | None = None,
     told: Callable[[list[MatchResult]], None] = lambda results: None,
 ) -> list[MatchResult]:
     """Play ``games`` games of every pairing of ``players`` (specs) into ``folder``. All pairings
     play the same openings. told: called with the results so far whenever a game has ended.
+    away: see ``play_match``.
 
     Raises UserError for players that are named twice and as ``play_match`` does.
     """
@@ -70,7 +73,7 @@ def play_tournament(
             for pair, place in wanted.items():
                 if len(records[pair]) < upto:
                     play_match(game, *pair, games=upto, seed=seed, opening=opening, slots=slots,
-                               folder=place, device=device, book=book, control=control,
+                               folder=place, device=device, book=book, control=control, away=away,
                                ended=partial(ended, pair))
     return list(found.values())
 

@@ -21,6 +21,8 @@ def must_have_engine(sample: SampleConfig, given: str) -> None:
     """Raises UserError where an engine was asked for that cannot be used. given: see
     ``engine_of``."""
     engine = sample.engine
+    if engine == "ray" and sample.stop:
+        raise UserError("sample.stop: actors on Ray see no texts; leave it out, or --ray")
     if engine not in ("vllm", "vllm-server"):
         return
     if find_spec("vllm") is None:
@@ -65,7 +67,8 @@ def engine_of(
         return ServerGenerator(link, served_model(link.server, base_of(given)), ends, pad,
                                sample.dtype, model.to(device))
     auto = torch.device(device).type == "cuda" and find_spec("vllm") is not None
-    if sample.engine == "torch" or (sample.engine == "auto" and (not auto or sample.stop)):
+    # actors on Ray, which the caller brings, are for training alone
+    if sample.engine in ("torch", "ray") or (sample.engine == "auto" and (not auto or sample.stop)):
         return None
     generator = VllmGenerator(started(base_of(given), sample.memory, sample.dtype), ends, pad,
                               model.config)

@@ -13,9 +13,10 @@ from selfplay.llm.config import TextConfig, override
 from selfplay.llm.embedded import TEMPLATE
 from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import answers_within, evaluation_of, evaluation_table, on_a_bar
-from selfplay.llm.folder import must_start, newest_model, sampling_of, stored_text_config, task_of
+from selfplay.llm.folder import newest_model, sampling_of, stored_text_config, task_of
 from selfplay.llm.generate import Generator
 from selfplay.llm.models import load_model, must_be_a_model
+from selfplay.llm.ready import must_start
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,8 @@ class Judge:
                 return [outcome["failed"]] * count
             for name, values in self._sound(outcome, count):
                 if name in rows[0]:
-                    raise UserError(f"{outcome['name']}: a part {name}, as another function gives; "
-                                    "choose another name")
+                    raise UserError(f"{' and '.join(self.words)}: {outcome['name']} gave a part "
+                                    f"{name}, as another function gives; choose another name")
                 for row, value in zip(rows, values, strict=True):
                     row[name] = value
         if not rows[0] or (self.names and set(rows[0]) != set(self.names)):
@@ -166,13 +166,14 @@ class Judge:
     ) -> Iterator[tuple[str, list[float]]]:
         """(name, values, NaN where there is none) of a function's parts. Raises UserError where it
         gave something else."""
+        where = " and ".join(self.words)
         for name, values in outcome["value"].items():
             if len(values) != count:
-                raise UserError(f"{outcome['name']}: {len(values)} values of {name} for {count} "
-                                "completions; one of each, in their order, wanted")
+                raise UserError(f"{where}: {outcome['name']} gave {len(values)} values of {name} "
+                                f"for {count} completions; one of each, in their order, wanted")
             if name in RESERVED:
-                raise UserError(f"{outcome['name']}: a part called {name}, which there is already; "
-                                "choose another name")
+                raise UserError(f"{where}: {outcome['name']} gave a part called {name}, which "
+                                "there is already; choose another name")
             yield name, [float("nan") if value is None else value for value in values]
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial, update_wrapper
 from typing import Any
 
+import selfplay
 from selfplay.common.errors import UserError, clip
 from selfplay.games import own
 
@@ -63,7 +64,7 @@ def reward_functions(thing: Any, words: str) -> list[Callable[..., Any]]:
 def failure_of(error: BaseException) -> str:
     """A failure of the user's code in a line: what, why, where."""
     frames = traceback.extract_tb(error.__traceback__)
-    mine = os.path.dirname(os.path.abspath(__file__))
+    mine = os.path.dirname(os.path.abspath(selfplay.__file__)) + os.sep
     theirs = [f for f in frames if not f.filename.startswith((mine, "<frozen"))]
     place = f", {os.path.basename(theirs[-1].filename)} line {theirs[-1].lineno}" if theirs else ""
     return clip(f"{type(error).__name__}: {error}", SHOWN) + place

@@ -8,6 +8,8 @@ the expert's. They are kept in the run's folder, in positions.jsonl, beside the 
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.arena.expert import generate, read_expert
+from selfplay.arena.expert import generate, read_expert, unfinished
 from selfplay.arena.players import parse_player
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.console import say
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_history, write_atomic
 from selfplay.games import make
 from selfplay.games.base import Game, take
@@ -35,6 +38,7 @@ from selfplay.search.search import Search, SearchConfig
 
 EXPERT, POSITIONS = "expert.jsonl.gz", "positions.jsonl"
 AT_ONCE = 256  #: positions searched or solved at once
+FEWEST = 64  #: games of the expert that are begun however short the time is
 
 Row = dict[str, Any]
 
@@ -51,13 +55,21 @@ class Written:
     @cached_property
     def rows(self) -> list[Row]:
         """Each with prompt, answer, demonstration, right and legal (moves), held and graded."""
-        path = self.folder / POSITIONS
-        if not path.exists():
-            games = expert_games(self.game, self.config, self.folder, self.seed)
-            rows = list(written_out(self.game, self.config, games, self.seed))
-            say(f"{len(rows):,} positions of {len(games):,} games written out: {path}")
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        return read_history(path)
+        if not (self.folder / POSITIONS).exists():
+            self.make()
+        return read_history(self.folder / POSITIONS)
+
+    def make(self, seconds: float = math.inf) -> None:
+        """Write the positions, of games of which none begins after so many seconds (but FEWEST); at
+        a later call, those of the games that were still wanted as well."""
+        path, files = self.folder / POSITIONS, self.config.files
+        if path.exists() and (files or not unfinished(self.folder / EXPERT)):
+            return
+        games = (read_expert(map(Path, files), self.game)[0] if files else
+                 expert_games(self.game, self.config, self.folder, self.seed, seconds))
+        rows = list(written_out(self.game, self.config, games, self.seed))
+        say(f"{len(rows):,} positions of {len(games):,} games written out: {path}")
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def part(self, held: bool) -> Part:
         return Part(self, held)
@@ -95,11 +107,24 @@ class GameTask(Task):
     def texts(self, count: int = 200) -> list[str]:
         return [*super().texts(count), *Notation(self.game).words()]
 
+    def make(self, seconds: float) -> None:
+        """See ``Written.make``."""
+        assert isinstance(self.source, Part)
+        self.source.written.make(seconds)
+
     def must_be_playable(self) -> None:
-        """Raises UserError for a player of the settings that is none."""
-        for name in dict.fromkeys([self.play.expert, self.play.rival, *self.play.opponents]):
-            if name != SELF:
-                parse_player(name, self.game).close()
+        """Raises UserError for a player of the settings that is none, or a human, for files without
+        a game, and for a game without a move."""
+        if not self.game.legal(self.game.new(1)).any():
+            raise UserError(f"{self.game.name}: nobody can move; name a larger board")
+        if self.play.files:
+            read_expert(map(Path, self.play.files), self.game)
+        opponents = [name for name in self.play.opponents if name != SELF]
+        for name in dict.fromkeys([self.play.expert, self.play.rival, *opponents]):
+            if name == "human":
+                raise UserError("human: nobody types the moves of thousands of games; name another "
+                                "player, such as mcts:100")
+            parse_player(name, self.game).close()
 
 
 def game_task(config: TextConfig, folder: Path) -> GameTask:
@@ -124,14 +149,17 @@ def said_legally(
 
 
 def expert_games(
-    game: Game, config: PlayConfig, folder: Path, seed: int
+    game: Game, config: PlayConfig, folder: Path, seed: int, seconds: float
 ) -> list[ExpertGame]:
-    """The games of the settings' files, or those of the expert, which are played now."""
-    if config.files:
-        return read_expert(map(Path, config.files), game)[0]
-    path = folder / EXPERT
+    """The expert's games, which are played now; see ``Written.make``."""
+    path, played, end = folder / EXPERT, [0], time.monotonic() + seconds
     say(f"{config.expert} plays {config.games:,} games of {game.name} against itself: {path}")
-    generate(game, config.expert, config.games, path, seed=seed, opening=config.opening)
+    made = generate(game, config.expert, config.games, path, seed=seed, opening=config.opening,
+                    stop=lambda: played[0] >= FEWEST and time.monotonic() > end,
+                    progress=lambda done: played.__setitem__(0, done))
+    if made.wanted:
+        say(f"{config.games - made.wanted:,} of {config.games:,} games made in the time that they "
+            "have; the same command with more --minutes plays the others")
     return read_expert([path], game)[0]
 
 

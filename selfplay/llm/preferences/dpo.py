@@ -25,7 +25,8 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm.evaluate import accuracy, greedy_and_sampled
 from selfplay.llm.folder import save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
-from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, render
+from selfplay.llm.memory import Memory
+from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
 from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import Net, TextPolicy, evaluated
 from selfplay.llm.preferences.config import DPOConfig
@@ -50,11 +51,12 @@ class Sides(NamedTuple):
 
 
 def answers_given(
-    tokenizer: Any, prompts: Sequence[str], completions: Sequence[str], policy: TextPolicy,
+    tokenizer: Any, pairs: Sequence[Pair], completions: Sequence[str], policy: TextPolicy,
     reference: nn.Module,
 ) -> Rollout:
-    """Answers that somebody gave, as trajectories with the reference's log-probabilities."""
-    asked, asked_mask = padded_tokens([render(tokenizer, text) for text in prompts],
+    """Answers that somebody gave to the prompts of ``pairs``, as trajectories with the reference's
+    log-probabilities."""
+    asked, asked_mask = padded_tokens([prompt_of(tokenizer, pair) for pair in pairs],
                                       policy.pad, left=True)
     action, mask = padded_tokens([complete(tokenizer, text) for text in completions], policy.pad)
     none = torch.zeros(mask.shape)
@@ -67,8 +69,7 @@ def sides_of(
     tokenizer: Any, pairs: Sequence[Pair], policy: TextPolicy, reference: nn.Module
 ) -> Sides:
     """``pairs`` as tokens. The reference looks at them once, and is not needed again."""
-    prompts = [pair.prompt for pair in pairs]
-    chosen, rejected = (answers_given(tokenizer, prompts, texts, policy, reference) for texts in
+    chosen, rejected = (answers_given(tokenizer, pairs, texts, policy, reference) for texts in
                         ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]))
     return Sides(chosen, rejected, len(pairs))
 
@@ -115,7 +116,7 @@ def dpo_batches(sides: Sides, size: int, seed: int, step: int) -> Generator[Side
 def train_dpo(
     init: Path, pairs: Sequence[Pair], held_out: Sequence[Pair], task: Questions,
     config: DPOConfig, folder: Path, *, questions: int, sampling: Sampling, seed: int,
-    device: str = "cpu", **hooks: Any,
+    device: str = "cpu", memory: Memory = Memory(), **hooks: Any,  # noqa: B008
 ) -> Path:
     """Learn ``pairs`` from the model in ``init``, which is the reference, in a stage's ``folder``
     until the loss of ``held_out`` falls no more; the checkpoint of the lowest. Goes on from the
@@ -126,13 +127,14 @@ def train_dpo(
     reference, tokenizer = load_model(init)
     newest = checkpoint.newest(folder)
     model = load_model(newest)[0] if newest else load_model(init)[0]
+    model = memory.held(model)
     policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
-                        tokenizer.pad_token_id)
+                        tokenizer.pad_token_id, memory=memory)
     reference = reference.to(device).eval()
     learnt, apart = (sides_of(tokenizer, some, policy, reference) for some in (pairs, held_out))
     del reference
     trainer, generator = dpo_trainer(policy, config, device), TorchGenerator(
-        model, policy.ends, policy.pad)
+        model, policy.ends, policy.pad, tokenizer)
 
     def look() -> dict[str, Any]:
         with torch.no_grad():

@@ -4,9 +4,10 @@ reward, which is known, so that what is learnt from them can be compared with th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,14 +20,18 @@ from selfplay.llm.tasks.task import Task
 
 PROMPTS = 64  #: answered at once where pairs are made
 FIRST_PAIRS = 3 << 20  #: number of the first batch of prompts that pairs are made of
+SIDES = ("prompt", "chosen", "rejected")  #: what every line of a file of pairs has
 
 
 class Pair(NamedTuple):
-    """Two completions of a prompt, texts without the end token."""
+    """Two completions of a prompt, texts without the end token. messages, template: as an
+    ``Example`` has them."""
 
     prompt: str
     chosen: str
     rejected: str
+    messages: tuple[Mapping[str, str], ...] = ()
+    template: Mapping[str, Any] = MappingProxyType({})
 
 
 class MadePairs(NamedTuple):
@@ -50,6 +55,19 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def in_the_way_of(task: Task, pairs: Sequence[Pair]) -> list[Pair]:
+    """``pairs`` asked as ``task`` asks: behind its system prompt where they have none, with its
+    arguments of the chat template."""
+    def messages_of(pair: Pair) -> tuple[Mapping[str, str], ...]:
+        if not task.system or any(m["role"] == "system" for m in pair.messages):
+            return pair.messages
+        asked = pair.messages or ({"role": "user", "content": pair.prompt},)
+        return ({"role": "system", "content": task.system}, *asked)
+
+    return [pair._replace(messages=messages_of(pair), template=dict(task.template))
+            for pair in pairs]
+
+
 def not_held_out(pairs: Sequence[Pair], task: Task, path: Path) -> tuple[list[Pair], int]:
     """(the pairs of ``path`` whose prompt ``task`` does not hold out, how many were left out).
 
@@ -69,11 +87,20 @@ def _parse_pair(line: str, where: str) -> Pair:
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({clip(str(error), 80)}); mend or delete "
                         "that line") from None
-    wanted = ('{"prompt": ..., "chosen": ..., "rejected": ...} wanted, each a text; mend or '
-              "delete that line")
+    wanted = ('{"prompt": ..., "chosen": ..., "rejected": ...} wanted, each a text or messages; '
+              "mend or delete that line")
     if not isinstance(data, dict):
         raise UserError(f"{where}: {wanted}")
-    for key in Pair._fields:
+    messages = data.get("messages") or ()
+    if isinstance(data.get("prompt"), list):
+        messages, data["prompt"] = data["prompt"], "\n".join(
+            str(m.get("content")) for m in data["prompt"] if isinstance(m, dict))
+    if not isinstance(messages, list | tuple) or not all(map(_is_message, messages)):
+        raise UserError(f"{where}: messages are lists of role and content; {wanted}")
+    for key in SIDES:
+        said = data.get(key)  # an answer may be a list of one message
+        if isinstance(said, list) and len(said) == 1 and _is_message(said[0]):
+            data[key] = said[0]["content"]
         if not isinstance(data.get(key), str):
             raise UserError(f"{where}: no text {key!r}; {wanted}")
     if not data["prompt"]:
@@ -81,12 +108,22 @@ def _parse_pair(line: str, where: str) -> Pair:
     if data["chosen"] == data["rejected"]:
         raise UserError(f"{where}: chosen and rejected are the same, which says nothing; "
                         "delete that line")
-    return Pair(data["prompt"], data["chosen"], data["rejected"])
+    kept = tuple({"role": m["role"], "content": m["content"]} for m in messages)
+    return Pair(data["prompt"], data["chosen"], data["rejected"], kept)
+
+
+def _is_message(one: Any) -> bool:
+    return isinstance(one, dict) and all(isinstance(one.get(key), str)
+                                         for key in ("role", "content"))
 
 
 def to_lines(pairs: Sequence[Pair]) -> bytes:
     """What ``read_pairs`` reads."""
-    return "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs).encode()
+    def line(pair: Pair) -> str:
+        more = {"messages": pair.messages} if pair.messages else {}
+        return json.dumps({key: getattr(pair, key) for key in SIDES} | more) + "\n"
+
+    return "".join(map(line, pairs)).encode()
 
 
 def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -104,12 +141,14 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list
 
 def make_pairs(
     policy: TextPolicy, tokenizer: Any, task: Task, gold: Judge, config: PairConfig, seed: int,
+    told: Callable[[int], None] = lambda pairs: None,
 ) -> MadePairs:
     """``config.count`` pairs of a policy's own samples, two a prompt, labelled by ``gold``.
 
     Left out are pairs of equal gold reward or equal text, and those with a sample that was cut off
-    before its end. A label is turned round with probability ``config.noise``. Raises UserError
-    where hardly any pair is left, and says what most of them were left out for.
+    before its end. A label is turned round with probability ``config.noise``. told: hears how many
+    there are. Raises UserError where hardly any pair is left, and says what most of them were left
+    out for.
     """
     asker, rng = replace(policy, group=2), np.random.default_rng([seed, 0x9B])
     pairs: list[Pair] = []
@@ -129,9 +168,10 @@ def make_pairs(
             if (values[a] < values[b]) != bool(turned[i]):
                 a, b = b, a
             flipped += int(turned[i])
-            pairs.append(Pair(example.prompt, texts[a], texts[b]))
+            pairs.append(Pair(example.prompt, texts[a], texts[b], tuple(example.messages)))
             if len(pairs) == config.count:
                 return MadePairs(pairs, draws, flipped)
+        told(len(pairs))
     head = f"pairs.count={config.count}: of {draws} pairs of samples "
     if 50 * whole < draws:  # of those few it would say nothing that they are alike
         raise UserError(f"{head}{draws - whole} have one that was cut off after "

@@ -28,7 +28,15 @@ from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.plateau_config import PlateauConfig
 from selfplay.llm.embedded import small_model
-from selfplay.llm.models import bare_backbone, complete, merged, padded_tokens, render, trimmed
+from selfplay.llm.models import (
+    Asked,
+    bare_backbone,
+    complete,
+    merged,
+    padded_tokens,
+    prompt_of,
+    trimmed,
+)
 from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import (
     Completions,
@@ -123,16 +131,16 @@ def reward_model(policy: nn.Module, config: RewardConfig, tokenizer: Any, seed: 
 
 
 def read_texts(
-    tokenizer: Any, prompts: Sequence[str], completions: Sequence[str],
+    tokenizer: Any, asked: Sequence[Asked], completions: Sequence[str],
     ended: Sequence[bool] | None = None,
 ) -> Texts:
     """Prompts with their completions as the policy writes them: with the end token, unless
     ``ended`` says that they were cut off."""
     rows = []
-    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    for i, (one, completion) in enumerate(zip(asked, completions, strict=True)):
         tokens = complete(tokenizer, completion)
         cut = ended is not None and not ended[i]
-        rows.append(render(tokenizer, prompt) + (tokens[:-1] if cut else tokens))
+        rows.append(prompt_of(tokenizer, one) + (tokens[:-1] if cut else tokens))
     return Texts(*padded_tokens(rows, tokenizer.pad_token_id))
 
 
@@ -140,8 +148,7 @@ def proxy_reward(model: RewardModel, tokenizer: Any) -> Reward:
     """``model`` as a reward to learn from. Its parts: proxy, the model's score, and cut, 1 where a
     completion was cut off before its end."""
     def parts(completions: Completions, examples: Sequence[Example]) -> dict[str, Tensor]:
-        prompts = [example.prompt for example in examples]
-        proxy = model.score(read_texts(tokenizer, prompts, *completions))
+        proxy = model.score(read_texts(tokenizer, examples, *completions))
         ended = torch.tensor(completions.ended, dtype=torch.float32, device=proxy.device)
         return {"proxy": proxy, "cut": 1 - ended}
 
@@ -162,9 +169,8 @@ def proxy_task(
 
 def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
     """(texts of the chosen, texts of the rejected) completions of ``pairs``."""
-    prompts = [pair.prompt for pair in pairs]
-    return (read_texts(tokenizer, prompts, [pair.chosen for pair in pairs]),
-            read_texts(tokenizer, prompts, [pair.rejected for pair in pairs]))
+    return (read_texts(tokenizer, pairs, [pair.chosen for pair in pairs]),
+            read_texts(tokenizer, pairs, [pair.rejected for pair in pairs]))
 
 
 class RewardTrainer:

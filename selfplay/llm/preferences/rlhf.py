@@ -48,25 +48,28 @@ class RLHFLearner(RewardLearner):
         config: RLHFConfig, *,
         sampling: Sampling, device: str = "cpu", seed: int = 0, markers: Sequence[str] = (),
         generator: Generator | None = None, length: float | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """reference: the policy before the first step. length: mean tokens of its completions of
         the held-out prompts; None: it is measured now, before the first step."""
         super().__init__(
             goal, model, tokenizer, reference, critic=config.algorithm == "ppo",
             group=config.group, questions=config.held_prompts, sampling=sampling, device=device,
-            seed=seed, markers=markers, generator=generator, memory=Memory())
+            seed=seed, markers=markers, generator=generator, memory=memory or Memory())
         self.config = config
         self.kl: float | None = None  #: nats a completion at the last look; None before the first
         self.first = self.figures() if length is None else {"length": length}
         pg = sized(config.objective(self.first["length"]), sampling.max_new_tokens)
-        self.optimizer = PolicyOptimizer(self.policy, pg, device)
+        self.optimizer = PolicyOptimizer(self.policy, pg, device, cut=self.policy.parts)
 
-    def advance(self) -> dict[str, float]:
+    def advance(self, watch: Watching = unwatched) -> dict[str, float]:
         """One step of learning: the update's figures, ``batch_figures`` of what it learnt from, and
-        kl (nats a completion)."""
+        kl (nats a completion). watch: with "generate" and "update" around the two halves."""
         examples = self.goal.task.batch(FIRST_RLHF + self.step, self.config.prompts)
-        batch = self.ask(examples, self.seed * 1_000_003 + self.step)
-        found, rollout = self.learn(batch.rollout, 0x9D)
+        with watch("generate"):
+            batch = self.ask(examples, self.seed * 1_000_003 + self.step)
+        with watch("update"):
+            found, rollout = self.learn(batch.rollout, 0x9D)
         self.step += 1
         return {**found, **batch_figures(batch, self.markers),
                 "kl": float(rollouts.completion_kl(rollout).mean())}
@@ -106,8 +109,9 @@ class RLHFLearner(RewardLearner):
         ``stop()``.
 
         A row before the first step and every ``evaluate_every`` steps: ``evaluate.figures`` of the
-        held-out prompts, and train, the means of ``advance`` since the row before. show: gets some
-        completions (``samples``) with each row. watch: with "learn" around steps.
+        held-out prompts, tokens (written since the row before) and train, the means of
+        ``advance`` since then. show: gets some completions (``samples``) with each row. watch: see
+        ``advance``.
         """
         if self.kl is None:
             self.kl = self.first["kl"]
@@ -115,15 +119,15 @@ class RLHFLearner(RewardLearner):
             yield {"step": 0, **self.first}
         config = self.config
         while not self.ended(stop):
-            with watch("learn"):
-                taken = [self.advance()]
-                while self.step % config.evaluate_every and self.step < config.steps:
-                    taken.append(self.advance())
+            taken = [self.advance(watch)]
+            while self.step % config.evaluate_every and self.step < config.steps:
+                taken.append(self.advance(watch))
             means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
             found = self.figures()
             self.kl = found["kl"]
             show(self.samples(SHOWN))  # before the row is kept: samples without a row are dropped
-            yield {"step": self.step, **found, "train": means}
+            yield {"step": self.step, **found, "train": means,
+                   "tokens": sum(one["tokens"] for one in taken)}
 
 
 def best_row(history: Sequence[Row], budget: float) -> Row:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.console import say
+from selfplay.common.console import Bar, say
 from selfplay.common.files import read_history, write_atomic, write_json
 from selfplay.learn import checkpoint
-from selfplay.llm.evaluate import accuracies_said
+from selfplay.llm.evaluate import Counted, accuracies_said, speed_said
 from selfplay.llm.folder import (
     TextRun,
     best_checkpoint,
@@ -19,13 +19,16 @@ from selfplay.llm.folder import (
     sampling_of,
     train_learner,
 )
+from selfplay.llm.generate import TorchGenerator
+from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens, load_model, load_tokenizer
 from selfplay.llm.overoptimism import best_of_n, turn
-from selfplay.llm.policy import Net, TextPolicy, gold_of
+from selfplay.llm.policy import Judge, Net, TextPolicy, gold_of
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.dpo import train_dpo
 from selfplay.llm.preferences.pairs import (
     Pair,
+    in_the_way_of,
     make_pairs,
     not_held_out,
     read_pairs,
@@ -65,7 +68,8 @@ def learn_directly(run: TextRun, clock: Clock, device: str) -> Work | str:
         found = train_dpo(
             best_checkpoint(run.folder / "sft"), learnt, apart, run.task, config.dpo, folder,
             questions=config.dpo.looked_at, sampling=sampling_of(config), seed=config.seed,
-            device=device, left=at.left, log=at.log, progress=at.step)
+            device=device, memory=Memory(**vars(config.memory)), left=at.left, log=at.log,
+            progress=at.step)
         return f"{len(learnt):,} pairs learnt, best checkpoint {found.name}, {at.latest}"
 
     def look(row: Row) -> str:
@@ -108,20 +112,34 @@ def _pairs(run: TextRun, folder: Path, policy: TextPolicy, tokenizer: Any) -> li
     """The run's pairs, made or read once, in a stage's ``folder``."""
     path, config = folder / "pairs.jsonl", run.config.pairs
     if path.exists():
-        return read_pairs(path)
+        return in_the_way_of(run.task, read_pairs(path))
     if config.file:
         pairs, left_out = not_held_out(read_pairs(Path(config.file)), run.task, Path(config.file))
         say(f"pairs: {len(pairs):,} of {config.file}, {left_out:,} left out as their prompts are "
             "held-out questions")
     else:
         say(f"pairs: the SFT policy answers until {config.count:,} pairs of answers differ")
-        made = make_pairs(policy, tokenizer, run.task, gold_of(run.config.gold.weights()), config,
-                          run.config.seed)
+        writes = policy.generator or TorchGenerator(policy.net.policy, policy.ends, policy.pad,
+                                                    tokenizer)
+        with Bar("pairs", config.count, "pairs") as bar:
+            counted = Counted(writes)
+            made = make_pairs(
+                replace(policy, generator=counted), tokenizer, run.task, gold_for(run), config,
+                run.config.seed, lambda pairs: bar.at(pairs, f"{pairs:,} pairs, {counted.said()}"))
         pairs = made.pairs
         say(f"pairs: {len(pairs):,} of {made.draws:,} made differ in their true reward, "
             f"{made.flipped:,} labels turned round")
     write_atomic(path, to_lines(pairs))
-    return pairs
+    return in_the_way_of(run.task, pairs)
+
+
+def gold_for(run: TextRun) -> Judge:
+    """The true reward: the settings' weights, where functions of the user's own judge with what
+    they give in the place of accuracy."""
+    weights = run.config.gold.weights()
+    if run.task.judge is not None and "accuracy" in weights:
+        weights["earned"] = weights.pop("accuracy")
+    return gold_of(weights)
 
 
 def learn_unbound(run: TextRun, clock: Clock, device: str) -> Work | str:
@@ -145,10 +163,11 @@ def _learn_proxy(
     init = best_checkpoint(run.folder / "sft")
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
     goal = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
-                     gold_of(run.config.gold.weights()), config.cut_penalty)
+                      gold_for(run), config.cut_penalty)
     learner, kept = open_rlhf_learner(
         goal, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
-        device=device, markers=run.config.rl.markers, engine=engine_for(run, device))
+        device=device, markers=run.config.rl.markers, engine=engine_for(run, device),
+        memory=Memory(**vars(run.config.memory)))
     best_of = run.folder / "rm" / "best_of_n.json"
     if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat
         write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))
@@ -157,7 +176,9 @@ def _learn_proxy(
         def log(row: Row) -> None:
             at.log(row)
             at.made(row["step"], config.steps)
-            at.at(f"step {row['step']}")
+            speed = (f", {speed_said(row['tokens'], row['generate_seconds'])}"
+                     if "tokens" in row else "")  # not before the first step
+            at.at(f"step {row['step']}{speed}")
 
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
 

@@ -26,6 +26,7 @@ from selfplay.llm.rewards import CHECKERS, Example, Format
 from selfplay.llm.tasks.scorers import refuse, scorer
 
 SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
+LONGEST = 100_000  #: characters of a question
 PATIENCE = 20.0  #: seconds that a data set may take for its first question
 
 #: Data sets of reasoning-gym whose answers are numbers, checked exactly.
@@ -110,11 +111,14 @@ def gym(
         with time_limit(PATIENCE, f"task {spec}: no question within {PATIENCE:g} s; ask for "
                         "smaller ones"):
             data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
-            data[0]
+            length = len(data[0]["question"])
             int(data.config.size)
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError, OverflowError,
             MemoryError) as error:
         raise UserError(f"task {spec}: {clip(str(error), 160) or type(error).__name__}") from None
+    if length > LONGEST:
+        raise UserError(f"task {spec}: its first question has {length:,} characters, and at most "
+                        f"{LONGEST:,} are wanted; ask for smaller ones")
     return Gym(name, data, form, seed, wrong, slips, guessed)
 
 

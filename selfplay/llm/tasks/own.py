@@ -100,8 +100,10 @@ def _source(words: str, made: Any, reading: Reading) -> tuple[Lines | Endless, s
     if isinstance(made, Iterable):
         return _listed(words, made, reading, 2)
     if not callable(made):
+        talks = all(callable(getattr(made, name, None)) for name in ("reset", "step"))
         raise UserError(f"{words}: {type(made).__name__}; an iterable of examples, or a function "
-                        "n -> example, wanted")
+                        "n -> example, wanted" + (
+                            "; an environment is for --env" if talks else ""))
     source = Endless(words, made, reading)
     source.item(0)
     return source, ""

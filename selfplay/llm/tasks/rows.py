@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, nearest
+from selfplay.common.errors import UserError, clip, counted, nearest
 from selfplay.common.files import clipped, parse_json, read_json, text_lines
 from selfplay.llm.rewards import CHECKERS, Example, Format, parsed_number, reward
 from selfplay.llm.stage_config import TaskConfig
@@ -83,7 +83,8 @@ def distinct(name: str, examples: Iterable[Example], least: int = 2) -> tuple[Li
         else:
             kept[key] = example
     if len(answers) < least:
-        raise UserError(f"{name}: {len(answers)} questions; at least {least} are wanted")
+        raise UserError(f"{name}: {counted(len(answers), 'question')}; at least {least} are "
+                        "wanted")
     left_out = ((other, "with another answer to a question than at first"), (repeated, "repeated"))
     notes = [f"{count} {what}" for count, what in left_out if count]
     return Lines(list(kept.values())), f"{name}: {', '.join(notes)}: left out" if notes else ""

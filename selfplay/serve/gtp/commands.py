@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ from selfplay.games.base import GameError
 from selfplay.games.go import Go
 from selfplay.serve.gtp.engine import Engine, fixed_handicap
 from selfplay.serve.gtp.live import Command, analyze, genmove_analyze, raw_nn
-from selfplay.serve.gtp.protocol import Answer, GtpError, serve
+from selfplay.serve.gtp.protocol import Answer, GtpError, number, serve
 from selfplay.serve.line import stones_of
 from selfplay.serve.record import read_sgf
 from selfplay.serve.thinker import Limits
@@ -32,13 +31,7 @@ def _word(words: list[str], place: int = 0) -> str:
 
 
 def _number(words: list[str], place: int, kind: type = int) -> float:
-    try:
-        found = float(kind(_word(words, place)))
-    except (ValueError, OverflowError):
-        raise GtpError(f"syntax error: {words[place][:40]!r} is no number") from None
-    if not math.isfinite(found):
-        raise GtpError("syntax error: no finite number")
-    return found
+    return number(_word(words, place), kind)
 
 
 # ------------------------------------------------------------------------- administration

@@ -13,7 +13,7 @@ from selfplay.arena.gtp import colour_of
 from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis, MoveInfo
 from selfplay.serve.gtp.engine import Engine
-from selfplay.serve.gtp.protocol import Answer, GtpError
+from selfplay.serve.gtp.protocol import Answer, GtpError, number
 from selfplay.serve.thinker import Limits
 
 Command = Callable[[Engine, list[str], Answer], "str | None"]
@@ -42,7 +42,7 @@ def wanted_of(words: Sequence[str], game: Game, action_of: Callable[[str], int])
     if left and colour_of(left[0]) is not None:
         found.colour = colour_of(left.pop(0))
     if left and left[0].replace(".", "", 1).isdecimal():
-        found.every = float(left.pop(0)) / 100
+        found.every = number(left.pop(0)) / 100
     while left:
         key = left.pop(0)
         count = 3 if key in ("avoid", "allow") else 1
@@ -73,11 +73,11 @@ def _set(found: Wanted, key: str, value: str) -> None:
     if not value.replace(".", "", 1).isdecimal():
         raise GtpError(f"syntax error: {key[:40]} {value[:40]}")
     if key == "interval":
-        found.every = float(value) / 100
+        found.every = number(value) / 100
     elif key == "minmoves":
-        found.least = int(float(value))
+        found.least = int(number(value))
     elif key == "maxmoves":
-        found.most = int(float(value))
+        found.most = int(number(value))
 
 
 def _shown(found: Analysis, wanted: Wanted) -> list[MoveInfo]:
@@ -174,7 +174,7 @@ def raw_nn(engine: Engine, words: list[str], answer: Answer) -> str:
     """What the net says of a position that is turned by SYMMETRY, turned back."""
     count = len(engine.game.symmetries().cells)
     word = words[0] if words else "0"
-    if word != "all" and not (word.isdecimal() and int(word) < count):
+    if word != "all" and not 0 <= number(word, int) < count:
         raise GtpError(f"syntax error: a symmetry from 0 to {count - 1} or all wanted")
     if engine.mind.net is None or engine.line.over:
         raise GtpError("no net" if engine.mind.net is None else "the game is over")

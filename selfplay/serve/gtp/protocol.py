@@ -10,6 +10,7 @@ of Leela Zero, KataGo and KGS as their documents have them.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from selfplay.common.errors import clip
 from selfplay.serve.lines import TOO_LONG, LineReader
 
 LONGEST = 1 << 16  #: bytes of a line; a longer one is an error, and is read to its end
@@ -25,6 +27,17 @@ _COMMAND = re.compile(r"(\d{1,10}(?=\s|$))?\s*(\S*)\s*(.*)", re.DOTALL)
 
 class GtpError(Exception):
     """An answer that begins with a question mark."""
+
+
+def number(text: str, kind: type = float) -> float:
+    """A finite number, a whole one where ``kind`` is int. Raises GtpError."""
+    try:
+        found = float(kind(text))
+    except (ValueError, OverflowError):
+        raise GtpError(f"syntax error: {text[:40]!r} is no number") from None
+    if not math.isfinite(found):
+        raise GtpError("syntax error: no finite number")
+    return found
 
 
 class Answer:
@@ -57,7 +70,7 @@ class Answer:
         if self.begun:  # there is no way to take back an answer
             self._write("\n")
         else:
-            self._write(f"?{self.number} {' '.join(reason.split())}\n\n")
+            self._write(f"?{self.number} {clip(reason, 200)}\n\n")
 
 
 #: (command, words, answer) -> text of the answer; None where it quits. Raises GtpError.
