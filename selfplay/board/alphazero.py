@@ -47,13 +47,12 @@ class Learner:
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
             value_weight=config.value_weight, warmup=100,
         ), device)
-        self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
+        self.compute = {"flops": 0.0, "positions": 0.0}  #: so far; ``flops``: an evaluation's
         self.iteration = 0
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
         every = game.boards(config.sizes)
         self.boards = [(board, board.symmetries()) for board in dict.fromkeys(every)]
-        #: floating-point operations of an evaluation, on the mean board
         self.flops = flops(spec) * sum(b.cells for b in every) / (game.cells * len(every))
         self._players: Any = None
         self._make = players

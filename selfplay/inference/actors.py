@@ -3,11 +3,9 @@ one that spreads its work over threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from selfplay.common.threads import Workers
@@ -41,7 +39,7 @@ class Actors:
 
     def load(self, net: nn.Module) -> None:
         """Play by the weights of ``net``."""
-        load_groups(self.evaluators, net)
+        load_all(self.evaluators, net)
 
     def figures(self) -> dict[str, float]:
         """What there is to say of them in a row: nothing."""
@@ -66,15 +64,6 @@ def groups_of(
     shares = [games // len(boards) + (k < games % len(boards)) for k in range(len(boards))]
     return [(board, some) for board, share in zip(boards, shares, strict=True)
             for some in group_sizes(share, device)]
-
-
-def load_groups(
-    evaluators: Sequence[Evaluator], net: nn.Module,
-    calibration: Callable[[Game], NDArray[Any] | None] = lambda board: None,
-) -> None:
-    """``load_all`` for evaluators of several boards. calibration: int8's, of each board."""
-    for board in dict.fromkeys(e.game for e in evaluators):
-        load_all([e for e in evaluators if e.game is board], net, calibration(board))
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

@@ -27,8 +27,8 @@ from selfplay.inference import (
     graphs,  # noqa: F401  whoever imports this has graphs on a GPU
     openvino,
 )
-from selfplay.inference.actors import groups_of, load_groups
-from selfplay.inference.evaluator import Dtype, Evaluator, Outputs
+from selfplay.inference.actors import groups_of
+from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, load_all
 from selfplay.models import has_fast_bfloat16
 
 POSITIONS = 256  #: that dtypes are compared on
@@ -219,7 +219,8 @@ class ActorNets:
     def load(self, net: nn.Module) -> None:
         """Play by the weights of ``net``. Where these disagree with float32 in int8, the rest of
         the run plays in bfloat16 or float32."""
-        load_groups(self.evaluators, net, self._ranges.get)
+        for board in dict.fromkeys(e.game for e in self.evaluators):  # int8 is compiled for one
+            load_all([e for e in self.evaluators if e.game is board], net, self._ranges.get(board))
         if self.evaluators[0].dtype_name != "int8":
             return
         positions = self._positions()
@@ -233,7 +234,7 @@ class ActorNets:
             write_json(self.note, {"dtype": plain, "left": "int8"})
             for evaluator in self.evaluators:
                 evaluator.change(plain)
-            load_groups(self.evaluators, net)
+            load_all(self.evaluators, net)
 
     def figures(self) -> dict[str, float]:
         """Columns for the history: int8's agreement with float32, where int8 plays."""
