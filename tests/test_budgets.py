@@ -23,7 +23,8 @@ from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import SelfPlay
 from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_json
+from selfplay.common.files import write_json
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
 from selfplay.learn import checkpoint

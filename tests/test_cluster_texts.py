@@ -17,7 +17,7 @@ from given_llm import TASK
 
 from selfplay.cli import cli
 from selfplay.cluster.texts import RayGenerator, text_engine
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.learn.config import algorithm
 from selfplay.llm.embedded import character_tokenizer, small_model
 from selfplay.llm.folder import no_engine, open_learner

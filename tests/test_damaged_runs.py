@@ -13,7 +13,8 @@ from test_old_runs import unpacked
 
 from selfplay.arena.records import read_records
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_figures, read_history, write_json
+from selfplay.common.files import write_json
+from selfplay.common.history import read_figures, read_history
 from selfplay.learn import checkpoint
 
 DAMAGE = {

@@ -22,7 +22,8 @@ from tiny_llm import EOS, PAD, TOKENIZER, llama, qwen
 from torch import Tensor
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_json
+from selfplay.common.history import read_history
 from selfplay.learn.rollout import Evaluated, Rollout
 from selfplay.llm.config import TextConfig
 from selfplay.llm.embedded import small_model

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import in_use, locked, read_history
+from selfplay.common.files import in_use, locked
+from selfplay.common.history import read_history
 
 HOLD = ("import sys, pathlib, selfplay.common.files as f\n"
         "with f.in_use(pathlib.Path(sys.argv[1]), '--out'):\n"

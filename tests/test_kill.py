@@ -21,7 +21,7 @@ from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns
 from selfplay.board.trainer import TrainConfig, board_trainer
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import Trainer

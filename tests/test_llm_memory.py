@@ -25,10 +25,10 @@ from selfplay.learn.rollout import Rollout
 from selfplay.llm import memory
 from selfplay.llm.config import TextConfig, TextSFTConfig, override
 from selfplay.llm.folder import open_learner, open_text_run
+from selfplay.llm.judges.ready import must_be_of_use
 from selfplay.llm.memory import Memory, head_logp, linear_head
 from selfplay.llm.models import Lora, save_model
 from selfplay.llm.policy import TextPolicy
-from selfplay.llm.ready import must_be_of_use
 from selfplay.llm.sft import Sequences, text_loss, text_trainer
 
 

@@ -19,7 +19,7 @@ from command import selfplay
 from selfplay.arena.expert import read_expert
 from selfplay.arena.match import play_match
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.learn.config import PastSelves

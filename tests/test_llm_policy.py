@@ -11,8 +11,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 import torch
 from tiny_llm import EOS, MODELS, PAD, prompts
 
-from selfplay.learn.policy_gradient import parts_of
-from selfplay.learn.rollout import Rollout
+from selfplay.learn.rollout import Rollout, parts_of
 from selfplay.llm import memory, passes
 from selfplay.llm.generate import Sampling, sample_completions
 from selfplay.llm.policy import Net, Prompts, TextPolicy, value_model

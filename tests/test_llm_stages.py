@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import recipes

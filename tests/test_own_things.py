@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import selfplay as sp
 from selfplay import models
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_json
+from selfplay.common.history import read_history
 from selfplay.run import loggers
 from selfplay.run.config import RunConfig, with_algorithm
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from selfplay.board.value import SHARD_GAMES
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
 from selfplay.run import compare_runs

@@ -16,13 +16,13 @@ import torch
 from tiny_llm import EOS, TOKENIZER, gpt2, llama
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.folder import best_checkpoint
 from selfplay.llm.generate import Sampling
-from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import Completions, Net, TextPolicy, gold_of
 from selfplay.llm.preferences.config import PairConfig, RewardConfig
+from selfplay.llm.preferences.overoptimism import judged
 from selfplay.llm.preferences.pairs import Pair, make_pairs, read_pairs, split_pairs, to_lines
 from selfplay.llm.preferences.reward_model import (
     RewardModel,

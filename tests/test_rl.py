@@ -20,7 +20,7 @@ from selfplay.arena.players import RandomPlayer, RawPlayer
 from selfplay.board.config import RLConfig
 from selfplay.board.data import pack
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.inference.evaluator import Evaluator
 from selfplay.learn import checkpoint

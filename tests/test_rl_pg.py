@@ -16,7 +16,7 @@ from command import Command, selfplay, start
 from selfplay.board import league
 from selfplay.board.policy import BoardPolicy
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.learn import checkpoint

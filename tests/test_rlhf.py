@@ -19,14 +19,15 @@ import torch
 from tiny_llm import TOKENIZER, llama
 
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_json
+from selfplay.common.history import read_history
 from selfplay.llm import policy as rollouts
 from selfplay.llm.folder import open_rlhf_learner, train_learner
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import render, save_model
-from selfplay.llm.overoptimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.policy import completion_kl, gold_of
 from selfplay.llm.preferences.config import RewardConfig, RLHFConfig
+from selfplay.llm.preferences.overoptimism import Looked, best_of_n, figures, interval, turn
 from selfplay.llm.preferences.reward_model import RewardModel, Texts, proxy_task, reward_model
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
 from selfplay.llm.rewards import Example

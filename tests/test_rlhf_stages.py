@@ -12,7 +12,8 @@ pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 from command import Command, Said
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_json
+from selfplay.common.history import read_history
 from selfplay.llm.folder import newest_model
 from selfplay.llm.preferences.pairs import Pair, read_pairs, to_lines
 from selfplay.llm.tasks.task import make_task

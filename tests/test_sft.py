@@ -22,7 +22,8 @@ from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import evaluate_columns
 from selfplay.board.supervised import split, to_columns
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json, write_json
+from selfplay.common.files import read_json, write_json
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.learn.config import ALGORITHMS, PGConfig, algorithm, sized
 from selfplay.learn.losses import entropy, gather_logp
-from selfplay.learn.policy_gradient import PARTS, PolicyOptimizer, parts_of, policy_gradient
-from selfplay.learn.rollout import Acted, Evaluated, Rollout
+from selfplay.learn.policy_gradient import PARTS, PolicyOptimizer, policy_gradient
+from selfplay.learn.rollout import Acted, Evaluated, Rollout, parts_of
 
 N, T = 64, 5
 

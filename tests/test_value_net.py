@@ -14,7 +14,7 @@ from selfplay.board.data import Columns, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.board.value import split_rows
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded

@@ -13,7 +13,8 @@ from torch import nn
 from selfplay.api.boards import load
 from selfplay.api.training import words_of
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, read_json
+from selfplay.common.files import read_json
+from selfplay.common.history import read_history
 from selfplay.games.own import is_own
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import stored_config

@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.errors import UserError, clip, disk_remedy
-from selfplay.common.files import (
-    DAMAGE,
-    finite_float,
-    parse_json,
-    read_file,
-    read_json,
-    refused,
-    write_atomic,
-)
+from selfplay.common.files import DAMAGE, parse_json, read_file, read_json, refused, write_atomic
+from selfplay.common.history import finite_float
 
 ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
 

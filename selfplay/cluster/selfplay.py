@@ -32,7 +32,8 @@ from selfplay.board.selfplay import Actor, Harvest, join_harvests
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Delivery, Farm
 from selfplay.cluster.table import ClusterTable
-from selfplay.common.files import read_figures, write_json
+from selfplay.common.files import write_json
+from selfplay.common.history import read_figures
 from selfplay.games import make, own
 from selfplay.games.base import Game
 from selfplay.inference.actors import group_sizes

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import (
-    finite_float,
     must_be_as_saved,
     parse_json,
     read_file,
@@ -42,6 +41,7 @@ from selfplay.common.files import (
     write_atomic,
     write_sums,
 )
+from selfplay.common.history import finite_float
 from selfplay.learn import packaged
 from selfplay.models import NetSpec, OwnNetError, build
 

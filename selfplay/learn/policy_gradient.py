@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from selfplay.learn import advantages
 from selfplay.learn.config import INFINITE, PGConfig
 from selfplay.learn.config import algorithm as named
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
-from selfplay.learn.rollout import Evaluated, Policy, Rollout
+from selfplay.learn.rollout import Evaluated, Policy, Rollout, parts_of
 
 FAR = 20.0  #: nats beyond which k3 grows no more
 CRITIC = "value"  #: what the names of a critic's own parameters begin with
@@ -398,26 +397,6 @@ def policy_gradient(
     optimizer = PolicyOptimizer(policy, config, device, extra)
     for number, rollout in enumerate(rollouts):
         yield {"step": number + 1, **optimizer(rollout, np.random.default_rng([seed, number]))}
-
-
-def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) -> list[Tensor]:
-    """Trajectories of like length together, in parts of about as many real steps: at least
-    ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]. group: int64 [N],
-    trajectories with the same number stay together, though a part have a few more steps."""
-    lengths = mask.sum(1)
-    order = torch.argsort(lengths, stable=True)
-    if group is not None:
-        order = order[torch.argsort(group[order], stable=True)]
-    total = max(int(lengths.sum()), 1)
-    count = min(max(fewest, -(-total // most)), len(mask))
-    ends = lengths[order].cumsum(0)
-    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
-    if group is not None:
-        first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
-        if len(first) >= count:
-            cuts = [min(first, key=lambda place: abs(place - cut)) for cut in cuts]
-    edges = sorted({0, *cuts[1:], len(mask)})
-    return [order[a:b] for a, b in pairwise(edges)]
 
 
 def _explained(fixed: LossColumns) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -134,3 +135,23 @@ class Policy(Protocol):
 
     def evaluate(self, rollout: Rollout) -> Evaluated:
         """Of every real step of ``rollout`` under the net's weights, with their gradient."""
+
+
+def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) -> list[Tensor]:
+    """Trajectories of like length together, in parts of about as many real steps: at least
+    ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]. group: int64 [N],
+    trajectories with the same number stay together, though a part have a few more steps."""
+    lengths = mask.sum(1)
+    order = torch.argsort(lengths, stable=True)
+    if group is not None:
+        order = order[torch.argsort(group[order], stable=True)]
+    total = max(int(lengths.sum()), 1)
+    count = min(max(fewest, -(-total // most)), len(mask))
+    ends = lengths[order].cumsum(0)
+    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
+    if group is not None:
+        first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
+        if len(first) >= count:
+            cuts = [min(first, key=lambda place: abs(place - cut)) for cut in cuts]
+    edges = sorted({0, *cuts[1:], len(mask)})
+    return [order[a:b] for a, b in pairwise(edges)]

@@ -31,6 +31,7 @@ from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.choose import engine_of
 from selfplay.llm.envs.episodes import episodes
 from selfplay.llm.generate import Generator, Sampling
+from selfplay.llm.judges.ready import must_be_of_use, must_start
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import (
     Lora,
@@ -46,7 +47,6 @@ from selfplay.llm.play.lessons import GameTask, game_task
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.pairs import read_pairs
 from selfplay.llm.preferences.rlhf import RLHFLearner, best_row
-from selfplay.llm.ready import must_be_of_use, must_start
 from selfplay.llm.rl import (
     FIRST,
     RewardedTask,

@@ -32,7 +32,7 @@ def logits_of(model: Any, rollout: Rollout, again: bool = False) -> Tensor:
     """[N, T, V]: the logits that each token of the completions is drawn from. again: layers are
     computed again for the gradient, so that there is no cache by which prompts could be shared."""
     if isinstance(model, Transformer):
-        return model.logits(model.model.hidden_states(shared(rollout)))
+        return model.logits(model.model.hidden_states(with_shared_prompts(rollout)))
     return _of_completions(partial(_logits, model), model, rollout, again)
 
 
@@ -40,7 +40,7 @@ def hidden_of(model: Any, rollout: Rollout, again: bool = False) -> Tensor:
     """[N, T, D]: what the head makes ``logits_of`` of. model: one with a head, or without."""
     if isinstance(model, Transformer | Backbone):
         backbone = model.model if isinstance(model, Transformer) else model
-        return backbone.hidden_states(shared(rollout))
+        return backbone.hidden_states(with_shared_prompts(rollout))
     plain = without_adapters(model)
     decoder = plain.get_decoder() if plain.get_output_embeddings() is not None else plain
     return _of_completions(partial(_hidden, decoder), model, rollout, again)
@@ -58,7 +58,7 @@ def _hidden(decoder: Any, keep: int, **inputs: Any) -> tuple[Tensor, Any]:
 
 def _of_completions(work: Pass, model: nn.Module, rollout: Rollout, again: bool) -> Tensor:
     if shares(model, again):
-        some = shared(rollout)
+        some = with_shared_prompts(rollout)
         if len(some.prompt) < len(rollout):
             return _behind_prompts(work, rollout, some)
     tokens, mask, positions = whole_texts(rollout)
@@ -88,7 +88,7 @@ def _behind_prompts(work: Pass, rollout: Rollout, some: SharedPrompts) -> Tensor
     return torch.cat([found, rest], 1)
 
 
-def shared(rollout: Rollout) -> SharedPrompts:
+def with_shared_prompts(rollout: Rollout) -> SharedPrompts:
     """The completions of ``rollout`` and their different prompts."""
     return share_prompts(*trimmed(rollout.inputs["prompt"], rollout.inputs["prompt_mask"]),
                          rollout.action)

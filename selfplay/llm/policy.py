@@ -21,8 +21,8 @@ from selfplay.common.threads import Workers
 from selfplay.learn import advantages
 from selfplay.learn.losses import entropy, gather_logp
 from selfplay.learn.policy_gradient import kl_estimate
-from selfplay.learn.policy_gradient import parts_of as parts_of_like_length
 from selfplay.learn.rollout import Acted, Evaluated, Rollout, joined
+from selfplay.learn.rollout import parts_of as parts_of_like_length
 from selfplay.llm import passes
 from selfplay.llm.generate import Generator, Sampling, TorchGenerator
 from selfplay.llm.memory import Memory, head_logp, many_logits
@@ -167,7 +167,7 @@ class TextPolicy:
     def parts(
         self, rollout: Rollout, fewest: int, most: int, one_by_one: bool
     ) -> list[Tensor]:
-        """``policy_gradient.parts_of``; where a prompt is read once a part, with the completions
+        """``rollout.parts_of``; where a prompt is read once a part, with the completions
         of a group together if fewer tokens are then read. The embedded model's are of like length.
 
         one_by_one: whether fewer parts than ``fewest`` will do."""

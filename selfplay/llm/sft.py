@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from selfplay.common import ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_atomic
+from selfplay.common.files import write_atomic
+from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
-from selfplay.learn.policy_gradient import parts_of
+from selfplay.learn.rollout import parts_of
 from selfplay.llm.engines.choose import generator_of
 from selfplay.llm.evaluate import Counted, accuracy, answers, greedy_and_sampled
 from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint

@@ -14,16 +14,8 @@ from typing import Any
 
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, clip, command
-from selfplay.common.files import (
-    AGAIN,
-    DAMAGE,
-    finite_float,
-    read_figure_rows,
-    read_history,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from selfplay.common.files import AGAIN, DAMAGE, read_json, write_atomic, write_json
+from selfplay.common.history import finite_float, read_figure_rows, read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson

@@ -35,7 +35,8 @@ from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common import ranks
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_figures, write_json
+from selfplay.common.files import write_json
+from selfplay.common.history import read_figures
 from selfplay.games.base import Game
 from selfplay.inference import precision
 from selfplay.inference.actors import spread

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.errors import UserError
-from selfplay.common.files import DAMAGE, finite_float, read_json, write_state
+from selfplay.common.files import DAMAGE, read_json, write_state
+from selfplay.common.history import finite_float
 
 OVERTIME = 0.05  #: of the minutes: how far a stage may go past its time to finish a step
 SOME = "0.1,0.2,0.5,0.2"  #: shares of the time, by which every stage has some

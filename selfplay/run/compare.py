@@ -33,7 +33,8 @@ from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
 from selfplay.common.errors import DiskError, UserError, command
-from selfplay.common.files import read_history, write_json
+from selfplay.common.files import write_json
+from selfplay.common.history import read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.games.base import Game

@@ -21,7 +21,8 @@ import torch
 
 from selfplay.common import ranks
 from selfplay.common.errors import Absent, Breakdown, UserError
-from selfplay.common.files import read_history, write_atomic, write_history, write_state
+from selfplay.common.files import write_atomic, write_state
+from selfplay.common.history import read_history, write_history
 from selfplay.common.machine import peak_mb, reset_peak, rss_mb
 from selfplay.learn import checkpoint
 from selfplay.learn.plateau import Learning, Lesson, noted, until_flat

@@ -21,7 +21,8 @@ from selfplay.board.value import Policies
 from selfplay.common import compiling, ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command, counted
-from selfplay.common.files import locked, read_figures, read_history, write_json
+from selfplay.common.files import locked, write_json
+from selfplay.common.history import read_figures, read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS

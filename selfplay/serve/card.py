@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.errors import UserError, clip, command, counted
-from selfplay.common.files import DAMAGE, finite_float, read_json
+from selfplay.common.files import DAMAGE, read_json
+from selfplay.common.history import finite_float
 from selfplay.games import make
 from selfplay.learn.checkpoint import read_meta
 from selfplay.run.compare import train_command

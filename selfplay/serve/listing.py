@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from selfplay.common.errors import UserError, counted
-from selfplay.common.files import DAMAGE, finite_float, read_json
+from selfplay.common.files import DAMAGE, read_json
+from selfplay.common.history import finite_float
 from selfplay.learn import packaged
 
 

@@ -15,8 +15,8 @@ from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import answers_within, evaluation_of, evaluation_table, on_a_bar
 from selfplay.llm.folder import newest_model, sampling_of, stored_text_config, task_of
 from selfplay.llm.generate import Generator
+from selfplay.llm.judges.ready import must_start
 from selfplay.llm.models import load_model, must_be_a_model
-from selfplay.llm.ready import must_start
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from selfplay.arena.players import parse_player
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import read_history, write_atomic
+from selfplay.common.files import write_atomic
+from selfplay.common.history import read_history
 from selfplay.games import make
 from selfplay.games.base import Game, take
 from selfplay.games.solve import KEEPS_VALUE, SOLVERS, plies, solver

@@ -27,9 +27,9 @@ from selfplay.llm.folder import save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
-from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import Net, TextPolicy, evaluated
 from selfplay.llm.preferences.config import DPOConfig
+from selfplay.llm.preferences.overoptimism import judged
 from selfplay.llm.preferences.pairs import Pair
 from selfplay.llm.preferences.reward_model import bradley_terry
 from selfplay.llm.rewards import Questions

@@ -37,7 +37,6 @@ from selfplay.llm.models import (
     prompt_of,
     trimmed,
 )
-from selfplay.llm.overoptimism import judged
 from selfplay.llm.policy import (
     Completions,
     Judge,
@@ -46,6 +45,7 @@ from selfplay.llm.policy import (
     value_model,
 )
 from selfplay.llm.preferences.config import RewardConfig
+from selfplay.llm.preferences.overoptimism import judged
 from selfplay.llm.preferences.pairs import Pair
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.rl import RewardedTask

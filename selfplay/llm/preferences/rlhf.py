@@ -21,9 +21,9 @@ from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.llm import policy as rollouts
 from selfplay.llm.generate import Generator, Sampling
 from selfplay.llm.memory import Memory
-from selfplay.llm.overoptimism import Looked, figures
 from selfplay.llm.policy import Net
 from selfplay.llm.preferences.config import RLHFConfig
+from selfplay.llm.preferences.overoptimism import Looked, figures
 from selfplay.llm.rl import (
     RewardedTask,
     RewardLearner,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import Bar, say
-from selfplay.common.files import read_history, write_atomic, write_json
+from selfplay.common.files import write_atomic, write_json
+from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.evaluate import Counted, accuracies_said, speed_said
 from selfplay.llm.folder import (
@@ -22,10 +23,10 @@ from selfplay.llm.folder import (
 from selfplay.llm.generate import TorchGenerator
 from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens, load_model, load_tokenizer
-from selfplay.llm.overoptimism import best_of_n, turn
 from selfplay.llm.policy import Judge, Net, TextPolicy, gold_of
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.dpo import train_dpo
+from selfplay.llm.preferences.overoptimism import best_of_n, turn
 from selfplay.llm.preferences.pairs import (
     Pair,
     in_the_way_of,
