@@ -377,15 +377,13 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def counter(
-    progress: Callable[[str, int, int], None], what: str, total: int
-) -> Callable[[int], None]:
-    """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""
+def counter(tell: Callable[[str, int, int], None], what: str, total: int) -> Callable[[int], None]:
+    """A counter: each call adds to what is done and tells ``tell(what, done, total)``."""
     done = 0
 
     def add(more: int) -> None:
         nonlocal done
         done += more
-        progress(what, done, total)
+        tell(what, done, total)
 
     return add
