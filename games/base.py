@@ -23,7 +23,7 @@ Terminal states absorb: ``step`` leaves them alone.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -130,9 +130,15 @@ class Game:
         return BoardStates(np.zeros((batch, self.cells), np.int8), np.zeros(batch, np.int8),
                            np.zeros(batch, np.int32))
 
-    def vary(self, states: Any, config: Any, rng: np.random.Generator) -> None:
-        """Give games that have not been decided different rules, so that one net learns all that
-        it may be asked to play; most games have nothing to vary (Go: komi). config: ``rl``'s."""
+    def vary(self, states: Any, config: Any, rng: np.random.Generator, evaluate: Any = None) -> Any:
+        """Give undecided games other rules (Go: komi; handicap where a net can ``evaluate``), by
+        ``rl``'s config. Returns the moves [B, T] of games begun anew, -1 pads, or None."""
+
+    def boards(self, sizes: Sequence[int]) -> list[Game]:
+        """It on boards of so many rows, its own first; GameError where no net plays them all."""
+        if sizes:
+            raise GameError(f"{self.name}: a net plays this board alone")
+        return [self]
 
     def passing_late(self, share: float) -> Game:
         """The game for self-play: nobody passes, while there are other moves, before so many plies

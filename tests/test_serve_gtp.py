@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -465,3 +466,21 @@ def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
 def test_rules_without_end_are_a_syntax_error() -> None:
     out = talk(rollout_engine("go7x7"), 'kata-set-rules {"a":' + "[" * 60_000 + "\nname\n")
     assert out[0].startswith("? syntax error") and out[1].startswith("= ")
+
+
+def test_a_start_leaves_out_what_only_products_of_matrices_need() -> None:
+    """Numba imports SciPy's linear algebra to see that it is there; a kernel that needs it still
+    has it."""
+    words = textwrap.dedent("""
+        import sys
+        from selfplay.common.compiling import import_numba
+        import_numba()
+        from selfplay.games.go import Go
+        game = Go(9)
+        assert game.legal(game.new(2)).all() and "scipy.linalg" not in sys.modules
+        import numba, numpy as np
+        product = numba.njit(lambda a, b: a @ b)
+        a = np.arange(6.0).reshape(2, 3)
+        assert (product(a, a.T.copy()) == a @ a.T).all() and "scipy.linalg" in sys.modules
+    """)
+    subprocess.run([sys.executable, "-c", words], check=True)

@@ -13,6 +13,8 @@ import pytest
 
 import selfplay as sp
 from selfplay.games.base import take
+from selfplay.search.line import expected_line
+from selfplay.search.search import Search
 from selfplay.serve.batch import AnalysisBatch, Job, analyses, jobs_of
 from selfplay.serve.mind import Mind, mind_of, of_net
 from selfplay.serve.queries import Server, answer_queries
@@ -169,6 +171,22 @@ def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
             visits[m.action] = m.visits
         assert (visits == alone.visits[0]).all()
         assert found[row].value == pytest.approx(alone.value[0], abs=1e-5)
+
+
+def test_lines_follow_the_most_visited_move_and_of_equals_the_better(mind: Mind) -> None:
+    """Against the definition, from every node of a tree."""
+    search = Search(mind.game, mind.config, 1, 80, 0)
+    search.run(mind.game.new(1), 80, mind)
+    tree = search.tree
+    for node in range(int(tree.size[0])):
+        moves, visits = expected_line(tree, 0, node, 5)
+        at, sign = node, 1.0 - 2.0 * tree.to_play[0, node]
+        for action, count in zip(moves, visits, strict=True):
+            edges = range(tree.first[0, at], tree.first[0, at] + tree.degree[0, at])
+            first = sorted(edges, key=lambda e: (-tree.n[0, e], -sign * tree.q[0, e], e))[0]
+            assert (action, count) == (tree.move[0, first], tree.n[0, first])
+            at, sign = tree.child[0, first], 1.0 - 2.0 * tree.to_play[0, tree.child[0, first]]
+        assert len(moves) == 5 or not tree.degree[0, at]
 
 
 def test_jobs_come_by_their_rank_and_can_be_stopped(mind: Mind) -> None:

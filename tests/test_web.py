@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -133,6 +134,21 @@ def test_a_page_of_another_site_is_turned_away(port: int) -> None:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"})
     with pytest.raises(HTTPError, match="400"):
         urllib.request.urlopen(request)
+
+
+def test_the_modules_of_the_page_import_what_there_is() -> None:
+    """A browser without them all shows an empty page and says nothing."""
+    files = {path.name: path.read_text() for path in server.STATIC.glob("*.js")}
+    found = 0
+    for name, text in files.items():
+        assert text.count("\n") <= 400, name
+        for names, other in re.findall(r"^import {([^}]+)} from \"./([\w.]+)\";", text, re.M):
+            for word in map(str.strip, names.split(",")):
+                found += 1
+                assert re.search(rf"^export (?:function|class|const|let) (?:.*, )?{re.escape(word)}"
+                                 r"(?![\w$])", files[other], re.M), (name, word)
+                assert len(re.findall(rf"(?<![\w$]){re.escape(word)}(?![\w$])", text)) > 1, word
+    assert found > 60
 
 
 def test_files_outside_are_not_served(port: int) -> None:

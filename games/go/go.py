@@ -6,14 +6,14 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Game, GameError, Symmetries, board_symmetries, take
-from . import large, planes, playouts, small
+from ..base import Game, GameError, Symmetries, board_symmetries, put, take
+from . import handicap, large, planes, playouts, small
 from .planes import KOMI_PLANES, PLANES
 from .states import BLACK, EDGE, EMPTY, LEGAL, MOVES, SETS, WHITE, BitStates, GoStates
 
@@ -128,6 +128,19 @@ class Go(Game):
     def new(self, batch: int) -> States:
         return type(self._start)._make(np.repeat(field, batch, axis=0) for field in self._start)
 
+    def boards(self, sizes: Sequence[int]) -> list[Game]:
+        """The own one first."""
+        named = ",".join(map(str, sizes))
+        if sizes and self.size not in sizes:
+            raise GameError(f"sizes {named}: {self.name}'s own, {self.size}, is not among them; it "
+                            f"is the board of the matches: take {self.size},{named}")
+        made = {size: self if size == self.size else Go(size, self.komi, self.suicide)
+                for size in dict.fromkeys([self.size, *sizes])}
+        for other in made.values():
+            if other.kin != self.kin:
+                raise GameError(f"sizes {named}: one net plays {self.kin}, not {other.name} too")
+        return [made[size] for size in made for _ in range(max(list(sizes).count(size), not sizes))]
+
     def passing_late(self, share: float) -> Game:
         """Under area scoring a move that keeps one's eyes costs nothing, but a game that is over
         before dead stones have been taken gives its result to the wrong side."""
@@ -144,10 +157,29 @@ class Go(Game):
             legal[early, self.pass_action] = False
         return legal
 
-    def vary(self, states: States, config: Any, rng: np.random.Generator) -> None:
+    def vary(
+        self, states: States, config: Any, rng: np.random.Generator, evaluate: Any = None
+    ) -> NDArray[np.int64] | None:
         """Draw each game's komi: the own one; or one up to ``komi_range`` points from it, whole and
         half ones alike (of the share ``komi_share``); or, as if there were handicap, any, normal
-        with the board's width as its deviation (``komi_wild``). Draws nothing where both are 0."""
+        with the board's width as its deviation (``komi_wild``). Draws nothing where both are 0.
+        Of the share ``handicap`` begin with stones (see ``handicap``)."""
+        self._vary_komi(states, config, rng)
+        if evaluate is None or not config.handicap:
+            return None
+        low, high = config.handicap_stones
+        stones = np.minimum(rng.integers(low, high + 1, len(states.ply)), self.cells // 4)
+        rows = np.flatnonzero((rng.random(len(stones)) < config.handicap) & (stones > 0))
+        if not len(rows):
+            return None
+        some = self.new(len(rows))
+        moves = handicap.begin(self, some, stones[rows], states.komi[rows], evaluate, rng)
+        put(states, rows, some)
+        every = np.full((len(stones), moves.shape[1]), -1)
+        every[rows] = moves
+        return every
+
+    def _vary_komi(self, states: States, config: Any, rng: np.random.Generator) -> None:
         if config.komi_share + config.komi_wild == 0:
             return
         count, reach = len(states.ply), int(2 * config.komi_range)

@@ -67,6 +67,8 @@ def alphazero(
     net = fresh_net(game, config.net, seed) if net is None else net
     rl = replace(config.rl, iterations=iterations or config.rl.iterations)
     spec: Any = net.spec
+    if rl.sizes and not spec.any_board:
+        raise UserError(f"sizes={rl.sizes}: this net is for one board, {game.name}")
     learner = Learner(game, spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
     for row in boards.alphazero(learner, judge=gate if rl.gating else None):
         net.load_state_dict(learner.inference_net().state_dict())

@@ -9,32 +9,22 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Batch, Columns, Window, batch
+from selfplay.board.data import Batch, Columns, Window, batches
 from selfplay.board.selfplay import Harvest, SelfPlay
-from selfplay.board.trainer import TrainConfig, board_trainer, counter
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import ranks
 from selfplay.common.threads import ahead
 from selfplay.games.base import Game
 from selfplay.inference.actors import Actors
-from selfplay.inference.evaluator import Evaluator
+from selfplay.learn.optimizer import counter
 from selfplay.models import NetSpec, build, flops, seeded
-
-
-class Players(Protocol):
-    """Who plays: ``Actors``, or ``precision.ActorNets``, which choose their arithmetic."""
-
-    evaluators: list[Evaluator]
-
-    def load(self, net: nn.Module) -> None: ...
-
-    def figures(self) -> dict[str, float]: ...
 
 
 class Learner:
@@ -43,12 +33,12 @@ class Learner:
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
         device: str = "cpu", seed: int = 0,
-        players: Callable[[nn.Module], Players] | None = None,
+        players: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
-        the net that plays, who plays by it."""
+        the net that plays, who plays by it: ``Actors``, or what has their methods."""
         if not spec.komi:  # a net that does not see the komi has to learn by one alone
-            config = replace(config, komi_share=0.0, komi_wild=0.0)
+            config = replace(config, komi_share=0.0, komi_wild=0.0, handicap=0.0)
         self.game, self.spec, self.config, self.device, self.seed = game, spec, config, device, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
@@ -57,11 +47,13 @@ class Learner:
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
             value_weight=config.value_weight, warmup=100,
         ), device)
-        self.compute = {"flops": 0.0, "positions": 0.0}  #: so far
+        self.compute = {"flops": 0.0, "positions": 0.0}  #: so far; ``flops``: an evaluation's
         self.iteration = 0
         self.window = Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
-        self.symmetries = game.symmetries()
+        every = game.boards(config.sizes)
+        self.boards = [(board, board.symmetries()) for board in dict.fromkeys(every)]
+        self.flops = flops(spec) * sum(b.cells for b in every) / (game.cells * len(every))
         self._players: Any = None
         self._make = players
 
@@ -71,7 +63,7 @@ class Learner:
         if self._players is None:
             self._players = self._make(self.actors_net) if self._make else Actors(
                 self.actors_net, self.game, self.config.games, self.device, self.config.dtype,
-                self.config.cache_mb)
+                self.config.cache_mb, self.config.sizes)
         return self._players
 
     def accept(self) -> None:
@@ -116,15 +108,15 @@ class Learner:
             total = {key: total.get(key, 0.0) + value for key, value in metrics.items()}
             progress(self.config.batch_size)
         self.compute["positions"] += steps * self.config.batch_size
-        self.compute["flops"] += steps * self.config.batch_size * 3 * flops(self.spec)
+        self.compute["flops"] += steps * self.config.batch_size * 3 * self.flops
         return {key: value / steps for key, value in total.items()}
 
-    def _batches(self, steps: int) -> Iterator[Batch]:
+    def _batches(self, steps: int) -> Iterator[list[Batch]]:
         """What the next steps learn from; each depends on its number alone."""
         for k in range(steps):
             rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
             columns, rows = self.window.sample(self.config.batch_size, rng)
-            yield batch(columns, rows, self.game, self.symmetries, rng)
+            yield batches(columns, rows, self.boards, rng)
 
 
 #: (learner, stop, progress) -> rows of the next iteration and what there is to say of its games,
@@ -177,7 +169,7 @@ def alphazero(
         if made is None:
             return
         new, facts = made
-        learner.compute["flops"] += facts["evaluations"] * flops(learner.spec)
+        learner.compute["flops"] += facts["evaluations"] * learner.flops
         learner.iteration += 1
         learner.window.add(new)
         wanted = round(len(new.value) * config.reuse)

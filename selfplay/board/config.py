@@ -39,9 +39,14 @@ class RLConfig:
     temperature_plies: Whole = 12  #: first moves of a game, drawn from the search's policy
     temperature: Amount = 1.0  #: of that sampling: policy ** (1 / temperature)
     opening: Plies = (0, 4)  #: fewest and most random plies at the start of a game
+    sizes: tuple[Count, ...] = ()
+    #: Go: boards that one net learns at once, 7,9,11 say, the game's own among them; twice the
+    #: share for one named twice. Empty: the game's own alone
     komi_share: Share = 0.5  #: Go: share of games with a komi near the usual one
     komi_range: Amount = 1.5  #: Go: how near, in points (half points included)
     komi_wild: Share = 0.05  #: Go: share of games with any komi, as after a handicap
+    handicap: Share = 0.0  #: Go: share of games with handicap stones, by a komi fair for the net
+    handicap_stones: Plies = (2, 4)  #: Go: fewest and most of them
     pass_from: Share = 0.5  #: Go: no passes before so many plies, as a share of the points
     resign: Amount = 0.0  #: resign when the value falls below minus this; 0: never
     resign_checked: Share = 0.1  #: share of games in which nobody resigns, as a check

@@ -5,8 +5,7 @@ Expert games and self-play both end here; ``batch`` is what ``trainer`` steps on
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +26,12 @@ class Columns(NamedTuple):
     ownership: NDArray[np.int8]  #: [N, H*W] in -1, 0, 1
     score: NDArray[np.float32]  #: [N] points
     aux_weight: NDArray[np.float32]  #: [N], 0 where ownership and score are not known
+    #: int8 [N], the size of each one's board where these differ; columns are as wide as the largest
+    size: NDArray[np.int8] | None = None
 
     def rows(self, index: Any) -> Columns:
         """Some rows, as numpy's ``index`` picks them (a slice copies nothing)."""
-        return Columns._make(column[index] for column in self)
+        return Columns._make(None if column is None else column[index] for column in self)
 
 
 class Batch(NamedTuple):
@@ -61,12 +62,16 @@ def unpack(packed: NDArray[Any], obs_shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def concat(parts: list[Columns]) -> Columns:
-    """The rows of all parts (at least one), in order; rows of an earlier version that showed fewer
-    planes get empty ones."""
-    wide = max(part.obs.shape[1] for part in parts)
-    parts = [part if part.obs.shape[1] == wide else part._replace(
-        obs=np.pad(part.obs, ((0, 0), (0, wide - part.obs.shape[1])))) for part in parts]
-    return Columns._make(np.concatenate(fields) for fields in zip(*parts, strict=True))
+    """The rows of all parts (at least one), in order. Those of a smaller board, or of an earlier
+    version that showed fewer planes, are filled up with zeros."""
+    def joined(fields: tuple[Any, ...]) -> Any:
+        if fields[0] is None or fields[0].ndim < 2:
+            return None if fields[0] is None else np.concatenate(fields)
+        wide = max(field.shape[1] for field in fields)
+        return np.concatenate([field if field.shape[1] == wide else np.pad(
+            field, ((0, 0), (0, wide - field.shape[1]))) for field in fields])
+
+    return Columns._make(map(joined, zip(*parts, strict=True)))
 
 
 def batch(
@@ -79,7 +84,8 @@ def batch(
     """``rows`` of ``columns``, each under a random symmetry; rng None leaves them as they are."""
     picked = columns.rows(rows)
     obs = unpack(picked.obs, game.obs_shape)
-    policy, ownership = picked.policy.astype(np.float32), picked.ownership.astype(np.float32)
+    policy = picked.policy[:, : symmetries.actions.shape[1]].astype(np.float32)
+    ownership = picked.ownership[:, : symmetries.cells.shape[1]].astype(np.float32)
     if rng is not None:
         which = rng.integers(0, len(symmetries.cells), len(rows))
         planes = obs.reshape(len(rows), game.obs_shape[0], -1)
@@ -93,21 +99,16 @@ def batch(
                  picked.aux_weight)
 
 
-def endless_batches(
-    game: Game, rows: Columns, size: int, seeds: list[int], step: int
-) -> Iterator[Batch]:
-    """Batches from number ``step`` on, without end. Batch k depends on (seeds, k) alone, so that an
-    interrupted run and an uninterrupted one see the same batches."""
-    symmetries = game.symmetries()
-    for k in itertools.count(step):
-        rng = np.random.default_rng([*seeds, k])
-        yield batch(rows, rng.integers(0, len(rows.value), size), game, symmetries, rng)
-
-
-def evenly(columns: Columns, count: int) -> Columns:
-    """``count`` rows at most, spread evenly."""
-    rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
-    return columns.rows(rows)
+def batches(
+    columns: Columns, rows: NDArray[np.int64], boards: Sequence[tuple[Game, Symmetries]],
+    rng: np.random.Generator,
+) -> list[Batch]:
+    """``batch`` of the rows of each of the boards that has any: a batch is of one size, so that
+    nothing is padded for the net."""
+    size = columns.size
+    parts = [(rows if size is None else rows[size[rows] == board[0].board_shape[0]], board)
+             for board in boards]
+    return [batch(columns, some, *board, rng) for some, board in parts if len(some)]
 
 
 class Window:

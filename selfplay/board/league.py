@@ -23,7 +23,6 @@ from selfplay.board.data import Columns
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league_games import LeagueGames, Played, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
-from selfplay.board.trainer import counter
 from selfplay.common import ranks
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
@@ -31,6 +30,7 @@ from selfplay.games import own
 from selfplay.games.base import Game
 from selfplay.learn import advantages, policy_gradient
 from selfplay.learn.config import sized
+from selfplay.learn.optimizer import counter
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.learn.rollout import Evaluated, Rollout, on
 from selfplay.models import NetSpec, build, flops, placed, seeded

@@ -2,14 +2,10 @@
 
 Here a position enters the learning cycle: the actor holds B games, the search asks the net about
 one leaf of each per wave, and every finished search becomes a move and, if it was a full one, a
-row of ``data.Columns``. Games are never in step: each has its own budget, so every wave fills the
-net's batch.
+row of ``data.Columns``. Games are never in step: each has its own budget.
 
-Self-play on every core: the games in groups, one thread at work on a group at a time.
-
-A thread searches its group and evaluates the leaves itself; of several processes each has a share
-of the groups. Groups meet after some waves. What they play depends on their number, which the
-config fixes, and not on how many threads and processes share them.
+Games are in groups, a thread at work on one at a time; of several processes each has some. What
+groups play depends on their number, fixed by the config, not on who shares them.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from selfplay.board.data import Columns, concat, pack
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.base import Game, put, take
-from selfplay.inference.actors import group_sizes
+from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
@@ -43,12 +39,14 @@ class Harvest(NamedTuple):
     actions: int16 [moves of all games], in order; game g is actions[ends[g-1]:ends[g]].
     ends: int64 [games].
     values: float32 [games], results for player 0.
+    sizes: int8 [games], of the boards, where these differ.
     """
 
     columns: Columns
     actions: NDArray[np.int16]
     ends: NDArray[np.int64]
     values: NDArray[np.float32]
+    sizes: NDArray[np.int8] | None = None
 
 
 class _Book(NamedTuple):
@@ -135,7 +133,10 @@ class Actor:
         over = self.game.result(fresh)[0]
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
-        self.game.vary(fresh, self.config, self.rng)
+        begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
+        if begun is not None:
+            anew = np.flatnonzero(begun[:, 0] >= 0)
+            self.book.action[rows[anew], : begun.shape[1]] = begun[anew]
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
@@ -213,6 +214,7 @@ class Actor:
             actions=np.concatenate(actions),
             ends=np.cumsum(finals.ply, dtype=np.int64),
             values=value[over].astype(np.float32),
+            sizes=self._sizes(len(ended)),
         )
         self.search.forget(ended)
         self._deal(ended)
@@ -229,7 +231,11 @@ class Actor:
             ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
+            size=self._sizes(n),
         )
+
+    def _sizes(self, n: int) -> NDArray[np.int8] | None:
+        return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
 
 
 def _roomier(book: _Book) -> _Book:
@@ -247,6 +253,7 @@ def join_harvests(parts: list[Harvest]) -> Harvest:
         actions=np.concatenate([p.actions for p in parts]),
         ends=np.concatenate([p.ends + m for p, m in zip(parts, moves, strict=True)]),
         values=np.concatenate([p.values for p in parts]),
+        sizes=None if parts[0].sizes is None else np.concatenate([p.sizes for p in parts]),
     )
 
 
@@ -258,7 +265,7 @@ WORK, WAVES = 2e10, 8
 class SelfPlay:
     """Many games against oneself, kept in flight between calls of ``play``.
 
-    evaluators: one a group (see ``group_sizes``), used by one thread at a time. threads: at most
+    evaluators: one a group (see ``groups_of``), used by one thread at a time. threads: at most
     so many groups at once; the games and their order do not depend on it. work: floating-point
     operations of an evaluation (see ``models.flops``).
     """
@@ -267,13 +274,13 @@ class SelfPlay:
         self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
         threads: int, work: float = 0.0,
     ) -> None:
-        sizes = group_sizes(config.games, evaluators[0].device.type)
-        if len(sizes) != len(evaluators):
-            raise ValueError(f"{len(evaluators)} evaluators for {len(sizes)} groups")
+        groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)
+        if len(groups) != len(evaluators):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(groups)} groups")
         self.actors = [
-            Actor(game, evaluators[group], replace(config, games=sizes[group]), seed=seed,
-                  group=group) for group in ranks.share(len(sizes))]
-        self.waves = max(1, min(WAVES, int(WORK / max(work * sizes[0], 1.0))))
+            Actor(groups[group][0], evaluators[group], replace(config, games=groups[group][1]),
+                  seed=seed, group=group) for group in ranks.share(len(groups))]
+        self.waves = max(1, min(WAVES, int(WORK / max(work * groups[0][1], 1.0))))
         self.workers = Workers(min(threads, len(self.actors)))
 
     def play(

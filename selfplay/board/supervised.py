@@ -16,8 +16,9 @@ from torch import nn
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Columns, endless_batches, pack
+from selfplay.board.data import Columns, concat, pack
 from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.lessons import count_rows, endless_batches
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
@@ -67,6 +68,13 @@ def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
         score=(score[rows] * sign).astype(np.float32),
         aux_weight=known[rows],
     ).rows(order)
+
+
+def mixed_columns(boards: Sequence[tuple[Game, Sequence[ExpertGame]]]) -> Columns:
+    """``to_columns`` of games on boards of several sizes, at least one."""
+    parts = [(game.board_shape[0], to_columns(game, games)) for game, games in boards if games]
+    return concat([part._replace(size=np.full(len(part.value), size, np.int8))
+                   for size, part in parts])
 
 
 def recounted(
@@ -152,5 +160,5 @@ def sft_lesson(
         batches=lambda step: ahead(
             endless_batches(game, train, config.batch_size, [seed, 0x5F], step)),
         look=lambda: look(trainer.inference_net()), look_at=look,
-        metric="policy_loss", rows=len(train.value), size=lambda batch: len(batch.value),
+        metric="policy_loss", rows=len(train.value), size=count_rows,
         flops=3 * flops(spec))

@@ -46,7 +46,7 @@ class TrainConfig:
 
 
 def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> Trainer:
-    """A trainer of batches (``data.Batch``) for ``net``, which is trained in place.
+    """A trainer of batches (``data.Batch``, or a list that is one) for ``net``, trained in place.
 
     A step's figures: policy_loss, value_loss, ownership_loss, score_loss (0 without such heads),
     loss (their weighted sum), entropy (of the policy, nats), top1 (share of rows whose most
@@ -67,7 +67,7 @@ def board_trainer(net: nn.Module, config: TrainConfig, device: str = "cpu") -> T
             decay_steps=config.total_steps if config.schedule == "cosine" else 0,
             ema_decay=config.ema_decay),
         device=device, mode=True, parts=lambda rows: _cut(
-            rows, SHARD_ROWS.get(kind) or -(-len(rows.value) // ranks.here().size)))
+            rows if isinstance(rows, list) else [rows], SHARD_ROWS.get(kind)))
 
 
 #: Rows of a shard at most: on a CPU fewer waste its caches, and more leave cores without work. A
@@ -82,19 +82,23 @@ class _Shard(NamedTuple):
     share: dict[str, float]
 
 
-def _cut(rows: Batch, most: int) -> list[_Shard]:
-    count = -(-len(rows.value) // most)
-    edges = [len(rows.value) * k // count for k in range(count + 1)]
-    cuts = [slice(a, b) for a, b in pairwise(edges)]
-    return [_Shard(Batch(*(f[cut] for f in rows)), _weight_shares(rows, cut)) for cut in cuts]
+def _cut(batches: list[Batch], most: int | None) -> list[_Shard]:
+    found = []
+    for rows in batches:
+        count = -(-len(rows.value) // (most or -(-len(rows.value) // ranks.here().size)))
+        for a, b in pairwise(len(rows.value) * k // count for k in range(count + 1)):
+            shard = Batch(*(field[a:b] for field in rows))
+            found.append(_Shard(shard, _weight_shares(shard, batches)))
+    return found
 
 
-def _weight_shares(rows: Batch, cut: slice) -> dict[str, float]:
-    def part(weight: Any) -> float:
-        return float(weight[cut].sum(dtype=np.float64) / max(weight.sum(dtype=np.float64), 1e-30))
+def _weight_shares(shard: Batch, batches: list[Batch]) -> dict[str, float]:
+    def part(weight: Callable[[Batch], Any]) -> float:
+        whole = sum(float(weight(rows).sum(dtype=np.float64)) for rows in batches)
+        return float(weight(shard).sum(dtype=np.float64)) / max(whole, 1e-30)
 
-    known = part(rows.aux_weight)
-    return {"policy": part(rows.policy_weight), "value": part(np.ones(len(rows.value))),
+    known, value = part(lambda rows: rows.aux_weight), part(lambda rows: np.ones(len(rows.value)))
+    return {"policy": part(lambda rows: rows.policy_weight), "value": value,
             "ownership": known, "score": known}
 
 
@@ -143,17 +147,3 @@ def _policy_metrics(logits: Tensor, rows: Any) -> tuple[Tensor, Tensor]:
     """Scalars (entropy in nats, share of rows whose most probable action is the target's)."""
     right = (logits.argmax(1) == rows.policy.argmax(1)).float()
     return losses.entropy(logits).mean(), losses.masked_mean(right, rows.policy_weight)
-
-
-def counter(
-    progress: Callable[[str, int, int], None], what: str, total: int
-) -> Callable[[int], None]:
-    """A counter: each call adds to what is done and reports ``progress(what, done, total)``."""
-    done = 0
-
-    def add(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(what, done, total)
-
-    return add

@@ -27,8 +27,9 @@ from torch import nn
 
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import ValueConfig
-from selfplay.board.data import Columns, concat, endless_batches, evenly, pack, unpack
+from selfplay.board.data import Columns, concat, pack, unpack
 from selfplay.board.evaluate import evaluate_columns
+from selfplay.board.lessons import count_rows, endless_batches, evenly
 from selfplay.board.policy import BoardPolicy, Turn
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common.errors import UserError
@@ -89,7 +90,7 @@ def value_lesson(
             endless_batches(game, train, config.batch_size, [seed, ROW_SALT], step)),
         look=lambda: look(trainer.inference_net()), look_at=look,
         metric=VALUE_METRIC, rows=len(train.value),
-        size=lambda batch: len(batch.value), flops=3 * flops(spec), before=before or {})
+        size=count_rows, flops=3 * flops(spec), before=before or {})
 
 
 def _held_out_errors(

@@ -22,10 +22,11 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
 
     from selfplay.common.compiling import announce
     from selfplay.common.console import say
+
+    announce()
     from selfplay.games import make
     from selfplay.serve.web import server
 
-    announce()
     if net is not None:
         from selfplay.serve.mind import mind_of
 

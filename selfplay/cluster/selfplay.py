@@ -88,38 +88,49 @@ class ShardMaker(Maker):
         self, game: str, net: str, spec: NetSpec, config: RLConfig, seed: int, games: int,
         device: str,
     ) -> None:
-        self.game, self.config, self.seed, self.games = make(game), config, seed, games
+        self.config, self.seed, self.games = config, seed, games
+        self.boards = make(game).boards(config.sizes)
         if own.is_own(net):
             use_net(net)
         self.net, self.device = build(spec), device
-        self.evaluator: Evaluator | None = None
+        self.evaluators: dict[Game, Evaluator] = {}
 
     def load(self, weights: Any) -> None:
         """Weights as ``packed`` gives them. They are copied: the store's can only be read."""
         self.net.load_state_dict(load(weights["state"].tobytes()))
         dtype = weights["dtype"]
-        ranges = random_positions(self.game) if dtype == "int8" else None
-        if self.evaluator is None:
-            groups = len(group_sizes(self.config.games, self.device))
-            self.evaluator = Evaluator(None, self.game, self.device, dtype,
-                                       cache_mb=self.config.cache_mb / groups)
-        if self.evaluator.dtype_name != dtype:
-            self.evaluator.change(dtype)
-        self.evaluator.load(self.net, ranges)
+        for board in dict.fromkeys(self.boards):
+            if board not in self.evaluators:
+                groups = len(group_sizes(self.config.games, self.device))
+                self.evaluators[board] = Evaluator(None, board, self.device, dtype,
+                                                   cache_mb=self.config.cache_mb / groups)
+            evaluator = self.evaluators[board]
+            if evaluator.dtype_name != dtype:
+                evaluator.change(dtype)
+            evaluator.load(self.net, random_positions(board) if dtype == "int8" else None)
 
     def make(self, key: Key) -> tuple[Any, dict[str, float]]:
-        """Shard ``key`` = (iteration, number): arrays of a Harvest, and what they cost."""
+        """Shard ``key`` = (iteration, number): arrays of a Harvest, and what they cost.
+
+        Shards take the boards in turn; on a small one more games are played, as they are shorter.
+        """
         iteration, number = key
-        evaluate = self.evaluator
-        assert evaluate is not None, "weights come first"
+        board, own = self.boards[(iteration + number) % len(self.boards)], self.boards[0]
+        games = max(1, round(self.games * own.cells / board.cells))
+        evaluate = self.evaluators[board]  # weights have come first
         if evaluate.cache is not None:
             evaluate.cache.clear()  # what was evaluated before would change the batches
         before = evaluate.evaluations, evaluate.cache.hits if evaluate.cache else 0
-        harvest = WholeGames(self.game, evaluate, self.config,
-                             self.seed * 1_000_003 + iteration - 1, number, self.games).play()
+        harvest = WholeGames(board, evaluate, self.config,
+                             self.seed * 1_000_003 + iteration - 1, number, games).play()
         return tuple(harvest), {
             "games": len(harvest.ends), "evaluations": evaluate.evaluations - before[0],
             "cached": (evaluate.cache.hits if evaluate.cache else 0) - before[1]}
+
+
+def own_columns(columns: Columns) -> Columns:
+    """A copy in memory of one's own."""
+    return Columns._make(None if column is None else np.array(column) for column in columns)
 
 
 def packed(learner: Learner, device: str) -> dict[str, Any]:
@@ -280,8 +291,10 @@ class SpreadGames(ShardedGames):
         plan = self.plans.get(number)
         if plan is None or n in plan.came:
             return
-        harvest = Harvest(Columns._make(map(np.array, piece.output.piece[0])),
-                          *map(np.array, piece.output.piece[1:]))  # not the store's own memory
+        found = Harvest(Columns._make(piece.output.piece[0]), *piece.output.piece[1:])
+        harvest = Harvest._make(  # not the store's own memory
+            own_columns(part) if isinstance(part, Columns) else
+            None if part is None else np.array(part) for part in found)
         file = plan.folder / f"shard-{n:06d}.npz"
         figures = piece.output.figures
         write_json(file.with_suffix(".json"), {

@@ -17,7 +17,7 @@ from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Games, Policies, play_shard
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Farm
-from selfplay.cluster.selfplay import POLL
+from selfplay.cluster.selfplay import POLL, own_columns
 from selfplay.common.threads import Workers
 from selfplay.games import make, own
 from selfplay.learn import checkpoint
@@ -85,5 +85,5 @@ def spread_games(
             first = False
             columns, actions, ends, values, evaluations = found.output.piece
             yield number, Games(
-                Columns._make(map(np.array, columns)), np.array(actions), np.array(ends),
+                own_columns(Columns._make(columns)), np.array(actions), np.array(ends),
                 np.array(values), int(evaluations))

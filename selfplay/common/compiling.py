@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from importlib.util import find_spec
 
 _started = False
 _announced = False
@@ -26,12 +27,32 @@ def seconds() -> float:
         return _total + (time.monotonic() - _since if _depth else 0.0)
 
 
+def import_numba() -> None:
+    """Import Numba without SciPy's linear algebra, which it would import, a tenth of a start's
+    time, only to see that it is there. A kernel that multiplies matrices brings it in when it is
+    compiled or called, as ever."""
+    from numba.np import linalg
+
+    wanted = linalg.ensure_blas
+
+    def perhaps() -> None:
+        if find_spec("scipy") is None:
+            raise ImportError("no SciPy")
+
+    linalg.ensure_blas = perhaps
+    try:
+        import numba.np.arraymath  # noqa: F401  asks, once
+    finally:
+        linalg.ensure_blas = wanted
+
+
 def watch() -> None:
     """Start to count ``seconds``; further calls do nothing."""
     global _started
     if _started:
         return
     _started = True
+    import_numba()
     from numba.core import event
 
     class Compiling(event.Listener):

@@ -3,11 +3,13 @@ one that spreads its work over threads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game
+from selfplay.games.base import Game, GameError
 from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 
 #: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
@@ -23,16 +25,16 @@ SPREAD_ROWS = 32
 class Actors:
     """The weights that play: an evaluator a group of games; new weights go into all at once.
 
-    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``.
+    net, game, device, dtype, cache_mb (of all together): see ``Evaluator``; sizes: ``groups_of``.
     """
 
     def __init__(
         self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
-        cache_mb: float = 0,
+        cache_mb: float = 0, sizes: Sequence[int] = (),
     ) -> None:
-        sizes = group_sizes(games, device)
-        self.evaluators = [Evaluator(None, game, device, dtype, cache_mb=cache_mb / len(sizes))
-                           for _ in sizes]
+        groups = groups_of(game, games, device, sizes)
+        self.evaluators = [Evaluator(None, board, device, dtype, cache_mb=cache_mb / len(groups))
+                           for board, _ in groups]
         self.load(net)
 
     def load(self, net: nn.Module) -> None:
@@ -49,6 +51,19 @@ def group_sizes(games: int, device: str) -> list[int]:
     kind = torch.device(device).type
     count = min(games, max(FEWEST[kind], -(-games // GROUP_GAMES[kind])))
     return [games // count + (g < games % count) for g in range(count)]
+
+
+def groups_of(
+    game: Game, games: int, device: str, sizes: Sequence[int] = ()
+) -> list[tuple[Game, int]]:
+    """``games`` in groups, each with its board, of which all (``Game.boards``) have equal shares.
+    A group is of one size, so that nothing is padded. Raises GameError for too few games."""
+    boards = game.boards(sizes)
+    if games < len(boards):
+        raise GameError(f"{games} games at once for {len(boards)} board sizes; take as many games")
+    shares = [games // len(boards) + (k < games % len(boards)) for k in range(len(boards))]
+    return [(board, some) for board, share in zip(boards, shares, strict=True)
+            for some in group_sizes(share, device)]
 
 
 def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:

@@ -9,7 +9,7 @@ arithmetic that it began in. Where the config names a dtype, nothing is measured
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from selfplay.inference import (
     graphs,  # noqa: F401  whoever imports this has graphs on a GPU
     openvino,
 )
-from selfplay.inference.actors import group_sizes
+from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Dtype, Evaluator, Outputs, load_all
 from selfplay.models import has_fast_bfloat16
 
@@ -174,10 +174,14 @@ DTYPES_NOTED = ("float32", "bfloat16", "int8")
 
 
 class ActorSettings(Protocol):
-    """The settings of self-play that matter here: games at once, dtype, cache in megabytes."""
+    """The settings of self-play that matter here: games at once, sizes of their boards, dtype,
+    cache in megabytes."""
 
     @property
     def games(self) -> int: ...
+
+    @property
+    def sizes(self) -> Sequence[int]: ...
 
     @property
     def dtype(self) -> Dtype: ...
@@ -201,20 +205,22 @@ class ActorNets:
     ) -> None:
         self.game, self.device, self.note = game, device, note
         self._positions = positions
-        sizes = group_sizes(config.games, device)
+        groups = groups_of(game, config.games, device, config.sizes)
         self.said = ""  #: what there is to say of a choice just made
         self.agreement: Agreement | None = None  #: of these weights in int8
-        dtype = self._dtype(net, config.dtype, sizes[0], fresh)
+        dtype = self._dtype(net, config.dtype, groups[0][1], fresh)
         self.said = self.said or f"self-play in {_by_torch(device) if dtype == 'auto' else dtype}"
-        self._ranges = random_positions(game) if dtype == "int8" else None
-        self.evaluators = [Evaluator(None, game, device, dtype,
-                                     cache_mb=config.cache_mb / len(sizes)) for _ in sizes]
+        self._ranges = {board: random_positions(board)
+                        for board, _ in groups} if dtype == "int8" else {}
+        self.evaluators = [Evaluator(None, board, device, dtype,
+                                     cache_mb=config.cache_mb / len(groups)) for board, _ in groups]
         self.load(net)
 
     def load(self, net: nn.Module) -> None:
         """Play by the weights of ``net``. Where these disagree with float32 in int8, the rest of
         the run plays in bfloat16 or float32."""
-        load_all(self.evaluators, net, self._ranges)
+        for board in dict.fromkeys(e.game for e in self.evaluators):  # int8 is compiled for one
+            load_all([e for e in self.evaluators if e.game is board], net, self._ranges.get(board))
         if self.evaluators[0].dtype_name != "int8":
             return
         positions = self._positions()

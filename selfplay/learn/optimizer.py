@@ -375,3 +375,15 @@ def _adamw(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those named PREFIX..., without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def counter(tell: Callable[[str, int, int], None], what: str, total: int) -> Callable[[int], None]:
+    """A counter: each call adds to what is done and tells ``tell(what, done, total)``."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(what, done, total)
+
+    return add

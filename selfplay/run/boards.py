@@ -25,9 +25,10 @@ from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
 from selfplay.board.alphazero import Learner, alphazero, game_figures
 from selfplay.board.config import RLConfig
-from selfplay.board.data import Columns, evenly, unpack
+from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
+from selfplay.board.lessons import evenly
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
@@ -200,7 +201,9 @@ class KeptLearner(Learner):
         """Observations [n, C, H, W] from the newest games, else from those known before, else from
         random games."""
         source = self.window.newest() if len(self.window) else self.known
-        if source is None:
+        if source is not None and source.size is not None:
+            source = source.rows(source.size == self.game.board_shape[0])
+        if source is None or not len(source.value):
             return precision.random_positions(self.game)
         return unpack(evenly(source, precision.POSITIONS).obs, self.game.obs_shape)
 

@@ -190,6 +190,10 @@ def must_fit(config: RunConfig) -> None:
     """Raises UserError for policy-gradient settings that make no sense together."""
     if config.rl.algorithm not in ALGORITHMS:
         return
+    if config.rl.sizes or config.rl.handicap:
+        which = "sizes" if config.rl.sizes else "handicap"
+        raise UserError(f"rl.{which}: for self-play with search (gumbel, puct); rl.algorithm="
+                        f"{config.rl.algorithm} plays the game as it is")
     pool, estimator = config.pool, config.pg.estimator
     if config.pg.reset_every and config.pg.kl_weight == 0:
         raise UserError("pg.reset_every: it resets the reference of pg.kl_weight, which is 0; set "

@@ -25,6 +25,7 @@ from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
+from selfplay.inference.actors import groups_of
 from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
 from selfplay.learn.packaged import find
@@ -102,11 +103,20 @@ def open_run(folder: Path, config: RunConfig) -> Run:
             raise UserError(f"{folder}: {_difference(asked, had)}; give --run another name")
     must_fit(config)
     must_be_of_recipe(config)
-    NetSpec(config.net, game.obs_shape, game.num_actions)  # raises before anything is made
+    _must_vary(config, game, spec_for(game, config.net))  # raises before anything is made
     for name in config.log:
         must_be_logger(name)
     _must_exist(config, stored or RunConfig(config.game), game)
     return Run(folder, config, game)
+
+
+def _must_vary(config: RunConfig, game: Game, spec: NetSpec) -> None:
+    """Raises UserError or GameError for boards and handicap that its games cannot have."""
+    groups_of(game, config.rl.games, "cpu", config.rl.sizes)
+    if config.rl.sizes and not spec.any_board:
+        raise UserError(f"rl.sizes: a net {config.net} for {game.name} is for one board")
+    if config.rl.handicap and not game.komi_planes:
+        raise UserError(f"rl.handicap: there is none in {game.name}")
 
 
 def net_spec(run: Run) -> NetSpec:

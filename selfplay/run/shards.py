@@ -31,6 +31,10 @@ class Shard(NamedTuple):
     actions: NDArray[np.int16]  #: [moves of all games]
     ends: NDArray[np.int64]  #: [games]
     values: NDArray[np.float32]  #: [games]
+    sizes: NDArray[np.int8] | None = None  #: [games], rows of each one's board where these differ
+
+
+MIXED = {"size", "sizes"}  #: arrays of games on boards of several sizes
 
 
 def save_shard(
@@ -39,13 +43,16 @@ def save_shard(
     actions: NDArray[np.int16],
     ends: NDArray[np.int64],
     values: NDArray[np.float32],
+    sizes: NDArray[np.int8] | None = None,
 ) -> None:
     """Write rows and the games behind them (see Shard) atomically as a compressed .npz.
 
     Raises UserError if the disk refuses.
     """
-    arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values}
-    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    arrays = {**columns._asdict(), "actions": actions, "ends": ends, "values": values,
+              "sizes": sizes}
+    there = {name: array for name, array in arrays.items() if array is not None}
+    write_atomic(path, lambda file: np.savez_compressed(file, **there))
 
 
 def load_shard(path: Path) -> Shard:
@@ -53,9 +60,12 @@ def load_shard(path: Path) -> Shard:
     damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = Columns._make(_array(file, name) for name in Columns._fields)
-            shard = Shard(columns, *(_array(file, name) for name in Shard._fields[1:]))
-        lengths = {len(column) for column in shard.columns}  # TypeError for an array without axes
+            names = [name for name in (*Columns._fields, *Shard._fields[1:])
+                     if name not in MIXED or MIXED & set(file.files)]
+            arrays = {name: _array(file, name) for name in names}
+        rows = {name: arrays.pop(name) for name in Columns._fields if name in arrays}
+        shard = Shard(Columns(**rows), **arrays)
+        lengths = {len(column) for column in rows.values()}  # TypeError for an array without axes
         whole = len(lengths) == 1 and len(shard.ends) == len(shard.values)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

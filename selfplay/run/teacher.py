@@ -19,14 +19,15 @@ from typing import NamedTuple
 from selfplay.arena import expert
 from selfplay.arena.match import safe_name
 from selfplay.arena.play import Away
-from selfplay.arena.sgf import ExpertGame
+from selfplay.arena.sgf import ExpertGame, Skipped
 from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
-from selfplay.board.supervised import recounted, split, to_columns
+from selfplay.board.supervised import mixed_columns, recounted, split, to_columns
 from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import read_json, write_atomic, write_json
 from selfplay.common.history import read_history
+from selfplay.games.base import Game
 from selfplay.learn import checkpoint
 from selfplay.run.clock import Clock
 from selfplay.run.config import preset
@@ -207,11 +208,13 @@ class ExpertRows(NamedTuple):
 
 def expert_columns(run: Run) -> ExpertRows:
     """The rows to learn from, and those held out."""
+    others: list[tuple[Game, list[ExpertGame]]] = []
     if makes_games(run):
         (file,) = expert_files(run)
         learnt, held = _split_grown(run, _made(run, file))
     else:
         games, skipped = expert.read_expert(expert_files(run), run.game)
+        others = _other_boards(run, skipped)
         _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
         learnt, held = split(games, run.config.expert.held_out, run.config.seed)
         if begun_with(run) not in (None, sum_of(held)):
@@ -220,7 +223,27 @@ def expert_columns(run: Run) -> ExpertRows:
     say(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
     if net_spec(run).komi:
         learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
-    return ExpertRows(to_columns(run.game, learnt), to_columns(run.game, held), sum_of(held))
+    rows = mixed_columns([(run.game, learnt), *others]) if run.config.rl.sizes else (
+        to_columns(run.game, learnt))
+    return ExpertRows(rows, to_columns(run.game, held), sum_of(held))
+
+
+def _other_boards(run: Run, skipped: list[Skipped]) -> list[tuple[Game, list[ExpertGame]]]:
+    """The given games on the other boards of ``rl.sizes``, all to learn from; what of ``skipped``
+    is among them is taken out."""
+    found = []
+    for board in dict.fromkeys(run.game.boards(run.config.rl.sizes)):
+        if board is run.game:
+            continue
+        try:
+            games, _ = expert.read_expert(expert_files(run), board)
+        except UserError:  # none of this size
+            continue
+        sources = {game.source for game in games}
+        skipped[:] = [item for item in skipped if item.file not in sources]
+        say(f"expert games: {len(games):,} on {board.name} too")
+        found.append((board, recounted(board, games, run.config.sft.komi_share, run.config.seed)))
+    return found
 
 
 def _split_grown(

@@ -6,6 +6,8 @@ for the other. A winrate is (value + 1) / 2, a draw half a win.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from selfplay.common.stats import wilson
 from selfplay.games.base import Game, take
 from selfplay.search.line import expected_line
-from selfplay.search.search import Search
+from selfplay.search.search import Search, SearchResult
+from selfplay.search.tree import Tree
 
 LONGEST_PV = 30
 
@@ -106,30 +109,58 @@ def of_end(game: Game, states: Any) -> Analysis:
 
 
 def analysis_of(game: Game, states: Any, search: Search, row: int = 0) -> Analysis:
-    """What tree ``row`` of a search has found for a position, ``states`` of one row.
+    """``analyses_of`` one row. Raises ValueError where nothing has been searched yet."""
+    return analyses_of(game, [states], search, [row])[0]
+
+
+def analyses_of(
+    game: Game, positions: Sequence[Any], search: Search, rows: Sequence[int]
+) -> list[Analysis]:
+    """What the trees ``rows`` of a search have found for ``positions``, states of one row each.
 
     Moves come in the order in which they would be made: the search's choice, then by visits, value
     and prior, proven losses last. Raises ValueError where nothing has been searched yet.
     """
-    found, tree = search.result([row]), search.tree
+    found = search.result(rows)
+    texts: list[str] = []
+    if game.has_sgf:  # texts that do not depend on the position
+        texts = [game.action_to_text(positions[0], 0, a) for a in range(game.num_actions)]
+    return [_analysis(game, states, search.tree, row, SearchResult(*(part[k] for part in found)),
+                      texts) for k, (states, row) in enumerate(zip(positions, rows, strict=True))]
+
+
+def _analysis(
+    game: Game, states: Any, tree: Tree, row: int, found: SearchResult, texts: Sequence[str]
+) -> Analysis:
+    """found: of this row alone. texts: of all actions, or none where they depend on the
+    position."""
     sign = 1.0 - 2.0 * float(tree.to_play[row, 0])
-    value, visits, proven = float(found.value[0]), found.visits[0], found.proven[0]
+    value = float(found.value)
     means, children = np.full(game.num_actions, value), np.full(game.num_actions, -1, np.int64)
     first = int(tree.first[row, 0])
     edges = slice(first, first + int(tree.degree[row, 0]))
     means[tree.move[row, edges]] = sign * tree.q[row, edges] + 0.0
     children[tree.move[row, edges]] = tree.child[row, edges]
-    prior = found.prior[0]
-    order = sorted(np.flatnonzero(prior > 0).tolist(), key=lambda a: (
-        a != found.action[0], proven[a] == -1, -visits[a], -means[a], -prior[a], a))
-    moves = tuple(_move_info(game, states, search, row, action, n, int(visits[action]),
-                             float(means[action]), float(prior[action]), int(children[action]),
-                             None if np.isnan(proven[action]) else float(proven[action]))
-                  for n, action in enumerate(order))
+    prior, visits, mean, child, proven = (array.tolist() for array in (
+        found.prior, found.visits, means, children, found.proven))
+    order = sorted(np.flatnonzero(found.prior > 0).tolist(), key=lambda a: (
+        a != found.action, proven[a] == -1, -visits[a], -mean[a], -prior[a], a))
+    moves = []
+    for number, a in enumerate(order):
+        pv, counts = [a], [visits[a]]
+        if child[a] > 0:
+            behind = expected_line(tree, row, child[a], LONGEST_PV - 1)
+            pv, counts = pv + behind[0], counts + behind[1]
+        words = [texts[action] for action in pv] if texts else _texts_of_moves(game, states, pv)
+        winrate = (mean[a] + 1) / 2
+        moves.append(MoveInfo(
+            a, words[0], visits[a], winrate, mean[a], prior[a],
+            wilson(min(max(winrate, 0.0), 1.0), visits[a])[0], number, tuple(pv), tuple(words),
+            tuple(counts), None if math.isnan(proven[a]) else proven[a]))
     return Analysis(
         int(states.to_play[0]), int(states.ply[0]), int(tree.visits[row, 0]), (value + 1) / 2,
-        value, sign * float(tree.raw[row, 0]), prior.copy(), moves,
-        value if found.decided[0] else None)
+        value, sign * float(tree.raw[row, 0]), found.prior.copy(), tuple(moves),
+        value if found.decided else None)
 
 
 def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
@@ -145,24 +176,8 @@ def restrict(search: Search, row: int, only: NDArray[np.bool_]) -> None:
     tree.total[row, 0] = tree.mean[row, 0] = tree.raw[row, 0]
 
 
-def _move_info(game: Game, states: Any, search: Search, row: int, action: int, order: int,
-               visits: int, value: float, prior: float, child: int, proven: float | None
-               ) -> MoveInfo:
-    pv, counts = [action], [visits]
-    if child > 0:
-        for whole, more in zip((pv, counts), expected_line(
-                search.tree, row, child, LONGEST_PV - 1), strict=True):
-            whole += more
-    winrate = (value + 1) / 2
-    return MoveInfo(action, game.action_to_text(states, 0, action), visits, winrate, value, prior,
-                    wilson(min(max(winrate, 0.0), 1.0), visits)[0], order, tuple(pv),
-                    tuple(_texts_of_moves(game, states, pv)), tuple(counts), proven)
-
-
 def _texts_of_moves(game: Game, states: Any, actions: list[int]) -> list[str]:
-    """Moves as text; where texts depend on the position, that of each."""
-    if game.has_sgf:
-        return [game.action_to_text(states, 0, action) for action in actions]
+    """Moves as text, each in its position."""
     now, texts = take(states, [0]), []
     for action in actions:
         texts.append(game.action_to_text(now, 0, action))

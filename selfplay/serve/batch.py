@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from selfplay.games.base import take
 from selfplay.search.search import Search
 from selfplay.search.tree import node_bytes
-from selfplay.serve.analysis import Analysis, analysis_of, of_end, restrict
+from selfplay.serve.analysis import Analysis, analyses_of, of_end, restrict
 from selfplay.serve.mind import Mind, Views
 
 ROWS = 64  #: positions of one search at once: two parts of a batch, for two cores
@@ -115,21 +115,21 @@ def _wave(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
         finished -= set(group.fresh)
         finished |= _rooted(group)
     now = time.monotonic()
-    for row, job in enumerate(group.jobs):
-        if job is None:
-            continue
-        done = row in finished or job.stopped
-        if done or (job.every is not None and now - job.told >= job.every):
-            job.told = now
-            yield job, _analysis_so_far(group, row, job), done
-        if done:
-            search.forget([row])
-            group.jobs[row] = None
+    asked = {row: job for row, job in enumerate(group.jobs) if job is not None and (
+        row in finished or job.stopped or (job.every is not None and now - job.told >= job.every))}
+    known = _so_far(group, asked)
+    done = {row for row, job in asked.items() if row in finished or job.stopped}
+    search.forget(sorted(done))
+    for row in done:
+        group.jobs[row] = None
+    for row, job in asked.items():
+        job.told = now
+        yield job, known.get(row), row in done
 
 
 def _fill(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
     """Give free rows to jobs that wait."""
-    free = [row for row, job in enumerate(group.jobs) if job is None]
+    free, filled = [row for row, job in enumerate(group.jobs) if job is None], list[int]()
     while free and group.waiting:
         job = heapq.heappop(group.waiting)[2]
         if job.stopped:
@@ -137,9 +137,11 @@ def _fill(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
             continue
         row = free.pop(0)
         group.jobs[row], job.told = job, time.monotonic()
-        group.search.seed([row], [0])
-        group.search.begin([row], job.states, 1, False)
-        group.fresh.append(row)
+        filled.append(row)
+    if filled:
+        group.search.seed(filled, [0] * len(filled))
+        group.search.begin(filled, _states_of(group, filled), 1, False)
+        group.fresh += filled
 
 
 def _rooted(group: _Group) -> set[int]:
@@ -147,6 +149,7 @@ def _rooted(group: _Group) -> set[int]:
     none."""
     rows, search, done = group.fresh, group.search, set[int]()
     group.fresh = []
+    sims = list[int]()
     views = Views.of([group.jobs[row].states for row in rows], group.mind)  # type: ignore
     for row, view in zip(rows, views, strict=True):
         job = group.jobs[row]
@@ -154,18 +157,30 @@ def _rooted(group: _Group) -> set[int]:
         job.views = view
         if job.only is not None:
             restrict(search, row, job.only)
-        if job.sims:
-            search.begin([row], job.states, job.sims, False, fresh=False)
-        else:
+        sims.append(job.sims)
+        if not job.sims:
             done.add(row)
+    begun = [row for row in rows if row not in done]
+    if begun:
+        search.begin(begun, _states_of(group, begun), list(filter(None, sims)), False, fresh=False)
     return done
 
 
-def _analysis_so_far(group: _Group, row: int, job: Job) -> Analysis | None:
-    if not group.search.tree.size[row]:
-        return None
-    found = analysis_of(group.mind.game, job.states, group.search, row)
-    return found if job.views is None else job.views.add(found, job.detail)
+def _states_of(group: _Group, rows: list[int]) -> Any:
+    """The positions in these rows, which have jobs."""
+    parts = [job.states for row in rows if (job := group.jobs[row]) is not None]
+    return type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _so_far(group: _Group, asked: dict[int, Job]) -> dict[int, Analysis]:
+    """What is known in these rows; nothing where the root is not evaluated yet."""
+    jobs = {row: job for row, job in asked.items() if group.search.tree.size[row]}
+    if not jobs:
+        return {}
+    found = analyses_of(group.mind.game, [job.states for job in jobs.values()], group.search,
+                        list(jobs))
+    return {row: known if job.views is None else job.views.add(known, job.detail)
+            for (row, job), known in zip(jobs.items(), found, strict=True)}
 
 
 def analyses(jobs: Iterable[Job]) -> list[Analysis]:

@@ -16,7 +16,7 @@ from selfplay.arena.gtp import colour_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
-from selfplay.games.go import Go
+from selfplay.games.go import Go, usual_points
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import dead
 from selfplay.serve.gtp.protocol import GtpError
@@ -247,14 +247,7 @@ class Engine:
 
 def fixed_handicap(size: int, count: int) -> list[int]:
     """The cells of GTP's fixed handicap; GtpError where the board has no such."""
-    most = 0 if size < 7 else 4 if size % 2 == 0 or size == 7 else 9
-    if not 2 <= count <= most:
+    points = usual_points(size, count)
+    if not points:
         raise GtpError("invalid number of stones")
-    low = 2 if size < 13 else 3
-    middle, high = size // 2, size - 1 - low
-    corners = [(low, low), (high, high), (high, low), (low, high)]
-    sides = [(middle, low), (middle, high), (low, middle), (high, middle)]
-    points = corners[: min(count, 4)] + (sides[: (count - 4) // 2 * 2] if count > 5 else [])
-    if count > 4 and count % 2:
-        points.append((middle, middle))
-    return [row * size + column for row, column in points]
+    return points
