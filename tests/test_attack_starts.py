@@ -135,7 +135,8 @@ def test_numba_is_told_of_a_folder_where_it_has_none(
     if not told_of:
         monkeypatch.delenv("NUMBA_CACHE_DIR")
     machine.keep_compiled.__wrapped__()
-    told = os.environ.get("NUMBA_CACHE_DIR", "").removesuffix("x")
+    told = os.environ.get("NUMBA_CACHE_DIR", "x")
+    told = "" if told == "x" else told
     assert bool(told) == kept and told == numba.config.CACHE_DIR
     assert not kept or Path(told).stat().st_mode & 0o777 == 0o700
 
