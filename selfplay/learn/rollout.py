@@ -140,7 +140,7 @@ class Policy(Protocol):
 def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) -> list[Tensor]:
     """Trajectories of like length together, in parts of about as many real steps: at least
     ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]. group: int64 [N],
-    trajectories with the same number stay together, though a part have a few more steps."""
+    trajectories with the same number stay together, where no part has twice the steps then."""
     lengths = mask.sum(1)
     order = torch.argsort(lengths, stable=True)
     if group is not None:
@@ -149,9 +149,12 @@ def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) 
     count = min(max(fewest, -(-total // most)), len(mask))
     ends = lengths[order].cumsum(0)
     cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
+    edges = sorted({0, *cuts[1:], len(mask)})
     if group is not None:
         first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
-        if len(first) >= count:
-            cuts = [min(first, key=lambda place: abs(place - cut)) for cut in cuts]
-    edges = sorted({0, *cuts[1:], len(mask)})
+        near = (min(first, key=lambda place: abs(place - cut)) for cut in cuts[1:])
+        whole = sorted({0, *near, len(mask)})
+        steps = (int(lengths[order[a:b]].sum()) for a, b in pairwise(whole))
+        if len(first) >= count and max(steps) <= 2 * most:
+            edges = whole
     return [order[a:b] for a, b in pairwise(edges)]
