@@ -336,9 +336,11 @@ def test_games_stay_within_their_time_and_go_on_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = opened(tmp_path, "play.games=300")
-    run.task.make(0.0)
+    run.task.make(0.01)
     assert "of 300 games made in the time that they have" in capsys.readouterr().out
     few = read_history(tmp_path / POSITIONS)
+    run.task.make(0.01)  # no more time: SFT goes on with the same
+    assert not capsys.readouterr().out and read_history(tmp_path / POSITIONS) == few
     made = read_expert([tmp_path / EXPERT], run.task.game)[0]
     assert FEWEST <= len(made) < 200
     run.task.make(math.inf)
