@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,14 +146,12 @@ def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) 
         order = order[torch.argsort(group[order], stable=True)]
     total = max(int(lengths.sum()), 1)
     count = min(max(fewest, -(-total // most)), len(mask))
-    ends = lengths[order].cumsum(0)
-    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
-    edges = sorted({0, *cuts[1:], len(mask)})
+    ends, whole = lengths[order].cumsum(0), {0, len(mask)}
+    cuts = {int(torch.searchsorted(ends, total * k / count)) for k in range(1, count)}
     if group is not None:
         first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
-        near = (min(first, key=lambda place: abs(place - cut)) for cut in cuts[1:])
-        whole = sorted({0, *near, len(mask)})
-        steps = (int(lengths[order[a:b]].sum()) for a, b in pairwise(whole))
-        if len(first) >= count and max(steps) <= 2 * most:
-            edges = whole
-    return [order[a:b] for a, b in pairwise(edges)]
+        near = {min(first, key=lambda place: abs(place - cut)) for cut in cuts}
+        parts = order.tensor_split(sorted(near - whole))
+        if len(first) >= count and max(int(lengths[rows].sum()) for rows in parts) <= 2 * most:
+            return list(parts)
+    return list(order.tensor_split(sorted(cuts - whole)))
