@@ -71,7 +71,7 @@ def test_what_a_task_may_be(body: str, count: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("body", "says"), [
     ("T = 3", "int; an iterable of examples"),
-    ("T = [{'prompt': 'a', 'answer': 1}]", "1 questions; at least 2"),
+    ("T = [{'prompt': 'a', 'answer': 1}]", "1 question; at least 2"),
     ("T = [{'prompt': 'a', 'answer': 1}, {'answer': 2}]", "example 2: .*wanted"),
     ("T = [{'prompt': 'a'}, {'prompt': 'b'}]", "example 1: .*wanted"),
     ("def T(n): raise KeyError('x')", "example 0: KeyError: 'x', mine.py line 1"),
