@@ -19,7 +19,7 @@ from selfplay.arena.expert import (
     unfinished,
     write_games,
 )
-from selfplay.arena.play import play_games
+from selfplay.arena.play import play_games, seated
 from selfplay.arena.players import parse_player
 from selfplay.arena.records import GameRecord
 from selfplay.common.errors import UserError
@@ -112,9 +112,9 @@ def test_a_file_finished_while_its_player_was_made_is_kept(
     def slow(*words: Any, **options: Any) -> Any:
         monkeypatch.undo()
         make_games(tmp_path / "g.jsonl.gz")
-        return parse_player(*words, **options)
+        return seated(*words, **options)
 
-    monkeypatch.setattr("selfplay.arena.expert.parse_player", slow)
+    monkeypatch.setattr("selfplay.arena.expert.seated", slow)
     assert make_games(tmp_path / "g.jsonl.gz", games=3).before
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl.gz"]
 
