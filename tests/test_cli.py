@@ -145,6 +145,7 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("match", "random", "random", *T, "--pgn", "/dev/null/all.pgn"),
      ("--pgn /dev/null/all.pgn", "/dev/null is no folder")),
     (("judge", "random", *T, "--out", "/tmp"), ("--out /tmp: a folder; a file's name wanted",)),
+    (("judge", "random", *T, "--out", "/"), ("--out /: a folder; a file's name wanted",)),
     (("judge", "random", *T, "--out", f"{'x' * 300}.png"), ("--out xxx", "File name too long")),
     (("train", *T, "--run", "x" * 300), ("File name too long", "choose a shorter name")),
     (("expert", *T, "--player", "random", "--games", "2", "--out", f"{'x' * 260}.jsonl.gz"),

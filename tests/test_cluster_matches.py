@@ -83,11 +83,17 @@ def test_a_test_ends_as_on_one_machine(tmp_path: Path) -> None:
     assert decided[0] == decided[1] == decided[2]
 
 
-def test_expert_games_are_those_of_one_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("player", ["mcts:8", "policy:one"])
+def test_expert_games_are_those_of_one_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: str
+) -> None:
+    """A net, whose checkpoint travels, is one player for both sides as well."""
+    save_net(tmp_path / "one", "tictactoe")
+    monkeypatch.chdir(tmp_path)
     files = []
     for away in (None, spread()):
         files.append(tmp_path / f"{len(files)}.jsonl.gz")
-        made = generate(GAME, "mcts:8", 30, files[-1], seed=3, opening=(1, 4), away=away)
+        made = generate(GAME, player, 30, files[-1], seed=3, opening=(1, 4), away=away)
         assert made.wanted == 0
     assert files[0].read_bytes() == files[1].read_bytes()
 

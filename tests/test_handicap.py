@@ -75,8 +75,13 @@ def test_a_varied_komi_is_as_far_from_the_fair_one() -> None:
     assert states.komi.tolist() == [42, 39, 71]
 
 
-def test_self_play_begins_some_games_with_handicap() -> None:
-    """Their stones stand in the record; without handicap nothing is drawn for it."""
+@pytest.mark.parametrize("room", [128, 2])
+def test_self_play_begins_some_games_with_handicap(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their stones stand in the record, also where there is no room for them at first; without
+    handicap nothing is drawn for it."""
+    monkeypatch.setattr("selfplay.board.selfplay.FIRST_PLIES", room)
     config = RLConfig(sims=2, cheap_sims=1, full_share=1.0, games=16, handicap=0.5,
                       handicap_stones=(2, 3), komi_share=0.0, komi_wild=0.0, opening=(1, 2))
     evaluate = behind_by(np.array(30.0))

@@ -30,7 +30,7 @@ from selfplay.llm.folder import open_text_run, task_of
 from selfplay.llm.generate import Sampling
 from selfplay.llm.models import load_model, render
 from selfplay.llm.play.learner import GameLearner
-from selfplay.llm.play.lessons import EXPERT, FEWEST, POSITIONS, game_task
+from selfplay.llm.play.lessons import EXPERT, FEWEST, POSITIONS, GameTask, game_task
 from selfplay.llm.play.player import (
     Choosing,
     LanguageEvaluator,
@@ -40,7 +40,7 @@ from selfplay.llm.play.player import (
     parse_language_player,
 )
 from selfplay.llm.play.words import Notation, said_move
-from selfplay.llm.recipes import run_recipe
+from selfplay.llm.recipes import corpus_of, run_recipe
 from selfplay.llm.rl import RewardedTask, TextRLConfig
 from selfplay.llm.stage_config import PlayConfig
 from selfplay.serve.mind import mind_of
@@ -336,9 +336,11 @@ def test_games_stay_within_their_time_and_go_on_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = opened(tmp_path, "play.games=300")
-    run.task.make(0.0)
+    run.task.make(0.01)
     assert "of 300 games made in the time that they have" in capsys.readouterr().out
     few = read_history(tmp_path / POSITIONS)
+    run.task.make(0.01)  # no more time: SFT goes on with the same
+    assert not capsys.readouterr().out and read_history(tmp_path / POSITIONS) == few
     made = read_expert([tmp_path / EXPERT], run.task.game)[0]
     assert FEWEST <= len(made) < 200
     run.task.make(math.inf)
@@ -348,6 +350,18 @@ def test_games_stay_within_their_time_and_go_on_later(
         row["prompt"] for row in more if row["held"]}
     opened(tmp_path / "whole", "play.games=300").task.make(math.inf)
     assert more == read_history(tmp_path / "whole" / POSITIONS)
+
+
+def test_games_of_a_corpus_have_their_own_positions_and_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, float]] = []
+    monkeypatch.setattr(GameTask, "make", lambda task, seconds: asked.append(
+        (task.source.written.folder, seconds)))
+    config = override(TextConfig("gcd"), ["recipe=three-stages", "minutes=2", *TINY,
+                                          "data.corpus=game:tictactoe,gcd,game:connect4"])
+    corpus_of(open_text_run(tmp_path, config))
+    assert asked == [(tmp_path, 12.0), (tmp_path / "game-connect4", 12.0)]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

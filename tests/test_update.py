@@ -120,6 +120,19 @@ def test_every_trajectory_is_in_one_shard() -> None:
     assert sum(map(len, parts_of(torch.zeros(3, T, dtype=torch.bool), 4, 8192))) == 3
 
 
+def test_a_group_of_much_longer_trajectories_is_cut() -> None:
+    """One of 32 groups has nearly all steps: together they would be in one part."""
+    group = torch.arange(256) // 8
+    for longest in (60, 400):
+        lengths = torch.where(group == 0, longest, 1)
+        mask = torch.arange(longest)[None] < lengths[:, None]
+        parts = parts_of(mask, 2, 512, group)
+        assert sorted(torch.cat(parts).tolist()) == list(range(256))
+        assert max(int(mask[rows].sum()) for rows in parts) <= 2 * 512
+        apart = sum(0 in group[rows] for rows in parts)
+        assert (apart == 1) == (longest == 60)
+
+
 @pytest.mark.learns
 def test_epochs_and_minibatches_count(learn_seed: int) -> None:
     _, (row,) = trained(PGConfig(estimator="group", epochs=3, minibatches=4), 1, learn_seed)

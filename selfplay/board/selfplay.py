@@ -135,6 +135,8 @@ class Actor:
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
         begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
         if begun is not None:
+            while begun.shape[1] > self.book.action.shape[1]:
+                self.book = _roomier(self.book)
             anew = np.flatnonzero(begun[:, 0] >= 0)
             self.book.action[rows[anew], : begun.shape[1]] = begun[anew]
         self.book.opening[rows] = fresh.ply

@@ -66,7 +66,8 @@ class NewFile(click.Path):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
         try:
-            folder = next(above for above in path.absolute().parents if above.exists())
+            folders = (above for above in path.absolute().parents if above.exists())
+            folder = next(folders, path)  # nothing is above /
             if path.is_dir():
                 what = "a folder; a file's name wanted"
             elif not folder.is_dir():

@@ -141,7 +141,8 @@ class SpreadMatches:
         self, seats: Seats, slots: int, how: dict[str, Any], programs: tuple[str, ...]
     ) -> None:
         files: Files = {}
-        specs = tuple(carried(spec, f"{k}", files) for k, spec in enumerate(seats.specs))
+        specs = tuple(carried(spec, f"{seats.specs.index(spec)}", files)  # one stays one
+                      for spec in seats.specs)
         self.farm.begin(Order(f"{__name__}:{MatchMaker.__name__}", {
             "game": self.game, "nets": self.nets, "seats": seats, "specs": specs, "slots": slots,
             "how": how}, programs))

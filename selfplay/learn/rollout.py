@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -140,18 +139,19 @@ class Policy(Protocol):
 def parts_of(mask: Tensor, fewest: int, most: int, group: Tensor | None = None) -> list[Tensor]:
     """Trajectories of like length together, in parts of about as many real steps: at least
     ``fewest`` parts, at most ``most`` steps a part. mask: bool [N, T]. group: int64 [N],
-    trajectories with the same number stay together, though a part have a few more steps."""
+    trajectories with the same number stay together, where no part has twice the steps then."""
     lengths = mask.sum(1)
     order = torch.argsort(lengths, stable=True)
     if group is not None:
         order = order[torch.argsort(group[order], stable=True)]
     total = max(int(lengths.sum()), 1)
     count = min(max(fewest, -(-total // most)), len(mask))
-    ends = lengths[order].cumsum(0)
-    cuts = [int(torch.searchsorted(ends, total * k / count)) for k in range(count)]
+    ends, whole = lengths[order].cumsum(0), {0, len(mask)}
+    cuts = {int(torch.searchsorted(ends, total * k / count)) for k in range(1, count)}
     if group is not None:
         first = [0, *((group[order].diff() != 0).nonzero()[:, 0] + 1).tolist()]
-        if len(first) >= count:
-            cuts = [min(first, key=lambda place: abs(place - cut)) for cut in cuts]
-    edges = sorted({0, *cuts[1:], len(mask)})
-    return [order[a:b] for a, b in pairwise(edges)]
+        near = {min(first, key=lambda place: abs(place - cut)) for cut in cuts}
+        parts = order.tensor_split(sorted(near - whole))
+        if len(first) >= count and max(int(lengths[rows].sum()) for rows in parts) <= 2 * most:
+            return list(parts)
+    return list(order.tensor_split(sorted(cuts - whole)))

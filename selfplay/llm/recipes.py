@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from selfplay.arena.match import safe_name
 from selfplay.common import ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command
@@ -64,6 +65,7 @@ from selfplay.llm.preferences.stages import (
 from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
 from selfplay.llm.sft import own_answers, train_texts
+from selfplay.llm.stage_config import PREFIX
 from selfplay.llm.summary import measure, step_of
 from selfplay.llm.tasks.corpus import Corpus
 from selfplay.run.clock import Clock
@@ -164,11 +166,17 @@ def _new_tokenizer(run: TextRun) -> Any:
 
 
 def corpus_of(run: TextRun) -> Corpus:
-    """What pretraining reads."""
+    """What pretraining reads. The positions of its first game are in the run's folder, as those of
+    the run's own game are; those of each other game in a folder below."""
     config = run.config
     names = config.data.corpus or (config.task,)
-    tasks = [task_of(replace(config, task=name), config.data.guessed, run.folder)
+    first = next((name for name in (config.task, *names) if name.startswith(PREFIX)), "")
+    tasks = [task_of(replace(config, task=name), config.data.guessed,
+                     run.folder if name == first else run.folder / safe_name(name))
              for name in names]
+    for task in tasks:
+        if isinstance(task, GameTask):
+            task.make(GAMES_SHARE * 60 * config.minutes)
     return Corpus(tasks, config.seed)
 
 

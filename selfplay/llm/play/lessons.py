@@ -23,8 +23,8 @@ from selfplay.arena.players import parse_player
 from selfplay.arena.sgf import ExpertGame
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import write_atomic
-from selfplay.common.history import read_history
+from selfplay.common.files import write_atomic, write_json
+from selfplay.common.history import read_figures, read_history
 from selfplay.games import make
 from selfplay.games.base import Game, take
 from selfplay.games.solve import KEEPS_VALUE, SOLVERS, plies, solver
@@ -38,6 +38,7 @@ from selfplay.search.rollouts import rollout_evaluate
 from selfplay.search.search import Search, SearchConfig
 
 EXPERT, POSITIONS = "expert.jsonl.gz", "positions.jsonl"
+TIME = "expert-time.json"  #: seconds that the expert's games have had, where more were wanted
 AT_ONCE = 256  #: positions searched or solved at once
 FEWEST = 64  #: games of the expert that are begun however short the time is
 
@@ -62,12 +63,15 @@ class Written:
 
     def make(self, seconds: float = math.inf) -> None:
         """Write the positions, of games of which none begins after so many seconds (but FEWEST); at
-        a later call, those of the games that were still wanted as well."""
+        a later call with more seconds, those of the games that were still wanted as well."""
         path, files = self.folder / POSITIONS, self.config.files
-        if path.exists() and (files or not unfinished(self.folder / EXPERT)):
+        had = read_figures(self.folder / TIME, {"seconds": 0.0})["seconds"]
+        if path.exists() and (files or seconds <= had or not unfinished(self.folder / EXPERT)):
             return
         games = (read_expert(map(Path, files), self.game)[0] if files else
-                 expert_games(self.game, self.config, self.folder, self.seed, seconds))
+                 expert_games(self.game, self.config, self.folder, self.seed, seconds - had))
+        if not files and unfinished(self.folder / EXPERT):
+            write_json(self.folder / TIME, {"seconds": seconds})
         rows = list(written_out(self.game, self.config, games, self.seed))
         say(f"{len(rows):,} positions of {len(games):,} games written out: {path}")
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
