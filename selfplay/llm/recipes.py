@@ -107,6 +107,7 @@ def _must_be_shardable(run: TextRun) -> None:
     alone = {f"--recipe {config.recipe}": config.recipe in ("dpo", *AGAINST_A_MODEL),
              f"--env {config.task[4:]}": config.task.startswith("env:"),
              config.task: isinstance(run.task, GameTask),
+             "data.corpus with a game": any(name.startswith(PREFIX) for name in config.data.corpus),
              f"sample.engine={config.sample.engine}": (
                  config.sample.engine not in ("auto", "torch") or config.sample.max_staleness > 0)}
     for what, is_alone in alone.items():
