@@ -110,6 +110,12 @@ def test_a_run_too_short_for_a_right_answer_names_the_minutes(tmp_path: Path) ->
         "No question has been answered rightly yet, so there is nothing to compare. SFT made 20 of "
         "the about 500 steps that first right answers take; at this speed 143 minutes are needed: "
         f"selfplay llm train --run {tmp_path} ") and told[0].endswith(" --minutes 143")
+    capped = replace(run.config, sft=replace(run.config.sft, max_steps=20),
+                     rl=replace(run.config.rl, steps=2))
+    told = headlines(verdict_of(summary.run_record(
+        replace(run, config=capped), {}, "cpu", ("sft", "rl", "eval"))))
+    assert "--minutes 143" in told[0] and "max_steps" not in told[0] + told[1]
+    assert "rl.steps" not in told[0] + told[1]
     with_model = TextRun(run.folder, replace(run.config, model="some/model"), run.task)
     assert summary.minutes_needed(with_model, "sft", [taught(20, 0.0)]) == (60.0, "")
     straight = replace(with_model, config=replace(with_model.config, recipe="rl"))

@@ -138,7 +138,8 @@ class Go(Game):
                 for size in dict.fromkeys([self.size, *sizes])}
         for other in made.values():
             if other.kin != self.kin:
-                raise GameError(f"sizes {named}: one net plays {self.kin}, not {other.name} too")
+                raise GameError(f"sizes {named}: one net plays {self.kin}, not {other.name} too; "
+                                f"boards from {SHARED[0]} to {SHARED[-1]} can share a net")
         return [made[size] for size in made for _ in range(max(list(sizes).count(size), not sizes))]
 
     def passing_late(self, share: float) -> Game:

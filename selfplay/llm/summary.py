@@ -116,7 +116,8 @@ def run_record(
     learner = next((name for name in LEARNERS if name in stages), "sft")
     expert = measured.get("teacher")
     enough, outlook = minutes_needed(run, learner, stages.get(learner, []))
-    longer, first = (training_command(run.folder, replace(run.config, minutes=minutes))
+    more = without_caps(run.config)
+    longer, first = (training_command(run.folder, replace(more, minutes=minutes))
                      for minutes in (2 * run.config.minutes, enough))
     signal = {} if outlook == NO_USE else {SIGNAL: first}
     found: Record = {
@@ -163,6 +164,16 @@ def minutes_needed(run: TextRun, name: str, rows: Sequence[Record]) -> tuple[flo
         return 2 * config.minutes, ""
     return enough, (f"{STAGES[name].name} made {last['step']:,} of the about {FIRST_RIGHT} steps "
                     f"that first right answers take; at this speed {enough} minutes are needed")
+
+
+def without_caps(config: TextConfig) -> TextConfig:
+    """``config`` without caps on steps that leave no time for first right answers."""
+    sft, rl = config.sft, config.rl
+    if sft.max_steps < FIRST_RIGHT:
+        sft = replace(sft, max_steps=type(sft)().max_steps)
+    if rl.steps < FIRST_RIGHT:
+        rl = replace(rl, steps=type(rl)().steps)
+    return replace(config, sft=sft, rl=rl)
 
 
 def history(folder: Path) -> list[Record]:
