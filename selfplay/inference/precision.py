@@ -261,8 +261,9 @@ class ActorNets:
             measured = trials(net, self.game, self._positions(), known[1:], batch)
             best = fastest_sound(measured)
             dtype = best.dtype
-            self.said = (f"self-play in {dtype}, {best.rate / measured[0].rate:.1f} times "
-                         f"float32's speed, {best.agreement}")
+            self.said = f"self-play in {dtype}" + (
+                "" if dtype == "float32" else f", {best.rate / measured[0].rate:.1f} times "
+                f"float32's speed, {best.agreement}")
         elif choice and (advice := without_openvino(self.device)):
             self.said = f"self-play in {dtype}; {advice}"
         write_json(self.note, {"dtype": dtype, "trials": [asdict(t) for t in measured]})
