@@ -177,7 +177,7 @@ def test_the_reward_of_completions_has_what_was_cut_off_apart() -> None:
 @pytest.mark.learns
 @pytest.mark.parametrize("net", ["", "1x32"], ids=["policy", "small"])
 def test_a_planted_preference_is_ranked(tmp_path: Path, net: str, learn_seed: int) -> None:
-    config = RewardConfig(net=net, batch_size=32, learning_rate=2e-3, epochs=8)
+    config = RewardConfig(net=net, batch_size=32, learning_rate=1e-3, epochs=14)
     made = reward_model(llama("1x64", learn_seed), config, TOKENIZER, learn_seed)
     train, held = split_pairs(planted(500, 2 * learn_seed + 1), 0.2, learn_seed)
     best = train_reward_model(made, TOKENIZER, train, held, config, tmp_path, seed=learn_seed)
