@@ -116,7 +116,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- learning
 
 #: iterations, games each, and a learning rate with which so few tell: nothing clips REINFORCE and
-#: RLOO, GSPO's clip lets each step go a little way
+#: RLOO, CISPO's gradient always counts, GSPO's clip lets each step go a little way
 LESSONS = {"reinforce": (16, 256, 0.01), "rloo": (16, 256, 0.01), "gspo": (30, 128, 0.05),
            "ppo": (10, 256, 0.01), "cispo": (16, 256, 0.01)}
 
