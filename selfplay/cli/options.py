@@ -60,9 +60,6 @@ class Number(click.FloatRange):
 class NewFile(click.Path):
     """A file to write at the end; whether it can be there is seen at the start."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         path = Path(str(super().convert(value, param, ctx)))
         try:
