@@ -1,7 +1,12 @@
-"""Loads, where this is imported, the kernels that most of the programs that tests start will use:
-from Numba's cache, which still takes longer than to run them."""
+"""Loads, where this is imported, the kernels that most of the programs that tests start will use,
+from Numba's cache, which still takes longer than to run them; and what learns and draws.
+
+The console is left to the new process: it looks at the terminal when it is made.
+"""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -9,6 +14,11 @@ from selfplay.common.machine import keep_compiled
 
 keep_compiled()
 
+import selfplay.board.alphazero  # noqa: E402
+import selfplay.board.supervised  # noqa: E402
+import selfplay.inference.evaluator  # noqa: E402
+import selfplay.learn.checkpoint  # noqa: E402
+import selfplay.report.page  # noqa: E402
 from selfplay.games import make  # noqa: E402
 from selfplay.search.rollouts import rollout_evaluate  # noqa: E402
 from selfplay.search.search import Rule, Search, SearchConfig  # noqa: E402
@@ -23,3 +33,4 @@ for rule in RULES:
     for _ in range(6):
         search.wave(evaluate)
     search.advance(rows, search.result(rows).action)
+assert "selfplay.common.console" not in sys.modules

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -120,9 +121,11 @@ def test_names_that_are_not_there() -> None:
 
 def test_search_stays_a_function_when_its_folder_is_imported() -> None:
     for first in ("selfplay.search.search", "selfplay.search", "selfplay"):
-        python(f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
-               "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
-               "assert callable(sp.search) and sp.search.__name__ == 'search'", ROOT)
+        code = (f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
+                "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
+                "assert callable(sp.search) and sp.search.__name__ == 'search'")
+        done = forked.python(code, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
 
 
 def test_types_are_shipped() -> None:

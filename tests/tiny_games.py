@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from selfplay.games.base import blunders, branch, wins
 
 
+def drawn_from(planes: NDArray[Any]) -> np.random.Generator:
+    """Random numbers that depend on the bytes of ``planes`` alone: as ``default_rng`` of a list of
+    the bytes, which NumPy looks at one by one."""
+    return np.random.default_rng(np.frombuffer(planes.tobytes(), np.uint8).astype(np.uint32))
+
+
 class PileStates(NamedTuple):
     """left: int64 [B] stones; to_play: int8 [B]; ply: int32 [B]."""
 
