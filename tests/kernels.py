@@ -6,6 +6,7 @@ The console is left to the new process: it looks at the terminal when it is made
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import numpy as np
@@ -14,15 +15,13 @@ from selfplay.common.machine import keep_compiled
 
 keep_compiled()
 
-import selfplay.board.alphazero  # noqa: E402
-import selfplay.board.supervised  # noqa: E402
-import selfplay.inference.evaluator  # noqa: E402
-import selfplay.learn.checkpoint  # noqa: E402
-import selfplay.report.page  # noqa: E402
 from selfplay.games import make  # noqa: E402
 from selfplay.search.rollouts import rollout_evaluate  # noqa: E402
 from selfplay.search.search import Rule, Search, SearchConfig  # noqa: E402
 
+for module in ("board.alphazero", "board.supervised", "inference.evaluator", "learn.checkpoint",
+               "report.page"):
+    importlib.import_module(f"selfplay.{module}")
 GAME = make("tictactoe")
 RULES: tuple[Rule, ...] = ("uct", "gumbel", "puct")
 for rule in RULES:

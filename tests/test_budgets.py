@@ -487,7 +487,7 @@ def test_the_bar_of_rl_tells_how_long_a_first_point_takes(
 ) -> None:
     said = train(run, 0.5, "--set", "rl.positions=100000")
     notes = [note for note in shown if note.startswith("RL: ")]
-    assert any("0/100,000 positions, " in n and " more in 16 games under way" in n for n in notes)
+    assert any("0/100,000 positions, " in n and " more in 32 games under way" in n for n in notes)
     told = [n for n in notes if "minutes are needed for a first RL point" in n]
     assert told
     assert said.count("minutes are needed for a first RL point, and ") == 1

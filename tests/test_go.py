@@ -211,7 +211,7 @@ def check_against(game: Go, states: Any, reference: Reference, actions: list[int
     assert np.flatnonzero(game.points == states.ko[0]).tolist() == reference.ko()
     for k, colour in enumerate((reference.mover, 3 - reference.mover)):
         assert np.array_equal(planes[k], board == colour)
-        few = [min(reference.liberties(board, c), 3) if board[c] == colour else 0
+        few = [min(reference.liberties(reference.board, c), 3) if board[c] == colour else 0
                for c in range(len(board))]
         for liberties in (1, 2, 3):
             assert np.array_equal(planes[2 + 3 * k + liberties], np.array(few) == liberties)

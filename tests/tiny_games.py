@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ class Pile:
         raise NotImplementedError
 
 
+@cache
 def pile_value(left: int) -> int:
     """+1 if the side to move wins with perfect play, else -1."""
     after = [left - taken for taken in (1, 2, 3) if taken <= left]
