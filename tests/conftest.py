@@ -32,7 +32,8 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 #: Files of tests that play no games.
-TEXTS = ("test_dpo", "test_fsdp", "test_llm_", "test_reward_model", "test_rlhf")
+TEXTS = ("test_algorithms", "test_dpo", "test_fsdp", "test_llm_", "test_policy_gradient",
+         "test_reward_model", "test_rlhf")
 
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 

@@ -230,7 +230,7 @@ def test_a_match_of_nets_and_its_picture() -> None:
 def test_alphazero_learns_and_can_be_left() -> None:
     net = sp.net("tictactoe", "1x8")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1)}
+    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1), "cache_mb": 1}
     rows = sp.alphazero("tictactoe", net, **small)
     assert [next(rows)["iteration"] for _ in range(2)] == [1, 2]
     rows.close()
