@@ -36,6 +36,16 @@ def played(game: Any, games: list[str]) -> Any:
 
 def slow_score(state: Any) -> int:
     """Plain negamax on OpenSpiel's own state: a win counts the winner's stones left, plus one."""
+    board = str(state)
+    if board not in SCORES:
+        SCORES[board] = _slow_score(state)
+    return SCORES[board]
+
+
+SCORES: dict[str, int] = {}
+
+
+def _slow_score(state: Any) -> int:
     player, best = state.current_player(), -CELLS
     for action in state.legal_actions():
         after = state.child(action)
