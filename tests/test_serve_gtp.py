@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import selfplay
 
 import selfplay as sp
 from selfplay.arena.contest.clock import Control, GameClock, of_words
@@ -449,14 +450,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
     """Driven by our client, which is strict, and by a pipe that just ends."""
+    done = selfplay("gtp", "--net", f"{folder}@8", cwd=folder,
+                    hears="1 name\ngenmove b\nlz-analyze 1\n")
+    assert done.returncode == 0 and done.stdout.startswith("=1 selfplay ")
+    assert "info move" in done.stdout and done.stdout.endswith("\n\n")
+    bad = selfplay("gtp", "--net", "no-such", cwd=folder)
+    assert bad.returncode == 1 and bad.stdout == "" and bad.stderr.count("\n") == 1
     command = [sys.executable, "-c", "from selfplay.cli import main; main()", "gtp", "--net"]
-    done = subprocess.run([*command, f"{folder}@8"], input=b"1 name\ngenmove b\nlz-analyze 1\n",
-                          capture_output=True, env=ENV, check=False)
-    assert done.returncode == 0 and done.stdout.startswith(b"=1 selfplay ")
-    assert b"info move" in done.stdout and done.stdout.endswith(b"\n\n")
-    bad = subprocess.run([*command, "no-such"], input=b"", capture_output=True, env=ENV,
-                         check=False)
-    assert bad.returncode == 1 and bad.stdout == b"" and bad.stderr.count(b"\n") == 1
     line = " ".join(f"'{word}'" for word in [*command, f"{folder}@8"])
     game = sp.make("go5x5")
     result = sp.match(game, sp.player(game, f"gtp:{line}"), "random", games=2, slots=1)
