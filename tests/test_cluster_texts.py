@@ -108,3 +108,5 @@ def test_the_command_lets_actors_write(
     said = CliRunner().invoke(cli, [*words, "--set=rl.steps=2"])
     assert said.exit_code == 0, said.output
     assert len(read_history(tmp_path / "run/rl/history.jsonl")) == 2 and len(farm.made) == made
+    said = CliRunner().invoke(cli, [*words, "--ray", "local", "--set=sample.engine=torch"])
+    assert "--ray: its actors write the completions, not sample.engine=torch" in str(said.exception)

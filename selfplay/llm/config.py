@@ -164,9 +164,6 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.memory != MemoryConfig() and not config.model:
         raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
                         "--model; the embedded one needs neither")
-    if config.shard == "fsdp" and config.recipe in ("dpo", *AGAINST_A_MODEL):
-        raise UserError(f"shard=fsdp: not for --recipe {config.recipe}, whose reward model one "
-                        "process holds; leave it out")
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")

@@ -253,7 +253,7 @@ def own_answers(
             outdated.unlink(missing_ok=True)
     asked = {"train": run.task.batch(FIRST_OWN, config.own.questions),
              "held": run.task.held_out(config.data.held_out)}
-    if not path.exists():
+    if not ranks.here().first(path.exists()):
         model, tokenizer = load_model(policy)
         generator = Counted(
             generator_of(model, tokenizer, config.sample, config.model, device),
@@ -268,6 +268,7 @@ def own_answers(
                 lines += [json.dumps({"kind": kind, "question": i, "completion": text})
                           for text in right]
         write_atomic(path, "".join(line + "\n" for line in lines).encode())
+    ranks.here().meet()  # it is on disk
     chosen: list[Example] = []
     apart: dict[int, Example] = {}
     for row in read_history(path):
