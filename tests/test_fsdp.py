@@ -16,6 +16,7 @@ from tiny_llm import EOS, PAD, TOKENIZER
 from together import together
 
 from selfplay.common import ranks
+from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
 from selfplay.learn import advantages
 from selfplay.learn.config import algorithm
@@ -35,7 +36,14 @@ from selfplay.llm.preferences.reward_model import (
     reward_model,
     train_reward_model,
 )
-from selfplay.llm.sft import Sequences, parts_of_texts, text_loss, text_trainer
+from selfplay.llm.sft import (
+    Sequences,
+    must_keep_apart,
+    packed,
+    parts_of_texts,
+    text_loss,
+    text_trainer,
+)
 from selfplay.llm.stage_config import TextSFTConfig
 
 KINDS = ("llama", "qwen")  #: the embedded model, and one of Hugging Face's
@@ -213,6 +221,42 @@ def test_parts_of_any_size_give_the_gradient_of_the_batch(most: int) -> None:
     assert loss == pytest.approx(float(text_loss(model, batch).detach()), abs=1e-6)
     for mine, parameter in zip(wanted, model.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, mine, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("llama", 0), ("llama", 16), ("qwen", 0),
+                                             ("gemma2", 0), ("lora", 0)])
+def test_packed_texts_give_the_gradient_of_padded_ones(kind: str, most: int) -> None:
+    """Of models with positions that turn, and with a window."""
+    model, batch = tiny_llm.MODELS[kind](), texts(0)
+    must_keep_apart(model)
+    text_loss(model, batch).backward()
+    learning = [p for p in model.parameters() if p.requires_grad]
+    wanted = [p.grad.clone() for p in learning]
+    trainer = text_trainer(model, TextSFTConfig(part_tokens=most, pack=True))
+    model.eval()
+    loss = trainer.gradient(batch)["loss"]
+    assert loss == pytest.approx(float(text_loss(model, batch).detach()), abs=1e-5)
+    largest = max(float(grad.abs().max()) for grad in wanted)
+    for mine, parameter in zip(wanted, learning, strict=True):
+        torch.testing.assert_close(parameter.grad, mine, atol=1e-5 * max(1, largest), rtol=1e-4)
+
+
+def test_packed_rows_hold_all_texts_and_little_else() -> None:
+    batch = texts(1)
+    found = packed(batch)
+    assert found.tokens.shape == (4, 12), "12, 9 + 3, 7 + 5, 4"
+    assert found.text is not None and int((found.text > 0).sum()) == 40
+    assert sorted(found.tokens[found.learnt].tolist()) == sorted(
+        batch.tokens[batch.learnt].tolist())
+
+
+def test_a_model_that_sees_the_text_before_is_refused() -> None:
+    """Such as one whose attention is given a mask of its own."""
+    model = tiny_llm.qwen()
+    forward = model.forward
+    model.forward = lambda position_ids=None, **inputs: forward(**inputs)
+    with pytest.raises(UserError, match=r"sft\.pack=true: .* apart; leave it out, and take"):
+        must_keep_apart(model)
 
 
 def test_parts_hold_each_learnt_token_once() -> None:

@@ -214,5 +214,5 @@ def fixed(config: TextConfig) -> TextConfig:
     return replace(config, minutes=plain.minutes, device=plain.device, shard=plain.shard,
                    log=plain.log, eval=plain.eval, sample=sample, pg=pg,
                    judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
-                   sft=replace(config.sft, max_steps=1, keep=1, part_tokens=0),
+                   sft=replace(config.sft, max_steps=1, keep=1, part_tokens=0, pack=False),
                    rl=replace(config.rl, steps=1, keep=1))
