@@ -185,8 +185,15 @@ def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and a node, with room for one actor each."""
+    """A head and a node, with room for one actor each; their processes find the tests' modules."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    places = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+        yield from started_cluster()
+
+
+def started_cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     BENCH.patient()

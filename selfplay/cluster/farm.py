@@ -248,9 +248,9 @@ class Farm:
         """An actor's machine has no room for what it has made: others have its work for a while."""
         now = time.monotonic()
         if hand.rests <= now and not isinstance(error, self.ray.exceptions.ObjectLostError):
-            say(f"Ray: {self._name(hand)} has no room for what it makes "
-                f"({clip(str(error), 160)}); make room on its disk (/tmp/ray). It is asked again "
-                f"in {REST:.0f} s, others meanwhile")
+            why = clip(str(error).splitlines()[0], 80)
+            say(f"Ray: {self._name(hand)} has no room for what it makes ({why}); make room on its "
+                f"disk (/tmp/ray). It is asked again in {REST:.0f} s, others meanwhile")
             hand.rests = now + REST
 
     def _again(self, hand: _Hand, key: Key, error: Exception) -> None:
