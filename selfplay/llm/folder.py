@@ -250,7 +250,7 @@ def save_checkpoint(
     with checkpoint.replacing(path) as folder:
         try:
             save_model(folder, model, tokenizer)
-            for file in folder.glob("*"):
+            for file in folder.glob("*") if ranks.leads() else ():
                 sync_folder(file)  # which flushes a file as well
         except OSError as error:
             raise refused(path, error) from error

@@ -97,15 +97,16 @@ class TorchGenerator:
         if here.size == 1:
             return found
         wide = sampling.max_new_tokens
-        columns = []
+        columns: list[Tensor] = []
         for part, fill in zip(found[2:], (self.pad, 0, 0, 0), strict=True):
             own = part.new_full((len(mine) * group, wide), fill)
             own[:, :part.numel() // len(part)] = part[:len(own)].reshape(len(own), -1)
             columns.append(here.rows(own.reshape(len(mine), group * wide), len(prompts))
                            .reshape(-1, wide))
         longest = max(int(columns[1].sum(1).max()), 1)
-        return Samples(tokens.to(columns[0].device), mask.to(columns[0].device),
-                       *(column[:, :longest] for column in columns[:3]), columns[3][:, 0])
+        action, written, logp = (column[:, :longest] for column in columns[:3])
+        return Samples(tokens.to(action.device), mask.to(action.device), action, written, logp,
+                       columns[3][:, 0])
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""

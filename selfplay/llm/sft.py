@@ -113,16 +113,16 @@ def packed(texts: Sequences) -> Sequences:
             room.append(width)
         rows[row].append(i)
         room[row] -= lengths[i]
-    found = [torch.zeros(len(rows), width, dtype=kind)
-             for kind in (torch.int64, torch.bool, torch.int64)]
+    tokens, learnt, text = (torch.zeros(len(rows), width, dtype=kind)
+                            for kind in (torch.int64, torch.bool, torch.int64))
     for row, some in enumerate(rows):
         start = 0
         for number, i in enumerate(some, 1):
             place = slice(start, start := start + lengths[i])
-            for part, value in zip(found, (texts.tokens[i, :lengths[i]],
-                                           texts.learnt[i, :lengths[i]], number), strict=True):
-                part[row, place] = value
-    return texts._replace(tokens=found[0], learnt=found[1], text=found[2])
+            tokens[row, place] = texts.tokens[i, :lengths[i]]
+            learnt[row, place] = texts.learnt[i, :lengths[i]]
+            text[row, place] = number
+    return texts._replace(tokens=tokens, learnt=learnt, text=text)
 
 
 def _inputs_of(model: nn.Module, texts: Sequences, device: torch.device) -> dict[str, Tensor]:
