@@ -30,6 +30,7 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
     monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     return clock
 
 

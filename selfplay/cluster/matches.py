@@ -111,7 +111,8 @@ class SpreadMatches:
     def __call__(
         self, game: Game, seats: Seats, *, games: int, slots: int, skip: Collection[int] = (),
         stop: Callable[[], bool] = lambda: False, drop: Callable[[], bool] = lambda: False,
-        most: Callable[[], float] = lambda: math.inf, **how: Any,
+        most: Callable[[], float] = lambda: math.inf,
+        moved: Callable[[int, int], None] = lambda games, plies: None, **how: Any,
     ) -> Iterator[GameRecord]:
         programs = tuple(spec.removeprefix("gtp:") for spec in dict.fromkeys(seats.specs)
                          if spec.startswith("gtp:"))
@@ -121,7 +122,7 @@ class SpreadMatches:
             with ExitStack() as stack:
                 yield from play_games(
                     game, *players_of(game, seats, slots, "cpu", stack), games=games, slots=slots,
-                    skip=skip, stop=stop, drop=drop, most=most, **how)
+                    skip=skip, stop=stop, drop=drop, most=most, moved=moved, **how)
             return
         done = set(skip)
         waiting = deque(number for number in range(games) if number not in done)

@@ -27,6 +27,11 @@ def seconds() -> float:
         return _total + (time.monotonic() - _since if _depth else 0.0)
 
 
+def working_seconds() -> float:
+    """Seconds on a clock that stands still while Numba compiles."""
+    return time.monotonic() - seconds()
+
+
 def import_numba() -> None:
     """Import Numba without SciPy's linear algebra, which it would import, a tenth of a start's
     time, only to see that it is there. A kernel that multiplies matrices brings it in when it is
