@@ -30,7 +30,7 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
     monkeypatch.setattr(clocks, "time", clock)
-    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
+    monkeypatch.setattr(compiling, "time", clock)
     return clock
 
 
@@ -127,7 +127,7 @@ def test_compilation_is_charged_to_no_stage(
     run: Run, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = [7.0]
-    monkeypatch.setattr(clocks.compiling, "seconds", lambda: compiled[0])
+    monkeypatch.setattr(compiling, "seconds", lambda: compiled[0])
     clock = Clock(run, stages(run.config))
     with clock.running("sft"):
         time.now += 50

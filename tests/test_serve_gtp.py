@@ -477,6 +477,19 @@ def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
     assert result.games == 2
 
 
+def test_a_program_ends_while_somebody_still_holds_its_input() -> None:
+    """As gtp2ogs does after quit."""
+    words = ("import sys; from selfplay.serve.lines import LineReader; "
+             "print(LineReader(sys.stdin.buffer).next(), flush=True)")
+    with subprocess.Popen([sys.executable, "-c", words], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin and program.stdout and program.stderr
+        program.stdin.write(b"quit\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == b"quit\n"
+        assert program.wait(60) == 0, program.stderr.read()
+
+
 def test_rules_without_end_are_a_syntax_error() -> None:
     out = talk(rollout_engine("go7x7"), 'kata-set-rules {"a":' + "[" * 60_000 + "\nname\n")
     assert out[0].startswith("? syntax error") and out[1].startswith("= ")
