@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from selfplay.common import compiling
 from selfplay.games import make
 from selfplay.run import clock as clocks
 from selfplay.run.clock import Clock, divide
