@@ -511,3 +511,24 @@ def test_a_start_leaves_out_what_only_products_of_matrices_need() -> None:
         assert (product(a, a.T.copy()) == a @ a.T).all() and "scipy.linalg" in sys.modules
     """)
     subprocess.run([sys.executable, "-c", words], check=True)
+
+
+def test_a_start_leaves_out_torchs_rules_for_tensors_without_data() -> None:
+    """And makes the same move; what needs them can still have them."""
+    words = textwrap.dedent("""
+        import sys
+        from selfplay.common.compiling import import_torch
+        import_torch()
+        import torch
+        from selfplay.serve.gtp.engine import Engine
+        from selfplay.serve.mind import mind_of
+        engine = Engine(mind_of("tictactoe@16"))
+        print(engine.genmove(0), engine.genmove(1))
+        assert not {"torch._decomp", "torch._meta_registrations"} & sys.modules.keys()
+        import torch._meta_registrations
+        from selfplay.models import flops
+        assert flops(engine.mind.spec) > 1e5
+    """)
+    light = subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True)
+    engine = Engine(mind_of("tictactoe@16"))
+    assert light.stdout.split() == [engine.genmove(0), engine.genmove(1)]
