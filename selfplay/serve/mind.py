@@ -76,6 +76,14 @@ class Mind:
             self.evaluations += len(legal)
             return self.evaluate(states, legal)
 
+    def apart(self, count: int) -> list[Mind]:
+        """``count`` minds with this one's weights, which may all think at once, each in a thread of
+        its own; this one alone where that is not possible (a GPU, rollouts, a language model)."""
+        if not isinstance(self.evaluate, Evaluator) or self.device != "cpu" or count == 1:
+            return [self]
+        return [replace(self, evaluate=self.evaluate.twin(), evaluations=0, _turn=threading.Lock())
+                for _ in range(count)]
+
     def heads(self, states: Any) -> Heads | None:
         """Of n positions, for the side to move: (ownership float32 [n, H*W] in [-1, 1], score
         float32 [n], a lead in points); None where the net has no such heads."""
