@@ -103,6 +103,8 @@ def test_what_is_no_json_stops_nothing(mind: Mind) -> None:
            '{"id": "a", "moves": [], "maxVisits": 1e999}']
     answers = ask(mind, *bad, "", QUERY)
     assert sum("error" in a for a in answers) == len(bad) and len(done(answers)) == 3
+    endless = ask(mind, '{"id": "t", "action": "terminate_all", "more": [-1e999]}')
+    assert endless == [{"error": "-1e999: a smaller number wanted"}]
     assert all(len(json.dumps(a)) < 1000 for a in answers if "error" in a)
 
 

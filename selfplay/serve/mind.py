@@ -126,16 +126,22 @@ class Mind:
             out: NetOutput = self.net(planes.float())
         return out
 
+    def plays(self, game: Game) -> bool:
+        """Whether there is a mind ``playing`` this."""
+        if self.net is None:
+            return self.config.rule == "uct" or game.name == self.game.name
+        any_of_kin = self.spec is not None and self.spec.any_board
+        return game.name == self.game.name or (any_of_kin and game.kin == self.game.kin)
+
     def playing(self, game: Game) -> Mind:
         """The same mind for another game: another komi, and another size of board where the net
         takes any. Raises UserError where it cannot play that."""
         if game.name == self.game.name:
             return self
-        if self.net is None and self.config.rule == "uct":
-            return rollout_mind(game, self.sims, self.leaves)
-        fits = self.spec and self.spec.any_board and self.game.kin == game.kin
-        if self.net is None or self.spec is None or not fits:
+        if not self.plays(game):
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
+        if self.net is None or self.spec is None:
+            return rollout_mind(game, self.sims, self.leaves)
         if game.board_shape == self.game.board_shape:  # the states bring the komi
             return replace(self, game=game)
         spec = replace(self.spec, obs_shape=game.obs_shape, num_actions=game.num_actions)
