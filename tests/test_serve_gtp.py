@@ -451,6 +451,23 @@ def test_another_game_by_the_same_commands() -> None:
     assert ended[3][0] == "?" and ended[4] == "="
 
 
+@pytest.mark.parametrize("name", ["othello6x6", "hex4x4(swap=True)", "gomoku9x9",
+                                  "dotsandboxes(rows=1,columns=2)"])
+def test_every_native_game_is_played_to_its_end(name: str) -> None:
+    """By both sides in turn; no pass is put in where the rules have none."""
+    engine, moves = rollout_engine(name, resign=0.0), 0
+    while not engine.line.over:
+        waits, before = 1 - engine.line.to_play, engine.line.ply
+        assert talk(engine, f"genmove {'bw'[waits]}\n")[0].startswith("? ")
+        assert engine.line.ply == before
+        answer = talk(engine, f"genmove {'bw'[1 - waits]}\n")[0]
+        assert answer.startswith("= ") and engine.line.ply == before + 1
+        moves += 1
+    result = engine.line.result
+    assert moves > 6 and talk(engine, "final_score\n") == [
+        "= B+1" if result > 0 else "= W+1" if result < 0 else "= 0"]
+    assert talk(engine, "showboard\nundo\n")[1] == "= " and not engine.line.over
+
 # ------------------------------------------------------------------------------ as a program
 
 @pytest.fixture(scope="module")
