@@ -17,8 +17,8 @@ import pytest
 from command import TINY, Command, Said, save_net, selfplay
 
 from selfplay.cli import cli
-from selfplay.common.errors import LONGEST
 from selfplay.common.history import read_history
+from selfplay.common.words import LONGEST
 from selfplay.learn import checkpoint
 
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"

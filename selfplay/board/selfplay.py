@@ -21,7 +21,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game, put, take
+from selfplay.games.rules import Rules, put, take
 from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
@@ -76,7 +76,7 @@ class Actor:
     """
 
     def __init__(
-        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int,
+        self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int,
         group: int = 0,
     ) -> None:
         batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
@@ -272,7 +272,7 @@ class SelfPlay:
     """
 
     def __init__(
-        self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
+        self, game: Rules, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
         threads: int, work: float = 0.0,
     ) -> None:
         groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)
