@@ -56,10 +56,12 @@ class Game(Rules):
     kin: str = derived(lambda self: self.name)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
-    #: how it is drawn: cells, go (crossings), hex (rows shifted by half a cell each), columns (a
-    #: move is a column, stones fall), all with own and opposing stones in planes 0 and 1; or text,
-    #: as ``render`` has it
+    #: how it is drawn: text, as ``render`` has it, or, with own and opposing stones in planes 0 and
+    #: 1, cells, go (crossings), hex (rows shifted by half a cell), columns (where stones fall)
     board_style: str = derived(lambda self: "cells" if self._by_cell else "text")
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.rules}>"
 
     @property
     def _by_cell(self) -> bool:

@@ -62,16 +62,14 @@ class Rules:
     """
 
     board_shape: tuple[int, int]  #: (H, W)
-    #: canonical spec: ``make(name)`` gives the same game back. ``make`` names games from files
-    name: str = derived(lambda self: type(self).__name__)
-    #: as many as cells, and one more for a pass
+    name: str = derived(lambda self: type(self).__name__)  #: ``make(name)`` gives it back
     num_actions: int = derived(lambda self: self.cells + (self.pass_action >= 0))
     obs_shape: tuple[int, int, int] = derived(lambda self: (3, *self.board_shape))  #: (C, H, W)
     obs_binary: bool = True  #: every entry of an observation is 0 or 1
     #: a game is over after this many moves at the latest
     max_moves: int = derived(lambda self: self.cells)
     pass_action: int = -1  #: index of the pass, or -1
-    quick_wins: bool = False  #: ``wins`` is a fast kernel, so that a search may ask it everywhere
+    quick_wins: bool = False  #: ``wins`` is a fast kernel: a search may ask it everywhere
     has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
     #: the last so many planes spell the komi (Go has them); then states have a column ``komi``,
     #: int16 [B], half points that player 1 receives, which may be set while a game is fresh

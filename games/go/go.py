@@ -70,6 +70,8 @@ class Go(Game):
             "Tromp-Taylor area scoring, positional superko, "
             f"suicide {'allowed' if suicide else 'forbidden'}, komi {self.komi:g}"
         )
+        #: as RU has it in SGF, by the names that other programs use
+        self.ruleset = "Tromp-Taylor" if suicide else "Chinese"
         boards = f"{SHARED[0]}x{SHARED[0]} to {SHARED[-1]}x{SHARED[-1]}"
         self.kin = (f"go, {boards if size in SHARED else f'{size}x{size}'}, any komi"
                     + ", suicide allowed" * suicide)
