@@ -30,6 +30,10 @@ class Alone:
         """The items of all processes, in their order."""
         return items
 
+    def rows(self, rows: Any, count: int) -> Any:
+        """[count, P]: the rows of all processes, of which each has those of its ``share``."""
+        return rows
+
     def added(self, trainer: Any, replicas: Any, figures: Any, parts: int) -> Any:
         """Leave the gradient of all processes' parts in the net; the figures of all parts."""
         return figures

@@ -59,7 +59,6 @@ class Processes(ranks.Alone):
         return [item for part in found for item in part]
 
     def rows(self, rows: Tensor, count: int) -> Tensor:
-        """[count, P]: the rows of all processes, of which each has those of its ``share``."""
         most = -(-count // self.size)
         mine = rows.new_zeros(most, rows.shape[1])
         mine[:len(rows)] = rows
