@@ -21,6 +21,7 @@ import torch
 from command import ROOT, TINY
 
 import selfplay as sp
+from selfplay.arena.engines import GtpPlayer
 
 
 def python(code: str, cwd: Path, *options: str) -> None:
@@ -101,6 +102,15 @@ def test_bad_numbers_are_named_before_anything_begins(call: Any, said: str) -> N
 def test_a_board_by_the_name_of_its_game() -> None:
     game = sp.make("tictactoe")
     assert str(sp.Board("tictactoe", game.new(1))) == str(sp.Board(game, game.new(1)))
+
+
+def test_games_and_players_show_themselves() -> None:
+    game = sp.make("tictactoe")
+    assert repr(game) == f"<tictactoe: {game.rules}>"
+    made = [sp.player(game, "random"), sp.player(game, sp.net(game, "1x8"), sims=8),
+            sp.player(game, "human"), GtpPlayer("gtp:x", "x", sp.make("go5x5"))]
+    assert list(map(repr, made)) == ["<player random>", "<player net@8>", "<player human>",
+                                     "<player gtp:x>"]
 
 
 def test_the_version_is_that_of_the_package() -> None:

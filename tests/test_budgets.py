@@ -6,7 +6,8 @@ import gzip
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import SelfPlay
+from selfplay.common import compiling
+from selfplay.common.compiling import working_seconds
 from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_json
@@ -38,6 +41,7 @@ from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
 from selfplay.run.config import RunConfig, override, preset
 from selfplay.run.folder import Run, open_run, stages, stored_config
+from selfplay.run.keep import Kept
 from selfplay.run.stage import Desk
 
 GAME = make("tictactoe")
@@ -60,10 +64,11 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
     """A run's clock, 0.1 seconds a look, and nothing measured."""
-    time = Ticking(0.1)
-    monkeypatch.setattr(clocks, "time", time)
+    clock = Ticking(0.1)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     monkeypatch.setattr(pipeline, "prepare", lambda run, clock, device: None)
-    return time
+    return clock
 
 
 @pytest.fixture
@@ -355,7 +360,9 @@ def test_one_that_nobody_can_stand_in_for_is_told_before_the_start(
 def test_the_stand_in_is_the_expert_until_the_real_one_has_played(
     run: Command, slow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "time", Ticking(0.01))
+    clock = Ticking(0.01)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     more = ("--set", "expert.player=mcts:64", "--set", "eval.baselines=", "--set",
             "sft.max_steps=200", "--set", "rl.iterations=1")
     assert "mcts:16 plays itself" in train(run, 2, *more)
@@ -397,10 +404,10 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
     speed = calibrate.measure_speed(run, "cpu", 0.05)
     assert 5 <= speed.plies <= 9 and speed.evaluation > 0
     player = parse_player("mcts:64", GAME, slots=20)
-    began = clocks.working_seconds()
+    began = working_seconds()
     played = list(play_games(GAME, player, player, games=20, seed=0, opening=(0, 0), slots=20,
                              paired=False))
-    took = (clocks.working_seconds() - began) / len(played)
+    took = (working_seconds() - began) / len(played)
     told = calibrate.teacher_game(GAME, "mcts:64", speed.plies, 0.2, (0, 0), "cpu")
     assert took / 10 < told < took * 10  # a busy machine
 
@@ -488,9 +495,8 @@ def test_the_bar_of_rl_tells_how_long_a_first_point_takes(
     said = train(run, 0.5, "--set", "rl.positions=100000")
     notes = [note for note in shown if note.startswith("RL: ")]
     assert any("0/100,000 positions, " in n and " more in 32 games under way" in n for n in notes)
-    told = [n for n in notes if "minutes are needed for a first RL point" in n]
-    assert told
-    assert said.count("minutes are needed for a first RL point, and ") == 1
+    assert any("; a first point in about " in n for n in notes)
+    assert said.count("RL: a first point needs about ") == 1
     assert "the time ended before the first iteration" in said
 
 
@@ -568,11 +574,31 @@ def test_something_is_rated_however_late_it_is(
         ("net:a", "random", 2), ("net:b", "random", 2)]
 
 
+def test_compiling_is_in_no_rows_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = [0.0]
+    monkeypatch.setattr(compiling, "seconds", lambda: compiled[0])
+    kept = Kept(tmp_path, lambda path, row: path.mkdir())
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with kept.watch("learn"):
+            time.sleep(0.3)
+            compiled[0] += 0.3
+        yield {"step": 1}
+
+    kept.go_on(rows())
+    (row,) = read_history(tmp_path / "history.jsonl")
+    assert 0 <= row["seconds"] < 0.2 and 0 <= row["learn_seconds"] < 0.2
+
+
 def test_the_smallest_budget_ends_with_a_rated_point_and_a_chart(
     run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every look at the clock takes 10 seconds of the 60 that there are."""
-    monkeypatch.setattr(clocks, "time", Ticking(10.0))
+    clock = Ticking(10.0)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     said = train(run, 1, "--set", "rl.iterations=1000")
     result = json.loads((tmp_path / "here/evaluation.json").read_text())
     assert any(point["elo"] is not None for point in result["points"]), said

@@ -18,6 +18,7 @@ from command import TINY, Command, Said, save_net, selfplay
 from selfplay.cli import cli
 from selfplay.common.errors import LONGEST
 from selfplay.common.history import read_history
+from selfplay.games import GameError, make
 from selfplay.learn import checkpoint
 
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"
@@ -150,6 +151,17 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("expert", *T, "--player", "random", "--games", "2", "--out", f"{'x' * 260}.jsonl.gz"),
      ("File name too long", "choose a shorter name")),
 ]
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("chess960x", "openspiel:chess"), ("hexx", "hex"), ("openspiel:ches", "openspiel:chess"),
+    ("backgammin", ""), ("openspiel:zzz", "")])
+def test_only_names_that_are_near_are_suggested(name: str, near: str) -> None:
+    with pytest.raises(GameError) as caught:
+        make(name)
+    told = re.findall(r"did you mean '([^']+)'", str(caught.value))
+    assert told == [near] * bool(near)
+    assert near or "selfplay games" in str(caught.value)
 
 
 @pytest.mark.parametrize(("words", "told"), MISTAKES, ids=lambda v: " ".join(v)[:60])

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
+from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
@@ -98,6 +99,16 @@ def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")}
     run_recipe(opened(tmp_path, recipe), "cpu")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
+
+
+def test_the_bar_of_rl_tells_its_end_from_the_first_step_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(Bar, "at", lambda bar, done, note="": shares.extend(
+        [bar.part] * bar.title.startswith("rl")))
+    run_recipe(opened(tmp_path, "grpo", "rl.steps=1"), "cpu")
+    assert shares == [0, 1] and "rl: 1 step, " in capsys.readouterr().out
 
 
 def test_more_steps_may_be_asked_for_later(

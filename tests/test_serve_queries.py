@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import selfplay
 
 import selfplay as sp
@@ -102,6 +103,8 @@ def test_what_is_no_json_stops_nothing(mind: Mind) -> None:
            '{"id": "a", "moves": [], "maxVisits": 1e999}']
     answers = ask(mind, *bad, "", QUERY)
     assert sum("error" in a for a in answers) == len(bad) and len(done(answers)) == 3
+    endless = ask(mind, '{"id": "t", "action": "terminate_all", "more": [-1e999]}')
+    assert endless == [{"error": "-1e999: a smaller number wanted"}]
     assert all(len(json.dumps(a)) < 1000 for a in answers if "error" in a)
 
 
@@ -151,8 +154,12 @@ def test_another_game() -> None:
 
 # ------------------------------------------------------------------------------ the batch
 
-def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
-    """More positions than rows, of different lengths, against ``sp.search``, one at a time."""
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_batch_finds_what_a_search_alone_finds(mind: Mind, threads: int) -> None:
+    """More positions than rows, of different lengths, against ``sp.search``, one at a time; with
+    two threads each has a search of its own."""
+    torch.set_num_threads(threads)
+    assert len(mind.apart(threads)) == threads and mind_of("mcts:9", "connect4").apart(2)[1:] == []
     game, rng = mind.game, np.random.default_rng(0)
     states = game.new(70)
     for _ in range(6):
@@ -162,7 +169,9 @@ def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
     jobs = jobs_of(mind, states, 20)
     for job in jobs[::3]:
         job.sims = 40
+    before = mind.evaluations
     found = analyses(jobs)
+    assert mind.evaluations - before > 70 * 20, "all threads' evaluations count"
     for row in (0, 1, 33, 68, 69):
         alone = sp.search(game, take(states, [row]), mind.net, sims=jobs[row].sims)
         visits = np.zeros(game.num_actions, int)
