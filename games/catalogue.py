@@ -128,7 +128,7 @@ def make(spec: str) -> Game:
         raise GameError(f"game {spec!r}: a name such as go9x9, or name(key=value,...) wanted")
     name, arguments = found[1], found[2] or ""
     if name in GAMES:
-        return GAMES[name](**keywords(name, arguments, GAMES[name]))
+        return GAMES[name](**keywords(name, arguments, GAMES[name], (), GameError))
     brought = _brought().get(name)
     if brought is None:
         raise GameError(f"unknown game {name!r}: {_suggestion(name)}")
@@ -148,7 +148,7 @@ def _game_of_file(spec: str) -> Game:
     """The game of a file. Its name is without the folder: it has to be found again where its
     records and checkpoints are read, wherever the file lies then."""
     name = identity(spec)
-    maker = object_of(spec if exists(spec) else _located.get(name, spec), "a game")
+    maker = object_of(spec if exists(spec) else _located.get(name, spec), "a game", GameError)
     _located[name] = located(spec) if exists(spec) else _located[name]
     return _made(maker, name.partition("(")[0], arguments_of(spec), name)
 
@@ -158,7 +158,7 @@ def _made(maker: Callable[..., Game], name: str, arguments: str, full: str) -> G
     if not callable(maker):
         raise GameError(f"{full}: a game's class or a function that makes one wanted, not "
                         f"{type(maker).__name__}")
-    game = maker(**keywords(name, arguments, maker))
+    game = maker(**keywords(name, arguments, maker, (), GameError))
     if not isinstance(game, Game):
         raise GameError(f"{full}: makes {type(game).__name__}, which is no subclass of Game")
     game.name = full

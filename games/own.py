@@ -18,8 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .base import GameError
-
 _FORM = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)\s*(?P<rest>\(.*\))?")
 
 
@@ -51,7 +49,7 @@ def exists(words: str) -> bool:
     return os.path.isfile(_path(_parts(words)[0]))
 
 
-def object_of(words: str, wanted: str, error: type[Exception] = GameError) -> Any:
+def object_of(words: str, wanted: str, error: type[Exception]) -> Any:
     """The object that ``words`` name, without what stands in parentheses.
 
     wanted: what it should be, for messages. Raises ``error`` where the file or the name is not
@@ -74,8 +72,8 @@ def arguments_of(words: str) -> str:
     return _parts(words)[2][1:-1]
 
 
-def keywords(place: str, text: str, made: Any, given: Iterable[str] = (),
-             error: type[Exception] = GameError) -> dict[str, Any]:
+def keywords(place: str, text: str, made: Any, given: Iterable[str],
+             error: type[Exception]) -> dict[str, Any]:
     """``key=value,...`` as arguments of ``made``, each as the type of the parameter's default.
 
     given: parameters that the caller fills in himself. Raises ``error`` naming the valid ones.

@@ -31,9 +31,9 @@ torch.set_num_threads(1)
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-#: Files of tests that play no games.
-TEXTS = ("test_algorithms", "test_dpo", "test_fsdp", "test_llm_", "test_policy_gradient",
-         "test_reward_model", "test_rlhf")
+#: Files of tests that play no games, and start no program soon.
+TEXTS = ("test_algorithms", "test_dpo", "test_llm_", "test_policy_gradient", "test_reward_model",
+         "test_rlhf")
 
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 

@@ -29,6 +29,8 @@ _BOTTOM = np.uint64(sum(1 << 7 * col for col in range(COLUMNS)))
 _FULL = np.uint64(int(_BOTTOM) * int(_CELLS_OF_COLUMN))
 #: Columns from the middle outwards, where more fours pass.
 _ORDER = np.array([3, 2, 4, 1, 5, 0, 6])
+#: Ends of windows, of one type: for each other Numba would compile once more what they are given.
+_WORST, _LOSS, _DRAW, _BEST = np.array([-CELLS, -1, 0, CELLS], np.int64)
 _UPPER, _LOWER = 32, 96  # added to a bound, tell its kind; 0 is an empty entry
 
 
@@ -160,7 +162,7 @@ def _bound(own, taken, plies, low, high, table):
     stones[0, 0], stones[0, 1] = own, taken
     window[0, 0], window[0, 1] = low, high
     depth = 0
-    done, score = _enter(0, plies, stones, window, cells, left, promise, table)
+    done, score = _enter(depth, plies, stones, window, cells, left, promise, table)
     while not done or depth > 0:
         if done:  # what the move led to is known
             depth -= 1
@@ -218,7 +220,7 @@ def _within(own, taken, plies, low, high, table):
 def _solve(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
-        out[b] = _within(own, boards[b, 0] | boards[b, 1], ply[b], -CELLS, CELLS, table)
+        out[b] = _within(own, boards[b, 0] | boards[b, 1], np.int64(ply[b]), _WORST, _BEST, table)
 
 
 @njit(cache=True, nogil=True)
@@ -235,7 +237,8 @@ def _solve_moves(boards, to_play, ply, table, out):
             elif cell & wins != _ZERO:
                 out[b, col] = (CELLS + 1 - ply[b]) // 2
             else:
-                out[b, col] = -_within(own ^ taken, taken | cell, ply[b] + 1, -CELLS, CELLS, table)
+                out[b, col] = -_within(own ^ taken, taken | cell, np.int64(ply[b] + 1), _WORST,
+                                       _BEST, table)
 
 
 @njit(cache=True, nogil=True)
@@ -245,21 +248,23 @@ def _grade(boards, to_play, ply, table, out):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
         wins = _completing(own, taken)
-        best = _within(own, taken, ply[b], -CELLS, CELLS, table)
+        best = _within(own, taken, np.int64(ply[b]), _WORST, _BEST, table)
         kept = min(max(best, -1), 1)
         for col in range(COLUMNS):
             cell = (taken + _BOTTOM) & (_CELLS_OF_COLUMN << np.uint64(7 * col))
             if cell == _ZERO:
                 out[b, col] = ILLEGAL
             elif cell & wins != _ZERO or -_within(
-                    own ^ taken, taken | cell, ply[b] + 1, -best, 1 - best, table) >= best:
+                    own ^ taken, taken | cell, np.int64(ply[b] + 1), -best, 1 - best,
+                    table) >= best:
                 out[b, col] = PERFECT
             elif kept >= 0 and best <= kept:
                 out[b, col] = LOSES_VALUE
             elif kept < 0:
                 out[b, col] = KEEPS_VALUE
             else:
-                score = -_within(own ^ taken, taken | cell, ply[b] + 1, -1, 0, table)
+                score = -_within(own ^ taken, taken | cell, np.int64(ply[b] + 1), _LOSS, _DRAW,
+                                 table)
                 out[b, col] = KEEPS_VALUE if score >= 1 else LOSES_VALUE
 
 

@@ -15,6 +15,8 @@ from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
 
 MOST_EMPTY = 16  #: cells of a position that is solved, in seconds at most
 DISCS = 64  #: more than any difference
+#: Ends of windows, of one type: for each other Numba would compile once more what they are given.
+_WORST, _LOSS, _DRAW, _BEST = np.array([-DISCS, -1, 0, DISCS], np.int64)
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _INNER = np.uint64(0x7E7E7E7E7E7E7E7E)
 _STEPS = np.array([1, 7, 8, 9], np.uint64)
@@ -110,7 +112,7 @@ def _score(own, other, low, high, board):
     discs[0, 0], discs[0, 1] = own, other
     window[0, 0], window[0, 1] = low, high
     depth = 0
-    done, score = _enter(0, discs, board, after, left, order)
+    done, score = _enter(depth, discs, board, after, left, order)
     while not done or depth > 0:
         if done:
             depth -= 1
@@ -133,7 +135,7 @@ def _grade(boards, to_play, size, board, out):
     """``grades``: the best score exactly, of every move only whether it reaches it, or its sign."""
     for b in range(len(to_play)):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
-        best = _score(own, other, -DISCS, DISCS, board)
+        best = _score(own, other, _WORST, _BEST, board)
         moves = _moves(own, other, board)
         out[b, size * size] = PERFECT if moves == _ZERO else ILLEGAL
         for action in range(size * size):
@@ -148,7 +150,7 @@ def _grade(boards, to_play, size, board, out):
                 continue
             kept = best < 0  # a loss stays one
             if best > 0:
-                kept = -_score(theirs, mine, -1, 0, board) >= 1
+                kept = -_score(theirs, mine, _LOSS, _DRAW, board) >= 1
             out[b, action] = KEEPS_VALUE if kept else LOSES_VALUE
 
 
@@ -156,7 +158,7 @@ def _grade(boards, to_play, size, board, out):
 def _scores(boards, to_play, board, out):
     for b in range(len(to_play)):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
-        out[b] = _score(own, other, -DISCS, DISCS, board)
+        out[b] = _score(own, other, _WORST, _BEST, board)
 
 
 class OthelloSolver:
