@@ -115,6 +115,9 @@ class Game:
     #: as ``render`` has it
     board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.rules}>"
+
     @property
     def cells(self) -> int:
         """H * W"""

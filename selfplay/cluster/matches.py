@@ -114,7 +114,8 @@ class SpreadMatches:
     def __call__(
         self, game: Game, seats: Seats, *, games: int, slots: int, skip: Collection[int] = (),
         stop: Callable[[], bool] = lambda: False, drop: Callable[[], bool] = lambda: False,
-        most: Callable[[], float] = lambda: math.inf, **how: Any,
+        most: Callable[[], float] = lambda: math.inf,
+        moved: Callable[[int, int], None] = lambda games, plies: None, **how: Any,
     ) -> Iterator[GameRecord]:
         engines = tuple(spec for spec in dict.fromkeys(seats.specs) if spec.startswith("gtp:"))
         slots = 1 if engines else slots  # an engine thinks on its own
@@ -146,7 +147,7 @@ class SpreadMatches:
             yield from play_games(
                 game, *players_of(game, seats, slots, "cpu", stack), games=games, slots=slots,
                 skip=[number for number in range(games) if number not in left], stop=stop,
-                drop=drop, most=most, **how)
+                drop=drop, most=most, moved=moved, **how)
 
     def _begin(
         self, seats: Seats, slots: int, how: dict[str, Any], programs: tuple[str, ...]

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from selfplay.arena.match import safe_name
 from selfplay.common import ranks
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import locked, write_json
 from selfplay.common.history import read_history
 from selfplay.common.settings import to_dict
@@ -287,16 +287,19 @@ def learn_rewards(
         staleness=config.sample.max_staleness, learner_of=learner_of)
 
     def learn(at: Desk) -> str:
+        at.steps = config.rl.steps
+
         def log(row: Row) -> None:
             at.log(row)
-            at.made(row["step"], config.rl.steps)
+            at.made(row["step"], at.steps)
             spent = row.get("generate_seconds")  # not of a row that was made before an interruption
             speed = f", {speed_said(row['tokens'], spent)}" if spent else ""
             at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens"
                   f"{speed}")
 
+        at.step(learner.step)
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
-        return f"{name}: {learner.step:,} steps, {at.latest}"
+        return f"{name}: {counted(learner.step, 'step')}, {at.latest}"
 
     def look(row: Row) -> str:
         if "greedy_accuracy" not in row:

@@ -177,13 +177,16 @@ def _learn_proxy(
         write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))
 
     def learn(at: Desk) -> None:
+        at.steps = config.steps
+
         def log(row: Row) -> None:
             at.log(row)
-            at.made(row["step"], config.steps)
+            at.made(row["step"], at.steps)
             speed = (f", {speed_said(row['tokens'], row['generate_seconds'])}"
                      if "tokens" in row else "")  # not before the first step
             at.at(f"step {row['step']}{speed}")
 
+        at.step(learner.step)
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
 
     def said(found: None) -> str:
