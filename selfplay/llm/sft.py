@@ -46,7 +46,7 @@ HELD_AT_ONCE = 64  #: held-out texts of one forward pass
 
 
 class Sequences(NamedTuple):
-    """B texts, padded on the right, or B rows of several texts one behind the other (``packed``).
+    """B texts, padded on the right, or B rows of several texts (``in_shared_rows``).
     The first token of a text is not learnt."""
 
     tokens: Tensor  #: int64 [B, L]
@@ -67,7 +67,7 @@ def text_trainer(
 
     def loss(net: nn.Module, texts: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         with _seeded_step(device, seed, trainer.steps, texts.number), memory.at_work(net):
-            return texts.share * text_loss(net, packed(texts) if config.pack else texts), {}
+            return texts.share * text_loss(net, in_shared_rows(texts) if config.pack else texts), {}
 
     def parts(texts: Sequences) -> list[Sequences]:
         return parts_of_texts(texts, config.part_tokens, ranks.here().size)
@@ -101,7 +101,7 @@ def lengths_of(texts: Sequences) -> Tensor:
     return texts.learnt.shape[1] - texts.learnt.flip(1).int().argmax(1)
 
 
-def packed(texts: Sequences) -> Sequences:
+def in_shared_rows(texts: Sequences) -> Sequences:
     """The same in fewer rows, as long as the longest text: the others stand one behind the other
     where they fit, the longer ones first. The loss is the same, and so are its gradients."""
     lengths = lengths_of(texts).tolist()

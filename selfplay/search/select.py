@@ -318,7 +318,8 @@ def select(tree, rows, left, most, rule, parameters, schedule, walk, score, shar
     depth of the deepest).
 
     left: int32 [B], walks that each tree may still have, ``most`` of them now; one where the root
-    itself is still to be evaluated. A walk ends where a move has no node yet, which it gets, or at a terminal node.
+    itself is still to be evaluated. A walk ends at a terminal node, or at a new one for a move that
+    had none.
     rule, parameters: PUCT, (c_puct, reduction, root_reduction), the reductions of the value of
     unvisited moves in [0, 2]; UCT, (c, -, -); GUMBEL, (c_visit, c_scale, -).
     schedule: int32 [B, S], for GUMBEL ``root.considered_visits`` of each row's present search,
