@@ -125,9 +125,8 @@ class Backbone(nn.Module):
     ) -> BackboneOutput:
         """Read whole texts int64 [N, L].
 
-        attention_mask: [N, L], 0 on padding; not needed where padding stands on the right and what
-        is computed there is thrown away. Where rows hold several texts each has a number of its
-        own, from 1, and position_ids that begin anew. Nothing is cached.
+        attention_mask: [N, L], 0 on padding; not needed where that is on the right and thrown away.
+        Of several texts in a row each has its number, and position_ids from 0. Nothing is cached.
         """
         rows, length = input_ids.shape
         if position_ids is None:

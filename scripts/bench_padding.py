@@ -23,8 +23,8 @@ from selfplay.learn.rollout import parts_of
 from selfplay.llm.embedded import character_tokenizer, small_model
 from selfplay.llm.sft import (
     Sequences,
+    in_shared_rows,
     lengths_of,
-    packed,
     parts_of_texts,
     sequences_of,
     text_trainer,
@@ -45,7 +45,7 @@ def padding(batches: Sequence[Sequences]) -> dict[str, float]:
     read = {"padded": sum(texts.tokens.numel() for texts in batches),
             "part_tokens=512": sum(part.tokens.numel() for texts in batches
                                    for part in parts_of_texts(texts, 512)),
-            "pack": sum(packed(texts).tokens.numel() for texts in batches)}
+            "pack": sum(in_shared_rows(texts).tokens.numel() for texts in batches)}
     return {way: 1 - real / count for way, count in read.items()}
 
 

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 LIBRARIES = ["numba", "torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.pyplot",
              "matplotlib.backends.backend_agg", "pyspiel", "rich.progress", "safetensors.torch",
              "sgfmill.sgf"]
-KERNELS = "preloaded"  #: the module beside this one that loads them
+#: The module beside this one that loads them; transformers would import one called "kernels".
+KERNELS = "preloaded"
 #: A test run in the background ignores SIGINT, and its children would as well.
 HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 #: macOS's own libraries do not bear a fork.

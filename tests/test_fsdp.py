@@ -38,8 +38,8 @@ from selfplay.llm.preferences.reward_model import (
 )
 from selfplay.llm.sft import (
     Sequences,
+    in_shared_rows,
     must_keep_apart,
-    packed,
     parts_of_texts,
     text_loss,
     text_trainer,
@@ -243,7 +243,7 @@ def test_packed_texts_give_the_gradient_of_padded_ones(kind: str, most: int) -> 
 
 def test_packed_rows_hold_all_texts_and_little_else() -> None:
     batch = texts(1)
-    found = packed(batch)
+    found = in_shared_rows(batch)
     assert found.tokens.shape == (4, 12), "12, 9 + 3, 7 + 5, 4"
     assert found.text is not None and int((found.text > 0).sum()) == 40
     assert sorted(found.tokens[found.learnt].tolist()) == sorted(

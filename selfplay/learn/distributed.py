@@ -93,7 +93,14 @@ class Processes(ranks.Alone):
         _take(first, self.summed(total)[width:], min(self.size, parts))
         return total[None, :width]
 
-    def shard(self, net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.Module:
+    def shard(self, net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> None:
+        """Leave each process its part of the weights of ``net``, in place. Their gradients add up
+        over the processes.
+
+        layers: those of its modules whose weights are gathered when they are called, and let go of
+        behind; the rest is gathered for ``within``. low: gathered and computed with in bfloat16;
+        parts, gradients and moments stay in the precision that they have.
+        """
         mesh = init_device_mesh(next(net.parameters()).device.type, (self.size,))
         kinds = (torch.bfloat16, torch.float32) if low else (None, None)
         policy = MixedPrecisionPolicy(
@@ -106,7 +113,6 @@ class Processes(ranks.Alone):
         for unit in _units(net):
             unit.set_gradient_divide_factor(1.0)  # a sum, not a mean
             unit.set_force_sum_reduction_for_comms(True)
-        return net
 
     def sharded(self, net: nn.Module) -> bool:
         return bool(_units(net))

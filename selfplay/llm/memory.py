@@ -35,12 +35,13 @@ MORE = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 class Memory(MemoryConfig):
     """How a model that was given is held in training."""
 
-    shared_out: bool = False  #: among the run's processes (``ranks.Alone.shard``)
+    shared_out: bool = False  #: among the run's processes (``distributed.Processes.shard``)
 
     def shard(self, model: nn.Module) -> nn.Module:
         """``model``, in place, of which this process holds its part where that is asked for."""
-        if self.shared_out:
-            ranks.here().shard(model, layers_of(model), self.dtype == "bfloat16")
+        here: Any = ranks.here()
+        if self.shared_out and here.size > 1:
+            here.shard(model, layers_of(model), self.dtype == "bfloat16")
         return model
 
     def held(self, model: nn.Module) -> nn.Module:

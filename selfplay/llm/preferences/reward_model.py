@@ -176,7 +176,7 @@ def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
             read_texts(tokenizer, pairs, [pair.rejected for pair in pairs]))
 
 
-class Sides(NamedTuple):
+class PairBatch(NamedTuple):
     """Pairs to learn from."""
 
     chosen: Texts
@@ -196,7 +196,7 @@ class RewardTrainer:
             fused=False), parts=_for_processes if ranks.here().size > 1 else None, one_by_one=True,
             called="reward model's step")
 
-    def step(self, batches: Sequence[Sides]) -> dict[str, float]:
+    def step(self, batches: Sequence[PairBatch]) -> dict[str, float]:
         """Learn batches once; the mean loss of a pair."""
         sizes = [len(pairs.chosen.tokens) for pairs in batches]
         losses = [self.trainer.step(pairs)["loss"] for pairs in batches]
@@ -236,29 +236,29 @@ class RewardTrainer:
             {**numbers, "steps": max(steps.values(), default=numbers["steps"])})
 
 
-def _pair_loss(model: nn.Module, pairs: Sides) -> tuple[Tensor, dict[str, Tensor]]:
+def _pair_loss(model: nn.Module, pairs: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
     loss: Tensor = ranks.here().within(model, lambda: bradley_terry(
         model(pairs.chosen), model(pairs.rejected)).mean())
     return pairs.share * loss, {}
 
 
-def _for_processes(pairs: Sides) -> list[Sides]:
+def _for_processes(pairs: PairBatch) -> list[PairBatch]:
     """A part of a batch for each process, as far as there are so many pairs."""
     count = len(pairs.chosen.tokens)
     cut = torch.arange(count).tensor_split(min(ranks.here().size, count))
-    return [Sides(pairs.chosen.rows(rows), pairs.rejected.rows(rows), len(rows) / count)
+    return [PairBatch(pairs.chosen.rows(rows), pairs.rejected.rows(rows), len(rows) / count)
             for rows in cut]
 
 
 def epochs_from(
     chosen: Texts, rejected: Texts, size: int, seed: int, epoch: int, device: torch.device
-) -> Generator[list[Sides], None, None]:
+) -> Generator[list[PairBatch], None, None]:
     """The batches of epoch number ``epoch`` and of all after it; the order of an epoch follows from
     (seed, its number) alone."""
     for number in itertools.count(epoch):
         rng = np.random.default_rng([seed, 0x9C, number])
         order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
-        yield [Sides(chosen.rows(rows).to(device), rejected.rows(rows).to(device))
+        yield [PairBatch(chosen.rows(rows).to(device), rejected.rows(rows).to(device))
                for rows in order.split(size)]
 
 
