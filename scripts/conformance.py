@@ -1,7 +1,7 @@
 """Native games beside OpenSpiel's: random games, in which every legal move, every turn, the end and
 the result must be the same.
 
-    python scripts/conformance.py --games 10000
+    python scripts/conformance.py --games 10000        (some minutes)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from selfplay.common.console import Bar, say
 from selfplay.games import make
 
 #: ours and OpenSpiel's, whose actions have the same numbers
@@ -25,6 +26,7 @@ PAIRS = [
     ("dotsandboxes(rows=2,columns=3)", "dots_and_boxes(num_rows=2,num_cols=3)"),
     ("dotsandboxes", "dots_and_boxes(num_rows=4,num_cols=4)"),
 ]
+AT_ONCE = 200  #: games side by side
 
 
 def differences(ours: str, theirs: str, games: int, seed: int = 0) -> tuple[int, int]:
@@ -59,9 +61,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--games", type=int, default=10_000, help="of each kind")
     options: Any = parser.parse_args()
-    for ours, theirs in PAIRS:
-        plies, wrong = differences(ours, theirs, options.games)
-        print(f"{ours:32} {options.games:,} games, {plies:,} plies: {wrong} differ from OpenSpiel")
+    weights = [make(ours).max_moves for ours, _ in PAIRS]  # of a game in the work, about
+    with Bar("games", options.games * sum(weights), "plies") as bar:
+        for number, (ours, theirs) in enumerate(PAIRS):
+            found, done = np.zeros(2, np.int64), options.games * sum(weights[:number])
+            for first in range(0, options.games, AT_ONCE):
+                count = min(AT_ONCE, options.games - first)
+                found += differences(ours, theirs, count, seed=first)
+                bar.at(done + (first + count) * weights[number], ours)
+            say(f"{ours:32} {options.games:,} games, {found[0]:,} plies: {found[1]} differ from "
+                "OpenSpiel")
 
 
 if __name__ == "__main__":

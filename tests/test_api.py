@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -130,9 +131,11 @@ def test_names_that_are_not_there() -> None:
 
 def test_search_stays_a_function_when_its_folder_is_imported() -> None:
     for first in ("selfplay.search.search", "selfplay.search", "selfplay"):
-        python(f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
-               "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
-               "assert callable(sp.search) and sp.search.__name__ == 'search'", ROOT)
+        code = (f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
+                "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
+                "assert callable(sp.search) and sp.search.__name__ == 'search'")
+        done = forked.python(code, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
 
 
 def test_types_are_shipped() -> None:
@@ -237,7 +240,7 @@ def test_a_match_of_nets_and_its_picture() -> None:
 def test_alphazero_learns_and_can_be_left() -> None:
     net = sp.net("tictactoe", "1x8")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1)}
+    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1), "cache_mb": 1}
     rows = sp.alphazero("tictactoe", net, **small)
     assert [next(rows)["iteration"] for _ in range(2)] == [1, 2]
     rows.close()

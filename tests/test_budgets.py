@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,7 @@ from selfplay.run.stage import Desk
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 T = ("--game", "tictactoe", "--run", "here")
+Begun = Callable[[float], str]
 
 
 class Ticking:
@@ -89,6 +90,30 @@ def train(run: Command, minutes: float, *words: str) -> str:
     return said.out
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Runs that several tests begin with, and what was said."""
+    return tmp_path_factory.mktemp("shelf"), {}
+
+
+@pytest.fixture
+def begun(
+    run: Command, ticking: Ticking, tmp_path: Path, shelf: tuple[Path, dict[str, str]]
+) -> Begun:
+    """``train`` for so many minutes in an empty folder, once: the others have a copy of it."""
+    def copied(minutes: float) -> str:
+        folder, said = shelf[0] / f"{minutes}", shelf[1]
+        if folder.name not in said:
+            more = ("--set", "sft.max_steps=10000") if minutes < 1 else ()
+            said[folder.name] = train(run, minutes, *more)
+            shutil.copytree(tmp_path / "here", folder)
+        else:
+            shutil.copytree(folder, tmp_path / "here")
+        return said[folder.name]
+
+    return copied
+
+
 def games(folder: Path) -> set[tuple[int, ...]]:
     found, _ = teacher.expert.read_expert([folder / "expert/games.jsonl.gz"], GAME)
     return {game.actions for game in found}
@@ -98,10 +123,10 @@ def games(folder: Path) -> set[tuple[int, ...]]:
 
 
 def test_more_minutes_improve_every_stage(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
     """A starved first start: some of the expert's games, a little SFT, one iteration of RL."""
-    short = train(run, 0.5, "--set", "sft.max_steps=10000")
+    short = begun(0.5)
     here = tmp_path / "here"
     few = games(here)
     assert "of 40 made; more --minutes make the others" in short and len(few) < 30
@@ -130,9 +155,9 @@ def test_more_minutes_improve_every_stage(
 
 
 def test_an_rl_that_has_cost_much_stays_and_the_command_is_named(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     here = tmp_path / "here"
     spent = json.loads((here / "progress.json").read_text())
     del spent["crc32"]
@@ -177,9 +202,9 @@ def as_an_earlier_version_left_it(here: Path) -> None:
 
 
 def test_a_starved_run_of_an_earlier_version_grows_as_well(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     here = tmp_path / "here"
     as_an_earlier_version_left_it(here)
     few, _ = teacher.expert.read_expert([here / "expert/games.jsonl.gz"], GAME)
@@ -194,9 +219,9 @@ def test_a_starved_run_of_an_earlier_version_grows_as_well(
 
 
 def test_games_held_out_stay_so_when_their_list_is_lost(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 30)
+    begun(30)
     sides = tmp_path / "here/expert/sides.json"
     before = sides.read_bytes()
     sides.unlink()
@@ -205,9 +230,9 @@ def test_games_held_out_stay_so_when_their_list_is_lost(
 
 
 def test_where_nobody_can_tell_what_was_held_out_the_run_says_so(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     train(run, 30, "--set", "sft.max_steps=200")  # other games have come
     here = tmp_path / "here"
     (here / "expert/sides.json").unlink()
@@ -223,9 +248,9 @@ def test_where_nobody_can_tell_what_was_held_out_the_run_says_so(
 
 @pytest.mark.parametrize("damage", ["a byte", "a line", "none of it"])
 def test_the_remedy_for_damaged_games_of_the_run_works(
-    run: Command, ticking: Ticking, tmp_path: Path, damage: str
+    run: Command, begun: Begun, tmp_path: Path, damage: str
 ) -> None:
-    train(run, 30)
+    begun(30)
     file = tmp_path / "here/expert/games.jsonl.gz"
     data = file.read_bytes()
     lines = gzip.decompress(data).splitlines(keepends=True)
@@ -388,9 +413,9 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
 
 
 def test_a_run_with_a_first_point_measures_nothing(
-    run: Command, ticking: Ticking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(run, 30)
+    begun(30)
     monkeypatch.setattr(calibrate, "measure_speed", None)
     config = stored_config(tmp_path / "here")
     assert config is not None
@@ -469,7 +494,7 @@ def test_the_bar_of_rl_tells_how_long_a_first_point_takes(
 ) -> None:
     said = train(run, 0.5, "--set", "rl.positions=100000")
     notes = [note for note in shown if note.startswith("RL: ")]
-    assert any("0/100,000 positions, " in n and " more in 16 games under way" in n for n in notes)
+    assert any("0/100,000 positions, " in n and " more in 32 games under way" in n for n in notes)
     assert any("; a first point in about " in n for n in notes)
     assert said.count("RL: a first point needs about ") == 1
     assert "the time ended before the first iteration" in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -379,11 +378,7 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     sft = ("sft", "--game", "tictactoe", "--run", "here", *TINY)
 
     selfplay("sft", "--game", "tictactoe", "--run", "warm", *TINY, cwd=tmp_path)  # Numba's cache
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
-
-    done = selfplay(*sft, cwd=tmp_path, preexec_fn=limit)
+    done = selfplay(*sft, cwd=tmp_path, largest=8_000)
     Said(done.returncode, done.stdout, done.stderr).mistake("File too large", "again")
     assert (tmp_path / "here/expert/games.jsonl.gz").exists()
     assert not checkpoint.listing(tmp_path / "here/sft")

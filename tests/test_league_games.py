@@ -56,7 +56,8 @@ def finish(made: LeagueGames) -> int:
     return ended
 
 
-@pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5"])
+@pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5",
+                                  "dotsandboxes(rows=2,columns=2)"])  # who closes a box moves again
 def test_the_trajectories_are_the_learners_moves_and_results(name: str) -> None:
     """Every game replayed move by move: the learner's moves in order, its result at the end."""
     game = make(name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import ROOT, TINY, Command
+from forked import python
 
 from selfplay.games import identity, located, make
 from selfplay.games.base import Game, GameError, Symmetries
@@ -314,7 +313,8 @@ def test_an_installed_package_brings_a_game(tmp_path: Path) -> None:
             "assert game.name == 'gonoughts' and make(game.name).num_actions == 9\n"
             "assert 'gonoughts' in describe()")
     here = f"import sys; sys.path.append({str(tmp_path)!r})\n"
-    subprocess.run([sys.executable, "-c", here + code], check=True, cwd=ROOT)
+    done = python(here + code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # -------------------------------------------------------------------------------- the command

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+import pyspiel
 import pytest
 from test_search import all_positions, boards, hashed, positions, solved
 
@@ -119,6 +121,42 @@ def test_kernels_for_wins_and_blunders_agree_with_trying_every_move(name: str) -
             weights[:, -1] += draw.random(len(weights)) < 0.02
         game.step(states, np.where(legal.any(1), weights.argmax(1), -1))
     assert (seen > 5).all()
+
+
+def best_result(state: Any) -> int:
+    """+1, 0 or -1 for player 0 of a state of OpenSpiel's, by playing all of it out."""
+    if state.is_terminal():
+        return int(np.sign(state.returns()[0]))
+    found = [best_result(state.child(a)) for a in state.legal_actions()]
+    return min(found) if state.current_player() else max(found)
+
+
+@cache
+def small_boxes() -> tuple[list[list[int]], np.ndarray]:
+    """Moves that lead to positions of 1x2 boxes, and what each next one is worth to who makes it;
+    NaN where it is not legal."""
+    rng, games, truth = np.random.default_rng(0), [], np.full((60, 7), np.nan)
+    for row in range(60):
+        state = pyspiel.load_game("dots_and_boxes(num_rows=1,num_cols=2)").new_initial_state()
+        for _ in range(1 + row % 6):
+            state.apply_action(int(rng.choice(state.legal_actions())))
+        games.append(state.history())
+        for a in state.legal_actions():
+            truth[row, a] = best_result(state.child(a)) * (1 - 2 * state.current_player())
+    return games, truth
+
+
+@pytest.mark.parametrize("config", RULES)
+def test_what_is_proven_where_a_side_may_move_again(config: SearchConfig) -> None:
+    """Dots and Boxes: every exact value beside OpenSpiel's game played out."""
+    game, (games, truth) = make("dotsandboxes(rows=1,columns=2)"), small_boxes()
+    states = game.new(60)
+    game.replay(states, np.array([moves + [-1] * (6 - len(moves)) for moves in games]))
+    found = Search(game, config, 60, 60, 0).run(states, 60, hashed(game))
+    known = ~np.isnan(found.proven)
+    assert known.sum() > 60 and (found.proven[known] == truth[known]).all()
+    best = np.nanmax(truth, axis=1)
+    assert found.decided.mean() > 0.5 and (found.value == best)[found.decided].all()
 
 
 @pytest.mark.parametrize("algorithm", ["gumbel", "puct"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import selfplay
 from sgfmill import sgf
 
 import selfplay as sp
@@ -485,6 +486,23 @@ def test_another_game_by_the_same_commands() -> None:
     assert ended[3][0] == "?" and ended[4] == "="
 
 
+@pytest.mark.parametrize("name", ["othello6x6", "hex4x4(swap=True)", "gomoku9x9",
+                                  "dotsandboxes(rows=1,columns=2)"])
+def test_every_native_game_is_played_to_its_end(name: str) -> None:
+    """By both sides in turn; no pass is put in where the rules have none."""
+    engine, moves = rollout_engine(name, resign=0.0), 0
+    while not engine.line.over:
+        waits, before = 1 - engine.line.to_play, engine.line.ply
+        assert talk(engine, f"genmove {'bw'[waits]}\n")[0].startswith("? ")
+        assert engine.line.ply == before
+        answer = talk(engine, f"genmove {'bw'[1 - waits]}\n")[0]
+        assert answer.startswith("= ") and engine.line.ply == before + 1
+        moves += 1
+    result = engine.line.result
+    assert moves > 6 and talk(engine, "final_score\n") == [
+        "= B+1" if result > 0 else "= W+1" if result < 0 else "= 0"]
+    assert talk(engine, "showboard\nundo\n")[1] == "= " and not engine.line.over
+
 # ------------------------------------------------------------------------------ as a program
 
 @pytest.fixture(scope="module")
@@ -498,14 +516,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
     """Driven by our client, which is strict, and by a pipe that just ends."""
+    done = selfplay("gtp", "--net", f"{folder}@8", cwd=folder,
+                    hears="1 name\ngenmove b\nlz-analyze 1\n")
+    assert done.returncode == 0 and done.stdout.startswith("=1 selfplay ")
+    assert "info move" in done.stdout and done.stdout.endswith("\n\n")
+    bad = selfplay("gtp", "--net", "no-such", cwd=folder)
+    assert bad.returncode == 1 and bad.stdout == "" and bad.stderr.count("\n") == 1
     command = [sys.executable, "-c", "from selfplay.cli import main; main()", "gtp", "--net"]
-    done = subprocess.run([*command, f"{folder}@8"], input=b"1 name\ngenmove b\nlz-analyze 1\n",
-                          capture_output=True, env=ENV, check=False)
-    assert done.returncode == 0 and done.stdout.startswith(b"=1 selfplay ")
-    assert b"info move" in done.stdout and done.stdout.endswith(b"\n\n")
-    bad = subprocess.run([*command, "no-such"], input=b"", capture_output=True, env=ENV,
-                         check=False)
-    assert bad.returncode == 1 and bad.stdout == b"" and bad.stderr.count(b"\n") == 1
     line = " ".join(f"'{word}'" for word in [*command, f"{folder}@8"])
     game = sp.make("go5x5")
     result = sp.match(game, sp.player(game, f"gtp:{line}"), "random", games=2, slots=1)
@@ -564,7 +581,7 @@ def test_a_start_leaves_out_torchs_rules_for_tensors_without_data() -> None:
         from selfplay.models import flops
         assert flops(engine.mind.spec) > 1e5
     """)
-    light = subprocess.run([sys.executable, "-c", words], check=True, text=True,
-                           capture_output=True)
+    light = subprocess.run(
+        [sys.executable, "-c", words], check=True, capture_output=True, text=True)
     engine = Engine(mind_of("tictactoe@16"))
     assert light.stdout.split() == [engine.genmove(0), engine.genmove(1)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import selfplay
 
 import selfplay as sp
 from selfplay.games.base import take
@@ -240,14 +239,12 @@ def test_the_call_from_python(mind: Mind) -> None:
         sp.analyse(["a1"])
 
 
-def test_the_program_answers_line_by_line() -> None:
-    command = [sys.executable, "-c", "from selfplay.cli import main; main()", "analyse", "--json",
-               "--net", "mcts:9", "--game", "tictactoe"]
+def test_the_program_answers_line_by_line(tmp_path: Path) -> None:
+    command = ["analyse", "--json", "--net", "mcts:9", "--game", "tictactoe"]
     text = '{"id":"a","moves":["a1"]}\r\nno\n{"id":"b","moves":["a1","b2"]}'
-    ended = subprocess.run(command, input=text, capture_output=True, text=True, check=False,
-                           env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ended = selfplay(*command, cwd=tmp_path, hears=text)
     said = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 0, ended.stderr
     assert {a.get("id") for a in said} == {"a", "b", None} and len(said) == 3
-    wrong = subprocess.run([*command, "x.sgf"], capture_output=True, text=True, check=False)
+    wrong = selfplay(*command, "x.sgf", cwd=tmp_path)
     assert wrong.returncode == 1 and "--json reads queries" in wrong.stderr

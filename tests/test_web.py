@@ -42,7 +42,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 # --------------------------------------------------------------------------------- boards
 
 @pytest.mark.parametrize("name", [*(f"openspiel:{n}" for n in playable()), "tictactoe", "connect4",
-                                  "go5x5"])
+                                  "go5x5", "othello6x6", "hex4x4(swap=True)", "gomoku9x9",
+                                  "dotsandboxes(rows=2,columns=2)"])
 def test_every_game_has_a_board_or_its_text(name: str) -> None:
     """A random game: as many cells all along, and what a move puts down is the mover's."""
     game, rng = make(name), np.random.default_rng(0)

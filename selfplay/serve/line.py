@@ -116,7 +116,7 @@ class Line:
             if not ply or passes < 0 or self.moves[ply - 1].action != passes:
                 break
         states = take(self.states, [0])
-        if passes >= 0 and not game.result(states)[0][0]:
+        if passes >= 0 and game.legal(states)[0, passes]:
             game.step(states, np.array([passes], np.int64))
             if self._fits(states, colour):
                 return states
