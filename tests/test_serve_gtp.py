@@ -191,6 +191,24 @@ def test_sgf_is_loaded_up_to_a_move_and_printed(tmp_path: Path) -> None:
     assert talk(engine, "loadsgf /no/such\n")[0].startswith("? cannot load file")
 
 
+def test_small_commands_answer_as_programs_expect() -> None:
+    answers = talk(rollout_engine(), (
+        "known_command play\nknown_command dance\nversion\nkgs-chat game x hello\nkgs-game_over\n"
+        "stop\nkata-list_time_settings\nrectangular_boardsize 5 5\nrectangular_boardsize 5 7\n"
+        "play b C3\nplay w D4\ngg-undo 2\nundo\nkgs-rules chinese-kgs\nkgs-rules chinese\n"
+        "play b A1\nplay w E5\nshowboard\n"))
+    assert answers[:2] == ["= true", "= false"] and answers[2] == f"= {sp.__version__}"
+    assert answers[3:6] == ["= "] * 3  # KGS is told nothing
+    assert answers[6] == "= none absolute canadian byoyomi fischer"
+    assert answers[7] == "= " and answers[8] == "? unacceptable size"
+    assert answers[11:14] == ["= ", "? cannot undo", "= "]
+    assert answers[14].startswith("? unsupported rule ko=SIMPLE")
+    shown = answers[17].split("\n")
+    assert shown[0] == "= " and shown[1].split() == list("ABCDE")
+    assert shown[2].split() == ["5", ".", ".", ".", ".", "(O)", "5"]
+    assert shown[6].split() == ["1", "X", ".", ".", ".", ".", "1"]
+
+
 # ----------------------------------------------------------------------------------- ends
 
 DEAD = """
@@ -397,6 +415,23 @@ def test_moves_with_their_analysis() -> None:
     assert " rootInfo visits 17 " in lines[-2]
     assert answers[1].startswith("=3\n") and len(pairs(answers[1].split("\n")[1], "lz")) >= 5
     assert [m["move"] for m in pairs(answers[2].split("\n")[1], "kata")] in (["A1"], ["B2"])
+
+
+def test_of_each_move_is_told_what_was_asked_for() -> None:
+    answers = talk(net_engine(), (
+        "kata-genmove_analyze b 10 maxmoves 5 movesOwnership true pvVisits true\n"
+        "kata-genmove_analyze w 10 avoid w A1,B1,C1,D1,E1,pass 1\n"))
+    parts = re.split(r"(?:^|\s)info\s+", answers[0].split("\n")[-2])[1:]
+    assert 0 < len(parts) <= 5
+    for part in parts:
+        words = part.split()
+        places = [words.index(key) for key in ("pv", "pvVisits", "movesOwnership")]
+        pv, counts, owned = (words[a + 1 : b] for a, b in zip(places, [*places[1:], None],
+                                                              strict=True))
+        assert pv[0] == words[1] and counts[0] == words[words.index("visits") + 1]
+        assert len(counts) == len(pv) and len(owned) == 25
+    moves = {m["move"] for m in pairs(answers[1].split("\n")[-2], "kata")}
+    assert moves and not moves & {"A1", "B1", "C1", "D1", "E1", "pass"}
 
 
 def test_every_share_is_told_from_whole_numbers() -> None:

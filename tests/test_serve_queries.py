@@ -124,6 +124,15 @@ def test_actions_and_ends(mind: Mind) -> None:
     assert end["rootInfo"]["winrate"] == 0.0 and end["moveInfos"] == []
 
 
+def test_what_the_protocol_has_besides(mind: Mind) -> None:
+    answers = ask(mind, {"id": "m", "action": "query_models"},
+                  {**QUERY, "analyzeTurns": [2], "analysisPVLen": 1, "whiteHandicapBonus": "N"})
+    assert answers[0]["models"] == [{"name": "tiny", "game": "go5x5"}]
+    assert "whiteHandicapBonus" in [a["field"] for a in answers if "warning" in a]
+    lengths = {len(m["pv"]) for m in done(answers)[2]["moveInfos"]}
+    assert max(lengths) == 2  # the move and one more
+
+
 def test_reports_on_the_way(mind: Mind) -> None:
     answers = ask(mind, {**QUERY, "analyzeTurns": [2], "maxVisits": 600,
                          "reportDuringSearchEvery": 0.001})

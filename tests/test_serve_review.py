@@ -46,16 +46,29 @@ def test_a_review_is_read_by_another_program(tmp_path: Path) -> None:
                      ("w", None)]
     assert game.get_player_name("b") == "Anna ] <b>" and game.get_komi() == 7
     judged = one.moves()
+    assert game.get_root().get("RU") == "Chinese"
     for ply, node in enumerate(nodes):
         text = node.get("C")
         black = float(re.match(r"Black ([\d.]+)%", text)[1])  # type: ignore[index]
         assert black == pytest.approx(100 * one.black()[ply], abs=0.06)
+        assert float(node.get_raw("SBKV")) == pytest.approx(100 * one.black()[ply], abs=0.06)
+        better = one.found[ply - 1].best if ply else None
+        triangles = node.get("TR") if node.has_property("TR") else set()
+        if better is None or better.action in (25, judged[ply - 1].action):
+            assert not triangles
+        else:  # what was better stands on the board, by a mark or a letter
+            point = divmod(better.action, 5)
+            letters = node.get("LB") if node.has_property("LB") else []
+            assert point in triangles | {place for place, _ in letters}
         assert node.has_property("LB") or one.found[ply].over or "A pass" in text
         if ply < len(judged):
             assert (len(node) == 2) == (judged[ply].loss >= MISTAKE)
     for move in judged:
         assert 0 <= move.loss <= 1 and (not move.agrees or move.loss == 0)
     page = to_page(one, "tiny")
+    for colour, row in enumerate(page.table):
+        mine = [m.agrees for m in judged if m.colour == colour]
+        assert (row[1], row[2]) == (3, f"{sum(mine) / 3:.0%}") and len(mine) == 3
     assert len(page.curve.winrates) == 7 and len(page.mistakes) <= 5
     losses = [float(re.search(r"loses ([\d.]+)%", m.words)[1])  # type: ignore[index]
               for m in page.mistakes]
