@@ -63,7 +63,8 @@ def solve(moves: str, bits: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--plies", default="", help="LOW-HIGH: those of the files alone; without files random ones")
+    parser.add_argument("--plies", default="",
+                        help="LOW-HIGH: of the files only those; without files random positions")
     parser.add_argument("--count", type=int, default=0, help="positions at most of each kind")
     parser.add_argument("--empty", action="store_true", help="the empty board alone")
     parser.add_argument("--bits", type=int, default=TABLE_BITS, help="the table has 2^BITS entries")

@@ -26,9 +26,10 @@ CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
 MIRRORED = 10  #: stones below which a position and its mirror image are one
-#: of a search that begins after so many stones the first 2^18 entries are enough, and lie in a
-#: processor's own cache: about twice as fast as in all of the table
-SMALL_FROM, SMALL_BITS = 10, 18
+#: a search begins with 2^18 entries, which lie in a processor's cache: about twice as fast as in
+#: all of the table, which a search of more than so many positions has; few positions do after so
+#: many stones
+SMALL_BITS, SMALL_SEARCH, SMALL_FROM = 18, 1 << 19, 10
 
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
 _CELLS_OF_COLUMN = np.uint64(0b0111111)
@@ -153,7 +154,8 @@ def _enter(plies, bound, frame, table):
     is above ``bound``, else an upper one).
 
     frame: uint64 [_FRAME], own and all stones and the moves that do not lose at once, of which
-    there is one; then moves, the most promising first, and after 7 of them what may be answered to each.
+    there is one; then moves, the most promising first, and after COLUMNS places the answers to
+    each.
     """
     own, taken, moves = frame[0], frame[1], frame[2]
     most, least = (CELLS - 1 - plies) // 2, -((CELLS - 2 - plies) // 2)
@@ -202,8 +204,9 @@ def _enter(plies, bound, frame, table):
 
 
 @njit(cache=True, nogil=True)
-def _above(own, taken, moves, plies, bound, table):
-    """A bound of the score: a lower one above ``bound`` where the score is, else an upper one.
+def _above(own, taken, moves, plies, bound, table, limit):
+    """A bound of the score: a lower one above ``bound`` where the score is, else an upper one;
+    UNKNOWN after ``limit`` positions.
 
     No win at once may be there; moves: uint64, those that do not lose at once. table: uint64
     [2^k], see _KEY. The stack is an array, as Numba's cache cannot load a function that calls
@@ -213,9 +216,10 @@ def _above(own, taken, moves, plies, bound, table):
     left = np.empty((CELLS + 1, 3), np.int64)  # the move to search next, how many, the best score
     frames[0, 0], frames[0, 1], frames[0, 2] = own, taken, moves
     depth, fresh, score = 0, True, 0
-    while True:
+    while limit > 0:
         frame = frames[depth]
         if fresh:
+            limit -= 1
             left[depth, 0], left[depth, 2] = 0, -((CELLS - plies - depth) // 2)
             left[depth, 1], score = _enter(plies + depth, bound, frame, table)
             done = left[depth, 1] == 0
@@ -246,6 +250,7 @@ def _above(own, taken, moves, plies, bound, table):
         else:
             depth -= 1
         fresh, bound = not done, -1 - bound
+    return UNKNOWN
 
 
 @njit(cache=True, nogil=True)
@@ -265,13 +270,15 @@ def _within(own, taken, plies, low, high, table):
         return -((CELLS - plies) // 2)
     low = max(low, -(max(CELLS - 2 - plies, 0) // 2))
     high = min(high, (CELLS - 1 - plies) // 2)
-    part = table
-    if plies >= SMALL_FROM:
-        part = table[: min(len(table), 1 << SMALL_BITS)]
+    part, limit = table, 1 << 62
+    if plies >= SMALL_FROM and len(table) > 1 << SMALL_BITS:
+        part, limit = table[: 1 << SMALL_BITS], SMALL_SEARCH
     while low < high:
         middle = 0 if low < 0 < high else low + (high - low) // 2
-        score = _above(own, taken, moves, plies, middle, part)
-        if score <= middle:
+        score = _above(own, taken, moves, plies, middle, part, limit)
+        if score == UNKNOWN:
+            part, limit = table, 1 << 62
+        elif score <= middle:
             high = score
         else:
             low = score
