@@ -90,18 +90,16 @@ class Game:
     """
 
     board_shape: tuple[int, int]  #: (H, W)
-    #: canonical spec: ``make(name)`` gives the same game back. ``make`` names games from files
-    name: str = _derived(lambda self: type(self).__name__)
+    name: str = _derived(lambda self: type(self).__name__)  #: ``make(name)`` gives it back
     #: one line, printed with every result
     rules: str = _derived(lambda self: (type(self).__doc__ or "no rules").strip().splitlines()[0])
-    #: as many as cells, and one more for a pass
     num_actions: int = _derived(lambda self: self.cells + (self.pass_action >= 0))
     obs_shape: tuple[int, int, int] = _derived(lambda self: (3, *self.board_shape))  #: (C, H, W)
     obs_binary: bool = True  #: every entry of an observation is 0 or 1
     #: a game is over after this many moves at the latest
     max_moves: int = _derived(lambda self: self.cells)
     pass_action: int = -1  #: index of the pass, or -1
-    quick_wins: bool = False  #: ``wins`` is a fast kernel, so that a search may ask it everywhere
+    quick_wins: bool = False  #: ``wins`` is a fast kernel: a search may ask it everywhere
     has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
     #: the last so many planes spell the komi (Go has them); then states have a column ``komi``,
     #: int16 [B], half points that player 1 receives, which may be set while a game is fresh
@@ -110,10 +108,12 @@ class Game:
     kin: str = _derived(lambda self: self.name)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
-    #: how it is drawn: cells, go (crossings), hex (rows shifted by half a cell each), columns (a
-    #: move is a column, stones fall), all with own and opposing stones in planes 0 and 1; or text,
-    #: as ``render`` has it
+    #: how it is drawn: text, as ``render`` has it, or, with own and opposing stones in planes 0 and
+    #: 1, cells, go (crossings), hex (rows shifted by half a cell), columns (where stones fall)
     board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.rules}>"
 
     @property
     def cells(self) -> int:

@@ -205,8 +205,10 @@ def _suggestion(name: str) -> str:
 
     if name in playable():
         return f"OpenSpiel has it: {_OPENSPIEL}{name}"
-    near = difflib.get_close_matches(name.lower(), GAMES, n=1, cutoff=0.5)
+    there = {**dict.fromkeys(playable(), _OPENSPIEL), **dict.fromkeys(GAMES, "")}
+    near = difflib.get_close_matches(name.lower(), there, n=1)
     if near:
-        return f"did you mean {near[0]!r}? (selfplay games lists them all)"
+        found = there[near[0]] + near[0]
+        return f"did you mean {found!r}? (selfplay games lists them all)"
     return ("games are tictactoe, connect4, go5x5 to go19x19, othello, hex, gomoku, dotsandboxes "
             "and openspiel:… (see: selfplay games)")

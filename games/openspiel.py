@@ -196,8 +196,9 @@ def _load(game_string: str) -> tuple[Any, Any]:
         raise GameError(f"game 'openspiel:{text}': write openspiel:name(key=value,...)")
     kinds = {kind.short_name: kind for kind in pyspiel.registered_games()}
     if found[1] not in kinds:
-        near = difflib.get_close_matches(found[1], playable(), n=1, cutoff=0)[0]
-        raise GameError(f"unknown game 'openspiel:{found[1]}': the nearest is 'openspiel:{near}'")
+        near = difflib.get_close_matches(found[1], playable(), n=1)
+        hint = f"did you mean 'openspiel:{near[0]}'?" if near else "selfplay games lists them all"
+        raise GameError(f"unknown game 'openspiel:{found[1]}': {hint}")
     try:
         known = sorted(kinds[found[1]].parameter_specification)
         for key in pyspiel.game_parameters_from_string(text):

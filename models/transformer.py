@@ -126,12 +126,13 @@ class Backbone(nn.Module):
         """Read whole texts int64 [N, L].
 
         attention_mask: [N, L], 0 on padding; not needed where padding stands on the right and what
-        is computed there is thrown away. Nothing is cached.
+        is computed there is thrown away. Where rows hold several texts each has a number of its
+        own, from 1, and position_ids that begin anew. Nothing is cached.
         """
         rows, length = input_ids.shape
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device).expand(rows, -1)
-        sight = None if attention_mask is None else _causal(attention_mask.bool())
+        sight = None if attention_mask is None else _causal(attention_mask)
         x = self._run(input_ids.reshape(-1), position_ids.reshape(-1),
                       lambda _, *parts: _attend(*_by_text(parts, rows, length), sight))
         return BackboneOutput(x.unflatten(0, (rows, length)))
@@ -350,10 +351,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _causal(mask: Tensor) -> Tensor:
-    """bool [N, 1, L, L]: what each token of texts with the mask bool [N, L] sees."""
+    """bool [N, 1, L, L]: what each token of texts with the mask [N, L] sees, of its own text."""
     square = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device)
     itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # no empty rows
-    return (square.tril() & mask[:, None] | itself)[:, None]
+    own = (mask[:, None] == mask[:, :, None]) & (mask[:, None] != 0)
+    return (square.tril() & own | itself)[:, None]
 
 
 def _causal_behind(texts: SharedPrompts, steps: int) -> Tensor:

@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,8 @@ def speed(pairs: int, name: str, size: str, sims: int, whole: int) -> None:
     game = make(name)
     spec = spec_for(game, size)
     config: RLConfig = preset(name).rl
-    config = type(config)(**{**vars(config), "sims": sims, "dtype": "float32"})
+    config = replace(config, sims=sims, dtype="float32", games=whole or config.games,
+                     positions=16 * whole or config.positions)
     farm = Farm("local", RayConfig(games=whole), actors=1)
     ratios = []
     try:
@@ -281,7 +283,8 @@ def main() -> None:
     parser.add_argument("--game", default="go9x9")
     parser.add_argument("--net", default="6x64")
     parser.add_argument("--sims", type=int, default=32)
-    parser.add_argument("--games", type=int, default=0, help="of a shard [those of a group]")
+    parser.add_argument("--games", type=int, default=0, 
+                        help="of a shard, and side by side without Ray [those of a group]")
     words = parser.parse_args()
     if words.speed:
         speed(words.speed, words.game, words.net, words.sims, words.games)

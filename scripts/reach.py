@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +39,7 @@ def imports(module: str) -> set[str]:
     assert path is not None, module
     base = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     found = set()
-    for node in _nodes(ast.parse(path.read_text())):
+    for node in _nodes(_parsed(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -49,6 +50,11 @@ def imports(module: str) -> set[str]:
             continue
         found |= {known for name in names if (known := _known(name))}
     return found - {module, "selfplay"}
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def _nodes(tree: ast.AST) -> list[ast.AST]:
@@ -101,7 +107,7 @@ def names() -> dict[str, list[str]]:
     for module in sorted(modules()):
         path = path_of(module)
         assert path is not None, module
-        for node in ast.parse(path.read_text()).body:
+        for node in _parsed(path).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
                 found.setdefault(node.name, []).append(module)
     return found

@@ -2,25 +2,21 @@
 
     python scripts/scale.py                     # the tables of docs/scale.md
     python scripts/scale.py --chart docs/scale.png
-    python scripts/scale.py --measure [--shards runs/NAME/rl/records]    # the figures behind them
-    python scripts/scale.py --ingest 20 [--chart ingest.png]   # what one driver takes, on Ray here
 
 Machines play in shards and hand them to one learner; weights go to every machine once a version.
 The simulation walks through iterations: when each machine begins a shard, when the shard has
 crossed the learner's network card, when the learner has enough, when its weights have reached all.
-Everything else is arithmetic on ``Setup``. Figures that were not measured here say so in
-docs/scale.md.
+Everything else is arithmetic on ``Setup``. scripts/bench_ingest.py measures what goes in; figures
+that were not measured say so in docs/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import math
-import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 MACHINES = (1, 10, 100, 1000)
 DAY = 86_400.0
@@ -272,177 +268,11 @@ def chart(path: Path, setups: list[Setup]) -> None:
     figure.savefig(path, dpi=110)
 
 
-# -------------------------------------------------------------------------------------- measuring
-
-
-def shard_figures(folder: Path) -> dict[str, float]:
-    """Bytes of a position in the shards of ``folder``: as arrays, and on disk."""
-    import numpy as np
-
-    rows = raw = disk = 0
-    for path in sorted(folder.glob("*.npz"))[-8:]:
-        with np.load(path) as shard:
-            rows += len(shard["value"])
-            raw += sum(shard[name].nbytes for name in shard.files)
-        disk += path.stat().st_size
-    return {"rows": rows, "bytes": raw / max(rows, 1), "bytes_on_disk": disk / max(rows, 1)}
-
-
-def fresh_shard(game: str, sims: int = 4) -> dict[str, float]:
-    """The same of self-play that begins now, by a net that knows nothing."""
-    import tempfile
-
-    from selfplay.board.config import RLConfig
-    from selfplay.board.selfplay import SelfPlay
-    from selfplay.games import make
-    from selfplay.inference.evaluator import Evaluator
-    from selfplay.models import build, seeded, spec_for
-    from selfplay.run.shards import save_shard
-
-    board = make(game)
-    config = RLConfig(games=32, sims=sims, cheap_sims=sims)
-    net = seeded(0, lambda: build(spec_for(board, "1x8")))
-    harvest = SelfPlay(board, [Evaluator(net, board)], config, seed=0, threads=1).play(1500)
-    assert harvest is not None, "nothing has stopped it"
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.process_time()
-        save_shard(Path(folder) / "0.npz", *harvest)
-        spent = time.process_time() - began
-        return {**shard_figures(Path(folder)), "saved_per_second": 1500 / spent}
-
-
-def store_figures() -> dict[str, dict[str, float]]:
-    """Seconds of putting and getting arrays of some sizes in a Ray of this machine's own, of the
-    best of five."""
-    import numpy as np
-    import ray
-
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-             object_store_memory=600 << 20)
-
-    @ray.remote
-    def fetch(refs: list[Any]) -> tuple[float, int]:
-        began = time.perf_counter()
-        found = ray.get(refs[0])
-        copied = found.copy()  # as an actor does
-        return time.perf_counter() - began, int(copied[0])
-
-    found = {}
-    try:
-        for size in (10_000, 1_000_000, 10_000_000, 100_000_000):
-            data, put, got, back = np.ones(size, np.uint8), [], [], []
-            for _ in range(5):
-                began = time.perf_counter()
-                ref = ray.put(data)
-                put.append(time.perf_counter() - began)
-                got.append(ray.get(fetch.remote([ref]))[0])
-                began = time.perf_counter()
-                np.array(ray.get(ref))
-                back.append(time.perf_counter() - began)
-            found[str(size)] = {"put": min(put), "get_and_copy": min(got), "take_back": min(back)}
-    finally:
-        ray.shutdown()
-    return found
-
-
-PLACES = (1, 2, 8, 64)
-
-
-def ingest_lines(seconds: float, minutes: float, path: Path | None) -> list[str]:
-    """A table of what a driver takes from 1 to 64 actors that sleep as long as an H100 plays, all
-    of them on this machine (64 are 8 processes of 8 threads); then the object store's memory over
-    ``minutes`` with 8 of them."""
-    from bench_ray import patient, room
-    from ray._private.internal_api import node_stats
-    from ray.cluster_utils import Cluster
-
-    from selfplay.bench.ingest import Sleep, broadcast, ingest
-    from selfplay.cluster.farm import Farm
-    from selfplay.run.config import RayConfig
-
-    gpu = with_gpu(BOARD)
-    shard = Sleep(int(gpu.shard), int(gpu.size), gpu.shard / gpu.rate)
-    patient()
-    cluster: Any = Cluster(initialize_head=True, head_node_args=room(
-        num_cpus=64, include_dashboard=False, object_store_memory=1 << 30))
-    farm = Farm(cluster.address, RayConfig(cpus=8.0), actors=8)
-
-    def store() -> int:
-        (node,) = farm.ray.nodes()
-        found = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"])
-        return int(found.store_stats.object_store_bytes_used)
-
-    try:
-        while farm.alive < 8:
-            farm.poll(0.5)
-        broadcast(farm, int(gpu.weights), 64, 1)  # all have begun
-        lines = [f"shards of {shard.rows:,} positions, {shard.rows * shard.size / 1e6:.2f} MB, "
-                 f"{shard.seconds:.3f} s each; a version of {gpu.weights / 1e6:g} MB every 5 s", "",
-                 "| actors | positions/s wanted | taken | actors wait | driver's share of a core | "
-                 "store at most | a version has reached all |", "|---|---|---|---|---|---|---|"]
-        found = []
-        for places in PLACES:
-            one = ingest(farm, shard, int(gpu.weights), places, seconds, store)
-            found.append(one)
-            lines.append(
-                f"| {places} | {places * gpu.rate:,.0f} | {one.positions:,.0f} | {one.waiting:.0%} "
-                f"| {one.driver:.0%} | {one.store / 1e6:.1f} MB | "
-                f"{broadcast(farm, int(gpu.weights), places):.3f} s |")
-            print(lines[-1], flush=True)
-        for k in range(round(minutes)):
-            one = ingest(farm, shard, int(gpu.weights), 8, 60.0, store)
-            lines.append(f"minute {k + 1}: at most {one.store / 1e6:.1f} MB in the store, "
-                         f"{one.positions:,.0f} positions/s")
-            print(lines[-1], flush=True)
-    finally:
-        farm.close()
-        cluster.shutdown()
-    if path is not None:
-        _ingest_chart(path, [(one.places, one.positions, one.waiting) for one in found], gpu.rate)
-    return lines
-
-
-def _ingest_chart(path: Path, found: list[tuple[int, float, float]], rate: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    counts = [places for places, _, _ in found]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8))
-    left.plot(counts, [positions for _, positions, _ in found], "o-", label="taken by the driver")
-    left.plot(counts, [rate * count for count in counts], ":", label="what the actors could make")
-    right.plot(counts, [100 * waiting for _, _, waiting in found], "o-")
-    left.set(xscale="log", yscale="log", xlabel="actors", ylabel="positions/s")
-    right.set(xscale="log", xlabel="actors", ylabel="% of the actors' time spent waiting")
-    left.legend(fontsize=7, frameon=False)
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chart", type=Path, help="draw the chart there")
-    parser.add_argument("--measure", action="store_true", help="measure the figures behind it")
-    parser.add_argument("--ingest", type=float, default=0.0, metavar="SECONDS",
-                        help="what one driver takes from sleeping actors, for so long each")
-    parser.add_argument("--minutes", type=float, default=0.0,
-                        help="with --ingest: the object store's memory over so many of them")
-    parser.add_argument("--shards", type=Path, help="a run's records, to measure")
     args = parser.parse_args()
-    if args.measure:
-        found: dict[str, Any] = {"go9x9": fresh_shard("go9x9"), "go19x19": fresh_shard("go19x19")}
-        if args.shards:
-            found[str(args.shards)] = shard_figures(args.shards)
-        found["store"] = store_figures()
-        print(json.dumps(found, indent=1))
-        return
-    if args.ingest:
-        print("\n".join(ingest_lines(args.ingest, args.minutes, args.chart)))
-        return
     setups = [BOARD, with_gpu(BOARD), faster_learner(with_gpu(BOARD), 8), ZERO]
     for setup in setups:
         print("\n".join([*rows_of(setup), ""]))

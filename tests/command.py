@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forked import POSSIBLE, Forked
+from forked import POSSIBLE, Forked, new_process
 
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.games import make
@@ -25,34 +24,27 @@ TINY = [
         "net=1x8",
         "expert.player=mcts:8", "expert.count=40",
         "sft.batch_size=32", "sft.evaluate_every=10", "sft.max_steps=45",
-        "rl.iterations=3", "rl.positions=96", "rl.games=16", "rl.sims=8", "rl.cheap_sims=4",
+        "rl.iterations=3", "rl.positions=96", "rl.games=32", "rl.sims=8", "rl.cheap_sims=4",
+        "rl.full_share=0.5",
         "rl.batch_size=32", "rl.reuse=2", "rl.cache_mb=1",
-        "eval.sims=4", "eval.sft_points=2", "eval.rl_points=2", "eval.games=4",
-        "eval.decisive_games=6", "eval.baseline_games=4", "eval.baselines=mcts:8",
+        "eval.sims=4", "eval.sft_points=2", "eval.rl_points=2", "eval.games=2",
+        "eval.decisive_games=6", "eval.baseline_games=2", "eval.baselines=mcts:8",
     ) for word in ("--set", setting)),
 ]
 
 
-#: A test run in the background ignores SIGINT, and its children would as well.
-HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-
-
 def start(
-    *words: str, cwd: Path, fresh: bool = False, **options: Any
+    *words: str, cwd: Path, fresh: bool = False, env: dict[str, str] | None = None,
+    **more: Any,
 ) -> subprocess.Popen[str] | Forked:
     """``selfplay WORDS`` in ``cwd``, one thread, its output in pipes.
 
-    fresh: by a Python of its own, whose hashes of text are other ones; so is what has ``options``.
+    fresh: by a Python of its own, whose hashes of text are other ones; so is what has an ``env``.
+    more: of ``forked.Way``.
     """
-    fresh = fresh or bool(options) or not POSSIBLE
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100",
-                   **options.pop("env", {})}
-    if not fresh:
-        return Forked("selfplay", words, cwd, environment)
-    return subprocess.Popen(
-        [sys.executable, "-c", HEARS_CTRL_C + "from selfplay.cli import main; main()", *words],
-        cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, **options)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(env or {})}
+    forked = POSSIBLE and not fresh and not env
+    return (Forked if forked else new_process)("selfplay", words, cwd, environment, **more)
 
 
 def selfplay(

@@ -31,6 +31,10 @@ torch.set_num_threads(1)
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+#: Files of tests that play no games.
+TEXTS = ("test_algorithms", "test_dpo", "test_fsdp", "test_llm_", "test_policy_gradient",
+         "test_reward_model", "test_rlhf")
+
 PlayRandom = Callable[..., tuple[Any, NDArray[np.int64]]]
 
 
@@ -52,6 +56,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = "attack"
     if not config.getoption("attack"):
         os.fsync = unwaited  # some 400 times in the smallest run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Texts come in the middle, where the second of two workers begins: it does what needs no
+    kernels of games while the first compiles them, instead of the same once more."""
+    boards, texts = (
+        [item for item in items if item.path.name.startswith(TEXTS) == text]
+        for text in (False, True))
+    at = min(len(items) // 2, len(boards))
+    while 0 < at < len(boards) and boards[at].path == boards[at - 1].path:
+        at -= 1  # files stay whole
+    items[:] = [*boards[:at], *texts, *boards[at:]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

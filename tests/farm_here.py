@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from selfplay.cluster.actor import Key, Order, Output, RayActor
+from selfplay.cluster.actor import Key, Maker, Order, Output, RayActor
 from selfplay.cluster.farm import Delivery
 
 
@@ -16,7 +17,7 @@ class Here:
     """A farm in this process: pieces come in any order, some twice, some only when asked again."""
 
     device, threads = "cpu", 1
-    alive = able = 2
+    alive = able = expected = 2
     restarts = moved = 0
     wait_seconds = 0.0
 
@@ -25,7 +26,6 @@ class Here:
         self.nodes: dict[str, Any] = {}
         self.job: Order | None = None
         self.puts = 0
-        self.ray = SimpleNamespace(put=self._put)
         self.actors = [RayActor("cpu") for _ in range(3)]
         self.waiting: dict[Key, int] = {}
         self.versions: dict[int, Any] = {}
@@ -38,7 +38,7 @@ class Here:
         self.versions[version] = weights
         self.version = version
 
-    def _put(self, thing: Any) -> Any:
+    def put(self, thing: Any) -> Any:
         self.puts += 1
         return thing
 
@@ -63,6 +63,26 @@ class Here:
 
     def close(self) -> None:
         """Nothing is to be ended."""
+
+
+class FullDisk(Maker):
+    """On actors of Ray: the machine that is asked first has no room. folder: where it says so."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        self.first = Path(folder) / "first"
+
+    def load(self, weights: Any) -> None:
+        """There are none."""
+
+    def make(self, key: Key) -> tuple[Any, dict[str, float]]:
+        import ray
+
+        me = ray.get_runtime_context().get_actor_id()
+        with suppress(FileExistsError), self.first.open("x") as file:
+            file.write(me)
+        if self.first.read_text() == me:
+            raise ray.exceptions.OutOfDiskError("Local disk is full")
+        return me, {}
 
 
 def commands_get(farm: Here, monkeypatch: pytest.MonkeyPatch) -> None:

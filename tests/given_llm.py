@@ -3,6 +3,7 @@ weights, a byte-level BPE tokenizer, an end that is not the padding, or no paddi
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,10 @@ CHAT = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 
-def tokenizer(kind: str) -> Any:
-    """"qwen2" and "llama": a chat template, an end that is not the padding; "gpt2": no template,
-    no padding."""
+@cache
+def _pieces() -> str:
+    """What a tokenizer learns of the task's texts, as JSON."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     from selfplay.llm.tasks.task import make_task
 
@@ -40,6 +40,16 @@ def tokenizer(kind: str) -> Any:
     bpe.train_from_iterator(make_task(TASK, style="answer").texts(), trainers.BpeTrainer(
         vocab_size=360, special_tokens=special, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return bpe.to_str()
+
+
+def tokenizer(kind: str) -> Any:
+    """"qwen2" and "llama": a chat template, an end that is not the padding; "gpt2": no template,
+    no padding."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer.from_str(_pieces())
     if kind == "gpt2":
         return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>")
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,13 @@ def go_on(game: Go, states: Any, text: str) -> None:
         game.step(states, np.array(moves(game, word)))
 
 
+@cache
+def beside(size: int, cell: int) -> list[int]:
+    row, col = divmod(cell, size)
+    spots = ((row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1))
+    return [r * size + c for r, c in spots if 0 <= min(r, c) <= max(r, c) < size]
+
+
 class Reference:
     """Go on a tuple of cells (0 empty, 1 black, 2 white), every earlier board remembered.
 
@@ -77,9 +85,7 @@ class Reference:
         self.mover = 1
 
     def around(self, cell: int) -> list[int]:
-        row, col = divmod(cell, self.size)
-        spots = ((row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1))
-        return [r * self.size + c for r, c in spots if 0 <= min(r, c) <= max(r, c) < self.size]
+        return beside(self.size, cell)
 
     def group(self, board: Any, cell: int) -> tuple[set[int], set[int]]:
         """The connected cells of one content, and the cells next to them."""

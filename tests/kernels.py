@@ -1,7 +1,13 @@
-"""Loads, where this is imported, the kernels that most of the programs that tests start will use:
-from Numba's cache, which still takes longer than to run them."""
+"""Loads, where this is imported, the kernels that most of the programs that tests start will use,
+from Numba's cache, which still takes longer than to run them; and what learns and draws.
+
+The console is left to the new process: it looks at the terminal when it is made.
+"""
 
 from __future__ import annotations
+
+import importlib
+import sys
 
 import numpy as np
 
@@ -13,6 +19,9 @@ from selfplay.games import make  # noqa: E402
 from selfplay.search.rollouts import rollout_evaluate  # noqa: E402
 from selfplay.search.search import Rule, Search, SearchConfig  # noqa: E402
 
+for module in ("board.alphazero", "board.supervised", "inference.evaluator", "learn.checkpoint",
+               "report.page"):
+    importlib.import_module(f"selfplay.{module}")
 GAME = make("tictactoe")
 RULES: tuple[Rule, ...] = ("uct", "gumbel", "puct")
 for rule in RULES:
@@ -23,3 +32,4 @@ for rule in RULES:
     for _ in range(6):
         search.wave(evaluate)
     search.advance(rows, search.result(rows).action)
+assert "selfplay.common.console" not in sys.modules

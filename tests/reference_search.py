@@ -7,12 +7,15 @@ From the papers alone: Silver et al. 2017 (PUCT), KataGo's first-play urgency, D
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from selfplay.games.base import Game, take
 from selfplay.search.search import Evaluate, SearchConfig
+
+Scores = Callable[[Iterable[int]], dict[int, float]]
 
 
 def after(game: Game, state: Any, action: int) -> Any:
@@ -53,7 +56,8 @@ class Node:
         logits, value = evaluate(state, legal)
         self.own = float(value[0]) * self.sign
         powers = {int(a): math.exp(logits[0, a]) for a in np.flatnonzero(legal[0])}
-        self.moves = {a: power / sum(powers.values()) for a, power in powers.items()}
+        whole = sum(powers.values())
+        self.moves = {a: power / whole for a, power in powers.items()}
 
     @property
     def sign(self) -> int:
@@ -100,7 +104,8 @@ class Node:
 
     def open_moves(self) -> list[int]:
         """Moves whose value is not known."""
-        return [a for a in self.moves if a not in self.values()]
+        known = self.values()
+        return [a for a in self.moves if a not in known]
 
 
 class Reference:
@@ -202,51 +207,52 @@ class Reference:
     def run_gumbel(self, sims: int, draws: np.ndarray) -> int:
         """Sequential halving over the moves of the highest draw + logit; the winner."""
 
-        def score(a: int) -> float:
-            return draws[a] + math.log(self.root.moves[a]) + self.sigma(self.root)[a]
+        def scores(among: Iterable[int]) -> dict[int, float]:
+            sigma = self.sigma(self.root)
+            return {a: draws[a] + math.log(self.root.moves[a]) + sigma[a] for a in among}
 
         pool = self.root.open_moves()
         width = min(self.config.gumbel_actions, len(pool))
         if self.config.proven:
-            self.run_levels(levels(sims, width), score)
-            return self.choice(score)
+            self.run_levels(levels(sims, width), scores)
+            return self.choice(scores)
         phases, left = math.ceil(math.log2(width)), sims
         while left:
             rounds = left if width == 1 else max(1, sims // (phases * width))
             for _ in range(rounds):
                 chosen: list[int] = []
                 while len(chosen) < width and left:
-                    action = best({a: score(a) for a in pool if a not in chosen})
+                    action = best(scores(a for a in pool if a not in chosen))
                     self.simulate(action)
                     chosen.append(action)
                     left -= 1
                 pool = chosen if left else pool
             width = max(2, width // 2)
         most = max(self.root.n(a) for a in self.root.moves)
-        return best({a: score(a) for a in self.root.moves if self.root.n(a) == most})
+        return best(scores(a for a in self.root.moves if self.root.n(a) == most))
 
-    def run_levels(self, wanted: list[int], score: Any) -> None:
+    def run_levels(self, wanted: list[int], scores: Scores) -> None:
         """Each simulation to the best of the open moves with so many visits; if there is none,
         of those with the next fewer; if there is none, of those with the next more."""
         for level in wanted:
             if self.root.exact is not None:
                 break
-            counts = {self.root.n(a) for a in self.root.open_moves()}
-            fewer = [n for n in counts if n <= level]
-            count = max(fewer) if fewer else min(counts)
-            self.simulate(best({a: score(a) for a in self.root.open_moves()
-                                if self.root.n(a) == count}))
+            counts = {a: self.root.n(a) for a in self.root.open_moves()}
+            fewer = [n for n in counts.values() if n <= level]
+            count = max(fewer) if fewer else min(counts.values())
+            self.simulate(best(scores(a for a, n in counts.items() if n == count)))
 
-    def choice(self, score: Any) -> int:
+    def choice(self, scores: Scores) -> int:
         """If the root is decided, the most visited of the moves with its value; else the best by
-        ``score`` of the most visited open ones and those that are known and do not lose."""
+        ``scores`` of the most visited open ones and those that are known and do not lose."""
         root, known = self.root, self.root.values()
         if root.exact is not None:
             return best({a: root.n(a) + root.moves[a] for a in self.keeping()})
-        most = max(root.n(a) for a in root.open_moves())
+        open_moves = root.open_moves()
+        most = max(root.n(a) for a in open_moves)
         good = [a for a, value in known.items() if value != -root.sign]
-        good += [a for a in root.open_moves() if most and root.n(a) == most]
-        return best({a: score(a) for a in good or root.open_moves()})
+        good += [a for a in open_moves if most and root.n(a) == most]
+        return best(scores(good or open_moves))
 
     def keeping(self) -> list[int]:
         """The visited moves that keep a decided root's value."""
@@ -257,7 +263,8 @@ class Reference:
         root = self.root
         seen = any(root.n(a) for a in root.open_moves()) or any(
             value != -root.sign for value in root.values().values())
-        return self.choice(root.q if seen else root.moves.get)
+        worth: Any = root.q if seen else root.moves.get
+        return self.choice(lambda among: {a: worth(a) for a in among})
 
     def policy(self, shares: dict[int, float], by_visits: bool) -> dict[int, float]:
         """The policy made of ``shares`` and of what is proven."""

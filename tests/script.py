@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
-from forked import POSSIBLE, Forked
+from forked import ran
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -24,10 +22,4 @@ def load(name: str) -> ModuleType:
 
 def start(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, until it ends."""
-    path = str(SCRIPTS / f"{name}.py")
-    if not POSSIBLE:
-        return subprocess.run([sys.executable, path, *words], cwd=SCRIPTS.parent,
-                              capture_output=True, text=True, check=False)
-    process = Forked(path, words, SCRIPTS.parent, dict(os.environ))
-    out, err = process.communicate(timeout=600)
-    return subprocess.CompletedProcess([path, *words], process.returncode, out, err)
+    return ran(str(SCRIPTS / f"{name}.py"), *words, cwd=SCRIPTS.parent)

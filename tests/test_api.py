@@ -14,12 +14,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
 from command import ROOT, TINY
 
 import selfplay as sp
+from selfplay.arena.engines import GtpPlayer
 
 
 def python(code: str, cwd: Path, *options: str) -> None:
@@ -102,6 +104,15 @@ def test_a_board_by_the_name_of_its_game() -> None:
     assert str(sp.Board("tictactoe", game.new(1))) == str(sp.Board(game, game.new(1)))
 
 
+def test_games_and_players_show_themselves() -> None:
+    game = sp.make("tictactoe")
+    assert repr(game) == f"<tictactoe: {game.rules}>"
+    made = [sp.player(game, "random"), sp.player(game, sp.net(game, "1x8"), sims=8),
+            sp.player(game, "human"), GtpPlayer("gtp:x", "x", sp.make("go5x5"))]
+    assert list(map(repr, made)) == ["<player random>", "<player net@8>", "<player human>",
+                                     "<player gtp:x>"]
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert f'version = "{sp.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
@@ -120,9 +131,11 @@ def test_names_that_are_not_there() -> None:
 
 def test_search_stays_a_function_when_its_folder_is_imported() -> None:
     for first in ("selfplay.search.search", "selfplay.search", "selfplay"):
-        python(f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
-               "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
-               "assert callable(sp.search) and sp.search.__name__ == 'search'", ROOT)
+        code = (f"import importlib, selfplay as sp; importlib.import_module({first!r})\n"
+                "from selfplay.search import tree\nassert tree.__name__ == 'selfplay.search.tree'\n"
+                "assert callable(sp.search) and sp.search.__name__ == 'search'")
+        done = forked.python(code, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
 
 
 def test_types_are_shipped() -> None:
@@ -227,7 +240,7 @@ def test_a_match_of_nets_and_its_picture() -> None:
 def test_alphazero_learns_and_can_be_left() -> None:
     net = sp.net("tictactoe", "1x8")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1)}
+    small = {"sims": 8, "positions": 64, "games": 8, "opening": (0, 1), "cache_mb": 1}
     rows = sp.alphazero("tictactoe", net, **small)
     assert [next(rows)["iteration"] for _ in range(2)] == [1, 2]
     rows.close()

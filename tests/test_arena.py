@@ -72,6 +72,15 @@ def test_random_play_is_even_and_openings_vary() -> None:
     assert result.distinct > 300
 
 
+def test_what_is_under_way_is_told_before_a_game_has_ended() -> None:
+    seen: list[float] = []
+    shown: list[list[float]] = []
+    match(None, 4, game=GO, opening=(0, 0), under_way=seen.append,
+          progress=lambda done: shown.append(list(seen)))
+    before = shown[1]  # by when a game has ended
+    assert len(before) > 3 and before == sorted(before) and 0 < before[0] < before[-1] <= 4
+
+
 def test_the_same_match_whatever_the_slots() -> None:
     one, other = match(None, 30, slots=1), match(None, 30, slots=30)
     assert (one.total, one.as_first, one.distinct) == (other.total, other.as_first, other.distinct)

@@ -19,7 +19,7 @@ def test_one_thread_or_two(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(attack.count(2, 16)):
         rng, game = attack.rng(number), GAMES[number % len(GAMES)]
         words = {"games": rng.choice((5, 8)), "positions": 48, "batch_size": 16, "sims": 6,
-                 "cheap_sims": 3, "reuse": 2, "window_min": 32, "window_max": 64,
+                 "cheap_sims": 3, "reuse": 2, "window_min": 32, "window_max": 64, "cache_mb": 1,
                  "dtype": "float32", "algorithm": rng.choice(("puct", "gumbel"))}
         league = rng.random() < 0.3
         what = f"{game}, {'policy gradient' if league else words}, seed {number}"

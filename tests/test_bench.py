@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import Command
+from command import ROOT, Command
+from forked import python
 
 from selfplay import bench
 from selfplay.bench import net as bench_net
@@ -51,8 +50,9 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def _no_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new process imports nothing."""
+    """New processes import nothing."""
     monkeypatch.setattr(bench_net, "FIRST_MOVE", "pass")
+    monkeypatch.setattr(bench_net, "IMPORTS", "pass")
 
 
 @pytest.mark.usefixtures("_no_start")
@@ -185,9 +185,9 @@ def test_a_limit_is_the_best_way_and_one_lucky_look_does_not_choose_it(
 
 def test_the_first_move_is_that_of_the_net_asked_for() -> None:
     after = "print(sum(p.numel() for p in net.parameters()), actor.states.ply.sum() - start)"
-    done = subprocess.run(
-        [sys.executable, "-c", bench_net.FIRST_MOVE + after, "tictactoe", "1x8", "cpu"],
-        check=True, capture_output=True, text=True)
+    done = python(bench_net.FIRST_MOVE + after, "tictactoe", "1x8", "cpu", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert python(bench_net.IMPORTS, cwd=ROOT).returncode == 0
     game = make("tictactoe")
     net = build(spec_for(game, "1x8"))
     parameters, moves = map(int, done.stdout.split())

@@ -6,6 +6,8 @@ import gzip
 import json
 import shlex
 import shutil
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,8 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import SelfPlay
+from selfplay.common import compiling
+from selfplay.common.compiling import working_seconds
 from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_json
@@ -37,11 +41,13 @@ from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
 from selfplay.run.config import RunConfig, override, preset
 from selfplay.run.folder import Run, open_run, stages, stored_config
+from selfplay.run.keep import Kept
 from selfplay.run.stage import Desk
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
 T = ("--game", "tictactoe", "--run", "here")
+Begun = Callable[[float], str]
 
 
 class Ticking:
@@ -58,10 +64,11 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
     """A run's clock, 0.1 seconds a look, and nothing measured."""
-    time = Ticking(0.1)
-    monkeypatch.setattr(clocks, "time", time)
+    clock = Ticking(0.1)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     monkeypatch.setattr(pipeline, "prepare", lambda run, clock, device: None)
-    return time
+    return clock
 
 
 @pytest.fixture
@@ -83,6 +90,30 @@ def train(run: Command, minutes: float, *words: str) -> str:
     return said.out
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Runs that several tests begin with, and what was said."""
+    return tmp_path_factory.mktemp("shelf"), {}
+
+
+@pytest.fixture
+def begun(
+    run: Command, ticking: Ticking, tmp_path: Path, shelf: tuple[Path, dict[str, str]]
+) -> Begun:
+    """``train`` for so many minutes in an empty folder, once: the others have a copy of it."""
+    def copied(minutes: float) -> str:
+        folder, said = shelf[0] / f"{minutes}", shelf[1]
+        if folder.name not in said:
+            more = ("--set", "sft.max_steps=10000") if minutes < 1 else ()
+            said[folder.name] = train(run, minutes, *more)
+            shutil.copytree(tmp_path / "here", folder)
+        else:
+            shutil.copytree(folder, tmp_path / "here")
+        return said[folder.name]
+
+    return copied
+
+
 def games(folder: Path) -> set[tuple[int, ...]]:
     found, _ = teacher.expert.read_expert([folder / "expert/games.jsonl.gz"], GAME)
     return {game.actions for game in found}
@@ -92,10 +123,10 @@ def games(folder: Path) -> set[tuple[int, ...]]:
 
 
 def test_more_minutes_improve_every_stage(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
     """A starved first start: some of the expert's games, a little SFT, one iteration of RL."""
-    short = train(run, 0.5, "--set", "sft.max_steps=10000")
+    short = begun(0.5)
     here = tmp_path / "here"
     few = games(here)
     assert "of 40 made; more --minutes make the others" in short and len(few) < 30
@@ -124,9 +155,9 @@ def test_more_minutes_improve_every_stage(
 
 
 def test_an_rl_that_has_cost_much_stays_and_the_command_is_named(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     here = tmp_path / "here"
     spent = json.loads((here / "progress.json").read_text())
     del spent["crc32"]
@@ -171,9 +202,9 @@ def as_an_earlier_version_left_it(here: Path) -> None:
 
 
 def test_a_starved_run_of_an_earlier_version_grows_as_well(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     here = tmp_path / "here"
     as_an_earlier_version_left_it(here)
     few, _ = teacher.expert.read_expert([here / "expert/games.jsonl.gz"], GAME)
@@ -188,9 +219,9 @@ def test_a_starved_run_of_an_earlier_version_grows_as_well(
 
 
 def test_games_held_out_stay_so_when_their_list_is_lost(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 30)
+    begun(30)
     sides = tmp_path / "here/expert/sides.json"
     before = sides.read_bytes()
     sides.unlink()
@@ -199,9 +230,9 @@ def test_games_held_out_stay_so_when_their_list_is_lost(
 
 
 def test_where_nobody_can_tell_what_was_held_out_the_run_says_so(
-    run: Command, ticking: Ticking, tmp_path: Path
+    run: Command, begun: Begun, tmp_path: Path
 ) -> None:
-    train(run, 0.5, "--set", "sft.max_steps=10000")
+    begun(0.5)
     train(run, 30, "--set", "sft.max_steps=200")  # other games have come
     here = tmp_path / "here"
     (here / "expert/sides.json").unlink()
@@ -217,9 +248,9 @@ def test_where_nobody_can_tell_what_was_held_out_the_run_says_so(
 
 @pytest.mark.parametrize("damage", ["a byte", "a line", "none of it"])
 def test_the_remedy_for_damaged_games_of_the_run_works(
-    run: Command, ticking: Ticking, tmp_path: Path, damage: str
+    run: Command, begun: Begun, tmp_path: Path, damage: str
 ) -> None:
-    train(run, 30)
+    begun(30)
     file = tmp_path / "here/expert/games.jsonl.gz"
     data = file.read_bytes()
     lines = gzip.decompress(data).splitlines(keepends=True)
@@ -329,7 +360,9 @@ def test_one_that_nobody_can_stand_in_for_is_told_before_the_start(
 def test_the_stand_in_is_the_expert_until_the_real_one_has_played(
     run: Command, slow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "time", Ticking(0.01))
+    clock = Ticking(0.01)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     more = ("--set", "expert.player=mcts:64", "--set", "eval.baselines=", "--set",
             "sft.max_steps=200", "--set", "rl.iterations=1")
     assert "mcts:16 plays itself" in train(run, 2, *more)
@@ -371,18 +404,18 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
     speed = calibrate.measure_speed(run, "cpu", 0.05)
     assert 5 <= speed.plies <= 9 and speed.evaluation > 0
     player = parse_player("mcts:64", GAME, slots=20)
-    began = clocks.working_seconds()
+    began = working_seconds()
     played = list(play_games(GAME, player, player, games=20, seed=0, opening=(0, 0), slots=20,
                              paired=False))
-    took = (clocks.working_seconds() - began) / len(played)
+    took = (working_seconds() - began) / len(played)
     told = calibrate.teacher_game(GAME, "mcts:64", speed.plies, 0.2, (0, 0), "cpu")
     assert took / 10 < told < took * 10  # a busy machine
 
 
 def test_a_run_with_a_first_point_measures_nothing(
-    run: Command, ticking: Ticking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(run, 30)
+    begun(30)
     monkeypatch.setattr(calibrate, "measure_speed", None)
     config = stored_config(tmp_path / "here")
     assert config is not None
@@ -461,10 +494,9 @@ def test_the_bar_of_rl_tells_how_long_a_first_point_takes(
 ) -> None:
     said = train(run, 0.5, "--set", "rl.positions=100000")
     notes = [note for note in shown if note.startswith("RL: ")]
-    assert any("0/100,000 positions, " in n and " more in 16 games under way" in n for n in notes)
-    told = [n for n in notes if "minutes are needed for a first RL point" in n]
-    assert told
-    assert said.count("minutes are needed for a first RL point, and ") == 1
+    assert any("0/100,000 positions, " in n and " more in 32 games under way" in n for n in notes)
+    assert any("; a first point in about " in n for n in notes)
+    assert said.count("RL: a first point needs about ") == 1
     assert "the time ended before the first iteration" in said
 
 
@@ -542,11 +574,31 @@ def test_something_is_rated_however_late_it_is(
         ("net:a", "random", 2), ("net:b", "random", 2)]
 
 
+def test_compiling_is_in_no_rows_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = [0.0]
+    monkeypatch.setattr(compiling, "seconds", lambda: compiled[0])
+    kept = Kept(tmp_path, lambda path, row: path.mkdir())
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with kept.watch("learn"):
+            time.sleep(0.3)
+            compiled[0] += 0.3
+        yield {"step": 1}
+
+    kept.go_on(rows())
+    (row,) = read_history(tmp_path / "history.jsonl")
+    assert 0 <= row["seconds"] < 0.2 and 0 <= row["learn_seconds"] < 0.2
+
+
 def test_the_smallest_budget_ends_with_a_rated_point_and_a_chart(
     run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every look at the clock takes 10 seconds of the 60 that there are."""
-    monkeypatch.setattr(clocks, "time", Ticking(10.0))
+    clock = Ticking(10.0)
+    monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(clocks, "working_seconds", clock.monotonic)
     said = train(run, 1, "--set", "rl.iterations=1000")
     result = json.loads((tmp_path / "here/evaluation.json").read_text())
     assert any(point["elo"] is not None for point in result["points"]), said

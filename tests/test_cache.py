@@ -11,6 +11,7 @@ from harvesting import played
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tiny_games import drawn_from
 
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import Actor
@@ -115,7 +116,7 @@ def test_the_games_of_self_play_stay_the_same() -> None:
     game, config = make("tictactoe"), RLConfig(sims=8, cheap_sims=4, games=16)
 
     def forward(obs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        draws = [np.random.default_rng(list(planes.tobytes())).normal(size=10) for planes in obs]
+        draws = [drawn_from(planes).normal(size=10) for planes in obs]
         return np.array(draws, np.float32)[:, :9], np.tanh(np.array(draws, np.float32)[:, 9])
 
     cache = EvaluationCache(0.01, game.num_actions)

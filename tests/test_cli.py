@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from command import TINY, Command, Said, save_net, selfplay
 from selfplay.cli import cli
 from selfplay.common.errors import LONGEST
 from selfplay.common.history import read_history
+from selfplay.games import GameError, make
 from selfplay.learn import checkpoint
 
 FAKE = f"gtp:{sys.executable} {Path(__file__).with_name('fake_gtp.py')}"
@@ -151,6 +151,17 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("expert", *T, "--player", "random", "--games", "2", "--out", f"{'x' * 260}.jsonl.gz"),
      ("File name too long", "choose a shorter name")),
 ]
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("chess960x", "openspiel:chess"), ("hexx", "hex"), ("openspiel:ches", "openspiel:chess"),
+    ("backgammin", ""), ("openspiel:zzz", "")])
+def test_only_names_that_are_near_are_suggested(name: str, near: str) -> None:
+    with pytest.raises(GameError) as caught:
+        make(name)
+    told = re.findall(r"did you mean '([^']+)'", str(caught.value))
+    assert told == [near] * bool(near)
+    assert near or "selfplay games" in str(caught.value)
 
 
 @pytest.mark.parametrize(("words", "told"), MISTAKES, ids=lambda v: " ".join(v)[:60])
@@ -367,11 +378,7 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     sft = ("sft", "--game", "tictactoe", "--run", "here", *TINY)
 
     selfplay("sft", "--game", "tictactoe", "--run", "warm", *TINY, cwd=tmp_path)  # Numba's cache
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
-
-    done = selfplay(*sft, cwd=tmp_path, preexec_fn=limit)
+    done = selfplay(*sft, cwd=tmp_path, largest=8_000)
     Said(done.returncode, done.stdout, done.stderr).mistake("File too large", "again")
     assert (tmp_path / "here/expert/games.jsonl.gz").exists()
     assert not checkpoint.listing(tmp_path / "here/sft")

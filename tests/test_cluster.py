@@ -185,8 +185,15 @@ def test_games_for_the_value_net_are_those_of_one_machine(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and a node, with room for one actor each."""
+    """A head and a node, with room for one actor each; their processes find the tests' modules."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    places = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+        yield from started_cluster()
+
+
+def started_cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     BENCH.patient()
@@ -346,6 +353,36 @@ def test_work_that_fails_on_an_actor_is_one_line(farm: Farm) -> None:
     with pytest.raises(UserError, match=r"^on [\d.#]+: .*chess"):
         while True:
             farm.poll(0.5)
+
+
+def test_a_node_without_room_loses_nothing(
+    tmp_path: Path, farm: Farm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others make what it could not; its own turn comes later."""
+    while farm.alive < 2:
+        farm.poll(0.5)
+    farm.begin(Order("farm_here:FullDisk", {"folder": str(tmp_path)}))
+    for k in range(3):
+        farm.ask((k,))
+    came: list[Any] = []
+    while len(came) < 3:
+        came += farm.poll(0.5)
+    assert {piece.key for piece in came} == {(0,), (1,), (2,)}
+    assert (tmp_path / "first").read_text() not in {piece.output.piece for piece in came}
+    said = capsys.readouterr().out
+    assert said.count("has no room for what it makes (Local disk is full") == 1
+    assert "make room on its disk" in said
+
+
+def test_a_full_store_is_one_line(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ObjectStoreFullError", "OutOfDiskError"):
+        def full(thing: Any, name: str = name) -> Any:
+            raise getattr(farm.ray.exceptions, name)("full")
+
+        monkeypatch.setattr(farm.ray, "put", full)
+        with pytest.raises(UserError, match=r"object store is full.*--object-store-memory") as told:
+            farm.publish(0, np.zeros(9))
+        assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("words", [

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from command import save_net
+from command import drop_sums, save_net
 from farm_here import Here, commands_get
 
 from selfplay.arena.contest.sprt import Trial, parse_sprt
 from selfplay.arena.expert import generate
 from selfplay.arena.match import MatchResult, play_match
+from selfplay.arena.players import parse_player
 from selfplay.arena.records import GameRecord, read_records
 from selfplay.cli import cli
 from selfplay.cluster import matches
 from selfplay.cluster.actor import Order
 from selfplay.cluster.matches import SpreadMatches, carried
 from selfplay.cluster.stages import OnFarm
+from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.models import spec_for
 from selfplay.run.boards import KeptPolicyLearner, train_pg
@@ -120,6 +124,43 @@ def test_an_engine_plays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert both[0].total == both[1].total
 
 
+class Dying(Here):
+    """Its last machine with the programs is gone after the first piece."""
+
+    able = property(lambda self: 0 if self.made else 2)  # type: ignore[assignment]
+
+    def poll(self, seconds: float) -> list[Any]:
+        return super().poll(seconds) if self.able else []
+
+
+def test_what_the_last_machine_with_an_engine_had_is_played_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where this one has the engine; else a line says so, and the games that came are kept."""
+    monkeypatch.setattr(matches, "PATIENCE", 0.1)
+    game, farm = make("go5x5"), Dying(1)
+    away, here = (play_match(
+        game, FAKE, "random", games=6, seed=1, folder=tmp_path / name,
+        away=SpreadMatches(farm, "go5x5") if name == "away" else None)  # type: ignore[arg-type]
+        for name in ("away", "here"))
+    first, *_ = farm.made
+    assert away.total == here.total and away.games == 6 > len(first.key)
+    assert "no machine has gtp:" in capsys.readouterr().out
+    monkeypatch.setattr(matches, "missing_engine", lambda spec: "not here")
+    with pytest.raises(UserError, match="no machine of the cluster has this program now, nor has"):
+        play_match(game, FAKE, "random", games=6, seed=1, folder=tmp_path / "kept",
+                   away=SpreadMatches(Dying(1), "go5x5"))  # type: ignore[arg-type]
+    assert len(list(read_records(tmp_path / "kept/games.jsonl"))) == len(first.key)
+
+
+def test_a_match_is_cut_for_the_actors_that_are_to_come(tmp_path: Path) -> None:
+    farm = Here(0, late=True)
+    farm.alive, farm.able, farm.expected = 0, 0, 4
+    played(tmp_path, "random", "mcts:2", SpreadMatches(farm, "tictactoe"),  # type: ignore[arg-type]
+           games=32)
+    assert max(len(piece.key) for piece in farm.made) == 32 // (4 * matches.EACH)
+
+
 @pytest.mark.parametrize("words", [
     ("match", "random", "mcts:4", "--out", "m"),
     ("match", "random", "mcts:4", "mcts:2", "--out", "t"),
@@ -146,6 +187,26 @@ def test_of_a_player_its_checkpoints_travel(tmp_path: Path) -> None:
     for spec in ("random", "mcts:8", "net:connect4@8", "gtp:gnugo --mode gtp", "/x/own.py:Mine"):
         assert carried(spec, "1", files) == spec
     assert len(files) == 2
+
+
+def test_a_policy_that_lies_elsewhere_travels_with_its_value_net(tmp_path: Path) -> None:
+    """AlphaGo's value net names it by an absolute path where a run began from another's."""
+    policy, value = tmp_path / "other/policy", tmp_path / "run/value/ckpt-000001"
+    for path in (policy, value):
+        save_net(path, "tictactoe")
+    drop_sums(value)
+    meta = json.loads((value / "meta.json").read_text())
+    (value / "meta.json").write_text(json.dumps({**meta, "policies": {"rl": str(policy)}}))
+    files: dict[str, Any] = {}
+    spec = carried(f"alphago:{value}@4,prior=rl", "0", files)
+    for name, data in files.items():  # as an actor unpacks them, on a machine without the run
+        path = tmp_path / "there" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
+    shutil.rmtree(tmp_path / "other")
+    shutil.rmtree(tmp_path / "run")
+    there = spec.replace(matches.CARRIED, f"{tmp_path}/there")
+    assert parse_player(there, GAME).name == there
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])

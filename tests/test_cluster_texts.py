@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("ray", reason='pip install -e ".[ray]"')
 
 from farm_here import Here, commands_get
 from given_llm import TASK
+from script import load
 
 from selfplay.cli import cli
 from selfplay.cluster.texts import RayGenerator, text_engine
@@ -91,6 +93,18 @@ def test_ahead_the_answers_are_one_step_old(tmp_path: Path, model: str) -> None:
     assert [row["reward"] for row in rows] == [row["reward"] for row in again]
 
 
+def test_the_benchmark_has_the_same_run_three_ways(tmp_path: Path, model: str) -> None:
+    bench, found = load("bench_texts"), []
+    words = Namespace(prompts=2, group=2, tokens=4)
+    for way in bench.WAYS:
+        learner = bench.learner_of(way, model, tmp_path, Here(1), words)
+        found.append(bench.measured(learner, 0.0))
+        assert len(found[-1][0]) == bench.STEPS + 1 and found[-1][1] > 0
+    alone, turn, ahead = ([row["reward"] for row in rows] for rows, _ in found)
+    assert alone == turn
+    assert [row["staleness"] for row in found[2][0]] == [0, 1, 1, 1] and len(ahead) == 4
+
+
 def test_the_command_lets_actors_write(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,3 +122,5 @@ def test_the_command_lets_actors_write(
     said = CliRunner().invoke(cli, [*words, "--set=rl.steps=2"])
     assert said.exit_code == 0, said.output
     assert len(read_history(tmp_path / "run/rl/history.jsonl")) == 2 and len(farm.made) == made
+    said = CliRunner().invoke(cli, [*words, "--ray", "local", "--set=sample.engine=torch"])
+    assert "--ray: its actors write the completions, not sample.engine=torch" in str(said.exception)

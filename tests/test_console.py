@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfplay.common import console
+from selfplay.common import compiling, console
 from selfplay.common.console import Bar, say
 from selfplay.common.errors import counted
 
@@ -48,6 +48,17 @@ def test_a_bar_of_counts_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         line(bar, 2)
         now[0] = 20.0
         assert line(bar, 6) == "match 60% 0:20 ETA 0:20"
+
+
+def test_compiling_counts_for_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, compiled = [0.0], [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(compiling, "seconds", lambda: compiled[0])
+    with Bar("match", 10, "games") as bar:
+        now[0] = 7.0  # players are made
+        line(bar, 0)
+        now[0], compiled[0] = 27.0, 10.0
+        assert line(bar, 2) == "match 20% 0:17 ETA 0:40"  # two games in ten seconds
 
 
 def test_a_count_that_is_only_a_limit_tells_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

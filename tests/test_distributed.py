@@ -102,7 +102,11 @@ def test_the_package_runs_as_a_module() -> None:
     ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK=x: a whole number"),
     ({"WORLD_SIZE": "2", "RANK": "0"}, "process 1 of 2 does not find the others"),
     ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
-     "process 1 of 2 does not find the others")])
+     "process 1 of 2 does not find the others"),
+    ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "no.such.machine.invalid",
+      "MASTER_PORT": "1"}, "MASTER_ADDR=no.such.machine.invalid: no such machine"),
+    ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a..b", "MASTER_PORT": "1"},
+     "MASTER_ADDR=a..b: no such machine")])
 def test_variables_that_are_not_torchruns_are_one_line(
     place: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

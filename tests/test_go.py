@@ -211,7 +211,7 @@ def check_against(game: Go, states: Any, reference: Reference, actions: list[int
     assert np.flatnonzero(game.points == states.ko[0]).tolist() == reference.ko()
     for k, colour in enumerate((reference.mover, 3 - reference.mover)):
         assert np.array_equal(planes[k], board == colour)
-        few = [min(reference.liberties(board, c), 3) if board[c] == colour else 0
+        few = [min(reference.liberties(reference.board, c), 3) if board[c] == colour else 0
                for c in range(len(board))]
         for liberties in (1, 2, 3):
             assert np.array_equal(planes[2 + 3 * k + liberties], np.array(few) == liberties)
@@ -412,13 +412,15 @@ def test_vertices_count_from_the_bottom_left() -> None:
     assert moves(NINE, "A1 J1 A2 D4 J9 pass") == [0, 8, 9, 30, 80, 81]
 
 
+VALID = {NINE.action_to_text(None, 0, a).upper() for a in range(82)}
+
+
 @given(st.text(max_size=4))
 def test_other_text_is_an_error(text: str) -> None:
     word = text.strip().upper()
-    valid = {NINE.action_to_text(None, 0, a).upper() for a in range(82)}
-    if word in valid:
+    if word in VALID:
         assert 0 <= NINE.text_to_action(None, 0, text) < 82
-    elif word.replace("0", "") not in valid:
+    elif word.replace("0", "") not in VALID:
         with pytest.raises(GameError, match="play A1 to J9 or pass"):
             NINE.text_to_action(None, 0, text)
 

@@ -23,9 +23,10 @@ def an_eye(reference: Reference, cell: int) -> bool:
 
 
 def sensible(reference: Reference) -> list[int]:
+    ko = reference.ko()
     return [cell for cell, content in enumerate(reference.board)
             if content == 0 and reference.after(cell) is not None
-            and cell not in reference.ko() and not an_eye(reference, cell)]
+            and cell not in ko and not an_eye(reference, cell)]
 
 
 @pytest.mark.parametrize(("size", "games"), [(5, 60), (9, 4)])

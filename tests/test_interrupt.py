@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from command import HEARS_CTRL_C
+from forked import HEARS_CTRL_C
 
 from selfplay.common import compiling, interrupt
 from selfplay.common.console import Bar

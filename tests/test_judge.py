@@ -36,6 +36,16 @@ def played(game: Any, games: list[str]) -> Any:
 
 def slow_score(state: Any) -> int:
     """Plain negamax on OpenSpiel's own state: a win counts the winner's stones left, plus one."""
+    board = str(state)
+    if board not in SCORES:
+        SCORES[board] = _slow_score(state)
+    return SCORES[board]
+
+
+SCORES: dict[str, int] = {}
+
+
+def _slow_score(state: Any) -> int:
     player, best = state.current_player(), -CELLS
     for action in state.legal_actions():
         after = state.child(action)
@@ -140,8 +150,8 @@ def test_positions_of_a_file(tmp_path: Path) -> None:
     file.write_text("a1 a2 b1 b2\nb2 a1\ta note\n\n")
     known = read_positions(TICTACTOE, file)
     assert known.ply.tolist() == [4, 2]
-    file.write_text("4453 7\n")
-    assert read_positions(CONNECT4, file).ply.tolist() == [4]
+    file.write_text("5554224333234511764415115 4\n")  # a late one is solved soon
+    assert read_positions(CONNECT4, file).ply.tolist() == [25]
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -154,9 +164,10 @@ def test_bad_positions_are_named(tmp_path: Path, text: str, words: str) -> None:
         read_positions(CONNECT4, file)
 
 
-def test_games_without_a_solver_and_too_many_positions() -> None:
+def test_games_without_a_solver_and_too_many_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GameError, match="no exact solver; there are some for connect4, tictactoe"):
         solver(make("go5x5"))
+    monkeypatch.setattr("selfplay.arena.judge.TRIES", 2)
     with pytest.raises(UserError, match="ask for fewer"):
         drawn_positions(TICTACTOE, 500, (0, 1), seed=0)
 

@@ -155,56 +155,81 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path, undisturbed: Path) -> Non
 #: Calls after which a file system is in another state than before.
 CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 REACHED, COMPLETE = 9, 0
+EVERY = 10  #: one of so many calls is died at; before the others it is only kept what is there
 
 
-def dies_at(call: int, body: Callable[[], object]) -> bool:
-    """Run ``body`` in a child that is gone at its ``call``-th file call; whether it got there."""
+def in_a_child(body: Callable[[], object], before_call: Callable[[int], None]) -> int:
+    """Run ``body`` in a child that tells ``before_call`` the number of each file call; its exit
+    code."""
     child = os.fork()
     if child == 0:
         try:
-            _die_at(call)
+            _tell(before_call)
             body()
             os._exit(COMPLETE)
         finally:
             os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (REACHED, COMPLETE)
-    return code == REACHED
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _die_at(call: int) -> None:
-    count = [0]
+def _tell(before_call: Callable[[int], None]) -> None:
+    count, telling = 0, False  # what ``before_call`` itself calls is not counted
 
-    def fatal(function: Callable[..., Any]) -> Callable[..., Any]:
+    def told(function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **options: Any) -> Any:
-            count[0] += 1
-            if count[0] == call:
-                os._exit(REACHED)
+            nonlocal count, telling
+            if not telling:
+                count, telling = count + 1, True
+                before_call(count)
+                telling = False
             return function(*args, **options)
         return counted
 
     for name in CALLS:
-        setattr(os, name, fatal(getattr(os, name)))
+        setattr(os, name, told(getattr(os, name)))
+
+
+def left(folder: Path) -> dict[Path, int]:
+    return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*")}
 
 
 def every_death(
     tmp_path: Path, prepared: Path, body: Callable[[Path], object], check: Callable[[Path], None]
 ) -> int:
-    """``body`` on copies of ``prepared``, dead at call 1, 2, ... until it lives; all checked, but
-    those that leave what the death before has left."""
-    call, before = 0, None
-    while True:
-        call += 1
-        folder = tmp_path / "copy"
+    """What ``body`` on copies of ``prepared`` leaves, dead at file call 1, 2, ... or alive: all
+    checked, but what the death before leaves as well. How many deaths there are.
+
+    A death leaves what is there before its call: that is kept, call by call, while one child lives.
+    Children that die indeed leave as much, and are checked, too.
+    """
+    folder, kept = tmp_path / "copy", tmp_path / "kept"
+    calls, before = tmp_path / "calls", dict[Path, int]()
+
+    def anew(source: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(prepared, folder)
-        died = dies_at(call, lambda where=folder: body(where))
-        left = {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*")}
-        if left != before or not died:
-            check(folder)
-        before = left
-        if not died:
-            return call - 1
+        return shutil.copytree(source, folder)
+
+    def keep(call: int) -> None:
+        nonlocal before
+        if call == 1 or left(folder) != before:
+            before = left(folder)
+            shutil.copytree(folder, kept / f"{call:04d}")
+        calls.write_text(str(call))
+
+    anew(prepared)
+    assert in_a_child(lambda: body(folder), keep) == COMPLETE
+    check(folder)
+    states = sorted(kept.iterdir())
+    for state in states:
+        check(anew(state))
+    for death in range(EVERY, int(calls.read_text()) + 1, EVERY):
+        anew(prepared)
+        assert in_a_child(lambda: body(folder),
+                          lambda call, at=death: call < at or os._exit(REACHED)) == REACHED
+        same = max(state for state in states if int(state.name) <= death)
+        assert len(left(folder)) == len(left(same)), death
+        check(folder)
+    return int(calls.read_text())
 
 
 def trainer(seed: int) -> Trainer:

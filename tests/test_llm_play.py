@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 
 import torch
-from command import selfplay
+from command import Command
 
 from selfplay.arena.expert import read_expert
 from selfplay.arena.match import play_match
@@ -311,7 +311,9 @@ def test_past_selves_join_and_a_step_can_be_repeated(tmp_path: Path) -> None:
     assert 0 <= one.against_rival()["rival_score"] <= 1
 
 
-def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) -> None:
+def test_a_recipe_plays_is_continued_and_its_models_are_players(
+    run: Command, tmp_path: Path
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_recipe(opened(whole), "cpu")
     for steps in (1, 2):
@@ -320,11 +322,10 @@ def test_a_recipe_plays_is_continued_and_its_models_are_players(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(*(m.parameters() for m in last), strict=True))
     row = read_history(whole / "rl" / "history.jsonl")[-1]
     assert {"illegal", "score", "rival_score", "sampled_accuracy"} <= set(row)
-    said_by = selfplay("match", f"llm:{whole}@2,mask", f"llm:{whole}/sft/ckpt-000030",
-                       "--game", "tictactoe", "--games", "2", "--out", "match", cwd=tmp_path).stdout
+    said_by = run("match", f"llm:{whole}@2,mask", f"llm:{whole}/sft/ckpt-000030",
+                  "--game", "tictactoe", "--games", "2", "--out", "match").out
     assert "rl/ckpt-000002@2,mask against llm:" in said_by and "2 games" in said_by
-    judged = selfplay("judge", str(whole), "--samples", "1,2", "--count", "20",
-                      cwd=tmp_path).stdout
+    judged = run("judge", str(whole), "--samples", "1,2", "--count", "20").out
     assert judged.count("keeps the value") == 4 and (whole / "judge.png").is_file()
     mind = mind_of(f"llm:{whole}")
     assert mind.game.name == "tictactoe" and mind.sims == 0 and mind.name.endswith(",mask")

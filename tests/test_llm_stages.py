@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +16,7 @@ import pytest
 pytest.importorskip("transformers", reason='pip install -e ".[llm]"')
 pytest.importorskip("reasoning_gym", reason='pip install -e ".[llm]"')
 
+from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
@@ -53,6 +56,24 @@ def any_answer_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfplay.llm.policy.parts_of", generous)
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def learnt(shelf: Path) -> Callable[[Path], TextRun]:
+    """A finished run of recipe grpo in a folder: made once, then copied."""
+    def made(folder: Path) -> TextRun:
+        if not (shelf / "grpo").exists():
+            run_recipe(opened(shelf / "making", "grpo", "minutes=600"), "cpu")
+            (shelf / "making").rename(shelf / "grpo")
+        shutil.copytree(shelf / "grpo", folder, dirs_exist_ok=True)
+        return opened(folder, "grpo", "minutes=600")
+
+    return made
+
+
 @pytest.mark.parametrize(("recipe", "stages"), [
     ("grpo", ["sft", "rl"]), ("ppo", ["sft", "rl"]), ("r1-zero", ["base", "rl"]),
     ("r1", ["sft", "rl", "own", "rl2"]), ("distill", ["sft", "rl", "student"]),
@@ -80,7 +101,19 @@ def test_a_recipe_runs_and_is_continued(recipe: str, stages: list[str], tmp_path
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/ckpt-*/*")} == before
 
 
-def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
+def test_the_bar_of_rl_tells_its_end_from_the_first_step_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(Bar, "at", lambda bar, done, note="": shares.extend(
+        [bar.part] * bar.title.startswith("rl")))
+    run_recipe(opened(tmp_path, "grpo", "rl.steps=1"), "cpu")
+    assert shares == [0, 1] and "rl: 1 step, " in capsys.readouterr().out
+
+
+def test_more_steps_may_be_asked_for_later(
+    tmp_path: Path, learnt: Callable[[Path], TextRun]
+) -> None:
     def trained(name: str, recipe: str, *more: str) -> Path:
         run_recipe(opened(tmp_path / name, recipe, "minutes=600", *more), "cpu")
         return tmp_path / name
@@ -89,7 +122,7 @@ def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
         return [row["step"] for row in read_history(stage / "history.jsonl")]
 
     whole = trained("whole", "grpo", "rl.steps=5")
-    trained("cut", "grpo")
+    learnt(tmp_path / "cut")
     cut = trained("cut", "grpo", "rl.steps=5", "rl.keep=4", "sft.max_steps=18", "sft.keep=2")
     assert steps(cut / "rl") == [1, 2, 3, 4, 5]
     assert steps(cut / "sft") == [6, 12], "RL has begun with what it had learnt by then"
@@ -142,9 +175,10 @@ class _NoClock:
     done: tuple[str, ...] = ()
 
 
-def test_own_answers_are_right_ones_of_training_questions(tmp_path: Path) -> None:
-    run = opened(tmp_path, "grpo")
-    run_recipe(run, "cpu")
+def test_own_answers_are_right_ones_of_training_questions(
+    tmp_path: Path, learnt: Callable[[Path], TextRun]
+) -> None:
+    run = learnt(tmp_path)
     told: list[str] = []
     own = own_answers(run, checkpoint.newest(tmp_path / "rl"), "cpu", told.append)
     assert len(own.examples) > 10 and all("tokens/s" in text for text in told)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import ROOT, TINY, Command
+from forked import python
 
 from selfplay.games import identity, located, make
 from selfplay.games.base import Game, GameError, Symmetries
@@ -204,6 +203,11 @@ class Stumbles(SMALL):
         return states.bord == 0
 
 
+class OneArray(SMALL):
+    def result(self, states: Any) -> Any:
+        return super().result(states)[1]
+
+
 class Wide(SMALL):
     def legal(self, states: Any) -> Any:
         return np.hstack([super().legal(states), super().legal(states)])
@@ -234,12 +238,14 @@ class Wide(SMALL):
     (NewStates, "ply does not count the moves", True),
     (Keyless, "the same key", True),
     (Stumbles, "no attribute 'bord' (test_own_games.py, line", True),
+    (OneArray, "result(new(3)) gives one array, float32 [3]; two arrays wanted, (done bool", True),
     (Wide, "[48, 25] wanted", True),
 ], ids=lambda value: getattr(value, "__name__", None))
 def test_planted_faults_are_named(game: type[Game], words: str, fault: bool) -> None:
     found = check(game(size=5, row=4))  # type: ignore[call-arg]
     assert any(words in finding.words and finding.fault == fault for finding in found), found
     assert all("\n" not in finding.words for finding in found)
+    assert not any(word in finding.words for finding in found for word in ("base.py", "rules.py"))
 
 
 def test_a_sample_game_says_who_has_won() -> None:
@@ -307,7 +313,8 @@ def test_an_installed_package_brings_a_game(tmp_path: Path) -> None:
             "assert game.name == 'gonoughts' and make(game.name).num_actions == 9\n"
             "assert 'gonoughts' in describe()")
     here = f"import sys; sys.path.append({str(tmp_path)!r})\n"
-    subprocess.run([sys.executable, "-c", here + code], check=True, cwd=ROOT)
+    done = python(here + code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # -------------------------------------------------------------------------------- the command

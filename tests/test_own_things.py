@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command import ROOT, TINY, Command
+from forked import ran
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import selfplay as sp
@@ -40,9 +40,8 @@ def no_nets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["notebook", "loss"])
 def test_a_script_runs(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(EXAMPLES / f"{name}.py")], cwd=tmp_path,
-                          capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/bin"})
+    done = ran(str(EXAMPLES / f"{name}.py"), cwd=tmp_path, anew=True, environment={
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/bin"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,11 @@ def test_each_pair_of_runs_meets_and_nobody_meets_himself(folder: Path) -> None:
     assert len(set(keys)) == len(keys) and all(len(key) == 2 for key in keys)
     with pytest.raises(UserError, match="different names"):
         compare_runs.entries([runs[0], runs[0]])
+    other = replace(runs[1], config=override(runs[1].config, ["eval.sims=9"]))
+    with pytest.raises(UserError, match=r"judged with eval\.sims 9") as caught:
+        compare_runs.entries([runs[0], other])
+    words = shlex.split(str(caught.value).partition("to judge all alike: ")[2])
+    assert words == ["selfplay", "compare", f"{folder}/a", f"{folder}/z", "--set", "eval.sims=4"]
 
 
 def _final(folder: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from selfplay.common import compiling
 from selfplay.games import make
 from selfplay.run import clock as clocks
 from selfplay.run.clock import Clock, divide
@@ -30,6 +31,7 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
     monkeypatch.setattr(clocks, "time", clock)
+    monkeypatch.setattr(compiling, "time", clock)
     return clock
 
 
@@ -126,7 +128,7 @@ def test_compilation_is_charged_to_no_stage(
     run: Run, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = [7.0]
-    monkeypatch.setattr(clocks.compiling, "seconds", lambda: compiled[0])
+    monkeypatch.setattr(compiling, "seconds", lambda: compiled[0])
     clock = Clock(run, stages(run.config))
     with clock.running("sft"):
         time.now += 50

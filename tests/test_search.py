@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from reference_search import Reference
-from tiny_games import pile, pile_value
+from tiny_games import drawn_from, pile, pile_value
 
 from selfplay.common.errors import UserError
 from selfplay.games import make
@@ -32,7 +32,7 @@ def hashed(game: Game, spread: float = 1.5) -> Any:
         assert legal.any(1).all(), "a terminal position was evaluated"
         logits, values = np.empty(legal.shape, np.float32), np.empty(len(legal), np.float32)
         for i, planes in enumerate(game.observe(states)):
-            draw = np.random.default_rng(list(planes.tobytes()))
+            draw = drawn_from(planes)
             logits[i] = spread * draw.normal(size=game.num_actions)
             values[i] = draw.uniform(-1, 1)
         return logits, values
@@ -362,20 +362,18 @@ def test_gumbel_halves_as_planned_with_several_leaves(width: int) -> None:
 
 
 @pytest.mark.parametrize("config", [PUCT, GUMBEL, SearchConfig(rule="uct", uct_c=1.0)])
-@pytest.mark.parametrize("stones", range(1, 13))
-def test_values_have_the_right_sign_where_turns_do_not_alternate(
-    config: SearchConfig, stones: int
-) -> None:
-    """Both players search the same pile; with enough simulations its value is minimax's."""
-    game = pile(12)
-    states = game.new(2)
+def test_values_have_the_right_sign_where_turns_do_not_alternate(config: SearchConfig) -> None:
+    """Both players search the same piles; with enough simulations their values are minimax's."""
+    game, stones = pile(12), np.repeat(np.arange(1, 13), 2)
+    states = game.new(24)
     states.left[:] = stones
-    states.to_play[:] = [0, 1]
-    found = Search(game, config, 2, 1500, 0).run(states, 1500, flat)
+    states.to_play[1::2] = 1
+    found = Search(game, config, 24, 1500, 0).run(states, 1500, flat)
+    wanted = [pile_value(int(count)) for count in stones]
     if config.rule != "gumbel":  # which gives the losing move of its last two half of the visits
-        assert np.sign(found.value).tolist() == [pile_value(stones)] * 2
-    for left in stones - 1 - found.action:
-        if pile_value(stones) > 0 and left > 0:
+        assert np.sign(found.value).tolist() == wanted
+    for value, left in zip(wanted, stones - 1 - found.action, strict=True):
+        if value > 0 and left > 0:
             assert pile_value(int(left)) == (1 if left % 5 == 0 else -1)
 
 

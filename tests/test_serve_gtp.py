@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import selfplay
+from sgfmill import sgf
 
 import selfplay as sp
 from selfplay.arena.contest.clock import Control, GameClock, of_words
@@ -111,7 +113,8 @@ def test_a_game_is_set_up_played_and_taken_back() -> None:
 def test_what_the_net_cannot_play_is_refused_in_the_protocols_words() -> None:
     answers = talk(net_engine(), "boardsize 19\nkomi 6.5\nkata-set-rule suicide true\n"
                                  "kata-set-rules japanese\nkata-get-rules\nget_komi\n")
-    assert answers[0].startswith("? unacceptable size") and answers[1].startswith("? unacceptable")
+    assert answers[0] == "? unacceptable size: tiny plays 5x5"
+    assert answers[1].startswith("? unacceptable komi")
     assert answers[2].startswith("? unsupported") and answers[3].startswith("? unknown or unsup")
     assert json.loads(answers[4][2:])["scoring"] == "AREA" and answers[5] == "= 7"
     free = talk(rollout_engine(), "boardsize 7\nkomi 0.5\nplay b G7\nkata-set-rules tromp-taylor\n"
@@ -127,6 +130,7 @@ def test_a_net_that_sees_the_komi_plays_other_komi_and_sizes() -> None:
     answers = talk(engine, "komi 0.5\nplay b D4\nget_komi\ngenmove w\nboardsize 9\nget_komi\n"
                            "genmove b\nboardsize 19\nkata-raw-nn 0\n")
     assert [a[0] for a in answers] == list("=======?=") and answers[2] == answers[5] == "= 0.5"
+    assert answers[7] == "? unacceptable size: tiny plays 7x7 to 13x13"
     assert engine.game.name == "go9x9(komi=0.5)" and engine.line.states.komi[0] == 1
 
 
@@ -175,6 +179,8 @@ def test_sgf_is_loaded_up_to_a_move_and_printed(tmp_path: Path) -> None:
     answers = talk(engine, f"loadsgf {path}\nprintsgf\nloadsgf {path} 2\nis_legal b E1\n")
     assert answers[0] == "= white" and answers[2] == "= black" and answers[3] == "= 1"
     assert answers[1].endswith("AB[bc][cc][bb][cb][aa]PL[W];W[dd];B[ee];W[];B[de])")
+    root = sgf.Sgf_game.from_string(answers[1][2:]).get_root()
+    assert (root.get("RU"), root.get("HA"), root.get("SZ")) == ("Chinese", 5, 5)
     out = tmp_path / "b.sgf"
     again = talk(engine, f"loadsgf {path}\nprintsgf {out}\nloadsgf {out}\nprintsgf\n")
     assert again[3] == answers[1]
@@ -393,6 +399,15 @@ def test_moves_with_their_analysis() -> None:
     assert [m["move"] for m in pairs(answers[2].split("\n")[1], "kata")] in (["A1"], ["B2"])
 
 
+def test_every_share_is_told_from_whole_numbers() -> None:
+    """Sabaki takes a winrate without a point for ten thousandths, and a proven win's is 1."""
+    answers = talk(rollout_engine("tictactoe"), "gogui-play_sequence b a1 w a2 b b1 w b2\n"
+                                                "kata-genmove_analyze b\n")
+    moves = pairs(answers[1].split("\n")[-2], "kata")
+    assert moves[0]["move"] == "c1" and moves[0]["winrate"] == "1.000000"
+    assert all("." in m[key] for m in moves for key in ("winrate", "prior", "lcb", "utility"))
+
+
 def test_the_raw_net_is_the_same_for_every_symmetry_of_the_empty_board() -> None:
     engine = net_engine()
     text = talk(engine, "kata-raw-nn all\n")[0]
@@ -467,18 +482,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:
     """Driven by our client, which is strict, and by a pipe that just ends."""
+    done = selfplay("gtp", "--net", f"{folder}@8", cwd=folder,
+                    hears="1 name\ngenmove b\nlz-analyze 1\n")
+    assert done.returncode == 0 and done.stdout.startswith("=1 selfplay ")
+    assert "info move" in done.stdout and done.stdout.endswith("\n\n")
+    bad = selfplay("gtp", "--net", "no-such", cwd=folder)
+    assert bad.returncode == 1 and bad.stdout == "" and bad.stderr.count("\n") == 1
     command = [sys.executable, "-c", "from selfplay.cli import main; main()", "gtp", "--net"]
-    done = subprocess.run([*command, f"{folder}@8"], input=b"1 name\ngenmove b\nlz-analyze 1\n",
-                          capture_output=True, env=ENV, check=False)
-    assert done.returncode == 0 and done.stdout.startswith(b"=1 selfplay ")
-    assert b"info move" in done.stdout and done.stdout.endswith(b"\n\n")
-    bad = subprocess.run([*command, "no-such"], input=b"", capture_output=True, env=ENV,
-                         check=False)
-    assert bad.returncode == 1 and bad.stdout == b"" and bad.stderr.count(b"\n") == 1
     line = " ".join(f"'{word}'" for word in [*command, f"{folder}@8"])
     game = sp.make("go5x5")
     result = sp.match(game, sp.player(game, f"gtp:{line}"), "random", games=2, slots=1)
     assert result.games == 2
+
+
+def test_a_program_ends_while_somebody_still_holds_its_input() -> None:
+    """As gtp2ogs does after quit."""
+    words = ("import sys; from selfplay.serve.lines import LineReader; "
+             "print(LineReader(sys.stdin.buffer).next(), flush=True)")
+    with subprocess.Popen([sys.executable, "-c", words], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin and program.stdout and program.stderr
+        program.stdin.write(b"quit\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == b"quit\n"
+        assert program.wait(60) == 0, program.stderr.read()
 
 
 def test_rules_without_end_are_a_syntax_error() -> None:
@@ -502,3 +529,25 @@ def test_a_start_leaves_out_what_only_products_of_matrices_need() -> None:
         assert (product(a, a.T.copy()) == a @ a.T).all() and "scipy.linalg" in sys.modules
     """)
     subprocess.run([sys.executable, "-c", words], check=True)
+
+
+def test_a_start_leaves_out_torchs_rules_for_tensors_without_data() -> None:
+    """And makes the same move; what needs them can still have them."""
+    words = textwrap.dedent("""
+        import sys
+        from selfplay.common.compiling import import_torch
+        import_torch()
+        import torch
+        from selfplay.serve.gtp.engine import Engine
+        from selfplay.serve.mind import mind_of
+        engine = Engine(mind_of("tictactoe@16"))
+        print(engine.genmove(0), engine.genmove(1))
+        assert not {"torch._decomp", "torch._meta_registrations"} & sys.modules.keys()
+        import torch._meta_registrations
+        from selfplay.models import flops
+        assert flops(engine.mind.spec) > 1e5
+    """)
+    light = subprocess.run(
+        [sys.executable, "-c", words], check=True, capture_output=True, text=True)
+    engine = Engine(mind_of("tictactoe@16"))
+    assert light.stdout.split() == [engine.genmove(0), engine.genmove(1)]

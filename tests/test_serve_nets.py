@@ -179,6 +179,27 @@ def test_exported_nets_say_the_same(game: str, tmp_path: Path) -> None:
             assert np.abs(one.numpy() - three.detach().numpy()).max() < 1e-4
 
 
+def test_a_card_names_no_folder_of_this_machine_alone(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from command import TINY
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "games").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    said = run("expert", "--game", "tictactoe", "--player", "random", "--games", "30", "--out",
+               "../games/a.jsonl.gz")
+    assert said.code == 0, said.err
+    said = run("sft", "--game", "tictactoe", "--games", str(tmp_path / "games"), "--run", "r",
+               *TINY)
+    assert said.code == 0, said.err
+    for net in ("r", str(tmp_path / "here/r")):
+        assert run("export", net, "--torchscript", "n.pt").code == 0
+        card = Path("n.md").read_text()
+        assert str(tmp_path) not in card and "--run r " in card
+        assert "expert.games=games" in card and "| data | games |" in card
+
+
 def test_export_says_what_is_wanted(run: Command) -> None:
     run("export", "tictactoe").mistake("name a file")
     run("export", "no-such", "--onnx", "x.onnx").mistake("no packaged net")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from command import selfplay
 
 import selfplay as sp
 from selfplay.games.base import take
@@ -103,6 +103,8 @@ def test_what_is_no_json_stops_nothing(mind: Mind) -> None:
            '{"id": "a", "moves": [], "maxVisits": 1e999}']
     answers = ask(mind, *bad, "", QUERY)
     assert sum("error" in a for a in answers) == len(bad) and len(done(answers)) == 3
+    endless = ask(mind, '{"id": "t", "action": "terminate_all", "more": [-1e999]}')
+    assert endless == [{"error": "-1e999: a smaller number wanted"}]
     assert all(len(json.dumps(a)) < 1000 for a in answers if "error" in a)
 
 
@@ -152,8 +154,12 @@ def test_another_game() -> None:
 
 # ------------------------------------------------------------------------------ the batch
 
-def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
-    """More positions than rows, of different lengths, against ``sp.search``, one at a time."""
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_batch_finds_what_a_search_alone_finds(mind: Mind, threads: int) -> None:
+    """More positions than rows, of different lengths, against ``sp.search``, one at a time; with
+    two threads each has a search of its own."""
+    torch.set_num_threads(threads)
+    assert len(mind.apart(threads)) == threads and mind_of("mcts:9", "connect4").apart(2)[1:] == []
     game, rng = mind.game, np.random.default_rng(0)
     states = game.new(70)
     for _ in range(6):
@@ -163,7 +169,9 @@ def test_the_batch_finds_what_a_search_alone_finds(mind: Mind) -> None:
     jobs = jobs_of(mind, states, 20)
     for job in jobs[::3]:
         job.sims = 40
+    before = mind.evaluations
     found = analyses(jobs)
+    assert mind.evaluations - before > 70 * 20, "all threads' evaluations count"
     for row in (0, 1, 33, 68, 69):
         alone = sp.search(game, take(states, [row]), mind.net, sims=jobs[row].sims)
         visits = np.zeros(game.num_actions, int)
@@ -222,14 +230,12 @@ def test_the_call_from_python(mind: Mind) -> None:
         sp.analyse(["a1"])
 
 
-def test_the_program_answers_line_by_line() -> None:
-    command = [sys.executable, "-c", "from selfplay.cli import main; main()", "analyse", "--json",
-               "--net", "mcts:9", "--game", "tictactoe"]
+def test_the_program_answers_line_by_line(tmp_path: Path) -> None:
+    command = ["analyse", "--json", "--net", "mcts:9", "--game", "tictactoe"]
     text = '{"id":"a","moves":["a1"]}\r\nno\n{"id":"b","moves":["a1","b2"]}'
-    ended = subprocess.run(command, input=text, capture_output=True, text=True, check=False,
-                           env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ended = selfplay(*command, cwd=tmp_path, hears=text)
     said = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 0, ended.stderr
     assert {a.get("id") for a in said} == {"a", "b", None} and len(said) == 3
-    wrong = subprocess.run([*command, "x.sgf"], capture_output=True, text=True, check=False)
+    wrong = selfplay(*command, "x.sgf", cwd=tmp_path)
     assert wrong.returncode == 1 and "--json reads queries" in wrong.stderr

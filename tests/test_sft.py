@@ -171,22 +171,29 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load_net(path, GAME.name)[0].state_dict()
 
 
-@pytest.mark.parametrize("interrupted_at", [20, 40, 70])
-def test_going_on_gives_the_same_weights(tmp_path: Path, interrupted_at: int) -> None:
+def learn_noise(folder: Path, steps: int) -> Path:
+    config = SFTConfig(**{**vars(FAST), "max_steps": steps, "drops": 9})
     train, held = noise(1), noise(2)  # so that the rate drops on the way
+    return train_sft(GAME, SPEC, train, held, config, folder, device="cpu", seed=5)
 
-    def learn(folder: Path, steps: int) -> Path:
-        config = SFTConfig(**{**vars(FAST), "max_steps": steps, "drops": 9})
-        return train_sft(GAME, SPEC, train, held, config, folder, device="cpu", seed=5)
 
-    whole = learn(tmp_path / "whole", 90)
-    learn(tmp_path / "parts", interrupted_at)
-    parts = learn(tmp_path / "parts", 90)
-    assert parts.name == whole.name
-    for path in checkpoint.listing(tmp_path / "whole"):
-        ours = weights(tmp_path / "parts" / path.name)
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that is best."""
+    return learn_noise(tmp_path_factory.mktemp("whole"), 90)
+
+
+@pytest.mark.parametrize("interrupted_at", [20, 40, 70])
+def test_going_on_gives_the_same_weights(
+    tmp_path: Path, uninterrupted: Path, interrupted_at: int
+) -> None:
+    learn_noise(tmp_path, interrupted_at)
+    parts = learn_noise(tmp_path, 90)
+    assert parts.name == uninterrupted.name
+    for path in checkpoint.listing(uninterrupted.parent):
+        ours = weights(tmp_path / path.name)
         assert all(torch.equal(ours[key], value) for key, value in weights(path).items())
-    a, b = (read_history(tmp_path / name / "history.jsonl") for name in ("whole", "parts"))
+    a, b = (read_history(folder / "history.jsonl") for folder in (uninterrupted.parent, tmp_path))
     keys = ("step", "learning_rate", "policy_loss", "top1", "flops")
     assert [[row[key] for key in keys] for row in a] == [[row[key] for key in keys] for row in b]
     assert len({row["learning_rate"] for row in a}) > 1

@@ -96,6 +96,12 @@ def humans(page: Any) -> None:
     page.click("[data-tab=analysis]")
 
 
+def thought(page: Any) -> None:
+    """The analysis of what is shown has ended."""
+    see(page, "#board .candidate.best").to_have_count(1)
+    see(page, "#candidates").to_have_attribute("aria-busy", "false")
+
+
 def cell(page: Any, number: int) -> None:
     """As a finger or a mouse does it."""
     at = page.locator(f'#board [data-cell="{number}"]')
@@ -143,14 +149,14 @@ def test_two_nets_play_and_pause(opened: Open) -> None:
     see(page, "#seat-0 span").to_contain_text("playouts")
     for side in (0, 1):
         page.select_option(f'[data-seat="{side}"][data-key=sims]', "16")
+        see(page, f"#seat-{side} span").to_contain_text("16 sims")
     page.fill('[data-seat="0"][data-key=strength]', "2")
     see(page, "#seat-0 span").to_contain_text("16 sims, easy")
     see(page, "#run").to_contain_text("Play")
     page.click("#run")
     see(page, "#run").to_contain_text("Pause")
     see(page, "#board .stones .stone").not_to_have_count(0)
-    if page.locator("#run").is_enabled():  # the game may be over by now
-        page.click("#run")
+    page.locator("#run").evaluate("button => button.click()")  # none where the game is over by now
     see(page, "#run").to_contain_text("Play")
 
 
@@ -172,8 +178,8 @@ def test_analysis(opened: Open) -> None:
     page.click("#ownership")
     see(page, "#board .own rect").not_to_have_count(0)
     page.select_option("#net", "mcts")
-    see(page, "#board .candidate.best").to_have_count(1)
-    see(page, "#candidates").to_have_attribute("aria-busy", "false")
+    see(page, "#candidates").to_have_attribute("data-nets", "mcts|")
+    thought(page)
     page.locator("#candidates tbody tr").first.click()
     see(page, "#board .ghosts .ghost").not_to_have_count(0)
     see(page, "#board .candidate").to_have_count(0)
@@ -186,8 +192,8 @@ def test_analysis(opened: Open) -> None:
     page.locator("#candidates [data-play]").first.click()
     see(page, "#ply").to_have_text("1 / 1")
     see(page, "#curve .c-line").to_have_count(1)
-    box = page.locator("#curve").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.08, box["y"] + 20)
+    width = page.locator("#curve").bounding_box()["width"]
+    page.locator("#curve").click(position={"x": width * 0.08, "y": 20})
     see(page, "#ply").to_have_text("0 / 1")
     page.locator("label.switch").click()
     see(page, "#analysis-on").not_to_be_checked()
@@ -205,6 +211,8 @@ def test_two_nets_side_by_side(opened: Open) -> None:
     page.locator('#beside [data-cell="4"]').click()
     see(page, "#beside .cross").to_have_count(1)
     see(page, "#board .cross").to_have_count(1)
+    thought(page)
+    see(page, "#beside .candidate.best").to_have_count(1)
     page.click("[data-tab=tree]")
     page.click("#tree-side [data-side='1']")
     see(page, "#tree tbody tr").not_to_have_count(0)
@@ -220,7 +228,7 @@ def test_the_tree_is_walked(opened: Open) -> None:
     page.click("[data-tab=analysis]")
     page.select_option("#sims", "100")
     page.locator("label.switch").click()
-    see(page, "#candidates tbody tr").not_to_have_count(1)
+    thought(page)
     page.click("[data-tab=tree]")
     page.locator("#tree tbody tr").first.click()
     see(page, "#main-caption").to_contain_text("In the search")
@@ -360,19 +368,22 @@ def test_files(opened: Open, tmp_path: Path) -> None:
 
 
 def test_light_and_dark(opened: Open) -> None:
-    def ground(page: Any) -> int:
-        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        return sum(map(int, re.findall(r"\d+", colour)[:3]))
+    bright, black = "2[0-9]{2}", "[0-3]?[0-9]"
+
+    def ground(page: Any, part: str) -> None:
+        colour = re.compile(rf"rgb\({part}, {part}, {part}\)")
+        see(page, "body").to_have_css("background-color", colour)
 
     light, dark = opened(color_scheme="light"), opened(color_scheme="dark")
-    assert ground(light) > 600 and ground(dark) < 120
+    ground(light, bright)
+    ground(dark, black)
     dark.click("#theme")
-    assert ground(dark) > 600
+    ground(dark, bright)
     dark.reload()
     dark.wait_for_selector("#board .ground")
-    assert ground(dark) > 600
+    ground(dark, bright)
     dark.click("#theme")
-    assert ground(dark) < 120
+    ground(dark, black)
     dark.click("#help")
     see(dark, "#keys kbd").not_to_have_count(0)
     dark.click("#help-dialog button")
@@ -381,7 +392,7 @@ def test_light_and_dark(opened: Open) -> None:
 def test_two_browsers_on_one_game_and_a_third_alone(opened: Open) -> None:
     page = opened()
     humans(page)
-    other, third = opened(page.url.split("/", 3)[3]), opened()
+    other, third = opened(page.evaluate("location.hash")), opened()
     cell(page, 12)
     stones(other, 1)
     cell(other, 6)
@@ -394,9 +405,9 @@ def test_keys(opened: Open) -> None:
     if page.phone:
         pytest.skip("a phone has no keys")
     humans(page)
-    cell(page, 12)
-    cell(page, 6)
-    stones(page, 2)
+    for count, at in enumerate((12, 6), 1):
+        cell(page, at)
+        stones(page, count)
     press = page.keyboard.press
     for key, count in (("ArrowLeft", 1), ("ArrowRight", 2), ("Home", 0), ("End", 2), ("u", 1)):
         press(key)

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -70,10 +71,9 @@ def traps(tmp_path: Path) -> Path:
 
 
 def python(code: str, *words: str, cwd: Path, path: Path) -> subprocess.CompletedProcess[str]:
-    # -P is not given: the working folder comes first on the path, as it does for a user
-    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, env=environment,
-                          capture_output=True, text=True, check=False)
+    # the working folder comes first on the path, as it does for a user
+    return forked.python(code, *words, cwd=cwd, environment={
+        **os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"})
 
 
 def test_it_holds_the_package_and_nothing_else(unpacked: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.games.base import blunders, branch, wins
+
+
+def drawn_from(planes: NDArray[Any]) -> np.random.Generator:
+    """Random numbers that depend on the bytes of ``planes`` alone: as ``default_rng`` of a list of
+    the bytes, which NumPy looks at one by one."""
+    return np.random.default_rng(np.frombuffer(planes.tobytes(), np.uint8).astype(np.uint32))
 
 
 class PileStates(NamedTuple):
@@ -69,6 +76,7 @@ class Pile:
         raise NotImplementedError
 
 
+@cache
 def pile_value(left: int) -> int:
     """+1 if the side to move wins with perfect play, else -1."""
     after = [left - taken for taken in (1, 2, 3) if taken <= left]

@@ -66,6 +66,14 @@ class Page:
             if said["is"] == kind and all(said[key] == value for key, value in wanted.items()):
                 return said
 
+    def all_said(self, kind: str) -> list[dict[str, Any]]:
+        """The messages of a kind that have been said by the time that what was done is done."""
+        self.say("save")
+        found: list[dict[str, Any]] = []
+        while (said := json.loads(self.socket.recv(timeout=240)))["is"] != "file":
+            found += [said] * (said["is"] == kind)
+        return found
+
     def play(self, text: str) -> dict[str, Any]:
         """Make a move by its text; the state after it."""
         action = next(m[0] for m in self.state["position"]["moves"] if m[1] == text)

@@ -6,8 +6,10 @@ games and should be looked at.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from . import rules, views
 from .play import play_random
 
 BATCH = 48  #: games of a check
+HERE = Path(__file__).parent
 
 
 class Finding(NamedTuple):
@@ -46,14 +49,22 @@ def check(game: Game | str, batch: int = BATCH, seed: int = 0) -> list[Finding]:
         try:
             found += [Finding(name, words, fault) for words in function(game, batch, seed)]
         except Exception as error:
-            frame = [f for f in traceback.extract_tb(error.__traceback__)
-                     if "site-packages" not in f.filename][-1]
-            place = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}, in {frame.name}"
             reason = " ".join(str(error).split())[:200]
-            found.append(Finding(name, f"{type(error).__name__}: {reason} ({place})"))
+            found.append(Finding(name, f"{type(error).__name__}: {reason} ({_place(error)})"))
         if name in FIRST and any(finding.fault for finding in found):
             break  # the others would say the same in other words
     return found
+
+
+def _place(error: Exception) -> str:
+    """Where the game failed: the last line of its own that was being run."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__)
+              if "site-packages" not in f.filename]
+    own = [f for f in frames if Path(f.filename).parent != HERE
+           and f.filename != sys.modules[Game.__module__].__file__]
+    if not own:
+        return "in no line of the game's own"
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name}"
 
 
 def sample(game: Game, seed: int = 0) -> str:

@@ -46,7 +46,13 @@ def fresh(game: Game, batch: int, seed: int) -> Complaints:
         yield f"to_play is {states.to_play.dtype} and ply {states.ply.dtype}; int8 and int32 wanted"
     if states.to_play.any() or states.ply.any():
         yield "a fresh game begins with to_play 0 and ply 0"
-    done, value = game.result(states)
+    said = game.result(states)
+    if not (isinstance(said, tuple) and len(said) == 2
+            and all(isinstance(x, np.ndarray) and x.shape == (3,) for x in said)):
+        yield (f"result(new(3)) gives {_kind(said)}; two arrays wanted, (done bool [B], value "
+               "float32 [B])")
+        return
+    done, value = said
     if done.dtype != np.bool_ or value.dtype != np.float32:
         yield f"result gives {done.dtype} and {value.dtype}; bool and float32 wanted"
     if done.any() or value.any():
@@ -55,6 +61,15 @@ def fresh(game: Game, batch: int, seed: int) -> Complaints:
     other.ply[0] = 7
     if states.ply[0]:
         yield "new: hands out the same arrays twice; make new ones"
+
+
+def _kind(said: object) -> str:
+    """What somebody has returned, in words."""
+    if isinstance(said, np.ndarray):
+        return f"one array, {said.dtype} {list(said.shape)}"
+    if isinstance(said, tuple):
+        return f"({', '.join(map(_kind, said))})"
+    return type(said).__name__
 
 
 def masks(game: Game, batch: int, seed: int) -> Complaints:

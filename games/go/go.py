@@ -70,6 +70,8 @@ class Go(Game):
             "Tromp-Taylor area scoring, positional superko, "
             f"suicide {'allowed' if suicide else 'forbidden'}, komi {self.komi:g}"
         )
+        #: as RU has it in SGF, by the names that other programs use
+        self.ruleset = "Tromp-Taylor" if suicide else "Chinese"
         boards = f"{SHARED[0]}x{SHARED[0]} to {SHARED[-1]}x{SHARED[-1]}"
         self.kin = (f"go, {boards if size in SHARED else f'{size}x{size}'}, any komi"
                     + ", suicide allowed" * suicide)
@@ -152,7 +154,7 @@ class Go(Game):
     def _held_back(
         self, states: States, legal: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """``legal`` without the passes that come too early; changes it."""
+        """``legal`` without the passes that come too early; changes it. On sets kernels do it."""
         if self.pass_from:
             early = (states.ply[: len(legal)] < self.pass_from) & legal[:, :-1].any(1)
             legal[early, self.pass_action] = False
@@ -211,10 +213,11 @@ class Go(Game):
         moves = np.ascontiguousarray(moves)  # else kernels are compiled for both layouts
         if self._in_sets:
             live = small.branch(roots, rows, moves, self.size, self.suicide, self.max_moves,
-                                  *self._bits, self.zobrist, *self._cells, out, place, legal)
-        else:
-            live = large.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
-                                   self.max_moves, *self._scratch(), out, place, legal)
+                                  *self._bits, self.zobrist, *self._cells, self.pass_from, out,
+                                  place, legal)
+            return place, legal[:live]
+        live = large.branch(roots, rows, moves, self.zobrist, self.size, self.suicide,
+                               self.max_moves, *self._scratch(), out, place, legal)
         return place, self._held_back(out, legal[:live])
 
     def _scratch(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -231,8 +234,8 @@ class Go(Game):
         if not self._in_sets:
             return self._held_back(states, self._legality(states) == LEGAL)
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
-        small.moves(states, *self._cells, out)
-        return self._held_back(states, out)
+        small.moves(states, *self._cells, self.pass_from, out)
+        return out
 
     def wins(self, states: States, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A second pass wins for who leads."""

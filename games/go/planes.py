@@ -118,13 +118,28 @@ def few_liberties(stones, following, packed, head, width):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def spell_komi(s, i, out):
-    """Write the komi of row i as the side to move has it: a bit a plane, all over the board."""
-    halves = np.int64(s.komi[i]) if s.to_play[i] == 1 else -np.int64(s.komi[i])
+def fill(out, i, plane, value):
+    """Write a number all over a plane; a slice would take a loop without vectors."""
+    for k in range(out.shape[2]):
+        out[i, plane, k] = value
+
+
+@njit(cache=True, nogil=True, inline="always")
+def even_planes(s, i, out):
+    """Write the planes of row i that are the same all over, and the last moves. The komi as the
+    side to move has it is spelt by a bit a plane."""
+    cells, komi = out.shape[2], np.int64(s.komi[i])
     most = 1 << (KOMI_PLANES - 1)
-    halves = min(max(halves, -most), most - 1)
+    halves = min(max(komi if s.to_play[i] == 1 else -komi, -most), most - 1)
     for bit in range(KOMI_PLANES):
-        out[i, PLANES + bit, :] = (halves >> bit) & 1
+        fill(out, i, PLANES + bit, (halves >> bit) & 1)
+    fill(out, i, 2, 1)
+    fill(out, i, 14, s.to_play[i])
+    fill(out, i, 15, s.recent[i, 0] == cells)
+    for j in range(4):
+        fill(out, i, 9 + j, 0)
+        if 0 <= s.recent[i, j] < cells:
+            out[i, 9 + j, s.recent[i, j]] = 1
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
@@ -137,7 +152,7 @@ def observe(s, moves, size, codes, out):
     heads, code = codes[0], codes[1]
     for i in range(out.shape[0]):
         stones, chain, following = s.stones[i], s.chain[i], s.following[i]
-        own, last = s.to_play[i] + 1, s.recent[i, 0]
+        own = s.to_play[i] + 1
         for p in range(width, stones.shape[0]):  # 1-3 own chains by liberties, 4-6 the enemy's
             if stones[p] != EMPTY and chain[p] == p and stones[p] != EDGE:
                 few = few_liberties(stones, following, s.liberties[i, p], p, width)
@@ -156,14 +171,7 @@ def observe(s, moves, size, codes, out):
         for plane in range(1, 7):
             for k in range(cells):
                 out[i, plane + 2, k] = code[k] == plane
-        out[i, 2, :] = 1
-        out[i, 14, :] = own == WHITE
-        out[i, 15, :] = last == cells
-        spell_komi(s, i, out)
-        for j in range(4):
-            out[i, 9 + j, :] = 0
-            if 0 <= s.recent[i, j] < cells:
-                out[i, 9 + j, s.recent[i, j]] = 1
+        even_planes(s, i, out)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -197,11 +205,4 @@ def observe_sets(s, shift, split, code, out):
                 out[i, 5 + 3 * colour, k] = code[k] == 1 << colour
         for k in range(cells):
             out[i, 13, k] = code[k] >> 4
-        out[i, 2, :] = 1
-        out[i, 14, :] = s.to_play[i]
-        out[i, 15, :] = s.recent[i, 0] == cells
-        spell_komi(s, i, out)
-        for j in range(4):
-            out[i, 9 + j, :] = 0
-            if 0 <= s.recent[i, j] < cells:
-                out[i, 9 + j, s.recent[i, j]] = 1
+        even_planes(s, i, out)

@@ -137,12 +137,16 @@ def has_been(s, i, key):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def count_liberties(s, i, board, width):
-    """Fill the sets at ATARI and TWO."""
+def count_liberties(s, i, changed_low, changed_high, board, width):
+    """Bring the sets at ATARI and TWO from a board that differed at ``changed`` to this one: only
+    chains on and beside these points are flooded, as the others are what they were."""
     black_low, black_high = s.sets[i, STONES, 0], s.sets[i, STONES, 1]
     white_low, white_high = s.sets[i, STONES + 1, 0], s.sets[i, STONES + 1, 1]
-    left_low, left_high = black_low | white_low, black_high | white_high
-    free_low, free_high = board[0] & ~left_low, board[1] & ~left_high
+    all_low, all_high = black_low | white_low, black_high | white_high
+    free_low, free_high = board[0] & ~all_low, board[1] & ~all_high
+    near_low, near_high = around(changed_low, changed_high, width)
+    left_low, left_high = all_low & (near_low | changed_low), all_high & (near_high | changed_high)
+    same_low, same_high = all_low, all_high
     one_low, one_high, two_low, two_high = ZERO, ZERO, ZERO, ZERO
     while left_low | left_high != ZERO:
         low, high = rest(left_low, left_high)
@@ -158,6 +162,8 @@ def count_liberties(s, i, board, width):
             more_low, more_high = near_low & mine_low & ~low, near_high & mine_high & ~high
         left_low &= ~low
         left_high &= ~high
+        same_low &= ~low
+        same_high &= ~high
         second_low, second_high = rest(near_low & free_low, near_high & free_high)
         third_low, third_high = rest(second_low, second_high)
         alone, few = second_low | second_high == ZERO, third_low | third_high == ZERO
@@ -165,8 +171,10 @@ def count_liberties(s, i, board, width):
         one_high |= high if alone else ZERO
         two_low |= low if few else ZERO
         two_high |= high if few else ZERO
-    s.sets[i, ATARI, 0], s.sets[i, ATARI, 1] = one_low, one_high
-    s.sets[i, TWO, 0], s.sets[i, TWO, 1] = two_low & ~one_low, two_high & ~one_high
+    s.sets[i, TWO, 0] = (s.sets[i, TWO, 0] & same_low) | (two_low & ~one_low)
+    s.sets[i, TWO, 1] = (s.sets[i, TWO, 1] & same_high) | (two_high & ~one_high)
+    s.sets[i, ATARI, 0] = (s.sets[i, ATARI, 0] & same_low) | one_low
+    s.sets[i, ATARI, 1] = (s.sets[i, ATARI, 1] & same_high) | one_high
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -193,9 +201,19 @@ def hash_after(s, i, low, high, place, board, zobrist, width):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def survey(s, i, suicide, place, board, zobrist, width):
-    """Fill the sets that are derived from the others: ATARI, TWO, MOVES and BANNED."""
-    count_liberties(s, i, board, width)
+def stones_of(s, i):
+    """The sets of black and of white stones."""
+    return (s.sets[i, STONES, 0], s.sets[i, STONES, 1],
+            s.sets[i, STONES + 1, 0], s.sets[i, STONES + 1, 1])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def survey(s, i, before, suicide, place, board, zobrist, width):
+    """Fill the sets that are derived from the others: ATARI, TWO, MOVES and BANNED. The first two
+    are so far of the stones ``before`` (see ``stones_of``)."""
+    now = stones_of(s, i)
+    count_liberties(s, i, (before[0] ^ now[0]) | (before[2] ^ now[2]),
+                    (before[1] ^ now[1]) | (before[3] ^ now[3]), board, width)
     own = np.int64(s.to_play[i])
     opp = 1 - own
     free_low = board[0] & ~(s.sets[i, own, 0] | s.sets[i, opp, 0])
@@ -229,12 +247,12 @@ def survey(s, i, suicide, place, board, zobrist, width):
 def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
     for i in range(actions.shape[0]):
-        before = s.ply[i]
+        ply, before = s.ply[i], stones_of(s, i)
         for t in range(actions.shape[1]):
             if actions[i, t] >= 0 and not s.done[i]:
                 move(s, i, actions[i, t], size, max_moves, masks, place, board, zobrist)
-        if s.ply[i] > before:
-            survey(s, i, suicide, place, board, zobrist, np.uint64(size + 1))
+        if s.ply[i] > ply:
+            survey(s, i, before, suicide, place, board, zobrist, np.uint64(size + 1))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -253,30 +271,31 @@ def duplicate(s, i, d, o):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def spread_moves(s, i, shift, split, out):
+def spread_moves(s, i, shift, split, pass_from, out):
     """Fill row i of ``out`` bool [B, A] with the legal moves (see ``moves``)."""
     low, high = s.sets[i, MOVES, 0], s.sets[i, MOVES, 1]
     for k in range(split):
         out[i, k] = (low >> shift[k]) & ONE
     for k in range(split, shift.shape[0]):
         out[i, k] = (high >> shift[k]) & ONE
-    out[i, shift.shape[0]] = not s.done[i]
+    out[i, shift.shape[0]] = not s.done[i] and (s.ply[i] >= pass_from or low | high == ZERO)
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
-def moves(s, shift, split, out):
+def moves(s, shift, split, pass_from, out):
     """Fill ``out`` bool [B, A] with the legal moves.
 
     shift: uint64 [N * N], the bit of each cell; the first ``split`` cells are in the low word.
+    pass_from: ply before which no pass is legal that is not the only move.
     """
     for i in range(out.shape[0]):
-        spread_moves(s, i, shift, split, out)
+        spread_moves(s, i, shift, split, pass_from, out)
 
 
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def branch(
-    s, rows, paths, size, suicide, max_moves, masks, place, board, zobrist, shift, split, d,
-    place_of, legal,
+    s, rows, paths, size, suicide, max_moves, masks, place, board, zobrist, shift, split,
+    pass_from, d, place_of, legal,
 ):
     """``Go.branch``; ``s`` are the roots, ``d`` is where they go. Returns how many are not over.
 
@@ -290,14 +309,15 @@ def branch(
                 break
             move(d, live, paths[i, t], size, max_moves, masks, place, board, zobrist)
         if d.ply[live] > s.ply[rows[i]]:
-            survey(d, live, suicide, place, board, zobrist, np.uint64(size + 1))
+            survey(d, live, stones_of(s, rows[i]), suicide, place, board, zobrist,
+                   np.uint64(size + 1))
         if d.done[live]:
             over -= 1
             if over > live:
                 duplicate(d, live, d, over)
             place_of[i] = over
         else:
-            spread_moves(d, live, shift, split, legal)
+            spread_moves(d, live, shift, split, pass_from, legal)
             place_of[i] = live
             live += 1
     return live

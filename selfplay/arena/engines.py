@@ -41,7 +41,16 @@ class FaultError(Exception):
         self.actions, self.reasons = actions, reasons
 
 
-class GtpPlayer:
+class Named:
+    """A player shows itself by its name."""
+
+    name = ""
+
+    def __repr__(self) -> str:
+        return f"<player {self.name or type(self).__name__}>"
+
+
+class GtpPlayer(Named):
     """An outside engine, one process a slot; those of a batch think at the same time.
 
     When the engine passes and knows ``kgs-genmove_cleanup`` and ``undo``, its pass is taken back
@@ -233,7 +242,7 @@ class GtpPlayer:
             raise self._engines[slot].failure(f"{text[:40]!r} is no move") from None
 
 
-class OpenSpielPlayer:
+class OpenSpielPlayer(Named):
     """OpenSpiel's own MCTS bot with random rollouts, on an OpenSpiel state beside ours."""
 
     def __init__(self, name: str, game: Game, spiel_name: str, sims: int) -> None:

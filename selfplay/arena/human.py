@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.contest.clock import GameClock
-from selfplay.arena.engines import RESIGN, TAKE_BACK
+from selfplay.arena.engines import RESIGN, TAKE_BACK, Named
 from selfplay.arena.records import GameRecord
 from selfplay.common.console import clock_text
 from selfplay.common.errors import UserError
@@ -31,7 +31,7 @@ class _Board:
     greeted: bool = False
 
 
-class HumanPlayer:
+class HumanPlayer(Named):
     """Asks for moves at the terminal. hint: a move for one position, None where there is none."""
 
     def __init__(

@@ -161,6 +161,7 @@ def play_match(
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
+    under_way: Callable[[float], None] = lambda part: None,
     ended: Callable[[GameRecord], None] = lambda record: None,
 ) -> MatchResult:
     """Play ``games`` games between ``a`` and ``b``: specs, or players with ``slots`` slots.
@@ -174,7 +175,9 @@ def play_match(
     nets: see ``parse_player``. away: plays the games in place of this process, where both players
     are given as specs and none is human.
     stop: once True no game is begun. drop: once True games in flight are dropped.
-    progress: called with the number of games finished; ended: with each game that ends.
+    progress: called with the number of games finished; ended: with each game that ends. under_way:
+    called after each round of moves with what those in flight, that are played here, come to, in
+    whole games as long as those before them.
 
     Raises UserError for players that cannot be made or fail (what has finished is on disk by
     then) and for a folder that holds a different match or that another process plays into.
@@ -203,11 +206,18 @@ def play_match(
                 if trial is not None:
                     trial.add(_first_games(games, records))
                 progress(len(_first_games(games, records)))
+
+                def moved(flying: int, plies: int) -> None:
+                    length = (sum(len(r.actions) for r in records) / len(records) if records
+                              else game.max_moves / 2)
+                    under_way(min(plies / length, 0.95 * flying))
+
                 for record in play(
                     games=games, seed=seed, opening=opening, slots=slots,
                     skip={record.index for record in records}, book=book, control=control,
                     stop=lambda: decided() or stop(), drop=lambda: decided() or drop(),
                     most=trial.in_flight if trial is not None else lambda: math.inf,
+                    moved=moved,
                 ):
                     records.append(record)
                     if folder is not None:

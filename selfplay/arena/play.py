@@ -16,7 +16,6 @@ are clocks one game is played at a time, so that no other game's moves are on th
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +29,7 @@ from selfplay.arena.engines import NO_MOVE, TAKE_BACK, FaultError
 from selfplay.arena.players import RESIGN, Player, SlotPlayer, missing_engine, parse_player
 from selfplay.arena.records import ON_TIME, GameRecord
 from selfplay.common import compiling
+from selfplay.common.compiling import working_seconds
 from selfplay.games import own
 from selfplay.games.base import Game, put, take
 from selfplay.games.openings import Deal, deal
@@ -112,6 +112,7 @@ def play_games(
     stop: Callable[[], bool] = lambda: False,
     drop: Callable[[], bool] = lambda: False,
     most: Callable[[], float] = lambda: math.inf,
+    moved: Callable[[int, int], None] = lambda games, plies: None,
 ) -> Iterator[GameRecord]:
     """Play games 0 to ``games`` - 1 (but those in ``skip``), yielding each as it ends.
 
@@ -124,6 +125,7 @@ def play_games(
     (dropping them would favour short games).
     drop: asked after each round of moves; once True the games in flight are dropped.
     most: asked before each deal; no game is begun while so many are in flight.
+    moved: told after each round of moves how many games are in flight, and the moves made in them.
 
     An illegal move loses the game at once, and so does a failure (FaultError); the record's ``end``
     says whose it was and why.
@@ -149,6 +151,7 @@ def play_games(
             return
         for player in hall.players:
             yield from hall.round(player)
+        moved(hall.busy(), hall.plies())
 
 
 class _Hall:
@@ -170,6 +173,10 @@ class _Hall:
     def busy(self) -> int:
         """How many games are in flight."""
         return sum(table is not None for table in self.tables)
+
+    def plies(self) -> int:
+        """Moves made in the games in flight."""
+        return sum(len(table.actions) for table in self.tables if table is not None)
 
     def begin(self, slot: int, table: _Table) -> None:
         """Seat the players and play the opening."""
@@ -211,12 +218,12 @@ class _Hall:
         timed = self.clock.control != UNLIMITED
         if timed:
             player.timed(states, slots, self.clock)
-        began = _now()
+        began = working_seconds()
         try:
             actions = player.act(states, slots)
         except FaultError as fault:
             actions, reasons = fault.actions, fault.reasons
-        if timed and (late := self._late(player, states, _now() - began)):
+        if timed and (late := self._late(player, states, working_seconds() - began)):
             yield late
             return
         for row in np.flatnonzero(actions == TAKE_BACK):
@@ -300,8 +307,3 @@ class _Hall:
             score=score,
             end=end,
         )
-
-
-def _now() -> float:
-    """Seconds on a clock that stands still while Numba compiles."""
-    return time.monotonic() - compiling.seconds()

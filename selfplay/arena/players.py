@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from selfplay.arena import gtp
 from selfplay.arena.alphago import Evaluate, Mixed, load_alphago
 from selfplay.arena.contest.clock import GameClock, to_come
-from selfplay.arena.engines import RESIGN, GtpPlayer, OpenSpielPlayer, pyspiel_name
+from selfplay.arena.engines import RESIGN, GtpPlayer, Named, OpenSpielPlayer, pyspiel_name
 from selfplay.arena.human import HumanPlayer
 from selfplay.arena.spec import (
     ABOVE,
@@ -102,7 +102,7 @@ class Setup(NamedTuple):
 HINT = 1000  #: rollouts behind a hint to a human
 
 
-class SlotPlayer:
+class SlotPlayer(Named):
     """A player that needs to be told nothing; the base of players of your own, which write
     ``act``. A player in a file is made by ``NAME(game, seed=..., device=..., slots=...)``, as far
     as it has these parameters.
@@ -116,8 +116,6 @@ class SlotPlayer:
     >>> sp.match("tictactoe", Lowest(), Lowest(), games=2).games
     2
     """
-
-    name = ""
 
     def start(self, slots: Slots, seeds: NDArray[np.int64]) -> None: ...
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sgfmill import boards, sgf_grammar
 
 from selfplay.arena.collection import (
@@ -345,17 +345,28 @@ def to_sgf(game: Game, record: GameRecord, date: str | None = None) -> str:
     if not isinstance(game, Go):
         raise UserError(f"{game.name}: SGF is written for Go only")
     size = game.size
-    properties = {
-        "GM": "1", "FF": "4", "CA": "UTF-8", "SZ": str(size), "KM": f"{game.komi:g}",
-        "RU": game.rules, "PB": record.players[0], "PW": record.players[1],
-        "RE": record.result,
-        "ON": f"random opening, {record.opening} plies" if record.opening else "",
-        "DT": date or "",
-    }
-    root = "".join(f"{key}[{escape(value)}]" for key, value in properties.items() if value)
+    root = head(
+        game, PB=record.players[0], PW=record.players[1], RE=record.result,
+        ON=f"random opening, {record.opening} plies" if record.opening else "", DT=date or "",
+        GC=game.rules)
     moves = "".join(f";{'BW'[ply % 2]}[{sgf_point(action, size)}]"
                     for ply, action in enumerate(record.actions))
     return f"(;{root}{moves})\n"
+
+
+def head(game: Go, stones: ArrayLike = (), to_play: int = 0, **more: str) -> str:
+    """The properties that a game begins with. stones: int [N*N], 1 black, -1 white, set up before
+    the first move, with ``to_play`` to move then. more: properties; empty ones are left out."""
+    board = np.asarray(stones, np.int8)
+    cells = {"AB": np.flatnonzero(board == 1), "AW": np.flatnonzero(board == -1)}
+    handicap = len(cells["AB"]) if to_play and not len(cells["AW"]) else 0
+    properties = {"GM": "1", "FF": "4", "CA": "UTF-8", "AP": "selfplay", "SZ": str(game.size),
+                  "KM": f"{game.komi:g}", "RU": game.ruleset,
+                  "HA": str(handicap) if handicap > 1 else "", **more}
+    text = "".join(f"{key}[{escape(value)}]" for key, value in properties.items() if value)
+    text += "".join(f"{key}{''.join(f'[{sgf_point(cell, game.size)}]' for cell in found.tolist())}"
+                    for key, found in cells.items() if len(found))
+    return text + (f"PL[{'BW'[to_play]}]" if board.any() or to_play else "")
 
 
 def sgf_point(action: int, size: int) -> str:

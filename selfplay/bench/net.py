@@ -275,6 +275,7 @@ start = actor.states.ply.sum()
 while actor.states.ply.sum() == start:
     actor.wave()
 """  #: arguments: game, net, device
+IMPORTS = "import torch, numba"  #: what it is compared with
 
 
 def _first_move(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
@@ -290,7 +291,7 @@ def _first_move(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
     return row("first_move", "s", process(FIRST_MOVE, game.name, spec.size, device),
                "importing torch and numba alone; ours: all imports, making the net, its evaluators "
                f"and the games, search up to the first move, {spec.size}, kernels compiled before",
-               process("import torch, numba"), pairs, per=lambda r: 1 / r)
+               process(IMPORTS), pairs, per=lambda r: 1 / r)
 
 
 def _tree_memory(game: Game) -> Row:

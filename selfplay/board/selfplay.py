@@ -101,7 +101,7 @@ class Actor:
         self.full = np.zeros(batch, np.bool_)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
-        self._think(np.arange(batch))
+        self._think(np.arange(batch), self.states)
 
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
@@ -113,8 +113,9 @@ class Actor:
         if not len(ready):
             return None
         self._move(ready)
-        harvest = self._collect(ready)
-        self._think(ready)
+        states = take(self.states, ready)
+        harvest = self._collect(ready, states)
+        self._think(ready, states if harvest is None else take(self.states, ready))
         return harvest
 
     def _deal(self, rows: NDArray[np.int64]) -> None:
@@ -142,12 +143,13 @@ class Actor:
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
-    def _think(self, rows: NDArray[np.int64]) -> None:
-        """Start the next search of ``rows``: full in some, cheap in the others."""
+    def _think(self, rows: NDArray[np.int64], states: Any) -> None:
+        """Start the next search of ``rows``, which have ``states``: full in some, cheap in the
+        others."""
         full = self.rng.random(len(rows)) < self.config.full_share
         self.full[rows] = full
         sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
-        self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
+        self.search.begin(rows, states, sims, full, fresh=False)
 
     def _move(self, rows: NDArray[np.int64]) -> None:
         """Record what the finished searches of ``rows`` found, and play their moves."""
@@ -177,10 +179,10 @@ class Actor:
         """The search's choice; in the first plies a sample of policy ** (1 / temperature)."""
         early = states.ply < self.config.temperature_plies
         with np.errstate(divide="ignore"):
-            logits = np.log(result.policy) / max(self.config.temperature, 1e-3)
-        noise = self.rng.gumbel(size=logits.shape)
-        sampled = (logits + noise).argmax(1)
-        return np.where(early, sampled, result.action)
+            logits = np.log(result.policy[early]) / max(self.config.temperature, 1e-3)
+        noise = self.rng.gumbel(size=result.policy.shape)
+        result.action[early] = (logits + noise[early]).argmax(1)
+        return result.action
 
     def _resigns(
         self, rows: NDArray[np.int64], states: Any, result: SearchResult
@@ -191,9 +193,9 @@ class Actor:
         gives_up = (result.value < -self.config.resign) & ~self.book.no_resign[rows]
         return np.where(gives_up, np.where(states.to_play == 0, -1.0, 1.0), 0.0).astype(np.float32)
 
-    def _collect(self, rows: NDArray[np.int64]) -> Harvest | None:
-        """Rows of the games that have just ended, and new games in their place."""
-        states = take(self.states, rows)
+    def _collect(self, rows: NDArray[np.int64], states: Any) -> Harvest | None:
+        """Training rows of those of ``rows``, which have ``states``, whose games have just ended,
+        and new games in their place."""
         done, value = self.game.result(states)
         value = np.where(done, value, self.resigned)
         over = done | (self.resigned != 0)

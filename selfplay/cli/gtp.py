@@ -38,9 +38,11 @@ def gtp(net: str, game: str | None, visits: int | None, seconds: float | None, p
     from selfplay.serve.gtp.protocol import own_stdout
 
     with own_stdout() as stdout:  # before anything can print
-        from selfplay.common.compiling import import_numba
+        from selfplay.common.compiling import import_numba, import_torch
 
         import_numba()
+        if not code and not net.startswith("llm:"):
+            import_torch()
         from selfplay.run.own_nets import use_net
         from selfplay.serve.gtp.commands import run
         from selfplay.serve.gtp.engine import Engine, Manner

@@ -122,6 +122,9 @@ def train(
     if ray is not None:
         assignments = ("sample.engine=ray", *assignments)
     config = new_settings(config, assignments) if new else override(config, assignments)
+    if ray is not None and config.sample.engine != "ray":
+        raise UserError(f"--ray: its actors write the completions, not sample.engine="
+                        f"{config.sample.engine}; leave out one of them")
     if ray is None and config.sample.engine == "ray":  # torch goes on, in turn
         config = replace(config, sample=replace(config.sample, engine="auto", max_staleness=0))
     run = open_text_run(folder, config)

@@ -155,6 +155,10 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
             bar.part = trial.share
         bar.at(done, str(trial or ""))
 
+    def under_way(part: float) -> None:
+        if not human:
+            bar.at(counts[-1] + part, str(trial or ""))
+
     def ended(record: Any) -> None:
         if human:
             say(final_words(game, record, "human"))
@@ -163,7 +167,7 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
         with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human,
                  limit=trial is not None and count == MOST_GAMES) as bar:
             result = play_match(game, *players, games=count, folder=folder, trial=trial,
-                                progress=progress, ended=ended, **how)
+                                progress=progress, under_way=under_way, ended=ended, **how)
     except KeyboardInterrupt:
         if not human:
             raise

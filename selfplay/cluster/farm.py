@@ -24,6 +24,7 @@ TEND = 1.0  #: seconds between two looks at the cluster's nodes
 MOST_LOST = 20  #: times that a piece may be lost: then it is the piece that kills
 STRAY: Key = ()  #: of a piece that nobody waits for any longer
 PATIENCE = 3.0  #: seconds after which an actor that is gone was not its node's death
+REST = 30.0  #: seconds that an actor gets no work whose object store or disk is full
 
 
 class Delivery(NamedTuple):
@@ -42,6 +43,7 @@ class _Hand:
     hello: Any = None  #: the call that says that it is there; None: it is
     node: str = ""
     able: bool = True  #: its machine has the programs of the job
+    rests: float = 0.0  #: until then it gets no work
     calls: dict[Any, Key] = field(default_factory=dict)
 
 
@@ -100,17 +102,20 @@ class Farm:
         for kept in (self.queue, self._asked, self._weights, self._lost):
             kept.clear()
 
-    def publish(self, version: int, weights: Any) -> None:
-        """Pieces that are begun from now on are made by ``weights``: arrays and plain data.
-
-        Raises UserError where the object store is full.
-        """
+    def put(self, thing: Any) -> Any:
+        """A reference to ``thing`` in the object store. Raises UserError where that is full."""
+        errors = self.ray.exceptions
         try:
-            self._weights[version] = ([self.ray.put(weights)], size(weights))
-        except self.ray.exceptions.ObjectStoreFullError:
-            raise UserError("Ray's object store is full; start Ray with more of it (ray start "
-                            "--object-store-memory=BYTES), then run the same command again"
-                            ) from None
+            return self.ray.put(thing)
+        except (errors.ObjectStoreFullError, errors.OutOfDiskError):
+            raise UserError("Ray's object store is full, and so is the disk that it goes on to; "
+                            "start Ray with more of it (ray start --object-store-memory=BYTES), or "
+                            "make room under /tmp/ray, then run the same command again: what has "
+                            "come is kept") from None
+
+    def publish(self, version: int, weights: Any) -> None:
+        """Pieces that are begun from now on are made by ``weights``: arrays and plain data."""
+        self._weights[version] = ([self.put(weights)], size(weights))
         self._version = version
         self._forget()
 
@@ -134,6 +139,11 @@ class Farm:
     def able(self) -> int:
         """How many of them can do the job."""
         return sum(hand.hello is None and hand.able for hand in self.hands)
+
+    @property
+    def expected(self) -> int:
+        """The same with those that are still to come, as far as there is room for them."""
+        return min(sum(hand.able for hand in self.hands), self._places())
 
     @property
     def asked(self) -> int:
@@ -170,7 +180,8 @@ class Farm:
 
     def _send(self) -> None:
         """Hand out what is waiting, to whoever has the least to do."""
-        free = [hand for hand in self.hands if hand.hello is None and hand.able]
+        now = time.monotonic()
+        free = [h for h in self.hands if h.hello is None and h.able and h.rests <= now]
         while self.queue and free:
             hand = min(free, key=lambda hand: len(hand.calls))
             if len(hand.calls) >= self.threads:
@@ -191,6 +202,7 @@ class Farm:
         except errors.RayTaskError as error:
             if isinstance(error.cause, (errors.ObjectLostError, errors.ObjectStoreFullError,
                                         errors.OutOfDiskError)):
+                self._full(hand, error.cause)
                 self._again(hand, key, error.cause)
                 return []
             if key not in self._asked and not hello:
@@ -232,6 +244,15 @@ class Farm:
             self._again(hand, lost, error)
         hand.calls.clear()
 
+    def _full(self, hand: _Hand, error: Exception) -> None:
+        """An actor's machine has no room for what it has made: others have its work for a while."""
+        now = time.monotonic()
+        if hand.rests <= now and not isinstance(error, self.ray.exceptions.ObjectLostError):
+            why = clip(str(error).splitlines()[0], 80)
+            say(f"Ray: {self._name(hand)} has no room for what it makes ({why}); make room on its "
+                f"disk (/tmp/ray). It is asked again in {REST:.0f} s, others meanwhile")
+            hand.rests = now + REST
+
     def _again(self, hand: _Hand, key: Key, error: Exception) -> None:
         if key not in self._asked:
             return
@@ -254,7 +275,8 @@ class Farm:
         return RuntimeError(f"on {self._name(hand)}: {error}")
 
     def _greet(self, hand: _Hand) -> None:
-        """Ask an actor to say that it is there."""
+        """Ask an actor to say that it is there, and what it can do."""
+        hand.able = True
         hand.hello = hand.actor.hello.options(max_task_retries=-1).remote(self.programs)
 
     def _greeted(self, hand: _Hand, facts: dict[str, Any]) -> None:

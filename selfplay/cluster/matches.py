@@ -8,11 +8,12 @@ at the same path on every machine.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from selfplay.arena.play import Seats, play_games
-from selfplay.arena.players import Player, parse_player
+from selfplay.arena.players import Player, missing_engine, parse_player
 from selfplay.arena.records import GameRecord
 from selfplay.arena.spec import net_parts, parse_alphago
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Farm
+from selfplay.common.console import say
+from selfplay.common.errors import UserError
 from selfplay.games import make, own
 from selfplay.games.base import Game
 from selfplay.learn.checkpoint import META, WEIGHTS, read_meta
@@ -33,7 +36,7 @@ from selfplay.run.own_nets import use_net
 
 POLL = 0.2  #: seconds between two looks at the clock and the bar
 EACH = 2  #: pieces that a place has of a match, at least, so that all end at about the same time
-PATIENCE = 20.0  #: seconds until actors that are to come no longer count
+PATIENCE = 20.0  #: seconds for actors that are to come, where none of those there has a program
 CARRIED = "/carried-by-selfplay"  #: stands in a player's words for the folder that an actor makes
 
 Files = dict[str, Any]  #: a path below CARRIED -> uint8 [bytes]
@@ -106,36 +109,45 @@ class SpreadMatches:
 
     @property
     def places(self) -> int:
-        return max(self.farm.able, 1) * self.farm.threads
+        return max(self.farm.expected, 1) * self.farm.threads
 
     def __call__(
         self, game: Game, seats: Seats, *, games: int, slots: int, skip: Collection[int] = (),
         stop: Callable[[], bool] = lambda: False, drop: Callable[[], bool] = lambda: False,
-        most: Callable[[], float] = lambda: math.inf, **how: Any,
+        most: Callable[[], float] = lambda: math.inf,
+        moved: Callable[[int, int], None] = lambda games, plies: None, **how: Any,
     ) -> Iterator[GameRecord]:
-        programs = tuple(spec.removeprefix("gtp:") for spec in dict.fromkeys(seats.specs)
-                         if spec.startswith("gtp:"))
-        slots = 1 if programs else slots  # an engine thinks on its own
-        self._begin(seats, slots, how, programs)
-        if programs and not self._able(stop):
-            with ExitStack() as stack:
-                yield from play_games(
-                    game, *players_of(game, seats, slots, "cpu", stack), games=games, slots=slots,
-                    skip=skip, stop=stop, drop=drop, most=most, **how)
-            return
+        engines = tuple(spec for spec in dict.fromkeys(seats.specs) if spec.startswith("gtp:"))
+        slots = 1 if engines else slots  # an engine thinks on its own
+        self._begin(seats, slots, how, tuple(spec.removeprefix("gtp:") for spec in engines))
         done = set(skip)
         waiting = deque(number for number in range(games) if number not in done)
         flying: set[Key] = set()
+        since = time.monotonic()  # an actor could last play
         while not drop():
             if waiting and stop():
                 waiting.clear()
-            self._ask(waiting, flying, slots, most)
+            if self.farm.able or not engines:
+                self._ask(waiting, flying, slots, most)
             if not flying and not waiting:
                 return
             for found in self.farm.poll(POLL):
                 if found.key in flying:
                     flying.discard(found.key)
                     yield from found.output.piece
+            if self.farm.able or not self.farm.alive or not engines:
+                since = time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
+                break
+        else:
+            return
+        _must_have(engines)
+        left = {*waiting, *(number for key in flying for number in key)}
+        with ExitStack() as stack:
+            yield from play_games(
+                game, *players_of(game, seats, slots, "cpu", stack), games=games, slots=slots,
+                skip=[number for number in range(games) if number not in left], stop=stop,
+                drop=drop, most=most, moved=moved, **how)
 
     def _begin(
         self, seats: Seats, slots: int, how: dict[str, Any], programs: tuple[str, ...]
@@ -147,15 +159,6 @@ class SpreadMatches:
             "game": self.game, "nets": self.nets, "seats": seats, "specs": specs, "slots": slots,
             "how": how}, programs))
         self.farm.publish(0, files)
-
-    def _able(self, stop: Callable[[], bool]) -> bool:
-        """Whether an actor has the programs; waits a little for those that have not said so."""
-        since = time.monotonic()
-        while not self.farm.able and not stop():
-            self.farm.poll(POLL)
-            if self.farm.alive and time.monotonic() - since > PATIENCE:
-                return False
-        return True
 
     def _ask(
         self, waiting: deque[int], flying: set[Key], slots: int, most: Callable[[], float]
@@ -171,6 +174,17 @@ class SpreadMatches:
             under_way += len(key)
 
 
+def _must_have(engines: Sequence[str]) -> None:
+    """Say that games are played here, as no machine of the cluster has ``engines``. Raises
+    UserError where this one has not, either."""
+    for spec in engines:
+        if missing_engine(spec) is not None:
+            raise UserError(f"{spec}: no machine of the cluster has this program now, nor has this "
+                            "one; start Ray on one that has (ray start --address=HOST:PORT there), "
+                            "then run the same command again: games that have come are kept")
+    say(f"Ray: no machine has {' and '.join(engines)} now; this one plays the games that are left")
+
+
 def carried(spec: str, at: str, files: Files) -> str:
     """``spec`` with its checkpoints below CARRIED/``at``, and their files in ``files``."""
     kind, _, text = spec.partition(":")
@@ -179,10 +193,11 @@ def carried(spec: str, at: str, files: Files) -> str:
     if kind == "alphago":
         words = parse_alphago(text)
         run = words.path.parent.parent
-        policy = Path(read_meta(words.path)["policies"][words.prior])
-        if not policy.is_absolute():
-            _carry(run / policy, f"{at}/{policy}", files)
+        meta = read_meta(words.path)
+        _carry(run / meta["policies"][words.prior], f"{at}/policy", files)  # may lie elsewhere
         _carry(words.path, f"{at}/value/checkpoint", files)
+        files[f"{at}/value/checkpoint/{META}"] = np.frombuffer(json.dumps(
+            {**meta, "policies": {words.prior: "policy"}}).encode(), np.uint8)
         return f"alphago:{words._replace(path=Path(CARRIED, at, 'value', 'checkpoint'))}"
     if kind in ("net", "policy") and (path := net_parts(text)[0]).is_dir():
         _carry(path, at, files)

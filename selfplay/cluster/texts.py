@@ -80,7 +80,7 @@ class RayGenerator:
         tokens, mask = padded_tokens(prompts, self.pad, left=True)
         if self.sent is not self.wanted:
             self.version, self.sent = uuid4().hex, self.wanted
-            self.held = [self.farm.ray.put(copy_of(self.model).cpu().requires_grad_(False))]
+            self.held = [self.farm.put(copy_of(self.model).cpu().requires_grad_(False))]
         parts = max(1, min(len(prompts), self.farm.alive * self.farm.threads))
         edges = [round(k * len(prompts) / parts) for k in range(parts + 1)]
         job = Order(f"{__name__}:{TextMaker.__name__}", {"ends": self.ends, "pad": self.pad})

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from selfplay.common import interrupt, ranks
+from selfplay.common.compiling import working_seconds
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
@@ -50,7 +51,7 @@ class Bar:
     live: whether it may redraw itself on a terminal; False where somebody types there. ``part``,
     where it is set, is the share done of work that may be over before the total is: the bar and the
     ETA follow whichever ends first. limit: a count that the work will hardly reach, so that nothing
-    but ``part`` tells when it ends.
+    but ``part`` tells when it ends. Numba's compilation counts in no time.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Bar:
     ) -> None:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
         self.redraws = live and _console.is_terminal and ranks.leads()
-        self.started = self.logged = time.monotonic()
+        self.started, self.logged = working_seconds(), time.monotonic()
         self.part, self.limit = 0.0, limit
-        self.first: tuple[float, float] | None = None  #: done and part at the first look
+        #: done, part and the time at the first look
+        self.first: tuple[float, float, float] | None = None
         self.latest = ""  #: the line that has not been logged yet
         self.live: _Live | None = None
         self.task: TaskID | None = None
@@ -90,9 +92,9 @@ class Bar:
         Raises KeyboardInterrupt if the process has been asked to stop.
         """
         interrupt.raise_if_asked()
-        now = time.monotonic()
+        now = working_seconds()
         if self.first is None:
-            self.first = (done, self.part)
+            self.first = (done, self.part, now)
         eta, share = self._eta(done, now), min(max(done / self.total, self.part), 1.0)
         elapsed = clock_text(done if self.unit == "seconds" else now - self.started)
         if self.live and self.task is not None:
@@ -101,22 +103,22 @@ class Bar:
                              elapsed=elapsed, eta=eta)
             return
         self.latest = f"{self.title} {share:4.0%}  {elapsed} ETA {eta}  {note}"
-        if now - self.logged >= LOG_SECONDS:
-            self._log(now)
+        if time.monotonic() - self.logged >= LOG_SECONDS:
+            self._log()
 
-    def _log(self, now: float) -> None:
+    def _log(self) -> None:
         if self.latest:
             say(self.latest)
-        self.logged, self.latest = now, ""
+        self.logged, self.latest = time.monotonic(), ""
 
     def _eta(self, done: float, now: float) -> str:
         assert self.first is not None, "this is a look"
-        begun, part = self.first
+        begun, part, since = self.first
         if self.unit == "seconds":
             more = math.inf if self.part <= part else (
                 (done - begun) * (1 - self.part) / (self.part - part))
             return clock_text(min(self.total - done, more))
-        passed = max(now - self.started, 1e-9)
+        passed = max(now - since, 1e-9)
         rate = 0.0 if self.limit else (done - begun) / passed
         more = min((self.total - done) / rate if rate > 0 else math.inf,
                    passed * (1 - self.part) / (self.part - part) if self.part > part else math.inf)
@@ -129,4 +131,4 @@ class Bar:
         if self.live:
             self.live.stop()
         else:
-            self._log(time.monotonic())
+            self._log()

@@ -55,7 +55,7 @@ def counted(number: float, noun: str) -> str:
     return f"{shown} {noun}{'s' * (number != 1)}"
 
 
-def nearest(word: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+def nearest(word: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of ``names`` that ``word`` is most like, in capitals or not; None if none is."""
     lower = {name.lower(): name for name in names}
     found = difflib.get_close_matches(word[:99].lower(), lower, n=1, cutoff=cutoff)

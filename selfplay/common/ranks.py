@@ -41,6 +41,16 @@ class Alone:
         """The sum of the processes' tensors, in place."""
         return tensor
 
+    def shard(self, net: Any, layers: Sequence[Any], low: bool = False) -> Any:
+        """Leave each process its part of the weights of ``net``, in place, where there are several.
+        Their gradients add up over the processes.
+
+        layers: those of its modules whose weights are gathered when they are called, and let go of
+        behind; the rest is gathered for ``within``. low: gathered and computed with in bfloat16;
+        parts, gradients and moments stay in the precision that they have.
+        """
+        return net
+
     def sharded(self, net: Any) -> bool:
         """Whether each process holds only a part of the weights of ``net``."""
         return False

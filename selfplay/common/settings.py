@@ -175,7 +175,7 @@ def _type_of(kind: type[Settings], key: str) -> Any:
         there = clip(", ".join([f"{key}.{inside[0]}", *inside[1:]]), 380)
         raise UserError(f"{key} is a group of settings: {there}")
     meant = f"{key[:-3]}.learning_rate" if key.endswith(".lr") else key  # as everybody calls it
-    near = nearest(meant, names, cutoff=0.4)
+    near = nearest(meant, names)
     stages = dict.fromkeys(name.partition(".")[0] for name in names)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(stages)}"
     raise UserError(f"no setting {clip(key, SHOWN)!r}; {hint}")

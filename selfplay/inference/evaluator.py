@@ -7,6 +7,7 @@ fast as float32 as the net stands).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -85,6 +86,13 @@ class Evaluator:
         self.change(dtype)
         if net is not None:
             self.load(net, calibration)
+
+    def twin(self) -> Evaluator:
+        """Another with the same weights and no memory, for a thread besides this one's; on a CPU,
+        and not in int8."""
+        other = copy.copy(self)
+        other.evaluations, other.workers, other.cache = 0, None, None
+        return other
 
     def change(self, dtype: Dtype) -> None:
         """Evaluate in another dtype from the next ``load`` on."""

@@ -9,6 +9,8 @@ own first. With ``shard`` a process holds only its part of the weights, gradient
 
 from __future__ import annotations
 
+import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +70,21 @@ class Processes(ranks.Alone):
         dist.all_reduce(tensor)
         return tensor
 
+    def shard(self, net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.Module:
+        mesh = init_device_mesh(next(net.parameters()).device.type, (self.size,))
+        kinds = (torch.bfloat16, torch.float32) if low else (None, None)
+        policy = MixedPrecisionPolicy(
+            param_dtype=kinds[0], reduce_dtype=kinds[1], cast_forward_inputs=False)
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(net, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        net.compute = lambda work: work()  # type: ignore[assignment]
+        register_fsdp_forward_method(net, "compute")
+        for unit in _units(net):
+            unit.set_gradient_divide_factor(1.0)  # a sum, not a mean
+            unit.set_force_sum_reduction_for_comms(True)
+        return net
+
     def sharded(self, net: nn.Module) -> bool:
         return bool(_units(net))
 
@@ -122,32 +139,6 @@ def _units(net: nn.Module) -> list[FSDPModule]:
     return [module for module in net.modules() if isinstance(module, FSDPModule)]
 
 
-def shard(net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> nn.Module:
-    """Leave each process its part of the weights of ``net``, in place, where there are several.
-    Their gradients add up over the processes.
-
-    layers: those of its modules whose weights are gathered when they are called, and let go of
-    behind; the rest is gathered for ``Processes.within``. low: gathered and computed with in
-    bfloat16; parts, gradients and moments stay in the precision that they have.
-    """
-    if ranks.here().size == 1:
-        return net
-    kind = next(net.parameters()).device.type
-    mesh = init_device_mesh(kind, (ranks.here().size,))
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if low else None, reduce_dtype=torch.float32 if low else None,
-        cast_forward_inputs=False)
-    for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    fully_shard(net, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    net.compute = lambda work: work()  # type: ignore[assignment]
-    register_fsdp_forward_method(net, "compute")
-    for unit in _units(net):
-        unit.set_gradient_divide_factor(1.0)  # a sum, not a mean
-        unit.set_force_sum_reduction_for_comms(True)
-    return net
-
-
 @contextmanager
 def in_company() -> Iterator[None]:
     """In the block, this process is one of those that torchrun has started, if it has started
@@ -167,6 +158,7 @@ def in_company() -> Iterator[None]:
                             f"{torch.cuda.device_count()}; give torchrun --nproc-per-node as many")
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
+    _must_resolve(os.environ.get("MASTER_ADDR", ""))
     # of outputs that are views, which nothing here changes in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     try:
@@ -181,3 +173,13 @@ def in_company() -> Iterator[None]:
             yield
     finally:
         dist.destroy_process_group()
+
+
+def _must_resolve(host: str) -> None:
+    """Raises UserError for the name of no machine, which torch would look for for half an hour."""
+    try:
+        socket.getaddrinfo(host or "localhost", None)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"environment variable MASTER_ADDR={clip(host, 80)}: no such machine "
+                        f"({clip(str(error), 80)}); give the name or address of the machine of the "
+                        "first process, or unset WORLD_SIZE to work alone") from None

@@ -164,9 +164,6 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.memory != MemoryConfig() and not config.model:
         raise UserError("memory.dtype, memory.checkpointing: for a large model that is given with "
                         "--model; the embedded one needs neither")
-    if config.shard == "fsdp" and config.recipe in ("dpo", *AGAINST_A_MODEL):
-        raise UserError(f"shard=fsdp: not for --recipe {config.recipe}, whose reward model one "
-                        "process holds; leave it out")
     if config.recipe == "rl" and not config.model:
         raise UserError("--recipe rl: it begins with a model that has learnt; give --model, or "
                         "take --recipe grpo, which teaches the embedded model first")
@@ -217,5 +214,5 @@ def fixed(config: TextConfig) -> TextConfig:
     return replace(config, minutes=plain.minutes, device=plain.device, shard=plain.shard,
                    log=plain.log, eval=plain.eval, sample=sample, pg=pg,
                    judge=replace(config.judge, workers=1), env=replace(config.env, workers=1),
-                   sft=replace(config.sft, max_steps=1, keep=1, part_tokens=0),
+                   sft=replace(config.sft, max_steps=1, keep=1, part_tokens=0, pack=False),
                    rl=replace(config.rl, steps=1, keep=1))

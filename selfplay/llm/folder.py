@@ -188,6 +188,10 @@ def fitting(task: Task, tokens: Callable[[str], int], most: int) -> Task:
     return replace(task, source=Lines(kept), note="\n".join(filter(None, (task.note, note))))
 
 
+def memory_of(config: TextConfig) -> Memory:
+    return Memory(**vars(config.memory), shared_out=config.shard == "fsdp")
+
+
 def lora_of(config: TextConfig) -> Lora | None:
     lora = Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.seed)
     return lora if lora.rank else None
@@ -246,7 +250,7 @@ def save_checkpoint(
     with checkpoint.replacing(path) as folder:
         try:
             save_model(folder, model, tokenizer)
-            for file in folder.glob("*"):
+            for file in folder.glob("*") if ranks.leads() else ():
                 sync_folder(file)  # which flushes a file as well
         except OSError as error:
             raise refused(path, error) from error
@@ -397,5 +401,6 @@ def train_learner(
         append(path, samples)
         show(samples)
 
-    kept.go_on(learner.rows(stop=lambda: left() <= 0, show=written_down, watch=kept.watch), log)
+    kept.go_on(learner.rows(stop=lambda: ranks.here().first(left() <= 0), show=written_down,
+                            watch=kept.watch), log)
     return checkpoint.chosen(kept.folder)

@@ -87,9 +87,26 @@ class TorchGenerator:
         self, prompts: Sequence[Sequence[int]], group: int, sampling: Sampling, seed: int
     ) -> Samples:
         tokens, mask = padded_tokens(prompts, self.pad, left=True)
-        with ranks.here().opened(self.model):
-            return sample_completions(self.model, tokens, mask, group, sampling, seed, self.ends,
-                                      self.pad, self.tokenizer)
+        here, mine = ranks.here(), ranks.share(len(prompts))
+        some = slice(mine.start, max(mine.stop, mine.start + 1))  # one in vain where there is none
+        with here.opened(self.model):
+            found = sample_completions(
+                self.model, tokens[some], mask[some], group, sampling, seed, self.ends, self.pad,
+                self.tokenizer,
+                completion_keys(tokens, mask, group, seed)[group * some.start:group * some.stop])
+        if here.size == 1:
+            return found
+        wide = sampling.max_new_tokens
+        columns: list[Tensor] = []
+        for part, fill in zip(found[2:], (self.pad, 0, 0, 0), strict=True):
+            own = part.new_full((len(mine) * group, wide), fill)
+            own[:, :part.numel() // len(part)] = part[:len(own)].reshape(len(own), -1)
+            columns.append(here.rows(own.reshape(len(mine), group * wide), len(prompts))
+                           .reshape(-1, wide))
+        longest = max(int(columns[1].sum(1).max()), 1)
+        action, written, logp = (column[:, :longest] for column in columns[:3])
+        return Samples(tokens.to(action.device), mask.to(action.device), action, written, logp,
+                       columns[3][:, 0])
 
     def refresh(self, model: nn.Module) -> None:
         """Nothing to do: it reads the weights of ``model`` itself."""

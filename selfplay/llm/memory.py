@@ -35,15 +35,13 @@ MORE = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 class Memory(MemoryConfig):
     """How a model that was given is held in training."""
 
-    shared_out: bool = False  #: among the run's processes (``learn.distributed.shard``)
+    shared_out: bool = False  #: among the run's processes (``ranks.Alone.shard``)
 
     def shard(self, model: nn.Module) -> nn.Module:
         """``model``, in place, of which this process holds its part where that is asked for."""
-        if not self.shared_out or ranks.here().size == 1:
-            return model
-        from selfplay.learn.distributed import shard
-
-        return shard(model, layers_of(model), self.dtype == "bfloat16")
+        if self.shared_out:
+            ranks.here().shard(model, layers_of(model), self.dtype == "bfloat16")
+        return model
 
     def held(self, model: nn.Module) -> nn.Module:
         """``model``, its frozen weights in ``dtype``; those that learn stay in float32."""

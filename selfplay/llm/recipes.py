@@ -24,12 +24,12 @@ from typing import Any, Literal
 from selfplay.arena.match import safe_name
 from selfplay.common import ranks
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import locked, write_json
 from selfplay.common.history import read_history
 from selfplay.common.settings import to_dict
 from selfplay.learn import checkpoint
-from selfplay.llm.config import AGAINST_A_MODEL, RECIPES
+from selfplay.llm.config import RECIPES
 from selfplay.llm.embedded import (
     character_tokenizer,
     piece_tokenizer,
@@ -45,13 +45,13 @@ from selfplay.llm.folder import (
     engine_for,
     fit_to_model,
     lora_of,
+    memory_of,
     model_of,
     open_learner,
     sampling_of,
     task_of,
     train_learner,
 )
-from selfplay.llm.memory import Memory
 from selfplay.llm.models import load_model, load_tokenizer
 from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import GameTask
@@ -104,8 +104,7 @@ def _must_be_shardable(run: TextRun) -> None:
     config = run.config
     if ranks.here().size == 1:
         return
-    alone = {f"--recipe {config.recipe}": config.recipe in ("dpo", *AGAINST_A_MODEL),
-             f"--env {config.task[4:]}": config.task.startswith("env:"),
+    alone = {f"--env {config.task[4:]}": config.task.startswith("env:"),
              config.task: isinstance(run.task, GameTask),
              "data.corpus with a game": any(name.startswith(PREFIX) for name in config.data.corpus),
              f"sample.engine={config.sample.engine}": (
@@ -138,10 +137,6 @@ def first_model_of(run: TextRun, name: str, stages: Sequence[str]) -> Path:
     if run.config.model and "base" in stages:
         return Path(run.config.model)
     raise NotYet(f"{run.folder}: stage {name} has no model to go on from; give it more --minutes")
-
-
-def _memory(run: TextRun) -> Memory:
-    return Memory(**vars(run.config.memory), shared_out=run.config.shard == "fsdp")
 
 
 # -------------------------------------------------------------------------------- supervised stages
@@ -235,7 +230,7 @@ def _learn_texts(
         found = train_texts(
             *begin(), task(at), sft, folder, held_out=config.data.held_out,
             sampling=sampling_of(config), seed=config.seed, device=device,
-            memory=replace(_memory(run), dtype="float32"),
+            memory=replace(memory_of(config), dtype="float32"),
             left=at.left, log=at.log, progress=at.step)
         best = step_of(found.name)
         row = next((row for row in read_history(folder / "history.jsonl") if row["step"] == best),
@@ -288,20 +283,23 @@ def learn_rewards(
     learner, kept = open_learner(
         goal_of(run), first_model_of(run, name, before), folder, config.rl, config.pg,
         sampling=sampling_of(config), device=device, seed=config.seed, lora=lora_of(config),
-        first_batch=first, engine=engine_for(run, device), memory=_memory(run),
+        first_batch=first, engine=engine_for(run, device), memory=memory_of(config),
         staleness=config.sample.max_staleness, learner_of=learner_of)
 
     def learn(at: Desk) -> str:
+        at.steps = config.rl.steps
+
         def log(row: Row) -> None:
             at.log(row)
-            at.made(row["step"], config.rl.steps)
+            at.made(row["step"], at.steps)
             spent = row.get("generate_seconds")  # not of a row that was made before an interruption
             speed = f", {speed_said(row['tokens'], spent)}" if spent else ""
             at.at(f"step {row['step']:,}  reward {row['reward']:.3f}, {row['length']:.1f} tokens"
                   f"{speed}")
 
+        at.step(learner.step)
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
-        return f"{name}: {learner.step:,} steps, {at.latest}"
+        return f"{name}: {counted(learner.step, 'step')}, {at.latest}"
 
     def look(row: Row) -> str:
         if "greedy_accuracy" not in row:

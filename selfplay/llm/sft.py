@@ -37,6 +37,7 @@ from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens,
 from selfplay.llm.rewards import Example, Questions
 from selfplay.llm.stage_config import TextSFTConfig
 from selfplay.llm.tasks.gym import demonstration
+from selfplay.models.transformer import Transformer
 from selfplay.run.keep import Kept, Row, learn_until_flat
 
 FIRST_OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
@@ -45,12 +46,15 @@ HELD_AT_ONCE = 64  #: held-out texts of one forward pass
 
 
 class Sequences(NamedTuple):
-    """B texts, padded on the right."""
+    """B texts, padded on the right, or B rows of several texts (``in_shared_rows``).
+    The first token of a text is not learnt."""
 
     tokens: Tensor  #: int64 [B, L]
     learnt: Tensor  #: bool [B, L], tokens that the loss is about
     share: float = 1.0  #: of the learnt tokens of the batch that this is a part of
     number: int = 0  #: of the part
+    text: Tensor | None = None
+    #: int64 [B, L], which of the row's texts a token is of, from 1; 0: padding. None: one a row
 
 
 def text_trainer(
@@ -63,7 +67,7 @@ def text_trainer(
 
     def loss(net: nn.Module, texts: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         with _seeded_step(device, seed, trainer.steps, texts.number), memory.at_work(net):
-            return texts.share * text_loss(net, texts), {}
+            return texts.share * text_loss(net, in_shared_rows(texts) if config.pack else texts), {}
 
     def parts(texts: Sequences) -> list[Sequences]:
         return parts_of_texts(texts, config.part_tokens, ranks.here().size)
@@ -79,11 +83,10 @@ def parts_of_texts(texts: Sequences, most: int, fewest: int = 1) -> list[Sequenc
     """``texts`` in at least ``fewest`` parts, of about ``most`` tokens each (0: any number), texts
     of like length together. Weighed by ``share`` their losses add up to the loss of the whole,
     however it is cut: each learnt token counts the same."""
-    real = texts.tokens.new_ones(texts.tokens.shape).bool()
-    lengths = texts.learnt.shape[1] - texts.learnt.flip(1).int().argmax(1)  # behind the last learnt
     if not most and fewest == 1:
         return [texts]
-    real &= torch.arange(real.shape[1]) < lengths[:, None]
+    lengths = lengths_of(texts)
+    real = torch.arange(texts.tokens.shape[1]) < lengths[:, None]
     count, found = float(texts.learnt[:, 1:].sum()), []
     for number, rows in enumerate(parts_of(real, fewest, most or real.numel())):
         width = int(lengths[rows].max())
@@ -91,6 +94,65 @@ def parts_of_texts(texts: Sequences, most: int, fewest: int = 1) -> list[Sequenc
         share = float(learnt[:, 1:].sum()) / max(count, 1.0)
         found.append(Sequences(tokens, learnt, share, number))
     return found
+
+
+def lengths_of(texts: Sequences) -> Tensor:
+    """int64 [B]: the tokens up to the last that is learnt."""
+    return texts.learnt.shape[1] - texts.learnt.flip(1).int().argmax(1)
+
+
+def in_shared_rows(texts: Sequences) -> Sequences:
+    """The same in fewer rows, as long as the longest text: the others stand one behind the other
+    where they fit, the longer ones first. The loss is the same, and so are its gradients."""
+    lengths = lengths_of(texts).tolist()
+    width, rows, room = max(lengths), list[list[int]](), list[int]()
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, left in enumerate(room) if left >= lengths[i]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(i)
+        room[row] -= lengths[i]
+    tokens, learnt, text = (torch.zeros(len(rows), width, dtype=kind)
+                            for kind in (torch.int64, torch.bool, torch.int64))
+    for row, some in enumerate(rows):
+        start = 0
+        for number, i in enumerate(some, 1):
+            place = slice(start, start := start + lengths[i])
+            tokens[row, place] = texts.tokens[i, :lengths[i]]
+            learnt[row, place] = texts.learnt[i, :lengths[i]]
+            text[row, place] = number
+    return texts._replace(tokens=tokens, learnt=learnt, text=text)
+
+
+def _inputs_of(model: nn.Module, texts: Sequences, device: torch.device) -> dict[str, Tensor]:
+    """What ``model`` is given. Of several texts in a row each has places from 0 on, from which
+    transformers finds them; the embedded model is told their numbers."""
+    found = {"input_ids": texts.tokens.to(device)}
+    if texts.text is None:
+        return found
+    text = texts.text.to(device)
+    place = torch.arange(text.shape[1], device=device).expand_as(text)
+    begins = torch.cat([text.new_ones(len(text), 1), text.diff(dim=1)], 1) != 0
+    found["position_ids"] = place - torch.where(begins, place, 0).cummax(1).values
+    return found | ({"attention_mask": text} if isinstance(model, Transformer) else {})
+
+
+@torch.no_grad()
+def must_keep_apart(model: Any) -> None:
+    """Raises UserError for a model that looks from a text of a row into the one before it, which is
+    found out by trying."""
+    device, learning = next(model.parameters()).device, [m for m in model.modules() if m.training]
+    model.eval()  # without dropout both passes are one
+    tokens = torch.tensor([[1, 2, 3, 4, 1, 2]])
+    both = Sequences(tokens, tokens > 0, text=torch.tensor([[1, 1, 1, 2, 2, 2]]))
+    together = model(use_cache=False, **_inputs_of(model, both, device)).logits[:, 3:]
+    alone = model(use_cache=False, input_ids=tokens[:, 3:].to(device)).logits
+    for module in learning:
+        module.training = True
+    if not torch.allclose(together, alone, atol=1e-3 * float(alone.abs().max())):
+        raise UserError("sft.pack=true: this model does not keep the texts of a row apart; leave "
+                        "it out, and take --set sft.part_tokens=1024 to pad less")
 
 
 @contextmanager
@@ -138,12 +200,13 @@ def text_loss(model: nn.Module, texts: Sequences) -> Tensor:
 
 def _text_loss(model: nn.Module, texts: Sequences) -> Tensor:
     device = next(model.parameters()).device
-    tokens, learnt = texts.tokens.to(device), texts.learnt.to(device)
+    inputs, learnt = _inputs_of(model, texts, device), texts.learnt.to(device)
+    tokens = inputs["input_ids"]
     if head := many_logits(model, tokens):
-        hidden, rows = hidden_states(model, input_ids=tokens)[:, :-1], learnt[:, 1:]
+        hidden, rows = hidden_states(model, **inputs)[:, :-1], learnt[:, 1:]
         logp, _ = head_logp(hidden[rows], head.weight, tokens[:, 1:][rows], bias=head.bias)
         return masked_mean(-logp, torch.ones_like(logp))
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+    logits = model(use_cache=False, **inputs).logits[:, :-1]
     return masked_mean(-gather_logp(logits, tokens[:, 1:]), learnt[:, 1:].float())
 
 
@@ -199,7 +262,10 @@ def train_texts(
     newest = checkpoint.newest(folder)
     if newest is not None:
         model, tokenizer = load_model(newest)
-    model = memory.shard(model.to(device))
+    model = model.to(device)
+    if config.pack:
+        must_keep_apart(model)
+    model = memory.shard(model)
     trainer = text_trainer(model, config, seed, memory)
     lesson = text_lesson(trainer, tokenizer, task, config, held_out=held_out, sampling=sampling,
                          seed=seed)
@@ -253,7 +319,7 @@ def own_answers(
             outdated.unlink(missing_ok=True)
     asked = {"train": run.task.batch(FIRST_OWN, config.own.questions),
              "held": run.task.held_out(config.data.held_out)}
-    if not path.exists():
+    if not ranks.here().first(path.exists()):
         model, tokenizer = load_model(policy)
         generator = Counted(
             generator_of(model, tokenizer, config.sample, config.model, device),
@@ -268,6 +334,7 @@ def own_answers(
                 lines += [json.dumps({"kind": kind, "question": i, "completion": text})
                           for text in right]
         write_atomic(path, "".join(line + "\n" for line in lines).encode())
+    ranks.here().meet()  # it is on disk
     chosen: list[Example] = []
     apart: dict[int, Example] = {}
     for row in read_history(path):

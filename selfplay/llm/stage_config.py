@@ -149,6 +149,8 @@ class TextSFTConfig(PlateauConfig):
     batch_size: Count = 64  #: demonstrations a step
     part_tokens: Whole = 0
     #: of a part of a batch, about; 0: all at once. The update is the same
+    pack: bool = False
+    #: several texts in a row where they fit, each seeing itself alone; the update is the same
     evaluate_every: Count = 100  #: steps between two looks at the held-out questions
     warmup: Whole = 50  #: steps over which the rate rises from 0
     grad_clip: Positive = 1.0  #: largest norm of the gradient

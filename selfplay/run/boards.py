@@ -34,6 +34,7 @@ from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
 from selfplay.board.value import value_lesson
 from selfplay.common import ranks
+from selfplay.common.compiling import working_seconds
 from selfplay.common.errors import UserError
 from selfplay.common.files import write_json
 from selfplay.common.history import read_figures
@@ -71,7 +72,7 @@ class ShardedGames:
     ) -> tuple[Columns, dict[str, float]] | None:
         """The next iteration's rows and facts about them; None if ``stop()`` came first, by when
         the finished games are on disk."""
-        path, began = self.shard(learner.iteration + 1), time.monotonic()
+        path, began = self.shard(learner.iteration + 1), working_seconds()
         if not path.exists() and not self._play(path, learner, stop, progress):
             return None
         ranks.here().meet()  # the games are on disk
@@ -82,7 +83,7 @@ class ShardedGames:
         return shard.columns, {
             **game_figures(shard), **cost, "play_seconds": seconds,
             "evaluations_per_second": cost["evaluations"] / max(seconds, 1e-9),
-            "earlier_seconds": seconds - (time.monotonic() - began)}
+            "earlier_seconds": seconds - (working_seconds() - began)}
 
     def _play(
         self, path: Path, learner: Learner, stop: Callable[[], bool],
@@ -100,12 +101,12 @@ class ShardedGames:
         have, earlier = sum(len(part.columns.value) for part in parts), len(parts)
         progress(have)
         while have < wanted and not stop():
-            began, before = time.monotonic(), learner.evaluated()
-            harvest = learner.play(wanted - have, partial(_pause, stop, began + PART_SECONDS),
-                                   progress, earlier)
+            began, before = working_seconds(), learner.evaluated()
+            pause = partial(_pause, stop, time.monotonic() + PART_SECONDS)
+            harvest = learner.play(wanted - have, pause, progress, earlier)
             for key, count in learner.evaluated().items():
                 cost[key] += count - before[key]
-            cost["seconds"] += time.monotonic() - began
+            cost["seconds"] += working_seconds() - began
             if harvest is not None:
                 write_json(note, cost)
                 save_shard(folder / f"{len(parts):04d}.npz", *harvest)

@@ -22,6 +22,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, batch, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import interrupt
+from selfplay.common.compiling import working_seconds
 from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError, counted
 from selfplay.common.history import read_history
@@ -31,7 +32,7 @@ from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, seeded, spec_for
 from selfplay.run import teacher
-from selfplay.run.clock import Clock, working_seconds
+from selfplay.run.clock import Clock
 from selfplay.run.config import RunConfig
 from selfplay.run.folder import Run
 from selfplay.run.stage import Desk
@@ -168,7 +169,7 @@ class Forecast:
         self.rows = first_rows(run.config.rl, length(run.game, SECONDS / 4))
         self.learning, self.at = learning_seconds(run), at
         self.begun: tuple[float, int] | None = None  #: seconds and rows at the first look
-        self.said = False
+        self.said = at.clock.needs.get(at.name, 0.0) > at.left()  #: by ``prepare``, as it began
 
     def words(self, made: int) -> str:
         """What the bar says of it; made: positions of games that have ended or are under way."""
@@ -177,13 +178,11 @@ class Forecast:
         if now - since < EARLY or made <= before:
             return ""
         rest = max(self.rows - made, 0) * (now - since) / (made - before) + self.learning
-        minutes = math.ceil((now - since + rest) / 60)
-        text = (f"at this speed {counted(minutes, 'minute')} {'is' if minutes == 1 else 'are'} "
-                "needed for a first RL point")
         if rest > self.at.left() and not self.said:
             self.said = True
-            say(f"RL: {text}, and {clock_text(self.at.left())} are left; its games are kept")
-        return f"; {text}"
+            say(f"RL: a first point needs about {clock_text(rest)} more at this speed, and "
+                f"{clock_text(self.at.left())} are left; its games are kept")
+        return f"; a first point in about {clock_text(rest)}"
 
 
 # --------------------------------------------------------------------------------- measurements

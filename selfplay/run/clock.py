@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from selfplay.common import compiling, interrupt
+from selfplay.common import interrupt
+from selfplay.common.compiling import working_seconds
 from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, read_json, write_state
 from selfplay.common.history import finite_float
@@ -181,8 +182,3 @@ class Clock:
         """Write progress.json."""
         self.saved = time.monotonic()
         write_state(self.file, {"seconds": self.seconds, "done": self.done})
-
-
-def working_seconds() -> float:
-    """Seconds on a clock that stands still while Numba compiles."""
-    return time.monotonic() - compiling.seconds()

@@ -214,7 +214,7 @@ def play_matches(
     lasts: dict[tuple[str, str], float] = {}  # by kinds of players: seconds of a game
     choice = Choice(pairings, RANDOM)
 
-    def play_one(index: int, share: float, pairing: Pairing) -> MatchResult | None:
+    def play_one(index: int, pairing: Pairing, share: float) -> None:
         kinds, began = (kind(pairing.a), kind(pairing.b)), time.monotonic()
         needed = pairing in must and share == ROUNDS[0]
         found: list[int] = []  # how many games there were, each time that one was added
@@ -228,22 +228,22 @@ def play_matches(
                 lasts[kinds] = time.monotonic() - began
             progress(index, len(ROUNDS) * len(pairings), pairing, done)
 
-        if over():
-            return None
+        games, before = _even(pairing.games * share), choice.results.get(pairing)
+        if over() or (before is not None and before.games >= games):
+            return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
         folder, seed = place(pairing)
         result = play_match(
-            run.game, pairing.a, pairing.b, games=_even(pairing.games * share), seed=seed,
-            opening=config.opening, slots=config.engine_slots if outside else config.slots,
-            folder=folder, home=home, device=device, nets=nets, away=away, stop=over,
-            drop=lambda: not needed and left() <= -overtime, progress=told)
+            run.game, pairing.a, pairing.b, games=games, seed=seed, opening=config.opening,
+            slots=config.engine_slots if outside else config.slots, folder=folder, home=home,
+            device=device, nets=nets, away=away, stop=over, progress=told,
+            drop=lambda: not needed and left() <= -overtime)
         choice.spent(pairing, time.monotonic() - began, len(found) - 1)
-        return result
+        choice.played(pairing, result)
 
     for index in range(len(ROUNDS) * len(pairings)):
-        pairing, share = choice.next()
         try:
-            choice.played(pairing, play_one(index, share, pairing))
+            play_one(index, *choice.next())
         except DiskError:
             raise
         except UserError as error:  # an engine that fails costs its match, not the chart

@@ -21,7 +21,7 @@ from selfplay.arena.match import safe_name, shortened
 from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
 from selfplay.report.axis import Record, metric_of
 from selfplay.report.verdict import with_value
@@ -53,14 +53,16 @@ def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
         raise UserError(f"compare: {len(runs)} different names wanted, separated by commas "
                         f"(--labels), not {','.join(names)}")
     first = runs[0]
+    alike = command("selfplay", "compare", *(run.folder for run in runs), "--set",
+                    f"eval.sims={first.config.eval.sims}")
     for run in runs[1:]:
-        for what, mine, others in (
-            ("a run of", run.game.name, first.game.name),
-            ("judged with eval.sims", run.config.eval.sims, first.config.eval.sims),
+        for what, mine, others, remedy in (
+            ("a run of", run.game.name, first.game.name, "compare runs of one game"),
+            ("judged with eval.sims", run.config.eval.sims, first.config.eval.sims,
+             f"to judge all alike: {alike}"),
         ):
             if mine != others:
-                raise UserError(f"{run.folder}: {what} {mine}, {first.folder} {others}; compare "
-                                "runs that are alike, or give --set to all of them")
+                raise UserError(f"{run.folder}: {what} {mine}, {first.folder} {others}; {remedy}")
     found = [Entry(name, run, compare.chart_points(run))
              for name, run in zip(names, runs, strict=True)]
     for entry in found:

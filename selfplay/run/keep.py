@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from selfplay.common import ranks
+from selfplay.common.compiling import working_seconds
 from selfplay.common.errors import Absent, Breakdown, UserError
 from selfplay.common.files import write_atomic, write_state
 from selfplay.common.history import read_history, write_history
@@ -33,7 +33,8 @@ Row = dict[str, Any]
 
 class Watch:
     """Measures named parts of the work behind a row: ``with watch("play")`` gives play_seconds,
-    all in all, and play_rss_mb, the peak memory in megabytes (on a GPU also play_cuda_mb)."""
+    all in all but for Numba's compilation, and play_rss_mb, the peak memory in megabytes (on a GPU
+    also play_cuda_mb)."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -41,7 +42,7 @@ class Watch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        cuda, start = self.device.type == "cuda", time.perf_counter()
+        cuda, start = self.device.type == "cuda", working_seconds()
         reset_peak()
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -49,7 +50,7 @@ class Watch:
         if cuda:
             torch.cuda.synchronize(self.device)
             self._peak(f"{name}_cuda_mb", torch.cuda.max_memory_allocated(self.device) / 2**20)
-        spent, key = time.perf_counter() - start, f"{name}_seconds"
+        spent, key = working_seconds() - start, f"{name}_seconds"
         self.seen[key] = self.seen.get(key, 0.0) + spent
         self._peak(f"{name}_rss_mb", peak_mb())
 
@@ -68,8 +69,9 @@ class Kept:
 
     save: writes the checkpoint of a row to a path. number: the entry of a row that numbers it.
     every: rows between two checkpoints. keep, evenly: see ``checkpoint.thin``. note: turns the rows
-    so far into what best.json says (empty: no file). seconds: the entry for the seconds so far;
-    parts: count only the time inside ``watch``. before: seconds spent before the first row.
+    so far into what best.json says (empty: no file). seconds: the entry for the seconds so far,
+    but for Numba's compilation; parts: count only the time inside ``watch``. before: seconds spent
+    before the first row.
     breakdown: (the option that starts from a checkpoint, the learning rate's setting, its value),
     for the advice when learning breaks down.
     """
@@ -114,7 +116,7 @@ class Kept:
         if not self.history:  # drop rows of a run that was killed before its first checkpoint
             rows_up_to(self.folder / "history.jsonl", -1, self.number)
         total = self.spent()
-        last = time.monotonic()
+        last = working_seconds()
         while True:
             try:
                 with _advising(self.folder, *self.breakdown):
@@ -124,7 +126,7 @@ class Kept:
                 raise
             if row is None:
                 break
-            now = time.monotonic()
+            now = working_seconds()
             seen = self.watch.take()
             spent = sum(value for key, value in seen.items() if key.endswith("_seconds"))
             total += row.pop("earlier_seconds", 0.0) + (spent if self.parts else now - last)

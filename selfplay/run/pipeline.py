@@ -7,7 +7,6 @@ recipe of AlphaGo has a value net before the matches.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.value import Policies
 from selfplay.common import compiling, ranks
+from selfplay.common.compiling import working_seconds
 from selfplay.common.console import say
 from selfplay.common.errors import UserError, command, counted
 from selfplay.common.files import locked, write_json
@@ -319,11 +319,11 @@ def _value_games(
                      for net in nets)
     spec = checkpoint.spec_of(metas[-1])
     cost = read_figures(note, {"seconds": 0.0, "flops": 0.0, "evaluations": 0})
-    since = time.monotonic()
+    since = working_seconds()
 
     def spent(evaluations: int) -> None:
         nonlocal since
-        now = time.monotonic()
+        now = working_seconds()
         cost["seconds"] += now - since
         cost["flops"] += evaluations * flops(spec)
         cost["evaluations"] += evaluations

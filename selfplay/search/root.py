@@ -197,8 +197,9 @@ def choose(
     usual = ~exact & (visits == most) & (most > 0) | exact & (q > -1)
     fits = np.where(decided[:, None], exact & (q == value[:, None]) & (visits > 0), usual)
     action = np.where(fits, score, -np.inf).argmax(1)
-    none = ~fits.any(1)
-    action[none] = np.where(exact, -np.inf, unseen)[none].argmax(1)
+    none = np.flatnonzero(~fits.any(1))
+    if len(none):
+        action[none] = np.where(exact[none], -np.inf, unseen[none]).argmax(1)
     return action, fits
 
 

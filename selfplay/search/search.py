@@ -201,20 +201,15 @@ class Search:
         if not len(rows):
             return active
         try:
-            new = self.tree.size[rows] == 0
+            new = rows[self.tree.size[rows] == 0]
             count, deepest = self._select(rows)
             walk = self._walk
             slot, outcome, to_play, live, legal = self._leaves(count, deepest)
             prior, values = self._evaluate(live, legal, evaluate)
             self._decided |= tree.grow(self.tree, walk.row[:count], walk.leaf[:count], to_play,
-                                       slot, outcome, prior, values, self._proving)
-            if self.config.leaves == 1:
-                self._left[rows] -= ~new
-            else:
-                self._left -= np.bincount(walk.row[:count], minlength=len(self._left))
-                self._left[rows[new]] += 1
-            if new.any():
-                self._prepare(rows[new])
+                                       slot, outcome, prior, values, self._proving, self._left)
+            if len(new):
+                self._prepare(new)
         except BaseException:  # Ctrl-C included: some walks will never be backed up
             self.tree.size[rows] = 0
             self._left[rows] = self._sims[rows]
@@ -262,17 +257,17 @@ class Search:
         unseen = np.where(prior > 0, trees.root_score[rows], -np.inf)
         action, fits = root.choose(visits, q, exact, decided, value, score, unseen)
         some = np.flatnonzero(exact.any(1))
-        policy[some] = root.proven_policy(policy[some], q[some], exact[some], decided[some],
-                                          fits[some], prior[some], self.config.rule != "gumbel")
+        if len(some):
+            policy[some] = root.proven_policy(
+                policy[some], q[some], exact[some], decided[some], fits[some], prior[some],
+                self.config.rule != "gumbel")
         proven = np.where(exact, q, np.nan).astype(np.float32)
         return SearchResult(visits, policy, value, action, prior, proven, decided)
 
     def _select(self, rows: NDArray[np.int64]) -> tuple[int, int]:
         """Walks in each tree by the rule: (how many, the depth of the deepest)."""
-        rule, parameters = self._rule
-        limits = np.minimum(self._left[rows], self.config.leaves)
-        return select.select(self.tree, rows, limits, rule, parameters, self._schedule, self._walk,
-                           *self._scores)
+        return select.select(self.tree, rows, self._left, self.config.leaves, *self._rule,
+                             self._schedule, self._walk, *self._scores)
 
     def _leaves(self, count: int, deepest: int) -> tuple[NDArray[Any], ...]:
         """Of the states at the ends of the walks: (slot int64 [n] as ``tree.grow`` takes it,
@@ -298,11 +293,13 @@ class Search:
         """Let leaves with a move that wins at once count as won, but for roots, which want an
         evaluation; (states, legal) of those that are left. Changes ``slot`` and ``outcome``."""
         wins = self.game.wins(states, legal)
-        live, holes, movers = root.end_won(wins, slot, self._walk.leaf, to_play, outcome)
-        if live == len(legal):
+        if not wins.any():
             return states, legal
-        put(states, holes, take(states, movers))
-        legal[holes] = legal[movers]
+        live, holes, movers = root.end_won(wins, slot, self._walk.leaf, to_play, outcome)
+        for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):  # few
+            legal[hole] = legal[mover]
+            for field in states:
+                field[hole] = field[mover]
         return self._head(live), legal[:live]
 
     def _head(self, end: int, start: int = 0) -> Any:
@@ -356,9 +353,8 @@ class Search:
         states = take(self._roots, rows)
         wins = self.game.wins(states, legal)
         blunders = np.zeros_like(wins)
-        rest = ~wins.any(1)
-        if self.game.quick_wins and rest.any():
-            blunders[rest] = self.game.blunders(take(states, rest), legal[rest])
+        if self.game.quick_wins:
+            blunders = self.game.blunders(states, legal)
         return root.settle(self.tree, rows, wins, blunders)
 
 

@@ -28,7 +28,7 @@ from numba import njit
 
 PUCT, UCT, GUMBEL = 0, 1, 2
 FAR = np.int64(2**63 - 1)
-FIRST = np.int64(2**32)  #: above it are bits of a prior above 0
+NONE = np.int32(2**31 - 1)  #: above any move
 SIGN = np.int64(2**63 - 1)  #: all bits of a float64 but its sign
 
 
@@ -46,11 +46,13 @@ def _best_unvisited(tree, b, node, bits):
             ):
                 best = a
     else:
-        top, last = np.int64(0), np.int64(tree.prior.shape[2] - 1)
+        top, first = np.int32(0), NONE
         for a in range(tree.prior.shape[2]):
-            top = max(top, (np.int64(bits[b, node, a]) << 32) | (last - a))
-        if top > FIRST:
-            best = last - (top & 0xFFFFFFFF)
+            top = max(top, bits[b, node, a])
+        for a in range(tree.prior.shape[2]):
+            first = min(first, np.int32(a) if bits[b, node, a] == top else NONE)
+        if top > 0:
+            best = np.int64(first)
     return best
 
 
@@ -311,12 +313,13 @@ def _take_back(tree, b, node):
 
 # numpy's error model: a check for a division by 0 would keep loops from becoming vector loops
 @njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
-def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, visits):
+def select(tree, rows, left, most, rule, parameters, schedule, walk, score, share, visits):
     """Walks from the roots of ``rows`` int64 [n] to leaves; fills ``walk``, returns (how many, the
     depth of the deepest).
 
-    limits: int32 [n], walks of each tree at most; one where the root itself is still to be
-    evaluated. A walk ends where a move has no node yet, which it gets, or at a terminal node.
+    left: int32 [B], walks that each tree may still have, ``most`` of them now; one where the root
+    itself is still to be evaluated. A walk ends at a terminal node, or at a new one for a move that
+    had none.
     rule, parameters: PUCT, (c_puct, reduction, root_reduction), the reductions of the value of
     unvisited moves in [0, 2]; UCT, (c, -, -); GUMBEL, (c_visit, c_scale, -).
     schedule: int32 [B, S], for GUMBEL ``root.considered_visits`` of each row's present search,
@@ -330,7 +333,7 @@ def select(tree, rows, limits, rule, parameters, schedule, walk, score, share, v
         new = tree.size[b] == 0
         if new:
             _birth(tree, b, -1, -1, bits)
-        start, limit = tree.visits[b, 0] - 1, 1 if new else limits[i]
+        start, limit = tree.visits[b, 0] - 1, 1 if new else min(left[b], most)
         for _ in range(limit):
             if rule == GUMBEL and not new and (
                 schedule[b, tree.visits[b, 0] - 1] != schedule[b, start]

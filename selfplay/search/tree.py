@@ -276,31 +276,34 @@ def _keep_to_bound(tree, b, node, value):
 
 
 @njit(cache=True, nogil=True, _nrt=False, error_model="numpy")  # type: ignore[call-overload]
-def grow(tree, rows, leaves, to_play, slot, outcome, prior, values, proving):
+def grow(tree, rows, leaves, to_play, slot, outcome, prior, values, proving, left):
     """Bring the values of walks that ended at ``leaves`` int32 [n] of the trees ``rows`` int64 [n].
 
     Of the leaf states: to_play int8 [n]; outcome float32 [n] for player 0, which counts where
     slot int64 [n] is -1: a terminal leaf. Elsewhere slot is the leaf's index in prior float32
     [m, A] (see ``priors``) and values float32 [m] for the side to move. Pending leaves are filled
     in; a terminal one that was there already is backed up again.
-    proving: whether exact values spread. Returns whether one has reached a root.
+    proving: whether exact values spread. left: int32 [B], counts every walk down, but for those
+    that brought a root its evaluation. Returns whether an exact value has reached a root.
     """
-    decided = False
+    decided, bits = False, prior.view(np.int32)  # see ``_shift``
     for i in range(rows.shape[0]):
         b, node, m = rows[i], leaves[i], slot[i]
         value = values[m] * (1 - 2 * to_play[i]) if m >= 0 else np.float64(outcome[i])
         news = False  # the node's value has just become exact
+        left[b] -= node > 0
         if tree.pending[b, node]:
             tree.pending[b, node] = False
             tree.raw[b, node] = value
             tree.to_play[b, node] = to_play[i]
             tree.terminal[b, node] = m < 0
             if m >= 0:
-                favourite, top = -1, np.float32(0.0)
+                top, favourite = np.int32(0), HIGHEST
                 for a in range(prior.shape[1]):
                     tree.prior[b, node, a] = prior[m, a]
-                    if prior[m, a] > top:
-                        favourite, top = a, prior[m, a]
+                    top = max(top, bits[m, a])
+                for a in range(prior.shape[1]):
+                    favourite = min(favourite, np.int32(a) if bits[m, a] == top else HIGHEST)
                 tree.favourite[b, node] = favourite
                 tree.rest[b, node] = 1.0
             elif proving:

@@ -1,6 +1,7 @@
 """Many positions analysed side by side: a tree each, the leaves of all evaluated together.
 
-A position that is done makes room for the next, so that batches stay full to the end. What is
+A position that is done makes room for the next, so that batches stay full to the end. On a CPU
+every core has a search of its own: one reads trees while a net is at work for another. What is
 found of a position does not depend on what else is analysed.
 """
 
@@ -14,16 +15,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from selfplay.common.threads import Workers
 from selfplay.games.base import take
+from selfplay.inference.actors import SPREAD_ROWS
 from selfplay.search.search import Search
 from selfplay.search.tree import node_bytes
 from selfplay.serve.analysis import Analysis, analyses_of, of_end, restrict
 from selfplay.serve.mind import Mind, Views
 
-ROWS = 64  #: positions of one search at once: two parts of a batch, for two cores
-TREE_BYTES = 2**29  #: of memory for one search
+ROWS = 64  #: positions at once, at least; a core's search has as many as fill its batch
+TREE_BYTES = 2**29  #: of memory for the trees of a group
 SMALLEST = 64  #: simulations that a search has room for, at least; beyond, powers of two
 
 
@@ -48,21 +52,38 @@ class Job:
 
 
 @dataclass
-class _Group:
-    """A search and the jobs in its rows."""
+class _Part:
+    """A search, what it asks, and the jobs in its rows; all of it is one thread's at a time."""
 
     search: Search
     mind: Mind
     jobs: list[Job | None]
-    waiting: list[tuple[float, int, Job]] = field(default_factory=list)
+    seated: list[int] = field(default_factory=list)  #: rows that are to begin
     fresh: list[int] = field(default_factory=list)  #: rows whose root is not evaluated yet
+
+    def count(self) -> int:
+        """Rows that have a job."""
+        return sum(job is not None for job in self.jobs)
+
+
+@dataclass
+class _Group:
+    """Jobs for one mind, in searches with the same room."""
+
+    mind: Mind
+    parts: list[_Part]
+    waiting: list[tuple[float, int, Job]] = field(default_factory=list)
+
+    def busy(self) -> bool:
+        return bool(self.waiting) or any(part.count() for part in self.parts)
 
 
 class AnalysisBatch:
     """Jobs in, analyses out, in whatever order they are done."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, int], _Group] = {}
+        self._groups: dict[tuple[int, int], _Group] = {}  #: by mind and room
+        self._workers: Workers | None = None
         self._count = itertools.count()
         self._ended: list[Job] = []
 
@@ -72,20 +93,20 @@ class AnalysisBatch:
             self._ended.append(job)
             return
         room = max(SMALLEST, 1 << (max(job.sims, 1) - 1).bit_length())
-        key = (f"{id(job.mind)}", room)
+        key = id(job.mind), room
         if key not in self._groups:
             self._groups[key] = _group(job.mind, room)
         heapq.heappush(self._groups[key].waiting, (job.first, next(self._count), job))
 
     @property
     def busy(self) -> bool:
-        return bool(self._ended) or any(
-            group.waiting or any(group.jobs) for group in self._groups.values())
+        return bool(self._ended) or any(group.busy() for group in self._groups.values())
 
     def jobs(self) -> list[Job]:
         """All that are not done."""
         groups = self._groups.values()
-        return [*self._ended, *(job for group in groups for job in group.jobs if job is not None),
+        return [*self._ended, *(job for group in groups for part in group.parts
+                                for job in part.jobs if job is not None),
                 *(job for group in groups for _, _, job in group.waiting)]
 
     def step(self) -> Iterator[tuple[Job, Analysis | None, bool]]:
@@ -94,65 +115,79 @@ class AnalysisBatch:
         ended, self._ended = self._ended, []
         for job in ended:
             yield job, of_end(job.mind.game, job.states), True
-        for key, group in list(self._groups.items()):
-            yield from _wave(group)
-            if not group.waiting and not any(group.jobs):
-                del self._groups[key]
+        groups = self._groups.values()
+        for group in groups:
+            yield from _seat(group)
+        self._workers = self._workers or Workers(torch.get_num_threads())
+        waves = [part for group in groups for part in group.parts if part.count()]
+        for told in self._workers.map(_wave, waves):
+            yield from told
+        for group in groups:
+            for part in group.parts:
+                if part.mind is not group.mind:
+                    group.mind.evaluations += part.mind.evaluations
+                    part.mind.evaluations = 0
+        self._groups = {key: group for key, group in self._groups.items() if group.busy()}
 
 
 def _group(mind: Mind, room: int) -> _Group:
-    size = node_bytes(mind.game.num_actions) * (room + 1)
-    rows = max(1, min(ROWS, TREE_BYTES // size))
+    minds = mind.apart(torch.get_num_threads())
+    size = node_bytes(mind.game.num_actions) * (room + 1) * len(minds)
+    rows = max(1, min(ROWS if len(minds) == 1 else SPREAD_ROWS, TREE_BYTES // size))
     config = replace(mind.config, leaves=mind.leaves or 1, reuse=True)
-    return _Group(Search(mind.game, config, rows, room, 0), mind, [None] * rows)
+    return _Group(mind, [_Part(Search(mind.game, config, rows, room, 0), own, [None] * rows)
+                         for own in minds])
 
 
-def _wave(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
-    search, mind = group.search, group.mind
-    yield from _fill(group)
-    finished = set(search.wave(mind).tolist())
-    if group.fresh:
-        finished -= set(group.fresh)
-        finished |= _rooted(group)
-    now = time.monotonic()
-    asked = {row: job for row, job in enumerate(group.jobs) if job is not None and (
-        row in finished or job.stopped or (job.every is not None and now - job.told >= job.every))}
-    known = _so_far(group, asked)
-    done = {row for row, job in asked.items() if row in finished or job.stopped}
-    search.forget(sorted(done))
-    for row in done:
-        group.jobs[row] = None
-    for row, job in asked.items():
-        job.told = now
-        yield job, known.get(row), row in done
-
-
-def _fill(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
-    """Give free rows to jobs that wait."""
-    free, filled = [row for row, job in enumerate(group.jobs) if job is None], list[int]()
-    while free and group.waiting:
+def _seat(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
+    """Give free rows to jobs that wait, and tell of those that were stopped before."""
+    while group.waiting:
+        part = min(group.parts, key=_Part.count)
+        if part.count() == len(part.jobs):
+            return
         job = heapq.heappop(group.waiting)[2]
         if job.stopped:
             yield job, None, True
             continue
-        row = free.pop(0)
-        group.jobs[row], job.told = job, time.monotonic()
-        filled.append(row)
-    if filled:
-        group.search.seed(filled, [0] * len(filled))
-        group.search.begin(filled, _states_of(group, filled), 1, False)
-        group.fresh += filled
+        row = part.jobs.index(None)
+        part.jobs[row], job.told = job, time.monotonic()
+        part.seated.append(row)
 
 
-def _rooted(group: _Group) -> set[int]:
+def _wave(part: _Part) -> list[tuple[Job, Analysis | None, bool]]:
+    search, mind = part.search, part.mind
+    if part.seated:
+        search.seed(part.seated, [0] * len(part.seated))
+        search.begin(part.seated, _states_of(part, part.seated), 1, False)
+        part.fresh, part.seated = part.fresh + part.seated, []
+    finished = set(search.wave(mind).tolist())
+    if part.fresh:
+        finished -= set(part.fresh)
+        finished |= _rooted(part)
+    now = time.monotonic()
+    asked = {row: job for row, job in enumerate(part.jobs) if job is not None and (
+        row in finished or job.stopped or (job.every is not None and now - job.told >= job.every))}
+    known = _so_far(part, asked)
+    done = {row for row, job in asked.items() if row in finished or job.stopped}
+    search.forget(sorted(done))
+    for row in done:
+        part.jobs[row] = None
+    told = []
+    for row, job in asked.items():
+        job.told = now
+        told.append((job, known.get(row), row in done))
+    return told
+
+
+def _rooted(part: _Part) -> set[int]:
     """Begin the simulations of rows whose roots have just been evaluated; the rows that want
     none."""
-    rows, search, done = group.fresh, group.search, set[int]()
-    group.fresh = []
+    rows, search, done = part.fresh, part.search, set[int]()
+    part.fresh = []
     sims = list[int]()
-    views = Views.of([group.jobs[row].states for row in rows], group.mind)  # type: ignore
+    views = Views.of([part.jobs[row].states for row in rows], part.mind)  # type: ignore
     for row, view in zip(rows, views, strict=True):
-        job = group.jobs[row]
+        job = part.jobs[row]
         assert job is not None
         job.views = view
         if job.only is not None:
@@ -162,22 +197,22 @@ def _rooted(group: _Group) -> set[int]:
             done.add(row)
     begun = [row for row in rows if row not in done]
     if begun:
-        search.begin(begun, _states_of(group, begun), list(filter(None, sims)), False, fresh=False)
+        search.begin(begun, _states_of(part, begun), list(filter(None, sims)), False, fresh=False)
     return done
 
 
-def _states_of(group: _Group, rows: list[int]) -> Any:
+def _states_of(part: _Part, rows: list[int]) -> Any:
     """The positions in these rows, which have jobs."""
-    parts = [job.states for row in rows if (job := group.jobs[row]) is not None]
+    parts = [job.states for row in rows if (job := part.jobs[row]) is not None]
     return type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _so_far(group: _Group, asked: dict[int, Job]) -> dict[int, Analysis]:
+def _so_far(part: _Part, asked: dict[int, Job]) -> dict[int, Analysis]:
     """What is known in these rows; nothing where the root is not evaluated yet."""
-    jobs = {row: job for row, job in asked.items() if group.search.tree.size[row]}
+    jobs = {row: job for row, job in asked.items() if part.search.tree.size[row]}
     if not jobs:
         return {}
-    found = analyses_of(group.mind.game, [job.states for job in jobs.values()], group.search,
+    found = analyses_of(part.mind.game, [job.states for job in jobs.values()], part.search,
                         list(jobs))
     return {row: known if job.views is None else job.views.add(known, job.detail)
             for (row, job), known in zip(jobs.items(), found, strict=True)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,15 +36,30 @@ def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     if run is not None:
         expert = run.config.expert
-        found = {"command": train_command(run), "strength": _strength(run, checkpoint),
-                 "data": ", ".join(map(str, expert.games)) or f"games of {expert.player}"
-                 if run.config.init == "sft" else "its own games"}
+        data = ", ".join(map(from_here, expert.games)) or f"games of {expert.player}"
+        found = {"command": command(*map(from_here, shlex.split(train_command(run)))),
+                 "strength": _strength(run, checkpoint),
+                 "data": from_here(data) if run.config.init == "sft" else "its own games"}
     elif "command" in meta:  # a packaged net's card is one already
         found = {key: meta.get(key) for key in ("command", "strength", "data")}
     rules = make(str(meta["game"])).rules
     return {**{str(key): value for key, value in kept.items()}, "rules": rules, **found,
             "hours": round(seconds / 3600, 3), "commit": meta.get("commit") or _commit(),
             "licence": LICENCE, "note": note or meta.get("note", "")}
+
+
+def from_here(words: str) -> str:
+    """``words`` without folders that only this machine has: a whole path in it, at its beginning
+    or after a colon, an equals sign or a comma, as seen from here, or, where it lies elsewhere, its
+    name.
+
+    >>> from_here("net:/somewhere/runs/a@64")
+    'net:a@64'
+    """
+    def shorter(path: Path) -> str:
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name)
+
+    return re.sub(r"(?<![^:=,])/[^:,@]+", lambda found: shorter(Path(found[0])), words)
 
 
 def _run_of(checkpoint: Path) -> Run | None:

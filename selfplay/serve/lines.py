@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 from typing import IO
 
 LONGEST = 1 << 24  #: bytes of a line, unless told otherwise
+CHUNK = 1 << 16  #: bytes, at most, that are read at once
 TOO_LONG = "\N{REPLACEMENT CHARACTER}"  #: comes before the beginning of a line that is longer
 
 
@@ -14,7 +16,9 @@ class LineReader:
     """The lines of a stream of bytes, with their ends cut off."""
 
     def __init__(self, stream: IO[bytes], longest: int = LONGEST) -> None:
-        self._stream, self._longest = stream, longest
+        # A buffer is locked while it waits, and a Python that ends cannot close it then.
+        self._stream = stream.raw if isinstance(stream, io.BufferedReader) else stream
+        self._longest = longest
         self._queue: queue.Queue[str | None] = queue.Queue(1000)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -38,14 +42,24 @@ class LineReader:
             return found
 
     def _read(self) -> None:
-        while True:
-            try:
-                data = self._stream.readline(self._longest)
-            except (OSError, ValueError):  # closed
-                data = b""
-            if not data:
-                return self._queue.put(None)
-            text, whole = data.decode("utf-8", "replace").rstrip("\r\n"), True
-            while len(data) == self._longest and not data.endswith(b"\n"):
-                data, whole = self._stream.readline(self._longest), False
-            self._queue.put(text if whole else TOO_LONG + text[:99])
+        line, size = bytearray(), 0  # what is kept of a line, and all of its bytes
+        while data := self._chunk():
+            for number, part in enumerate(data.split(b"\n")):
+                if number:
+                    self._put(line, size)
+                    line, size = bytearray(), 0
+                line += part[: self._longest - len(line)]
+                size += len(part)
+        if size:
+            self._put(line, size)
+        self._queue.put(None)
+
+    def _chunk(self) -> bytes:
+        try:
+            return self._stream.read(CHUNK) or b""
+        except (OSError, ValueError):  # closed
+            return b""
+
+    def _put(self, line: bytearray, size: int) -> None:
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        self._queue.put(text if size < self._longest else TOO_LONG + text[:99])

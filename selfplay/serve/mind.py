@@ -76,6 +76,14 @@ class Mind:
             self.evaluations += len(legal)
             return self.evaluate(states, legal)
 
+    def apart(self, count: int) -> list[Mind]:
+        """``count`` minds with this one's weights, which may all think at once, each in a thread of
+        its own; this one alone where that is not possible (a GPU, rollouts, a language model)."""
+        if not isinstance(self.evaluate, Evaluator) or self.device != "cpu" or count == 1:
+            return [self]
+        return [replace(self, evaluate=self.evaluate.twin(), evaluations=0, _turn=threading.Lock())
+                for _ in range(count)]
+
     def heads(self, states: Any) -> Heads | None:
         """Of n positions, for the side to move: (ownership float32 [n, H*W] in [-1, 1], score
         float32 [n], a lead in points); None where the net has no such heads."""
@@ -118,16 +126,22 @@ class Mind:
             out: NetOutput = self.net(planes.float())
         return out
 
+    def plays(self, game: Game) -> bool:
+        """Whether there is a mind ``playing`` this."""
+        if self.net is None:
+            return self.config.rule == "uct" or game.name == self.game.name
+        any_of_kin = self.spec is not None and self.spec.any_board
+        return game.name == self.game.name or (any_of_kin and game.kin == self.game.kin)
+
     def playing(self, game: Game) -> Mind:
         """The same mind for another game: another komi, and another size of board where the net
         takes any. Raises UserError where it cannot play that."""
         if game.name == self.game.name:
             return self
-        if self.net is None and self.config.rule == "uct":
-            return rollout_mind(game, self.sims, self.leaves)
-        fits = self.spec and self.spec.any_board and self.game.kin == game.kin
-        if self.net is None or self.spec is None or not fits:
+        if not self.plays(game):
             raise UserError(f"{self.name}: a net for {self.game.name}, not for {game.name}")
+        if self.net is None or self.spec is None:
+            return rollout_mind(game, self.sims, self.leaves)
         if game.board_shape == self.game.board_shape:  # the states bring the komi
             return replace(self, game=game)
         spec = replace(self.spec, obs_shape=game.obs_shape, num_actions=game.num_actions)

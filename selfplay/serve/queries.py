@@ -58,7 +58,7 @@ class Server:
             return
         said: Any = None
         try:
-            said = json.loads(line, parse_constant=_no_constant)
+            said = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
             if not isinstance(said, dict):
                 raise QueryError("a JSON object wanted")
             yield from self._act(said) if "action" in said else self._add(said)
@@ -172,6 +172,13 @@ class Server:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    """JSON has numbers that no float holds; said again they would be no JSON."""
+    if not math.isfinite(value := float(text)):
+        raise QueryError(f"{clip(text, 40)}: a smaller number wanted")
+    return value
 
 
 def _failure(said: Any, words: str, name: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.arena.collection import Skipped
-from selfplay.arena.sgf import escape, sgf_point, walk
+from selfplay.arena.sgf import escape, head, sgf_point, walk
 from selfplay.common.errors import UserError, counted
 from selfplay.common.files import write_atomic
 from selfplay.games import make
@@ -145,22 +145,15 @@ def _started(mind: Mind, minds: dict[str, Mind], record: Record) -> Review:
 def reviewed_sgf(one: Review, name: str) -> str:
     """The game with winrates, best moves and better variations. name: of who reviewed it."""
     record, size = one.record, one.game.size
-    root = {"GM": "1", "FF": "4", "CA": "UTF-8", "AP": "selfplay", "SZ": str(size),
-            "KM": f"{one.game.komi:g}", "PB": record.names[0], "PW": record.names[1],
-            "RE": record.result, "AN": name}
-    head = "".join(f"{key}[{escape(value)}]" for key, value in root.items() if value)
-    for key, stone in (("AB", 1), ("AW", -1)):
-        cells = [k for k in range(size * size) if record.stones[k] == stone]
-        head += key + "".join(f"[{sgf_point(k, size)}]" for k in cells) if cells else ""
-    if record.handicap or record.to_play:
-        head += f"PL[{'BW'[record.to_play]}]"
+    root = head(one.game, record.stones, record.to_play, PB=record.names[0], PW=record.names[1],
+                RE=record.result, AN=name)
     judged, tail = one.moves(), ""
     for move in reversed(judged):
         node = (f";{'BW'[move.colour]}[{sgf_point(move.action, size)}]"
                 + _about(one, move.ply + 1, judged) + tail)
         better = _better(one, move)
         tail = f"({node}){better}" if better else node
-    return f"(;{head}{_about(one, 0, judged)}{tail})\n"
+    return f"(;{root}{_about(one, 0, judged)}{tail})\n"
 
 
 def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
@@ -168,7 +161,7 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
     found, size = one.found[ply], one.game.size
     black = _for(found, 0)
     words = [f"Black {black.winrate:.1%}" + (
-        "" if black.score is None else f", lead {black.score:+.1f}") + f", {found.visits} visits"]
+        "" if black.score is None else f", lead {black.score:+.1f}") + f", {_sims(found)}"]
     if ply:
         move = judged[ply - 1]
         text = one.line.text(move.action)
@@ -184,6 +177,11 @@ def _about(one: Review, ply: int, judged: Sequence[Judged]) -> str:
         point = sgf_point(better.action, size)
         out += f"TR[{point}]" if point and f"[{point}:" not in labels else ""
     return out
+
+
+def _sims(found: Analysis) -> str:
+    """Its simulations, in words; the first visit of a position is the net's own evaluation."""
+    return counted(max(found.visits - 1, 0), "simulation")
 
 
 def _verdict(move: Judged, best: str) -> str:
@@ -223,7 +221,7 @@ def to_page(one: Review, name: str) -> Page:
     worst = sorted(judged, key=lambda m: -m.loss)[:SHOWN]
     shown = [m for m in worst if m.loss >= NOTHING]
     about = [f"{one.game.name}, {one.game.rules}", f"result {record.result or 'unknown'}",
-             f"reviewed by {name}, {max(f.visits for f in one.found)} visits a position"]
+             f"reviewed by {name}, {_sims(max(one.found, key=lambda f: f.visits))} a position"]
     table = []
     for colour in (0, 1):
         mine = [m for m in judged if m.colour == colour]

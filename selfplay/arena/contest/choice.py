@@ -28,7 +28,7 @@ class Choice:
     def __init__(self, pairings: Sequence[Pairing], anchor: str) -> None:
         self._anchor = anchor
         self._rounds = dict.fromkeys(pairings, 0)  # of which so many have been played
-        self._results: dict[Pairing, MatchResult] = {}
+        self.results: dict[Pairing, MatchResult] = {}  #: as they stand now
         self._costs: dict[tuple[str, str], tuple[float, int]] = {}  # by kinds: seconds, games
         self._nets = list({name: None for p in pairings for name in (p.a, p.b)
                            if name.startswith(("net:", "alphago:"))})
@@ -38,7 +38,7 @@ class Choice:
         wanted = [p for p, played in self._rounds.items() if played < len(ROUNDS)]
         fewest = min(self._rounds[p] for p in wanted)
         chosen = next(p for p in wanted if self._rounds[p] == fewest)
-        if fewest and self._results:
+        if fewest and self.results:
             worth = self._worth(wanted)
             if max(worth) > 0:
                 chosen = wanted[worth.index(max(worth))]
@@ -48,7 +48,7 @@ class Choice:
     def played(self, pairing: Pairing, result: MatchResult | None) -> None:
         """A pairing's result as it stands now."""
         if result is not None:
-            self._results[pairing] = result
+            self.results[pairing] = result
 
     def spent(self, pairing: Pairing, seconds: float, games: int) -> None:
         """So many more games of a pairing have taken so long."""
@@ -59,7 +59,7 @@ class Choice:
         """Of each pairing: what its next games tell, by the second."""
         played = [self._rounds[p] for p in wanted]
         more = [p.games * (ROUNDS[n] - ROUNDS[n - 1]) for p, n in zip(wanted, played, strict=True)]
-        gains = informative([(p.a, p.b, *r.counts) for p, r in self._results.items()], self._anchor,
+        gains = informative([(p.a, p.b, *r.counts) for p, r in self.results.items()], self._anchor,
                             [(p.a, p.b, n) for p, n in zip(wanted, more, strict=True)], self._nets)
         return [gain / (games * self._seconds(p))
                 for p, gain, games in zip(wanted, gains, more, strict=True)]

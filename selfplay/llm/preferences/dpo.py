@@ -127,10 +127,10 @@ def train_dpo(
     reference, tokenizer = load_model(init)
     newest = checkpoint.newest(folder)
     model = load_model(newest)[0] if newest else load_model(init)[0]
-    model = memory.held(model)
-    policy = TextPolicy(Net(model).to(device).eval(), end_tokens(model, tokenizer),
+    model = memory.shard(memory.held(model).to(device))
+    policy = TextPolicy(Net(model).eval(), end_tokens(model, tokenizer),
                         tokenizer.pad_token_id, memory=memory)
-    reference = reference.to(device).eval()
+    reference = memory.shard(reference.to(device).eval())
     learnt, apart = (sides_of(tokenizer, some, policy, reference) for some in (pairs, held_out))
     del reference
     trainer, generator = dpo_trainer(policy, config, device), TorchGenerator(

@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfplay.common import ranks
 from selfplay.common.errors import UserError, clip
 from selfplay.common.files import must_be_as_saved
 from selfplay.learn import checkpoint
@@ -96,7 +98,7 @@ class RewardModel(nn.Module):
         order = torch.argsort(lengths)  # texts of similar length together
         out = torch.empty(len(lengths), device=lengths.device)
         for rows in order.split(TEXTS):
-            out[rows] = self(texts.rows(rows))
+            out[rows] = ranks.here().within(self, partial(self, texts.rows(rows)))
         return out
 
     def normalised(self, rewards: Tensor) -> RewardModel:
@@ -173,6 +175,14 @@ def pair_texts(tokenizer: Any, pairs: Sequence[Pair]) -> tuple[Texts, Texts]:
             read_texts(tokenizer, pairs, [pair.rejected for pair in pairs]))
 
 
+class Sides(NamedTuple):
+    """Pairs to learn from."""
+
+    chosen: Texts
+    rejected: Texts
+    share: float = 1.0  #: of the batch that they are a part of
+
+
 class RewardTrainer:
     """A reward model in training, where an epoch is a step; ``checkpoint.save`` can save it."""
 
@@ -182,11 +192,12 @@ class RewardTrainer:
         self.scored = torch.zeros(2)  #: rewards of the held-out texts at the last look
         self.trainer = Trainer(model, _pair_loss, OptimizerConfig(
             config.learning_rate, config.weight_decay, decay_all=True, betas=(0.9, 0.999),
-            fused=False), called="reward model's step")
+            fused=False), parts=_for_processes if ranks.here().size > 1 else None, one_by_one=True,
+            called="reward model's step")
 
-    def step(self, batches: Sequence[tuple[Texts, Texts]]) -> dict[str, float]:
-        """Learn batches of (chosen, rejected) once; the mean loss of a pair."""
-        sizes = [len(chosen.tokens) for chosen, _ in batches]
+    def step(self, batches: Sequence[Sides]) -> dict[str, float]:
+        """Learn batches once; the mean loss of a pair."""
+        sizes = [len(pairs.chosen.tokens) for pairs in batches]
         losses = [self.trainer.step(pairs)["loss"] for pairs in batches]
         self.steps += 1
         return {"loss": float(np.average(losses, weights=sizes))}
@@ -197,9 +208,17 @@ class RewardTrainer:
         self.scored = torch.cat(sides)
         return judged(*sides)
 
-    def inference_net(self) -> RewardModel:
-        """The model as it is used: normalised over the held-out texts."""
-        return self.model.normalised(self.scored)
+    def inference_net(self) -> nn.Module:
+        """The model as it is used: normalised over the held-out texts. Where several processes
+        share it out, the first one has it whole and the others nothing."""
+        here, model = ranks.here(), self.model
+        if here.sharded(model):
+            weights = {name: here.kept(t.detach()) for name, t in model.state_dict().items()}
+            if not ranks.leads():
+                return nn.Module()
+            model = empty_reward_model(model.body.backbone.config.to_diff_dict())
+            model.load_state_dict(weights)
+        return model.normalised(self.scored)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """``Trainer.state`` and the epochs."""
@@ -216,19 +235,29 @@ class RewardTrainer:
             {**numbers, "steps": max(steps.values(), default=numbers["steps"])})
 
 
-def _pair_loss(model: nn.Module, pairs: tuple[Texts, Texts]) -> tuple[Tensor, dict[str, Tensor]]:
-    return bradley_terry(*(model(side) for side in pairs)).mean(), {}
+def _pair_loss(model: nn.Module, pairs: Sides) -> tuple[Tensor, dict[str, Tensor]]:
+    loss: Tensor = ranks.here().within(model, lambda: bradley_terry(
+        model(pairs.chosen), model(pairs.rejected)).mean())
+    return pairs.share * loss, {}
+
+
+def _for_processes(pairs: Sides) -> list[Sides]:
+    """A part of a batch for each process, as far as there are so many pairs."""
+    count = len(pairs.chosen.tokens)
+    cut = torch.arange(count).tensor_split(min(ranks.here().size, count))
+    return [Sides(pairs.chosen.rows(rows), pairs.rejected.rows(rows), len(rows) / count)
+            for rows in cut]
 
 
 def epochs_from(
     chosen: Texts, rejected: Texts, size: int, seed: int, epoch: int, device: torch.device
-) -> Generator[list[tuple[Texts, Texts]], None, None]:
+) -> Generator[list[Sides], None, None]:
     """The batches of epoch number ``epoch`` and of all after it; the order of an epoch follows from
     (seed, its number) alone."""
     for number in itertools.count(epoch):
         rng = np.random.default_rng([seed, 0x9C, number])
         order = torch.from_numpy(rng.permutation(len(chosen.tokens)))
-        yield [(chosen.rows(rows).to(device), rejected.rows(rows).to(device))
+        yield [Sides(chosen.rows(rows).to(device), rejected.rows(rows).to(device))
                for rows in order.split(size)]
 
 
@@ -270,6 +299,12 @@ class RewardSpec:
     backbone: dict[str, Any]
 
 
+def empty_reward_model(described: dict[str, Any]) -> RewardModel:
+    """One with random weights, see ``models.bare_backbone``."""
+    backbone: Any = bare_backbone(described)
+    return RewardModel(ValueModel(backbone, backbone.config.hidden_size))
+
+
 def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
     """(the reward model of a checkpoint, in eval mode; its meta). Raises UserError if it is missing
     or damaged, or holds something else."""
@@ -278,8 +313,7 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
         raise UserError(f"{path}: no reward model; give a checkpoint such as "
                         "runs/NAME/rm/ckpt-000010")
     try:
-        backbone: Any = bare_backbone(meta["net"]["backbone"])
-        model = RewardModel(ValueModel(backbone, backbone.config.hidden_size))
+        model = empty_reward_model(meta["net"]["backbone"])
         model.load_state_dict(load_file(path / checkpoint.WEIGHTS))
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 160)}); delete {path} and make it "

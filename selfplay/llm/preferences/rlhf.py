@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfplay.common import ranks
 from selfplay.learn.config import sized
 from selfplay.learn.policy_gradient import PolicyOptimizer
 from selfplay.llm import policy as rollouts
@@ -58,7 +59,7 @@ class RLHFLearner(RewardLearner):
             seed=seed, markers=markers, generator=generator, memory=memory or Memory())
         self.config = config
         self.kl: float | None = None  #: nats a completion at the last look; None before the first
-        self.first = self.figures() if length is None else {"length": length}
+        self.first = ranks.here().first(self.figures()) if length is None else {"length": length}
         pg = sized(config.objective(self.first["length"]), sampling.max_new_tokens)
         self.optimizer = PolicyOptimizer(self.policy, pg, device, cut=self.policy.parts)
 
@@ -123,7 +124,7 @@ class RLHFLearner(RewardLearner):
             while self.step % config.evaluate_every and self.step < config.steps:
                 taken.append(self.advance(watch))
             means = {key: float(np.mean([one[key] for one in taken])) for key in taken[0]}
-            found = self.figures()
+            found = ranks.here().first(self.figures())
             self.kl = found["kl"]
             show(self.samples(SHOWN))  # before the row is kept: samples without a row are dropped
             yield {"step": self.step, **found, "train": means,

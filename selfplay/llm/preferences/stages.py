@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfplay.common import ranks
 from selfplay.common.console import Bar, say
 from selfplay.common.files import write_atomic, write_json
 from selfplay.common.history import read_history
@@ -16,12 +17,12 @@ from selfplay.llm.folder import (
     TextRun,
     best_checkpoint,
     engine_for,
+    memory_of,
     open_rlhf_learner,
     sampling_of,
     train_learner,
 )
 from selfplay.llm.generate import TorchGenerator
-from selfplay.llm.memory import Memory
 from selfplay.llm.models import end_tokens, load_model, load_tokenizer
 from selfplay.llm.policy import Judge, Net, TextPolicy, gold_of
 from selfplay.llm.preferences.config import RLHFConfig
@@ -69,7 +70,7 @@ def learn_directly(run: TextRun, clock: Clock, device: str) -> Work | str:
         found = train_dpo(
             best_checkpoint(run.folder / "sft"), learnt, apart, run.task, config.dpo, folder,
             questions=config.dpo.looked_at, sampling=sampling_of(config), seed=config.seed,
-            device=device, memory=Memory(**vars(config.memory)), left=at.left, log=at.log,
+            device=device, memory=memory_of(config), left=at.left, log=at.log,
             progress=at.step)
         return f"{len(learnt):,} pairs learnt, best checkpoint {found.name}, {at.latest}"
 
@@ -90,6 +91,7 @@ def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
     model, pairs = policy.net.policy, _pairs(run, folder, policy, tokenizer)
     learnt, apart = split_pairs(pairs, config.pairs.held_out, config.seed)
     rm = reward_model(model, config.rm, tokenizer, config.seed).to(device)
+    replace(memory_of(config), dtype="float32").shard(rm)
 
     def learn(at: Desk) -> Path:
         return train_reward_model(rm, tokenizer, learnt, apart, config.rm, folder,
@@ -112,7 +114,7 @@ def learn_preferences(run: TextRun, clock: Clock, device: str) -> Work | str:
 def _pairs(run: TextRun, folder: Path, policy: TextPolicy, tokenizer: Any) -> list[Pair]:
     """The run's pairs, made or read once, in a stage's ``folder``."""
     path, config = folder / "pairs.jsonl", run.config.pairs
-    if path.exists():
+    if ranks.here().first(path.exists()):
         return in_the_way_of(run.task, read_pairs(path))
     if config.file:
         pairs, left_out = not_held_out(read_pairs(Path(config.file)), run.task, Path(config.file))
@@ -161,26 +163,30 @@ def _learn_proxy(
     folder = run.folder / name
     if name in clock.done:
         return f"{name}: finished, {_best_text(folder)}"
-    init = best_checkpoint(run.folder / "sft")
+    init, memory = best_checkpoint(run.folder / "sft"), memory_of(run.config)
     proxy, _ = load_reward_model(best_checkpoint(run.folder / "rm"))
-    goal = proxy_task(run.task, proxy.to(device), load_tokenizer(init)[0],
-                      gold_for(run), config.cut_penalty)
+    replace(memory, dtype="float32").shard(proxy.to(device))
+    goal = proxy_task(run.task, proxy, load_tokenizer(init)[0], gold_for(run), config.cut_penalty)
     learner, kept = open_rlhf_learner(
         goal, init, folder, config, sampling=sampling_of(run.config), seed=run.config.seed,
         device=device, markers=run.config.rl.markers, engine=engine_for(run, device),
-        memory=Memory(**vars(run.config.memory)))
+        memory=memory)
     best_of = run.folder / "rm" / "best_of_n.json"
-    if config.best_of and not best_of.exists():  # without learning: what RLHF has to beat
+    if config.best_of and not ranks.here().first(best_of.exists()):
+        # without learning: what RLHF has to beat
         write_json(best_of, best_of_n(learner.look(config.best_of, learner.reference)))
 
     def learn(at: Desk) -> None:
+        at.steps = config.steps
+
         def log(row: Row) -> None:
             at.log(row)
-            at.made(row["step"], config.steps)
+            at.made(row["step"], at.steps)
             speed = (f", {speed_said(row['tokens'], row['generate_seconds'])}"
                      if "tokens" in row else "")  # not before the first step
             at.at(f"step {row['step']}{speed}")
 
+        at.step(learner.step)
         train_learner(learner, kept, left=at.left, log=log, show=at.show)
 
     def said(found: None) -> str:

@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from selfplay.arena.contest import clock
-from selfplay.arena.sgf import escape, sgf_point
+from selfplay.arena.sgf import head, sgf_point
 from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, write_atomic
 from selfplay.games.base import GameError
@@ -76,8 +76,9 @@ def _boardsize(engine: Engine, words: list[str], answer: Answer) -> str:
     else:
         try:
             engine.refit(sizes.pop(), engine.go.komi, engine.go.suicide)
-        except (UserError, GameError) as error:
-            raise GtpError(f"unacceptable size: {error}") from None
+        except (UserError, GameError):
+            raise GtpError(f"unacceptable size: {engine.mind.name} plays {engine.sizes()}"
+                           ) from None
     engine.clear()
     return ""
 
@@ -144,15 +145,10 @@ def _loadsgf(engine: Engine, words: list[str], answer: Answer) -> str:
 
 
 def _printsgf(engine: Engine, words: list[str], answer: Answer) -> str:
-    game, size, line = engine.go, engine.go.size, engine.line
-    stones = stones_of(game, line.start)[0]
-    setup = "".join(name + "".join(f"[{sgf_point(cell, size)}]" for cell in cells)
-                    for name, stone in (("AB", 1), ("AW", -1))
-                    if (cells := np.flatnonzero(stones == stone).tolist()))
-    turn = "PL[W]" if line.start.to_play[0] else ""
-    moves = "".join(f";{'BW'[m.colour]}[{sgf_point(m.action, size)}]" for m in line.moves)
-    text = (f"(;GM[1]FF[4]CA[UTF-8]SZ[{size}]KM[{game.komi:g}]RU[{escape(game.rules)}]"
-            f"AP[selfplay]{setup}{turn}{moves})")
+    game, line = engine.go, engine.line
+    root = head(game, stones_of(game, line.start)[0], int(line.start.to_play[0]))
+    moves = "".join(f";{'BW'[m.colour]}[{sgf_point(m.action, game.size)}]" for m in line.moves)
+    text = f"(;{root}{moves})"
     if not words:
         return text
     try:

@@ -16,7 +16,7 @@ from selfplay.arena.gtp import colour_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
-from selfplay.games.go import Go, usual_points
+from selfplay.games.go import LARGEST, SMALLEST, Go, usual_points
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp import dead
 from selfplay.serve.gtp.protocol import GtpError
@@ -95,9 +95,7 @@ class Engine:
 
         Raises UserError or GameError where the net cannot.
         """
-        game = self.go
-        rule = ",suicide=True" if suicide else ""
-        wanted = make(f"go{size}x{size}(komi={komi:g}{rule})")
+        game, wanted = self.go, _go(size, komi, suicide)
         if wanted.name == game.name:
             return
         mind = self.mind.playing(wanted)
@@ -110,6 +108,14 @@ class Engine:
                 self.thinker.setup(*start)
             for colour, action in moves:
                 self.thinker.play(action, colour)
+
+    def sizes(self) -> str:
+        """In words, the boards that it plays, with the komi and the rules of now."""
+        have = self.go
+        found = [f"{size}x{size}" for size in range(SMALLEST, LARGEST + 1)
+                 if abs(have.komi) <= size**2
+                 and self.mind.plays(_go(size, have.komi, have.suicide))]
+        return " to ".join(dict.fromkeys((found[0], found[-1])))
 
     def _stones(self) -> Any:
         return stones_of(self.game, self.line.start)[0], int(self.line.start.to_play[0])
@@ -243,6 +249,10 @@ class Engine:
             self.thinker.setup(stones, 1)
         except GameError as error:
             raise GtpError(f"bad vertex list: {error}") from None
+
+
+def _go(size: int, komi: float, suicide: bool) -> Game:
+    return make(f"go{size}x{size}(komi={komi:g}{',suicide=True' * suicide})")
 
 
 def fixed_handicap(size: int, count: int) -> list[int]:

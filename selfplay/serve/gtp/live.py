@@ -96,12 +96,13 @@ def lz_line(found: Analysis, wanted: Wanted) -> str:
 
 
 def kata_line(found: Analysis, wanted: Wanted, game: Game) -> str:
-    """As KataGo tells it: shares as fractions, with scores and ownership where the net has them."""
+    """As KataGo tells it: shares as fractions, with scores and ownership where the net has them.
+    Every share has a decimal point: by that programs tell it from Leela Zero's whole numbers."""
     parts = [_kata_move(m, found, wanted, game) for m in _shown(found, wanted)]
     if wanted.root:
         lead = "" if found.score is None else f" scoreLead {found.score:.4g}"
-        parts.append(f"rootInfo visits {found.visits} winrate {found.winrate:.6g} "
-                     f"utility {found.value:.6g}{lead} rawWinrate {(found.raw + 1) / 2:.6g}")
+        parts.append(f"rootInfo visits {found.visits} winrate {found.winrate:.6f} "
+                     f"utility {found.value:.6f}{lead} rawWinrate {(found.raw + 1) / 2:.6f}")
     if wanted.ownership and found.ownership is not None:
         parts.append(f"ownership {point_texts(found.ownership, game)}")
     return " ".join(parts)
@@ -109,10 +110,10 @@ def kata_line(found: Analysis, wanted: Wanted, game: Game) -> str:
 
 def _kata_move(m: MoveInfo, found: Analysis, wanted: Wanted, game: Game) -> str:
     lead = m.score if m.score is not None else found.score
-    text = f"info move {m.text} visits {m.visits} utility {m.value:.6g} winrate {m.winrate:.6g} "
+    text = f"info move {m.text} visits {m.visits} utility {m.value:.6f} winrate {m.winrate:.6f} "
     if lead is not None:
         text += f"scoreMean {lead:.4g} scoreLead {lead:.4g} scoreSelfplay {lead:.4g} "
-    text += f"prior {m.prior:.6g} lcb {m.lcb:.6g} utilityLcb {2 * m.lcb - 1:.6g} order {m.order} "
+    text += f"prior {m.prior:.6f} lcb {m.lcb:.6f} utilityLcb {2 * m.lcb - 1:.6f} order {m.order} "
     text += f"pv {' '.join(m.pv_text)}"
     if wanted.pv_visits:
         text += f" pvVisits {' '.join(map(str, m.pv_visits))}"

@@ -122,7 +122,8 @@ def _to_sgf(record: VariationTree, names: tuple[str, str]) -> str:
     out = sgf.Sgf_game(game.size)
     root, first = out.get_root(), record.nodes[0]
     root.set("KM", game.komi)
-    root.set("RU", game.rules)
+    root.set("RU", game.ruleset)
+    root.set("GC", game.rules)
     for key, name in zip(("PB", "PW"), names, strict=True):
         root.set(key, name)
     if record.prefix:
@@ -130,7 +131,10 @@ def _to_sgf(record: VariationTree, names: tuple[str, str]) -> str:
         sides = [{divmod(k, game.size) for k in np.flatnonzero(stones == sign).tolist()}
                  for sign in (1, -1)]
         root.set_setup_stones(*sides)
-        root.set("PL", "bw"[int(first.states.to_play[0])])
+        to_play = int(first.states.to_play[0])
+        root.set("PL", "bw"[to_play])
+        if to_play and len(sides[0]) > 1 and not sides[1]:
+            root.set("HA", len(sides[0]))
     made = {0: root}
     for node in record.nodes[1:]:
         made[node.number] = made[node.parent].new_child()

@@ -137,7 +137,7 @@ function drawControls() {
   const engines = state.seats.filter((s) => s.who === "net").length;
   $("run").hidden = engines === 0;
   $("run").disabled = editing || p.over;
-  const goes = state.run && (engines === 2 || state.thinking >= 0);
+  const goes = state.run && !p.over && (engines === 2 || state.thinking >= 0);
   $("run").innerHTML = `<svg><use href="#i-${goes ? "pause" : "play"}"/></svg><span>${goes ? "Pause" : engines === 2 ? "Play" : "Net moves"}</span>`;
   $("run").classList.toggle("strong", !goes && !p.over && engines === 2);
   $("editor").hidden = !editing;
@@ -164,7 +164,8 @@ function drawAnalysis() {
   const values = [0, ...page.line].map((n) => page.nodes[n]).map((n) => ({node: n.number, ply: n.depth, value: n.value}));
   drawCurve($("curve"), values, page.line.length, page.nodes[state.node].depth, capital(state.game.sides[0]), goto);
   const shown = page.shown || page.pinned;
-  $("candidates").setAttribute("aria-busy", Boolean(report && !report.ended));
+  $("candidates").setAttribute("aria-busy", state.analysis.on && !(report && report.ended));
+  $("candidates").dataset.nets = page.asked;
   drawCandidates($("candidates").tBodies[0], p.over ? null : report, p.to_play, shown ? shown.action : -1, {
     empty: p.over ? "The game is over." : state.analysis.on ? (slow ? "Thinking… A game's first search is compiled, up to a minute." : "Thinking…") : "Turn the analysis on to see what the net thinks.",
     play,

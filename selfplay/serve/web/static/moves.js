@@ -70,9 +70,11 @@ export function step(by) {
   goto(all[Math.max(0, Math.min(all.length - 1, at))]);
 }
 
+export const treeSide = () => page.state.analysis.beside ? page.treeSide : 0;
+
 export function walk(path, texts) {
   page.treeTexts = texts;
-  say({do: "tree", path, side: page.treeSide});
+  say({do: "tree", path, side: treeSide()});
 }
 
 // In a game with one human, the net makes the move of whoever is to move.

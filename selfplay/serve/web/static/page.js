@@ -8,7 +8,7 @@ export const STRENGTH = ["", "beginner", "easy", "medium", "strong", "full"];
 export const page = {
   state: null, reports: {}, games: null, tab: "analysis", overlay: "visits", own: false,
   shown: null, pinned: null, selected: -1, hover: -1, cursor: -1, edit: null, tree: null, treeTexts: [], treeSide: 0,
-  line: [], nodes: [],
+  line: [], nodes: [], asked: "", // asked: the nets whose reports these are
 };
 
 export function labelOf(words) {

@@ -93,9 +93,10 @@ export function drawTree(elements, tree, texts, sides, onPath) {
   path.innerHTML = [`<button class="crumb" data-depth="0">root</button>`, ...texts.map((t, n) => `<button class="crumb" data-depth="${n + 1}">${esc(t)}</button>`)].join("<span>›</span>");
   for (const crumb of path.querySelectorAll("[data-depth]")) crumb.onclick = () => onPath(tree ? tree.path.slice(0, Number(crumb.dataset.depth)) : [], texts.slice(0, Number(crumb.dataset.depth)));
   const top = tree ? Math.max(1, ...tree.children.map((c) => c.visits)) : 1;
-  body.innerHTML = tree ? tree.children.map((c) => `<tr tabindex="0" data-action="${c.action}"><td><b>${esc(c.text)}</b></td>
+  const rows = tree ? tree.children.map((c) => `<tr tabindex="0" data-action="${c.action}"><td><b>${esc(c.text)}</b></td>
     <td class="barred"><i style="width:${(100 * c.visits / top).toFixed(1)}%"></i><span>${many(c.visits)}</span></td>
     <td>${percent(winrate(c.value, tree.to_play))}</td><td>${percent(c.prior)}</td></tr>`).join("") : "";
+  if (body.rows_shown !== rows) body.innerHTML = body.rows_shown = rows; // else a click may fall between two rows
   for (const row of body.querySelectorAll("[data-action]")) {
     const child = tree.children.find((c) => c.action === Number(row.dataset.action));
     row.onclick = () => onPath([...tree.path, child.action], [...texts, child.text]);

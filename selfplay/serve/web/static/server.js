@@ -2,6 +2,7 @@
 
 import {draw, later} from "./drawing.js";
 import {fillFields, fillGames, fillNets} from "./fields.js";
+import {treeSide, walk} from "./moves.js";
 import {$, banner, page, title, toast} from "./page.js";
 
 export let socket = null, tries = 0, slow = false, patience = 0;
@@ -31,7 +32,13 @@ export function say(message) {
 const HEARD = {
   games: (m) => { page.games = m; fillGames(); $("about").textContent = `selfplay ${m.version}. All of it runs on this machine.`; },
   state: (m) => onState(m),
-  report: (m) => { if (page.state && m.node === page.state.node) { page.reports[m.side] = m; note(m); later(); } },
+  report: (m) => {
+    if (!page.state || m.node !== page.state.node) return;
+    page.reports[m.side] = m;
+    note(m);
+    if (page.tab === "tree" && !page.tree && m.side === treeSide()) walk([], []);
+    later();
+  },
   value: (m) => { note({...m, side: 0}); later(); },
   tree: (m) => { page.tree = m; draw(); },
   file: (m) => download(m.name, m.text),
@@ -55,6 +62,8 @@ function onState(state) {
   for (const n of page.nodes) n.depth = n.parent < 0 ? 0 : page.nodes[n.parent].depth + 1;
   if (other) { page.line = []; page.edit = null; page.reports = {}; fillNets(); }
   if (other || before.node !== state.node) Object.assign(page, {reports: {}, shown: null, pinned: null, selected: -1, tree: null, treeTexts: []});
+  const nets = `${state.analysis.net}|${state.analysis.beside}`;
+  if (nets !== page.asked) Object.assign(page, {asked: nets, reports: {}, shown: null, pinned: null, tree: null, treeTexts: []});
   if (JSON.stringify(before && before.nets) !== JSON.stringify(state.nets)) fillNets();
   lineThrough(state.node);
   slow = false;
@@ -82,5 +91,5 @@ function download(name, text) {
   link.href = URL.createObjectURL(new Blob([text], {type: "text/plain"}));
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
