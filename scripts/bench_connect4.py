@@ -2,6 +2,7 @@
 board: seconds of processor time a position, each kept as it is solved; the same command goes on.
 
     python scripts/bench_connect4.py --plies 10-20 --count 200
+    python scripts/bench_connect4.py Test_L* --plies 10-20 --count 600
     python scripts/bench_connect4.py Test_L1_R2 Test_L1_R3 --record solved.jsonl
     python scripts/bench_connect4.py --empty --bits 25
 
@@ -30,11 +31,12 @@ GAME = make("connect4")
 
 def positions(files: list[Path], plies: str, count: int, seed: int) -> Iterator[tuple[str, int]]:
     """(moves, score or 99 where it is not known)."""
+    low, high = map(int, plies.split("-")) if plies else (0, GAME.max_moves)
     rows = [line.split() for path in files for line in path.read_text().splitlines()]
+    rows = [row for row in rows if low <= len(row[0]) <= high]
     for row in np.random.default_rng(seed).permutation(len(rows))[: count or None]:
         yield rows[row][0], int(rows[row][1])
-    if plies:
-        low, high = map(int, plies.split("-"))
+    if plies and not files:
         for number in range(count or 200):
             moves = deal(GAME, seed, number, (low, high), False).actions
             if low <= len(moves) and not GAME.wins(*_at(moves)).any():  # a win at once is no work
@@ -61,7 +63,8 @@ def solve(moves: str, bits: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--plies", default="", help="LOW-HIGH: random positions too")
+    parser.add_argument("--plies", default="",
+                        help="LOW-HIGH: of the files only those; without files random positions")
     parser.add_argument("--count", type=int, default=0, help="positions at most of each kind")
     parser.add_argument("--empty", action="store_true", help="the empty board alone")
     parser.add_argument("--bits", type=int, default=TABLE_BITS, help="the table has 2^BITS entries")

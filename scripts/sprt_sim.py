@@ -3,6 +3,7 @@ the games beside what fastchess has published for tests of the same outcomes.
 
     python scripts/sprt_sim.py            (10,000 runs of each kind; some minutes)
     python scripts/sprt_sim.py --runs 500
+    python scripts/sprt_sim.py --every 4 --only normalized,pentanomial
 """
 
 from __future__ import annotations
@@ -89,10 +90,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000, help="of each kind")
     parser.add_argument("--every", type=int, default=1, help="outcomes between two looks")
     parser.add_argument("--draws", type=float, default=0.3, help="share of games drawn")
+    parser.add_argument("--only", default="", help="tests of these words, as normalized,trinomial")
     options: Any = parser.parse_args()
     print(f"{options.runs:,} runs; nominal error rates 5%; {options.draws:.0%} draws")
     print(f"{'test':48} {'at':>4} {'H1 accepted':>12} {'games (mean, 95% of runs)':>28}")
     for test, share in cases(options.draws):
+        if not all(word in str(test) for word in options.only.split(",")):
+            continue
         for elo in (test.elo0, test.elo1):
             found = simulated(test, tilted(share, elo, test.model), options.runs, options.every)
             longest = np.quantile(found.games, 0.95)

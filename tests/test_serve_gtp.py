@@ -493,7 +493,8 @@ def test_every_native_game_is_played_to_its_end(name: str) -> None:
     engine, moves = rollout_engine(name, resign=0.0), 0
     while not engine.line.over:
         waits, before = 1 - engine.line.to_play, engine.line.ply
-        assert talk(engine, f"genmove {'bw'[waits]}\n")[0].startswith("? ")
+        if engine.line.legal().sum() > 1 or engine.game.pass_action < 0:
+            assert talk(engine, f"genmove {'bw'[waits]}\n")[0].startswith("? ")
         assert engine.line.ply == before
         answer = talk(engine, f"genmove {'bw'[1 - waits]}\n")[0]
         assert answer.startswith("= ") and engine.line.ply == before + 1

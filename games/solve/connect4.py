@@ -4,9 +4,13 @@ The score of a position is that of Pascal Pons's benchmark: for the side to move
 n > 0 for a win that leaves n - 1 of its own stones unplayed, and -n for such a loss; so a faster
 win scores more. Bits lie as in ``connect4``.
 
-What makes it fast: moves that lose at once are never searched (Tromp's observation), moves that
-make more threats come first, every bound is found by searches with an empty window, and a
-position is known again under any order of its moves.
+What makes it fast: every question is whether the score is above a bound (an empty window), first of
+all whether the position is won; moves that lose at once are never searched (Tromp's observation),
+and a move that leaves the opponent only such moves wins without being made; moves that make more
+threats come first; positions after all moves are looked up before one is searched; a position
+is known again under any order of its moves, and near the first one as its mirror image too. Where
+the second player can answer every move above it and the first has no four left that way, the
+first does not win (claimeven: Allis, "A knowledge-based approach of Connect-Four", 1988).
 """
 
 from __future__ import annotations
@@ -21,17 +25,27 @@ from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
 CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
-LOOK_AHEAD = 30  #: stones up to which the positions after all moves are looked up first
+MIRRORED = 10  #: stones below which a position and its mirror image are one
+#: a search begins with 2^18 entries, which lie in a processor's cache: about twice as fast as in
+#: all of the table, which a search of more than so many positions has; few positions do after so
+#: many stones
+SMALL_BITS, SMALL_SEARCH, SMALL_FROM = 18, 1 << 19, 10
 
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
 _CELLS_OF_COLUMN = np.uint64(0b0111111)
 _BOTTOM = np.uint64(sum(1 << 7 * col for col in range(COLUMNS)))
 _FULL = np.uint64(int(_BOTTOM) * int(_CELLS_OF_COLUMN))
+_ODD = np.uint64(int(_BOTTOM) * 0b010101)  # rows 1, 3, 5
+_EVEN = np.uint64(int(_BOTTOM) * 0b101010)
 #: Columns from the middle outwards, where more fours pass.
 _ORDER = np.array([3, 2, 4, 1, 5, 0, 6])
-#: Ends of windows, of one type: for each other Numba would compile once more what they are given.
-_WORST, _LOSS, _DRAW, _BEST = np.array([-CELLS, -1, 0, CELLS], np.int64)
-_UPPER, _LOWER = 32, 96  # added to a bound, tell its kind; 0 is an empty entry
+#: An entry of the table: 49 bits of a key, 6 each of a lower and an upper bound (plus _SHIFT), and
+#: 3 of the column that was best, _NO_COLUMN where none is known. 0 is an empty entry.
+_KEY, _LOW, _HIGH = np.uint64(15), np.uint64(9), np.uint64(3)
+_SHIFT, _NO_COLUMN = 32, 7
+#: A frame of the stack: three numbers, moves, answers to each; above a move stands its promise.
+_MOVES, _HOPE = 3, np.uint64(49)
+_FRAME = _MOVES + 2 * COLUMNS
 
 
 @njit(cache=True, nogil=True)
@@ -58,134 +72,185 @@ def _count(bits):
 
 
 @njit(cache=True, nogil=True)
-def _safe(own, taken):
-    """The cells that may be played without losing to the very next stone; 0: all lose.
+def _four(stones):
+    """Whether four of ``stones`` lie in a row."""
+    for step in (1, 6, 7, 8):
+        pairs = stones & (stones >> np.uint64(step))
+        if pairs & (pairs >> np.uint64(2 * step)) != _ZERO:
+            return True
+    return False
 
-    The side to move must have no win at once.
-    """
+
+@njit(cache=True, nogil=True)
+def _answers(threats, taken):
+    """The cells that may be played without losing to the very next stone, where the opponent would
+    complete a four on ``threats``; 0: all lose."""
     reach = (taken + _BOTTOM) & _FULL
-    theirs = _completing(own ^ taken, taken)
-    forced = reach & theirs
+    forced = reach & threats
     if forced != _ZERO:
         if forced & (forced - _ONE) != _ZERO:  # two wins cannot both be stopped
             return _ZERO
         reach = forced
-    return reach & ~(theirs >> _ONE)  # not right below a cell where they win
+    return reach & ~(threats >> _ONE)  # not right below a cell where they win
+
+
+@njit(cache=True, nogil=True)
+def _claimed(own, taken):
+    """What of a board the first player, who is to move, can get at most, if the second answers
+    above every move, and a move on an even row by the next such row of another column."""
+    return own | ((taken ^ _FULL) & _ODD) | ((taken + _BOTTOM) & _EVEN)
+
+
+@njit(cache=True, nogil=True)
+def _key(own, taken, plies):
+    """(key of a position, not 0; whether it is that of its mirror image)."""
+    key = own + taken + _BOTTOM
+    if plies < MIRRORED:
+        mirrored = _ZERO
+        for col in range(COLUMNS):
+            mirrored |= ((key >> np.uint64(7 * col)) & np.uint64(127)) << np.uint64(7 * (6 - col))
+        if mirrored < key:
+            return mirrored, True
+    return key, False
 
 
 @njit(cache=True, nogil=True)
 def _slot(key, table):
+    """The first of the two entries where ``key`` may be."""
     mixed = key * np.uint64(0x9E3779B97F4A7C15)
-    return np.int64((mixed >> np.uint64(32)) & np.uint64(len(table) - 1))
+    return np.int64((mixed >> np.uint64(32)) & np.uint64(len(table) - 2))
 
 
 @njit(cache=True, nogil=True)
-def _refuted(own, taken, moves, high, table):
-    """The score of a move whose position is known to be worth ``high`` or more, else UNKNOWN."""
-    theirs = own ^ taken
-    while moves != _ZERO:
-        cell = moves & (~moves + _ONE)
-        moves ^= cell
-        key = theirs + (taken | cell)
-        entry = table[_slot(key, table)]
-        if entry >> np.uint64(8) == key:
-            kept = np.int64(entry & np.uint64(255))
-            if kept <= 64 and _UPPER - kept >= high:  # it is worth no more to the opponent
-                return _UPPER - kept
-    return UNKNOWN
+def _known(key, table):
+    """(lower bound, upper bound, best column) of a position; all that may be where none are."""
+    at = _slot(key, table)
+    for entry in (table[at], table[at + 1]):
+        if entry >> _KEY == key:
+            return (np.int64((entry >> _LOW) & np.uint64(63)) - _SHIFT,
+                    np.int64((entry >> _HIGH) & np.uint64(63)) - _SHIFT,
+                    np.int64(entry & np.uint64(7)))
+    return -CELLS, CELLS, _NO_COLUMN
 
 
 @njit(cache=True, nogil=True)
-def _enter(depth, plies, stones, window, cells, left, promise, table):
-    """Whether the position at ``depth`` needs no search, and its score or bound if so; else its
-    moves lie in ``cells``, the most promising first.
+def _keep(key, low, high, best, table):
+    """Put bounds into the table, beside what is known; what came before the last goes."""
+    at = _slot(key, table)
+    seen_low, seen_high, seen_best = _known(key, table)
+    if seen_high < CELLS:
+        low, high = max(low, seen_low), min(high, seen_high)
+        best = seen_best if best == _NO_COLUMN else best
+        if table[at] >> _KEY != key:
+            at += 1
+    else:
+        table[at + 1] = table[at]
+    table[at] = (key << _KEY) | np.uint64((low + _SHIFT) << 9 | (high + _SHIFT) << 3 | best)
 
-    stones: uint64 [depth, 2], of the side to move and of both. window: int64 [depth, 2].
-    promise: int64 [COLUMNS], overwritten.
+
+@njit(cache=True, nogil=True)
+def _enter(plies, bound, frame, table):
+    """(number of moves to search; with 0 of them a bound of the score, which is a lower one if it
+    is above ``bound``, else an upper one).
+
+    frame: uint64 [_FRAME], own and all stones and the moves that do not lose at once, of which
+    there is one; then moves, the most promising first, and after COLUMNS places the answers to
+    each.
     """
-    own, taken = stones[depth, 0], stones[depth, 1]
-    moves = _safe(own, taken)
-    if moves == _ZERO:
-        return True, -((CELLS - plies) // 2)
-    if plies >= CELLS - 2:
-        return True, 0
-    low = max(window[depth, 0], -((CELLS - 2 - plies) // 2))
-    most = (CELLS - 1 - plies) // 2
-    key = own + taken
-    entry = table[_slot(key, table)]
-    if entry >> np.uint64(8) == key:
-        kept = np.int64(entry & np.uint64(255))
-        if kept > 64:
-            low = max(low, kept - _LOWER)
-        else:
-            most = min(most, kept - _UPPER)
-    if low >= window[depth, 1]:
-        return True, low
-    if most <= low:
-        return True, most
-    window[depth, 0], window[depth, 1] = low, min(window[depth, 1], most)
-    if moves & (moves - _ONE) == _ZERO:  # forced
-        cells[depth, 0], left[depth, 0], left[depth, 1] = moves, 0, 1
-        return False, 0
-    if plies < LOOK_AHEAD:
-        score = _refuted(own, taken, moves, window[depth, 1], table)
-        if score != UNKNOWN:
-            return True, score
+    own, taken, moves = frame[0], frame[1], frame[2]
+    most, least = (CELLS - 1 - plies) // 2, -((CELLS - 2 - plies) // 2)
+    if most <= bound:
+        return 0, most
+    if least > bound:
+        return 0, least
+    if plies & 1 == 0 and bound >= -1 and not _four(_claimed(own, taken)):
+        if bound >= 0:
+            return 0, 0
+        if _four((own ^ taken) | ((taken ^ _FULL) & _EVEN & ~(taken + _BOTTOM))):
+            return 0, -1
+    key, flipped = _key(own, taken, plies)
+    low, high, best = _known(key, table)
+    if low > bound:
+        return 0, low
+    if high <= bound:
+        return 0, high
+    if flipped and best != _NO_COLUMN:
+        best = COLUMNS - 1 - best
     count = 0
     for col in _ORDER:
         cell = moves & (_CELLS_OF_COLUMN << np.uint64(7 * col))
         if cell == _ZERO:
             continue
-        threats = _count(_completing(own | cell, taken | cell))
-        at = count
-        while at > 0 and promise[at - 1] < threats:
-            cells[depth, at], promise[at] = cells[depth, at - 1], promise[at - 1]
+        threats = _completing(own | cell, taken | cell)
+        answer = _answers(threats, taken | cell)
+        if answer == _ZERO:  # all the opponent's moves lose
+            return 0, most
+        hope = CELLS if col == best else _count(threats)
+        move = cell | np.uint64(hope) << _HOPE
+        at = _MOVES + count
+        while at > _MOVES and frame[at - 1] >> _HOPE < np.uint64(hope):
+            frame[at], frame[at + COLUMNS] = frame[at - 1], frame[at + COLUMNS - 1]
             at -= 1
-        cells[depth, at], promise[at] = cell, threats
+        frame[at], frame[at + COLUMNS] = move, answer
         count += 1
-    left[depth, 0], left[depth, 1] = 0, count
-    return False, 0
+    if most - 1 <= bound:  # no win with this stone or the next
+        return 0, most - 1
+    for at in range(_MOVES, _MOVES + count):
+        after, _ = _key(own ^ taken, taken | (frame[at] & _FULL), plies + 1)
+        high = _known(after, table)[1]
+        if -high > bound:
+            return 0, -high
+    return count, 0
 
 
 @njit(cache=True, nogil=True)
-def _bound(own, taken, plies, low, high, table):
-    """The score where it lies within (low, high), else a bound of it beyond the nearer end.
+def _above(own, taken, moves, plies, bound, table, limit):
+    """A bound of the score: a lower one above ``bound`` where the score is, else an upper one;
+    UNKNOWN after ``limit`` positions.
 
-    No win at once may be there. table: uint64 [2^k], a key of 49 bits above a bound of 8. The
-    stack is an array, as Numba's cache cannot load a function that calls itself.
+    No win at once may be there; moves: uint64, those that do not lose at once. table: uint64
+    [2^k], see _KEY. The stack is an array, as Numba's cache cannot load a function that calls
+    itself.
     """
-    stones = np.empty((CELLS + 1, 2), np.uint64)
-    window = np.empty((CELLS + 1, 2), np.int64)
-    cells = np.empty((CELLS + 1, COLUMNS), np.uint64)
-    promise = np.empty(COLUMNS, np.int64)
-    left = np.empty((CELLS + 1, 2), np.int64)  # the move to search next, and how many there are
-    stones[0, 0], stones[0, 1] = own, taken
-    window[0, 0], window[0, 1] = low, high
-    depth = 0
-    done, score = _enter(depth, plies, stones, window, cells, left, promise, table)
-    while not done or depth > 0:
-        if done:  # what the move led to is known
-            depth -= 1
+    frames = np.empty((CELLS + 1, _FRAME), np.uint64)
+    left = np.empty((CELLS + 1, 3), np.int64)  # the move to search next, how many, the best score
+    frames[0, 0], frames[0, 1], frames[0, 2] = own, taken, moves
+    depth, fresh, score = 0, True, 0
+    while limit > 0:
+        frame = frames[depth]
+        if fresh:
+            limit -= 1
+            left[depth, 0], left[depth, 2] = 0, -((CELLS - plies - depth) // 2)
+            left[depth, 1], score = _enter(plies + depth, bound, frame, table)
+            done = left[depth, 1] == 0
+        else:  # what the last move led to is known
             score = -score
-            if score < window[depth, 1]:
-                window[depth, 0] = max(window[depth, 0], score)
-                done = False
-            else:
-                key = stones[depth, 0] + stones[depth, 1]
-                table[_slot(key, table)] = (key << np.uint64(8)) | np.uint64(score + _LOWER)
-        elif left[depth, 0] == left[depth, 1]:
-            score, done = window[depth, 0], True
-            key = stones[depth, 0] + stones[depth, 1]
-            table[_slot(key, table)] = (key << np.uint64(8)) | np.uint64(score + _UPPER)
-        else:
-            cell = cells[depth, left[depth, 0]]
+            left[depth, 2] = max(left[depth, 2], score)
+            done = score > bound or left[depth, 0] == left[depth, 1]
+            if done:
+                key, flipped = _key(frame[0], frame[1], plies + depth)
+                if score > bound:
+                    cell, col = frame[_MOVES - 1 + left[depth, 0]] & _FULL, 0
+                    while cell >> np.uint64(7 * col + 7) != _ZERO:
+                        col += 1
+                    _keep(key, score, (CELLS - 3 - plies - depth) // 2,
+                          COLUMNS - 1 - col if flipped else col, table)
+                else:
+                    score = left[depth, 2]
+                    _keep(key, -((CELLS - plies - depth) // 2), score, _NO_COLUMN, table)
+        if not done:
+            at = _MOVES + left[depth, 0]
             left[depth, 0] += 1
-            stones[depth + 1, 0] = stones[depth, 0] ^ stones[depth, 1]
-            stones[depth + 1, 1] = stones[depth, 1] | cell
-            window[depth + 1, 0], window[depth + 1, 1] = -window[depth, 1], -window[depth, 0]
             depth += 1
-            done, score = _enter(depth, plies + depth, stones, window, cells, left, promise, table)
-    return score
+            frames[depth, 0] = frame[0] ^ frame[1]
+            frames[depth, 1] = frame[1] | (frame[at] & _FULL)
+            frames[depth, 2] = frame[at + COLUMNS]
+        elif depth == 0:
+            return score
+        else:
+            depth -= 1
+        fresh, bound = not done, -1 - bound
+    return UNKNOWN
 
 
 @njit(cache=True, nogil=True)
@@ -195,21 +260,25 @@ def _wins_at_once(own, taken):
 
 @njit(cache=True, nogil=True)
 def _within(own, taken, plies, low, high, table):
-    """The score in low .. high, halving the window at every empty-window search."""
+    """The score in low .. high: first whether it is won or lost, then by halves."""
     if plies == CELLS:
         return 0
     if _wins_at_once(own, taken):
         return (CELLS + 1 - plies) // 2
-    low = max(low, -((CELLS - plies) // 2))
+    moves = _answers(_completing(own ^ taken, taken), taken)
+    if moves == _ZERO:
+        return -((CELLS - plies) // 2)
+    low = max(low, -(max(CELLS - 2 - plies, 0) // 2))
     high = min(high, (CELLS - 1 - plies) // 2)
+    part, limit = table, 1 << 62
+    if plies >= SMALL_FROM and len(table) > 1 << SMALL_BITS:
+        part, limit = table[: 1 << SMALL_BITS], SMALL_SEARCH
     while low < high:
-        middle = low + (high - low) // 2
-        if middle <= 0 and low // 2 < middle:  # draws and slow wins are likeliest: try near 0
-            middle = low // 2
-        elif middle >= 0 and high // 2 > middle:
-            middle = high // 2
-        score = _bound(own, taken, plies, middle, middle + 1, table)
-        if score <= middle:
+        middle = 0 if low < 0 < high else low + (high - low) // 2
+        score = _above(own, taken, moves, plies, middle, part, limit)
+        if score == UNKNOWN:
+            part, limit = table, 1 << 62
+        elif score <= middle:
             high = score
         else:
             low = score
@@ -220,7 +289,7 @@ def _within(own, taken, plies, low, high, table):
 def _solve(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
-        out[b] = _within(own, boards[b, 0] | boards[b, 1], np.int64(ply[b]), _WORST, _BEST, table)
+        out[b] = _within(own, boards[b, 0] | boards[b, 1], ply[b], -CELLS, CELLS, table)
 
 
 @njit(cache=True, nogil=True)
@@ -237,8 +306,7 @@ def _solve_moves(boards, to_play, ply, table, out):
             elif cell & wins != _ZERO:
                 out[b, col] = (CELLS + 1 - ply[b]) // 2
             else:
-                out[b, col] = -_within(own ^ taken, taken | cell, np.int64(ply[b] + 1), _WORST,
-                                       _BEST, table)
+                out[b, col] = -_within(own ^ taken, taken | cell, ply[b] + 1, -CELLS, CELLS, table)
 
 
 @njit(cache=True, nogil=True)
@@ -248,23 +316,21 @@ def _grade(boards, to_play, ply, table, out):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
         wins = _completing(own, taken)
-        best = _within(own, taken, np.int64(ply[b]), _WORST, _BEST, table)
+        best = _within(own, taken, ply[b], -CELLS, CELLS, table)
         kept = min(max(best, -1), 1)
         for col in range(COLUMNS):
             cell = (taken + _BOTTOM) & (_CELLS_OF_COLUMN << np.uint64(7 * col))
             if cell == _ZERO:
                 out[b, col] = ILLEGAL
             elif cell & wins != _ZERO or -_within(
-                    own ^ taken, taken | cell, np.int64(ply[b] + 1), -best, 1 - best,
-                    table) >= best:
+                    own ^ taken, taken | cell, ply[b] + 1, -best, 1 - best, table) >= best:
                 out[b, col] = PERFECT
             elif kept >= 0 and best <= kept:
                 out[b, col] = LOSES_VALUE
             elif kept < 0:
                 out[b, col] = KEEPS_VALUE
             else:
-                score = -_within(own ^ taken, taken | cell, np.int64(ply[b] + 1), _LOSS, _DRAW,
-                                 table)
+                score = -_within(own ^ taken, taken | cell, ply[b] + 1, -1, 0, table)
                 out[b, col] = KEEPS_VALUE if score >= 1 else LOSES_VALUE
 
 

@@ -104,8 +104,8 @@ class Line:
     def turn(self, colour: int) -> Any:
         """One row: the position now with ``colour`` (0 or 1) to move and the game going on.
 
-        In a game with passes, passes at the end of the line are left out, or one is put in. Raises
-        GameError where there is no such position.
+        In a game with passes, passes at the end of the line are left out, or one is put in, where
+        the rules allow it. Raises GameError where there is no such position.
         """
         game, passes = self.game, self.game.pass_action
         if self._fits(self.states, colour):
@@ -114,6 +114,8 @@ class Line:
             if self._fits(self.at(ply), colour):
                 return self.at(ply)
             if not ply or passes < 0 or self.moves[ply - 1].action != passes:
+                break
+            if game.legal(self.at(ply - 1))[0].sum() == 1:  # Othello's: there was no other move
                 break
         states = take(self.states, [0])
         if passes >= 0 and game.legal(states)[0, passes]:
