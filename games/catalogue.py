@@ -34,7 +34,7 @@ def _connect4() -> Game:
     return Connect4()
 
 
-def _go(board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> Game:
+def _go_board(board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> Game:
     from .go import Go
 
     return Go(board_size=board_size, komi=komi, suicide=suicide)
@@ -42,7 +42,7 @@ def _go(board_size: int = 9, komi: float = 7.0, suicide: bool = False) -> Game:
 
 def _go_of(size: int) -> Callable[..., Game]:
     def build(komi: float = 7.0, suicide: bool = False) -> Game:
-        return _go(size, komi, suicide)
+        return _go_board(size, komi, suicide)
 
     return build
 
@@ -89,7 +89,7 @@ def _dotsandboxes(rows: int = 4, columns: int = 4) -> Game:
 GAMES: dict[str, Callable[..., Game]] = {
     "tictactoe": _tictactoe,
     "connect4": _connect4,
-    "go": _go,
+    "go": _go_board,
     **{f"go{size}x{size}": _go_of(size) for size in _SIZES},
     "othello": _othello,
     "othello6x6": lambda: _othello(6),
@@ -178,7 +178,7 @@ def describe() -> str:
     for name in ("tictactoe", "connect4", "go9x9"):
         lines.append(f"  {name:<12}{make(name).rules}")
     lines += [
-        f"  go5x5 … go19x19, or go({signature(_go)}): the same rules on other boards",
+        f"  go5x5 … go19x19, or go({signature(_go_board)}): the same rules on other boards",
         f"  othello6x6, othello8x8   {make('othello').rules}",
         f"  hex2x2 … hex11x11, or hex({signature(_hex)})   {make('hex').rules}",
         f"  gomoku9x9 … gomoku15x15, or gomoku({signature(_gomoku)})   {make('gomoku').rules}",

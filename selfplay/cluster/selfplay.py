@@ -35,7 +35,7 @@ from selfplay.cluster.table import ClusterTable
 from selfplay.common.files import write_json
 from selfplay.common.history import read_figures
 from selfplay.games import make, own
-from selfplay.games.rules import Rules, take
+from selfplay.games.rules import Rules
 from selfplay.inference.actors import group_sizes
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.precision import random_positions
@@ -76,9 +76,9 @@ class WholeGames(Actor):
         if len(again):
             super()._deal(again)
 
-    def _think(self, rows: NDArray[np.int64], states: Any) -> None:
-        if len(playing := np.flatnonzero(~self.resting[rows])):
-            super()._think(rows[playing], take(states, playing))
+    def _think(self, rows: NDArray[np.int64]) -> None:
+        if len(playing := rows[~self.resting[rows]]):
+            super()._think(playing)
 
 
 class ShardMaker(Maker):

@@ -141,13 +141,13 @@ def expert_stage(
     file = games_file(run, player)
     if file.exists():
         if not expert.unfinished(file) and not expert.reopen(
-                run.game, file, _made(run, file), config.count, seed=run.config.seed,
+                run.game, file, _made_games(run, file), config.count, seed=run.config.seed,
                 opening=config.opening):
             return None
         if clock.left("expert") < WORTH * clock.seconds["expert"]:
             return _lacks(expert.made_so_far(file), config.count, clock)
         if not _sides(run).exists() and checkpoint.newest(run.folder / "sft") is not None:
-            _split_grown(run, _made(run, file))  # as they were when SFT began
+            _split_grown(run, _made_games(run, file))  # as they were when SFT began
     file.parent.mkdir(parents=True, exist_ok=True)
 
     def learn(at: Desk) -> expert.Generated:
@@ -212,7 +212,7 @@ def expert_columns(run: Run) -> ExpertRows:
     others: list[tuple[Game, list[ExpertGame]]] = []
     if makes_games(run):
         (file,) = expert_files(run)
-        learnt, held = _split_grown(run, _made(run, file))
+        learnt, held = _split_grown(run, _made_games(run, file))
     else:
         games, skipped = expert.read_expert(expert_files(run), run.game)
         others = _other_boards(run, skipped)
@@ -256,7 +256,7 @@ def _split_grown(
     sides = read_json(note, dict, BACK) if note.exists() else {}
     if any(side not in ("learnt", "held") for side in sides.values()):
         raise UserError(f"{note}: damaged (a side that is none); {BACK}")
-    new = [game for game in games if _key(game) not in sides]
+    new = [game for game in games if _identity(game) not in sides]
     different = len({game.actions for game in new})
     if not sides and different == 1:
         raise UserError(
@@ -271,11 +271,11 @@ def _split_grown(
     if not sides:
         _must_be_those_of(run, learnt, held)
     if new:
-        sides |= {_key(game): side for side, group in (("learnt", learnt), ("held", held))
+        sides |= {_identity(game): side for side, group in (("learnt", learnt), ("held", held))
                   for game in group}
         write_json(note, sides)
-    return ([game for game in games if sides[_key(game)] != "held"],
-            [game for game in games if sides[_key(game)] == "held"])
+    return ([game for game in games if sides[_identity(game)] != "held"],
+            [game for game in games if sides[_identity(game)] == "held"])
 
 
 #: The remedy where the sides are damaged: what happens without them ``_must_be_those_of`` says.
@@ -313,14 +313,14 @@ def begun_with(run: Run) -> str | None:
 
 def sum_of(games: Sequence[ExpertGame]) -> str:
     """Of the games that are held out, whatever their order."""
-    return hashlib.blake2b(" ".join(sorted(map(_key, games))).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(" ".join(sorted(map(_identity, games))).encode(), digest_size=8).hexdigest()
 
 
 def _sides(run: Run) -> Path:
     return run.folder / "expert" / "sides.json"
 
 
-def _made(run: Run, file: Path) -> list[ExpertGame]:
+def _made_games(run: Run, file: Path) -> list[ExpertGame]:
     """The games in a file of the run's own. Raises UserError where it is damaged."""
     try:
         games, skipped = expert.read_expert([file], run.game)
@@ -338,7 +338,7 @@ def _spoilt(file: Path, why: str) -> UserError:
                      "again, which makes its games again")
 
 
-def _key(game: ExpertGame) -> str:
+def _identity(game: ExpertGame) -> str:
     return hashlib.blake2b(repr(game.actions).encode(), digest_size=8).hexdigest()
 
 

@@ -117,7 +117,7 @@ class AnalysisBatch:
             yield job, of_end(job.mind.game, job.states), True
         groups = self._groups.values()
         for group in groups:
-            yield from _seat(group)
+            yield from _settle(group)
         self._workers = self._workers or Workers(torch.get_num_threads())
         waves = [part for group in groups for part in group.parts if part.count()]
         for told in self._workers.map(_wave, waves):
@@ -139,7 +139,7 @@ def _group(mind: Mind, room: int) -> _Group:
                          for own in minds])
 
 
-def _seat(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
+def _settle(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
     """Give free rows to jobs that wait, and tell of those that were stopped before."""
     while group.waiting:
         part = min(group.parts, key=_Part.count)
