@@ -1,15 +1,13 @@
 """Rules: arrays in, arrays out. What can be played is in ``catalogue``, which is read when a game
-is named: who needs the protocol alone (``base``) reads nothing else."""
+is named: who needs the protocol alone (``rules``) reads nothing else."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import Game, GameError
-
 if TYPE_CHECKING:
-    from .catalogue import GAMES, describe, identity, located, make
+    from .catalogue import GAMES, Game, GameError, describe, identity, located, make
 
 __all__ = ["GAMES", "Game", "GameError", "describe", "identity", "located", "make"]
 

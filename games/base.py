@@ -1,54 +1,20 @@
-"""The base of every game: a game is a set of functions over batches of states.
-
-Axes, everywhere in this project:
-
-====  =========================================================================
-B     games in a batch
-A     actions (``num_actions``); a fixed table per game, pass included
-C     feature planes of one observation
-H, W  rows and columns of the board; cell ``k = row * W + col``
-S     symmetries of the board
-====  =========================================================================
-
-Signs. Player 0 moves first. ``result`` and ``rollout`` speak for **player 0**:
-+1 player 0 has won, -1 player 1 has won, 0 a draw or a game that is not over. Whatever a
-net predicts speaks for the **side to move**. ``side(states)`` converts one to the other.
-
-States are a NamedTuple of numpy arrays whose first axis is B ("struct of arrays").
-Two fields exist in every game: ``to_play`` int8 [B] (0 or 1; no longer changes once the
-game is over) and ``ply`` int32 [B] (moves made, passes included).
-Terminal states absorb: ``step`` leaves them alone.
+"""The base of every game, with all that can be derived. What is not said here is said in ``rules``:
+axes, signs, states, and what each function takes and returns.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-States = TypeVar("States", bound=tuple[Any, ...])
+from .rules import GameError, Rules, Symmetries, derived, put, side, take
 
-
-class GameError(ValueError):
-    """A game, a parameter or a move that does not exist; the message is one line for the user."""
-
-
-class Symmetries(NamedTuple):
-    """Index tables of the board's symmetries; row 0 is the identity.
-
-    A transformed observation is ``obs.reshape(C, H*W)[:, cells[s]]`` and the policy that
-    belongs to it is ``policy[actions[s]]``.
-
-    cells: int64 [S, H*W]
-    actions: int64 [S, A]
-    """
-
-    cells: NDArray[np.int64]
-    actions: NDArray[np.int64]
+__all__ = ["BoardStates", "Game", "GameError", "Symmetries", "board_symmetries", "put", "side",
+           "take"]
 
 
 class BoardStates(NamedTuple):
@@ -62,13 +28,8 @@ class BoardStates(NamedTuple):
     ply: NDArray[np.int32]
 
 
-def _derived(function: Callable[[Any], Any]) -> Any:
-    """An attribute worked out when it is first asked for, unless a game sets it itself."""
-    return cached_property(function)
-
-
-class Game:
-    """A two-player, zero-sum, sequential, deterministic game of perfect information.
+class Game(Rules):
+    """A game: its ``Rules``, its text and its pictures.
 
     A game writes ``board_shape``, ``result`` and what else is its own. The defaults are those of
     a game of stones that are put on empty cells and stay (tic-tac-toe, gomoku). With other moves,
@@ -89,36 +50,18 @@ class Game:
     (array([ True]), array([1.], dtype=float32))
     """
 
-    board_shape: tuple[int, int]  #: (H, W)
-    name: str = _derived(lambda self: type(self).__name__)  #: ``make(name)`` gives it back
     #: one line, printed with every result
-    rules: str = _derived(lambda self: (type(self).__doc__ or "no rules").strip().splitlines()[0])
-    num_actions: int = _derived(lambda self: self.cells + (self.pass_action >= 0))
-    obs_shape: tuple[int, int, int] = _derived(lambda self: (3, *self.board_shape))  #: (C, H, W)
-    obs_binary: bool = True  #: every entry of an observation is 0 or 1
-    #: a game is over after this many moves at the latest
-    max_moves: int = _derived(lambda self: self.cells)
-    pass_action: int = -1  #: index of the pass, or -1
-    quick_wins: bool = False  #: ``wins`` is a fast kernel: a search may ask it everywhere
-    has_ownership: bool = False  #: ``ownership`` and ``score`` mean something (Go)
-    #: the last so many planes spell the komi (Go has them); then states have a column ``komi``,
-    #: int16 [B], half points that player 1 receives, which may be set while a game is fresh
-    komi_planes: int = 0
+    rules: str = derived(lambda self: (type(self).__doc__ or "no rules").strip().splitlines()[0])
     #: what one net can play, in words: games of one kin share nets that see the komi
-    kin: str = _derived(lambda self: self.name)
+    kin: str = derived(lambda self: self.name)
     has_sgf: bool = False  #: its games are read and written as SGF too (Go)
     sides: tuple[str, str] = ("first", "second")  #: what players 0 and 1 are called
     #: how it is drawn: text, as ``render`` has it, or, with own and opposing stones in planes 0 and
     #: 1, cells, go (crossings), hex (rows shifted by half a cell), columns (where stones fall)
-    board_style: str = _derived(lambda self: "cells" if self._by_cell else "text")
+    board_style: str = derived(lambda self: "cells" if self._by_cell else "text")
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.rules}>"
-
-    @property
-    def cells(self) -> int:
-        """H * W"""
-        return self.board_shape[0] * self.board_shape[1]
 
     @property
     def _by_cell(self) -> bool:
@@ -126,24 +69,13 @@ class Game:
         return self.num_actions == self.cells + (self.pass_action >= 0)
 
     def new(self, batch: int) -> Any:
-        """``batch`` fresh initial states."""
         return BoardStates(np.zeros((batch, self.cells), np.int8), np.zeros(batch, np.int8),
                            np.zeros(batch, np.int32))
 
-    def vary(self, states: Any, config: Any, rng: np.random.Generator, evaluate: Any = None) -> Any:
-        """Give undecided games other rules (Go: komi; handicap where a net can ``evaluate``), by
-        ``rl``'s config. Returns the moves [B, T] of games begun anew, -1 pads, or None."""
-
     def boards(self, sizes: Sequence[int]) -> list[Game]:
-        """It on boards of so many rows, its own first; GameError where no net plays them all."""
         if sizes:
             raise GameError(f"{self.name}: a net plays this board alone")
         return [self]
-
-    def passing_late(self, share: float) -> Game:
-        """The game for self-play: nobody passes, while there are other moves, before so many plies
-        as this share of the board's cells. Itself where passes are no choice (in Go they are)."""
-        return self
 
     def move(self, states: Any, actions: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Make legal moves int64 [n] in n games that are not over; change ``states`` in place.
@@ -155,10 +87,6 @@ class Game:
         return None
 
     def step(self, states: Any, actions: NDArray[np.int64]) -> None:
-        """Play ``actions`` int64 [B] in place. -1 leaves a row as it is, as does a finished game.
-
-        Actions must be legal; this is not checked (``legal`` is the check).
-        """
         actions = np.asarray(actions, np.int64)
         rows = np.flatnonzero((actions >= 0) & ~self.result(states)[0])
         if not len(rows):
@@ -170,74 +98,26 @@ class Game:
         moved.to_play[~stays] ^= 1
         put(states, rows, moved)
 
-    def replay(self, states: Any, actions: NDArray[np.int64]) -> None:
-        """``step`` for every column of ``actions`` int64 [B, T], in one call; -1 pads."""
-        for column in np.asarray(actions).T:
-            self.step(states, column)
-
     def branch(
         self, roots: Any, rows: NDArray[np.int64], moves: NDArray[np.int64], out: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Play ``moves`` from ``roots`` [``rows``] and write the resulting states to ``out``: all
-        that a search needs to know of its leaves, in one call.
-
-        rows: int64 [n]; moves: int64 [n, T], -1 pads at the end; out: n states, overwritten: first
-        the m that are not over, then the others. Returns (place int64 [n], where each is; legal
-        bool [m, A]). What lies in ``out`` is good for every other function, but its bytes need
-        not be those of a copy made by ``step``. The default asks ``replay``, ``result``, ``legal``.
-        """
         return branch(self, roots, rows, moves, out)
 
     def legal(self, states: Any) -> NDArray[np.bool_]:
-        """bool [B, A]; all False once a game is over, at least one True before."""
         live = ~self.result(states)[0][:, None]
         empty = (states.board == 0) & live
         return empty if self.pass_action < 0 else np.hstack([empty, live])
 
     def wins(self, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """bool [B, A]: the moves that win the game at once, with a value of 1 for who makes them.
-
-        No row is over; legal: ``legal(states)``. The default tries every move.
-        """
         return wins(self, states, legal)
 
     def blunders(self, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """bool [B, A]: the moves that lose at once, or let the opponent win; as ``wins``."""
         return blunders(self, states, legal)
 
     def observe(self, states: Any) -> NDArray[Any]:
-        """[B, C, H, W] from the view of the side to move; uint8 if ``obs_binary``, else float32.
-
-        The default's planes: own stones, the opponent's, ones.
-        """
         own = states.board * (1 - 2 * states.to_play[:, None])
         planes = np.stack([own == 1, own == -1, np.ones_like(own)], axis=1).astype(np.uint8)
         return planes.reshape(-1, *self.obs_shape)
-
-    def result(self, states: Any) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-        """(done bool [B], value float32 [B] in [-1, 1] for player 0; 0 while not done).
-
-        Every game brings its own. It must not change once the game is over: what depends on who
-        is to move belongs into a field of the states.
-        """
-        raise NotImplementedError(f"{type(self).__name__}.result")
-
-    def ownership(self, states: Any) -> NDArray[np.int8]:
-        """int8 [B, H*W], as the board lies: +1 a point of player 0, -1 of player 1, 0 of nobody.
-
-        Raises GameError where ``has_ownership`` is False.
-        """
-        self._has_none("nobody owns points in this game")
-
-    def score(self, states: Any) -> NDArray[np.float32]:
-        """float32 [B]: player 0's lead in points, komi included, as the board lies now.
-
-        Raises GameError where ``has_ownership`` is False.
-        """
-        self._has_none("there is no score in this game, only a result")
-
-    def _has_none(self, why: str) -> NoReturn:
-        raise GameError(f"{self.name}: {why}")
 
     def keys(self, states: Any) -> NDArray[np.uint64]:
         """uint64 [B]: equal for equal positions with equal pasts, else different but by accident.
@@ -264,17 +144,6 @@ class Game:
             actions[live] = (count > drawn[:, None]).argmax(1)
             self.step(states, actions)
         return self.result(states)[1]
-
-    def opening_moves(self, states: Any) -> NDArray[np.bool_]:
-        """bool [B, A]: the legal moves that random openings are drawn from; no pass among them."""
-        moves = self.legal(states)
-        if self.pass_action >= 0:
-            moves[:, self.pass_action] = False
-        return moves
-
-    def symmetries(self) -> Symmetries:
-        """The identity alone; see ``board_symmetries``."""
-        return Symmetries(np.arange(self.cells)[None], np.arange(self.num_actions)[None])
 
     def action_to_text(self, states: Any, row: int, action: int) -> str:
         """Cells as a1 (cell 0) to h8, a pass as pass, other moves by their number."""
@@ -311,24 +180,6 @@ class Game:
                                               for c in range(width)) for r in range(height)]
         names = " ".join(string.ascii_lowercase[c % 26] for c in range(width))
         return "\n".join([*reversed(lines), f"{'':{wide}} {names}"])
-
-
-def take(states: States, rows: Any) -> States:
-    """A copy of some rows (any numpy index that keeps the first axis)."""
-    if isinstance(rows, slice):  # arrays copy by themselves, slices are views
-        return type(states)(*(field[rows].copy() for field in states))
-    return type(states)(*(np.ascontiguousarray(field[rows]) for field in states))
-
-
-def put(states: States, rows: Any, source: States) -> None:
-    """Overwrite ``rows`` of ``states`` with ``source``."""
-    for field, values in zip(states, source, strict=True):
-        field[rows] = values
-
-
-def side(states: Any) -> NDArray[np.float32]:
-    """float32 [B]: +1 where player 0 is to move, -1 where player 1 is."""
-    return (1 - 2 * states.to_play).astype(np.float32)
 
 
 def keys(game: Game, states: Any) -> NDArray[np.uint64]:

@@ -1,4 +1,5 @@
-"""Nets: shapes in, logits and values out. Nothing here knows a game.
+"""Nets: shapes in, logits and values out; in what arithmetic devices run them. Nothing here knows
+a game.
 
 ``NetSpec("6x64", obs_shape, num_actions, ownership)`` says what to build (``spec_for`` that of a
 game), ``build`` builds it.
@@ -12,19 +13,23 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .precision import DTYPES, choose_dtype, has_fast_bfloat16, padded_rows, seeded
 from .resnet import NetOutput, ResNet, folded, placed
 
 __all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
            "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "padded_rows",
            "placed", "seeded", "spec_for"]
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
+#: compiles a kernel per shape, and some (of 3 rows) are slower than the next larger.
+CPU_MULTIPLE = 16
 PRESETS = ("2x32", "4x32", "6x64", "6x96", "10x128")
 
 
@@ -117,3 +122,43 @@ def _parse(size: str) -> tuple[str, int, int]:
         raise NetError(f"net {size!r}: write it as BLOCKSxCHANNELS (at least 8 channels), "
                        f"for example {', '.join(PRESETS)}")
     return found[1] or "resnet", int(found[2]), int(found[3])
+
+
+@lru_cache(maxsize=8)
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether ``device`` has instructions to multiply bfloat16 (AVX512_BF16, AMX, a recent GPU)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """The dtype of "float32", "bfloat16" or "auto" (bfloat16 where ``has_fast_bfloat16``).
+
+    Raises KeyError for another name.
+    """
+    if name == "auto":
+        name = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return DTYPES[name]
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """``make()`` with torch's CPU generator seeded; the generator is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def padded_rows(rows: int) -> int:
+    """How many rows a batch of ``rows`` is filled up to on a CPU.
+
+    The time grows with it: a game played alone waits for one row, not for 16. The last bits of
+    outputs may depend on it below 16 rows, where oneDNN takes other kernels, and not above.
+    """
+    if rows >= CPU_MULTIPLE:
+        return -(-rows // CPU_MULTIPLE) * CPU_MULTIPLE
+    return 1 << max(rows - 1, 0).bit_length()

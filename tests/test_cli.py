@@ -16,8 +16,8 @@ import pytest
 from command import TINY, Command, Said, save_net, selfplay
 
 from selfplay.cli import cli
-from selfplay.common.errors import LONGEST
 from selfplay.common.history import read_history
+from selfplay.common.words import LONGEST
 from selfplay.games import GameError, make
 from selfplay.learn import checkpoint
 

@@ -11,7 +11,7 @@ import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.common.errors import LONGEST, UserError, clip, nearest
+from selfplay.common.errors import UserError
 from selfplay.common.settings import (
     Settings,
     flat,
@@ -21,6 +21,7 @@ from selfplay.common.settings import (
     typed_keys,
     validated,
 )
+from selfplay.common.words import LONGEST, clip, nearest
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import config as texts
 from selfplay.llm.config import Recipe, TextConfig

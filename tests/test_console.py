@@ -6,7 +6,7 @@ import pytest
 
 from selfplay.common import compiling, console
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import counted
+from selfplay.common.words import counted
 
 
 @pytest.mark.parametrize("text", ["net:a against mcts:100: 50.0% of 20 games", "[bold]x[/bold] 3"])

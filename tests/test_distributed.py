@@ -22,6 +22,7 @@ from selfplay.models import NetSpec
 from selfplay.run.boards import KeptLearner, KeptPolicyLearner, train_pg, train_rl
 from selfplay.run.config import override, preset
 from selfplay.run.keep import append
+from selfplay.run.stage import by_first
 
 GAME = make("tictactoe")
 SPEC = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
@@ -155,7 +156,7 @@ def test_only_the_first_process_writes_and_says(
         append(tmp_path / "rows.jsonl", [{}])
         with locked(tmp_path / "run"):
             say("nothing")
-        ranks.by_first(lambda: write_json(tmp_path / "other.json", {}))
+        by_first(lambda: write_json(tmp_path / "other.json", {}))
     assert not list(tmp_path.iterdir()) and not capsys.readouterr().out
 
 

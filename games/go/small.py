@@ -201,7 +201,7 @@ def hash_after(s, i, low, high, place, board, zobrist, width):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def stones_of(s, i):
+def colours(s, i):
     """The sets of black and of white stones."""
     return (s.sets[i, STONES, 0], s.sets[i, STONES, 1],
             s.sets[i, STONES + 1, 0], s.sets[i, STONES + 1, 1])
@@ -210,8 +210,8 @@ def stones_of(s, i):
 @njit(cache=True, nogil=True, inline="always")
 def survey(s, i, before, suicide, place, board, zobrist, width):
     """Fill the sets that are derived from the others: ATARI, TWO, MOVES and BANNED. The first two
-    are so far of the stones ``before`` (see ``stones_of``)."""
-    now = stones_of(s, i)
+    are so far of the stones ``before`` (see ``colours``)."""
+    now = colours(s, i)
     count_liberties(s, i, (before[0] ^ now[0]) | (before[2] ^ now[2]),
                     (before[1] ^ now[1]) | (before[3] ^ now[3]), board, width)
     own = np.int64(s.to_play[i])
@@ -247,7 +247,7 @@ def survey(s, i, before, suicide, place, board, zobrist, width):
 def play(s, actions, size, suicide, max_moves, masks, place, board, zobrist):
     """Play ``actions`` int64 [B, T] in place, column by column; -1 and finished games are left."""
     for i in range(actions.shape[0]):
-        ply, before = s.ply[i], stones_of(s, i)
+        ply, before = s.ply[i], colours(s, i)
         for t in range(actions.shape[1]):
             if actions[i, t] >= 0 and not s.done[i]:
                 move(s, i, actions[i, t], size, max_moves, masks, place, board, zobrist)
@@ -309,7 +309,7 @@ def branch(
                 break
             move(d, live, paths[i, t], size, max_moves, masks, place, board, zobrist)
         if d.ply[live] > s.ply[rows[i]]:
-            survey(d, live, stones_of(s, rows[i]), suicide, place, board, zobrist,
+            survey(d, live, colours(s, rows[i]), suicide, place, board, zobrist,
                    np.uint64(size + 1))
         if d.done[live]:
             over -= 1

@@ -22,8 +22,9 @@ from selfplay.api.checked import (
 from selfplay.arena.match import MatchResult, play_match
 from selfplay.arena.players import Player, parse_player, player_of
 from selfplay.arena.spec import LEAVES, checkpoint_of
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.limits import MAX_SEED
+from selfplay.common.words import clip
 from selfplay.games import Game, make
 from selfplay.games.own import is_own
 from selfplay.inference.actors import spread

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import Game, make
 from selfplay.games.base import GameError
 from selfplay.run.start import device_of

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from sgfmill import sgf_grammar
 
-from selfplay.common.errors import clip
+from selfplay.common.words import clip
 
 SUFFIXES = (".sgf", ".sgf.gz", ".zip")
 MOST_BYTES = 1 << 28  #: of one unpacked file or member of a zip

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from selfplay.arena.match import read_match
 from selfplay.common.curves import Outcomes
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
 from selfplay.common.stats import Z95
+from selfplay.common.words import counted
 from selfplay.games.base import Game
 
 SCALE = 400 / np.log(10)  # Elo per unit of log-odds

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from selfplay.common import interrupt
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 
 TIMEOUT = 600.0  #: seconds an engine may take for one answer
 HANGING = 10.0  #: seconds that an answer may wait for the empty line that ends it

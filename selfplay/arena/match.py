@@ -25,9 +25,10 @@ from selfplay.arena.play import Away, Seats, as_spec, played_by, seated
 from selfplay.arena.players import Player
 from selfplay.arena.records import GameRecord, append_records, read_records, read_settings, resume
 from selfplay.arena.sgf import to_sgf, write_collection
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
 from selfplay.common.stats import wilson
+from selfplay.common.words import counted
 from selfplay.games.base import Game
 from selfplay.report.board import score_bar
 

@@ -39,10 +39,12 @@ from selfplay.arena.spec import (
     net_parts,
     parse_alphago,
 )
-from selfplay.common.errors import UserError, nearest
+from selfplay.common.errors import UserError
+from selfplay.common.words import nearest
 from selfplay.games import own
 from selfplay.games.base import Game, side, take
 from selfplay.games.go import Go
+from selfplay.games.rules import Rules
 
 if TYPE_CHECKING:
     from selfplay.search.search import SearchConfig
@@ -81,7 +83,7 @@ class Player(Protocol):
 class NetEvaluator(Protocol):
     """``inference.evaluator.Evaluator``, or anything like it."""
 
-    game: Game
+    game: Rules
 
     def __call__(
         self, states: Any, legal: NDArray[np.bool_]

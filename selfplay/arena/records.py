@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, disk_remedy
+from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, parse_json, read_file, read_json, refused, write_atomic
 from selfplay.common.history import finite_float
+from selfplay.common.words import clip, disk_remedy
 
 ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
 

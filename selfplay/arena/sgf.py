@@ -32,8 +32,9 @@ from selfplay.arena.collection import (
     walk_contents,
 )
 from selfplay.arena.records import GameRecord
-from selfplay.common.errors import UserError, clip, disk_remedy
+from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
+from selfplay.common.words import clip, disk_remedy
 from selfplay.games.base import Game
 from selfplay.games.go import Go
 

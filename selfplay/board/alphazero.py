@@ -21,7 +21,7 @@ from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import ranks
 from selfplay.common.threads import ahead
-from selfplay.games.base import Game
+from selfplay.games.rules import Rules
 from selfplay.inference.actors import Actors
 from selfplay.learn.optimizer import counter
 from selfplay.models import NetSpec, build, flops, seeded
@@ -31,7 +31,7 @@ class Learner:
     """The state of self-play between two iterations."""
 
     def __init__(
-        self, game: Game, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
+        self, game: Rules, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
         device: str = "cpu", seed: int = 0,
         players: Callable[[nn.Module], Any] | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.common.errors import UserError
-from selfplay.games.base import Game, Symmetries
+from selfplay.games.rules import Rules, Symmetries
 
 
 class Columns(NamedTuple):
@@ -77,7 +77,7 @@ def concat(parts: list[Columns]) -> Columns:
 def batch(
     columns: Columns,
     rows: NDArray[np.int64],
-    game: Game,
+    game: Rules,
     symmetries: Symmetries,
     rng: np.random.Generator | None,
 ) -> Batch:
@@ -100,7 +100,7 @@ def batch(
 
 
 def batches(
-    columns: Columns, rows: NDArray[np.int64], boards: Sequence[tuple[Game, Symmetries]],
+    columns: Columns, rows: NDArray[np.int64], boards: Sequence[tuple[Rules, Symmetries]],
     rng: np.random.Generator,
 ) -> list[Batch]:
     """``batch`` of the rows of each of the boards that has any: a batch is of one size, so that

@@ -12,7 +12,7 @@ from selfplay.board.data import Columns, batch
 from selfplay.board.trainer import to_tensors
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game
+from selfplay.games.rules import Rules
 from selfplay.learn import losses
 from selfplay.models import choose_dtype, folded, placed
 
@@ -21,7 +21,7 @@ HELD_ROWS = 4096  #: held-out expert rows looked at after an iteration of self-p
 
 
 def evaluate_columns(
-    net: nn.Module, game: Game, columns: Columns, device: str = "cpu", dtype: str = "auto"
+    net: nn.Module, game: Rules, columns: Columns, device: str = "cpu", dtype: str = "auto"
 ) -> dict[str, float]:
     """What ``net`` (in eval mode) makes of held-out rows, as they lie (no symmetry).
 

@@ -21,7 +21,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, concat, pack
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game, put, take
+from selfplay.games.rules import Rules, put, take
 from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
 from selfplay.search import random as rng
@@ -76,7 +76,7 @@ class Actor:
     """
 
     def __init__(
-        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int,
+        self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int,
         group: int = 0,
     ) -> None:
         batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
@@ -101,7 +101,7 @@ class Actor:
         self.full = np.zeros(batch, np.bool_)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
-        self._think(np.arange(batch), self.states)
+        self._think(np.arange(batch))
 
     def wave(self) -> Harvest | None:
         """One wave of the search, and what follows from it; the games that have ended, if any."""
@@ -113,9 +113,8 @@ class Actor:
         if not len(ready):
             return None
         self._move(ready)
-        states = take(self.states, ready)
-        harvest = self._collect(ready, states)
-        self._think(ready, states if harvest is None else take(self.states, ready))
+        harvest = self._collect(ready)
+        self._think(ready)
         return harvest
 
     def _deal(self, rows: NDArray[np.int64]) -> None:
@@ -143,20 +142,18 @@ class Actor:
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
-    def _think(self, rows: NDArray[np.int64], states: Any) -> None:
-        """Start the next search of ``rows``, which have ``states``: full in some, cheap in the
-        others."""
+    def _think(self, rows: NDArray[np.int64]) -> None:
+        """Start the next search of ``rows``: full in some, cheap in the others."""
         full = self.rng.random(len(rows)) < self.config.full_share
         self.full[rows] = full
         sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
-        self.search.begin(rows, states, sims, full, fresh=False)
+        self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
 
     def _move(self, rows: NDArray[np.int64]) -> None:
         """Record what the finished searches of ``rows`` found, and play their moves."""
-        states = take(self.states, rows)
+        ply, to_play = self.states.ply[rows], self.states.to_play[rows]
         result = self.search.result(rows)
-        actions = self._choose(states, result)
-        ply = states.ply
+        actions = self._choose(ply, result)
         if ply.max() >= self.book.action.shape[1]:
             self.book = _roomier(self.book)
         book = self.book
@@ -164,20 +161,20 @@ class Actor:
         keep = self.full[rows]
         kept, at = rows[keep], self.book.rows[rows[keep]]
         book.slot[kept, at] = ply[keep]
-        packed = pack(self.game.observe(take(states, keep)), self.game.obs_binary)
+        packed = pack(self.game.observe(take(self.states, kept)), self.game.obs_binary)
         book.obs[kept, at] = packed
         book.policy[kept, at] = result.policy[keep]
-        book.sign[kept, at] = 1 - 2 * states.to_play[keep]
+        book.sign[kept, at] = 1 - 2 * to_play[keep]
         book.rows[kept] += 1
-        self.resigned = self._resigns(rows, states, result)
+        self.resigned = self._resigns(rows, to_play, result)
         moves = np.full(self.config.games, -1, np.int64)
         moves[rows] = actions
         self.game.step(self.states, moves)
         self.search.advance(rows, actions)
 
-    def _choose(self, states: Any, result: SearchResult) -> NDArray[np.int64]:
+    def _choose(self, ply: NDArray[np.int32], result: SearchResult) -> NDArray[np.int64]:
         """The search's choice; in the first plies a sample of policy ** (1 / temperature)."""
-        early = states.ply < self.config.temperature_plies
+        early = ply < self.config.temperature_plies
         with np.errstate(divide="ignore"):
             logits = np.log(result.policy[early]) / max(self.config.temperature, 1e-3)
         noise = self.rng.gumbel(size=result.policy.shape)
@@ -185,17 +182,17 @@ class Actor:
         return result.action
 
     def _resigns(
-        self, rows: NDArray[np.int64], states: Any, result: SearchResult
+        self, rows: NDArray[np.int64], to_play: NDArray[np.int8], result: SearchResult
     ) -> NDArray[np.float32]:
         """float32 [n]: the result for player 0 where the side to move resigns, else 0."""
         if self.config.resign <= 0:
             return np.zeros(len(rows), np.float32)
         gives_up = (result.value < -self.config.resign) & ~self.book.no_resign[rows]
-        return np.where(gives_up, np.where(states.to_play == 0, -1.0, 1.0), 0.0).astype(np.float32)
+        return np.where(gives_up, np.where(to_play == 0, -1.0, 1.0), 0.0).astype(np.float32)
 
-    def _collect(self, rows: NDArray[np.int64], states: Any) -> Harvest | None:
-        """Training rows of those of ``rows``, which have ``states``, whose games have just ended,
-        and new games in their place."""
+    def _collect(self, rows: NDArray[np.int64]) -> Harvest | None:
+        """Rows of the games that have just ended, and new games in their place."""
+        states = take(self.states, rows)
         done, value = self.game.result(states)
         value = np.where(done, value, self.resigned)
         over = done | (self.resigned != 0)
@@ -275,7 +272,7 @@ class SelfPlay:
     """
 
     def __init__(
-        self, game: Game, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
+        self, game: Rules, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
         threads: int, work: float = 0.0,
     ) -> None:
         groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)

@@ -40,7 +40,8 @@ from selfplay.cli.options import (
     set_option,
 )
 from selfplay.cli.play import play
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
+from selfplay.common.words import counted
 from selfplay.learn.config import ALGORITHMS
 
 if TYPE_CHECKING:

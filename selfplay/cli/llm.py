@@ -27,7 +27,8 @@ from selfplay.cli.options import (
     ray_option,
     seed_option,
 )
-from selfplay.common.errors import UserError, command, counted
+from selfplay.common.errors import UserError
+from selfplay.common.words import command, counted
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm.config import Recipe
 from selfplay.llm.stage_config import PREFIX

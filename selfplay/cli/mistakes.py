@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from selfplay.common import interrupt, ranks
-from selfplay.common.errors import REFUSED, UserError, clip, disk_remedy
+from selfplay.common.errors import UserError
 from selfplay.common.machine import keep_compiled
+from selfplay.common.words import REFUSED, clip, disk_remedy
 
 #: Commands that start from scratch when they are run again.
 ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm check", "llm eval",
@@ -26,11 +28,16 @@ TEXTS = ("--set rl.prompts=8, --set sft.batch_size=16, --set sample.max_new_toke
          "--set lora.rank=16")
 
 
+def several() -> bool:
+    """Whether torchrun, or whoever sets the same variables, may have started several processes."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
 def run_command(cli: click.Group) -> int:
     """Run ``cli`` and return its exit code. A user's mistake ends in one line on stderr: where
     torchrun has started several processes, in that of the first one that ends."""
     try:
-        if ranks.launched() == 1:
+        if not several():
             return _run_here(cli)
         from selfplay.learn.distributed import in_company
 

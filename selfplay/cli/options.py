@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfplay.common import ranks
-from selfplay.common.errors import UserError, clip, one_of
+from selfplay.cli.mistakes import several
+from selfplay.common.errors import UserError
 from selfplay.common.limits import MAX_SEED
+from selfplay.common.words import clip, one_of
 from selfplay.learn.config import ALGORITHMS
 from selfplay.run.config import RECIPES
 
@@ -158,7 +159,7 @@ def farm_of(
             raise UserError("--actors: of a cluster; give --ray as well")
         yield None
         return
-    if ranks.launched() > 1:
+    if several():
         raise UserError("--ray: one process asks a cluster for games; leave out torchrun, or --ray")
     from selfplay.cluster.farm import Farm
     from selfplay.run.config import RayConfig

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 
 SECONDS = 5.0  #: to wait for an answer at an address
 INSTALL = "pip install 'selfplay-lab[ray]'"

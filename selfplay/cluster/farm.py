@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from selfplay.cluster.actor import Key, Order, Output, RayActor, size, sources
 from selfplay.cluster.connect import connected
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, clip, counted
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip, counted
 from selfplay.run.config import RayConfig
 
 TEND = 1.0  #: seconds between two looks at the cluster's nodes

@@ -35,7 +35,8 @@ from selfplay.cluster.table import ClusterTable
 from selfplay.common.files import write_json
 from selfplay.common.history import read_figures
 from selfplay.games import make, own
-from selfplay.games.base import Game, take
+from selfplay.games.base import take
+from selfplay.games.rules import Rules
 from selfplay.inference.actors import group_sizes
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.precision import random_positions
@@ -53,7 +54,7 @@ class WholeGames(Actor):
     """So many games and no more, each from its beginning to its end, ``config.games`` at once."""
 
     def __init__(
-        self, game: Game, evaluate: Callable[..., Any], config: RLConfig, seed: int, group: int,
+        self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int, group: int,
         games: int,
     ) -> None:
         config = replace(config, games=min(config.games, games))
@@ -93,7 +94,7 @@ class ShardMaker(Maker):
         if own.is_own(net):
             use_net(net)
         self.net, self.device = build(spec), device
-        self.evaluators: dict[Game, Evaluator] = {}
+        self.evaluators: dict[Rules, Evaluator] = {}
 
     def load(self, weights: Any) -> None:
         """Weights as ``packed`` gives them. They are copied: the store's can only be read."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from selfplay.common import ranks
-from selfplay.common.errors import DiskError, UserError, clip, disk_remedy
+from selfplay.common.errors import DiskError, UserError
+from selfplay.common.words import clip, disk_remedy
 
 
 def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:

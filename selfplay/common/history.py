@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, disk_remedy
+from selfplay.common.errors import UserError
 from selfplay.common.files import (
     AGAIN,
     DAMAGE,
@@ -18,6 +18,7 @@ from selfplay.common.files import (
     read_json,
     write_atomic,
 )
+from selfplay.common.words import clip, disk_remedy
 
 #: What is a number wherever a row of a history has it.
 COUNTED = frozenset(("step", "iteration", "seconds", "flops", "positions", "learning_rate", "rows",

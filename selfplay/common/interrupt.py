@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from selfplay.common.errors import UserError
+
 PATIENCE = 5.0  #: seconds that a step may take before the signal interrupts it anyway
 EXIT_CODE = 130  #: of a process that was asked to stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -93,6 +95,26 @@ def leave_on_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, lambda number, frame: _leave())
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Raise UserError(message) in the block where it takes longer. Only in the main thread, whose
+    Python code alone can be interrupted; elsewhere, and inside a call of C, it goes on."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+
+    def over(number: int, frame: object) -> None:
+        raise UserError(message)
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _handle(number: int, frame: object) -> None:

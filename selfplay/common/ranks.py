@@ -7,12 +7,9 @@ does; ``learn.distributed`` puts several in its place.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
-
-from selfplay.common.errors import UserError, clip
 
 Item = TypeVar("Item")
 
@@ -37,9 +34,9 @@ class Alone:
         """[count, P]: the rows of all processes, of which each has those of its ``share``."""
         return rows
 
-    def summed(self, tensor: Any) -> Any:
-        """The sum of the processes' tensors, in place."""
-        return tensor
+    def added(self, trainer: Any, replicas: Any, figures: Any, parts: int) -> Any:
+        """Leave the gradient of all processes' parts in the net; the figures of all parts."""
+        return figures
 
     def sharded(self, net: Any) -> bool:
         """Whether each process holds only a part of the weights of ``net``."""
@@ -88,23 +85,6 @@ def leads() -> bool:
     return here().rank == 0
 
 
-def launched() -> int:
-    """How many processes torchrun, or whoever sets the same variables, has started. Raises
-    UserError."""
-    return max(variable("WORLD_SIZE", "1"), 1)
-
-
-def variable(name: str, otherwise: str = "") -> int:
-    """A whole number among torchrun's variables. Raises UserError where it is none."""
-    text = os.environ.get(name) or otherwise
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"environment variable {name}={clip(text, 40)}: a whole number wanted; "
-                        "start several processes with torchrun, which sets it, or unset WORLD_SIZE"
-                        ) from None
-
-
 @contextmanager
 def belonging(processes: Alone) -> Iterator[None]:
     """In the block, this process belongs to ``processes``."""
@@ -113,24 +93,6 @@ def belonging(processes: Alone) -> Iterator[None]:
         yield
     finally:
         _here.remove(processes)
-
-
-def by_first(work: Callable[[], object]) -> None:
-    """Let the first process do ``work`` alone while the others wait."""
-    if leads():
-        with belonging(Alone()):
-            work()
-    here().meet()
-
-
-@contextmanager
-def first_before_others() -> Iterator[None]:
-    """A block that the first process goes through before the others do."""
-    if not leads():
-        here().meet()
-    yield
-    if leads():
-        here().meet()
 
 
 def share(count: int) -> range:

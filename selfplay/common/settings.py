@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-from selfplay.common.errors import UserError, clip, nearest, one_of
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip, nearest, one_of
 
 #: What a config.json is, by what its run is named by.
 OTHERS = {"task": "this run is one of texts, for selfplay llm eval and chat",

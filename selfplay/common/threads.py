@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import os
-import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-
-from selfplay.common.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -95,23 +91,3 @@ def replica(net: nn.Module) -> nn.Module:
     for mine, shared in zip(copied.parameters(), net.parameters(), strict=True):
         mine.data = shared.data
     return copied
-
-
-@contextmanager
-def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Raise UserError(message) in the block where it takes longer. Only in the main thread, whose
-    Python code alone can be interrupted; elsewhere, and inside a call of C, it goes on."""
-    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
-        yield
-        return
-
-    def over(number: int, frame: object) -> None:
-        raise UserError(message)
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

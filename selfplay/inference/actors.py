@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selfplay.common.threads import Workers
-from selfplay.games.base import Game, GameError
+from selfplay.games.rules import GameError, Rules
 from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 
 #: Games of a group at most: as many as fill a batch, and no more, so that there are groups for
@@ -29,7 +29,7 @@ class Actors:
     """
 
     def __init__(
-        self, net: nn.Module, game: Game, games: int, device: str = "cpu", dtype: Dtype = "auto",
+        self, net: nn.Module, game: Rules, games: int, device: str = "cpu", dtype: Dtype = "auto",
         cache_mb: float = 0, sizes: Sequence[int] = (),
     ) -> None:
         groups = groups_of(game, games, device, sizes)
@@ -54,9 +54,9 @@ def group_sizes(games: int, device: str) -> list[int]:
 
 
 def groups_of(
-    game: Game, games: int, device: str, sizes: Sequence[int] = ()
-) -> list[tuple[Game, int]]:
-    """``games`` in groups, each with its board, of which all (``Game.boards``) have equal shares.
+    game: Rules, games: int, device: str, sizes: Sequence[int] = ()
+) -> list[tuple[Rules, int]]:
+    """``games`` in groups, each with its board, of which all (``Rules.boards``) have equal shares.
     A group is of one size, so that nothing is padded. Raises GameError for too few games."""
     boards = game.boards(sizes)
     if games < len(boards):
@@ -66,7 +66,7 @@ def groups_of(
             for some in group_sizes(share, device)]
 
 
-def spread(net: nn.Module, game: Game, device: str = "cpu") -> Evaluator:
+def spread(net: nn.Module, game: Rules, device: str = "cpu") -> Evaluator:
     """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
     on as many threads as torch is set to use."""
     if torch.device(device).type != "cpu":

@@ -18,7 +18,7 @@ from torch import nn
 
 from selfplay.common.errors import UserError
 from selfplay.common.threads import Workers, keep_freed_memory
-from selfplay.games.base import Game
+from selfplay.games.rules import Rules
 from selfplay.inference.cache import EvaluationCache
 from selfplay.models import DTYPES, choose_dtype, folded, padded_rows, placed
 
@@ -61,7 +61,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, net: nn.Module | None, game: Game, device: str = "cpu", dtype: Dtype = "auto",
+        self, net: nn.Module | None, game: Rules, device: str = "cpu", dtype: Dtype = "auto",
         max_batch: int | None = None, cache_mb: float = 0, workers: Workers | None = None,
         calibration: NDArray[Any] | None = None,
     ) -> None:

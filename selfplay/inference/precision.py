@@ -22,7 +22,7 @@ from torch import nn
 from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_json
 from selfplay.common.threads import torch_alone
-from selfplay.games.base import Game
+from selfplay.games.rules import Rules
 from selfplay.inference import (
     graphs,  # noqa: F401  whoever imports this has graphs on a GPU
     openvino,
@@ -65,7 +65,7 @@ class Trial:
     agreement: Agreement
 
 
-def random_positions(game: Game, seed: int = 0, count: int = POSITIONS) -> NDArray[Any]:
+def random_positions(game: Rules, seed: int = 0, count: int = POSITIONS) -> NDArray[Any]:
     """Observations [count, C, H, W] of positions up to half of the board into random games.
 
     They calibrate int8 as well as real games do, and make the outputs depend on the weights
@@ -106,7 +106,7 @@ def candidates(device: str) -> list[Dtype]:
 
 
 def trials(
-    net: nn.Module, game: Game, positions: NDArray[Any], dtypes: list[Dtype], batch: int
+    net: nn.Module, game: Rules, positions: NDArray[Any], dtypes: list[Dtype], batch: int
 ) -> list[Trial]:
     """Float32 and ``dtypes`` on ``positions`` [n, C, H, W], in turn, ``batch`` rows at a time on
     one core. A dtype that this machine's libraries refuse is left out."""
@@ -135,7 +135,7 @@ def fastest_sound(found: list[Trial]) -> Trial:
     return max(good, key=lambda t: t.rate)
 
 
-def work(net: nn.Module, game: Game) -> int:
+def work(net: nn.Module, game: Rules) -> int:
     """Multiplications of the net's convolutions for one position."""
     weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
     return weights * game.cells
@@ -200,7 +200,7 @@ class ActorNets:
     """
 
     def __init__(
-        self, game: Game, net: nn.Module, config: ActorSettings, note: Path, device: str,
+        self, game: Rules, net: nn.Module, config: ActorSettings, note: Path, device: str,
         positions: Callable[[], NDArray[Any]], fresh: bool = True,
     ) -> None:
         self.game, self.device, self.note = game, device, note

@@ -30,7 +30,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import (
     must_be_as_saved,
     parse_json,
@@ -42,6 +42,7 @@ from selfplay.common.files import (
     write_sums,
 )
 from selfplay.common.history import finite_float
+from selfplay.common.words import clip
 from selfplay.learn import packaged
 from selfplay.models import NetSpec, OwnNetError, build
 

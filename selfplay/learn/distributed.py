@@ -31,7 +31,9 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
+from selfplay.learn.optimizer import Replica, Trainer
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)  #: with a process that works alone; one that has died is noticed
@@ -67,8 +69,29 @@ class Processes(ranks.Alone):
                           in zip(every, pairwise(edges), strict=True)])
 
     def summed(self, tensor: Tensor) -> Tensor:
+        """The sum of the processes' tensors, in place."""
         dist.all_reduce(tensor)
         return tensor
+
+    @torch.no_grad()
+    def added(
+        self, trainer: Trainer, replicas: Sequence[Replica], figures: Tensor, parts: int
+    ) -> Tensor:
+        first, width = replicas[0], figures.shape[1]
+        if trainer.sharded:  # the gradients have met already
+            return self.summed(figures.sum(0, keepdim=True))
+        if trainer.apart:
+            rows = [_row_of(one, f) for one, f in zip(replicas, figures, strict=False)]
+            none = _row_of(first, figures.sum(0))[None][:0]
+            every = self.rows(torch.stack(rows) if rows else none, parts)
+            total = every[0].clone()
+            for row in every[1:]:  # in order, as among threads
+                total += row
+            _take(first, total[width:], parts)
+            return every[:, :width].contiguous()
+        total = _row_of(first, figures.sum(0)) * bool(len(figures))
+        _take(first, self.summed(total)[width:], min(self.size, parts))
+        return total[None, :width]
 
     def shard(self, net: nn.Module, layers: Sequence[nn.Module], low: bool = False) -> None:
         """Leave each process its part of the weights of ``net``, in place. Their gradients add up
@@ -141,8 +164,50 @@ class Processes(ranks.Alone):
             return self.rank == 0
 
 
+def _row_of(one: Replica, figures: Tensor) -> Tensor:
+    """float32 [P]: ``figures``, for each parameter whether it has a gradient, the gradients (0
+    where there is none) and the running statistics."""
+    learning = [p for p in one.parameters if p.requires_grad]
+    has = figures.new_tensor([float(p.grad is not None) for p in learning])
+    grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning]
+    return torch.cat([figures, has, *(g.float() for g in grads),
+                      *(b.flatten().float() for b in one.floats)])
+
+
+def _take(one: Replica, total: Tensor, parts: int) -> None:
+    """Let it hold what ``_row_of`` says behind its figures, summed over so many ``parts``."""
+    learning = [p for p in one.parameters if p.requires_grad]
+    count, sizes = len(learning), [t.numel() for t in (*learning, *one.floats)]
+    has, rest = total[:count].tolist(), total[count:].split(sizes)
+    for some, parameter, grad in zip(has, learning, rest[:count], strict=True):
+        # in the parameter's memory layout, on which rounding depends
+        parameter.grad = torch.empty_like(parameter) if some else None
+        if parameter.grad is not None:
+            parameter.grad.copy_(grad.view_as(parameter))
+    if one.net.training:
+        for buffer, mean in zip(one.floats, rest[count:], strict=True):
+            buffer.copy_(mean.view_as(buffer) / parts)
+
+
 def _units(net: nn.Module) -> list[FSDPModule]:
     return [module for module in net.modules() if isinstance(module, FSDPModule)]
+
+
+def launched() -> int:
+    """How many processes torchrun, or whoever sets the same variables, has started. Raises
+    UserError."""
+    return max(variable("WORLD_SIZE", "1"), 1)
+
+
+def variable(name: str, otherwise: str = "") -> int:
+    """A whole number among torchrun's variables. Raises UserError where it is none."""
+    text = os.environ.get(name) or otherwise
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"environment variable {name}={clip(text, 40)}: a whole number wanted; "
+                        "start several processes with torchrun, which sets it, or unset WORLD_SIZE"
+                        ) from None
 
 
 @contextmanager
@@ -150,11 +215,11 @@ def in_company() -> Iterator[None]:
     """In the block, this process is one of those that torchrun has started, if it has started
     several. Raises UserError where a machine has fewer GPUs than processes, and where the processes
     do not find each other."""
-    size = ranks.launched()
+    size = launched()
     if size == 1:
         yield
         return
-    backend, local, rank = "gloo", ranks.variable("LOCAL_RANK", "0"), ranks.variable("RANK")
+    backend, local, rank = "gloo", variable("LOCAL_RANK", "0"), variable("RANK")
     if not 0 <= rank < size:
         raise UserError(f"environment variable RANK={rank}: from 0 to {size - 1} wanted, as "
                         f"WORLD_SIZE={size}; start the processes with torchrun, which sets both")

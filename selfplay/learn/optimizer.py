@@ -81,7 +81,7 @@ class Trainer:
         #: whether the parts of a batch have a replica and a gradient each
         self.apart = parts is not None and on_cpu and not one_by_one and not self.sharded and (
             mode is True or size <= APART_BYTES)
-        self._replicas = [_Replica(net)]
+        self._replicas = [Replica(net)]
         self._workers: Workers | None = None
 
     def inference_net(self) -> nn.Module:
@@ -120,32 +120,13 @@ class Trainer:
             found = list(work)
             figures = torch.stack([torch.stack([f.float() for f in one.values()]) for one in found])
             if ranks.here().size > 1:
-                figures = self._with_others(replicas, figures[:mine], len(every))
+                figures = ranks.here().added(self, replicas, figures[:mine], len(every))
             elif self.apart:
                 _sum_gradients(replicas)
                 if self.net.training:
                     _mean_buffers(replicas)
         sums = figures.sum(0)
         return dict(zip(found[0], sums.tolist(), strict=True))  # a GPU is waited for once
-
-    @torch.no_grad()
-    def _with_others(self, replicas: list[_Replica], figures: Tensor, parts: int) -> Tensor:
-        """Leave the gradient of all processes' parts in the net; the figures of all parts."""
-        here, first, width = ranks.here(), replicas[0], figures.shape[1]
-        if self.sharded:  # the gradients have met already
-            return here.summed(figures.sum(0, keepdim=True))
-        if self.apart:
-            rows = [one.row(f) for one, f in zip(replicas, figures, strict=False)]
-            every = here.rows(torch.stack(rows) if rows else first.row(figures.sum(0))[None][:0],
-                              parts)
-            total = every[0].clone()
-            for row in every[1:]:  # in order, as in _sum_gradients
-                total += row
-            first.take(total[width:], parts)
-            return every[:, :width].contiguous()
-        total = first.row(figures.sum(0)) * bool(len(figures))
-        first.take(here.summed(total)[width:], min(here.size, parts))
-        return total[None, :width]
 
     def descend(self) -> float:
         """Move the weights by the gradient that is there; its norm before clipping.
@@ -181,7 +162,7 @@ class Trainer:
     def _threads(self) -> Any:
         return torch_alone() if self.apart else nullcontext()
 
-    def _part(self, job: tuple[_Replica, Any, bool]) -> dict[str, Tensor]:
+    def _part(self, job: tuple[Replica, Any, bool]) -> dict[str, Tensor]:
         one, part, counts = job
         loss, watched = self.loss(one.net, part)
         (loss if counts else 0 * loss).backward()
@@ -192,7 +173,7 @@ class Trainer:
         if not self.apart:
             return
         while len(self._replicas) < parts:
-            self._replicas.append(_Replica(replica(self.net)))
+            self._replicas.append(Replica(replica(self.net)))
         threads = min(torch.get_num_threads(), parts)
         if self._workers is None or self._workers.threads != threads:
             self._workers = Workers(threads)
@@ -289,7 +270,7 @@ class _Average:
             mine.copy_(theirs)
 
 
-class _Replica:
+class Replica:
     """A net and lists of its tensors: to walk through its modules takes longer than to add them up.
 
     floats: running statistics; the other buffers count steps.
@@ -301,7 +282,7 @@ class _Replica:
         self.floats = [b for b in self.buffers if b.is_floating_point()]
 
     @torch.no_grad()
-    def begin(self, original: _Replica, mode: bool | None) -> None:
+    def begin(self, original: Replica, mode: bool | None) -> None:
         """No gradient yet, and the statistics of ``original``."""
         wanted = original.net.training if mode is None else mode
         if self.net.training is not wanted:
@@ -311,32 +292,9 @@ class _Replica:
         if self is not original and self.buffers:
             torch._foreach_copy_(self.buffers, original.buffers)
 
-    def row(self, figures: Tensor) -> Tensor:
-        """float32 [P]: ``figures``, for each parameter whether it has a gradient, the gradients
-        (0 where there is none) and the running statistics."""
-        learning = [p for p in self.parameters if p.requires_grad]
-        has = figures.new_tensor([float(p.grad is not None) for p in learning])
-        grads = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning]
-        return torch.cat([figures, has, *(g.float() for g in grads),
-                          *(b.flatten().float() for b in self.floats)])
-
-    def take(self, total: Tensor, parts: int) -> None:
-        """Hold what ``row`` says behind its figures, summed over so many ``parts``."""
-        learning = [p for p in self.parameters if p.requires_grad]
-        count, sizes = len(learning), [t.numel() for t in (*learning, *self.floats)]
-        has, rest = total[:count].tolist(), total[count:].split(sizes)
-        for some, parameter, grad in zip(has, learning, rest[:count], strict=True):
-            # in the parameter's memory layout, on which rounding depends
-            parameter.grad = torch.empty_like(parameter) if some else None
-            if parameter.grad is not None:
-                parameter.grad.copy_(grad.view_as(parameter))
-        if self.net.training:
-            for buffer, mean in zip(self.floats, rest[count:], strict=True):
-                buffer.copy_(mean.view_as(buffer) / parts)
-
 
 @torch.no_grad()
-def _sum_gradients(replicas: list[_Replica]) -> None:
+def _sum_gradients(replicas: list[Replica]) -> None:
     """In the first; in order, whichever was ready first. A part may have none where it has not
     used a part of the net."""
     first, *others = replicas
@@ -352,7 +310,7 @@ def _sum_gradients(replicas: list[_Replica]) -> None:
 
 
 @torch.no_grad()
-def _mean_buffers(replicas: list[_Replica]) -> None:
+def _mean_buffers(replicas: list[Replica]) -> None:
     total = replicas[0].floats
     if len(replicas) > 1 and total:
         for other in replicas[1:]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, nearest
+from selfplay.common.errors import UserError
 from selfplay.common.files import file_sum
+from selfplay.common.words import nearest
 
 SUFFIX, CARD = ".safetensors", ".json"
 SUM = "weights_crc32"  #: key of a card

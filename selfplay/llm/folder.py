@@ -19,9 +19,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError, command
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, refused, sync_folder
 from selfplay.common.settings import to_dict, validated
+from selfplay.common.words import command
 from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import must_be_as_saved
+from selfplay.common.words import clip
 from selfplay.models.transformer import Backbone, Transformer, config_of
 
 WEIGHTS = "*model*.safetensors"  #: model.safetensors, its shards, or adapter_model.safetensors

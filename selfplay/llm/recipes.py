@@ -24,10 +24,11 @@ from typing import Any, Literal
 from selfplay.arena.match import safe_name
 from selfplay.common import ranks
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import locked, write_json
 from selfplay.common.history import read_history
 from selfplay.common.settings import to_dict
+from selfplay.common.words import command, counted
 from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES
 from selfplay.llm.embedded import (

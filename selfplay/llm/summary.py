@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, clip, command
+from selfplay.common.errors import UserError
 from selfplay.common.files import AGAIN, DAMAGE, read_json, write_atomic, write_json
 from selfplay.common.history import finite_float, read_figure_rows, read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
+from selfplay.common.words import clip, command
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from selfplay.common.errors import clip
 from selfplay.common.stats import wilson
+from selfplay.common.words import clip
 from selfplay.report.style import GREY, open_frame, png
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from selfplay.common.errors import counted
+from selfplay.common.words import counted
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
 from selfplay.report.style import STAGES
 from selfplay.report.verdict import POINTS, SIGNAL, Mode, Verdict, by_intervals, well_known

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,8 +187,11 @@ class KeptLearner(Learner):
         for index in range(1, self.iteration + 1):
             if self.shard(index).exists():
                 self.window.add(load_shard(self.shard(index)).columns)
-        with ranks.first_before_others():  # which choose the dtype that it has noted
-            _ = self.players  # so that an unavailable dtype is reported now
+        if not ranks.leads():  # the first notes the dtype that all take
+            ranks.here().meet()
+        _ = self.players  # so that an unavailable dtype is reported now
+        if ranks.leads():
+            ranks.here().meet()
 
     @property
     def history(self) -> list[Row]:
@@ -276,8 +279,9 @@ def gate(learner: Learner) -> float:
     config, device = learner.config, learner.device
     new = RawPlayer("new", spread(learner.trainer.inference_net(), learner.game, device))
     old = RawPlayer("old", spread(learner.actors_net, learner.game, device))
-    games = play_games(learner.game, new, old, games=config.gating_games, opening=(2, 6),
-                       seed=learner.seed + learner.iteration, slots=config.gating_games)
+    games = play_games(
+        cast(Game, learner.game), new, old, games=config.gating_games, opening=(2, 6),
+        seed=learner.seed + learner.iteration, slots=config.gating_games)
     scores = [(1 + g.value * (1 if g.players[0] == "new" else -1)) / 2 for g in games]
     return float(np.mean(scores))
 

@@ -24,8 +24,9 @@ from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import interrupt
 from selfplay.common.compiling import working_seconds
 from selfplay.common.console import clock_text, say
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
+from selfplay.common.words import counted
 from selfplay.games.base import Game
 from selfplay.inference.actors import spread
 from selfplay.learn import checkpoint

@@ -32,11 +32,12 @@ from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.common.console import say
-from selfplay.common.errors import DiskError, UserError, command
+from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import write_json
 from selfplay.common.history import read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
+from selfplay.common.words import command
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
@@ -75,9 +76,8 @@ def chart_points(run: Run) -> list[Point]:
     if sft and best:
         upto = [i for i, p in enumerate(sft, 1) if p.path.name == best]
         if not upto:
-            raise UserError(f"{best_file}: names {best}, which is missing or damaged; "
-                            f"bring it back, or delete {best_file}: the best of those that are "
-                            "left counts then")
+            raise UserError(f"{best_file}: names {best}, which is missing or damaged; bring it "
+                            f"back, or delete {best_file}: the best that is left counts then")
         sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     value = None

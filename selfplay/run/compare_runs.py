@@ -21,8 +21,9 @@ from selfplay.arena.match import safe_name, shortened
 from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
-from selfplay.common.errors import UserError, command, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
+from selfplay.common.words import command, counted
 from selfplay.report.axis import Record, metric_of
 from selfplay.report.verdict import with_value
 from selfplay.run import compare

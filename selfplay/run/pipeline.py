@@ -20,9 +20,10 @@ from selfplay.board.value import Policies
 from selfplay.common import compiling, ranks
 from selfplay.common.compiling import working_seconds
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, command, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import locked, write_json
 from selfplay.common.history import read_figures, read_history
+from selfplay.common.words import command, counted
 from selfplay.learn import checkpoint
 from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
@@ -42,7 +43,7 @@ from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
-from selfplay.run.stage import Desk, Elsewhere, Stage, Work, run_stages
+from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
@@ -69,7 +70,7 @@ def train(
             freeze(run)
             player = prepare(run, clock, device)
 
-        ranks.by_first(begin)
+        by_first(begin)
         run_stages(run, {**STAGES, "expert": partial(expert_stage, player=player, away=elsewhere),
                          "sft": partial(sft_stage, again=again),
                          "rl": partial(rl_stage, away=elsewhere),

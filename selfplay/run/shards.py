@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from selfplay.board.data import Columns, concat
 from selfplay.board.value import SHARD_GAMES, Games, Policies, play_shard
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
 from selfplay.common.threads import Workers
+from selfplay.common.words import clip
 from selfplay.games.base import Game
 
 

@@ -137,9 +137,17 @@ def run_stages(
             with clock.running(name):
                 ranks.here().meet()
                 if name in BY_ONE:
-                    ranks.by_first(work)
+                    by_first(work)
                 else:
                     work()
+
+
+def by_first(work: Callable[[], object]) -> None:
+    """Let the first process do ``work`` alone while the others wait."""
+    if ranks.leads():
+        with ranks.belonging(ranks.Alone()):
+            work()
+    ranks.here().meet()
 
 
 def _run_stage(name: str, stage: Stage, run: Any, clock: Clock, device: str) -> None:

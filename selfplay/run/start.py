@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, command, counted
+from selfplay.common.errors import UserError
 from selfplay.common.settings import replace_key, set_key
+from selfplay.common.words import command, counted
 from selfplay.games import identity, located, make
 from selfplay.run.config import override, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, open_run, stored_config

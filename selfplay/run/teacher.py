@@ -24,9 +24,10 @@ from selfplay.arena.spec import budget
 from selfplay.board.data import Columns
 from selfplay.board.supervised import mixed_columns, recounted, split, to_columns
 from selfplay.common.console import clock_text, say
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, write_atomic, write_json
 from selfplay.common.history import read_history
+from selfplay.common.words import clip
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
 from selfplay.run.clock import Clock

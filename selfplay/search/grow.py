@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from selfplay.games.base import Game, take
 from selfplay.search import root
 from selfplay.search.search import Evaluate, Search, SearchConfig
-from selfplay.search.tree import EXACT, Tree, node_bytes
+from selfplay.search.tree import EDGE, EXACT, NODE, Tree, new_tree, new_walk, node_bytes
 
 SLICE = 256  #: simulations of one search inside ``Growing.grow``
 TREE_BYTES = 2**30  #: of memory for one tree at most, unless told otherwise
@@ -125,6 +125,26 @@ def _variation(search: Search, row: int, node: int) -> tuple[int, ...]:
     return tuple(line)
 
 
+class _Roomier(Search):
+    """A search whose trees may become larger."""
+
+    def reserve(self, nodes: int) -> None:
+        """Room for ``nodes`` nodes a tree at least; what the trees hold stays. No search may be
+        between its ``begin`` and its last wave."""
+        if nodes <= self.capacity:
+            return
+        old, new = self.tree, new_tree(len(self.tree.size), nodes, self.game.num_actions,
+                                       self.tree.rng)
+        used = dict.fromkeys((*(NODE.names or ()), "raw", "prior", "bound", "loose"),
+                             int(old.size.max()))
+        used |= dict.fromkeys(EDGE.names or (), int(old.used.max()))
+        for name in Tree._fields:
+            part = (slice(None), slice(used[name])) if name in used else slice(None)
+            getattr(new, name)[part] = getattr(old, name)[part]
+        self.capacity, self.tree = nodes, new
+        self._walk = new_walk(len(self._walk.depth), min(nodes, self.game.max_moves))
+
+
 class Growing:
     """One game, searched by PUCT in slices.
 
@@ -154,7 +174,7 @@ class Growing:
     ) -> None:
         self.game, self.evaluate = game, evaluate
         self.most = most or max(2, TREE_BYTES // node_bytes(game.num_actions))
-        self.search = Search(game, replace(config or SearchConfig(), reuse=True), 1, SLICE, 0)
+        self.search = _Roomier(game, replace(config or SearchConfig(), reuse=True), 1, SLICE, 0)
         self.restart(game.new(1) if states is None else states)
 
     def restart(self, states: Any) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay.common.errors import UserError
-from selfplay.games.base import Game, put, take
+from selfplay.games.rules import Rules, put, take
 from selfplay.search import random as rng
 from selfplay.search import root, select, tree
 
@@ -107,7 +107,7 @@ class Search:
     """
 
     def __init__(
-        self, game: Game, config: SearchConfig, batch: int, max_sims: int, seed: int
+        self, game: Rules, config: SearchConfig, batch: int, max_sims: int, seed: int
     ) -> None:
         self.game, self.config, self.max_sims = game, config, max_sims
         self.capacity = max_sims + 1 + (max_sims if config.reuse else 0)
@@ -171,15 +171,6 @@ class Search:
             root.reroot(self.tree, rows, moves)
         else:
             self.tree.size[rows[moves >= 0]] = 0
-
-    def reserve(self, nodes: int) -> None:
-        """Room for ``nodes`` nodes a tree at least; what the trees hold stays. No search may be
-        between its ``begin`` and its last wave."""
-        if nodes > self.capacity:
-            self.capacity = nodes
-            self.tree = tree.larger(self.tree, self.capacity)
-            depth = min(self.capacity, self.game.max_moves)
-            self._walk = tree.new_walk(len(self._walk.depth), depth)
 
     def forget(self, rows: ArrayLike) -> None:
         """Empty the trees of ``rows`` int [n]; their running searches end."""

@@ -181,18 +181,6 @@ def new_tree(batch: int, nodes: int, actions: int, rng: NDArray[np.uint64]) -> T
     )
 
 
-def larger(tree: Tree, nodes: int) -> Tree:
-    """The same trees with room for ``nodes`` nodes each, which are more than before."""
-    new = new_tree(len(tree.size), nodes, tree.root_score.shape[1], tree.rng)
-    used = dict.fromkeys((*(NODE.names or ()), "raw", "prior", "bound", "loose"),
-                         int(tree.size.max()))
-    used |= dict.fromkeys(EDGE.names or (), int(tree.used.max()))
-    for name in Tree._fields:
-        part = (slice(None), slice(used[name])) if name in used else slice(None)
-        getattr(new, name)[part] = getattr(tree, name)[part]
-    return new
-
-
 @njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 def _shift(logits, bits, legal, out, out_bits):
     """out float32 [n, A]: logits of the legal moves less the highest of these, -inf elsewhere.

@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, command, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, read_json
 from selfplay.common.history import finite_float
+from selfplay.common.words import clip, command, counted
 from selfplay.games import make
 from selfplay.learn.checkpoint import read_meta
 from selfplay.run.compare import train_command

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, read_json
 from selfplay.common.history import finite_float
+from selfplay.common.words import counted
 from selfplay.learn import packaged
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfplay.arena.gtp import colour_of
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go

@@ -13,8 +13,9 @@ from typing import Any
 
 from selfplay.arena.collection import Skipped
 from selfplay.arena.sgf import escape, head, sgf_point, walk
-from selfplay.common.errors import UserError, counted
+from selfplay.common.errors import UserError
 from selfplay.common.files import write_atomic
+from selfplay.common.words import counted
 from selfplay.games import make
 from selfplay.games.base import GameError
 from selfplay.games.go import Go

@@ -16,8 +16,9 @@ import numpy as np
 from selfplay.arena.collection import trees, walk_contents
 from selfplay.arena.contest.pgn import games_of
 from selfplay.arena.sgf import MOST_NODES, RefusedError, first_illegal, is_named_so, moves_of
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import text_lines
+from selfplay.common.words import clip
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 

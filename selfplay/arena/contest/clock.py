@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfplay.common.errors import UserError
-from selfplay.games.base import Game
+from selfplay.games.rules import Rules
 
 Kind = Literal["none", "absolute", "canadian", "byoyomi", "fischer"]
 
@@ -221,7 +221,7 @@ def to_gtp(control: Control, known: Collection[str]) -> str:
     return f"time_settings {main} {period} {stones}"
 
 
-def to_come(game: Game, made: int) -> int:
+def to_come(game: Rules, made: int) -> int:
     """Moves that a side has to make yet, about, which has made so many: a game is taken to fill
     two thirds of its cells."""
     return min(game.max_moves, game.cells) // 3 - made

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfplay.arena.records import GameRecord
-from selfplay.common.errors import UserError, one_of
+from selfplay.common.errors import UserError
+from selfplay.common.words import one_of
 
 NOTHING = 1e-3  #: what an outcome counts that has not been seen
 ELO = 800 / math.log(10)  #: normalized Elo of one standard deviation

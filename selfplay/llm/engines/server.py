@@ -32,7 +32,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import torch
 from torch import Tensor, nn
 
-from selfplay.common.errors import Absent, UserError, clip
+from selfplay.common.errors import Absent, UserError
+from selfplay.common.words import clip
 from selfplay.learn.rollout import Rollout
 from selfplay.llm.engines.vllm import columns_of
 from selfplay.llm.generate import Samples, Sampling, TorchGenerator, completion_keys, must_see

@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.llm.generate import Samples, Sampling, completion_keys, must_see
 from selfplay.llm.models import padded_tokens, plain_weights
 

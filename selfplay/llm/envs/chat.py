@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.llm.models import OPENED
 
 MARK = "\ue000the last turn\ue001"  #: of private characters, which no template has

@@ -10,7 +10,8 @@ import math
 from functools import partial
 from typing import Any
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.llm.judges.worker import attempt, awaited, built, serve_lines
 
 MOST = 1e6  #: size of a reward

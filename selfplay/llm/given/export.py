@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import read_json, refused, write_json
+from selfplay.common.words import clip
 from selfplay.learn import checkpoint
 from selfplay.llm.folder import newest_model
 from selfplay.llm.models import (

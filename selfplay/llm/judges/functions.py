@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from selfplay.common.console import say
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.llm.judges.processes import GRACE, Lost, Talk
 from selfplay.llm.rewards import Example
 from selfplay.llm.stage_config import MOST, JudgeConfig

@@ -19,7 +19,8 @@ from functools import partial, update_wrapper
 from typing import Any
 
 import selfplay
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import own
 
 SHOWN = 160  #: characters of a failure

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import parse_json, text_lines
+from selfplay.common.words import clip
 from selfplay.llm.policy import Judge, TextPolicy, sample_batch
 from selfplay.llm.preferences.config import PairConfig
 from selfplay.llm.tasks.task import Task

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selfplay.common import ranks
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
 from selfplay.common.files import must_be_as_saved
+from selfplay.common.words import clip
 from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson

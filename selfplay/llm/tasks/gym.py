@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.common.errors import UserError, clip, nearest
-from selfplay.common.threads import time_limit
+from selfplay.common.errors import UserError
+from selfplay.common.interrupt import time_limit
+from selfplay.common.words import clip, nearest
 from selfplay.llm.rewards import CHECKERS, Example, Format
 from selfplay.llm.tasks.scorers import refuse, scorer
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, one_of
-from selfplay.common.threads import time_limit
+from selfplay.common.errors import UserError
+from selfplay.common.interrupt import time_limit
+from selfplay.common.words import clip, one_of
 from selfplay.games import own
 from selfplay.llm.judges.worker import built, failure_of
 from selfplay.llm.rewards import FORMATS, Example, Format, answer_of

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfplay.common.errors import UserError, clip, counted, nearest
+from selfplay.common.errors import UserError
 from selfplay.common.files import clipped, parse_json, read_json, text_lines
+from selfplay.common.words import clip, counted, nearest
 from selfplay.llm.rewards import CHECKERS, Example, Format, parsed_number, reward
 from selfplay.llm.stage_config import TaskConfig
 from selfplay.llm.tasks.gym import demonstration, gym

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from selfplay.common.errors import clip
+from selfplay.common.words import clip
 from selfplay.serve.lines import TOO_LONG, LineReader
 
 LONGEST = 1 << 16  #: bytes of a line; a longer one is an error, and is read to its end

@@ -41,7 +41,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 
 MOST_BYTES = 2**20  #: of a message; a longer one ends its connection (websocket code 1009)
 MOST_SIMS = 100_000

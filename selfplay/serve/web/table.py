@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import GameError, make
 from selfplay.games.base import Game
 from selfplay.serve.analysis import Analysis

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from sgfmill import sgf
 
-from selfplay.common.errors import UserError, clip
+from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import GameError, make
 from selfplay.games.base import Game, take
 from selfplay.serve.line import moves_to, stones_of
