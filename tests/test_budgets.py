@@ -213,8 +213,8 @@ def test_a_starved_run_of_an_earlier_version_grows_as_well(
     assert {game.actions for game in few} < games(here)
     assert "SFT: goes on with more games; RL begins again from it" in longer
     sides = json.loads((here / "expert/sides.json").read_text())
-    assert {teacher._identity(game) for game in held} == {
-        key for key, side in sides.items() if side == "held"} & set(map(teacher._identity, few))
+    assert {teacher._id(game) for game in held} == {
+        key for key, side in sides.items() if side == "held"} & set(map(teacher._id, few))
     assert "plays itself" not in train(run, 30, "--set", "sft.max_steps=200")
 
 

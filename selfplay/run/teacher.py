@@ -256,7 +256,7 @@ def _split_grown(
     sides = read_json(note, dict, BACK) if note.exists() else {}
     if any(side not in ("learnt", "held") for side in sides.values()):
         raise UserError(f"{note}: damaged (a side that is none); {BACK}")
-    new = [game for game in games if _identity(game) not in sides]
+    new = [game for game in games if _id(game) not in sides]
     different = len({game.actions for game in new})
     if not sides and different == 1:
         raise UserError(
@@ -271,11 +271,11 @@ def _split_grown(
     if not sides:
         _must_be_those_of(run, learnt, held)
     if new:
-        sides |= {_identity(game): side for side, group in (("learnt", learnt), ("held", held))
+        sides |= {_id(game): side for side, group in (("learnt", learnt), ("held", held))
                   for game in group}
         write_json(note, sides)
-    return ([game for game in games if sides[_identity(game)] != "held"],
-            [game for game in games if sides[_identity(game)] == "held"])
+    return ([game for game in games if sides[_id(game)] != "held"],
+            [game for game in games if sides[_id(game)] == "held"])
 
 
 #: The remedy where the sides are damaged: what happens without them ``_must_be_those_of`` says.
@@ -313,7 +313,7 @@ def begun_with(run: Run) -> str | None:
 
 def sum_of(games: Sequence[ExpertGame]) -> str:
     """Of the games that are held out, whatever their order."""
-    return hashlib.blake2b(" ".join(sorted(map(_identity, games))).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(" ".join(sorted(map(_id, games))).encode(), digest_size=8).hexdigest()
 
 
 def _sides(run: Run) -> Path:
@@ -338,7 +338,7 @@ def _spoilt(file: Path, why: str) -> UserError:
                      "again, which makes its games again")
 
 
-def _identity(game: ExpertGame) -> str:
+def _id(game: ExpertGame) -> str:
     return hashlib.blake2b(repr(game.actions).encode(), digest_size=8).hexdigest()
 
 
