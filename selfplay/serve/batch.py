@@ -131,9 +131,9 @@ class AnalysisBatch:
 
 
 def _group(mind: Mind, room: int) -> _Group:
-    minds = mind.apart(torch.get_num_threads())
-    size = node_bytes(mind.game.num_actions) * (room + 1) * len(minds)
-    rows = max(1, min(ROWS if len(minds) == 1 else SPREAD_ROWS, TREE_BYTES // size))
+    trees = max(1, TREE_BYTES // (node_bytes(mind.game.num_actions) * (room + 1)))
+    minds = mind.apart(min(torch.get_num_threads(), trees))
+    rows = min(ROWS if len(minds) == 1 else SPREAD_ROWS, trees // len(minds))
     config = replace(mind.config, leaves=mind.leaves or 1, reuse=True)
     return _Group(mind, [_Part(Search(mind.game, config, rows, room, 0), own, [None] * rows)
                          for own in minds])
