@@ -140,18 +140,21 @@ def _group(mind: Mind, room: int) -> _Group:
 
 
 def _settle(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
-    """Give free rows to jobs that wait, and tell of those that were stopped before."""
+    """Tell of jobs that were stopped while they waited, and give free rows to the others."""
+    stopped = [job for _, _, job in group.waiting if job.stopped]
+    if stopped:
+        group.waiting = [rank for rank in group.waiting if not rank[2].stopped]
+        heapq.heapify(group.waiting)
     while group.waiting:
         part = min(group.parts, key=_Part.count)
         if part.count() == len(part.jobs):
-            return
+            break
         job = heapq.heappop(group.waiting)[2]
-        if job.stopped:
-            yield job, None, True
-            continue
         row = part.jobs.index(None)
         part.jobs[row], job.told = job, time.monotonic()
         part.seated.append(row)
+    for job in stopped:
+        yield job, None, True
 
 
 def _wave(part: _Part) -> list[tuple[Job, Analysis | None, bool]]:
