@@ -20,8 +20,7 @@ from selfplay.arena.contest.sprt import ELO, Sprt
 from selfplay.common.stats import wilson
 
 MOST = 1_000_000  #: outcomes of a run
-BLOCK = 16  #: looks that all open runs take at once
-NEAR = 0.5  #: of the bounds, within which the quick ratio is not trusted
+QUICK: dict[str, Any] = {"block": 16, "near": 0.5}  #: how ``simulated`` goes here
 
 #: Matches that fastchess ended with H1, from pairs of no point to two: where, counts, the test
 MATCHES = [
@@ -88,10 +87,10 @@ def nearly(test: Sprt, counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def simulated(test: Sprt, share: NDArray[np.float64], runs: int, every: int = 1, seed: int = 0,
-              near: float = math.inf) -> Rate:
+              block: int = 1, near: float = math.inf) -> Rate:
     """``runs`` tests of outcomes drawn from ``share`` [K], looked at after every ``every``.
 
-    All runs that are open take BLOCK looks at once. The test's own ratio is asked only where
+    All runs that are open take ``block`` looks at once. The test's own ratio is asked only where
     ``nearly`` says that a bound is less than ``near`` away (inf: at every look).
     """
     rng = np.random.default_rng(seed)
@@ -99,8 +98,8 @@ def simulated(test: Sprt, share: NDArray[np.float64], runs: int, every: int = 1,
     counts = np.zeros((runs, len(share)))
     games = np.zeros(runs, np.int64)
     live, h1 = np.arange(runs), 0
-    for done in range(0, MOST // every, BLOCK):
-        drawn = rng.multinomial(every, share, size=(len(live), BLOCK))
+    for done in range(0, MOST // every, block):
+        drawn = rng.multinomial(every, share, size=(len(live), block))
         seen = counts[live][:, None] + drawn.cumsum(1)
         llr = nearly(test, seen)
         close = ~((llr > low + near) & (llr < high - near))
@@ -108,7 +107,7 @@ def simulated(test: Sprt, share: NDArray[np.float64], runs: int, every: int = 1,
         ended = (llr <= low) | (llr >= high)
         over, first = ended.any(1), ended.argmax(1)
         h1 += int((llr[over, first[over]] >= high).sum())
-        games[live] = (done + np.where(over, first + 1, BLOCK)) * every * (test.outcomes // 2)
+        games[live] = (done + np.where(over, first + 1, block)) * every * (test.outcomes // 2)
         counts[live] = seen[:, -1]
         live = live[~over]
         if not len(live):
@@ -137,7 +136,7 @@ def at_the_bounds(runs: int, every: int, draws: float, only: list[str]) -> None:
         if not all(word in str(test) for word in only):
             continue
         for elo in (test.elo0, test.elo1):
-            found = simulated(test, tilted(share, elo, test.model), runs, every, near=NEAR)
+            found = simulated(test, tilted(share, elo, test.model), runs, every, **QUICK)
             print(f"{test!s:44} {elo:4g} {percent(found):>26} {found.games.mean():12,.0f} "
                   f"{np.quantile(found.games, 0.95):13,.0f}", flush=True)
 
@@ -146,13 +145,13 @@ def beside_others(runs: int) -> None:
     print("\nbeside fishtest's simulator, 0 against 2 Elo (logistic, pentanomial), its shares:")
     for elo, given, passed, games in SIMULATOR:
         share = np.array(given) / sum(given)
-        found = simulated(Sprt(0, 2), share, runs, every=16, near=NEAR)
+        found = simulated(Sprt(0, 2), share, runs, every=16, **QUICK)
         print(f"at {elo}: H1 {percent(found)}, {found.games.mean():,.0f} games in the mean; there "
               f"{passed:.2%}, {games:,.0f}", flush=True)
     print("\nbeside matches that fastchess ended with H1 (normalized, pentanomial), their shares:")
     for name, counts, test in MATCHES:
         test, share = test._replace(model="normalized"), np.array(counts) / sum(counts)
-        found = simulated(test, share, runs, every=16, near=NEAR)
+        found = simulated(test, share, runs, every=16, **QUICK)
         low, middle, high = np.quantile(found.games, [0.05, 0.5, 0.95])
         print(f"{name}: {test}, LLR {float(test.llr(counts)):.2f} of {test.bounds[1]:.2f} after "
               f"its {2 * sum(counts):,} games; {rating(share, 'normalized'):.2f} Elo measured, "

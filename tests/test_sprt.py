@@ -94,8 +94,8 @@ def test_the_quick_ratio_changes_no_run(model: str) -> None:
     script = load("sprt_sim")
     test, pair = Sprt(0, 40, model=model), np.array([0.12, 0.21, 0.34, 0.21, 0.12])
     share = script.tilted(pair, 40, model)
-    quick, slow = (script.simulated(test, share, 60, near=near)
-                   for near in (script.NEAR, np.inf))
+    quick, slow = (script.simulated(test, share, 60, **{**script.QUICK, "near": near})
+                   for near in (script.QUICK["near"], np.inf))
     assert quick.h1 == slow.h1 and quick.games.tolist() == slow.games.tolist()
 
 
