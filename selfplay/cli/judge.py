@@ -181,7 +181,7 @@ def _table(results: list[Judgement], known: Positions) -> str:
     from selfplay.arena.judge import by_ply
 
     parts = by_ply(known)
-    head = [f"{low}-{high}" for low, high, _ in parts]
+    head = [f"{low}-{high}" if low < high else f"{low}" for low, high, _ in parts]
     width = max(len(result.player) for result in results)
     lines = ["value-preserving moves (%) by ply:",
              " " * width + "".join(f"{word:>8}" for word in ["all", *head])]
