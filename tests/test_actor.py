@@ -46,7 +46,7 @@ def replayed(game: Game, actions: NDArray[np.int16]) -> tuple[list[dict[str, Any
 
 
 @pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5",
-                                  "dotsandboxes(rows=1,columns=2)"])  # who closes a box moves again
+                                  "dotsandboxes(rows=1,columns=3)"])  # who closes a box moves again
 @pytest.mark.parametrize("algorithm", ["gumbel", "puct"])
 def test_rows_are_the_positions_of_the_games(name: str, algorithm: str) -> None:
     game = make(name)

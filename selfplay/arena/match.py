@@ -211,7 +211,7 @@ def play_match(
                 def moved(flying: int, plies: int) -> None:
                     length = (sum(len(r.actions) for r in records) / len(records) if records
                               else game.max_moves / 2)
-                    under_way(min(plies / length, 0.95 * flying))
+                    under_way(min(plies / max(length, 1), 0.95 * flying))
 
                 for record in play(
                     games=games, seed=seed, opening=opening, slots=slots,
