@@ -16,7 +16,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.words import clip
 
 SECONDS = 5.0  #: to wait for an answer at an address
-ANSWER = 30.0  #: seconds that an answer may then take, of a machine under load
+ANSWERED = 30.0  #: seconds that an answer may then take, of a machine under load
 #: A client of HTTP/2 begins so (RFC 9113, 3.4): gRPC, which Ray speaks, answers with its settings.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 INSTALL = "pip install 'selfplay-lab[ray]'"
@@ -68,7 +68,7 @@ def _must_answer(address: str) -> None:
     try:
         with socket.create_connection((host, int(port)), SECONDS) as line:
             if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):  # else nothing is said in clear
-                line.settimeout(ANSWER)
+                line.settimeout(ANSWERED)
                 line.sendall(PREFACE)
                 if line.recv(4, socket.MSG_WAITALL)[3:] != b"\4":  # the type of a frame: settings
                     raise _nobody(address)
