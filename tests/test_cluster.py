@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,23 @@ def test_where_no_ray_answers_is_one_line() -> None:
     refused("a..b:6379", "--ray a..b:6379: no Ray answers")
     for nonsense in ("ray://127.0.0.1:10001", "somewhere", "host:port", "host:99999", "host:²"):
         refused(nonsense, f"--ray {nonsense}: auto, local or HOST:PORT wanted")
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_another_program_than_ray_is_one_line(said: bytes) -> None:
+    """Such as its dashboard. Ray itself would ask it for five minutes."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfplay-lab[ray]'")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def answer() -> None:
+            with server.accept()[0] as line:
+                line.recv(100)
+                line.sendall(said)
+
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(answer)
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            refused(address, f"--ray {address}: no Ray answers")
+            other.result()
 
 
 def test_without_ray_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,15 @@ def test_every_number_has_limits(kind: type[Settings]) -> None:
     assert {"seed", "minutes", "pg.clip_low"} < seen and len(seen) > 70
 
 
+def test_parts_of_a_machine_are_what_ray_can_give() -> None:
+    config = RunConfig("x")
+    for wrong in ("ray.cpus=0.001", "ray.gpus=0.001", "ray.gpus=1.5"):
+        with pytest.raises(UserError, match=f"^{wrong}: .* wanted$"):
+            override(config, [wrong])
+    assert override(config, ["ray.cpus=1.5", "ray.gpus=0.25"]).ray.gpus == 0.25
+    assert override(config, ["ray.cpus=0.5", "ray.gpus=2"]).ray.gpus == 2
+
+
 @pytest.mark.parametrize("kind", [RunConfig, TextConfig])
 def test_every_setting_is_described(kind: type[Settings]) -> None:
     rows = {row.key: row for row in script.load("settings_table").table(kind)}

@@ -16,6 +16,9 @@ from selfplay.common.errors import UserError
 from selfplay.common.words import clip
 
 SECONDS = 5.0  #: to wait for an answer at an address
+ANSWERED = 30.0  #: seconds that an answer may then take, of a machine under load
+#: A client of HTTP/2 begins so (RFC 9113, 3.4): gRPC, which Ray speaks, answers with its settings.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 INSTALL = "pip install 'selfplay-lab[ray]'"
 
 
@@ -54,7 +57,8 @@ def connected(address: str) -> tuple[Any, str]:
 
 
 def _must_answer(address: str) -> None:
-    """Raises UserError where nobody listens, which Ray would take a minute to find out."""
+    """Raises UserError where nobody listens, or another program, such as Ray's dashboard: Ray would
+    take minutes to find out."""
     if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")
@@ -62,7 +66,12 @@ def _must_answer(address: str) -> None:
         raise UserError(f"--ray {clip(address, 80)}: auto, local or HOST:PORT wanted, on a machine "
                         "of the cluster (ray start --address=HOST:PORT makes it one)")
     try:
-        socket.create_connection((host, int(port)), SECONDS).close()
+        with socket.create_connection((host, int(port)), SECONDS) as line:
+            if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):  # else nothing is said in clear
+                line.settimeout(ANSWERED)
+                line.sendall(PREFACE)
+                if line.recv(4, socket.MSG_WAITALL)[3:] != b"\4":  # the type of a frame: settings
+                    raise _nobody(address)
     except (OSError, UnicodeError):  # the latter of a name that no machine can have
         raise _nobody(address) from None
 

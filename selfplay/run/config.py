@@ -53,12 +53,17 @@ class EvalConfig:
     engine_slots: Count = 4  #: games at once where one does
 
 
+Cpus = Annotated[Positive, Limit(lambda count: count >= 0.01, "at least 0.01")]
+Gpus = Annotated[Amount, Limit(
+    lambda count: count.is_integer() or 0.01 <= count < 1, "0.01 to 1 or a whole number")]
+
+
 @dataclass(frozen=True)
 class RayConfig:
     """Self-play on many machines, where ``--ray`` asks for it."""
 
-    cpus: Positive = 1.0  #: CPUs of an actor; each whole one plays a shard at a time
-    gpus: Amount = 0.0  #: GPUs of an actor, also a part of one; 0: its net runs on the CPU
+    cpus: Cpus = 1.0  #: CPUs of an actor; each whole one plays a shard at a time
+    gpus: Gpus = 0.0  #: GPUs of an actor, also a part of one; 0: its net runs on the CPU
     games: Whole = 0  #: games of a shard, the least that an actor is asked for; 0: those of a group
 
 
