@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,45 @@ def test_winning_first_moves_of_hex(size: int, winning: set[str]) -> None:
     worth = Exhaustive(game).moves(game.new(1))[0].reshape(size, size) > 0
     rows = ["".join(str(int(cell)) for cell in row) for row in worth]
     assert set(rows) == winning and all(a == b[::-1] for a, b in zip(rows, rows[::-1], strict=True))
+
+
+def test_winning_first_moves_of_hex_4x4() -> None:
+    """By plain search; which side a full board joins is asked of the game."""
+    game, full = make("hex4x4"), (1 << 16) - 1
+    boards = game.new(full + 1)
+    boards.stones[:] = np.where(np.arange(full + 1)[:, None] >> np.arange(16) & 1, 1, -1)
+    first = game.rollout(boards, np.zeros(full + 1, np.uint64)) > 0
+    joins = first.tolist(), (~first[::-1]).tolist()  # [side][set of its stones]
+    bits = [1 << cell for cell in (6, 9, 5, 10, 3, 12, 2, 13, 7, 8, 1, 14, 4, 11, 0, 15)]
+
+    @cache
+    def wins(own: int, other: int, side: int) -> bool:
+        free = [bit for bit in bits if not (own | other) & bit]
+        if not joins[side][full & ~other]:
+            return False
+        return any(joins[side][own | bit] for bit in free) or any(
+            not wins(other, own | bit, 1 - side) for bit in free)
+
+    winning = [int(not wins(0, 1 << cell, 1)) for cell in range(8)]
+    assert winning == [0, 0, 0, 1, 0, 0, 1, 0]  # and by the half turn the short diagonal's others
+
+
+def lines_of_five(rows: int, columns: int) -> int:
+    return rows * (columns - 4) + columns * (rows - 4) + 2 * (rows - 4) * (columns - 4)
+
+
+@pytest.mark.parametrize("name", ["gomoku9x9", "gomoku9x9(exact=True)"])
+def test_counts_of_gomoku(name: str) -> None:
+    """(n n)! / (n n - d)! sequences of d plies before the ninth, which ends the game in 5! ways for
+    every line of five; here of a corner of 5 x 7 cells, all fours of stones tried."""
+    assert perft(name, 2) == [81, 81 * 80] and lines_of_five(9, 9) == 140
+    corner = np.add.outer(9 * np.arange(5), np.arange(7)).ravel()
+    fours = corner[np.array(list(combinations(range(35), 4)))]
+    game = make(name)
+    states = game.new(len(fours))
+    states.stones[np.arange(len(fours))[:, None], fours] = 1
+    won = game.wins(states, game.legal(states))[:, corner]
+    assert won.sum() == 5 * lines_of_five(5, 7)
 
 
 def test_othello_passes_and_ends() -> None:

@@ -88,6 +88,17 @@ def test_wrong_ends_are_as_rare_as_promised(model: str, outcomes: int, runs: int
     assert above.h1 == 100 and above.games.mean() < 0.6 * at1.games.mean()
 
 
+@pytest.mark.parametrize("model", ["logistic", "normalized"])
+def test_the_quick_ratio_changes_no_run(model: str) -> None:
+    """The script asks the test's ratio near the bounds only; here also at every look."""
+    script = load("sprt_sim")
+    test, pair = Sprt(0, 40, model=model), np.array([0.12, 0.21, 0.34, 0.21, 0.12])
+    share = script.tilted(pair, 40, model)
+    quick, slow = (script.simulated(test, share, 60, **{**script.QUICK, "near": near})
+                   for near in (script.QUICK["near"], np.inf))
+    assert quick.h1 == slow.h1 and quick.games.tolist() == slow.games.tolist()
+
+
 def test_pairs_that_depend_on_each_other_need_fewer_games() -> None:
     """Games from an unfair opening: who has the better side wins, so that pairs are mostly even."""
     script = load("sprt_sim")
