@@ -34,8 +34,9 @@ def test_a_line_plays_takes_back_and_refuses() -> None:
     assert line.play(0) and line.last == 0 and line.ply == 3
     line.undo(1)
     assert line.states is before
-    with pytest.raises(GameError, match="no move to take back"):
-        line.undo(3)
+    for count in (3, -1):
+        with pytest.raises(GameError, match="no move to take back"):
+            line.undo(count)
     assert line.ply == 2
 
 

@@ -356,6 +356,7 @@ def test_the_files_komi_is_played(port: int) -> None:
 @pytest.mark.parametrize(("text", "words"), [
     ("GIF89a", "no game"), ("(;SZ[99])", "cannot be read"), ("(;SZ[2];B[aa])", "cannot be shown"),
     ("(", "cannot be read"), ("(;SZ[5]AB[aa][ab][ba][bb]AW[ac][bc][cb][ca])", "cannot be shown"),
+    ("(;SZ[5]AB[aa:zz])", "cannot be read: a property"), ("(;GM[2]SZ[5])", r"not of Go \(GM\[2"),
     ("selfplay game: no_such_game\n", "unknown game")])
 def test_a_file_that_is_no_game(text: str, words: str) -> None:
     with pytest.raises(Exception, match=words) as raised:

@@ -134,7 +134,7 @@ class Line:
 
     def undo(self, count: int = 1) -> None:
         """Take moves back. Raises GameError where there are fewer."""
-        if count > self.ply:
+        if not 0 <= count <= self.ply:
             raise GameError("no move to take back")
         if count > 0:
             del self.moves[-count:]

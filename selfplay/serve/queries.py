@@ -59,7 +59,7 @@ class Server:
             return
         said: Any = None
         try:
-            said = _parsed(line)
+            said = _strict_json(line)
             if not isinstance(said, dict):
                 raise QueryError("a JSON object wanted")
             yield from self._act(said) if "action" in said else self._add(said)
@@ -171,7 +171,7 @@ class Server:
         return self._minds[game.name]
 
 
-def _parsed(text: str) -> Any:
+def _strict_json(text: str) -> Any:
     return json.loads(text, parse_constant=_no_constant, parse_float=_finite,
                       parse_int=lambda digits: _finite(digits, int))
 
@@ -185,7 +185,7 @@ def _finite(text: str, kind: type = float) -> float:
     one, an error."""
     if not math.isfinite(float(text)):
         raise QueryError(f"{clip(text, 40)}: a smaller number wanted")
-    return kind(text)  # type: ignore[no-any-return]
+    return kind(text)
 
 
 def _failure(said: Any, words: str, name: str = "") -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _rules(said: dict[str, Any], own: Go, warnings: list[tuple[str, str]]) -> bo
     rules = said.get("rules")
     if isinstance(rules, str) and rules.strip().startswith("{"):
         try:
-            rules = _parsed(rules)
+            rules = _strict_json(rules)
         except (ValueError, RecursionError):
             raise QueryError("an object or the name of rules wanted", "rules") from None
     ours = {"ko": "POSITIONAL", "scoring": "AREA", "suicide": own.suicide, "tax": "NONE"}

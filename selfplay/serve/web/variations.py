@@ -188,11 +188,15 @@ def _of_sgf(text: str, current: Game) -> tuple[VariationTree, list[str]]:
     try:
         found = sgf.Sgf_game.from_string(text.lstrip("\ufeff \r\n\t"))
         root = found.get_root()
+        kind = root.get("GM") if root.has_property("GM") else 1
         size, komi = found.get_size(), float(found.get_komi())
         setup = root.get_setup_stones() if root.has_setup_stones() else (set(), set(), set())
         turn = root.get("PL") if root.has_property("PL") else None
     except ValueError as error:
-        raise UserError(f"this SGF cannot be read: {clip(str(error), 200)}") from None
+        why = clip(str(error), 200) or "a property that is none of SGF's"
+        raise UserError(f"this SGF cannot be read: {why}") from None
+    if kind != 1:
+        raise UserError(f"this SGF is not of Go (GM[{kind}])")
     komi = komi if root.has_property("KM") else getattr(current, "komi", komi)
     game, said = _board(size, komi)
     record = VariationTree(game, _prefix(game, setup, turn))
