@@ -15,6 +15,8 @@ import selfplay as sp
 from selfplay.games.base import take
 from selfplay.search.line import expected_line
 from selfplay.search.search import Search
+from selfplay.search.tree import node_bytes
+from selfplay.serve import batch
 from selfplay.serve.batch import AnalysisBatch, Job, analyses, jobs_of
 from selfplay.serve.mind import Mind, mind_of, of_net
 from selfplay.serve.queries import Server, answer_queries
@@ -84,6 +86,7 @@ def test_whose_winrate_is_told(mind: Mind) -> None:
     ({"initialPlayer": "green"}, "initialPlayer"), ({"boardXSize": 19, "boardYSize": 19},
                                                     "boardXSize"),
     ({"boardXSize": 7}, "boardYSize"), ({"boardXSize": "5"}, "boardXSize"),
+    ({"rules": '{"ko"'}, "rules"),
     ({"komi": 6.5}, "komi"), ({"komi": 6.3}, "komi"), ({"komi": "7"}, "komi"),
     ({"analyzeTurns": [9]}, "analyzeTurns"), ({"analyzeTurns": [-1]}, "analyzeTurns"),
     ({"analyzeTurns": []}, "analyzeTurns"), ({"maxVisits": 0}, "maxVisits"),
@@ -100,7 +103,8 @@ def test_bad_fields_are_named(mind: Mind, change: dict[str, Any], field: str) ->
 
 def test_what_is_no_json_stops_nothing(mind: Mind) -> None:
     bad = ["{", "5", "[]", '"x"', "{}", '{"id": NaN}', "[" * 100_000, "\ud800", "x" * 100_000,
-           '{"id": "a", "moves": [], "maxVisits": 1e999}']
+           '{"id": "a", "moves": [], "maxVisits": 1e999}',
+           *(f'{{"id": "a", "moves": [], "{name}": {10**400}}}' for name in ("komi", "priority"))]
     answers = ask(mind, *bad, "", QUERY)
     assert sum("error" in a for a in answers) == len(bad) and len(done(answers)) == 3
     endless = ask(mind, '{"id": "t", "action": "terminate_all", "more": [-1e999]}')
@@ -190,6 +194,18 @@ def test_the_batch_finds_what_a_search_alone_finds(mind: Mind, threads: int) -> 
         assert found[row].value == pytest.approx(alone.value[0], abs=1e-5)
 
 
+def test_trees_of_all_threads_together_keep_to_the_memory(
+        mind: Mind, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(4)
+    tree = node_bytes(mind.game.num_actions) * (64 + 1)
+    for most, rows in ((0, [1]), (1, [1]), (3, [1, 1, 1]), (9, [2] * 4), (1000, [32] * 4)):
+        monkeypatch.setattr(batch, "TREE_BYTES", most * tree)
+        waves = AnalysisBatch()
+        waves.add(jobs_of(mind, mind.game.new(1), 64)[0])
+        group, = waves._groups.values()
+        assert [len(part.jobs) for part in group.parts] == rows
+
+
 def test_lines_follow_the_most_visited_move_and_of_equals_the_better(mind: Mind) -> None:
     """Against the definition, from every node of a tree."""
     search = Search(mind.game, mind.config, 1, 80, 0)
@@ -207,16 +223,17 @@ def test_lines_follow_the_most_visited_move_and_of_equals_the_better(mind: Mind)
 
 
 def test_jobs_come_by_their_rank_and_can_be_stopped(mind: Mind) -> None:
-    batch, order = AnalysisBatch(), []
+    waves, order = AnalysisBatch(), []
     jobs = [Job(mind.game.new(1), 8, mind, first=-k, tag=k) for k in range(130)]
     for job in jobs:
-        batch.add(job)
+        waves.add(job)
     jobs[129].stopped = jobs[5].stopped = True
-    while batch.busy:
-        for job, found, ended in batch.step():
+    while waves.busy:
+        for job, found, ended in waves.step():
             assert ended and (found is None) == job.stopped
             order.append(job.tag)
     assert sorted(order) == list(range(130)) and set(order[:64]) > set(range(70, 129))
+    assert set(order[:2]) == {5, 129}  # however late their turn would have come
 
 
 def test_the_call_from_python(mind: Mind) -> None:

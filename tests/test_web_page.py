@@ -243,6 +243,19 @@ def test_the_tree_is_walked(opened: Open) -> None:
     see(page, "#ply").to_have_text("0 / 0")
 
 
+def test_the_tree_says_nothing_while_a_net_makes_its_move(opened: Open) -> None:
+    page = opened()
+    page.click("[data-tab=seats]")
+    page.select_option('[data-seat="1"][data-key=sims]', "4000")
+    page.click("[data-tab=tree]")
+    see(page, ".toast.bad").to_contain_text("turn the analysis on")
+    page.evaluate("document.querySelector('#toasts').replaceChildren()")
+    cell(page, 12)
+    see(page, "#status").to_contain_text("White thinks")
+    see(page, "#status").to_contain_text("Black to move")
+    assert page.locator(".toast.bad").count() == 0
+
+
 def test_moves_and_variations(opened: Open) -> None:
     page = opened()
     humans(page)

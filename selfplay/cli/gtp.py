@@ -41,7 +41,7 @@ def gtp(net: str, game: str | None, visits: int | None, seconds: float | None, p
         from selfplay.common.compiling import import_numba, import_torch
 
         import_numba()
-        if not code and not net.startswith("llm:"):
+        if not code and not net.strip().startswith("llm:"):
             import_torch()
         from selfplay.run.own_nets import use_net
         from selfplay.serve.gtp.commands import run

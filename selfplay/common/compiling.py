@@ -53,9 +53,9 @@ def import_numba() -> None:
 
 
 def import_torch() -> None:
-    """Import torch without its rules for tensors that have no data, a sixth of a start's time: only
-    what compiles, exports or counts a net's work needs them, and gets them by importing the module
-    of this name. For a process that only plays."""
+    """Import torch without its rules for tensors that have no data, a sixth of a start's time, for
+    a process that only plays: what trains, compiles, exports or counts a net's work needs them, and
+    must import the module of this name first."""
     name = "torch._meta_registrations"
     if "torch" in sys.modules:
         return

@@ -131,27 +131,30 @@ class AnalysisBatch:
 
 
 def _group(mind: Mind, room: int) -> _Group:
-    minds = mind.apart(torch.get_num_threads())
-    size = node_bytes(mind.game.num_actions) * (room + 1) * len(minds)
-    rows = max(1, min(ROWS if len(minds) == 1 else SPREAD_ROWS, TREE_BYTES // size))
+    trees = max(1, TREE_BYTES // (node_bytes(mind.game.num_actions) * (room + 1)))
+    minds = mind.apart(min(torch.get_num_threads(), trees))
+    rows = min(ROWS if len(minds) == 1 else SPREAD_ROWS, trees // len(minds))
     config = replace(mind.config, leaves=mind.leaves or 1, reuse=True)
     return _Group(mind, [_Part(Search(mind.game, config, rows, room, 0), own, [None] * rows)
                          for own in minds])
 
 
 def _settle(group: _Group) -> Iterator[tuple[Job, Analysis | None, bool]]:
-    """Give free rows to jobs that wait, and tell of those that were stopped before."""
+    """Tell of jobs that were stopped while they waited, and give free rows to the others."""
+    stopped = [job for _, _, job in group.waiting if job.stopped]
+    if stopped:
+        group.waiting = [rank for rank in group.waiting if not rank[2].stopped]
+        heapq.heapify(group.waiting)
     while group.waiting:
         part = min(group.parts, key=_Part.count)
         if part.count() == len(part.jobs):
-            return
+            break
         job = heapq.heappop(group.waiting)[2]
-        if job.stopped:
-            yield job, None, True
-            continue
         row = part.jobs.index(None)
         part.jobs[row], job.told = job, time.monotonic()
         part.seated.append(row)
+    for job in stopped:
+        yield job, None, True
 
 
 def _wave(part: _Part) -> list[tuple[Job, Analysis | None, bool]]:

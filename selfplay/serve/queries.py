@@ -59,7 +59,7 @@ class Server:
             return
         said: Any = None
         try:
-            said = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
+            said = _parsed(line)
             if not isinstance(said, dict):
                 raise QueryError("a JSON object wanted")
             yield from self._act(said) if "action" in said else self._add(said)
@@ -171,15 +171,21 @@ class Server:
         return self._minds[game.name]
 
 
+def _parsed(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite,
+                      parse_int=lambda digits: _finite(digits, int))
+
+
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")
 
 
-def _finite(text: str) -> float:
-    """JSON has numbers that no float holds; said again they would be no JSON."""
-    if not math.isfinite(value := float(text)):
+def _finite(text: str, kind: type = float) -> float:
+    """JSON has numbers that no float holds; said again they would be no JSON, and compared with
+    one, an error."""
+    if not math.isfinite(float(text)):
         raise QueryError(f"{clip(text, 40)}: a smaller number wanted")
-    return value
+    return kind(text)  # type: ignore[no-any-return]
 
 
 def _failure(said: Any, words: str, name: str = "") -> dict[str, Any]:
@@ -277,7 +283,10 @@ def _rules(said: dict[str, Any], own: Go, warnings: list[tuple[str, str]]) -> bo
     """Whether suicide is allowed; a warning where the rules are others than ours."""
     rules = said.get("rules")
     if isinstance(rules, str) and rules.strip().startswith("{"):
-        rules = json.loads(rules)
+        try:
+            rules = _parsed(rules)
+        except (ValueError, RecursionError):
+            raise QueryError("an object or the name of rules wanted", "rules") from None
     ours = {"ko": "POSITIONAL", "scoring": "AREA", "suicide": own.suicide, "tax": "NONE"}
     if isinstance(rules, dict):
         other = {key: value for key, value in rules.items() if ours.get(key, value) != value}

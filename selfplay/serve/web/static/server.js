@@ -36,7 +36,8 @@ const HEARD = {
     if (!page.state || m.node !== page.state.node) return;
     page.reports[m.side] = m;
     note(m);
-    if (page.tab === "tree" && !page.tree && m.side === treeSide()) walk([], []);
+    const analysed = page.state.analysis.on && page.state.thinking < 0; // a seat's search is not walked
+    if (page.tab === "tree" && !page.tree && analysed && m.side === treeSide()) walk([], []);
     later();
   },
   value: (m) => { note({...m, side: 0}); later(); },
