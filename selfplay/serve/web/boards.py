@@ -131,7 +131,7 @@ def _blocks(text: str, stones: str) -> Grid:
             for (x, y), char in _rows(text, stones)]
 
 
-def _dots(text: str, stones: str) -> Grid:
+def _dotted(text: str, stones: str) -> Grid:
     """Dots, lines and boxes as the native game prints them: every second character."""
     lines = text.splitlines()
     width = len(lines[0])
@@ -184,7 +184,7 @@ LOOKS: dict[str, Look] = {
 }
 
 #: the same of native games
-NATIVE_LOOKS = {"dotsandboxes": Look("dots", _dots, "X", "O", "-|", fixed=True)}
+NATIVE_LOOKS = {"dotsandboxes": Look("dots", _dotted, "X", "O", "-|", fixed=True)}
 
 
 class GameBoard:
