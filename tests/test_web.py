@@ -61,7 +61,8 @@ def test_every_game_has_a_board_or_its_text(name: str) -> None:
         game.step(states, np.array([action]))
         after = board.pieces(states)
         if target.to >= 0 and not game.result(states)[0][0] and "amazons" not in name:
-            assert after[target.to][:1] == mover
+            drawn = "#" if board.layout.shape == "dots" else mover
+            assert after[target.to][:1] == drawn
 
 
 @pytest.mark.parametrize(("name", "cells"), [
@@ -87,6 +88,29 @@ def test_stones_fall() -> None:
     assert board.targets(states)[3].to == 3
     game.step(states, np.array([3]))
     assert board.targets(states)[3].to == 10 and board.pieces(states)[3] == "0"
+
+
+def test_lines_and_boxes() -> None:
+    """Every line is a place between two dots; the fourth line of a box fills the box, and it is the
+    line that is its move's place, on a board first seen then too."""
+    game = make("dotsandboxes(rows=1,columns=2)")
+    states, board = game.new(1), GameBoard(game)
+    places = board.layout.places
+    assert board.layout.shape == "dots" and len(places) == 3 * 5
+    found = {game.action_to_text(states, 0, a): places[t.to] for a, t in
+             board.targets(states).items()}
+    assert found == {"h 0 0": (1, 2), "h 0 1": (3, 2), "h 1 0": (1, 0), "h 1 1": (3, 0),
+                     "v 0 0": (0, 1), "v 0 1": (2, 1), "v 0 2": (4, 1)}
+    for move in ("h 0 0", "h 1 0", "v 0 0"):
+        game.step(states, np.array([game.text_to_action(states, 0, move)]))
+    late = GameBoard(game)
+    last = late.targets(states)[game.text_to_action(states, 0, "v 0 1")]
+    assert places[last.to] == (2, 1) and late.pieces(states)[last.to] == ""
+    game.step(states, np.array([game.text_to_action(states, 0, "v 0 1")]))
+    pieces = dict(zip(places, late.pieces(states), strict=True))
+    assert {place for place, piece in pieces.items() if piece == "#"} == {
+        (1, 2), (1, 0), (0, 1), (2, 1)}
+    assert pieces[1, 1] == "1" and pieces[3, 1] == pieces[0, 0] == ""
 
 
 # ---------------------------------------------------------------------------- bad messages

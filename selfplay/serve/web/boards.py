@@ -1,7 +1,8 @@
 """How a game's board is drawn: where its cells lie, what stands on them, which move goes where.
 
 Native games say it themselves (``Game.board_style``). OpenSpiel's say it as text, which is read by
-``LOOKS``; a game that is not in there is shown as its text, with the moves in a list.
+``LOOKS``, and so does Dots and Boxes (``NATIVE_LOOKS``); a game that is in neither is shown as its
+text, with the moves in a list.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Target(NamedTuple):
 @dataclass(frozen=True)
 class Layout:
     """What stays the same for a game. shape: "go" (crossings), "square", "columns" (stones fall),
-    "hex" or "text". places: of the cells. labels: (x, y, text) around them."""
+    "hex", "dots" (lines between dots, at odd x or odd y, and boxes, at both) or "text". places: of
+    the cells. labels: (x, y, text) around them."""
 
     shape: str
     places: tuple[Place, ...] = ()
@@ -43,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Look:
-    """How one of OpenSpiel's games prints its board. read: text to cells. first, second: the
+    """How a game prints its board. read: text to cells. first, second: the
     characters that are stones of player 0 and 1. blocked: those that are neither nor empty.
     letters: the characters are pieces with names, of one side in capitals: ``first`` is "upper" or
     "lower". fixed: a move puts a stone on a cell, always on the same one. sides: what the players
@@ -129,6 +131,14 @@ def _blocks(text: str, stones: str) -> Grid:
             for (x, y), char in _rows(text, stones)]
 
 
+def _dotted(text: str, stones: str) -> Grid:
+    """Dots, lines and boxes as the native game prints them: every second character."""
+    lines = text.splitlines()
+    width = len(lines[0])
+    return [((float(x), float(y)), line.ljust(width)[2 * x]) for y, line in enumerate(lines)
+            for x in range(width // 2 + 1)]
+
+
 def _numbers(height: int, width: int, columns: str = string.ascii_lowercase, up: bool = True,
              ) -> tuple[tuple[float, float, str], ...]:
     rows = [str(height - y if up else y + 1) for y in range(height)]
@@ -173,16 +183,22 @@ LOOKS: dict[str, Look] = {
     "y": Look("hex", _hexes, "O", "@", fixed=True),
 }
 
+#: the same of native games
+NATIVE_LOOKS = {"dotsandboxes": Look("dots", _dotted, "X", "O", "-|", fixed=True)}
+
 
 class GameBoard:
     """The board of one game. Not for what is written on it: see ``pieces`` and ``targets``."""
 
     def __init__(self, game: Game) -> None:
         self.game = game
-        self._look = LOOKS.get(game.name.removeprefix("openspiel:").partition("(")[0]) if (
-            game.name.startswith("openspiel:")) else None
+        kind = game.name.partition("(")[0]
+        self._look = (LOOKS.get(kind.removeprefix("openspiel:")) if kind.startswith("openspiel:")
+                      else NATIVE_LOOKS.get(kind))
         self._fixed: dict[int, Target] = {}
         self.layout = self._native() if self._look is None else self._read()
+        if self.layout.shape == "dots":  # while no line closes a box, so that all are found
+            self.targets(game.new(1))
 
     @property
     def sides(self) -> tuple[str, str]:

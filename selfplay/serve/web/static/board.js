@@ -79,6 +79,7 @@ export class Board {
     this.game = game;
     this.places = game.places;
     this.hex = game.shape === "hex";
+    this.dots = game.shape === "dots";
     this.theme = themeOf(game);
     const xs = game.places.map((p) => p[0] * U), ys = game.places.map((p) => p[1] * U * (this.hex ? HEX : 1));
     const left = game.labels.some((l) => l[0] < 0), below = game.labels.some((l) => l[1] > Math.max(...game.places.map((p) => p[1])));
@@ -121,6 +122,7 @@ export class Board {
   }
 
   cells() {
+    if (this.dots) return this.lattice();
     const out = this.places.map(([px, py], c) => {
       const x = this.x(c), y = this.y(c);
       if (this.hex) return `<path class="cell" d="${hexagon(x, y, U * 0.565)}"/>`;
@@ -131,6 +133,17 @@ export class Board {
     });
     if (/^(openspiel:)?hex/.test(this.game.name)) out.unshift(this.goals());
     return out.join("");
+  }
+
+  // Dots and Boxes: at even places dots, at odd ones boxes, lines between.
+  lattice() {
+    return this.places.map(([px, py], c) => px % 2 && py % 2 ? "" : px % 2 || py % 2 ? this.line(c, "undrawn")
+      : `<circle class="dot" cx="${this.x(c)}" cy="${this.y(c)}" r="6"/>`).join("");
+  }
+
+  line(c, cls) {
+    const x = this.x(c), y = this.y(c), along = this.places[c][0] % 2, half = U - 8;
+    return `<path class="${cls}" d="${along ? `M${x - half} ${y}H${x + half}` : `M${x} ${y - half}V${y + half}`}"/>`;
   }
 
   // Hex: the first player joins top and bottom, the second left and right.
@@ -151,6 +164,7 @@ export class Board {
 
   piece(c, piece) {
     const x = this.x(c), y = this.y(c), side = piece[0], name = piece.slice(1);
+    if (this.dots) return this.places[c][0] % 2 && this.places[c][1] % 2 ? this.square(c, 0.76, `stone s${side}`, 0.8) : this.line(c, "drawn");
     if (piece === "#") return `<rect class="block" x="${x - 15}" y="${y - 15}" width="30" height="30" rx="6"/>`;
     if (X_AND_O.has(this.game.name)) {
       const r = U * 0.27;
@@ -168,6 +182,7 @@ export class Board {
   }
 
   lastMark(c, piece, from) {
+    if (this.dots) return this.line(c, "drawn newest");
     if (from || !piece) return this.ring(c, "from");
     if (X_AND_O.has(this.game.name) || this.theme === "chequer") return this.ring(c, "from");
     return `<circle class="lastmark m${piece[0]}" cx="${this.x(c)}" cy="${this.y(c)}" r="${U * 0.17}"/>`;
