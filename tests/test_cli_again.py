@@ -23,31 +23,30 @@ T = ("--game", "tictactoe")
 GOOD = "(;GM[1]FF[4]SZ[5]KM[7]RE[B+R];B[cc];W[{0}b];B[d{0}];W[ee])"
 
 
+def compiles_nothing(match: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
+    """A fresh process plays in ``two`` what was played in ``one``, by kernels that were kept."""
+    second = selfplay(*match, "two", cwd=folder, env={"NUMBA_DEBUG_CACHE": "1", **env})
+    assert second.returncode == 0, second.stderr
+    assert "compiling" not in second.stderr
+    assert "[cache] data loaded from" in second.stdout
+    assert "[cache] data saved to" not in second.stdout
+    one, two = ((folder / name / "games.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
 def test_the_first_start_says_that_it_compiles_and_the_second_does_not(tmp_path: Path) -> None:
     match = ("match", "random", "random", *T, "--games", "2", "--out")
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     first = selfplay(*match, "one", cwd=tmp_path, env=cache)
     assert first.returncode == 0, first.stderr
     assert first.stderr.count("compiling (kept for the next time") == 1
-    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1", **cache})
-    assert second.returncode == 0, second.stderr
-    assert "compiling" not in second.stderr
-    assert "[cache] data loaded from" in second.stdout
-    assert "[cache] data saved to" not in second.stdout
-    one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two
+    compiles_nothing(match, tmp_path, cache)
 
 
 def test_what_go_has_compiled_is_kept_as_well(run: Command, tmp_path: Path) -> None:
     match = ("match", "random", "random", "--game", "go9x9", "--games", "2", "--out")
     assert run(*match, "one").code == 0
-    second = selfplay(*match, "two", cwd=tmp_path, env={"NUMBA_DEBUG_CACHE": "1"})
-    assert second.returncode == 0, second.stderr
-    assert "compiling" not in second.stderr
-    assert "[cache] data loaded from" in second.stdout
-    assert "[cache] data saved to" not in second.stdout
-    one, two = ((tmp_path / name / "games.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two
+    compiles_nothing(match, tmp_path, {})
 
 
 def test_the_match_of_a_finished_folder_is_not_played_again(run: Command, tmp_path: Path) -> None:

@@ -208,9 +208,10 @@ def play_match(
                     trial.add(_first_games(games, records))
                 progress(len(_first_games(games, records)))
 
+                lengths = sum(len(record.actions) for record in records)
+
                 def moved(flying: int, plies: int) -> None:
-                    length = (sum(len(r.actions) for r in records) / len(records) if records
-                              else game.max_moves / 2)
+                    length = lengths / len(records) if records else game.max_moves / 2
                     under_way(min(plies / max(length, 1), 0.95 * flying))
 
                 for record in play(
@@ -221,6 +222,7 @@ def play_match(
                     moved=moved,
                 ):
                     records.append(record)
+                    lengths += len(record.actions)
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
                     if trial is not None:

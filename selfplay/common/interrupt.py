@@ -98,15 +98,11 @@ def leave_on_signals() -> None:
 
 
 @contextmanager
-def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Raise UserError(message) in the block where it takes longer. Only in the main thread, whose
-    Python code alone can be interrupted; elsewhere, and inside a call of C, it goes on."""
-    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
-        yield
-        return
-
+def alarm(seconds: float, error: BaseException) -> Iterator[None]:
+    """Raise ``error`` in the block where it takes longer. For the main thread, whose Python code
+    alone can be interrupted, on a system with signals; inside a call of C it goes on."""
     def over(number: int, frame: object) -> None:
-        raise UserError(message)
+        raise error
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -115,6 +111,16 @@ def time_limit(seconds: float, message: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """``alarm`` with UserError(message) where there is one; elsewhere the block goes on."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+    with alarm(seconds, UserError(message)):
+        yield
 
 
 def _handle(number: int, frame: object) -> None:

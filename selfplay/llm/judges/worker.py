@@ -11,15 +11,14 @@ import asyncio
 import inspect
 import json
 import os
-import signal
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import Any
 
 import selfplay
 from selfplay.common.errors import UserError
+from selfplay.common.interrupt import alarm
 from selfplay.common.words import clip
 from selfplay.games import own
 
@@ -71,21 +70,6 @@ def failure_of(error: BaseException) -> str:
     return clip(f"{type(error).__name__}: {error}", SHOWN) + place
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in the block when the time is up."""
-    def over(number: int, frame: object) -> None:
-        raise TimeUp
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def awaited(found: Any) -> Any:
     """``found``, or what comes of it where it is to be awaited."""
     async def wait() -> Any:
@@ -97,7 +81,7 @@ def awaited(found: Any) -> Any:
 def attempt(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
     """{"value": what the call gives} or {"failed": why it gives nothing}."""
     try:
-        with within(seconds):
+        with alarm(seconds, TimeUp()):
             return {"value": awaited(call())}
     except TimeUp:
         return {"failed": f"no value within {seconds:g} s"}
