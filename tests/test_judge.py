@@ -23,6 +23,7 @@ from selfplay.games.solve.connect4 import (
     UNKNOWN,
     Connect4Solver,
     _claimeven,
+    _completing,
     _zugzwang,
 )
 
@@ -114,8 +115,10 @@ def test_what_answering_above_proves_is_so(first: bool) -> None:
             if len(moves) % 2 == first:
                 continue
             boards = played(CONNECT4, [moves]).boards[0]
+            taken = boards[0] | boards[1]
+            threats = _completing(boards[int(first)], taken)
             for bound in range(-4, 3):
-                high = proves(boards[1 - first], boards[0] | boards[1], bound)
+                high = proves(boards[1 - first], taken, threats, bound)
                 assert high >= int(score), (moves, bound)
                 said.add(high)
     assert said == ({-3, -2, -1, 0, CELLS} if first else {-2, -1, CELLS})

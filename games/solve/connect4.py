@@ -17,7 +17,10 @@ of Connect-Four", 1988), and moves that lead to such a bound are found before on
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ..connect4 import Connect4States
@@ -52,9 +55,10 @@ for _line in [[7 * (col + n * right) + row + n * up for n in range(4)]
 #: 3 of the column that was best, _NO_COLUMN where none is known. 0 is an empty entry.
 _KEY, _LOW, _HIGH = np.uint64(15), np.uint64(9), np.uint64(3)
 _SHIFT, _NO_COLUMN = 32, 7
-#: A frame of the stack: three numbers, moves, answers to each; above a move stands its promise.
+#: A frame of the stack: three numbers, moves, answers to each, threats of each; above a move stands
+#: its promise.
 _MOVES, _HOPE, _BEST = 3, np.uint64(49), 1 << 14
-_FRAME = _MOVES + 2 * COLUMNS
+_FRAME = _MOVES + 3 * COLUMNS
 
 
 @njit(cache=True, nogil=True)
@@ -104,9 +108,9 @@ def _answers(threats, taken):
 
 
 @njit(cache=True, nogil=True)
-def _claimeven(own, taken, bound):
+def _claimeven(own, taken, threats, bound):
     """An upper bound of the first player's score, who is to move; CELLS where none is found that
-    is not above ``bound``.
+    is not above ``bound``. threats: the cells that complete a four of the second's.
 
     The second answers every move above it, and a move on an even row by the next such row of
     another column: the first gets at most the odd rows and the even cells within reach, and nothing
@@ -114,7 +118,7 @@ def _claimeven(own, taken, bound):
     """
     reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
     even = empty & _EVEN & ~reach
-    threats = _completing(own ^ taken, taken) & even
+    threats &= even
     if bound < -2 and threats & _ROW_2 == _ZERO:
         return CELLS
     above = threats << _ONE
@@ -132,16 +136,16 @@ def _claimeven(own, taken, bound):
 
 
 @njit(cache=True, nogil=True)
-def _zugzwang(own, taken, bound):
+def _zugzwang(own, taken, threats, bound):
     """As ``_claimeven``, for the second player, who is to move.
 
     Where a cell on an odd row completes a four of the first's, the first answers every move above
-    it, and one that begins or ends such pairs of a column by another such: the second gets at most
-    the cells within reach, the even rows below that cell and the odd rows of other columns, and
-    when these are full must play below it.
+    it, and one that leaves no even number of cells so (below that cell, or in another column) by
+    the next such: the second gets at most the cells within reach, the even rows below that cell and
+    the odd rows of other columns, and when those are full must play right below it.
     """
     reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
-    threats = _completing(own ^ taken, taken) & _ODD & ~reach
+    threats &= _ODD & ~reach
     if bound < -1:
         threats &= _ROW_3
     if bound < -2 or threats == _ZERO:
@@ -205,64 +209,98 @@ def _keep(key, low, high, best, table):
     table[at] = (key << _KEY) | np.uint64((low + _SHIFT) << 9 | (high + _SHIFT) << 3 | best)
 
 
+@intrinsic
+def _prefetch(_, table, at):
+    """Ask for the line of memory where ``table[at]`` lies, and do not wait for it."""
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        entries = context.make_array(signature.args[0])(context, builder, args[0]).data
+        place = builder.bitcast(builder.gep(entries, [args[1]]), cgutils.voidptr_t)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(prefetch, [place, number(0), number(3), number(1)])  # to read, near, data
+        return context.get_dummy_value()
+    return types.void(table, at), generate
+
+
 @njit(cache=True, nogil=True)
 def _enter(plies, bound, frame, table):
-    """(number of moves to search; with 0 of them a bound of the score, which is a lower one if it
-    is above ``bound``, else an upper one).
+    """(number of moves to search, a bound of the others' scores); with 0 of them a bound of the
+    score, which is a lower one if it is above ``bound``, else an upper one.
 
     frame: uint64 [_FRAME], own and all stones and the moves that do not lose at once, of which
     there is one; then moves, the most promising first, and after COLUMNS places the answers to
-    each.
+    each, after as many the cells that then complete a four.
     """
     own, taken, moves = frame[0], frame[1], frame[2]
-    most, least = (CELLS - 1 - plies) // 2, -((CELLS - 2 - plies) // 2)
-    if most <= bound:
-        return 0, most
-    if least > bound:
-        return 0, least
-    key, flipped = _key(own, taken, plies)
-    low, high, best = _known(key, table)
-    if low > bound:
-        return 0, low
-    if high <= bound:
-        return 0, high
-    if flipped and best != _NO_COLUMN:
-        best = COLUMNS - 1 - best
+    most, after = (CELLS - 1 - plies) // 2, -1 - bound
+    best = _NO_COLUMN
+    if moves & (moves - _ONE) != _ZERO:  # a position with one move is not kept
+        key, flipped = _key(own, taken, plies)
+        low, high, best = _known(key, table)
+        if low > bound:
+            return 0, low
+        if high <= bound:
+            return 0, high
+        if flipped and best != _NO_COLUMN:
+            best = COLUMNS - 1 - best
     count = 0
     for col in _ORDER:
         cell = moves & (_CELLS_OF_COLUMN << np.uint64(7 * col))
         if cell == _ZERO:
             continue
+        _prefetch(table, _slot(_key(own ^ taken, taken | cell, plies + 1)[0], table))
         threats = _completing(own | cell, taken | cell)
         answer = _answers(threats, taken | cell)
         if answer == _ZERO:  # all the opponent's moves lose
             return 0, most
         hope = 20 * _count(threats) + 4 * (COLUMNS - _count(answer)) + _FOURS[_count(cell - _ONE)]
         hope = _BEST if col == best else hope
-        move = cell | np.uint64(hope) << _HOPE
         at = _MOVES + count
         while at > _MOVES and frame[at - 1] >> _HOPE < np.uint64(hope):
-            frame[at], frame[at + COLUMNS] = frame[at - 1], frame[at + COLUMNS - 1]
+            for part in range(at, _FRAME, COLUMNS):
+                frame[part] = frame[part - 1]
             at -= 1
-        frame[at], frame[at + COLUMNS] = move, answer
+        frame[at] = cell | np.uint64(hope) << _HOPE
+        frame[at + COLUMNS], frame[at + 2 * COLUMNS] = answer, threats
         count += 1
     if most - 1 <= bound:  # no win with this stone or the next
         return 0, most - 1
-    for at in range(_MOVES, _MOVES + count):
-        after, _ = _key(own ^ taken, taken | (frame[at] & _FULL), plies + 1)
-        high = _known(after, table)[1]
-        if -high > bound:
-            return 0, -high
+    high, low = (CELLS - 2 - plies) // 2, -((CELLS - 3 - plies) // 2)  # the opponent's
+    if high <= after:
+        return 0, -high
+    if low > after:
+        return 0, -low
     if bound <= 2:
         for at in range(_MOVES, _MOVES + count):
-            after = taken | (frame[at] & _FULL)
+            stones, threats = taken | (frame[at] & _FULL), frame[at + 2 * COLUMNS]
             if plies & 1 == 0:
-                high = _zugzwang(own ^ taken, after, -1 - bound)
+                high = _zugzwang(own ^ taken, stones, threats, after)
             else:
-                high = _claimeven(own ^ taken, after, -1 - bound)
+                high = _claimeven(own ^ taken, stones, threats, after)
+            if high <= after:
+                return 0, -high
+    return _unknown(own ^ taken, taken, plies, count, bound, frame, table)
+
+
+@njit(cache=True, nogil=True)
+def _unknown(theirs, taken, plies, count, bound, frame, table):
+    """What ``_enter`` returns, by what the table knows of the positions after the moves; of those
+    it leaves the ones that may be above ``bound``."""
+    left, score = 0, -((CELLS - plies) // 2)
+    for at in range(_MOVES, _MOVES + count):
+        answer = frame[at + COLUMNS]
+        if answer & (answer - _ONE) != _ZERO:
+            key = _key(theirs, taken | (frame[at] & _FULL), plies + 1)[0]
+            low, high, _ = _known(key, table)
             if -high > bound:
                 return 0, -high
-    return count, 0
+            if -low <= bound:
+                score = max(score, -low)
+                continue
+        frame[_MOVES + left], frame[_MOVES + left + COLUMNS] = frame[at], answer
+        left += 1
+    return left, score
 
 
 @njit(cache=True, nogil=True)
@@ -282,24 +320,17 @@ def _above(own, taken, moves, plies, bound, table, limit):
         frame = frames[depth]
         if fresh:
             limit -= 1
-            left[depth, 0], left[depth, 2] = 0, -((CELLS - plies - depth) // 2)
+            left[depth, 0] = 0
             left[depth, 1], score = _enter(plies + depth, bound, frame, table)
+            left[depth, 2] = score
             done = left[depth, 1] == 0
         else:  # what the last move led to is known
-            score = -score
-            left[depth, 2] = max(left[depth, 2], score)
+            left[depth, 2] = max(left[depth, 2], -score)
+            score = left[depth, 2]
             done = score > bound or left[depth, 0] == left[depth, 1]
-            if done:
-                key, flipped = _key(frame[0], frame[1], plies + depth)
-                if score > bound:
-                    cell, col = frame[_MOVES - 1 + left[depth, 0]] & _FULL, 0
-                    while cell >> np.uint64(7 * col + 7) != _ZERO:
-                        col += 1
-                    _keep(key, score, (CELLS - 3 - plies - depth) // 2,
-                          COLUMNS - 1 - col if flipped else col, table)
-                else:
-                    score = left[depth, 2]
-                    _keep(key, -((CELLS - plies - depth) // 2), score, _NO_COLUMN, table)
+            if done and frame[2] & (frame[2] - _ONE) != _ZERO:
+                last = frame[_MOVES - 1 + left[depth, 0]] & _FULL
+                _learn(frame[0], frame[1], plies + depth, score, bound, last, table)
         if not done:
             at = _MOVES + left[depth, 0]
             left[depth, 0] += 1
@@ -313,6 +344,18 @@ def _above(own, taken, moves, plies, bound, table, limit):
             depth -= 1
         fresh, bound = not done, -1 - bound
     return UNKNOWN
+
+
+@njit(cache=True, nogil=True)
+def _learn(own, taken, plies, score, bound, last, table):
+    """Keep that the score is at least ``score``, by the move ``last``, where that is above
+    ``bound``, else at most that."""
+    key, flipped = _key(own, taken, plies)
+    if score > bound:
+        col = _count(last - _ONE) // 7
+        _keep(key, score, (CELLS - 3 - plies) // 2, COLUMNS - 1 - col if flipped else col, table)
+    else:
+        _keep(key, -((CELLS - plies) // 2), score, _NO_COLUMN, table)
 
 
 @njit(cache=True, nogil=True)
