@@ -30,10 +30,9 @@ CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
 MIRRORED = 10  #: stones below which a position and its mirror image are one
-#: a search begins with 2^18 entries, which lie in a processor's cache: about twice as fast as in
-#: all of the table, which a search of more than so many positions has; few positions do after so
-#: many stones
-SMALL_BITS, SMALL_SEARCH, SMALL_FROM = 18, 1 << 19, 10
+#: A search begins with 2^16 entries, which lie in a processor's cache: about twice as fast as in all
+#: of the table. After twice as many positions it begins again with eight times as many.
+SMALL_BITS = 16
 
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
 _CELLS_OF_COLUMN = np.uint64(0b0111111)
@@ -375,14 +374,13 @@ def _within(own, taken, plies, low, high, table):
         return -((CELLS - plies) // 2)
     low = max(low, -(max(CELLS - 2 - plies, 0) // 2))
     high = min(high, (CELLS - 1 - plies) // 2)
-    part, limit = table, 1 << 62
-    if plies >= SMALL_FROM and len(table) > 1 << SMALL_BITS:
-        part, limit = table[: 1 << SMALL_BITS], SMALL_SEARCH
+    size = min(len(table), 1 << SMALL_BITS)
     while low < high:
         middle = 0 if low < 0 < high else low + (high - low) // 2
-        score = _above(own, taken, moves, plies, middle, part, limit)
+        limit = size << 1 if size < len(table) else 1 << 62
+        score = _above(own, taken, moves, plies, middle, table[:size], limit)
         if score == UNKNOWN:
-            part, limit = table, 1 << 62
+            size = min(len(table), size << 3)
         elif score <= middle:
             high = score
         else:
