@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +15,18 @@ import torch
 from tiny_llm import EOS, PAD, TOKENIZER
 
 from selfplay.common.errors import UserError
+from selfplay.common.files import write_json
+from selfplay.common.settings import to_dict
+from selfplay.learn import checkpoint
 from selfplay.llm.config import TextConfig, must_not_contradict, override
 from selfplay.llm.embedded import number_tokenizer
 from selfplay.llm.evaluate import BudgetForcing
+from selfplay.llm.folder import open_text_run
 from selfplay.llm.generate import Samples, Sampling
-from selfplay.llm.models import padded_tokens
+from selfplay.llm.models import padded_tokens, save_model
+from selfplay.llm.recipes import start
 from selfplay.llm.rewards import FORMATS, Example, marked_steps, reward, step_figures, steps_of
+from selfplay.llm.summary import measure
 from selfplay.llm.tasks.task import make_task
 
 SEARCH = " 3+4=7 7+2=9 7-2=5 7*2=14#(3+4)*2"
@@ -136,3 +144,26 @@ def test_budgets_are_of_thoughts() -> None:
     config = TextConfig("game:tictactoe")
     with pytest.raises(UserError, match=r"eval\.budgets"):
         must_not_contradict(override(config, ["eval.budgets=16,32"]))
+
+
+def test_a_run_is_measured_by_budget_and_on_other_tasks(tmp_path: Path) -> None:
+    harder = "countdown_search(numbers=4)"
+    config = override(TextConfig("countdown_search"), [
+        "net=1x32", "data.numbers=true", "data.held_out=4", "sample.max_new_tokens=12",
+        "eval.budgets=3,6", f"eval.also={harder}"])
+    run = open_text_run(tmp_path / "run", config)
+    tokens = len(start(run)[1])
+    assert tokens == 3 + 96 + 90  # marks, characters, numbers of two digits
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/config.json", to_dict(config))
+    save_model(tmp_path / "run/sft/ckpt-000001", *start(run))
+    checkpoint.write_meta(tmp_path / "run/sft/ckpt-000001", {"step": 1})
+    found = measure(run, (1, 2), "cpu")
+    assert [(row["mode"], row["budget"], row["questions"]) for row in found["budgets"]] == [
+        (mode, budget, 4) for mode in ("cut", "forced") for budget in (3, 6)]
+    assert set(found["also"]) == {harder} and set(found["also"][harder]["pass"]) == {"1", "2"}
+    shown = json.loads((tmp_path / "run/summary.json").read_text())
+    assert [row["budget"] for row in shown["budgets"]] == [3, 6, 3, 6]
+    assert {row["task"] for row in shown["also"]} == {harder}
+    with pytest.raises(UserError, match="unknown task 'countdwn'"):
+        open_text_run(tmp_path / "new", override(config, ["eval.also=countdwn"]))
