@@ -30,8 +30,8 @@ CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
 MIRRORED = 10  #: stones below which a position and its mirror image are one
-#: A search begins with 2^16 entries, which lie in a processor's cache: about twice as fast as in all
-#: of the table. After twice as many positions it begins again with eight times as many.
+#: A search begins with 2^16 entries, which lie in a processor's cache: up to twice as fast as in
+#: all of the table. After twice as many positions it begins again with eight times as many.
 SMALL_BITS = 16
 
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
