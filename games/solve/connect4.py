@@ -17,7 +17,7 @@ of Connect-Four", 1988), and moves that lead to such a bound are found before on
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -211,7 +211,7 @@ def _keep(key, low, high, best, table):
 @intrinsic
 def _prefetch(_, table, at):
     """Ask for the line of memory where ``table[at]`` lies, and do not wait for it."""
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         entries = context.make_array(signature.args[0])(context, builder, args[0]).data
         place = builder.bitcast(builder.gep(entries, [args[1]]), cgutils.voidptr_t)
         number = ir.IntType(32)
