@@ -10,7 +10,7 @@ and a move that leaves the opponent only such moves wins without being made; mov
 threats come first; positions after all moves are looked up before one is searched; a position
 is known again under any order of its moves, and near the first one as its mirror image too. Who
 answers every move above it gets a part of the board that is known beforehand; often this bounds
-the score without a search (``_claimeven``, ``_zugzwang``, after Allis, "A knowledge-based approach
+the score without a search (``claimeven``, ``zugzwang``, after Allis, "A knowledge-based approach
 of Connect-Four", 1988), and moves that lead to such a bound are found before one is searched.
 """
 
@@ -24,9 +24,22 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ..connect4 import Connect4States
+from .fours import (
+    BOARD,
+    BOTTOM,
+    CELLS,
+    COLUMN,
+    COLUMNS,
+    ONE,
+    ZERO,
+    answers_to,
+    claimeven,
+    completing,
+    set_bits,
+    zugzwang,
+)
 from .grades import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT
 
-CELLS, COLUMNS = 42, 7
 TABLE_BITS = 22  #: of the number of entries, 8 bytes each
 UNKNOWN = -128  #: the score of a move that is not legal
 MIRRORED = 10  #: stones below which a position and its mirror image are one
@@ -34,13 +47,6 @@ MIRRORED = 10  #: stones below which a position and its mirror image are one
 #: all of the table. After twice as many positions it begins again with eight times as many.
 SMALL_BITS = 16
 
-_ONE, _ZERO = np.uint64(1), np.uint64(0)
-_CELLS_OF_COLUMN = np.uint64(0b0111111)
-_BOTTOM = np.uint64(sum(1 << 7 * col for col in range(COLUMNS)))
-_FULL = np.uint64(int(_BOTTOM) * int(_CELLS_OF_COLUMN))
-_ODD = np.uint64(int(_BOTTOM) * 0b010101)  # rows 1, 3, 5
-_EVEN = np.uint64(int(_BOTTOM) * 0b101010)
-_ROW_2, _ROW_3, _ROW_4, _ROW_6 = (np.uint64(int(_BOTTOM) << row) for row in (1, 2, 3, 5))
 #: Columns from the middle outwards, where more fours pass.
 _ORDER = np.array([3, 2, 4, 1, 5, 0, 6])
 #: How many fours of the board pass through the cell of each bit.
@@ -61,112 +67,11 @@ _FRAME = _MOVES + 3 * COLUMNS
 
 
 @njit(cache=True, nogil=True)
-def _completing(stones, taken):
-    """The empty cells, within reach or not, that would complete a four of ``stones``."""
-    found = (stones << _ONE) & (stones << np.uint64(2)) & (stones << np.uint64(3))
-    for step in (6, 7, 8):
-        one, two, three = np.uint64(step), np.uint64(2 * step), np.uint64(3 * step)
-        below = (stones << one) & (stones << two)
-        above = (stones >> one) & (stones >> two)
-        found |= below & ((stones << three) | (stones >> one))
-        found |= above & ((stones >> three) | (stones << one))
-    return found & (_FULL ^ taken)
-
-
-@njit(cache=True, nogil=True)
-def _count(bits):
-    """Set bits."""
-    bits = bits - ((bits >> _ONE) & np.uint64(0x5555555555555555))
-    bits = (bits & np.uint64(0x3333333333333333)) + (
-        (bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((bits * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@njit(cache=True, nogil=True)
-def _four(stones):
-    """Whether four of ``stones`` lie in a row."""
-    for step in (1, 6, 7, 8):
-        pairs = stones & (stones >> np.uint64(step))
-        if pairs & (pairs >> np.uint64(2 * step)) != _ZERO:
-            return True
-    return False
-
-
-@njit(cache=True, nogil=True)
-def _answers(threats, taken):
-    """The cells that may be played without losing to the very next stone, where the opponent would
-    complete a four on ``threats``; 0: all lose."""
-    reach = (taken + _BOTTOM) & _FULL
-    forced = reach & threats
-    if forced != _ZERO:
-        if forced & (forced - _ONE) != _ZERO:  # two wins cannot both be stopped
-            return _ZERO
-        reach = forced
-    return reach & ~(threats >> _ONE)  # not right below a cell where they win
-
-
-@njit(cache=True, nogil=True)
-def _claimeven(own, taken, threats, bound):
-    """An upper bound of the first player's score, who is to move; CELLS where none is found that
-    is not above ``bound``. threats: the cells that complete a four of the second's.
-
-    The second answers every move above it, and a move on an even row by the next such row of
-    another column: the first gets at most the odd rows and the even cells within reach, and nothing
-    above an even cell that completes a four of the second's: who plays below that loses.
-    """
-    reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
-    even = empty & _EVEN & ~reach
-    threats &= even
-    if bound < -2 and threats & _ROW_2 == _ZERO:
-        return CELLS
-    above = threats << _ONE
-    above |= (above << _ONE) & _FULL & ~_BOTTOM
-    above |= (above << np.uint64(2)) & _FULL & ~(_BOTTOM | _ROW_2)
-    if _four(own | (empty & _ODD & ~above) | (reach & _EVEN)):
-        return CELLS
-    if threats != _ZERO:  # it falls when all other columns are full, if not before
-        return -3 if threats & _ROW_2 != _ZERO else -2 if threats & _ROW_4 != _ZERO else -1
-    if bound >= 0:
-        return 0
-    if _four((own ^ taken) | (even & ~_ROW_6)):
-        return -2
-    return -1 if _four((own ^ taken) | even) else CELLS
-
-
-@njit(cache=True, nogil=True)
-def _zugzwang(own, taken, threats, bound):
-    """As ``_claimeven``, for the second player, who is to move.
-
-    Where a cell on an odd row completes a four of the first's, the first answers every move above
-    it, and one that leaves no even number of cells so (below that cell, or in another column) by
-    the next such: the second gets at most the cells within reach, the even rows below that cell and
-    the odd rows of other columns, and when those are full must play right below it.
-    """
-    reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
-    threats &= _ODD & ~reach
-    if bound < -1:
-        threats &= _ROW_3
-    if bound < -2 or threats == _ZERO:
-        return CELLS
-    for col in range(COLUMNS):
-        column = _CELLS_OF_COLUMN << np.uint64(7 * col)
-        threat = threats & column
-        if threat == _ZERO:
-            continue
-        threat &= ~threat + _ONE  # the lowest
-        below = (threat - _ONE) & column
-        if not _four(own | reach | (empty & ((_ODD & ~column) | (_EVEN & below)))):
-            return -2 if threat & _ROW_3 != _ZERO else -1
-    return CELLS
-
-
-@njit(cache=True, nogil=True)
 def _key(own, taken, plies):
     """(key of a position, not 0; whether it is that of its mirror image)."""
-    key = own + taken + _BOTTOM
+    key = own + taken + BOTTOM
     if plies < MIRRORED:
-        mirrored = _ZERO
+        mirrored = ZERO
         for col in range(COLUMNS):
             mirrored |= ((key >> np.uint64(7 * col)) & np.uint64(127)) << np.uint64(7 * (6 - col))
         if mirrored < key:
@@ -234,7 +139,7 @@ def _enter(plies, bound, frame, table):
     own, taken, moves = frame[0], frame[1], frame[2]
     most, after = (CELLS - 1 - plies) // 2, -1 - bound
     best = _NO_COLUMN
-    if moves & (moves - _ONE) != _ZERO:  # a position with one move is not kept
+    if moves & (moves - ONE) != ZERO:  # a position with one move is not kept
         key, flipped = _key(own, taken, plies)
         low, high, best = _known(key, table)
         if low > bound:
@@ -245,15 +150,16 @@ def _enter(plies, bound, frame, table):
             best = COLUMNS - 1 - best
     count = 0
     for col in _ORDER:
-        cell = moves & (_CELLS_OF_COLUMN << np.uint64(7 * col))
-        if cell == _ZERO:
+        cell = moves & (COLUMN << np.uint64(7 * col))
+        if cell == ZERO:
             continue
         _prefetch(table, _slot(_key(own ^ taken, taken | cell, plies + 1)[0], table))
-        threats = _completing(own | cell, taken | cell)
-        answer = _answers(threats, taken | cell)
-        if answer == _ZERO:  # all the opponent's moves lose
+        threats = completing(own | cell, taken | cell)
+        answer = answers_to(threats, taken | cell)
+        if answer == ZERO:  # all the opponent's moves lose
             return 0, most
-        hope = 20 * _count(threats) + 4 * (COLUMNS - _count(answer)) + _FOURS[_count(cell - _ONE)]
+        hope = 20 * set_bits(threats) + 4 * (COLUMNS - set_bits(answer))
+        hope += _FOURS[set_bits(cell - ONE)]
         hope = _BEST if col == best else hope
         at = _MOVES + count
         while at > _MOVES and frame[at - 1] >> _HOPE < np.uint64(hope):
@@ -272,11 +178,11 @@ def _enter(plies, bound, frame, table):
         return 0, -low
     if bound <= 2:
         for at in range(_MOVES, _MOVES + count):
-            stones, threats = taken | (frame[at] & _FULL), frame[at + 2 * COLUMNS]
+            stones, threats = taken | (frame[at] & BOARD), frame[at + 2 * COLUMNS]
             if plies & 1 == 0:
-                high = _zugzwang(own ^ taken, stones, threats, after)
+                high = zugzwang(own ^ taken, stones, threats, after)
             else:
-                high = _claimeven(own ^ taken, stones, threats, after)
+                high = claimeven(own ^ taken, stones, threats, after)
             if high <= after:
                 return 0, -high
     return _unknown(own ^ taken, taken, plies, count, bound, frame, table)
@@ -289,8 +195,8 @@ def _unknown(theirs, taken, plies, count, bound, frame, table):
     left, score = 0, -((CELLS - plies) // 2)
     for at in range(_MOVES, _MOVES + count):
         answer = frame[at + COLUMNS]
-        if answer & (answer - _ONE) != _ZERO:
-            key = _key(theirs, taken | (frame[at] & _FULL), plies + 1)[0]
+        if answer & (answer - ONE) != ZERO:
+            key = _key(theirs, taken | (frame[at] & BOARD), plies + 1)[0]
             low, high, _ = _known(key, table)
             if -high > bound:
                 return 0, -high
@@ -327,15 +233,15 @@ def _above(own, taken, moves, plies, bound, table, limit):
             left[depth, 2] = max(left[depth, 2], -score)
             score = left[depth, 2]
             done = score > bound or left[depth, 0] == left[depth, 1]
-            if done and frame[2] & (frame[2] - _ONE) != _ZERO:
-                last = frame[_MOVES - 1 + left[depth, 0]] & _FULL
+            if done and frame[2] & (frame[2] - ONE) != ZERO:
+                last = frame[_MOVES - 1 + left[depth, 0]] & BOARD
                 _learn(frame[0], frame[1], plies + depth, score, bound, last, table)
         if not done:
             at = _MOVES + left[depth, 0]
             left[depth, 0] += 1
             depth += 1
             frames[depth, 0] = frame[0] ^ frame[1]
-            frames[depth, 1] = frame[1] | (frame[at] & _FULL)
+            frames[depth, 1] = frame[1] | (frame[at] & BOARD)
             frames[depth, 2] = frame[at + COLUMNS]
         elif depth == 0:
             return score
@@ -351,7 +257,7 @@ def _learn(own, taken, plies, score, bound, last, table):
     ``bound``, else at most that."""
     key, flipped = _key(own, taken, plies)
     if score > bound:
-        col = _count(last - _ONE) // 7
+        col = set_bits(last - ONE) // 7
         _keep(key, score, (CELLS - 3 - plies) // 2, COLUMNS - 1 - col if flipped else col, table)
     else:
         _keep(key, -((CELLS - plies) // 2), score, _NO_COLUMN, table)
@@ -359,7 +265,7 @@ def _learn(own, taken, plies, score, bound, last, table):
 
 @njit(cache=True, nogil=True)
 def _wins_at_once(own, taken):
-    return _completing(own, taken) & (taken + _BOTTOM) & _FULL != _ZERO
+    return completing(own, taken) & (taken + BOTTOM) & BOARD != ZERO
 
 
 @njit(cache=True, nogil=True)
@@ -369,8 +275,8 @@ def _within(own, taken, plies, low, high, table):
         return 0
     if _wins_at_once(own, taken):
         return (CELLS + 1 - plies) // 2
-    moves = _answers(_completing(own ^ taken, taken), taken)
-    if moves == _ZERO:
+    moves = answers_to(completing(own ^ taken, taken), taken)
+    if moves == ZERO:
         return -((CELLS - plies) // 2)
     low = max(low, -(max(CELLS - 2 - plies, 0) // 2))
     high = min(high, (CELLS - 1 - plies) // 2)
@@ -401,12 +307,12 @@ def _solve_moves(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
-        wins = _completing(own, taken)
+        wins = completing(own, taken)
         for col in range(COLUMNS):
-            cell = (taken + _BOTTOM) & (_CELLS_OF_COLUMN << np.uint64(7 * col))
-            if cell == _ZERO:
+            cell = (taken + BOTTOM) & (COLUMN << np.uint64(7 * col))
+            if cell == ZERO:
                 out[b, col] = UNKNOWN
-            elif cell & wins != _ZERO:
+            elif cell & wins != ZERO:
                 out[b, col] = (CELLS + 1 - ply[b]) // 2
             else:
                 out[b, col] = -_within(own ^ taken, taken | cell, ply[b] + 1, -CELLS, CELLS, table)
@@ -418,14 +324,14 @@ def _grade(boards, to_play, ply, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
         taken = boards[b, 0] | boards[b, 1]
-        wins = _completing(own, taken)
+        wins = completing(own, taken)
         best = _within(own, taken, ply[b], -CELLS, CELLS, table)
         kept = min(max(best, -1), 1)
         for col in range(COLUMNS):
-            cell = (taken + _BOTTOM) & (_CELLS_OF_COLUMN << np.uint64(7 * col))
-            if cell == _ZERO:
+            cell = (taken + BOTTOM) & (COLUMN << np.uint64(7 * col))
+            if cell == ZERO:
                 out[b, col] = ILLEGAL
-            elif cell & wins != _ZERO or -_within(
+            elif cell & wins != ZERO or -_within(
                     own ^ taken, taken | cell, ply[b] + 1, -best, 1 - best, table) >= best:
                 out[b, col] = PERFECT
             elif kept >= 0 and best <= kept:
