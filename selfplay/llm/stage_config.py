@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
+from selfplay.common.files import read_json
 from selfplay.common.limits import Amount, Count, Limit, Part, Plies, Positive, Share, Whole
 from selfplay.learn.plateau_config import PlateauConfig
 
@@ -92,6 +94,15 @@ class EnvConfig:
 
 
 PREFIX = "game:"  #: of a task that is a game
+
+
+def game_learnt(folder: Path) -> str:
+    """The game that the run of texts in ``folder`` learns; "" where there is no such run."""
+    path = folder / "config.json"
+    task = read_json(path, dict).get("task") if path.is_file() else None
+    return task.removeprefix(PREFIX) if isinstance(task, str) and task.startswith(PREFIX) else ""
+
+
 SELF = "self"  #: the opponent that is the pool of past selves
 
 

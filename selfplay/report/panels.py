@@ -192,23 +192,44 @@ def draw_search(axes: Any, rows: Sequence[Record]) -> None:
 
     rows: stage, sims (0: raw), elo, low, high.
     """
-    levels, searched = [], [row for row in rows if row["sims"] > 0]
+    searched, levels = {row["sims"] for row in rows if row["sims"] > 0}, list[Level]()
     for name, stage in STAGES.items():
-        mine = sorted((r for r in searched if r["stage"] == name), key=lambda row: row["sims"])
-        sims = [row["sims"] for row in mine]
-        if mine:
-            axes.fill_between(sims, [r["low"] for r in mine], [r["high"] for r in mine],
-                              color=stage.colour, alpha=0.2, linewidth=0)
-            axes.plot(sims, [r["elo"] for r in mine], color=stage.colour, marker=stage.marker,
-                      markersize=4.5, linewidth=1.8)
-            levels.append(Level(mine[-1]["elo"], f"{stage.name}, {sims[-1]} sims", stage.word,
-                                "bold"))
-        for row in rows:
-            if row["stage"] == name and not row["sims"]:
-                axes.axhline(row["elo"], color=stage.colour, linestyle=RAW_DASHES, linewidth=1)
-                levels.append(Level(row["elo"], f"{stage.name}, raw", stage.word, "normal"))
-    finish_search(axes, {row["sims"] for row in searched}, "Simulations a move", "Elo")
+        mine = [row for row in rows if row["stage"] == name]
+        levels += draw_spent(axes, mine, stage.name, stage.colour, stage.word, "sims")
+    finish_search(axes, searched, "Simulations a move", "Elo")
     name_levels(axes, levels, SAMPLES_HEIGHT)
+
+
+def draw_runs_spent(axes: Any, runs: Sequence[tuple[str, Record, str]]) -> None:
+    """The same of several runs' last points. runs: (name, run of a comparison, colour) of each."""
+    levels, amounts = list[Level](), set[int]()
+    for label, run, colour in runs:
+        what = "votes" if run["spends"] == "answers" else "sims"
+        levels += draw_spent(axes, run["search"], label, colour, colour, what)
+        amounts |= {row["sims"] for row in run["search"] if row["sims"]}
+    finish_search(axes, amounts, "Simulations, or answers that vote, a move", "Elo")
+    name_levels(axes, levels, SAMPLES_HEIGHT)
+
+
+def draw_spent(
+    axes: Any, rows: Sequence[Record], name: str, colour: str, word: str, what: str
+) -> list[Level]:
+    """A curve with its band over what is spent on a move, called ``what``, and a line across for
+    what plays without. Returns their names in the margin."""
+    mine = sorted((row for row in rows if row["sims"]), key=lambda row: row["sims"])
+    spent, levels = [row["sims"] for row in mine], list[Level]()
+    if mine:
+        stage = STAGES[mine[0]["stage"]]
+        axes.fill_between(spent, [r["low"] for r in mine], [r["high"] for r in mine],
+                          color=colour, alpha=0.2, linewidth=0)
+        axes.plot(spent, [r["elo"] for r in mine], color=colour, marker=stage.marker,
+                  markersize=4.5, linewidth=1.8)
+        levels.append(Level(mine[-1]["elo"], f"{name}, {spent[-1]} {what}", word, "bold"))
+    for row in rows:
+        if not row["sims"]:
+            axes.axhline(row["elo"], color=colour, linestyle=RAW_DASHES, linewidth=1)
+            levels.append(Level(row["elo"], f"{name}, raw", word, "normal"))
+    return levels
 
 
 CLIMBS = ((STAGES["rl"].colour, "o"), (STAGES["sft"].colour, "s"), ("#2e7d5b", "^"))
