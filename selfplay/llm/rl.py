@@ -308,8 +308,8 @@ def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
 def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often one
     of these words stands in a completion); ``rewards.step_figures``, where a verifier judges;
-    no_signal, the share of groups whose completions all have the same reward; completions, tokens (of completions) and
-    ``prompt_tokens``, their numbers."""
+    no_signal, the share of groups whose completions all have the same reward; completions, tokens
+    (of completions) and ``prompt_tokens``, their numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
