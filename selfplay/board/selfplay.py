@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import Columns, concat, pack
+from selfplay.board.starts import Starts
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.rules import Rules, put, take
@@ -102,6 +103,8 @@ class Actor:
             opening=np.zeros(batch, np.int32),
             no_resign=np.zeros(batch, np.bool_),
         )
+        share = config.regret_share
+        self.starts = Starts(game, share, batch) if share else None
         self.full = np.zeros(batch, np.bool_)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
@@ -143,6 +146,10 @@ class Actor:
                 self.book = _roomier(self.book)
             anew = np.flatnonzero(begun[:, 0] >= 0)
             self.book.action[rows[anew], : begun.shape[1]] = begun[anew]
+        if self.starts is not None:
+            for row, moves in self.starts.deal(fresh, self.rng).items():
+                self.book.action[rows[row], : len(moves)] = moves
+            put(self.starts.begun, rows, fresh)
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
@@ -216,6 +223,9 @@ class Actor:
             parts.append(self._columns(row, finals.ply[g], value[over][g], owner[g], score[g],
                                        known[g]))
             actions.append(self.book.action[row, : finals.ply[g]].copy())
+            if self.starts is not None:
+                self.starts.note(row, actions[-1], self.book.value[row, : finals.ply[g]],
+                                 value[over][g])
         harvest = Harvest(
             columns=concat(parts),
             actions=np.concatenate(actions),
