@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 ROTARY_BASE = 10000.0
 
-#: (number of the layer, queries, keys, values [M, H, d]) -> [M, H d], the mixed values
+#: (number of the layer, queries [K, H, d], keys, values [M, H, d]) -> [K, H d], the mixed values.
+#: K is M, but in the last layer the tokens that are wanted.
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -133,7 +134,7 @@ class Backbone(nn.Module):
             position_ids = torch.arange(length, device=input_ids.device).expand(rows, -1)
         sight = None if attention_mask is None else _causal(attention_mask)
         x = self._run(input_ids.reshape(-1), position_ids.reshape(-1),
-                      lambda _, *parts: _attend(*_by_text(parts, rows, length), sight))
+                      lambda _, *parts: _attend(*_by_text(parts, rows), sight))
         return BackboneOutput(x.unflatten(0, (rows, length)))
 
     def hidden_states(self, texts: SharedPrompts) -> Tensor:
@@ -141,12 +142,13 @@ class Backbone(nn.Module):
         last norm. Each prompt is read once."""
         (rows, length), count = texts.prompt.shape, len(texts.action)
         steps = texts.action.shape[1] - 1  # nothing follows the last token
-        prompts, own = slice(rows * length), slice(rows * length, None)
+        whole = rows * length
         sight, behind = _causal(texts.prompt_mask), _causal_behind(texts, steps)
 
         def attention(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            first = _by_text((q[prompts], k[prompts], v[prompts]), rows, length)
-            q, k, v = _by_text((q[own], k[own], v[own]), count, steps)
+            asked = len(q) - count * steps  # of the prompts: all, or the last of each
+            first = _by_text((q[:asked], k[:whole], v[:whole]), rows)
+            q, k, v = _by_text((q[asked:], k[whole:], v[whole:]), count)
             k, v = (torch.cat([before.index_select(0, texts.prompt_of), part], 1)
                     for before, part in ((first[1], k), (first[2], v)))
             return torch.cat([_attend(*first, sight), _attend(q, k, v, behind)])
@@ -155,14 +157,18 @@ class Backbone(nn.Module):
             steps, device=texts.action.device)
         x = self._run(
             torch.cat([texts.prompt.reshape(-1), texts.action[:, :-1].reshape(-1)]),
-            torch.cat([positions_of(texts.prompt_mask).reshape(-1), after.reshape(-1)]), attention)
-        last = x[prompts].unflatten(0, (rows, length))[:, -1].index_select(0, texts.prompt_of)
-        return torch.cat([last[:, None], x[own].unflatten(0, (count, steps))], 1)
+            torch.cat([positions_of(texts.prompt_mask).reshape(-1), after.reshape(-1)]), attention,
+            torch.cat([_last(texts.prompt), torch.arange(
+                whole, whole + count * steps, device=texts.action.device)]))
+        last = x[:rows].index_select(0, texts.prompt_of)
+        return torch.cat([last[:, None], x[rows:].unflatten(0, (count, steps))], 1)
 
-    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """[M, D], after the last norm."""
+    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention,
+             wanted: Tensor | None = None) -> Tensor:
+        """[M, D], after the last norm; of the tokens ``wanted`` alone, [K, D]."""
         layers, x = [fused(layer) for layer in self.layers], self.embed_tokens(tokens)
-        return _run_layers(layers, x, positions, attention, self.config) * self.norm.weight
+        return _run_layers(layers, x, positions, attention, self.config,
+                           wanted) * self.norm.weight
 
 
 class Transformer(nn.Module):
@@ -267,12 +273,12 @@ class Decoder:
         self.next = positions[:, -1] + 1
 
         def attention(layer: int, *parts: Tensor) -> Tensor:
-            q, k, v = _by_text(parts, *tokens.shape)
+            q, k, v = _by_text(parts, len(tokens))
             cache.start(layer, k, v)
             return _attend(q, k, v, sight)
 
-        x = self._run(tokens.reshape(-1), positions.reshape(-1), attention)
-        return F.linear(x.unflatten(0, tokens.shape)[:, -1], self.head).float()
+        x = self._run(tokens.reshape(-1), positions.reshape(-1), attention, _last(tokens))
+        return F.linear(x, self.head).float()
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes the old row rows[i], int64 [m]. Rows may be repeated only before the first
@@ -288,8 +294,10 @@ class Decoder:
         self.next = self.next + 1
         return F.linear(x, self.head).float()
 
-    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        return _run_layers(self.layers, self.embedding[tokens], positions, attention, self.config)
+    def _run(self, tokens: Tensor, positions: Tensor, attention: Attention,
+             wanted: Tensor | None = None) -> Tensor:
+        return _run_layers(self.layers, self.embedding[tokens], positions, attention, self.config,
+                           wanted)
 
 
 class Fused(NamedTuple):
@@ -313,18 +321,35 @@ def fused(layer: Any) -> Fused:
 
 def _run_layers(
     layers: Sequence[Fused], x: Tensor, positions: Tensor, attention: Attention,
-    config: TransformerConfig,
+    config: TransformerConfig, wanted: Tensor | None = None,
 ) -> Tensor:
-    """[M, D], normed but without the last norm's weight, of embedded tokens x [M, D]."""
+    """[M, D], normed but without the last norm's weight, of embedded tokens x [M, D].
+
+    wanted: int64 [K], the tokens of which that is asked; [K, D] then. The last layer makes nothing
+    of the others but keys and values, a sixth of its work.
+    """
     heads, eps = config.num_attention_heads, config.rms_norm_eps
-    cos, sin = _rotation(positions, config.head_dim, x.dtype)
+    turn = _rotation(positions, config.head_dim, x.dtype)
     for number, layer in enumerate(layers):
-        qkv = F.linear(_Normed.apply(x, eps), layer.qkv).unflatten(1, (3 * heads, -1))
-        rotated = _Rotated.apply(qkv[:, :2 * heads], cos, sin)
-        seen = attention(number, rotated[:, :heads], rotated[:, heads:], qkv[:, 2 * heads:])
-        x = x + F.linear(seen, layer.out)
+        if wanted is None or number + 1 < len(layers):
+            qkv = F.linear(_Normed.apply(x, eps), layer.qkv).unflatten(1, (3 * heads, -1))
+            rotated = _Rotated.apply(qkv[:, :2 * heads], *turn)
+            q, k, v = rotated[:, :heads], rotated[:, heads:], qkv[:, 2 * heads:]
+        else:
+            normed, width = _Normed.apply(x, eps), x.shape[1]
+            kv = F.linear(normed, layer.qkv[width:]).unflatten(1, (2 * heads, -1))
+            asked = F.linear(normed.index_select(0, wanted), layer.qkv[:width])
+            q = _Rotated.apply(asked.unflatten(1, (heads, -1)), *(part[wanted] for part in turn))
+            k, v, x = _Rotated.apply(kv[:, :heads], *turn), kv[:, heads:], x.index_select(0, wanted)
+        x = x + F.linear(attention(number, q, k, v), layer.out)
         x = x + F.linear(_Gated.apply(F.linear(_Normed.apply(x, eps), layer.gate_up)), layer.down)
     return _Normed.apply(x, eps)
+
+
+def _last(texts: Tensor) -> Tensor:
+    """int64 [N]: the place of the last token of each of texts [N, L], one behind the other."""
+    rows, length = texts.shape
+    return torch.arange(length - 1, rows * length, length, device=texts.device)
 
 
 def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -334,15 +359,17 @@ def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _by_text(parts: Sequence[Tensor], rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[rows, length, H, d] each of [rows length, H, d]."""
-    q, k, v = (part.unflatten(0, (rows, length)) for part in parts)
+def _by_text(parts: Sequence[Tensor], rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q [rows, L, H, d], k and v [rows, S, H, d] of [rows L, H, d] and [rows S, H, d]."""
+    q, k, v = (part.unflatten(0, (rows, -1 if part.numel() else 0)) for part in parts)
     return q, k, v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[N L, H d] of q [N, L, H, d], k and v [N, S, H, d]. mask: bool [N, 1, L, S]; None: every
-    token sees itself and those before it."""
+    """[N L, H d] of q [N, L, H, d], the last of S tokens, k and v [N, S, H, d]. mask: bool
+    [N, 1, S, S] or [N, 1, L, S]; None: every token sees itself and those before it."""
+    if mask is not None:
+        mask = mask[:, :, -q.shape[1]:] if q.shape[1] else mask[:, :, :0]
     seen = F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
         is_causal=mask is None)

@@ -135,7 +135,7 @@ def test_points(run: Run) -> None:
 @given(n=st.integers(1, 200), count=st.integers(1, 12), log=st.booleans())
 def test_points_are_spread_and_the_last_is_among_them(n: int, count: int, log: bool) -> None:
     everything = [Point("rl", Path(str(i)), i, {}) for i in range(n)]
-    found = [p.step for p in compare._spread(everything, count, log)]
+    found = [p.step for p in compare.spread(everything, count, log)]
     assert len(found) <= count
     assert found[-1] == n - 1
     assert found == sorted(set(found))

@@ -151,11 +151,14 @@ def value(**options: Any) -> None:
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
-@click.option("--minutes", type=Number(min=0), default=0.0, show_default=True,
-              help="Time for matches that the chart still lacks; 0 draws what is on disk.")
+@game_option(required=False)
+@click.option("--minutes", type=Number(min=0), default=None,
+              help="Time for matches that the chart still lacks; 0 draws what is on disk [0; with "
+              "a language model's run 3].")
 @click.option("--search", default=None, metavar="N,N,...",
               help="Compare numbers of simulations, such as 1,4,16,64,256,1024, of the last nets; "
-              "with --minutes.")
+              "with --minutes [beside a language model 1,4,16,64].")
+@click.option("--mask", is_flag=True, help="Language models choose among legal moves only.")
 @click.option("--labels", default=None, metavar="A,B,…", help="Names of several runs.")
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
@@ -165,26 +168,43 @@ def value(**options: Any) -> None:
 @ray_option
 @actors_option
 @set_option
-def compare(folders: tuple[Path, ...], minutes: float, search: str | None, labels: str | None,
-            by_time: bool, out: Path, device: str | None, ray: str | None, actors: int | None,
-            assignments: tuple[str, ...]) -> None:
-    """Redraw the chart of a run from what is on disk; or rate several runs together."""
+def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, search: str | None,
+            mask: bool, labels: str | None, by_time: bool, out: Path, device: str | None,
+            ray: str | None, actors: int | None, assignments: tuple[str, ...]) -> None:
+    """Redraw the chart of a run from what is on disk; or rate several runs together, of nets and
+    of language models."""
+    from selfplay.llm.stage_config import game_learnt
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
     amounts = counts_of("--search", search) if search is not None else ()
-    if amounts and (len(folders) > 1 or not minutes):
+    written = [folder for folder in folders if game_learnt(folder)]
+    minutes = (3.0 if written else 0.0) if minutes is None else minutes
+    if amounts and not written and (len(folders) > 1 or not minutes):
         raise UserError(f"--search {search}: it plays matches of one run; name one, and give it "
                         "--minutes")
-    runs = [_open(folder=f, device=device, assignments=assignments) for f in folders]
+    if mask and not written:
+        raise UserError("--mask: for a language model's run, and none is named")
+    known = {folder: _open(folder=folder, device=device, assignments=assignments)
+             for folder in folders if folder not in written}
+    texts = None
+    if written:
+        from selfplay.llm.play.compared import beside
+
+        own, texts = beside(written, next(iter(known.values()), None), assignments, mask, amounts)
+        known |= own
+    runs = [known[folder] for folder in folders]
+    if game is not None and runs[0].game.name != game:
+        raise UserError(f"{runs[0].folder}: a run of {runs[0].game.name}, not of {game}")
     run, where = runs[0], device_of(runs[0].config.device)
     with farm_of(ray, actors, run.config.ray) as farm:
         away = _elsewhere(farm)
-        if len(runs) > 1:
+        if len(runs) > 1 or texts:
             from selfplay.run.compare_runs import compare_runs
 
             compare_runs(runs, labels.split(",") if labels else [], minutes, out, where,
-                         "seconds" if by_time else "flops", away.matches(*runs) if away else None)
+                         "seconds" if by_time else "flops", away.matches(*runs) if away else None,
+                         texts)
         elif minutes > 0:
             run_stages(run, where, only=("eval",), minutes=minutes, search=amounts, elsewhere=away)
         else:

@@ -153,20 +153,17 @@ def _asked_players(
 def _run_of(folder: Path) -> tuple[str, list[Path], bool] | None:
     """(the game, the checkpoints of SFT and RL, whether they are language models) of a run; None
     where there is none."""
-    from selfplay.common.files import read_json
     from selfplay.learn import checkpoint
-    from selfplay.llm.stage_config import PREFIX
+    from selfplay.llm.stage_config import game_learnt
     from selfplay.run.folder import stored_config
 
-    path = folder / "config.json"
-    task = read_json(path, dict).get("task", "") if path.is_file() else ""
-    text = isinstance(task, str) and task.startswith(PREFIX)
+    text = game_learnt(folder)
     config = stored_config(folder) if folder.is_dir() and not text else None
     if config is None and not text:
         return None
     nets = [net for stage in ("sft", "rl")
             if (net := checkpoint.chosen(folder / stage)) is not None]
-    return task.removeprefix(PREFIX) if config is None else config.game, nets, text
+    return text if config is None else config.game, nets, bool(text)
 
 
 def _kept_and_missed(result: Judgement) -> str:

@@ -1,4 +1,5 @@
-"""Groups of sampled completions: every prompt is read once, then answered G times.
+"""Groups of sampled completions: every prompt is read once, then answered G times; equal prompts
+are read together.
 
 The embedded model writes with ``selfplay.models.transformer.Decoder``, on a CPU with a cache whose
 kernels are here; any other model writes with its forward pass and Hugging Face's cache.
@@ -146,8 +147,9 @@ def sample_completions(
     model.eval()
     try:
         decoder = decoder_of(model)
-        rows = torch.arange(len(prompt), device=device).repeat_interleave(group)
-        logits = decoder.prefill(prompt, prompt_mask, room)[rows]
+        first, place = different(prompt, prompt_mask)
+        rows = place.repeat_interleave(group)
+        logits = decoder.prefill(prompt[first], prompt_mask[first], room)[rows]
         decoder.select(rows)
         rows = torch.arange(count, device=device)
         alive = torch.ones(count, dtype=torch.bool, device=device)
@@ -176,6 +178,17 @@ def sample_completions(
     ended = torch.isin(torch.where(mask, action, -1), end_ids).any(1) | by_text
     return Samples(prompt, prompt_mask, action[:, :longest], mask[:, :longest],
                    logp[:, :longest], ended)
+
+
+def different(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(where the different ones of the prompts int64 [n, P] stand first, int64 [m]; which of these
+    each prompt is, int64 [n]). mask: bool [n, P], of their tokens."""
+    seen, place, first = dict[bytes, int](), list[int](), list[int]()
+    for number, row in enumerate(torch.where(mask, prompt, -1).cpu().numpy()):
+        place.append(seen.setdefault(row.tobytes(), len(seen)))
+        if len(seen) > len(first):
+            first.append(number)
+    return (torch.tensor(first, device=prompt.device), torch.tensor(place, device=prompt.device))
 
 
 def ends_with_stop(tokenizer: Any, action: Tensor, stop: Sequence[str]) -> Tensor:

@@ -236,7 +236,8 @@ def exchange(
 
     gains: by stage, what its net gains for TIMES the simulations, with low and high, from a
     straight line through evaluation["search"] (stage, sims, player, elo) over log sims. training:
-    the same for TIMES the compute of RL's training, through its points of ``sims`` simulations.
+    the same for TIMES the compute of RL's training, through its points of ``sims`` simulations, raw
+    ones where no others are rated.
     worth: how many times the simulations of the last RL net are worth TIMES that compute, where
     both gains are surely positive and it is known to a factor of KNOWN.
     """
@@ -258,7 +259,8 @@ def exchange(
         return {}
     found: Record = {"times": TIMES, "gains": {
         stage: _figure(*gain) for stage, gain in gains.items()}}
-    trained = [one for sims in sims_of(points) if sims for one in series_of(points, sims)
+    modes = sims_of(points)
+    trained = [one for sims in [m for m in modes if m] or modes for one in series_of(points, sims)
                if one.stage == "rl" and len(one.points) >= 3]
     if trained and "rl" in gains:
         one = trained[-1]

@@ -15,7 +15,9 @@ from selfplay.report.panels import (
     PANEL_HEIGHT,
     SAMPLES_GAP,
     SAMPLES_HEIGHT,
+    draw_budgets,
     draw_panel,
+    draw_runs_spent,
     draw_samples,
     draw_search,
     panels_of,
@@ -85,6 +87,11 @@ def draw_chart(verdict: Verdict) -> bytes:
         shared.append((PANEL_HEIGHT, partial(
             draw_panel, panel=panel, histories=histories, axis=axis)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
+    budgets, also = evaluation.get("budgets") or [], evaluation.get("also") or []
+    below += [lambda axes: draw_budgets(axes, budgets)] if budgets else []
+    for task in dict.fromkeys(row["task"] for row in also):
+        below.append(partial(draw_samples, rows=[row for row in also if row["task"] == task],
+                             of=task))
     below += [lambda axes: draw_search(axes, search)] if search else []
     return compose(verdict, "training compute", header_lines(verdict),
                    legend(points, style, metric), axis, shared, below, divider(points, axis))
@@ -93,8 +100,10 @@ def draw_chart(verdict: Verdict) -> bytes:
 def draw_runs(result: Record, over: str = "flops") -> bytes:
     """PNG bytes of the runs of ``result`` in one panel, a colour a run.
 
-    result: an evaluation with "runs", each with label and points, in place of points. over: "flops"
-    or "seconds" of training, cumulative.
+    result: an evaluation with "runs", each with label and points, in place of points; those with
+    "search" are drawn below over what they spend on a move. "masked": language models are among
+    them, and do (not) choose among legal moves only. over: "flops" or "seconds" of training,
+    cumulative.
     """
     runs = [(run["label"], verdict_of({**result, "points": run["points"]}), colour)
             for run, colour in zip(result["runs"], cycle(RUNS), strict=False)]
@@ -111,10 +120,16 @@ def draw_runs(result: Record, over: str = "flops") -> bytes:
         name_levels(axes, names, MAIN_HEIGHT, verdict.metric.form)
 
     played = verdict.metric.total(result)
-    words = f"{verdict.metric.name} with 95% intervals; {played:,} games between the runs"
-    return compose(verdict, "training", [(words, False)],
+    words = [f"{verdict.metric.name} with 95% intervals; {played:,} games between the runs"]
+    if "masked" in result:
+        words.append("Language models choose among legal moves only (masked)" if result["masked"]
+                     else "Language models' moves are not masked: one that is illegal loses")
+    spent = [(run["label"], run, colour) for run, (_, _, colour) in zip(
+        result["runs"], runs, strict=True) if any(row["sims"] for row in run.get("search", []))]
+    return compose(verdict, "training", [(line, False) for line in words],
                    legend(points, styles(points, GREY), verdict.metric), axis,
-                   [(MAIN_HEIGHT, strength)])
+                   [(MAIN_HEIGHT, strength)],
+                   [lambda axes: draw_runs_spent(axes, spent)] if spent else [])
 
 
 # ------------------------------------------------------------------------------------- the figure

@@ -7,7 +7,15 @@ import textwrap
 from selfplay.common.words import counted
 from selfplay.report.axis import FLOPS, TIMES, Metric, Record, amount_text, finite, shorten
 from selfplay.report.style import STAGES
-from selfplay.report.verdict import POINTS, SIGNAL, Mode, Verdict, by_intervals, well_known
+from selfplay.report.verdict import (
+    POINTS,
+    SIGNAL,
+    Mode,
+    Verdict,
+    by_intervals,
+    verdict_of,
+    well_known,
+)
 
 MISSING = {
     POINTS: "No checkpoint has been rated",
@@ -132,22 +140,30 @@ def passing_text(who: str, passes: Record) -> str:
     return f"{who} is above it at its last point in {passes['share']:.0%} of the draws"
 
 
+def compute_texts(evaluation: Record) -> list[str]:
+    """What more compute brings, in training and on a move."""
+    verdict = verdict_of(evaluation)
+    return [*ceiling_texts(verdict), *search_texts(verdict)]
+
+
 def search_texts(verdict: Verdict) -> list[str]:
-    """What more simulations bring, and what training is worth beside them."""
+    """What more simulations bring, or what else the evaluation "spends" on a move, and what
+    training is worth beside them."""
     found, unit = verdict.evaluation.get("exchange") or {}, verdict.metric.unit
+    spends = verdict.evaluation.get("spends", "simulations")
     if not found:
         return []
     times = f"{found['times']}×"
     gains = [f"{STAGES[stage].name}'s net {figure_text(gain, verdict.metric)}{unit}"
              for stage, gain in found["gains"].items()]
-    sentences = [f"Test-time compute: {times} the simulations bring {', '.join(gains)}."]
+    sentences = [f"Test-time compute: {times} the {spends} bring {', '.join(gains)}."]
     if by := found.get("training"):
         text = (f"Training: {times} the compute of RL brought {figure_text(by, verdict.metric)}"
                 f"{unit} at {verdict.metric.mode(by['sims'])}")
         worth = found.get("worth")
-        sentences.append(f"{text}, as {worth['value']:.3g}× the simulations do "
+        sentences.append(f"{text}, as {worth['value']:.3g}× the {spends} do "
                          f"({worth['low']:.3g} to {worth['high']:.3g})." if worth else
-                         f"{text}; how many simulations that is worth is not known yet.")
+                         f"{text}; how many {spends} that is worth is not known yet.")
     return sentences
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
 from selfplay.arena.elo import Rating, fit, outcomes
@@ -53,6 +53,9 @@ STAGES = ("sft", "rl", "value")  #: whose checkpoints play
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
 
 
+One = TypeVar("One")
+
+
 class Point(NamedTuple):
     """A checkpoint on the chart."""
 
@@ -60,11 +63,14 @@ class Point(NamedTuple):
     path: Path
     step: int
     compute: dict[str, float]
+    kind: str = ""  #: of player; "llm": a language model. Empty: by its stage
+    how: str = ""  #: stands at the end of its name as a player
 
     def player(self, sims: int) -> str:
-        """Its name as a player; a value net plays as AlphaGo, which always searches."""
-        kind = "alphago" if self.stage == "value" else "net"
-        return f"{kind}:{self.path}@{sims}" if sims else f"{kind}:{self.path}"
+        """Its name as a player; a value net plays as AlphaGo, which always searches. sims: of a
+        language model, answers that vote."""
+        kind = self.kind or ("alphago" if self.stage == "value" else "net")
+        return f"{kind}:{self.path}" + f"@{sims}" * bool(sims) + self.how
 
 
 def chart_points(run: Run) -> list[Point]:
@@ -78,12 +84,12 @@ def chart_points(run: Run) -> list[Point]:
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; bring it "
                             f"back, or delete {best_file}: the best that is left counts then")
-        sft = _spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
+        sft = spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     value = None
     if run.config.recipe == "alphago":
         value = checkpoint.best(run.folder / "value", VALUE_METRIC)
-    return (sft + _spread(rl, run.config.eval.rl_points, log=False)
+    return (sft + spread(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
 
@@ -103,7 +109,7 @@ def _point(stage: str, path: Path) -> Point:
     return Point(stage, path, int(meta["step"]), dict(meta["compute"]))
 
 
-def _spread(found: list[Point], count: int, log: bool) -> list[Point]:
+def spread(found: list[One], count: int, log: bool) -> list[One]:
     """At most ``count`` of them, evenly spaced by (log) index and always with the last."""
     if len(found) <= count:
         return found
@@ -318,13 +324,16 @@ def rated_baselines(run: Run, rows: Mapping[str, Record]) -> list[Record]:
         for row in found]
 
 
-def rated_points(run: Run, rows: Mapping[str, Record]) -> list[Record]:
-    """The rows of all the run's checkpoints that have an Elo, in each of their modes."""
-    chosen = [_point(stage, path) for stage in STAGES
-              for path in checkpoint.listing(run.folder / stage)]
+def rated_points(
+    run: Run, rows: Mapping[str, Record], own: Sequence[Point] = ()
+) -> list[Record]:
+    """The rows of all the run's checkpoints that have an Elo, in each of their modes. own: points
+    of a run whose checkpoints are none of a board's net."""
+    chosen = own or [_point(stage, path) for stage in STAGES
+                     for path in checkpoint.listing(run.folder / stage)]
     return [{**row, "stage": p.stage, "sims": s, "step": p.step,
              **{k: p.compute.get(k, 0.0) for k in ("flops", "seconds", "positions")}}
-            for p in chosen for s in (0, run.config.eval.sims)
+            for p in chosen for s in ((0,) if own else (0, run.config.eval.sims))
             if (row := rows.get(p.player(s))) and row["elo"] is not None]
 
 

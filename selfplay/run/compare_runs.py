@@ -1,9 +1,11 @@
-"""Several runs of one game, rated together: two recipes, say, or one before and after a change.
+"""Several runs of one game, rated together: two recipes, say, or one before and after a change, or
+nets of boards and language models.
 
 The matches that each run has played against the baselines tie them together. Matches between the
 runs make the ratings more precise: the last nets of each run against those of every other, then
 each checkpoint against those of other runs that are nearest in training time. They are kept in a
-folder of their own and continue where they stopped.
+folder of their own and continue where they stopped. Where language models are among them, the last
+model of each run plays with more and more computation as well.
 """
 
 from __future__ import annotations
@@ -11,25 +13,29 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from selfplay.arena.elo import outcomes
 from selfplay.arena.match import safe_name, shortened
 from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.common.console import Bar, say
+from selfplay.common.curves import Outcomes
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, locked, make_folder, write_atomic, write_json
 from selfplay.common.words import command, counted
 from selfplay.report.axis import Record, metric_of
+from selfplay.report.ceilings import ceilings, exchange
 from selfplay.report.verdict import with_value
 from selfplay.run import compare
 from selfplay.run.clock import OVERTIME
 from selfplay.run.compare import RANDOM, Pairing, Point
 from selfplay.run.folder import Run
+from selfplay.run.teacher import teacher_of
 
 
 class Entry(NamedTuple):
@@ -38,13 +44,28 @@ class Entry(NamedTuple):
     label: str
     run: Run
     points: list[Point]
+    texts: bool = False  #: its points are language models
+    efforts: tuple[int, ...] = ()
+    #: simulations, or answers that vote, that its last one plays with as well
 
     def modes(self, sims: int) -> list[Point]:
         """Its checkpoints that play with ``sims`` simulations."""
+        if self.texts:
+            return [] if sims else self.points
         return [p for p in self.points if sims in compare.modes_of(self.run, p.stage)]
 
 
-def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
+class Texts(NamedTuple):
+    """What there is of runs of language models. points: theirs, by the run's folder."""
+
+    points: Mapping[Path, list[Point]]
+    masked: bool = False  #: they choose among legal moves only
+    sims: tuple[int, ...] = ()  #: that nets play with beside them
+    votes: tuple[int, ...] = ()  #: answers that vote
+
+
+def entries(runs: Sequence[Run], labels: Sequence[str] = (), texts: Texts | None = None
+            ) -> list[Entry]:
     """The runs as entries of the comparison, named by ``labels`` or else after their folders.
 
     Raises UserError for runs that cannot be compared or have no checkpoint.
@@ -64,7 +85,10 @@ def entries(runs: Sequence[Run], labels: Sequence[str] = ()) -> list[Entry]:
         ):
             if mine != others:
                 raise UserError(f"{run.folder}: {what} {mine}, {first.folder} {others}; {remedy}")
-    found = [Entry(name, run, compare.chart_points(run))
+    texts = texts or Texts({})
+    found = [Entry(name, run, texts.points[run.folder], True, texts.votes)
+             if run.folder in texts.points else
+             Entry(name, run, compare.chart_points(run), False, texts.sims)
              for name, run in zip(names, runs, strict=True)]
     for entry in found:
         if not entry.points:
@@ -90,8 +114,30 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
                 for near in _nearest(point, other.modes(sims)):
                     if (point.stage, near.stage) != ("sft", "sft"):  # often the same net
                         wanted.append(Pairing(near.player(sims), point.player(sims), config.games))
+    wanted += [pairing for entry in found for pairing in more_compute(entry, ladder(found))]
+    if any(entry.texts for entry in found):
+        wanted += [Pairing(point.player(0), name, config.games) for entry in found
+                   for point in entry.points[::-1] for name in ladder(found)
+                   if point.stage != "value"]
     unique = {frozenset((p.a, p.b)): p for p in reversed(wanted)}
     return [p for p in wanted if unique.get(frozenset((p.a, p.b))) is p]
+
+
+def ladder(found: Sequence[Entry]) -> list[str]:
+    """Whom all points of all runs play: ``random``, the baselines and the experts that are here."""
+    names = dict.fromkeys([RANDOM, *found[0].run.config.eval.baselines,
+                           *(teacher_of(entry.run) for entry in found)])
+    return [name for name in names if missing_engine(name) is None]
+
+
+def more_compute(entry: Entry, others: Sequence[str]) -> list[Pairing]:
+    """The last point of a run with more and more computation, each against the next smaller and
+    ``others``, but not ``random``, who loses to all of them."""
+    last, games = entry.points[-1], entry.run.config.eval.games
+    wanted = [Pairing(last.player(more), last.player(less), games)
+              for less, more in pairwise((0, *entry.efforts))]
+    return wanted + [Pairing(last.player(effort), name, games) for effort in entry.efforts
+                     for name in others if name != RANDOM]
 
 
 def _nearest(point: Point, others: Sequence[Point]) -> list[Point]:
@@ -126,24 +172,46 @@ def compared(found: Sequence[Entry], folder: Path) -> Record:
     """Ratings of all checkpoints from all matches on disk, in the form that ``ratings_table`` and
     the chart of several runs read."""
     runs, game = [entry.run for entry in found], found[0].run.game
+    teachers = {teacher_of(run) for run in runs}
     direct = [(Pairing(match.a, match.b, match.games), match)
               for _, match in compare.read_matches(folder, game)]
-    own = [(pairing, result) for run in runs for pairing, result, _ in compare.matches(run)]
+    own = [(pairing, result) for entry in found if not entry.texts
+           for pairing, result, _ in compare.matches(entry.run)]
+    seen = outcomes([(p.a, p.b, *result.counts) for p, result in direct + own], RANDOM)
     rows = compare.rows_of_ratings(direct + own, [run.folder for run in runs])
     baselines = {row["player"]: row for run in runs for row in compare.rated_baselines(run, rows)}
     return {
         "game": game.name, "rules": game.rules, "anchor": RANDOM,
-        "runs": [{"label": entry.label, "folder": str(entry.run.folder),
-                  "recipe": entry.run.config.recipe,
-                  "points": compare.rated_points(entry.run, rows)} for entry in found],
-        "baselines": [row for row in baselines.values() if row["elo"] is not None],
+        "runs": [compared_run(entry, rows, seen) for entry in found],
+        "baselines": [{**row, "expert": row["player"] in teachers}
+                      for row in baselines.values() if row["elo"] is not None],
         "matches": [compare.match_row(pairing, result) for pairing, result in direct],
     }
+
+
+def compared_run(
+    entry: Entry, rows: Mapping[str, Record], seen: tuple[Sequence[str], Outcomes]
+) -> Record:
+    """A run of the comparison: its points; where its last one has played with more and more
+    computation, those ratings (search), and what they say (``report.ceilings``)."""
+    own = entry.points if entry.texts else ()
+    found: Record = {"label": entry.label, "folder": str(entry.run.folder),
+                     "recipe": "texts" if entry.texts else entry.run.config.recipe,
+                     "points": compare.rated_points(entry.run, rows, own)}
+    if not entry.efforts:
+        return found
+    last = entry.points[-1]
+    found["search"] = [
+        {**row, "stage": last.stage, "sims": effort} for effort in (0, *entry.efforts)
+        if (row := rows.get(last.player(effort))) and row["elo"] is not None]
+    return {**found, "spends": "answers" if entry.texts else "simulations",
+            "curves": ceilings(found, *seen), "exchange": exchange(found, *seen)}
 
 
 def ratings_table(result: Record) -> str:
     """Elo and 95% interval of every checkpoint, then the matches between the runs, as text."""
     from selfplay.report.page import aligned, baseline_rows, point_head, point_rows
+    from selfplay.report.text import compute_texts
 
     metric, baselines = metric_of(result), with_value(result, "baselines")
     rows = [["run", *point_head(metric)]]
@@ -152,8 +220,10 @@ def ratings_table(result: Record) -> str:
     rows += [["", *cells] for cells in baseline_rows(baselines, metric)]
     lines = [f"{m['a']} against {m['b']}: {m['score']:.1%} ({m['low']:.1%} to {m['high']:.1%}) of "
              f"{counted(m['games'], 'game')}" for m in result["matches"]]
+    told = [f"{run['label']}: {text}" for run in result["runs"] if "search" in run
+            for text in compute_texts({**result, **run})]
     return "\n".join([f"{result['game']}  {result['rules']}", "",
-                      aligned(rows, {2, 4, 5, 6, 7, 8, 9}), "", *lines])
+                      aligned(rows, {2, 4, 5, 6, 7, 8, 9}), "", *lines, *told])
 
 
 def write_compared(result: Record, folder: Path, over: str) -> Path:
@@ -171,13 +241,14 @@ def write_compared(result: Record, folder: Path, over: str) -> Path:
 
 def compare_runs(
     runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str,
-    over: str, away: Away | None = None,
+    over: str, away: Away | None = None, texts: Texts | None = None,
 ) -> None:
-    """Play matches between the runs for ``minutes``, then print and draw the comparison.
+    """Play matches between the runs for ``minutes``, then print and draw the comparison. texts: of
+    those runs that are language models'.
 
     Raises UserError if another process is working on one of the runs.
     """
-    found, began = entries(runs, labels), time.monotonic()
+    found, began = entries(runs, labels, texts), time.monotonic()
 
     def spent() -> float:
         return time.monotonic() - began
@@ -192,5 +263,7 @@ def compare_runs(
                          progress=lambda index, count, p, n: bar.at(
                      spent(), f"match {index + 1}/{count}  {p.a} - {p.b}  {n}/{p.games}"))
         result = compared(found, folder)
+        if texts is not None:
+            result["masked"] = texts.masked
     say(ratings_table(result))
     say(f"chart: {write_compared(result, folder, over)}")

@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from llvmlite import ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -50,7 +49,8 @@ def _prefetch(context, array, index):
             for part, own in zip(parts, indices, strict=True)])
         words = [cgutils.int32_t(word) for word in (0, 3, 1)]  # to read, soon again, data
         byte = builder.bitcast(at, cgutils.voidptr_t)
-        wanted = ir.FunctionType(ir.VoidType(), [byte.type, *(word.type for word in words)])
+        kinds = [word.type for word in (byte, *words)]
+        wanted = cgutils.ir.FunctionType(cgutils.ir.VoidType(), kinds)
         fetch = cgutils.get_or_insert_function(builder.module, wanted, "llvm.prefetch.p0")
         builder.call(fetch, [byte, *words])
         return context.get_dummy_value()

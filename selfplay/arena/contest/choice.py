@@ -31,7 +31,7 @@ class Choice:
         self.results: dict[Pairing, MatchResult] = {}  #: as they stand now
         self._costs: dict[tuple[str, str], tuple[float, int]] = {}  # by kinds: seconds, games
         self._nets = list({name: None for p in pairings for name in (p.a, p.b)
-                           if name.startswith(("net:", "alphago:"))})
+                           if name.startswith(("net:", "alphago:", "llm:"))})
 
     def next(self) -> tuple[Pairing, float]:
         """The pairing, and the share of its games that it shall have then."""
@@ -71,8 +71,9 @@ class Choice:
 
 
 def kind(player: str) -> str:
-    """A player's name without a net's path, which does not matter for how long its moves take."""
-    return re.sub(r"^(net|alphago):.*?(@\w+)?$", r"\1\2", player)
+    """A player's name without the path of its weights, which does not matter for how long its moves
+    take."""
+    return re.sub(r"^(net|alphago|llm):.*?(@\w+)?(,mask)?$", r"\1\2\3", player)
 
 
 def _kinds(pairing: Pairing) -> tuple[str, str]:
