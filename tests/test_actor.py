@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from selfplay.board.alphazero import Learner, alphazero
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import pack
-from selfplay.board.selfplay import Actor, Harvest, Starts
+from selfplay.board.selfplay import Actor, Harvest, Regrets
 from selfplay.games import make
 from selfplay.games.base import Game, side
 from selfplay.models import NetSpec
@@ -273,7 +273,7 @@ def test_games_begin_again_where_the_result_surprised() -> None:
 def test_the_highest_regrets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfplay.board.selfplay.STARTS", 2)
     game = make("tictactoe")
-    starts = Starts(game, 1.0, 1)
+    starts = Regrets(game, 1.0, 1)
     actions = np.array([4, 0, 8], np.int16)
     for values in ([0.1, 0.9, 0.2], [0.0, -0.5, -0.8], [0.3, 0.2, 0.0]):
         starts.note(0, actions, np.array(values, np.float32), 0.0)

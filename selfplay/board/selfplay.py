@@ -104,7 +104,7 @@ class Actor:
             no_resign=np.zeros(batch, np.bool_),
         )
         share = config.regret_share
-        self.starts = Starts(game, share, batch) if share else None
+        self.starts = Regrets(game, share, batch) if share else None
         self.full = np.zeros(batch, np.bool_)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
@@ -269,7 +269,7 @@ class Start(NamedTuple):
     state: Any
 
 
-class Starts:
+class Regrets:
     """Where games may begin again: of each game the position whose result surprised the search
     most; those of the highest regret are kept, and each is used once. After regret-guided search
     control (RGSC, arXiv:2602.20809), in a plain form: no net learns to foretell the regret.
