@@ -114,11 +114,11 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
                 for near in _nearest(point, other.modes(sims)):
                     if (point.stage, near.stage) != ("sft", "sft"):  # often the same net
                         wanted.append(Pairing(near.player(sims), point.player(sims), config.games))
-    wanted += [pairing for entry in found for pairing in more_compute(entry, ladder(found))]
     if any(entry.texts for entry in found):
         wanted += [Pairing(point.player(0), name, config.games) for entry in found
                    for point in entry.points[::-1] for name in ladder(found)
                    if point.stage != "value"]
+    wanted += [pairing for entry in found for pairing in more_compute(entry, ladder(found))]
     unique = {frozenset((p.a, p.b)): p for p in reversed(wanted)}
     return [p for p in wanted if unique.get(frozenset((p.a, p.b))) is p]
 
