@@ -39,9 +39,9 @@ TINY = ["recipe=grpo", "net=1x32", "play.games=40", "play.expert=mcts:5", "play.
         "play.rival=random", "play.opening=0,3", "play.thought=line", "play.sims=16",
         "play.plies=2", "play.symmetries=false", "sft.max_steps=40", "sft.evaluate_every=40",
         "sft.learning_rate=0.01", "sft.looked_at=4", "data.held_out=4", "rl.prompts=3",
-        "rl.group=2", "rl.steps=2", "rl.evaluate_every=2", "rl.evaluate_prompts=4", "rl.checkpoint_every=1",
-        "play.opponents=self,mcts:2,random", "sample.max_new_tokens=8", "eval.samples=1",
-        "pool.every=1", "pool.opponents=1"]
+        "rl.group=2", "rl.steps=2", "rl.evaluate_every=2", "rl.evaluate_prompts=4",
+        "rl.checkpoint_every=1", "play.opponents=self,mcts:2,random", "sample.max_new_tokens=8",
+        "eval.samples=1", "pool.every=1", "pool.opponents=1"]
 
 
 @pytest.fixture(scope="module")
