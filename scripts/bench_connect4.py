@@ -4,7 +4,7 @@ board: seconds of processor time a position, each kept as it is solved; the same
     python scripts/bench_connect4.py --plies 10-20 --count 200
     python scripts/bench_connect4.py Test_L* --plies 10-20 --count 600
     python scripts/bench_connect4.py Test_L1_R2 Test_L1_R3 --record solved.jsonl
-    python scripts/bench_connect4.py --empty --bits 25
+    python scripts/bench_connect4.py --empty --values --bits 25
 
 Positions of a file come in an order drawn from the seed, so that any number of them stands for all.
 The table is empty before each position.
@@ -49,15 +49,15 @@ def _at(moves: tuple[int, ...]) -> tuple[Any, Any]:
     return states, GAME.legal(states)
 
 
-def solve(moves: str, bits: int) -> dict[str, Any]:
-    """The score of a position and the processor time it took."""
+def solve(moves: str, bits: int, values: bool) -> dict[str, Any]:
+    """The score of a position, or its sign alone, and the processor time it took."""
     solver = Connect4Solver(bits)
     solver.table[:] = 0  # the memory is there now, not page by page
     states = _at(tuple(int(move) - 1 for move in moves))[0]
     began = time.process_time()
-    score = int(solver.scores(states)[0])
-    return {"moves": moves, "score": score, "seconds": round(time.process_time() - began, 6),
-            "bits": bits}
+    score = int((solver.values if values else solver.scores)(states)[0])
+    seconds = round(time.process_time() - began, 6)
+    return {"moves": moves, "value" if values else "score": score, "seconds": seconds, "bits": bits}
 
 
 def main() -> None:
@@ -67,22 +67,25 @@ def main() -> None:
                         help="LOW-HIGH: of the files only those; without files random positions")
     parser.add_argument("--count", type=int, default=0, help="positions at most of each kind")
     parser.add_argument("--empty", action="store_true", help="the empty board alone")
+    parser.add_argument("--values", action="store_true",
+                        help="only whether a position is won, drawn or lost")
     parser.add_argument("--bits", type=int, default=TABLE_BITS, help="the table has 2^BITS entries")
     parser.add_argument("--record", type=Path, help="where a line of JSON goes for each position")
     parser.add_argument("--seed", type=int, default=0)
     options: Any = parser.parse_args()
     Connect4Solver(4).scores(GAME.new(0))  # compiled, or loaded
+    what = "value" if options.values else "score"
     done: dict[str, dict[str, Any]] = {}
     if options.record and options.record.exists():
         rows = [json.loads(line) for line in options.record.read_text().splitlines()]
-        done = {row["moves"]: row for row in rows if row["bits"] == options.bits}
+        done = {row["moves"]: row for row in rows if row["bits"] == options.bits and what in row}
     wanted = [("", 1)] if options.empty else positions(options.files, options.plies, options.count,
                                                        options.seed)
     seconds: list[float] = []
     for moves, known in wanted:
-        row = done.get(moves) or solve(moves, options.bits)
-        if known != 99 and row["score"] != known:
-            raise UserError(f"{moves}: {row['score']}, not {known}")
+        row = done.get(moves) or solve(moves, options.bits, options.values)
+        if known != 99 and row[what] != (np.sign(known) if options.values else known):
+            raise UserError(f"{moves}: {what} {row[what]}, not of {known}")
         seconds.append(row["seconds"])
         if options.record and moves not in done:
             with options.record.open("a") as file:

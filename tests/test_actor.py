@@ -11,12 +11,15 @@ import pytest
 from harvesting import played
 from numpy.typing import NDArray
 
-from selfplay.board.config import RLConfig
+from selfplay.board.alphazero import Learner, alphazero
+from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import pack
 from selfplay.board.selfplay import Actor, Harvest
 from selfplay.games import make
 from selfplay.games.base import Game, side
+from selfplay.models import NetSpec
 from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search
 
 SMALL = RLConfig(sims=6, cheap_sims=2, full_share=1.0, games=8, opening=(2, 2),
                  temperature_plies=3, komi_share=0.0, komi_wild=0.0, pass_from=0.0)
@@ -173,3 +176,70 @@ def test_room_for_long_games_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     grown = play(game, SMALL)
     for a, b in zip((*wide.columns, *wide[1:]), (*grown.columns, *grown[1:]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# ------------------------------------------------------------------------ targets and budgets
+
+def test_value_targets_mix_the_searches_of_later_positions_with_the_result() -> None:
+    """Targets change nothing in play: with 0 they are the searches' own values, of which the sums
+    for any other are made here, term by term."""
+    game, lam = make("tictactoe"), 0.7
+    results, searched, mixed = (play(game, replace(SMALL, value_lambda=value), 200)
+                                for value in (1.0, 0.0, lam))
+    np.testing.assert_array_equal(results.actions, mixed.actions)
+    np.testing.assert_array_equal(results.actions, searched.actions)
+    row, certain = 0, 0
+    for actions, value in zip(games_of(mixed), mixed.values, strict=True):
+        sides = [position["side"] for position in replayed(game, actions)[0][2:]]
+        n = len(sides)
+        own = searched.columns.value[row : row + n] * sides  # for player 0
+        for t in range(n):
+            wanted = sum((1 - lam) * lam**k * own[t + k] for k in range(n - t))
+            wanted += lam ** (n - t) * value
+            assert mixed.columns.value[row + t] == pytest.approx(wanted * sides[t], abs=1e-6)
+            assert results.columns.value[row + t] == value * sides[t]
+        certain += bool(own[-1] == value)  # the last move won, or filled the board: it is proven
+        row += n
+    assert row == len(mixed.columns.value)
+    assert certain == len(mixed.values)
+    assert (np.abs(searched.columns.value) < 1).any()
+
+
+def test_targets_belong_to_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all positions are learnt from: a target that is the ply."""
+    game = make("tictactoe")
+    monkeypatch.setattr("selfplay.board.selfplay.lambda_returns",
+                        lambda values, result, lam: np.arange(len(values), dtype=float))
+    harvest, row = play(game, replace(SMALL, full_share=0.4, value_lambda=0.5), 60), 0
+    for actions in games_of(harvest):
+        for ply, position in enumerate(replayed(game, actions)[0]):
+            if row < len(harvest.columns.value) and np.array_equal(
+                    harvest.columns.obs[row], position["obs"]):
+                assert harvest.columns.value[row] == ply * position["side"]
+                row += 1
+    assert row == len(harvest.columns.value)
+
+
+def test_simulations_grow_by_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RLConfig(sims=32, cheap_sims=8, sims_from=(2, 4), full_share=0.5, games=4,
+                      positions=16, reuse=1.0, window_min=64, window_max=64, batch_size=16,
+                      iterations=6, dtype="float32", cache_mb=1)
+    wanted = [{2}, {4}, {8}, {16, 8}, {32, 8}, {32, 8}]
+    assert [{scheduled(config, k).sims, scheduled(config, k).cheap_sims}
+            for k in range(1, 7)] == wanted
+    off = replace(config, sims_from=(0, 0))
+    assert scheduled(off, 1) is off
+
+    asked: list[set[int]] = [set()]
+    begin = Search.begin
+
+    def noted(self: Search, rows: Any, states: Any, sims: Any, *rest: Any, **more: Any) -> None:
+        asked[-1] |= set(np.asarray(sims).tolist())
+        begin(self, rows, states, sims, *rest, **more)
+
+    monkeypatch.setattr(Search, "begin", noted)
+    game = make("tictactoe")
+    spec = NetSpec("1x8", game.obs_shape, game.num_actions, game.has_ownership)
+    for _ in alphazero(Learner(game, spec, config)):
+        asked.append(set())
+    assert asked[:-1] == wanted

@@ -39,7 +39,7 @@ def test_the_first_start_says_that_it_compiles_and_the_second_does_not(tmp_path:
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     first = selfplay(*match, "one", cwd=tmp_path, env=cache)
     assert first.returncode == 0, first.stderr
-    assert first.stderr.count("compiling (kept for the next time") == 1
+    assert first.stderr.count("compiling (half a minute of a free core") == 1
     compiles_nothing(match, tmp_path, cache)
 
 

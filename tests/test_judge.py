@@ -18,7 +18,13 @@ from selfplay.common.errors import UserError
 from selfplay.games import GameError, make
 from selfplay.games.base import take
 from selfplay.games.solve import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT, solver
-from selfplay.games.solve.connect4 import CELLS, UNKNOWN, Connect4Solver
+from selfplay.games.solve.connect4 import (
+    CELLS,
+    UNKNOWN,
+    Connect4Solver,
+    _claimeven,
+    _zugzwang,
+)
 
 CONNECT4, TICTACTOE = make("connect4"), make("tictactoe")
 POSITIONS = Path(__file__).parents[2] / "shared/connect4"
@@ -88,11 +94,31 @@ def test_late_positions_against_plain_search_over_openspiel(draws: list[int], le
 
 @pytest.mark.skipif(not POSITIONS.is_dir(), reason="the benchmark's positions are not here")
 @pytest.mark.parametrize(("name", "count"), [
-    ("Test_L3_R1", 1000), ("Test_L2_R1", 1000), ("Test_L2_R2", 20), ("Test_L1_R1", 300)])
+    ("Test_L3_R1", 1000), ("Test_L2_R1", 1000), ("Test_L2_R2", 300), ("Test_L1_R1", 300)])
 def test_scores_of_the_public_benchmark(name: str, count: int) -> None:
     rows = [line.split() for line in (POSITIONS / name).read_text().splitlines()[:count]]
-    scores = Connect4Solver().scores(played(CONNECT4, [moves for moves, _ in rows]))
-    assert scores.tolist() == [int(score) for _, score in rows]
+    states = played(CONNECT4, [moves for moves, _ in rows])
+    known = np.array([int(score) for _, score in rows])
+    assert (Connect4Solver().scores(states) == known).all()
+    assert (Connect4Solver(bits=16).values(states) == np.sign(known)).all()
+
+
+@pytest.mark.skipif(not POSITIONS.is_dir(), reason="the benchmark's positions are not here")
+@pytest.mark.parametrize("first", [True, False])
+def test_what_answering_above_proves_is_so(first: bool) -> None:
+    """The bounds that the search takes without looking, beside known scores."""
+    proves, said = (_claimeven if first else _zugzwang), set()
+    for name in ("Test_L3_R1", "Test_L2_R1", "Test_L2_R2", "Test_L1_R1", "Test_L1_R2"):
+        for line in (POSITIONS / name).read_text().splitlines():
+            moves, score = line.split()
+            if len(moves) % 2 == first:
+                continue
+            boards = played(CONNECT4, [moves]).boards[0]
+            for bound in range(-4, 3):
+                high = proves(boards[1 - first], boards[0] | boards[1], bound)
+                assert high >= int(score), (moves, bound)
+                said.add(high)
+    assert said == ({-3, -2, -1, 0, CELLS} if first else {-2, -1, CELLS})
 
 
 def test_grades_are_what_the_scores_say() -> None:

@@ -386,6 +386,24 @@ def test_samples_and_policy_gradients_get_their_panels():
         (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * style.DPI, abs=2)
 
 
+def test_budgets_and_other_tasks_have_panels_and_tables(tmp_path):
+    budgets = [{"stage": "rl", "mode": mode, "budget": b, "tokens": b - 0.5, "accuracy": 40 + b,
+                "low": 30, "high": 80} for mode in ("cut", "forced") for b in (8, 16)]
+    also = [{"task": "harder", **row} for row in ANSWERS["samples"]]
+    found = {**ANSWERS, "budgets": budgets, "also": also}
+    report.write_report(tmp_path / "both", found)
+    report.write_report(tmp_path / "none", ANSWERS)
+    more = [image((tmp_path / name / "chart.png").read_bytes()).shape[0] for name in
+            ("both", "none")]
+    assert more[0] - more[1] == pytest.approx(
+        2 * (panels.SAMPLES_HEIGHT + panels.SAMPLES_GAP) * style.DPI, abs=2)
+    page = Collector()
+    page.feed((tmp_path / "both/report.html").read_text())
+    assert "Budgets of thought" in page.text and "forced" in page.text and "harder" in page.text
+    summary = json.loads((tmp_path / "both/summary.json").read_text())
+    assert summary["budgets"] == budgets and summary["also"] == also
+
+
 HOSTILE = "$x^$ <script>alert('x')</script>\n\x07&amp;\"" + "y" * 200
 NO_EXPERT = {"player": "gtp:gnugo", "expert": True, "elo": None, "note": "gnugo not installed"}
 CASES = {

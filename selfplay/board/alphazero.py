@@ -90,7 +90,9 @@ class Learner:
         if self.selfplay is None:  # a fresh stream of games after every start
             seed = self.seed * 1_000_003 + self.iteration + 7919 * again
             self.selfplay = SelfPlay(self.game, self.players.evaluators, self.config, seed=seed,
-                                     threads=torch.get_num_threads(), work=flops(self.spec))
+                                     threads=torch.get_num_threads(), work=flops(self.spec),
+                                     iteration=self.iteration + 1)
+        self.selfplay.plan(self.iteration + 1)
         return self.selfplay.play(positions, stop, progress)
 
     def evaluated(self) -> dict[str, int]:

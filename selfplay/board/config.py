@@ -5,7 +5,7 @@ They stand apart from the code that uses them, so that ``--help`` imports neithe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
@@ -21,6 +21,9 @@ class RLConfig:
     #: gumbel, puct: search; the others: policy gradient
     sims: Count = 32  #: simulations of a full search; only these searches are trained on
     cheap_sims: Count = 8  #: simulations of all other moves (playout-cap randomisation)
+    sims_from: tuple[Whole, Whole] = (0, 0)
+    #: progressive simulation: those of a full search in the first iteration, and after how many
+    #: iterations they have grown to sims, by equal factors; 0,0: sims always
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off
     proven: bool = True  #: exact values spread through the search, and into its policy targets
     games: Count = 256  #: games played side by side
@@ -36,6 +39,9 @@ class RLConfig:
     weight_decay: Amount = 1e-2  #: of AdamW
     ema_decay: Share = 0.995  #: decay per step of the averaged weights that self-play uses
     value_weight: Amount = 1.0  #: weight of the value loss; the policy loss has weight 1
+    value_lambda: Share = 1.0
+    #: value targets: 1 the result of the game; less mixes in the search's values of this and later
+    #: positions, each later one by this factor less; 0 the search's value of the position
     temperature_plies: Whole = 12  #: first moves of a game, drawn from the search's policy
     temperature: Amount = 1.0  #: of that sampling: policy ** (1 / temperature)
     opening: Plies = (0, 4)  #: fewest and most random plies at the start of a game
@@ -59,3 +65,13 @@ class RLConfig:
     max_staleness: Whole = 0
     #: on Ray: iterations that the weights of a game may be behind those that learn from it; 0: play
     #: and learning take turns
+
+
+def scheduled(config: RLConfig, iteration: int) -> RLConfig:
+    """``config`` with the simulations of an iteration (1, 2, ...), by ``sims_from``: progressive
+    simulation, as in MiniZero (Wu et al. 2023, arXiv:2310.11305). Cheap searches have no more."""
+    first, iterations = config.sims_from
+    if not first or iteration > iterations:
+        return config
+    sims = round(first * (config.sims / first) ** ((iteration - 1) / iterations))
+    return replace(config, sims=sims, cheap_sims=min(config.cheap_sims, sims))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.board.config import RLConfig
+from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import Columns, concat, pack
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
@@ -58,6 +58,7 @@ class _Book(NamedTuple):
     obs: NDArray[Any]  # [B, T, P]
     policy: NDArray[np.float16]  # [B, T, A]
     sign: NDArray[np.int8]  # [B, T] +1 where player 0 was to move
+    value: NDArray[np.float32]  # [B, T] the search's, for player 0, by ply
     opening: NDArray[np.int32]  # [B] random plies to play before the search takes over
     no_resign: NDArray[np.bool_]  # [B] this game is played out whatever the value
 
@@ -77,12 +78,14 @@ class Actor:
 
     def __init__(
         self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int,
-        group: int = 0,
+        group: int = 0, iteration: int = 1,
     ) -> None:
+        """iteration: whose simulations the searches have, by ``config.sims_from``."""
         batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
         self.game, self.evaluate, self.config = game, evaluate, config
+        self.budget = scheduled(config, iteration)
         self.rng = np.random.default_rng([seed, 0xAC, group])
-        most = max(config.sims, config.cheap_sims)
+        most = max(config.sims, config.cheap_sims, config.sims_from[0])
         stream = int(rng.streams(seed, np.array([group]))[0])
         self.search = Search(game.passing_late(config.pass_from), search_config(config), batch,
                              most, stream)
@@ -95,6 +98,7 @@ class Actor:
             obs=np.zeros((batch, plies, sample.shape[1]), sample.dtype),
             policy=np.zeros((batch, plies, game.num_actions), np.float16),
             sign=np.zeros((batch, plies), np.int8),
+            value=np.zeros((batch, plies), np.float32),
             opening=np.zeros(batch, np.int32),
             no_resign=np.zeros(batch, np.bool_),
         )
@@ -146,7 +150,7 @@ class Actor:
         """Start the next search of ``rows``: full in some, cheap in the others."""
         full = self.rng.random(len(rows)) < self.config.full_share
         self.full[rows] = full
-        sims = np.where(full, self.config.sims, self.config.cheap_sims).astype(np.int32)
+        sims = np.where(full, self.budget.sims, self.budget.cheap_sims).astype(np.int32)
         self.search.begin(rows, take(self.states, rows), sims, full, fresh=False)
 
     def _move(self, rows: NDArray[np.int64]) -> None:
@@ -158,6 +162,7 @@ class Actor:
             self.book = _roomier(self.book)
         book = self.book
         book.action[rows, ply] = actions
+        book.value[rows, ply] = result.value * (1 - 2 * to_play)
         keep = self.full[rows]
         kept, at = rows[keep], self.book.rows[rows[keep]]
         book.slot[kept, at] = ply[keep]
@@ -208,7 +213,8 @@ class Actor:
             score, known = np.zeros(len(ended), np.float32), np.zeros(len(ended), np.bool_)
         parts, actions = [], []
         for g, row in enumerate(ended):
-            parts.append(self._columns(row, value[over][g], owner[g], score[g], known[g]))
+            parts.append(self._columns(row, finals.ply[g], value[over][g], owner[g], score[g],
+                                       known[g]))
             actions.append(self.book.action[row, : finals.ply[g]].copy())
         harvest = Harvest(
             columns=concat(parts),
@@ -221,14 +227,20 @@ class Actor:
         self._deal(ended)
         return harvest
 
-    def _columns(self, row: int, value: float, owner: Any, score: float, known: bool) -> Columns:
+    def _columns(
+        self, row: int, plies: int, value: float, owner: Any, score: float, known: bool
+    ) -> Columns:
         book, n = self.book, int(self.book.rows[row])
         sign = book.sign[row, :n]
+        target: Any = value
+        if self.config.value_lambda < 1:
+            target = lambda_returns(book.value[row, :plies], value, self.config.value_lambda)[
+                book.slot[row, :n]]
         return Columns(
             obs=book.obs[row, :n].copy(),
             policy=book.policy[row, :n].copy(),
             policy_weight=np.ones(n, np.float32),
-            value=(value * sign).astype(np.float32),
+            value=(target * sign).astype(np.float32),
             ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
@@ -237,6 +249,16 @@ class Actor:
 
     def _sizes(self, n: int) -> NDArray[np.int8] | None:
         return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
+
+
+def lambda_returns(values: NDArray[np.float32], result: float, lam: float) -> NDArray[np.float64]:
+    """float64 [T]: the value target of every ply of a game, g[t] = (1 - lam) v[t] + lam g[t + 1]
+    with g[T] = ``result`` (the lambda-return of Sutton and Barto 2018, 12.1, from the search's
+    value of the position itself on). values: [T], the search's, for the player of ``result``."""
+    found, later = np.empty(len(values)), result
+    for t in range(len(values) - 1, -1, -1):
+        found[t] = later = (1 - lam) * values[t] + lam * later
+    return found
 
 
 def _roomier(book: _Book) -> _Book:
@@ -268,19 +290,20 @@ class SelfPlay:
 
     evaluators: one a group (see ``groups_of``), used by one thread at a time. threads: at most
     so many groups at once; the games and their order do not depend on it. work: floating-point
-    operations of an evaluation (see ``models.flops``).
+    operations of an evaluation (see ``models.flops``). iteration: as ``plan`` takes it.
     """
 
     def __init__(
         self, game: Rules, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
-        threads: int, work: float = 0.0,
+        threads: int, work: float = 0.0, iteration: int = 1,
     ) -> None:
         groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)
         if len(groups) != len(evaluators):
             raise ValueError(f"{len(evaluators)} evaluators for {len(groups)} groups")
         self.actors = [
             Actor(groups[group][0], evaluators[group], replace(config, games=groups[group][1]),
-                  seed=seed, group=group) for group in ranks.share(len(groups))]
+                  seed=seed, group=group, iteration=iteration)
+            for group in ranks.share(len(groups))]
         self.waves = max(1, min(WAVES, int(WORK / max(work * groups[0][1], 1.0))))
         self.workers = Workers(min(threads, len(self.actors)))
 
@@ -304,6 +327,11 @@ class SelfPlay:
             if rows:
                 progress(rows)
         return join_harvests(done) if done else None
+
+    def plan(self, iteration: int) -> None:
+        """Let the searches that begin from now on have the simulations of this iteration."""
+        for actor in self.actors:
+            actor.budget = scheduled(actor.config, iteration)
 
     def in_flight(self) -> tuple[int, int]:
         """How many games are under way here, and how many training rows they have so far."""

@@ -54,12 +54,12 @@ class WholeGames(Actor):
 
     def __init__(
         self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int, group: int,
-        games: int,
+        games: int, iteration: int = 1,
     ) -> None:
         config = replace(config, games=min(config.games, games))
         self.more = games  #: that are still to begin
         self.resting = np.zeros(config.games, np.bool_)  #: rows without a game
-        super().__init__(game, evaluate, config, seed, group)
+        super().__init__(game, evaluate, config, seed, group, iteration)
 
     def play(self) -> Harvest:
         """All games. They depend on what the constructor was given, and on nothing else."""
@@ -122,7 +122,8 @@ class ShardMaker(Maker):
             evaluate.cache.clear()  # what was evaluated before would change the batches
         before = evaluate.evaluations, evaluate.cache.hits if evaluate.cache else 0
         harvest = WholeGames(board, evaluate, self.config,
-                             self.seed * 1_000_003 + iteration - 1, number, games).play()
+                             self.seed * 1_000_003 + iteration - 1, number, games,
+                             iteration).play()
         return tuple(harvest), {
             "games": len(harvest.ends), "evaluations": evaluate.evaluations - before[0],
             "cached": (evaluate.cache.hits if evaluate.cache else 0) - before[1]}

@@ -81,8 +81,8 @@ def watch() -> None:
         def on_start(self, event: event.Event) -> None:
             if _announced and not self.said:
                 self.said = True
-                print("compiling (kept for the next time; half a minute of a free core, which "
-                      "counts against no stage)", file=sys.stderr, flush=True)
+                print("compiling (half a minute of a free core, once: it is kept for the next "
+                      "time, and no budget counts it)", file=sys.stderr, flush=True)
 
         def on_end(self, event: event.Event) -> None:
             pass

@@ -14,6 +14,7 @@ from selfplay.common.settings import replace_key, set_key
 from selfplay.learn.config import ALGORITHMS, PastSelves, PGConfig, algorithm
 from selfplay.llm.preferences.config import DPOConfig, PairConfig, RewardConfig, RLHFConfig
 from selfplay.llm.stage_config import (
+    PREFIX,
     EnvConfig,
     GoldConfig,
     JudgeConfig,
@@ -181,6 +182,9 @@ def must_not_contradict(config: TextConfig) -> None:
                         "learnt by --recipe rl alone, with --model")
     if config.recipe != "sft" and config.sample.temperature == 0:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
+    if config.eval.budgets and config.task.startswith(("env:", PREFIX)):
+        raise UserError("eval.budgets: of chains of thought before an answer, which conversations "
+                        "and games are not; leave it out")
     rlhf = config.rlhf
     if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "

@@ -43,6 +43,16 @@ def piece_tokenizer(texts: Sequence[str], size: int) -> Any:
     return _tokenizer_of(learnt.model, splits, decoders.Fuse())
 
 
+def number_tokenizer(texts: Iterable[str] = ()) -> Any:
+    """``character_tokenizer`` with a token for each number below 100 as well; of longer numbers
+    each two digits from the left are one."""
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+
+    known = dict.fromkeys([*_characters(texts), *map(str, range(100))])
+    return _tokenizer_of(models.WordLevel(_ids_of(known), UNKNOWN),
+                    pre_tokenizers.Split(Regex(r"\d{1,2}|[\s\S]"), "isolated"), decoders.Fuse())
+
+
 def word_tokenizer(words: Iterable[str]) -> Any:
     """A tokenizer with a token for each of ``words``, which spaces and lines' ends part; texts come
     back with a space between two words."""

@@ -1,4 +1,5 @@
-"""What a model can do on held-out questions: accuracy, pass@k, and the majority of k."""
+"""What a model can do on held-out questions: accuracy, pass@k, the majority of k, and accuracy by
+the length of the chain of thought."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from torch import nn
 from selfplay.common.console import Bar
 from selfplay.common.stats import wilson
 from selfplay.llm.generate import Generator, Samples, Sampling
-from selfplay.llm.models import completion_texts, prompt_of
+from selfplay.llm.models import completion_texts, prompt_of, written
 from selfplay.llm.policy import Completions, judged_parts
-from selfplay.llm.rewards import Example, answer_of, parsed_number
+from selfplay.llm.rewards import Example, Format, answer_of, parsed_number, step_figures
 
 AT_ONCE = 1024  #: completions sampled side by side
 
@@ -133,14 +134,21 @@ def greedy_and_sampled(
 
 def accuracy(found: Answers) -> dict[str, float]:
     """accuracy with its 95% interval (Wilson, over questions: a group counts by its mean), the
-    shares of completions in the form asked for and of those that ended, the mean tokens, and of
-    games the share of legal moves."""
+    shares of completions in the form asked for and of those that ended, the mean tokens, what
+    ``rewards.step_figures`` says where steps are written, and of games the share of legal moves."""
     rate = found.mean("accuracy")
     low, high = wilson(rate, len(found.examples))
     return {"accuracy": rate, "low": low, "high": high, "format": found.mean("format"),
             "ended": found.mean("ended"), "tokens": found.tokens,
-            "questions": float(len(found.examples)),
+            "questions": float(len(found.examples)), **checked_steps(found),
             **({"legal": found.mean("legal")} if "legal" in found.parts[0][0] else {})}
+
+
+def checked_steps(found: Answers) -> dict[str, float]:
+    """``rewards.step_figures`` of all completions; {} where no step is written out."""
+    figures = step_figures([text for row in found.texts for text in row],
+                           [part["accuracy"] >= 1 for row in found.parts for part in row])
+    return figures if figures["steps"] else {}
 
 
 def pass_at(k: int, right: int, samples: int) -> float:
@@ -196,8 +204,10 @@ def evaluation_table(result: dict[str, Any]) -> str:
     """An evaluation for a terminal."""
     def line(name: str) -> str:
         row = result[name]
+        steps = (f", {row['steps']:.1f} steps ({row['wrong_steps']:.1%} wrong), {row['aha']:.1%} "
+                 "went back and ended right" if "steps" in row else "")
         return (f"{name:<8}{row['accuracy']:6.1%}  [{row['low']:.1%}, {row['high']:.1%}]  "
-                f"format {row['format']:.1%}, {row['tokens']:.1f} tokens")
+                f"format {row['format']:.1%}, {row['tokens']:.1f} tokens{steps}")
 
     head = f"{'k':<10}" + "".join(f"{k:>8}" for k in result["pass"])
     rows = [f"{name:<10}" + "".join(f"{v:8.1%}" for v in result[key].values())
@@ -218,3 +228,106 @@ def speed_said(tokens: float, seconds: float) -> str:
 def _vote(answer: str) -> str:
     value = parsed_number(answer)
     return answer if value is None else str(value)
+
+
+# --------------------------------------------------------------------------------- budget forcing
+
+ANSWER = 64  #: tokens of an answer, at most
+ROUNDS = 64  #: times that a thought is made to go on, at most
+
+Thought = list[int]  #: its tokens
+
+
+@dataclass(frozen=True)
+class BudgetForcing:
+    """A model, and questions that it thinks about. A thought is cut off at a budget of tokens, or
+    made to go on until there, and answers right after it (Muennighoff et al. 2025, s1,
+    arXiv:2501.19393, sec. 3.1).
+
+    go_on: what takes the place of a thought's end; empty: a space where tasks are asked tersely,
+    else "Wait".
+    """
+
+    generator: Generator
+    tokenizer: Any
+    examples: Sequence[Example]
+    sampling: Sampling
+    seed: int
+    go_on: str = ""
+
+    def by_budget(self, budgets: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows of mode, budget and ``evaluate.accuracy``'s figures, with the mean tokens of a
+        thought as tokens. mode: "cut" for thoughts that end after ``budget`` tokens at the latest,
+        "forced" for those that end there and not before."""
+        most, rows = max(budgets), list[dict[str, Any]]()
+        own = self._written([[] for _ in self.examples], most)
+        for mode, thoughts in (("cut", own), ("forced", self._gone_on(own, most))):
+            for budget in sorted(budgets):  # what is written first does not depend on the rest
+                kept = [thought[:budget] for thought in thoughts]
+                rows.append({"mode": mode, "budget": budget, **accuracy(self._answered(kept)),
+                             "tokens": sum(map(len, kept)) / len(kept)})
+        return rows
+
+    def _written(self, thoughts: Sequence[Thought], most: int) -> list[Thought]:
+        """``thoughts`` as the model continues them, to its answer or to ``most`` tokens."""
+        found = [list(thought) for thought in thoughts]
+        short = [i for i, thought in enumerate(thoughts) if len(thought) < most]
+        if short:
+            room = most - min(len(thoughts[i]) for i in short)
+            texts, _ = self._continued(short, [thoughts[i] for i in short], room)
+            for i, text in zip(short, texts, strict=True):
+                form = self.examples[i].format
+                end = form.chain[1] or form.open
+                thought = text.partition(end)[0].rstrip("\n") if end else text
+                found[i] = (found[i] + self._tokens(thought))[:most]
+        return found
+
+    def _gone_on(self, thoughts: Sequence[Thought], most: int) -> list[Thought]:
+        """``thoughts`` with ``go_on`` in place of their ends, until they have ``most`` tokens."""
+        found = list(thoughts)
+        for _ in range(ROUNDS):
+            if min(map(len, found)) >= most:
+                break
+            found = self._written([
+                thought if len(thought) >= most else thought + self._tokens(
+                    self.go_on or (" " if example.format.name == "short" else "\nWait,"))
+                for thought, example in zip(found, self.examples, strict=True)], most)
+        return found
+
+    def _answered(self, thoughts: Sequence[Thought]) -> Answers:
+        """The answers given right after ``thoughts``, judged."""
+        marks = [answer_mark(example.format) for example in self.examples]
+        texts, ended = self._continued(
+            range(len(thoughts)), [thought + self._tokens(mark) for thought, mark in
+                                   zip(thoughts, marks, strict=True)], ANSWER)
+        whole = [thought + mark + text for thought, mark, text in
+                 zip(written(self.tokenizer, thoughts), marks, texts, strict=True)]
+        parts = judged_parts(Completions(whole, ended), list(self.examples))
+        return Answers(list(self.examples), [[text] for text in whole],
+                       [[part] for part in parts], 0.0)
+
+    def _continued(
+        self, which: Sequence[int], begun: Sequence[Thought], room: int
+    ) -> tuple[list[str], list[bool]]:
+        """(the best continuations of what is begun, whether they ended)."""
+        samples = self.generator(
+            [prompt_of(self.tokenizer, self.examples[i]) + list(thought)
+             for i, thought in zip(which, begun, strict=True)], 1,
+            replace(self.sampling, temperature=0.0, max_new_tokens=room), self.seed)
+        return completion_texts(self.tokenizer, samples.action, samples.mask, samples.ended,
+                                self.sampling.stop), samples.ended.tolist()
+
+    def _tokens(self, text: str) -> Thought:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def answer_mark(form: Format) -> str:
+    """What ends a thought and opens its answer."""
+    return form.chain[1] + ("" if form.name == "short" else "\n") + form.open
+
+
+def budget_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of ``BudgetForcing.by_budget`` for a terminal."""
+    return "\n".join(f"{row['mode']:<7}{row['budget']:>6} tokens  {row['accuracy']:6.1%}  "
+                     f"[{row['low']:.1%}, {row['high']:.1%}]  thought {row['tokens']:.1f} tokens"
+                     for row in rows)

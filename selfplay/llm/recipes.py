@@ -33,6 +33,7 @@ from selfplay.learn import checkpoint
 from selfplay.llm.config import RECIPES
 from selfplay.llm.embedded import (
     character_tokenizer,
+    number_tokenizer,
     piece_tokenizer,
     small_model,
     word_tokenizer,
@@ -159,7 +160,9 @@ def _new_tokenizer(run: TextRun) -> Any:
             task.game.board_style in DRAWN):
         return word_tokenizer(Notation(task.game).words())
     texts = [*task.texts(), *(corpus_of(run).texts() if data.corpus else [])]
-    return piece_tokenizer(texts, data.pieces) if data.pieces else character_tokenizer(texts)
+    if data.pieces:
+        return piece_tokenizer(texts, data.pieces)
+    return number_tokenizer(texts) if data.numbers else character_tokenizer(texts)
 
 
 def corpus_of(run: TextRun) -> Corpus:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, Protocol
 
 LONGEST = 10_000  #: characters of an answer that is looked at
+WRONG, LEFT = "✗", "↩"  #: marks of wrong steps and of dead ends
 LONGEST_NUMBER = 64  #: characters of a number or of an arithmetic expression's answer
 
 
@@ -189,6 +190,9 @@ def right_move(answer: str, example: Example) -> float:
 CHECKERS: dict[str, Callable[[str, Example], float]] = {
     "exact": same_text, "number": same_number, "countdown": countdown, "move": right_move}
 
+#: A calculation of whole numbers, not the rest of a longer one.
+_STEP = re.compile(r"(?<![\d.+*/=-])(\d{1,18}(?:\s*[-+*/]\s*\d{1,18}){1,8})\s*=\s*"
+                   r"(-?\d{1,18})(?![\d.])", re.ASCII)
 _NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/(\d+))?", re.ASCII)
 
 
@@ -208,20 +212,20 @@ def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
         return None
     used: list[int] = []
     try:
-        return _exact_value(ast.parse(text.strip(), mode="eval").body, used), used
+        return _exact_result_of(ast.parse(text.strip(), mode="eval").body, used), used
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
 
-def _exact_value(node: ast.AST, used: list[int]) -> Fraction:
+def _exact_result_of(node: ast.AST, used: list[int]) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         used.append(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_exact_value(node.operand, used)
+        return -_exact_result_of(node.operand, used)
     if not isinstance(node, ast.BinOp):
         raise ValueError("not arithmetic")
-    a, b = _exact_value(node.left, used), _exact_value(node.right, used)
+    a, b = _exact_result_of(node.left, used), _exact_result_of(node.right, used)
     if isinstance(node.op, ast.Add):
         return a + b
     if isinstance(node.op, ast.Sub):
@@ -231,6 +235,54 @@ def _exact_value(node: ast.AST, used: list[int]) -> Fraction:
     if isinstance(node.op, ast.Div):
         return a / b
     raise ValueError("not arithmetic")
+
+
+class Step(NamedTuple):
+    """A step of a chain of thought: a calculation that is written out, such as 3+4=7."""
+
+    end: int  #: where it ends in the text
+    right: bool
+    left: bool  #: no later step uses what it gives: a dead end, unless it is the last
+
+
+def steps_of(text: str) -> list[Step]:
+    """The steps that stand in a text, each checked by arithmetic."""
+    found = list(_STEP.finditer(text))
+    used = set[int]()
+    steps: list[Step] = []
+    for place, one in reversed(list(enumerate(found))):
+        right = _result_of(one[1]) == int(one[2])
+        steps.append(Step(one.end(), right, place + 1 < len(found) and int(one[2]) not in used))
+        used.update(map(int, re.findall(r"\d+", one[1])))
+    return steps[::-1]
+
+
+@lru_cache(maxsize=1 << 14)
+def _result_of(text: str) -> Fraction | None:
+    found = arithmetic(text)
+    return None if found is None else found[0]
+
+
+def step_figures(texts: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
+    """Means over completions. steps: that are written out; wrong_steps: share of them that are
+    wrong; aha: share of the completions that are right after a wrong step or a dead end, so that
+    they went back; mended: that are right after a wrong step. right: which answers are."""
+    rows = [steps_of(text) for text in texts]
+    count, whole = sum(map(len, rows)), max(len(texts), 1)
+    return {"steps": count / whole,
+            "wrong_steps": sum(not step.right for row in rows for step in row) / max(count, 1),
+            "aha": sum(good and any(step.left or not step.right for step in row)
+                       for row, good in zip(rows, right, strict=True)) / whole,
+            "mended": sum(good and any(not step.right for step in row)
+                          for row, good in zip(rows, right, strict=True)) / whole}
+
+
+def marked_steps(text: str) -> str:
+    """``text`` with its steps judged in place: WRONG behind wrong ones, LEFT behind dead ends."""
+    for step in reversed(steps_of(text)):
+        mark = LEFT * step.left if step.right else WRONG
+        text = text[:step.end] + mark + text[step.end:]
+    return text
 
 
 def _formed(completion: str, form: Format) -> bool:

@@ -39,7 +39,7 @@ from selfplay.llm.policy import (
     value_model,
     verifier,
 )
-from selfplay.llm.rewards import Example, Questions
+from selfplay.llm.rewards import Example, Questions, step_figures
 from selfplay.llm.stage_config import TextRLConfig
 
 FIRST = 1 << 20  #: number of the first batch of prompts; SFT takes those from 0 on
@@ -307,9 +307,9 @@ def batch_accuracy(batch: SampledBatch) -> dict[str, float]:
 
 def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, float]:
     """Means over completions: reward and its parts, length (tokens), ended, markers (how often one
-    of these words stands in a completion); no_signal, the share of groups whose completions all
-    have the same reward; completions, tokens (of completions) and ``prompt_tokens``, their
-    numbers."""
+    of these words stands in a completion); ``rewards.step_figures``; no_signal, the share of groups
+    whose completions all have the same reward; completions, tokens (of completions) and
+    ``prompt_tokens``, their numbers."""
     rollout, texts = batch.rollout, batch.completions.texts
     score = advantages.scores(rollout.reward, rollout.mask)
     signal = advantages.signal(score, rollout.group)
@@ -319,6 +319,7 @@ def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, floa
             "length": float(lengths.float().mean()),
             "ended": sum(batch.completions.ended) / len(texts),
             "markers": count_markers(texts, markers) / len(texts),
+            **step_figures(texts, (batch.parts["accuracy"] >= 1).tolist()),
             "no_signal": 1 - float(signal.float().mean()),
             "completions": float(len(texts)), "tokens": float(lengths.sum()),
             "prompt_tokens": prompt_tokens(rollout)}

@@ -59,6 +59,8 @@ class TaskConfig:
     pieces: Whole = 0
     #: the embedded model's tokenizer: so many pieces of words that fit its texts (byte-pair
     #: encoding: Sennrich et al. 2016, arXiv:1508.07909); 0: characters, of games cells and moves
+    numbers: bool = False
+    #: the embedded model's tokenizer has a token for each number below 100 beside characters
     held_out: Count = 512  #: questions held out for measuring, at most
 
 
@@ -216,6 +218,14 @@ class TextEvalConfig:
     """What is measured at the end."""
 
     samples: Counts = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
+    budgets: tuple[Count, ...] = ()
+    #: tokens that a chain of thought may have: it is cut off there, or made to go on until there,
+    #: and answers then; none: not measured
+    go_on: str = ""
+    #: what takes the place of a thought's end that comes too early; empty: a space where the task
+    #: is asked tersely, else "Wait"
+    also: tuple[str, ...] = ()
+    #: other tasks whose held-out questions are asked as well, such as harder ones
 
 
 @dataclass(frozen=True)

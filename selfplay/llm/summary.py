@@ -23,7 +23,13 @@ from selfplay.common.words import clip, command
 from selfplay.learn.checkpoint import note, reached_plateau
 from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine
-from selfplay.llm.evaluate import evaluate_model, evaluation_table, on_a_bar
+from selfplay.llm.evaluate import (
+    BudgetForcing,
+    budget_table,
+    evaluate_model,
+    evaluation_table,
+    on_a_bar,
+)
 from selfplay.llm.folder import (
     TextRun,
     fit_to_model,
@@ -35,7 +41,7 @@ from selfplay.llm.folder import (
 from selfplay.llm.models import load_model
 from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.preferences.config import RLHFConfig
-from selfplay.llm.rewards import reward
+from selfplay.llm.rewards import Questions, marked_steps, reward
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
@@ -53,7 +59,8 @@ SHOWN = 6  #: answers to read, a stage
 NO_USE = ("RL learns from what is right now and then, and more time brings it nothing else: ask "
           "something easier, show an answer in the question, let answers be longer "
           "(sample.max_new_tokens), raise rl.group, or teach the model first (--recipe grpo)")
-COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "no_signal")
+COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "aha",
+           "no_signal")
 
 
 def measure(
@@ -85,17 +92,29 @@ def measure(
 
 
 def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
+    config, how = run.config, sampling_of(run.config)
     model, tokenizer = load_model(path)
-    given = "" if path.parent.name == "student" else run.config.model
-    generator = generator_of(model, tokenizer, run.config.sample, given, device)
-    examples = run.task.held_out(run.config.data.held_out)
-    with on_a_bar(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
-        found = evaluate_model(write, tokenizer, examples, sampling_of(run.config), ks,
-                               run.config.seed)
-    result = {"checkpoint": path_in_run(run.folder, path), "task": run.config.task,
-              "engine": generator.name, **found}
-    say(f"{path}: {len(examples)} held-out questions of {run.config.task}")
-    say(evaluation_table(result))
+    given = "" if path.parent.name == "student" else config.model
+    generator = generator_of(model, tokenizer, config.sample, given, device)
+
+    def asked(task: Questions, name: str) -> dict[str, Any]:
+        examples = task.held_out(config.data.held_out)
+        with on_a_bar(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
+            found = evaluate_model(write, tokenizer, examples, how, ks, config.seed)
+        say(f"{path}: {len(examples)} held-out questions of {name}")
+        say(evaluation_table(found))
+        return found
+
+    result = {"checkpoint": path_in_run(run.folder, path), "task": config.task,
+              "engine": generator.name, **asked(run.task, config.task)}
+    if config.eval.budgets:
+        forcing = BudgetForcing(generator, tokenizer, run.task.held_out(config.data.held_out), how,
+                          config.seed, config.eval.go_on)
+        result["budgets"] = forcing.by_budget(config.eval.budgets)
+        say(budget_table(result["budgets"]))
+    if config.eval.also:
+        result["also"] = {name: asked(task_of(replace(config, task=name), folder=run.folder), name)
+                          for name in config.eval.also}
     return result
 
 
@@ -135,6 +154,11 @@ def run_record(
         if expert else [],
         "samples": [row for name in STAGES if name in measured
                     for row in majorities(name, measured[name])],
+        "budgets": [row for name in STAGES if name in measured
+                    for row in by_budget(name, measured[name])],
+        "also": [{"task": task, **row} for name in STAGES if name in measured
+                 for task, here in measured[name].get("also", {}).items()
+                 for row in majorities(name, here)],
         "completions": [row for name in stages for row in last_answers(run, name)],
         "sft_flat": run.config.recipe == "rl" or reached_plateau(run.folder / learner),
         "sft_history": [{"step": row["step"], "policy_loss": row["loss"],
@@ -287,9 +311,18 @@ def majorities(name: str, here: Record) -> list[Record]:
     rows = []
     for k in map(int, here["majority"]):
         found = majority_of(here, k)
+        passed = here["pass"][str(k)]
+        low, high = wilson(passed, found["questions"])
         rows.append({"stage": name, "k": k, "majority": found["accuracy"], "low": found["low"],
-                     "high": found["high"], "pass": 100.0 * here["pass"][str(k)]})
+                     "high": found["high"], "pass": 100.0 * passed,
+                     "pass_low": 100.0 * low, "pass_high": 100.0 * high})
     return rows
+
+
+def by_budget(name: str, here: Record) -> list[Record]:
+    """The accuracy of a stage's model, greedy, by the tokens that it thinks."""
+    return [{"stage": name, "mode": row["mode"], "budget": int(row["budget"]),
+             "tokens": row["tokens"], **percent(row)} for row in here.get("budgets", [])]
 
 
 def last_answers(run: TextRun, name: str) -> list[Record]:
@@ -297,12 +330,15 @@ def last_answers(run: TextRun, name: str) -> list[Record]:
     path = run.folder / name / "samples.jsonl"
     if path.exists():
         rows = read_history(path)[-SHOWN:]
-        return [{"stage": name, **{key: row[key] for key in ("prompt", "completion", "wanted")}}
-                for row in rows]
+        return [_answer(name, row["prompt"], row["completion"], row["wanted"]) for row in rows]
     last = [row for row in history(run.folder / name) if row.get("shown")][-1:]
     wanted = {e.prompt: e.answer for e in run.task.held_out(SHOWN)}
-    return [{"stage": name, "prompt": prompt, "completion": text, "wanted": wanted.get(prompt, "")}
+    return [_answer(name, prompt, text, wanted.get(prompt, ""))
             for row in last for prompt, text in row["shown"][:SHOWN]]
+
+
+def _answer(name: str, prompt: str, text: str, wanted: str) -> Record:
+    return {"stage": name, "prompt": prompt, "completion": marked_steps(text), "wanted": wanted}
 
 
 def teacher(run: TextRun) -> Record | None:

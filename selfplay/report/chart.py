@@ -15,6 +15,7 @@ from selfplay.report.panels import (
     PANEL_HEIGHT,
     SAMPLES_GAP,
     SAMPLES_HEIGHT,
+    draw_budgets,
     draw_panel,
     draw_runs_spent,
     draw_samples,
@@ -86,6 +87,11 @@ def draw_chart(verdict: Verdict) -> bytes:
         shared.append((PANEL_HEIGHT, partial(
             draw_panel, panel=panel, histories=histories, axis=axis)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
+    budgets, also = evaluation.get("budgets") or [], evaluation.get("also") or []
+    below += [lambda axes: draw_budgets(axes, budgets)] if budgets else []
+    for task in dict.fromkeys(row["task"] for row in also):
+        below.append(partial(draw_samples, rows=[row for row in also if row["task"] == task],
+                             of=task))
     below += [lambda axes: draw_search(axes, search)] if search else []
     return compose(verdict, "training compute", header_lines(verdict),
                    legend(points, style, metric), axis, shared, below, divider(points, axis))

@@ -18,7 +18,11 @@ An evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
     search       optional: player, stage, sims, elo, low, high, games: one net by its simulations
     exchange     optional: what search is worth beside training, see ``ceilings.exchange``
     samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn
-    completions  optional: stage, prompt, completion, wanted: some answers to read
+    budgets      optional: stage, mode (cut or forced), budget, tokens, accuracy, low, high:
+                 accuracy against the tokens of the chain of thought
+    also         optional: as samples, with task: questions of other tasks
+    completions  optional: stage, prompt, completion, wanted: some answers to read, with marks
+                 behind the steps that are wrong (✗) and behind dead ends (↩)
     pictures     optional: title, file of a PNG to show as well
     config       optional: anything JSON, shown as it is
     remedies     optional: by stage, or verdict.POINTS or SIGNAL, the command that brings what is
@@ -53,6 +57,8 @@ CEILING_HEAD = ["stage", "mode", "points", "ceiling", "low", "high", "10× compu
                 "scatter", "no ceiling because"]
 SEARCH_HEAD = ["stage", "simulations", "Elo", "low", "high", "games", "player"]
 SAMPLE_HEAD = ["stage", "answers drawn", "majority (%)", "low", "high", "pass@k (%)"]
+ALSO_HEAD = ["task", *SAMPLE_HEAD]
+BUDGET_HEAD = ["stage", "thought", "tokens at most", "tokens", "accuracy (%)", "low", "high"]
 ANSWER_HEAD = ["stage", "question", "completion", "wanted"]
 
 
@@ -84,7 +90,7 @@ def summarise(verdict: Verdict) -> Record:
         "curves": evaluation.get("curves", []),
         "search": evaluation.get("search", []),
         "exchange": evaluation.get("exchange", {}),
-        "samples": evaluation.get("samples", []),
+        **{key: evaluation.get(key, []) for key in ("samples", "budgets", "also")},
         "headlines": headlines(verdict),
     }
 
@@ -184,11 +190,18 @@ def more_tables(evaluation: Record) -> list[tuple[str, Row, list[Row], set[int]]
                 score_text(match), str(match.get("command", ""))]
                for match in evaluation.get("matches", [])]
     order = list(STAGES)
-    drawn = sorted(evaluation.get("samples") or [],
-                   key=lambda row: (order.index(row["stage"]), row["k"]))
-    samples = [[STAGES[row["stage"]].name, str(row["k"]),
-                *(number(row.get(key), ".1f") for key in ("majority", "low", "high", "pass"))]
-               for row in drawn]
+
+    def drawn(rows: list[Record]) -> list[Row]:
+        return [[STAGES[row["stage"]].name, str(row["k"]),
+                 *(number(row.get(key), ".1f") for key in ("majority", "low", "high", "pass"))]
+                for row in sorted(rows, key=lambda row: (order.index(row["stage"]), row["k"]))]
+
+    others = evaluation.get("also") or []
+    also = [[task, *row] for task in dict.fromkeys(row["task"] for row in others)
+            for row in drawn([row for row in others if row["task"] == task])]
+    budgets = [[STAGES[row["stage"]].name, row["mode"], str(row["budget"]),
+                *(number(row[key], ".1f") for key in ("tokens", "accuracy", "low", "high"))]
+               for row in evaluation.get("budgets") or []]
     answers = [[STAGES[row["stage"]].name,
                 *(str(row[key]) for key in ("prompt", "completion", "wanted"))]
                for row in evaluation.get("completions") or []]
@@ -198,7 +211,10 @@ def more_tables(evaluation: Record) -> list[tuple[str, Row, list[Row], set[int]]
     tables = [("Ceilings", CEILING_HEAD, ceiling_rows(evaluation), {2, 3, 4, 5, 6, 7, 8, 9}),
               ("Matches", MATCH_HEAD, matches, {2, 3, 4, 5, 6}),
               ("Simulations", SEARCH_HEAD, searched, {1, 2, 3, 4, 5}),
-              ("Test-time compute", SAMPLE_HEAD, samples, {1, 2, 3, 4, 5}),
+              ("Test-time compute", SAMPLE_HEAD, drawn(evaluation.get("samples") or []),
+               {1, 2, 3, 4, 5}),
+              ("Budgets of thought", BUDGET_HEAD, budgets, {2, 3, 4, 5, 6}),
+              ("Other tasks", ALSO_HEAD, also, {2, 3, 4, 5, 6}),
               ("Some answers", ANSWER_HEAD, answers, set[int]())]
     return [table for table in tables if table[2]]
 

@@ -60,6 +60,7 @@ GRADIENT = (
 HELD_OUT = Panel("held-out loss\n(nats a token)", (Column("sft", "policy_loss", "SFT"),), ".3g")
 TEXTS = (
     Panel("tokens an\nanswer", (Column("rl", "length", "mean length"),), ".1f"),
+    Panel("went back,\nright (%)", (Column("rl", "aha", "of answers", 100.0),), ".1f"),
     Panel("no signal\n(% groups)", (Column("rl", "no_signal", "of groups", 100.0),), ".1f"),
 )
 
@@ -119,11 +120,12 @@ def draw_curve(
     return Level(ys[-1], column.name, stage.word, "bold")
 
 
-def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
+def draw_samples(axes: Any, rows: Sequence[Record], of: str = "") -> None:
     """Test-time compute: accuracy against the number of answers drawn, by majority (solid, with
     its 95% band) and where one right answer is enough (pass@k, dashed).
 
-    rows: stage, k, majority, low, high, pass, all in percent but k.
+    rows: stage, k, majority, low, high, pass, all in percent but k. of: the task, where it is
+    another than the chart's.
     """
     levels = []
     for name, stage in STAGES.items():
@@ -139,7 +141,34 @@ def draw_samples(axes: Any, rows: Sequence[Record]) -> None:
             axes.plot(ks, ys, color=colour, linestyle=dashes, marker=stage.marker, markersize=4.5,
                       markerfacecolor=fill, linewidth=1.8)
             levels.append(Level(ys[-1], f"{stage.name}, {what}", stage.word, "bold"))
-    finish_search(axes, {row["k"] for row in rows}, "Answers drawn to a question", "accuracy (%)")
+    finish_search(axes, {row["k"] for row in rows},
+                  "Answers drawn to a question" + (f" of {of}" if of else ""), "accuracy (%)")
+    name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
+
+
+def draw_budgets(axes: Any, rows: Sequence[Record]) -> None:
+    """Test-time compute: accuracy of the best answer against the tokens of its thought, where it
+    is cut off there (solid, with its 95% band) and where it is made to go on until there (dashed).
+
+    rows: stage, mode, budget, accuracy, low, high, all in percent but budget.
+    """
+    levels = []
+    for name, stage in STAGES.items():
+        for mode, dashes, fill in (("cut", "-", stage.colour), ("forced", RAW_DASHES, "white")):
+            mine = sorted((row for row in rows if (row["stage"], row["mode"]) == (name, mode)),
+                          key=lambda row: row["budget"])
+            if not mine:
+                continue
+            budgets, ys = [row["budget"] for row in mine], [row["accuracy"] for row in mine]
+            if mode == "cut":
+                axes.fill_between(budgets, [r["low"] for r in mine], [r["high"] for r in mine],
+                                  color=stage.colour, alpha=0.2, linewidth=0)
+            axes.plot(budgets, ys, color=stage.colour, linestyle=dashes, marker=stage.marker,
+                      markersize=4.5, markerfacecolor=fill, linewidth=1.8)
+            levels.append(Level(ys[-1], f"{stage.name}, {mode}", stage.word, "bold"))
+    finish_search(axes, {row["budget"] for row in rows},
+                  "Tokens of thought: cut off there, or forced to go on until there",
+                  "accuracy (%)")
     name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.arena.spec import budget
-from selfplay.board.config import RLConfig
+from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import Columns, batch, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import interrupt
@@ -149,7 +149,8 @@ def first_point(config: RunConfig, speed: Speed) -> float:
         steps = config.pg.epochs * config.pg.minibatches
         rows = moves / 2 * config.pg.epochs  # its own moves, not its opponents'
         return moves * speed.evaluation + max(steps, rows / rl.batch_size) * speed.learning
-    each = (rl.full_share * rl.sims + (1 - rl.full_share) * rl.cheap_sims) / rl.full_share
+    full, cheap = scheduled(rl, 1).sims, scheduled(rl, 1).cheap_sims
+    each = (rl.full_share * full + (1 - rl.full_share) * cheap) / rl.full_share
     play = first_rows(rl, speed.plies) * each * speed.evaluation
     return play + rl.positions * rl.reuse / rl.batch_size * speed.learning
 

@@ -35,11 +35,12 @@ def _about(name: str, card: dict[str, Any]) -> list[str]:
     packaged.must_be_as_packaged(weights, card)
     out = [f"{name}: {card['game'].strip()}, net {card['net']['size']}, "
            f"{weights.stat().st_size / 1e6:.2f} MB, "
-           f"{counted(finite_float(card.get('hours', 0)), 'hour')}, "
+           f"{finite_float(card.get('hours', 0)) * 60:.0f} minutes of training, "
            f"{card.get('licence', 'no licence')}"]
     out += [f"    {text}" for text in strengths(card)]
     if card.get("command"):
-        out.append(f"    made by: {card['command']} ({card.get('commit')})")
+        out.append(f"    made at {card.get('commit')} by")
+        out += [f"        {line.strip()}" for line in card["command"].split(";")]
     return out
 
 

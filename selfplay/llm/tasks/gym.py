@@ -24,6 +24,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.interrupt import time_limit
 from selfplay.common.words import clip, nearest
 from selfplay.llm.rewards import CHECKERS, Example, Format
+from selfplay.llm.tasks.countdown import CountdownSearch, CountdownSearchConfig, searched
 from selfplay.llm.tasks.scorers import refuse, scorer
 
 SIZE, ENDLESS = 10_000, 2**30  #: questions of a data set of reasoning-gym
@@ -58,10 +59,13 @@ class Gym:
             checker=self._checker(), metadata=entry["metadata"], format=self.format,
             score=(scorer(self.name, self.data, entry)
                    if self._checker() == "reasoning-gym" else None))
+        rng = np.random.default_rng([self.seed, 0x7D, index])
+        if self.name in HERE:
+            chain, answer = searched(entry, self.data.config.give_up, self.guessed, rng)
+            return replace(example, demonstration=demonstration(chain, answer, self.format))
         trace = (TRACES if self.slips == "any" else FORGETTING).get(self.name)
         if trace is None:
             return example
-        rng = np.random.default_rng([self.seed, 0x7D, index])
         if self.guessed and rng.random() < self.guessed:
             guess = int(example.answer) + int(rng.integers(-GUESS, GUESS + 1))
             return replace(example, demonstration=demonstration("", str(guess), self.format))
@@ -74,6 +78,8 @@ class Gym:
         return f"{entry['question'].strip()}\n{self.format.instruction}".strip()
 
     def _checker(self) -> str:
+        if self.name in HERE:
+            return "countdown"
         if self.name in CHECKERS:
             return self.name
         return "number" if self.name in NUMBERS else "reasoning-gym"
@@ -111,7 +117,9 @@ def gym(
         size = ENDLESS if name in SHORT else SIZE  # some data sets make all questions at once
         with time_limit(PATIENCE, f"task {spec}: no question within {PATIENCE:g} s; ask for "
                         "smaller ones"):
-            data = create_dataset(name, **{"seed": seed % 2**31, "size": size, **arguments})
+            settings = {"seed": seed % 2**31, "size": size, **arguments}
+            data = (CountdownSearch(CountdownSearchConfig(**settings)) if name in HERE
+                    else create_dataset(name, **settings))
             length = len(data[0]["question"])
             int(data.config.size)
     except (AssertionError, TypeError, ValueError, IndexError, AttributeError, OverflowError,
@@ -128,7 +136,7 @@ def _registry() -> dict[str, Any]:
         from reasoning_gym.factory import DATASETS
     except ImportError:
         raise UserError('reasoning-gym is not installed; pip install -e ".[llm]"') from None
-    return dict(DATASETS)
+    return {**DATASETS, **HERE}
 
 
 def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
@@ -195,10 +203,14 @@ def gcd(entry: dict[str, Any], wrong: float, rng: np.random.Generator) -> tuple[
 TRACES: dict[str, Trace] = {"chain_sum": chain_sum, "gcd": gcd}
 FORGETTING: dict[str, Trace] = {"chain_sum": chain_sum_forgetting}
 
+#: Data sets that are made here, as reasoning-gym has its own: name -> (class, class of its config).
+HERE: dict[str, tuple[Any, Any]] = {"countdown_search": (CountdownSearch, CountdownSearchConfig)}
+
 #: The tersest way to ask, by task.
 SHORT: dict[str, Callable[[dict[str, Any]], str]] = {
     "chain_sum": lambda entry: entry["metadata"]["expression"].replace(" ", "") + "=",
     "gcd": lambda entry: ",".join(str(n) for n in entry["metadata"]["numbers"]) + "=",
-    "countdown": lambda entry: (",".join(str(n) for n in entry["metadata"]["numbers"])
-                                + f"={entry['metadata']['target']}"),
+    **dict.fromkeys(("countdown", "countdown_search"), lambda entry: (
+        ",".join(str(n) for n in entry["metadata"]["numbers"])
+        + f"={entry['metadata']['target']}")),
 }
