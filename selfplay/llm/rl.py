@@ -319,7 +319,8 @@ def batch_figures(batch: SampledBatch, markers: Sequence[str]) -> dict[str, floa
             "length": float(lengths.float().mean()),
             "ended": sum(batch.completions.ended) / len(texts),
             "markers": count_markers(texts, markers) / len(texts),
-            **step_figures(texts, (batch.parts["accuracy"] >= 1).tolist()),
+            **(step_figures(texts, (batch.parts["accuracy"] >= 1).tolist())
+               if "accuracy" in batch.parts else {}),  # which moves in games have not
             "no_signal": 1 - float(signal.float().mean()),
             "completions": float(len(texts)), "tokens": float(lengths.sum()),
             "prompt_tokens": prompt_tokens(rollout)}
