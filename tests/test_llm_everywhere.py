@@ -24,7 +24,7 @@ from selfplay.learn import checkpoint
 from selfplay.llm.config import TextConfig, override
 from selfplay.llm.folder import open_text_run
 from selfplay.llm.play import compared
-from selfplay.llm.play.compared import beside
+from selfplay.llm.play.compared import texts_beside
 from selfplay.llm.recipes import run_recipe
 from selfplay.models import NetSpec, build, seeded
 from selfplay.run.compare_runs import entries, pairings
@@ -108,7 +108,7 @@ def test_it_plays_wherever_a_player_may_stand(
 
 
 def test_a_net_and_a_language_model_share_their_opponents(words: Path, board: Run) -> None:
-    own, texts = beside([words], board, sims=(2, 4))
+    own, texts = texts_beside([words], board, sims=(2, 4))
     net, model = found = entries([board, own[words]], texts=texts)
     assert [point.stage for point in model.points] == ["sft", "rl", "rl"]
     assert {point.path.name for point in model.points if point.stage == "rl"} == {
@@ -124,7 +124,7 @@ def test_a_net_and_a_language_model_share_their_opponents(words: Path, board: Ru
             assert met[point.player(0)] >= everybody
         assert met[entry.points[-1].player(last)] >= everybody - {"random"}
     assert model.points[-1].player(16).startswith("llm:")
-    assert beside([words], None, mask=True)[1].points[words][0].player(2).endswith("@2,mask")
+    assert texts_beside([words], None, mask=True)[1].points[words][0].player(2).endswith("@2,mask")
 
 
 def test_one_chart_shows_both(
