@@ -23,7 +23,7 @@ def wilson(score: float, games: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def spaced(found: list[One], count: int, log: bool) -> list[One]:
+def spread_out(found: list[One], count: int, log: bool) -> list[One]:
     """At most ``count`` of them, evenly spaced by (log) index and always with the last."""
     if len(found) <= count:
         return found

@@ -37,7 +37,7 @@ from selfplay.common.files import write_json
 from selfplay.common.history import read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
-from selfplay.common.stats import spaced
+from selfplay.common.stats import spread_out
 from selfplay.common.words import command
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
@@ -82,12 +82,12 @@ def chart_points(run: Run) -> list[Point]:
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; bring it "
                             f"back, or delete {best_file}: the best that is left counts then")
-        sft = spaced(sft[: upto[0]], run.config.eval.sft_points, log=True)
+        sft = spread_out(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     value = None
     if run.config.recipe == "alphago":
         value = checkpoint.best(run.folder / "value", VALUE_METRIC)
-    return (sft + spaced(rl, run.config.eval.rl_points, log=False)
+    return (sft + spread_out(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
 

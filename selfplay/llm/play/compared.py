@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
-from selfplay.common.stats import spaced
+from selfplay.common.stats import spread_out
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.llm.folder import stored_text_config
@@ -63,7 +63,7 @@ def points_of_texts(run: Run, mask: bool = False) -> list[Point]:
         if stage == "sft":
             until = [path for path in checkpoint.listing(run.folder / stage) if path <= best]
             found += [_model_at(stage, path, _added(spent, checkpoint.read_meta(path)["compute"]),
-                             mask) for path in spaced(until, run.config.eval.sft_points, log=True)]
+                             mask) for path in spread_out(until, run.config.eval.sft_points, log=True)]
         spent = _added(spent, checkpoint.read_meta(best)["compute"])
     rl = run.folder / "rl"
     rows = {row["step"]: row for row in read_history(rl / "history.jsonl")}
@@ -72,7 +72,7 @@ def points_of_texts(run: Run, mask: bool = False) -> list[Point]:
     learnt = [there[step] for step in sorted(there) if step in rows]
     found += [_model_at("rl", path, _added(spent, {
         key: rows[_number_of(path)][name] for key, name in RATE.items()}), mask)
-        for path in spaced(learnt, max(run.config.eval.rl_points, LEAST + 1), log=False)]
+        for path in spread_out(learnt, max(run.config.eval.rl_points, LEAST + 1), log=False)]
     if not found:
         raise UserError(f"{run.folder}: no model there yet; go on with selfplay llm train --run "
                         f"{run.folder}")
