@@ -62,8 +62,9 @@ def points_of_texts(run: Run, mask: bool = False) -> list[Point]:
             continue
         if stage == "sft":
             until = [path for path in checkpoint.listing(run.folder / stage) if path <= best]
-            found += [_model_at(stage, path, _added(spent, checkpoint.read_meta(path)["compute"]),
-                             mask) for path in spread_out(until, run.config.eval.sft_points, log=True)]
+            some = spread_out(until, run.config.eval.sft_points, log=True)
+            found += [_model_at(stage, path, _added(
+                spent, checkpoint.read_meta(path)["compute"]), mask) for path in some]
         spent = _added(spent, checkpoint.read_meta(best)["compute"])
     rl = run.folder / "rl"
     rows = {row["step"]: row for row in read_history(rl / "history.jsonl")}
