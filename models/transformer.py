@@ -158,7 +158,7 @@ class Backbone(nn.Module):
         x = self._run(
             torch.cat([texts.prompt.reshape(-1), texts.action[:, :-1].reshape(-1)]),
             torch.cat([positions_of(texts.prompt_mask).reshape(-1), after.reshape(-1)]), attention,
-            torch.cat([_last(texts.prompt), torch.arange(
+            torch.cat([_last_tokens(texts.prompt), torch.arange(
                 whole, whole + count * steps, device=texts.action.device)]))
         last = x[:rows].index_select(0, texts.prompt_of)
         return torch.cat([last[:, None], x[rows:].unflatten(0, (count, steps))], 1)
@@ -277,7 +277,7 @@ class Decoder:
             cache.start(layer, k, v)
             return _attend(q, k, v, sight)
 
-        x = self._run(tokens.reshape(-1), positions.reshape(-1), attention, _last(tokens))
+        x = self._run(tokens.reshape(-1), positions.reshape(-1), attention, _last_tokens(tokens))
         return F.linear(x, self.head).float()
 
     def select(self, rows: Tensor) -> None:
@@ -346,7 +346,7 @@ def _run_layers(
     return _Normed.apply(x, eps)
 
 
-def _last(texts: Tensor) -> Tensor:
+def _last_tokens(texts: Tensor) -> Tensor:
     """int64 [N]: the place of the last token of each of texts [N, L], one behind the other."""
     rows, length = texts.shape
     return torch.arange(length - 1, rows * length, length, device=texts.device)

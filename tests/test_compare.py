@@ -22,6 +22,7 @@ from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.cli import _open, cli
 from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import write_json
+from selfplay.common.stats import spread_out
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
@@ -135,7 +136,7 @@ def test_points(run: Run) -> None:
 @given(n=st.integers(1, 200), count=st.integers(1, 12), log=st.booleans())
 def test_points_are_spread_and_the_last_is_among_them(n: int, count: int, log: bool) -> None:
     everything = [Point("rl", Path(str(i)), i, {}) for i in range(n)]
-    found = [p.step for p in compare.spread(everything, count, log)]
+    found = [p.step for p in spread_out(everything, count, log)]
     assert len(found) <= count
     assert found[-1] == n - 1
     assert found == sorted(set(found))

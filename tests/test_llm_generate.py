@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_llm import EOS, MODELS, PAD, QUESTIONS, TOKENIZER, hugging_face, llama, prompts
+from torch.utils.flop_counter import FlopCounterMode
 
 from selfplay.common.errors import UserError
 from selfplay.llm.generate import (
@@ -104,11 +105,31 @@ def test_completions_do_not_depend_on_the_batch() -> None:
     assert not torch.equal(other.action[:, :5], together.action[:, :5])
 
 
-def test_a_prompt_that_comes_twice_is_answered_differently() -> None:
+def test_a_prompt_that_comes_twice_is_answered_differently(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And read once; the answer beside it is what it is alone."""
+    read, prefill = [], Decoder.prefill
+    monkeypatch.setattr(Decoder, "prefill", lambda self, tokens, *more: (
+        read.append(len(tokens)), prefill(self, tokens, *more))[1])
     generator = TorchGenerator(llama(), (EOS,), PAD)
-    row = TOKENIZER("1+1=")["input_ids"]
-    samples = generator([row, row], 1, WARM, 0)
-    assert not torch.equal(samples.action[0], samples.action[1])
+    row, other = (TOKENIZER(text)["input_ids"] for text in ("1+1=", "12+3="))
+    samples = generator([row, other, row], 2, WARM, 0)
+    assert len(set(map(tuple, samples.action.tolist()))) == 6 and read == [2]
+    alone = generator([other], 2, WARM, 0)
+    for found, wanted in zip(samples.action[2:4], alone.action, strict=True):
+        length = int((wanted != PAD).sum())
+        assert torch.equal(found[:length], wanted[:length])
+
+
+def test_the_last_layer_makes_only_what_is_wanted() -> None:
+    """Of a net of one layer, most of the work is that of the other tokens."""
+    model, (prompt, mask) = llama("1x32"), prompts()
+    with FlopCounterMode(display=False) as some, torch.no_grad():
+        Decoder(model, TensorCache).prefill(prompt, mask, 1)
+    with FlopCounterMode(display=False) as whole, torch.no_grad():
+        model(prompt, mask.long(), positions_of(mask), logits_to_keep=1)
+    assert some.get_total_flops() < 0.4 * whole.get_total_flops()
 
 
 def test_the_end() -> None:

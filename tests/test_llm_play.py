@@ -308,6 +308,7 @@ def test_past_selves_join_and_a_step_can_be_repeated(tmp_path: Path) -> None:
                                                      strict=True))
     assert all(torch.equal(a, b) for a, b in zip(one.pool.member(2).net.parameters(),
                                                  now.parameters(), strict=True))
+    one.play = replace(one.play, rival="mcts:1", looked_at=30)  # more games than a step has
     assert 0 <= one.against_rival()["rival_score"] <= 1
 
 

@@ -189,9 +189,10 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
              for folder in folders if folder not in written}
     texts = None
     if written:
-        from selfplay.llm.play.compared import beside
+        from selfplay.llm.play.compared import texts_beside
 
-        own, texts = beside(written, next(iter(known.values()), None), assignments, mask, amounts)
+        first = next(iter(known.values()), None)
+        own, texts = texts_beside(written, first, assignments, mask, amounts)
         known |= own
     runs = [known[folder] for folder in folders]
     if game is not None and runs[0].game.name != game:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from selfplay.arena.contest.choice import ROUNDS, Choice, Pairing, kind
 from selfplay.arena.elo import Rating, fit, outcomes
@@ -37,6 +37,7 @@ from selfplay.common.files import write_json
 from selfplay.common.history import read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
+from selfplay.common.stats import spread_out
 from selfplay.common.words import command
 from selfplay.games.base import Game
 from selfplay.learn import checkpoint
@@ -51,9 +52,6 @@ from selfplay.run.teacher import teacher_of
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
 _OWN = re.compile(r"^(net|alphago):(?=(?:sft|rl|value)/)")  #: how ``local`` names begin
-
-
-One = TypeVar("One")
 
 
 class Point(NamedTuple):
@@ -84,12 +82,12 @@ def chart_points(run: Run) -> list[Point]:
         if not upto:
             raise UserError(f"{best_file}: names {best}, which is missing or damaged; bring it "
                             f"back, or delete {best_file}: the best that is left counts then")
-        sft = spread(sft[: upto[0]], run.config.eval.sft_points, log=True)
+        sft = spread_out(sft[: upto[0]], run.config.eval.sft_points, log=True)
     rl = [_point("rl", path) for path in checkpoint.listing(run.folder / "rl")]
     value = None
     if run.config.recipe == "alphago":
         value = checkpoint.best(run.folder / "value", VALUE_METRIC)
-    return (sft + spread(rl, run.config.eval.rl_points, log=False)
+    return (sft + spread_out(rl, run.config.eval.rl_points, log=False)
             + ([_point("value", value)] if value else []))
 
 
@@ -107,16 +105,6 @@ def modes_of(run: Run, stage: str) -> tuple[int, ...]:
 def _point(stage: str, path: Path) -> Point:
     meta = checkpoint.read_meta(path)
     return Point(stage, path, int(meta["step"]), dict(meta["compute"]))
-
-
-def spread(found: list[One], count: int, log: bool) -> list[One]:
-    """At most ``count`` of them, evenly spaced by (log) index and always with the last."""
-    if len(found) <= count:
-        return found
-    n = len(found)
-    steps = [k / (count - 1) for k in range(count)] if count > 1 else [1.0]
-    at = {round(n**s) - 1 if log else round((n - 1) * s) for s in steps}
-    return [found[i] for i in sorted(at)]
 
 
 def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:

@@ -55,7 +55,7 @@ class Entry(NamedTuple):
         return [p for p in self.points if sims in compare.modes_of(self.run, p.stage)]
 
 
-class Texts(NamedTuple):
+class TextRuns(NamedTuple):
     """What there is of runs of language models. points: theirs, by the run's folder."""
 
     points: Mapping[Path, list[Point]]
@@ -64,7 +64,7 @@ class Texts(NamedTuple):
     votes: tuple[int, ...] = ()  #: answers that vote
 
 
-def entries(runs: Sequence[Run], labels: Sequence[str] = (), texts: Texts | None = None
+def entries(runs: Sequence[Run], labels: Sequence[str] = (), texts: TextRuns | None = None
             ) -> list[Entry]:
     """The runs as entries of the comparison, named by ``labels`` or else after their folders.
 
@@ -85,7 +85,7 @@ def entries(runs: Sequence[Run], labels: Sequence[str] = (), texts: Texts | None
         ):
             if mine != others:
                 raise UserError(f"{run.folder}: {what} {mine}, {first.folder} {others}; {remedy}")
-    texts = texts or Texts({})
+    texts = texts or TextRuns({})
     found = [Entry(name, run, texts.points[run.folder], True, texts.votes)
              if run.folder in texts.points else
              Entry(name, run, compare.chart_points(run), False, texts.sims)
@@ -114,11 +114,11 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
                 for near in _nearest(point, other.modes(sims)):
                     if (point.stage, near.stage) != ("sft", "sft"):  # often the same net
                         wanted.append(Pairing(near.player(sims), point.player(sims), config.games))
-    wanted += [pairing for entry in found for pairing in more_compute(entry, ladder(found))]
     if any(entry.texts for entry in found):
         wanted += [Pairing(point.player(0), name, config.games) for entry in found
                    for point in entry.points[::-1] for name in ladder(found)
                    if point.stage != "value"]
+    wanted += [pairing for entry in found for pairing in more_compute(entry, ladder(found))]
     unique = {frozenset((p.a, p.b)): p for p in reversed(wanted)}
     return [p for p in wanted if unique.get(frozenset((p.a, p.b))) is p]
 
@@ -241,7 +241,7 @@ def write_compared(result: Record, folder: Path, over: str) -> Path:
 
 def compare_runs(
     runs: Sequence[Run], labels: Sequence[str], minutes: float, folder: Path, device: str,
-    over: str, away: Away | None = None, texts: Texts | None = None,
+    over: str, away: Away | None = None, texts: TextRuns | None = None,
 ) -> None:
     """Play matches between the runs for ``minutes``, then print and draw the comparison. texts: of
     those runs that are language models'.

@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,8 +207,8 @@ class Views:
 
 def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
             visits: int | None = None) -> Mind:
-    """The mind of PATH, PATH@64, NAME, NAME@64 (with or without ``net:``), llm:RUN or
-    mcts:1000.
+    """The mind of PATH, PATH@64, NAME, NAME@64 (with or without ``net:``), llm:RUN,
+    llm:RUN@8 or mcts:1000.
 
     game: what it must play; None is the net's own. visits: simulations where the words have no
     number (@0 is the raw policy). Raises UserError for words that name nobody, and for a net of
@@ -236,17 +235,20 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
 
 
 def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:
-    """A language model's likeliest legal move. It has no value to search with."""
+    """A language model's likeliest legal move, or the one that it thinks of, or most votes are for.
+    It has no value to search with."""
     from selfplay.llm.folder import newest_model
-    from selfplay.llm.play.player import LanguageEvaluator, opened, played
+    from selfplay.llm.play.player import language_evaluator, parse_language_player, played
 
-    path = newest_model(Path(text.removesuffix(",mask")))
+    words = parse_language_player(text)
+    path = newest_model(words.path)
     name = played(path)[0] or (wanted.name if wanted else "")
     if not name or (wanted and wanted.name != name):
         raise UserError(f"--net llm:{text}: has learnt {name or 'no game that is known'}, not "
                         f"{wanted.name if wanted else 'one'}; give --game")
     game = wanted or make(name)
-    return Mind(f"llm:{path},mask", game, LanguageEvaluator(game, opened(path, device)),
+    return Mind(f"llm:{words._replace(path=path, mask=True)}", game,
+                language_evaluator(text, path, game, device),
                 SearchConfig(rule="puct", leaves=1, reuse=True), 0, device=device)
 
 

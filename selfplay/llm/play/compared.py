@@ -8,13 +8,14 @@ from pathlib import Path
 
 from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
+from selfplay.common.stats import spread_out
 from selfplay.games import make
 from selfplay.learn import checkpoint
 from selfplay.llm.folder import stored_text_config
 from selfplay.llm.stage_config import PREFIX
 from selfplay.report.ceilings import LEAST
-from selfplay.run.compare import Point, spread
-from selfplay.run.compare_runs import Texts
+from selfplay.run.compare import Point
+from selfplay.run.compare_runs import TextRuns
 from selfplay.run.config import EvalConfig, override, preset
 from selfplay.run.folder import Run
 
@@ -24,16 +25,16 @@ EARLIER = ("base", "sft")  #: stages whose compute RL's begins with
 RATE = {"flops": "total_flops", "seconds": "total_seconds"}
 
 
-def beside(
+def texts_beside(
     folders: Sequence[Path], other: Run | None, assignments: Sequence[str] = (),
     mask: bool = False, sims: Sequence[int] = (),
-) -> tuple[dict[Path, Run], Texts]:
+) -> tuple[dict[Path, Run], TextRuns]:
     """Runs of texts, judged as the run ``other`` of a board's net, by folder, and what
     ``compare_runs`` wants to know of them. Raises UserError."""
     judged = None if other is None else other.config.eval
     runs = {folder: run_of_texts(folder, judged, assignments) for folder in folders}
-    return runs, Texts({folder: points_of_texts(run, mask) for folder, run in runs.items()}, mask,
-                       tuple(sims) or SIMS, VOTES)
+    points = {folder: points_of_texts(run, mask) for folder, run in runs.items()}
+    return runs, TextRuns(points, mask, tuple(sims) or SIMS, VOTES)
 
 
 def run_of_texts(folder: Path, judged: EvalConfig | None, assignments: Sequence[str] = ()) -> Run:
@@ -61,27 +62,29 @@ def points_of_texts(run: Run, mask: bool = False) -> list[Point]:
             continue
         if stage == "sft":
             until = [path for path in checkpoint.listing(run.folder / stage) if path <= best]
-            found += [_point(stage, path, _added(spent, checkpoint.read_meta(path)["compute"]),
-                             mask) for path in spread(until, run.config.eval.sft_points, log=True)]
+            some = spread_out(until, run.config.eval.sft_points, log=True)
+            found += [_model_at(stage, path, _added(
+                spent, checkpoint.read_meta(path)["compute"]), mask) for path in some]
         spent = _added(spent, checkpoint.read_meta(best)["compute"])
     rl = run.folder / "rl"
     rows = {row["step"]: row for row in read_history(rl / "history.jsonl")}
-    there = {_step(path): path for path in [*(rl / "pool").glob("ckpt-*"), *checkpoint.listing(rl)]}
+    kept = [*(rl / "pool").glob("ckpt-*"), *checkpoint.listing(rl)]
+    there = {_number_of(path): path for path in kept}
     learnt = [there[step] for step in sorted(there) if step in rows]
-    found += [_point("rl", path, _added(spent, {
-        key: rows[_step(path)][name] for key, name in RATE.items()}), mask)
-        for path in spread(learnt, max(run.config.eval.rl_points, LEAST + 1), log=False)]
+    found += [_model_at("rl", path, _added(spent, {
+        key: rows[_number_of(path)][name] for key, name in RATE.items()}), mask)
+        for path in spread_out(learnt, max(run.config.eval.rl_points, LEAST + 1), log=False)]
     if not found:
         raise UserError(f"{run.folder}: no model there yet; go on with selfplay llm train --run "
                         f"{run.folder}")
     return found
 
 
-def _point(stage: str, path: Path, compute: dict[str, float], mask: bool) -> Point:
-    return Point(stage, path, _step(path), compute, "llm", ",mask" * mask)
+def _model_at(stage: str, path: Path, compute: dict[str, float], mask: bool) -> Point:
+    return Point(stage, path, _number_of(path), compute, "llm", ",mask" * mask)
 
 
-def _step(path: Path) -> int:
+def _number_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 

@@ -38,7 +38,6 @@ from selfplay.llm.rl import TextLearner, batch_figures
 from selfplay.llm.stage_config import SELF, PlayConfig
 
 LOST = -1.0  #: what an illegal move earns: it loses the game
-SLOTS = 4096  #: games in flight against one opponent, at most
 
 
 class TextPool(FolderPool[TextPolicy]):
@@ -222,10 +221,10 @@ class GameLearner(TextLearner):
 
     def _player(self, name: str) -> Player:
         if name not in self.players:
-            slots = self.config.prompts * self.config.group
+            games = max(self.config.prompts, len(self.play.opponents)) * self.config.group
             device = str(next(self.policy.net.parameters()).device)
             self.players[name] = parse_player(name, self.game, seed=self.seed, device=device,
-                                              slots=min(slots, SLOTS))
+                                              slots=max(games, self.play.looked_at))
         return self.players[name]
 
     # ---------------------------------------------------------------------------- its progress

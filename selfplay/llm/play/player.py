@@ -34,6 +34,7 @@ from selfplay.llm.policy import Net, TextPolicy
 from selfplay.llm.stage_config import PREFIX
 
 MOST = 4096  #: completions written at once
+UNLIKELY = 20.0  #: nats that a move is below the one that was chosen
 PLAYED = re.compile(r"(.*?)(?:@([1-9][0-9]{0,3}))?(,mask)?")
 
 
@@ -162,6 +163,22 @@ class LanguageEvaluator:
         return logits, np.zeros(len(legal), np.float32)
 
 
+@dataclass(frozen=True)
+class ChosenMoves:
+    """The same of a model that thinks or votes before it moves: it finds the move that ``player``
+    makes likelier than all others. Its moves must be masked."""
+
+    player: LanguagePlayer
+
+    def __call__(
+        self, states: Any, legal: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows = np.arange(len(legal))
+        logits = np.where(legal, -UNLIKELY, -np.inf).astype(np.float32)
+        logits[rows, self.player.act(states, rows)] = 0.0
+        return logits, np.zeros(len(legal), np.float32)
+
+
 @torch.no_grad()
 def log_likelihoods(
     model: Model, asked: Sequence[tuple[list[int], str, list[str]]]
@@ -228,6 +245,17 @@ def language_player(text: str, setup: Setup) -> LanguagePlayer:
     sampling = sampling_of(config) if config else Sampling()
     return LanguagePlayer(f"llm:{words._replace(path=path)}", setup.game, kept[path],
                           Choosing(words.votes, sampling, words.mask), setup.seed)
+
+
+def language_evaluator(
+    text: str, path: Path, game: Game, device: str
+) -> LanguageEvaluator | ChosenMoves:
+    """How ``llm:text``, whose checkpoint is ``path``, finds legal moves. Raises UserError."""
+    votes, config, model = parse_language_player(text).votes, played(path)[1], opened(path, device)
+    if votes == 1 and (config is None or config.play.thought == "none"):
+        return LanguageEvaluator(game, model)
+    sampling = sampling_of(config) if config else Sampling()
+    return ChosenMoves(LanguagePlayer(text, game, model, Choosing(votes, sampling, True)))
 
 
 def played(path: Path) -> tuple[str, TextConfig | None]:

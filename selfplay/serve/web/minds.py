@@ -17,7 +17,8 @@ from selfplay.games import own
 from selfplay.games.base import Game, take
 from selfplay.games.go import Go
 from selfplay.learn import packaged
-from selfplay.learn.checkpoint import best, newest, read_meta
+from selfplay.learn.checkpoint import best, chosen, newest, read_meta
+from selfplay.llm.stage_config import game_learnt
 from selfplay.search.grow import children_of
 from selfplay.serve.analysis import Analysis
 from selfplay.serve.gtp.dead import owners
@@ -68,8 +69,12 @@ def _plays(meta: dict[str, Any], game: Game) -> bool:
 
 
 def _of_runs(game: Game) -> list[Choice]:
-    found: list[Choice] = []
+    """Nets, and then language models."""
+    found, written = list[Choice](), list[Choice]()
     for run in sorted(RUNS.iterdir()) if RUNS.is_dir() else []:
+        with contextlib.suppress(UserError):
+            if game_learnt(run) == game.name and (chosen(run / "rl") or chosen(run / "sft")):
+                written.append(Choice(f"llm:{run}", f"{run.name}, language model"))
         for stage, pick in (("rl", newest), ("sft", best)):
             try:
                 path = pick(run / stage)
@@ -77,7 +82,7 @@ def _of_runs(game: Game) -> list[Choice]:
                     found.append(Choice(str(path), f"{run.name}, {stage.upper()} {path.name}"))
             except UserError:  # a damaged run is no reason to do without the others
                 continue
-    return found
+    return found + written
 
 
 @cache
