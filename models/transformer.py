@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfplay.models.gradients import Gated, Normed, Rotated
+
 ROTARY_BASE = 10000.0
 
 #: (number of the layer, queries [K, H, d], keys, values [M, H, d]) -> [K, H d], the mixed values.
@@ -332,18 +334,18 @@ def _run_layers(
     turn = _rotation(positions, config.head_dim, x.dtype)
     for number, layer in enumerate(layers):
         if wanted is None or number + 1 < len(layers):
-            qkv = F.linear(_Normed.apply(x, eps), layer.qkv).unflatten(1, (3 * heads, -1))
-            rotated = _Rotated.apply(qkv[:, :2 * heads], *turn)
+            qkv = F.linear(Normed.apply(x, eps), layer.qkv).unflatten(1, (3 * heads, -1))
+            rotated = Rotated.apply(qkv[:, :2 * heads], *turn)
             q, k, v = rotated[:, :heads], rotated[:, heads:], qkv[:, 2 * heads:]
         else:
-            normed, width = _Normed.apply(x, eps), x.shape[1]
+            normed, width = Normed.apply(x, eps), x.shape[1]
             kv = F.linear(normed, layer.qkv[width:]).unflatten(1, (2 * heads, -1))
             asked = F.linear(normed.index_select(0, wanted), layer.qkv[:width])
-            q = _Rotated.apply(asked.unflatten(1, (heads, -1)), *(part[wanted] for part in turn))
-            k, v, x = _Rotated.apply(kv[:, :heads], *turn), kv[:, heads:], x.index_select(0, wanted)
+            q = Rotated.apply(asked.unflatten(1, (heads, -1)), *(part[wanted] for part in turn))
+            k, v, x = Rotated.apply(kv[:, :heads], *turn), kv[:, heads:], x.index_select(0, wanted)
         x = x + F.linear(attention(number, q, k, v), layer.out)
-        x = x + F.linear(_Gated.apply(F.linear(_Normed.apply(x, eps), layer.gate_up)), layer.down)
-    return _Normed.apply(x, eps)
+        x = x + F.linear(Gated.apply(F.linear(Normed.apply(x, eps), layer.gate_up)), layer.down)
+    return Normed.apply(x, eps)
 
 
 def _last_tokens(texts: Tensor) -> Tensor:
@@ -389,59 +391,3 @@ def _causal_behind(texts: SharedPrompts, steps: int) -> Tensor:
     before = texts.prompt_mask[texts.prompt_of][:, None].expand(-1, steps, -1)
     own = torch.ones(steps, steps, dtype=torch.bool, device=before.device).tril()
     return torch.cat([before, own.expand(len(before), -1, -1)], 2)[:, None]
-
-
-class _Normed(torch.autograd.Function):
-    """x / rms(x) over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
-        out = x * scale
-        ctx.save_for_backward(out, scale)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Any:
-        out, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad[0], out)[..., None].div_(-out.shape[-1])
-        return torch.addcmul(grad[0], out, along).mul_(scale), None
-
-
-class _Rotated(torch.autograd.Function):
-    """Rotary embedding by halves (Su et al. 2021, arXiv:2104.09864); gradients turn back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        out = x.new_empty(x.shape)
-        (a, b), (c, d) = x.chunk(2, -1), out.chunk(2, -1)
-        torch.mul(a, cos, out=c).addcmul_(b, sin, value=-1)
-        torch.mul(b, cos, out=d).addcmul_(a, sin)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Any:
-        cos, sin = ctx.saved_tensors
-        return _Rotated.apply(grad[0], cos, -sin), None, None
-
-
-class _Gated(torch.autograd.Function):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202): silu(a) * b of [M, 2 I], the halves a and b."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        ctx.save_for_backward(x)
-        return F.silu(a).mul_(b)
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Any:
-        x, = ctx.saved_tensors
-        a, b = x.chunk(2, -1)
-        out = torch.empty_like(x)
-        da, db = out.chunk(2, -1)
-        torch.mul(grad[0], F.silu(a), out=db)
-        torch.ops.aten.silu_backward.grad_input(grad[0] * b, a, grad_input=da)
-        return out

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from selfplay.board.alphazero import Learner, alphazero
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import pack
-from selfplay.board.selfplay import Actor, Harvest, Regrets
+from selfplay.board.selfplay import Actor, Harvest
+from selfplay.board.starts import Regrets
 from selfplay.games import make
 from selfplay.games.base import Game, side
 from selfplay.models import NetSpec
@@ -271,7 +272,7 @@ def test_games_begin_again_where_the_result_surprised() -> None:
 
 
 def test_the_highest_regrets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.board.selfplay.STARTS", 2)
+    monkeypatch.setattr("selfplay.board.starts.STARTS", 2)
     game = make("tictactoe")
     starts = Regrets(game, 1.0, 1)
     actions = np.array([4, 0, 8], np.int16)

@@ -18,8 +18,14 @@ from selfplay.common.errors import UserError
 from selfplay.games import GameError, make
 from selfplay.games.base import take
 from selfplay.games.solve import ILLEGAL, KEEPS_VALUE, LOSES_VALUE, PERFECT, solver
-from selfplay.games.solve.connect4 import UNKNOWN, Connect4Solver
-from selfplay.games.solve.fours import CELLS, claimeven, completing, zugzwang
+from selfplay.games.solve.connect4 import Connect4Solver
+from selfplay.games.solve.connect4_search import (
+    CELLS,
+    UNKNOWN,
+    _claimeven,
+    _completing,
+    _zugzwang,
+)
 
 CONNECT4, TICTACTOE = make("connect4"), make("tictactoe")
 POSITIONS = Path(__file__).parents[2] / "shared/connect4"
@@ -102,7 +108,7 @@ def test_scores_of_the_public_benchmark(name: str, count: int) -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_what_answering_above_proves_is_so(first: bool) -> None:
     """The bounds that the search takes without looking, beside known scores."""
-    proves, said = (claimeven if first else zugzwang), set()
+    proves, said = (_claimeven if first else _zugzwang), set()
     for name in ("Test_L3_R1", "Test_L2_R1", "Test_L2_R2", "Test_L1_R1", "Test_L1_R2"):
         for line in (POSITIONS / name).read_text().splitlines():
             moves, score = line.split()
@@ -110,7 +116,7 @@ def test_what_answering_above_proves_is_so(first: bool) -> None:
                 continue
             boards = played(CONNECT4, [moves]).boards[0]
             taken = boards[0] | boards[1]
-            threats = completing(boards[int(first)], taken)
+            threats = _completing(boards[int(first)], taken)
             for bound in range(-4, 3):
                 high = proves(boards[1 - first], taken, threats, bound)
                 assert high >= int(score), (moves, bound)

@@ -35,7 +35,6 @@ Evaluate = Callable[[Any, NDArray[np.bool_]], tuple[NDArray[np.float32], NDArray
 Rule = Literal["puct", "gumbel", "uct"]
 
 HEADS = 1024  #: views of the scratch states that are kept
-FEW = 8  #: rows up to which numpy moves them faster one by one
 
 
 @dataclass(frozen=True)
@@ -288,12 +287,10 @@ class Search:
         if not wins.any():
             return states, legal
         live, holes, movers = root.end_won(wins, slot, self._walk.leaf, to_play, outcome)
-        for field in (legal, *states):
-            if len(holes) > FEW:
-                field[holes] = field[movers]
-            else:
-                for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):
-                    field[hole] = field[mover]
+        for hole, mover in zip(holes.tolist(), movers.tolist(), strict=True):  # few
+            legal[hole] = legal[mover]
+            for field in states:
+                field[hole] = field[mover]
         return self._head(live), legal[:live]
 
     def _head(self, end: int, start: int = 0) -> Any:

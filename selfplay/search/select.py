@@ -16,8 +16,7 @@ PUCT and Gumbel follow no edge to an exact value (``tree.bar``): every walk lear
 Speed. A step down looks at the children that exist and at one unvisited move, the one of the
 highest prior: ``favourite`` changes only when that move gets a node. ``select`` is compiled without
 numba's counting of references (``_nrt``), which took a third of the time of a search; such a
-kernel cannot allocate: its scratch arrays are passed in. One walk of each tree goes down in step
-with those of the others, so that memory which the next step reads is fetched meanwhile.
+kernel cannot allocate: its scratch arrays are passed in.
 """
 
 from __future__ import annotations
@@ -26,52 +25,11 @@ import math
 
 import numpy as np
 from numba import njit
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 PUCT, UCT, GUMBEL = 0, 1, 2
 FAR = np.int64(2**63 - 1)
 NONE = np.int32(2**31 - 1)  #: above any move
 SIGN = np.int64(2**63 - 1)  #: all bits of a float64 but its sign
-NEAR = 4  #: walks: how far ahead edges are fetched
-FETCHED = 32  #: edges of a node that are fetched; the processor foresees the rest by itself
-
-
-@intrinsic
-def _prefetch(context, array, index):
-    """Ask the processor for the cache line that holds array[index]; index: a tuple."""
-    def emit(context, builder, signature, arguments):
-        kind, indices = signature.args
-        place = context.make_array(kind)(context, builder, arguments[0])
-        parts = cgutils.unpack_tuple(builder, arguments[1], len(indices))
-        at = cgutils.get_item_pointer(context, builder, kind, place, [
-            context.cast(builder, part, own, types.intp)
-            for part, own in zip(parts, indices, strict=True)])
-        words = [cgutils.int32_t(word) for word in (0, 3, 1)]  # to read, soon again, data
-        byte = builder.bitcast(at, cgutils.voidptr_t)
-        kinds = [word.type for word in (byte, *words)]
-        wanted = cgutils.ir.FunctionType(cgutils.ir.VoidType(), kinds)
-        fetch = cgutils.get_or_insert_function(builder.module, wanted, "llvm.prefetch.p0")
-        builder.call(fetch, [byte, *words])
-        return context.get_dummy_value()
-
-    return types.void(array, index), emit
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _fetch_edges(tree, b, node):
-    """Ask for the edges of a node, two of which lie in a cache line."""
-    first = tree.first[b, node]
-    for k in range(0, min(tree.degree[b, node], FETCHED), 2):
-        _prefetch(tree.q, (b, first + k))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _fetch_birth(tree, b, node):
-    """Ask for what a new child of ``node`` will read and write."""
-    for a in range(0, tree.prior.shape[2], 16):
-        _prefetch(tree.prior, (b, node, a))
-    _prefetch(tree.visits, (b, tree.size[b]))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -369,76 +327,50 @@ def select(tree, rows, left, most, rule, parameters, schedule, walk, score, shar
     call stay within one round of it: what the next is about has to be known first.
     """
     keys, bits = score.view(np.int64), tree.prior.view(np.int32)
-    count, width = 0, rows.shape[0] if most == 1 else 1  # trees that are walked in step
-    for base in range(0, rows.shape[0], max(width, 1)):
-        b = rows[base]
+    count = 0
+    for i in range(rows.shape[0]):
+        b = rows[i]
         new = tree.size[b] == 0
+        if new:
+            _birth(tree, b, -1, -1, bits)
         start, limit = tree.visits[b, 0] - 1, 1 if new else min(left[b], most)
         for _ in range(limit):
-            if rule == GUMBEL and width == 1 and not new and (
+            if rule == GUMBEL and not new and (
                 schedule[b, tree.visits[b, 0] - 1] != schedule[b, start]
             ):
                 break
-            for k in range(width):
-                b = rows[base + k]
-                if tree.size[b] == 0:
-                    _birth(tree, b, -1, -1, bits)
-                walk.row[count + k], walk.leaf[count + k], walk.depth[count + k] = b, 0, 0
-                walk.going[k] = count + k
-            going, born, stuck = width, 0, False
-            while going > 0:
-                ahead, going = going, 0
-                for k in range(ahead):
-                    if k + NEAR < ahead:
-                        i = walk.going[k + NEAR]
-                        _fetch_edges(tree, walk.row[i], walk.leaf[i])
-                    i = walk.going[k]
-                    b, node, depth = walk.row[i], np.int64(walk.leaf[i]), walk.depth[i]
-                    if tree.terminal[b, node] or tree.pending[b, node]:
-                        stuck = tree.pending[b, node] and depth > 0
-                        tree.visits[b, node] += not stuck
-                        continue
-                    sign = 1.0 - 2.0 * tree.to_play[b, node]
-                    if rule == PUCT:
-                        edge, action = _puct(
-                            tree, b, node, sign, parameters[0],
-                            parameters[1] if node > 0 else parameters[2], score, keys)
-                    elif rule == UCT:
-                        edge, action = _uct(tree, b, node, sign, parameters[0], score)
+            node, depth, edge = np.int64(0), 0, np.int64(0)
+            while edge >= 0 and not tree.terminal[b, node] and not tree.pending[b, node]:
+                sign = 1.0 - 2.0 * tree.to_play[b, node]
+                if rule == PUCT:
+                    edge, action = _puct(tree, b, node, sign, parameters[0],
+                                         parameters[1] if node > 0 else parameters[2], score, keys)
+                elif rule == UCT:
+                    edge, action = _uct(tree, b, node, sign, parameters[0], score)
+                else:
+                    unvisited = _sigmas(tree, b, node, parameters[0], parameters[1], score,
+                                        visits, share)
+                    if node == 0:
+                        wanted = schedule[b, tree.visits[b, 0] - 1]
+                        edge, action = _gumbel_root(tree, b, wanted, score, visits)
                     else:
-                        unvisited = _sigmas(tree, b, node, parameters[0], parameters[1], score,
-                                            visits, share)
-                        if node == 0:
-                            wanted = schedule[b, tree.visits[b, 0] - 1]
-                            edge, action = _gumbel_root(tree, b, wanted, score, visits)
-                        else:
-                            factor = _improve(score, share, tree.degree[b, node], unvisited,
-                                              tree.rest[b, node])
-                            edge, action = _gumbel_inner(tree, b, node, score, visits, factor)
-                    tree.visits[b, node] += 1
-                    walk.path[i, depth] = action
-                    walk.depth[i] = depth + 1
-                    if edge < 0:
-                        _fetch_birth(tree, b, node)
-                        walk.born[born] = i
-                        born += 1
-                    else:
-                        tree.n[b, edge] += 1
-                        node = np.int64(tree.child[b, edge])
-                        _prefetch(tree.visits, (b, node))
-                        walk.going[going] = i
-                        going += 1
-                    walk.leaf[i] = node
-            for k in range(born):
-                i = walk.born[k]
-                b, action = walk.row[i], walk.path[i, walk.depth[i] - 1]
-                node = _birth(tree, b, np.int64(walk.leaf[i]), action, bits)
+                        factor = _improve(score, share, tree.degree[b, node], unvisited,
+                                          tree.rest[b, node])
+                        edge, action = _gumbel_inner(tree, b, node, score, visits, factor)
                 tree.visits[b, node] += 1
-                walk.leaf[i] = node
-            if stuck and width == 1:
-                _take_back(tree, b, np.int64(walk.leaf[count]))
+                walk.path[count, depth] = action
+                depth += 1
+                if edge < 0:
+                    node = _birth(tree, b, node, action, bits)
+                else:
+                    tree.n[b, edge] += 1
+                    node = np.int64(tree.child[b, edge])
+            if edge >= 0 and tree.pending[b, node] and not new:
+                _take_back(tree, b, node)
                 break
-            count += width
+            tree.visits[b, node] += 1
+            walk.depth[count], walk.row[count], walk.leaf[count] = depth, b, node
+            count += 1
     deepest = 0
     for i in range(count):
         deepest = max(deepest, walk.depth[i])

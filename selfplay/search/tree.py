@@ -132,22 +132,18 @@ class Walk(NamedTuple):
     depth: int32 [W]
     row: int64 [W], the tree
     leaf: int32 [W], the node at the end
-    going, born: int32 [W], while walks are made: those under way, those that end at a new node
     """
 
     path: NDArray[np.int64]
     depth: NDArray[np.int32]
     row: NDArray[np.int64]
     leaf: NDArray[np.int32]
-    going: NDArray[np.int32]
-    born: NDArray[np.int32]
 
 
 def new_walk(count: int, depth: int) -> Walk:
     """Room for ``count`` walks of at most ``depth`` moves."""
-    leaf, going, born = np.empty((3, count), np.int32)
     return Walk(np.empty((count, depth), np.int64), np.empty(count, np.int32),
-                np.empty(count, np.int64), leaf, going, born)
+                np.empty(count, np.int64), np.empty(count, np.int32))
 
 
 def node_bytes(actions: int) -> int:
