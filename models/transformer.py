@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfplay.models.gradients import Gated, Normed, Rotated
+from .gradients import Gated, Normed, Rotated
 
 ROTARY_BASE = 10000.0
 

@@ -15,7 +15,6 @@ from selfplay.board.alphazero import Learner, alphazero
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import pack
 from selfplay.board.selfplay import Actor, Harvest
-from selfplay.board.starts import Regrets
 from selfplay.games import make
 from selfplay.games.base import Game, side
 from selfplay.models import NetSpec
@@ -244,47 +243,3 @@ def test_simulations_grow_by_iterations(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in alphazero(Learner(game, spec, config)):
         asked.append(set())
     assert asked[:-1] == wanted
-
-
-def test_games_begin_again_where_the_result_surprised() -> None:
-    """Against a replay: a game that begins again follows an earlier one, and has rows from there
-    on; of that game it is the position whose value was farthest from the result."""
-    game = make("connect4")
-    config = replace(SMALL, sims=4, regret_share=1.0, value_lambda=0.0, opening=(1, 1))
-    actor = Actor(game, rollout_evaluate(game, 1), config, 3)
-    assert actor.starts is not None
-    harvest, again, row = played(actor, 500), 0, 0
-    earlier: list[tuple[list[int], int]] = []  # moves, and the ply of the highest regret
-    for actions, value in zip(games_of(harvest), harvest.values, strict=True):
-        seen, moves = replayed(game, actions)[0], actions.tolist()
-        obs = [position["obs"].tobytes() for position in seen]
-        first = obs.index(harvest.columns.obs[row].tobytes())
-        if first > 1:
-            again += 1
-            assert any(before[:ply] == moves[:first] for before, ply in earlier if ply == first)
-        n = len(moves) - first
-        targets = harvest.columns.value[row : row + n] * [p["side"] for p in seen[first:]]
-        assert [harvest.columns.obs[row + k].tobytes() for k in range(n)] == obs[first:]
-        earlier.append((moves, first + int(np.abs(targets - np.float32(value)).argmax())))
-        row += n
-    assert row == len(harvest.columns.value)
-    assert again > 10
-
-
-def test_the_highest_regrets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfplay.board.starts.STARTS", 2)
-    game = make("tictactoe")
-    starts = Regrets(game, 1.0, 1)
-    actions = np.array([4, 0, 8], np.int16)
-    for values in ([0.1, 0.9, 0.2], [0.0, -0.5, -0.8], [0.3, 0.2, 0.0]):
-        starts.note(0, actions, np.array(values, np.float32), 0.0)
-    assert [(round(s.regret, 3), s.actions.tolist()) for s in starts.kept] == [
-        (0.9, [4]), (0.8, [4, 0])]
-    states = game.new(3)
-    found = starts.deal(states, np.random.default_rng(0))
-    assert sorted(found) == [0, 1] and not starts.kept
-    assert sorted(states.ply.tolist()) == [0, 1, 2]
-    for row, moves in found.items():
-        wanted = game.new(1)
-        game.replay(wanted, moves[None].astype(np.int64))
-        assert game.render(states, row) == game.render(wanted, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import Columns, concat, pack
-from selfplay.board.starts import Regrets, lambda_returns
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.rules import Rules, put, take
@@ -103,8 +103,6 @@ class Actor:
             opening=np.zeros(batch, np.int32),
             no_resign=np.zeros(batch, np.bool_),
         )
-        share = config.regret_share
-        self.starts = Regrets(game, share, batch) if share else None
         self.full = np.zeros(batch, np.bool_)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
@@ -146,10 +144,6 @@ class Actor:
                 self.book = _roomier(self.book)
             anew = np.flatnonzero(begun[:, 0] >= 0)
             self.book.action[rows[anew], : begun.shape[1]] = begun[anew]
-        if self.starts is not None:
-            for row, moves in self.starts.deal(fresh, self.rng).items():
-                self.book.action[rows[row], : len(moves)] = moves
-            put(self.starts.begun, rows, fresh)
         self.book.opening[rows] = fresh.ply
         put(self.states, rows, fresh)
 
@@ -220,12 +214,10 @@ class Actor:
             score, known = np.zeros(len(ended), np.float32), np.zeros(len(ended), np.bool_)
         parts, actions = [], []
         for g, row in enumerate(ended):
-            parts.append(self._columns(row, finals.ply[g], value[over][g], owner[g], score[g],
-                                       known[g]))
+            target = lambda_returns(self.book.value[row, : finals.ply[g]], value[over][g],
+                                    self.config.value_lambda)
+            parts.append(self._columns(row, target, owner[g], score[g], known[g]))
             actions.append(self.book.action[row, : finals.ply[g]].copy())
-            if self.starts is not None:
-                self.starts.note(row, actions[-1], self.book.value[row, : finals.ply[g]],
-                                 value[over][g])
         harvest = Harvest(
             columns=concat(parts),
             actions=np.concatenate(actions),
@@ -237,20 +229,14 @@ class Actor:
         self._deal(ended)
         return harvest
 
-    def _columns(
-        self, row: int, plies: int, value: float, owner: Any, score: float, known: bool
-    ) -> Columns:
+    def _columns(self, row: int, target: Any, owner: Any, score: float, known: bool) -> Columns:
         book, n = self.book, int(self.book.rows[row])
         sign = book.sign[row, :n]
-        target: Any = value
-        if self.config.value_lambda < 1:
-            target = lambda_returns(book.value[row, :plies], value, self.config.value_lambda)[
-                book.slot[row, :n]]
         return Columns(
             obs=book.obs[row, :n].copy(),
             policy=book.policy[row, :n].copy(),
             policy_weight=np.ones(n, np.float32),
-            value=(target * sign).astype(np.float32),
+            value=(target[book.slot[row, :n]] * sign).astype(np.float32),
             ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
@@ -259,6 +245,14 @@ class Actor:
 
     def _sizes(self, n: int) -> NDArray[np.int8] | None:
         return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
+
+
+def lambda_returns(values: NDArray[np.float32], result: float, lam: float) -> NDArray[np.float64]:
+    """float64 [T]: the value target of every ply of a game, g[t] = (1 - lam) v[t] + lam g[t + 1]
+    with g[T] = ``result`` (the lambda-return of Sutton and Barto 2018, 12.1, from the search's
+    value of the position itself on). values: [T], the search's, for the player of ``result``."""
+    steps = accumulate(values[::-1], lambda g, v: (1 - lam) * v + lam * g, initial=result)
+    return np.fromiter(steps, float)[:0:-1]
 
 
 def _roomier(book: _Book) -> _Book:
@@ -308,23 +302,19 @@ class SelfPlay:
         self.workers = Workers(min(threads, len(self.actors)))
 
     def play(
-        self,
-        positions: int,
-        stop: Callable[[], bool] = lambda: False,
+        self, positions: int, stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda n: None,
     ) -> Harvest | None:
         """Play until finished games have yielded at least ``positions`` training rows; those in
         flight go on in the next call. ``stop`` is asked, and finished games are counted, when
         the groups meet."""
-        done: list[Harvest] = []
-        have = 0
+        done, have = list[Harvest](), 0
         while have < positions and not stop():
             found = [h for h in ranks.here().gathered(
                 self.workers.map(self._some_waves, self.actors)) if h is not None]
-            rows = sum(len(h.columns.value) for h in found)
             done += found
-            have += rows
-            if rows:
+            if rows := sum(len(h.columns.value) for h in found):
+                have += rows
                 progress(rows)
         return join_harvests(done) if done else None
 
