@@ -168,8 +168,9 @@ def compose(
             fill(rows[-1])
             at += tall + GAP
         finish_x(rows, axis, border, verdict.metric.improver)
-        for fill in below:
-            fill(place(figure, under + SAMPLES_GAP, SAMPLES_HEIGHT))
+        for number, fill in enumerate(below):
+            at = under + SAMPLES_GAP + number * (SAMPLES_GAP + SAMPLES_HEIGHT)
+            fill(place(figure, at, SAMPLES_HEIGHT))
         if handles:
             figure.legend(handles=handles, loc="lower left", frameon=False, ncol=columns,
                           bbox_to_anchor=(0.1 / WIDTH, (height - top + 0.15) / height),
