@@ -167,7 +167,8 @@ def compose(
             rows.append(place(figure, at, tall))
             fill(rows[-1])
             at += tall + GAP
-        finish_x(rows, axis, border, verdict.metric.improver)
+        before = next((STAGES[mode.first].name for mode in verdict.modes), "SFT")
+        finish_x(rows, axis, border, (before, verdict.metric.improver))
         for number, fill in enumerate(below):
             at = under + SAMPLES_GAP + number * (SAMPLES_GAP + SAMPLES_HEIGHT)
             fill(place(figure, at, SAMPLES_HEIGHT))
@@ -180,10 +181,12 @@ def compose(
     return png(WIDTH, height, paint)
 
 
-def finish_x(rows: Sequence[Any], axis: Axis, border: float | None, improver: str) -> None:
+def finish_x(
+    rows: Sequence[Any], axis: Axis, border: float | None, beside: tuple[str, str]
+) -> None:
     """Scale, limits, grid and the SFT | RL divider of every panel; labels on the lowest.
 
-    improver: what follows SFT there.
+    beside: the stages' names before and behind it.
     """
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -205,7 +208,7 @@ def finish_x(rows: Sequence[Any], axis: Axis, border: float | None, improver: st
     rows[-1].set_xlabel(axis.label, color=INK)
     if border is not None:
         top = rows[0].get_xaxis_transform()
-        for text, shift, side in (("SFT ", -3, "right"), (f" {improver}", 3, "left")):
+        for text, shift, side in ((f"{beside[0]} ", -3, "right"), (f" {beside[1]}", 3, "left")):
             rows[0].annotate(
                 text, (border, 1.0), xycoords=top, xytext=(shift, 3), textcoords="offset points",
                 ha=side, va="bottom", fontsize=8.5, color=GREY, annotation_clip=False,
