@@ -82,6 +82,7 @@ def main() -> None:
     wanted = [("", 1)] if options.empty else positions(options.files, options.plies, options.count,
                                                        options.seed)
     seconds: list[float] = []
+    told = "all right" if options.files or options.empty else "not checked"
     for moves, known in wanted:
         row = done.get(moves) or solve(moves, options.bits, options.values)
         if known != 99 and row[what] != (np.sign(known) if options.values else known):
@@ -91,13 +92,13 @@ def main() -> None:
             with options.record.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if options.empty or len(seconds) % 50 == 0:
-            print(_summary(seconds), flush=True)
-    print(_summary(seconds))
+            print(_summary(seconds, told), flush=True)
+    print(_summary(seconds, told))
 
 
-def _summary(seconds: list[float]) -> str:
+def _summary(seconds: list[float], told: str) -> str:
     part = np.array(seconds)
-    return (f"{len(part)} positions, all right: {1000 * part.mean():,.1f} ms in the mean, "
+    return (f"{len(part)} positions, {told}: {1000 * part.mean():,.1f} ms in the mean, "
             f"{1000 * np.median(part):,.1f} in the middle, {part.max():,.2f} s at most")
 
 

@@ -121,10 +121,10 @@ def _claimeven(own, taken, threats, bound):
 def _zugzwang(own, taken, threats, bound):
     """As ``_claimeven``, for the second player, who is to move.
 
-    Where a cell on an odd row completes a four of the first's, the first answers every move above
-    it, and one that leaves no even number of cells so (below that cell, or in another column) by
-    the next such: the second gets at most the cells within reach, the even rows below that cell and
-    the odd rows of other columns, and when those are full must play right below it.
+    Where a cell on an odd row completes a four of the first's, leave out the cell right below it:
+    an even number of columns has an odd rest. The first answers above; where nothing is left there,
+    in another column with an odd rest. The second gets at most the cells within reach, the even
+    rows below that cell and the odd rows of other columns, and then must play the one left out.
     """
     reach, empty = (taken + _BOTTOM) & _FULL, taken ^ _FULL
     threats &= _ODD & ~reach
