@@ -208,6 +208,9 @@ class OwnAnswersConfig:
     questions: Count = 2000  #: training questions asked
     samples: Count = 4  #: answers to each
     net: str = "2x64"  #: layers x width of the student, in recipe distill
+    of: str = ""
+    #: a run, or a checkpoint of one, whose policy teaches: recipe distill then has the student
+    #: alone. Empty: the run's own RL
 
 
 Counts = Annotated[tuple[Count, ...], Limit(lambda counts: len(counts) > 0, "at least one")]

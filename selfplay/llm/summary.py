@@ -21,7 +21,7 @@ from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
 from selfplay.common.words import clip, command
 from selfplay.learn.checkpoint import note, reached_plateau
-from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
+from selfplay.llm.config import TextConfig, stages_of, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import (
     BudgetForcing,
@@ -42,6 +42,7 @@ from selfplay.llm.models import load_model
 from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.rewards import Questions, marked_steps, reward
+from selfplay.llm.teach.answers import taught_by
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
@@ -74,7 +75,7 @@ def measure(
     must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     newest = newest_model(run.folder)
-    planned = list(RECIPES[run.config.recipe])
+    planned = list(stages_of(run.config))
     models = {name: path for name in planned if (path := model_of(run.folder, name))}
     if run.config.recipe == "rl":  # what it began with is what it is compared with
         models = {"base": Path(run.config.model), **models}
@@ -177,7 +178,7 @@ def minutes_needed(run: TextRun, name: str, rows: Sequence[Record]) -> tuple[flo
     """(minutes that the run should have for first right answers, why in words) by the rows of its
     first stage; twice as many as now, and no words, where its speed or its model tells nothing, and
     NO_USE where they would bring nothing."""
-    config, share = run.config, RECIPES[run.config.recipe].get(name, 0.0)
+    config, share = run.config, stages_of(run.config).get(name, 0.0)
     if config.recipe == "rl":
         return 2 * config.minutes, NO_USE
     if not rows or not share or config.model or rows[-1]["step"] >= FIRST_RIGHT:
@@ -342,8 +343,11 @@ def _answer(name: str, prompt: str, text: str, wanted: str) -> Record:
 
 
 def teacher(run: TextRun) -> Record | None:
-    """The accuracy, with its interval, of what the run's first stage reads; None where there are no
-    demonstrations."""
+    """The accuracy, with its interval, of what the run's first stage learns from: demonstrations,
+    or another run's policy. None where there is nothing of that kind."""
+    if run.config.own.of:
+        found = taught_by(run)
+        return {"player": "the policy that teaches", **found} if found else None
     if run.config.recipe == "rl":
         return None
     base = run.config.recipe == "r1-zero"

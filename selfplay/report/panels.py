@@ -86,16 +86,20 @@ def more_than_zeros(column: Column, histories: dict[str, list[Record]]) -> bool:
     return any(abs(value) > ZERO for value in values)
 
 
-def draw_panel(axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis) -> None:
-    """All curves of a panel over the shared x axis, RL's named in the margin."""
-    levels = [draw_curve(axes, histories[c.stage], axis, c, panel.form) for c in panel.columns]
+def draw_panel(
+    axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis, first: str = "sft"
+) -> None:
+    """All curves of a panel over the shared x axis, RL's named in the margin. first: the stage that
+    the history of "sft" is of."""
+    levels = [draw_curve(axes, histories[c.stage], axis, c, panel.form, first)
+              for c in panel.columns]
     axes.margins(y=0.15)
     name_levels(axes, [level for level in levels if level], PANEL_HEIGHT, panel.form)
     axes.set_ylabel(panel.label, fontsize=8.5, color=INK)
 
 
 def draw_curve(
-    axes: Any, history: Sequence[Record], axis: Axis, column: Column, form: str
+    axes: Any, history: Sequence[Record], axis: Axis, column: Column, form: str, first: str = "sft"
 ) -> Level | None:
     """One column of a history against the shared x axis. Returns its last value for the margin,
     None if there is none.
@@ -107,12 +111,12 @@ def draw_curve(
     if not rows:
         return None
     xs, ys = [r[axis.key] / axis.unit for r in rows], [r[column.key] * column.factor for r in rows]
-    stage = STAGES[column.stage]
+    stage = STAGES[first if column.stage == "sft" else column.stage]
     alone = {"marker": stage.marker} if len(rows) == 1 else {}
     axes.plot(xs, ys, color=stage.colour, linewidth=1.6, linestyle=column.dashes, **alone)
     if column.stage == "sft":
         above = ys[-1] <= (min(ys) + max(ys)) / 2  # where there is room
-        axes.annotate(f"{ys[-1]:{form}}  {column.name}", (xs[-1], ys[-1]),
+        axes.annotate(f"{ys[-1]:{form}}  {stage.name}", (xs[-1], ys[-1]),
                       xytext=(-3, 6 if above else -6), va="bottom" if above else "top", ha="right",
                       textcoords="offset points", fontsize=8.6, color=stage.word,
                       weight="bold", annotation_clip=False)  # fmt: skip
