@@ -194,6 +194,9 @@ def must_not_contradict(config: TextConfig) -> None:
     if config.eval.budgets and config.task.startswith(("env:", PREFIX)):
         raise UserError("eval.budgets: of chains of thought before an answer, which conversations "
                         "and games are not; leave it out")
+    if config.eval.rm and config.task.startswith("env:"):
+        raise UserError("eval.rm: a reward model reads single answers, not conversations; leave it "
+                        "out")
     rlhf = config.rlhf
     if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "

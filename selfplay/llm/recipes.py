@@ -59,6 +59,7 @@ from selfplay.llm.models import load_model, load_tokenizer
 from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.play.words import DRAWN, Notation
+from selfplay.llm.preferences.reward_model import by_reward
 from selfplay.llm.preferences.stages import (
     learn_directly,
     learn_preferences,
@@ -96,6 +97,8 @@ def run_recipe(run: TextRun, device: str) -> None:
         say(run.task.note)
     if run.config.own.of:
         must_teach(run)
+    if run.config.eval.rm:  # rather a mistake found now than after RL
+        by_reward(run.folder, run.config)
     shares = stages_of(run.config)
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):

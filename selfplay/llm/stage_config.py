@@ -221,6 +221,9 @@ class TextEvalConfig:
     """What is measured at the end."""
 
     samples: Counts = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
+    rm: str = ""
+    #: a run with a reward model, or a checkpoint of one, that picks the best of k as well. Empty:
+    #: the run's own, in recipes rlhf and overoptimise
     budgets: tuple[Count, ...] = ()
     #: tokens that a chain of thought may have: it is cut off there, or made to go on until there,
     #: and answers then; none: not measured

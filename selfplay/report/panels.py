@@ -23,6 +23,7 @@ from selfplay.report.style import (
 
 PANEL_HEIGHT = 0.95  # inches
 ZERO = 1e-7
+DOTS = (0, (1, 1.2))  #: of the best by reward
 SAMPLES_HEIGHT, SAMPLES_GAP = 2.6, 0.78
 
 
@@ -126,9 +127,11 @@ def draw_curve(
 
 def draw_samples(axes: Any, rows: Sequence[Record], of: str = "") -> None:
     """Test-time compute: accuracy against the number of answers drawn, by majority (solid, with
-    its 95% band) and where one right answer is enough (pass@k, dashed).
+    its 95% band), where one right answer is enough (pass@k, dashed), and by the best of k that a
+    reward model picks (dotted, with its band) where one has judged.
 
-    rows: stage, k, majority, low, high, pass, all in percent but k. of: the task, where it is
+    rows: stage, k, majority, low, high, pass and maybe best, best_low, best_high, all in percent
+    but k. of: the task, where it is
     another than the chart's.
     """
     levels = []
@@ -136,12 +139,18 @@ def draw_samples(axes: Any, rows: Sequence[Record], of: str = "") -> None:
         mine = sorted((row for row in rows if row["stage"] == name), key=lambda row: row["k"])
         if not mine:
             continue
-        ks, colour = [row["k"] for row in mine], stage.colour
-        axes.fill_between(ks, [r["low"] for r in mine], [r["high"] for r in mine], color=colour,
-                          alpha=0.2, linewidth=0)
-        for key, dashes, what, fill in (("majority", "-", "majority of k", colour),
-                                        ("pass", RAW_DASHES, "pass@k", "white")):
-            ys = [row[key] for row in mine]
+        colour = stage.colour
+        for key, dashes, what, fill, low, high in (
+                ("majority", "-", "majority of k", colour, "low", "high"),
+                ("pass", RAW_DASHES, "pass@k", "white", "", ""),
+                ("best", DOTS, "best of k by reward", colour, "best_low", "best_high")):
+            those = [row for row in mine if key in row]
+            ks, ys = [row["k"] for row in those], [row[key] for row in those]
+            if not those:
+                continue
+            if low:
+                axes.fill_between(ks, [row[low] for row in those], [row[high] for row in those],
+                                  color=colour, alpha=0.2, linewidth=0)
             axes.plot(ks, ys, color=colour, linestyle=dashes, marker=stage.marker, markersize=4.5,
                       markerfacecolor=fill, linewidth=1.8)
             levels.append(Level(ys[-1], f"{stage.name}, {what}", stage.word, "bold"))
