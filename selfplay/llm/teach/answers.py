@@ -171,7 +171,8 @@ def taught_by(run: TextRun) -> dict[str, float]:
     answers to each, with its 95% interval (Wilson, over questions); {} before it has answered."""
     count = len(run.task.held_out(run.config.data.held_out))
     for path in run.folder.glob(f"*{WRITTEN}"):
-        right = sum(row["times"] for row in read_history(path) if row["kind"] == "held")
+        rows = read_history(path, ("times",))
+        right = sum(row["times"] for row in rows if row["kind"] == "held")
         rate = right / (count * run.config.own.samples)
         low, high = wilson(rate, count)
         return {"accuracy": rate, "low": low, "high": high, "questions": float(count)}
