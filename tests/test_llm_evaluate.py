@@ -15,7 +15,9 @@ from selfplay.llm.evaluate import (
     Answers,
     accuracy,
     answers,
+    best_at,
     evaluate_model,
+    evaluation_table,
     majority_at,
     majority_vote,
     pass_at,
@@ -56,6 +58,42 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k() -> None:
                 assert pass_at(k, right, samples) == pytest.approx(wanted)
     with pytest.raises(ValueError):
         pass_at(3, 1, 2)
+
+
+@pytest.mark.parametrize("rewards", [(3, 1, 2, 5, 4), (1, 1, 2, 2, 2), (0, 3, 3, 3, 1)])
+def test_the_best_of_k_by_reward_is_the_mean_over_all_choices_of_k(
+    rewards: tuple[float, ...]
+) -> None:
+    """Each choice by trying; of equal rewards any may be taken."""
+    right = [True, False, True, False, True]
+    for k in range(1, 6):
+        shares = []
+        for chosen in combinations(range(5), k):
+            top = [i for i in chosen if rewards[i] == max(rewards[j] for j in chosen)]
+            shares.append(sum(right[i] for i in top) / len(top))
+        assert best_at(k, rewards, right) == pytest.approx(sum(shares) / len(shares))
+    with pytest.raises(ValueError):
+        best_at(6, rewards, right)
+
+
+def test_the_best_by_reward_by_hand() -> None:
+    """Of 2 among 3 the highest is in two of the choices, the second in one."""
+    assert best_at(2, [0.1, 0.9, 0.5], [True, True, False]) == pytest.approx(2 / 3)
+    assert best_at(2, [0.1, 0.9, 0.5], [True, False, True]) == pytest.approx(1 / 3)
+
+
+def test_one_who_knows_gives_pass_at_k_and_one_who_knows_nothing_gives_one_answer() -> None:
+    script = {"1+1=": ["#2", "#3", "#3", "2"], "2+2=": ["#4", "4#4", "#5", "#4"]}
+    args = scripted(script), TOKENIZER, QUESTIONS, Sampling(), (1, 2, 4), 0
+    knows = evaluate_model(
+        *args, lambda found: [[p["accuracy"] for p in row] for row in found.parts])
+    assert knows["best"] == pytest.approx(knows["pass"])
+    same = evaluate_model(*args, lambda found: [[0.5] * 4 for _ in found.parts])
+    assert same["best"] == pytest.approx(dict.fromkeys(same["pass"], same["pass"]["1"]))
+    assert "by reward" in evaluation_table(same)
+    plain = evaluate_model(*args)
+    assert "best" not in plain and "by reward" not in evaluation_table(plain)
+    assert {key: row for key, row in same.items() if key != "best"} == plain
 
 
 def test_majority_by_hand() -> None:

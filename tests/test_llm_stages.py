@@ -22,15 +22,31 @@ from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.llm import recipes
-from selfplay.llm.config import RECIPES, Recipe, TextConfig, override, with_algorithm, with_recipe
-from selfplay.llm.embedded import character_tokenizer, piece_tokenizer
-from selfplay.llm.folder import TextRun, newest_model, open_text_run, task_of
-from selfplay.llm.models import load_model
+from selfplay.llm.config import (
+    RECIPES,
+    TAUGHT,
+    Recipe,
+    TextConfig,
+    override,
+    with_algorithm,
+    with_recipe,
+)
+from selfplay.llm.embedded import (
+    character_tokenizer,
+    piece_tokenizer,
+    small_model,
+    word_tokenizer,
+)
+from selfplay.llm.engines.choose import generator_of
+from selfplay.llm.evaluate import answers
+from selfplay.llm.folder import TextRun, newest_model, open_text_run, sampling_of, task_of
+from selfplay.llm.models import load_model, save_model
 from selfplay.llm.recipes import STAGES, goal_of, learn_own_answers, run_recipe
 from selfplay.llm.rewards import answer_of, reward
-from selfplay.llm.sft import own_answers, train_texts
+from selfplay.llm.sft import train_texts
 from selfplay.llm.tasks.gym import chain_sum_forgetting
 from selfplay.llm.tasks.task import make_task
+from selfplay.llm.teach.answers import own_answers, policy_of
 from selfplay.run.stage import NotYet
 
 TASK = "chain_sum(min_terms=2,max_terms=2,min_digits=1,max_digits=1)"
@@ -207,6 +223,65 @@ def test_own_answers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     assert own_answers(run, new, "cpu").examples == after
 
 
+def test_a_run_that_is_there_teaches_a_student_alone(
+    tmp_path: Path, learnt: Callable[[Path], TextRun]
+) -> None:
+    """Its stage has all the minutes; the policy's share of right answers is the dotted line."""
+    teacher = learnt(tmp_path / "rl-run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "rl-run").rglob("*")}
+    more = (f"own.of={tmp_path / 'rl-run'}", "eval.budgets=4,8", "eval.also=gcd", "own.samples=2")
+    student = tmp_path / "student"
+    run_recipe(opened(student, "distill", *more), "cpu")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "rl-run").rglob("*")} == before
+    assert {p.name for p in student.iterdir() if p.is_dir()} == {"student", "tb"}
+    evaluation = json.loads((student / "evaluation.json").read_bytes())["stages"]
+    assert list(evaluation) == ["student"] and list(evaluation["student"]["also"]) == ["gcd"]
+    assert len(evaluation["student"]["budgets"]) == 4
+    policy = checkpoint.newest(tmp_path / "rl-run/rl")
+    model, tokenizer = load_model(policy)
+    _, learnt_by = load_model(newest_model(student))
+    assert tokenizer.get_vocab() == learnt_by.get_vocab()
+    held = answers(generator_of(model, tokenizer, teacher.config.sample, "", "cpu"), tokenizer,
+                   teacher.task.held_out(8), 2, sampling_of(teacher.config), 0)
+    shown = json.loads((student / "summary.json").read_bytes())
+    line, = shown["baselines"]
+    assert line["player"] == "the policy that teaches" and line["questions"] == 8
+    assert line["accuracy"] == pytest.approx(100 * held.mean("accuracy"))
+    assert shown["headlines"][0].startswith("One answer: Student's best ")
+    assert not any("RL" in text for text in shown["headlines"])
+    # RL goes on meanwhile: the student stays with the answers that it has begun with
+    shutil.copytree(policy, policy.with_name("ckpt-000009"))
+    assert checkpoint.newest(tmp_path / "rl-run/rl") != policy
+    run_recipe(opened(student, "distill", *more, "sft.max_steps=18"), "cpu")
+    assert [row["step"] for row in read_history(student / "student/history.jsonl")] == [6, 12, 18]
+    assert policy_of(opened(student, "distill", *more)) == policy
+    assert [path.name for path in student.glob("*own.jsonl")] == [f"rl-{policy.name}-own.jsonl"]
+
+
+def test_who_cannot_teach_is_told_in_a_line(
+    tmp_path: Path, learnt: Callable[[Path], TextRun]
+) -> None:
+    learnt(tmp_path / "rl-run")
+
+    def refused(says: str, of: Path, recipe: str = "distill", *more: str) -> None:
+        with pytest.raises(UserError, match=says) as error:
+            run_recipe(opened(tmp_path / "new", recipe, f"own.of={of}", *more), "cpu")
+        assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
+
+    refused("no policy there", tmp_path / "nowhere")
+    refused("no policy there", tmp_path / "rl-run/sft")
+    refused("recipe distill", tmp_path / "rl-run", "grpo")
+    refused(r"data\.instruction=, not Think", tmp_path / "rl-run", "distill",
+            "data.instruction=Think")
+    words = tmp_path / "words"
+    tokenizer = word_tokenizer(["a1", "b2"])
+    save_model(words, small_model("1x32", tokenizer, 0), tokenizer)
+    refused("tokenizer cannot read the questions", words)
+    (tmp_path / "rl-run/config.json").write_text(
+        (tmp_path / "rl-run/config.json").read_text().replace(TASK, "gcd"))
+    refused(r"learnt gcd, not chain_sum.*give --task 'gcd'", tmp_path / "rl-run")
+
+
 def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
 
@@ -222,7 +297,7 @@ def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_recipe_has_its_stages_and_uses_the_time_up() -> None:
     assert set(RECIPES) == set(get_args(Recipe))
-    for stages in RECIPES.values():
+    for stages in (*RECIPES.values(), TAUGHT):
         assert set(stages) <= set(STAGES)
         assert list(stages)[-1] == "eval" and sum(stages.values()) == pytest.approx(1)
 

@@ -367,6 +367,28 @@ def test_the_report_of_answers_shows_samples_and_escapes_completions(tmp_path):
     assert summary["measure"] == "accuracy" and summary["questions"] == 512
 
 
+def test_the_best_by_reward_is_a_dotted_line_with_a_name():
+    from matplotlib.figure import Figure
+
+    judged = [{**row, "best": row["low"] + 3, "best_low": row["low"], "best_high": row["high"]}
+              if row["stage"] == "rl" else row for row in ANSWERS["samples"]]
+
+    def drawn(rows):
+        axes = Figure(figsize=(10, 4)).add_axes((0.1, 0.1, 0.5, 0.8))
+        panels.draw_samples(axes, rows)
+        return ([list(line.get_ydata()) for line in axes.lines if line.get_marker() != "None"],
+                [text.get_text() for text in axes.texts])
+
+    lines, names = drawn(judged)
+    plain, fewer = drawn(ANSWERS["samples"])
+    assert [line for line in lines if line not in plain] == [[63, 63]]
+    assert len(names) == len(fewer) + 1 and any("best of k" in name for name in names)
+    tables = {title: rows for title, _, rows, _ in report.more_tables(
+        {**ANSWERS, "samples": judged})}
+    assert [row[-3:] for row in tables["Test-time compute"]] == [
+        ["-"] * 3, ["-"] * 3, ["63.0", "60.0", "80.0"], ["63.0", "60.0", "80.0"]]
+
+
 def test_samples_and_policy_gradients_get_their_panels():
     labels = [p.label for p in panels.panels_of(
         {"sft": ANSWERS["sft_history"], "rl": ANSWERS["rl_history"]})]

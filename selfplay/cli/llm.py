@@ -130,8 +130,10 @@ def train(
         config = replace(config, sample=replace(config.sample, engine="auto", max_staleness=0))
     run = open_text_run(folder, config)
     device = device_of(run.config.device)
+    own = run.config.own
+    made = f"student {own.net} of {own.of}" if own.of else f"embedded model {run.config.net}"
     say(f"run {folder}, task {run.config.task}, recipe {run.config.recipe}, "
-        f"{run.config.model or 'embedded model ' + run.config.net}, seed {run.config.seed}, "
+        f"{run.config.model or made}, seed {run.config.seed}, "
         f"{counted(run.config.minutes, 'minute')}")
     with farm_of(ray, actors) as farm:
         if farm is not None:

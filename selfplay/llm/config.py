@@ -46,6 +46,7 @@ RECIPES: dict[Recipe, dict[str, float]] = {
     "rlhf": {"sft": 0.35, "rm": 0.2, "rlhf": 0.4, "eval": 0.05},
     "overoptimise": {"sft": 0.3, "rm": 0.2, "free": 0.25, "rlhf": 0.2, "eval": 0.05},
 }
+TAUGHT = {"student": 0.95, "eval": 0.05}  #: stages and shares of distill with own.of
 AGAINST_A_MODEL = ("rlhf", "overoptimise")  #: recipes whose RL is that of settings rlhf
 ELSEWHERE = ("vllm-server", "ray")  #: engines in other processes, which answer while a run learns
 RATE = 1e-3  #: learning rate of policy gradients, for the embedded model
@@ -92,6 +93,11 @@ class TextConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
     pool: PastSelves = field(default_factory=PastSelves)
+
+
+def stages_of(config: TextConfig) -> dict[str, float]:
+    """The stages of a run in order, and the share of the minutes that each has."""
+    return TAUGHT if config.own.of else RECIPES[config.recipe]
 
 
 def of_algorithm(name: str) -> PGConfig:
@@ -177,14 +183,20 @@ def must_not_contradict(config: TextConfig) -> None:
                         "leave it out")
     if sample.url and sample.engine != "vllm-server":
         raise UserError("sample.url: of --set sample.engine=vllm-server; set both or none")
+    if config.own.of and (config.recipe != "distill" or config.model):
+        raise UserError("own.of: its policy teaches a student made from nothing, in --recipe "
+                        "distill without --model; leave out one of them")
     if config.task.startswith("env:") and config.recipe != "rl":
         raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
                         "learnt by --recipe rl alone, with --model")
-    if config.recipe != "sft" and config.sample.temperature == 0:
+    if config.recipe != "sft" and config.sample.temperature == 0 and not config.own.of:
         raise UserError("sample.temperature=0: RL learns from answers that differ; above 0 wanted")
     if config.eval.budgets and config.task.startswith(("env:", PREFIX)):
         raise UserError("eval.budgets: of chains of thought before an answer, which conversations "
                         "and games are not; leave it out")
+    if config.eval.rm and config.task.startswith("env:"):
+        raise UserError("eval.rm: a reward model reads single answers, not conversations; leave it "
+                        "out")
     rlhf = config.rlhf
     if rlhf.adapt and not (rlhf.kl_budget > 0 and rlhf.kl_weight > 0):
         raise UserError("rlhf.adapt: it steers rlhf.kl_weight towards rlhf.kl_budget; set both "

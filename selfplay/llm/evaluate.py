@@ -1,5 +1,5 @@
-"""What a model can do on held-out questions: accuracy, pass@k, the majority of k, and accuracy by
-the length of the chain of thought."""
+"""What a model can do on held-out questions: accuracy, pass@k, the majority of k, the best of k by
+a reward model, and accuracy by the length of the chain of thought."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from math import comb
 from typing import Any, ClassVar
 
@@ -183,13 +184,44 @@ def majority_at(k: int, found: Answers) -> float:
     return wins / max(blocks, 1)
 
 
+#: Of answers [n][group] the rewards that a reward model gives them, [n][group].
+Rater = Callable[[Answers], list[list[float]]]
+
+
+def best_at(k: int, rewards: Sequence[float], right: Sequence[bool]) -> float:
+    """The chance that the answer of the highest reward is right, among k drawn from these without
+    replacement; of equal rewards each answer is as likely to be taken. Unbiased: the mean over all
+    subsets (Nakano et al. 2021, arXiv:2112.09332): the highest of k is among the r lowest in
+    C(r, k) of C(n, k) subsets."""
+    if not 1 <= k <= len(rewards):
+        raise ValueError(f"best of {k} among {len(rewards)}")
+    found, below = 0.0, 0
+    ranked = sorted(zip(rewards, right, strict=True))
+    for _, equal in groupby(ranked, key=lambda one: one[0]):
+        good = [bool(one[1]) for one in equal]
+        upto = below + len(good)
+        found += (comb(upto, k) - comb(below, k)) * sum(good) / len(good)
+        below = upto
+    return found / comb(len(rewards), k)
+
+
+def best_by_reward(ks: Sequence[int], found: Answers, rate: Rater) -> dict[str, float]:
+    """k -> the mean of ``best_at`` over questions."""
+    right = [[part["accuracy"] >= 1 for part in row] for row in found.parts]
+    rewards = rate(found)
+    return {str(k): sum(best_at(k, *row) for row in zip(rewards, right, strict=True)) / len(right)
+            for k in ks}
+
+
 def evaluate_model(
     generator: Generator, tokenizer: Any, examples: Sequence[Example], sampling: Sampling,
-    ks: Sequence[int], seed: int,
+    ks: Sequence[int], seed: int, rate: Rater | None = None,
 ) -> dict[str, Any]:
-    """greedy and sampled: ``accuracy``'s figures; pass and majority: k -> rate."""
+    """greedy and sampled: ``accuracy``'s figures; pass, majority and, with ``rate``, best (of k by
+    reward): k -> rate."""
     best, sampled = greedy_and_sampled(generator, tokenizer, examples, max(ks), sampling, seed)
-    return evaluation_of(best, sampled, ks)
+    found = evaluation_of(best, sampled, ks)
+    return {**found, "best": best_by_reward(ks, sampled, rate)} if rate else found
 
 
 def evaluation_of(best: Answers, sampled: Answers, ks: Sequence[int]) -> dict[str, Any]:
@@ -211,7 +243,8 @@ def evaluation_table(result: dict[str, Any]) -> str:
 
     head = f"{'k':<10}" + "".join(f"{k:>8}" for k in result["pass"])
     rows = [f"{name:<10}" + "".join(f"{v:8.1%}" for v in result[key].values())
-            for name, key in (("pass@k", "pass"), ("majority", "majority"))]
+            for name, key in (("pass@k", "pass"), ("majority", "majority"), ("by reward", "best"))
+            if key in result]
     return "\n".join([line("greedy"), line("sampled"), head, *rows])
 
 

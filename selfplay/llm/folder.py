@@ -26,7 +26,13 @@ from selfplay.common.words import command
 from selfplay.games import own
 from selfplay.learn import checkpoint
 from selfplay.learn.config import PGConfig
-from selfplay.llm.config import AGAINST_A_MODEL, RECIPES, TextConfig, fixed, must_not_contradict
+from selfplay.llm.config import (
+    AGAINST_A_MODEL,
+    TextConfig,
+    fixed,
+    must_not_contradict,
+    stages_of,
+)
 from selfplay.llm.embedded import POSITIONS, character_tokenizer, shape_of
 from selfplay.llm.engines.ahead import Ahead
 from selfplay.llm.engines.choose import engine_of
@@ -221,7 +227,7 @@ def newest_model(folder: Path) -> Path:
     if (folder / "meta.json").is_file() or any(folder.glob("*.safetensors")):
         return folder
     config = stored_text_config(folder) if folder.is_dir() else None
-    for stage in reversed(RECIPES[config.recipe]) if config else ():
+    for stage in reversed(stages_of(config)) if config else ():
         found = model_of(folder, stage)
         if found is not None:
             return found

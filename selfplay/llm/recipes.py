@@ -5,7 +5,8 @@ sft       demonstrations, learnt by the model that the run begins with
 base      texts of one task or several, read by the embedded model: its pretraining
 rl, rl2   reinforcement learning of an earlier stage's model
 own       a policy's own right answers, learnt by the SFT model (rejection sampling)
-student   the same answers, learnt by a smaller model from nothing (distillation)
+student   the same answers, or those of another run's policy (own.of), learnt by a smaller model
+          from nothing (distillation)
 dpo       the SFT model, learning from preference pairs without RL: pairs.jsonl
 rm        a reward model, learnt from preference pairs: pairs.jsonl, best_of_n.json
 free      RL against the reward model that nothing holds back
@@ -30,7 +31,7 @@ from selfplay.common.history import read_history
 from selfplay.common.settings import to_dict
 from selfplay.common.words import command, counted
 from selfplay.learn import checkpoint
-from selfplay.llm.config import RECIPES
+from selfplay.llm.config import stages_of
 from selfplay.llm.embedded import (
     character_tokenizer,
     number_tokenizer,
@@ -58,6 +59,7 @@ from selfplay.llm.models import load_model, load_tokenizer
 from selfplay.llm.play.learner import GameLearner
 from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.play.words import DRAWN, Notation
+from selfplay.llm.preferences.reward_model import by_reward
 from selfplay.llm.preferences.stages import (
     learn_directly,
     learn_preferences,
@@ -66,10 +68,11 @@ from selfplay.llm.preferences.stages import (
 )
 from selfplay.llm.rewards import Questions
 from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
-from selfplay.llm.sft import own_answers, train_texts
+from selfplay.llm.sft import train_texts
 from selfplay.llm.stage_config import PREFIX
 from selfplay.llm.summary import measure, step_of
 from selfplay.llm.tasks.corpus import Corpus
+from selfplay.llm.teach.answers import must_teach, own_answers, policy_of
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
@@ -92,7 +95,11 @@ def run_recipe(run: TextRun, device: str) -> None:
     run = fit_to_model(run)
     if run.task.note:
         say(run.task.note)
-    shares = RECIPES[run.config.recipe]
+    if run.config.own.of:
+        must_teach(run)
+    if run.config.eval.rm:  # rather a mistake found now than after RL
+        by_reward(run.folder, run.config)
+    shares = stages_of(run.config)
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
         write_json(run.folder / "config.json", to_dict(run.config))
@@ -182,7 +189,7 @@ def corpus_of(run: TextRun) -> Corpus:
 
 def learn_demonstrations(run: TextRun, clock: Clock, device: str) -> Work | str:
     """Learn the demonstrations until the held-out curve is flat or the share is used up."""
-    pretrained = "base" in RECIPES[run.config.recipe] and not run.config.model
+    pretrained = "base" in stages_of(run.config) and not run.config.model
 
     def begin() -> tuple[Any, Any]:
         return load_model(first_model_of(run, "sft", ("base",))) if pretrained else start(run)
@@ -207,8 +214,8 @@ def learn_own_answers(run: TextRun, clock: Clock, device: str) -> Work | str:
 
 
 def teach_student(run: TextRun, clock: Clock, device: str) -> Work | str:
-    """Teach a smaller model the right answers of the newest policy."""
-    policy = first_model_of(run, "student", ("rl2", "rl"))
+    """Teach a smaller model the right answers of the newest policy, or of that of own.of."""
+    policy = policy_of(run) if run.config.own.of else first_model_of(run, "student", ("rl2", "rl"))
 
     def student() -> tuple[Any, Any]:
         tokenizer = load_tokenizer(policy)[0]

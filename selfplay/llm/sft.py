@@ -7,10 +7,8 @@ pretraining. Step k depends on (seed, k) and the weights alone.
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from selfplay.common import ranks
-from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import write_atomic
-from selfplay.common.history import read_history
 from selfplay.learn import checkpoint
 from selfplay.learn.losses import gather_logp, masked_mean
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.rollout import parts_of
-from selfplay.llm.engines.choose import generator_of
-from selfplay.llm.evaluate import Counted, accuracy, answers, greedy_and_sampled
-from selfplay.llm.folder import TextRun, sampling_of, save_checkpoint
+from selfplay.llm.evaluate import accuracy, greedy_and_sampled
+from selfplay.llm.folder import save_checkpoint
 from selfplay.llm.generate import Sampling, TorchGenerator
 from selfplay.llm.memory import Memory, head_logp, hidden_states, many_logits
 from selfplay.llm.models import complete, end_tokens, load_model, padded_tokens, prompt_of
@@ -40,7 +34,6 @@ from selfplay.llm.tasks.gym import demonstration
 from selfplay.models.transformer import Transformer
 from selfplay.run.keep import Kept, Row, learn_until_flat
 
-FIRST_OWN = 1 << 21  #: number of the first batch of prompts whose own answers are learnt
 SHOWN = 4  #: completions written down at a look
 HELD_AT_ONCE = 64  #: held-out texts of one forward pass
 
@@ -280,72 +273,3 @@ def train_texts(
     kept = Kept(folder, save, keep=max(config.keep, checkpoint.LAST),
                 breakdown=("--model", "sft.learning_rate", config.learning_rate))
     return learn_until_flat(trainer, lesson, config, kept, **hooks)
-
-
-# ------------------------------------------------------------------------------------ own answers
-
-
-@dataclass(frozen=True)
-class OwnAnswers:
-    """Questions with a policy's own right answers as demonstrations; a ``Questions``."""
-
-    name: str
-    examples: list[Example]
-    apart: list[Example]  #: those held out
-    seed: int
-
-    def batch(self, number: int, size: int) -> list[Example]:
-        rng = np.random.default_rng([self.seed, 0x7B, number])
-        return [self.examples[i] for i in rng.integers(len(self.examples), size=size)]
-
-    def held_out(self, count: int) -> list[Example]:
-        return self.apart[:count]
-
-
-def own_answers(
-    run: TextRun, policy: Path, device: str, told: Callable[[str], None] = lambda text: None,
-) -> OwnAnswers:
-    """The right answers of ``policy`` to ``own.questions`` training questions, each answered
-    ``own.samples`` times, without repetitions; of held-out questions the first right answer.
-
-    They are kept in the run's folder, in STAGE-ckpt-NNNNNN-own.jsonl, which is named after the
-    policy; those of the stage's other checkpoints are deleted. told: hears how many there are.
-    Raises UserError where none is right.
-    """
-    config, stage = run.config, policy.parent.name
-    path = run.folder / f"{stage}-{policy.name}-own.jsonl"
-    for outdated in list(run.folder.glob(f"{stage}-*own.jsonl")):
-        if outdated != path:
-            outdated.unlink(missing_ok=True)
-    asked = {"train": run.task.batch(FIRST_OWN, config.own.questions),
-             "held": run.task.held_out(config.data.held_out)}
-    if not ranks.here().first(path.exists()):
-        model, tokenizer = load_model(policy)
-        generator = Counted(
-            generator_of(model, tokenizer, config.sample, config.model, device),
-            lambda counted: told(counted.said()))
-        lines = []
-        for kind, examples in asked.items():
-            found = answers(generator, tokenizer, examples, config.own.samples,
-                            sampling_of(config), config.seed)
-            for i, (texts, parts) in enumerate(zip(found.texts, found.parts, strict=True)):
-                right = dict.fromkeys(t for t, p in zip(texts, parts, strict=True)
-                                      if p["accuracy"] >= 1)
-                lines += [json.dumps({"kind": kind, "question": i, "completion": text})
-                          for text in right]
-        write_atomic(path, "".join(line + "\n" for line in lines).encode())
-    ranks.here().meet()  # it is on disk
-    chosen: list[Example] = []
-    apart: dict[int, Example] = {}
-    for row in read_history(path):
-        example = replace(asked[row["kind"]][row["question"]], demonstration=row["completion"])
-        if row["kind"] == "train":
-            chosen.append(example)
-        else:
-            apart.setdefault(row["question"], example)
-    if not chosen:
-        raise UserError(f"{policy}: answers none of {config.own.questions} questions rightly; "
-                        "give it more --minutes, or --set own.questions more")
-    say(f"{len(chosen):,} right answers of {stage} to learn")
-    return OwnAnswers(f"right answers of {stage}", chosen,
-                      [apart.get(i, e) for i, e in enumerate(asked["held"])], config.seed)

@@ -208,6 +208,9 @@ class OwnAnswersConfig:
     questions: Count = 2000  #: training questions asked
     samples: Count = 4  #: answers to each
     net: str = "2x64"  #: layers x width of the student, in recipe distill
+    of: str = ""
+    #: a run, or a checkpoint of one, whose policy teaches: recipe distill then has the student
+    #: alone. Empty: the run's own RL
 
 
 Counts = Annotated[tuple[Count, ...], Limit(lambda counts: len(counts) > 0, "at least one")]
@@ -218,6 +221,9 @@ class TextEvalConfig:
     """What is measured at the end."""
 
     samples: Counts = (1, 2, 4, 8, 16)  #: k of pass@k and of the majority of k
+    rm: str = ""
+    #: a run with a reward model, or a checkpoint of one, that picks the best of k as well. Empty:
+    #: the run's own, in recipes rlhf and overoptimise
     budgets: tuple[Count, ...] = ()
     #: tokens that a chain of thought may have: it is cut off there, or made to go on until there,
     #: and answers then; none: not measured

@@ -14,14 +14,14 @@ from typing import Any
 
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
-from selfplay.common.files import AGAIN, DAMAGE, read_json, write_atomic, write_json
-from selfplay.common.history import finite_float, read_figure_rows, read_history
+from selfplay.common.files import AGAIN, DAMAGE, read_json, write_json
+from selfplay.common.history import finite_float, read_history
 from selfplay.common.machine import hardware
 from selfplay.common.settings import assignments, to_dict
 from selfplay.common.stats import wilson
 from selfplay.common.words import clip, command
 from selfplay.learn.checkpoint import note, reached_plateau
-from selfplay.llm.config import RECIPES, TextConfig, with_algorithm, with_model, with_recipe
+from selfplay.llm.config import TextConfig, stages_of, with_algorithm, with_model, with_recipe
 from selfplay.llm.engines.choose import generator_of, must_have_engine
 from selfplay.llm.evaluate import (
     BudgetForcing,
@@ -40,17 +40,17 @@ from selfplay.llm.folder import (
 )
 from selfplay.llm.models import load_model
 from selfplay.llm.play.lessons import GameTask
-from selfplay.llm.preferences.config import RLHFConfig
+from selfplay.llm.preferences.overoptimism import PICTURE
+from selfplay.llm.preferences.reward_model import ByReward, by_reward
 from selfplay.llm.rewards import Questions, marked_steps, reward
+from selfplay.llm.teach.answers import taught_by
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.ceilings import ceilings
 from selfplay.report.page import write_report
-from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.report.style import STAGES
 from selfplay.report.text import headlines
 from selfplay.report.verdict import LEARNERS, POINTS, SIGNAL
 
-PICTURE = "overoptimisation.png"
 DEMONSTRATIONS = 1000  #: looked at, to know how often the teacher is right
 LOOKS = 16  #: of a stage on the chart, at most
 FIRST_RIGHT = 500  #: steps until the embedded model is assumed to answer rightly at times
@@ -59,6 +59,8 @@ SHOWN = 6  #: answers to read, a stage
 NO_USE = ("RL learns from what is right now and then, and more time brings it nothing else: ask "
           "something easier, show an answer in the question, let answers be longer "
           "(sample.max_new_tokens), raise rl.group, or teach the model first (--recipe grpo)")
+#: What a row of answers drawn has of the best by reward.
+BEST = {"best": "accuracy", "best_low": "low", "best_high": "high"}
 COLUMNS = ("reward", "entropy", "sample_kl", "ref_kl", "clip_fraction", "length", "aha",
            "no_signal")
 
@@ -74,12 +76,13 @@ def measure(
     must_have_engine(run.config.sample, run.config.model)
     run = fit_to_model(run)
     newest = newest_model(run.folder)
-    planned = list(RECIPES[run.config.recipe])
+    planned = list(stages_of(run.config))
     models = {name: path for name in planned if (path := model_of(run.folder, name))}
     if run.config.recipe == "rl":  # what it began with is what it is compared with
         models = {"base": Path(run.config.model), **models}
     asked = models if every else {newest.parent.name: newest}
-    measured = {name: _measured(run, path, ks, device) for name, path in asked.items()}
+    rm = by_reward(run.folder, run.config, device)
+    measured = {name: _measured(run, path, ks, device, rm) for name, path in asked.items()}
     measured = with_earlier(run.folder, measured, models)
     result = {**measured[newest.parent.name], "stages": measured}
     write_json(run.folder / "evaluation.json", result)
@@ -91,7 +94,9 @@ def measure(
     return result
 
 
-def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dict[str, Any]:
+def _measured(
+    run: TextRun, path: Path, ks: tuple[int, ...], device: str, rm: ByReward | None
+) -> dict[str, Any]:
     config, how = run.config, sampling_of(run.config)
     model, tokenizer = load_model(path)
     given = "" if path.parent.name == "student" else config.model
@@ -100,13 +105,15 @@ def _measured(run: TextRun, path: Path, ks: tuple[int, ...], device: str) -> dic
     def asked(task: Questions, name: str) -> dict[str, Any]:
         examples = task.held_out(config.data.held_out)
         with on_a_bar(generator, f"answers of {path}", len(examples) * (1 + max(ks))) as write:
-            found = evaluate_model(write, tokenizer, examples, how, ks, config.seed)
+            found = evaluate_model(write, tokenizer, examples, how, ks, config.seed, rm)
         say(f"{path}: {len(examples)} held-out questions of {name}")
         say(evaluation_table(found))
         return found
 
     result = {"checkpoint": path_in_run(run.folder, path), "task": config.task,
               "engine": generator.name, **asked(run.task, config.task)}
+    if rm:
+        result["rm"] = path_in_run(run.folder, rm.path)
     if config.eval.budgets:
         forcing = BudgetForcing(generator, tokenizer, run.task.held_out(config.data.held_out), how,
                           config.seed, config.eval.go_on)
@@ -177,7 +184,7 @@ def minutes_needed(run: TextRun, name: str, rows: Sequence[Record]) -> tuple[flo
     """(minutes that the run should have for first right answers, why in words) by the rows of its
     first stage; twice as many as now, and no words, where its speed or its model tells nothing, and
     NO_USE where they would bring nothing."""
-    config, share = run.config, RECIPES[run.config.recipe].get(name, 0.0)
+    config, share = run.config, stages_of(run.config).get(name, 0.0)
     if config.recipe == "rl":
         return 2 * config.minutes, NO_USE
     if not rows or not share or config.model or rows[-1]["step"] >= FIRST_RIGHT:
@@ -299,9 +306,10 @@ def percent(row: Record) -> Record:
             "questions": int(row["questions"])}
 
 
-def majority_of(here: Record, k: int) -> Record:
-    """The majority of k answers, with its 95% interval over questions (Wilson)."""
-    rate, count = here["majority"][str(k)], int(here["sampled"]["questions"])
+def majority_of(here: Record, k: int, how: str = "majority") -> Record:
+    """The majority of k answers, with its 95% interval over questions (Wilson). how: what else is
+    taken of k answers, a key of the figures."""
+    rate, count = here[how][str(k)], int(here["sampled"]["questions"])
     low, high = wilson(rate, count)
     return percent({"accuracy": rate, "low": low, "high": high, "questions": count})
 
@@ -313,9 +321,11 @@ def majorities(name: str, here: Record) -> list[Record]:
         found = majority_of(here, k)
         passed = here["pass"][str(k)]
         low, high = wilson(passed, found["questions"])
+        best = majority_of(here, k, "best") if str(k) in here.get("best", {}) else {}
         rows.append({"stage": name, "k": k, "majority": found["accuracy"], "low": found["low"],
                      "high": found["high"], "pass": 100.0 * passed,
-                     "pass_low": 100.0 * low, "pass_high": 100.0 * high})
+                     "pass_low": 100.0 * low, "pass_high": 100.0 * high,
+                     **{key: best[at] for key, at in BEST.items() if best}})
     return rows
 
 
@@ -342,8 +352,11 @@ def _answer(name: str, prompt: str, text: str, wanted: str) -> Record:
 
 
 def teacher(run: TextRun) -> Record | None:
-    """The accuracy, with its interval, of what the run's first stage reads; None where there are no
-    demonstrations."""
+    """The accuracy, with its interval, of what the run's first stage learns from: demonstrations,
+    or another run's policy. None where there is nothing of that kind."""
+    if run.config.own.of:
+        found = taught_by(run)
+        return {"player": "the policy that teaches", **found} if found else None
     if run.config.recipe == "rl":
         return None
     base = run.config.recipe == "r1-zero"
@@ -388,25 +401,13 @@ def with_earlier(folder: Path, found: dict[str, Any], models: dict[str, Path]) -
         kept = {name: row for name, row in old.items()
                 if name in models and row["checkpoint"] == path_in_run(folder, models[name])}
         for name, row in found.items():  # fewer samples do not replace more
-            for key in ("majority", "pass"):
-                known = kept.get(name, {}).get(key, {})
+            before = kept.get(name, {})
+            same = "rm" in row and row["rm"] == before.get("rm")  # what judged the best
+            for key in ("majority", "pass", *["best"] * same):
+                known = before.get(key, {})
                 more = {k: finite_float(rate) for k, rate in known.items()
                         if int(k) > max(map(int, row[key]))}
                 row[key] = {**row[key], **more}
     except DAMAGE as error:
         raise UserError(f"{path}: damaged ({clip(str(error), 60)}); {AGAIN}") from None
     return {**kept, **found}
-
-
-def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
-    """Draw ``PICTURE`` of what there is in a run's ``folder``."""
-    name = f"{config.algorithm}, KL weight {config.kl_weight:g}"
-    names = {"free": f"{config.algorithm}, not held back",
-             "rlhf": name + (f", {config.kl_budget:g} nats at most" if config.kl_budget else "")}
-    curves: dict[str, Sequence[Record]] = {
-        text: rows for stage, text in names.items()
-        if (rows := read_history(folder / stage / "history.jsonl"))}
-    best_of = folder / "rm" / "best_of_n.json"
-    write_atomic(folder / PICTURE, draw_overoptimisation(
-        curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
-        best_of=read_figure_rows(best_of, CLIMBED) if best_of.exists() else []))

@@ -73,7 +73,7 @@ def draw_chart(verdict: Verdict) -> bytes:
                 sure = mode.flat and (mode.first, mode.sims) not in told
                 what = " ceiling" if sure else "'s best"
                 names.append(draw_best(axes, {**mode.flat_from, "value": mode.sft["value"]}, axis,
-                                       "sft", f"{STAGES[mode.first].name}{what}", metric))
+                                       mode.first, f"{STAGES[mode.first].name}{what}", metric))
         names += [draw_best(axes, point, axis, point["stage"],
                             f"{STAGES[point['stage']].name}'s best", metric)
                   for point in verdict.bests]
@@ -85,7 +85,7 @@ def draw_chart(verdict: Verdict) -> bytes:
     shared: list[tuple[float, Draw]] = [(MAIN_HEIGHT, strength)]
     for panel in panels_of(histories):
         shared.append((PANEL_HEIGHT, partial(
-            draw_panel, panel=panel, histories=histories, axis=axis)))
+            draw_panel, panel=panel, histories=histories, axis=axis, first=verdict.first)))
     below: list[Draw] = [lambda axes: draw_samples(axes, samples)] if samples else []
     budgets, also = evaluation.get("budgets") or [], evaluation.get("also") or []
     below += [lambda axes: draw_budgets(axes, budgets)] if budgets else []

@@ -17,7 +17,8 @@ An evaluation is a plain dict (the JSON of runs/NAME/evaluation.json):
     curves       optional: the fitted curves and their ceilings, see ``ceilings.ceilings``
     search       optional: player, stage, sims, elo, low, high, games: one net by its simulations
     exchange     optional: what search is worth beside training, see ``ceilings.exchange``
-    samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn
+    samples      optional: stage, k, majority, low, high, pass: accuracy against answers drawn;
+                 best, best_low, best_high where a reward model has picked the best of k
     budgets      optional: stage, mode (cut or forced), budget, tokens, accuracy, low, high:
                  accuracy against the tokens of the chain of thought
     also         optional: as samples, with task: questions of other tasks
@@ -57,7 +58,7 @@ CEILING_HEAD = ["stage", "mode", "points", "ceiling", "low", "high", "10× compu
                 "scatter", "no ceiling because"]
 SEARCH_HEAD = ["stage", "simulations", "Elo", "low", "high", "games", "player"]
 SAMPLE_HEAD = ["stage", "answers drawn", "majority (%)", "low", "high", "pass@k (%)"]
-ALSO_HEAD = ["task", *SAMPLE_HEAD]
+BEST_HEAD = ["best by reward (%)", "low", "high"]
 BUDGET_HEAD = ["stage", "thought", "tokens at most", "tokens", "accuracy (%)", "low", "high"]
 ANSWER_HEAD = ["stage", "question", "completion", "wanted"]
 
@@ -191,12 +192,16 @@ def more_tables(evaluation: Record) -> list[tuple[str, Row, list[Row], set[int]]
                for match in evaluation.get("matches", [])]
     order = list(STAGES)
 
+    samples, others = evaluation.get("samples") or [], evaluation.get("also") or []
+    judged = any("best" in row for row in [*samples, *others])
+    head = SAMPLE_HEAD + BEST_HEAD * judged
+    shown = ("majority", "low", "high", "pass") + ("best", "best_low", "best_high") * judged
+
     def drawn(rows: list[Record]) -> list[Row]:
         return [[STAGES[row["stage"]].name, str(row["k"]),
-                 *(number(row.get(key), ".1f") for key in ("majority", "low", "high", "pass"))]
+                 *(number(row.get(key), ".1f") for key in shown)]
                 for row in sorted(rows, key=lambda row: (order.index(row["stage"]), row["k"]))]
 
-    others = evaluation.get("also") or []
     also = [[task, *row] for task in dict.fromkeys(row["task"] for row in others)
             for row in drawn([row for row in others if row["task"] == task])]
     budgets = [[STAGES[row["stage"]].name, row["mode"], str(row["budget"]),
@@ -211,10 +216,9 @@ def more_tables(evaluation: Record) -> list[tuple[str, Row, list[Row], set[int]]
     tables = [("Ceilings", CEILING_HEAD, ceiling_rows(evaluation), {2, 3, 4, 5, 6, 7, 8, 9}),
               ("Matches", MATCH_HEAD, matches, {2, 3, 4, 5, 6}),
               ("Simulations", SEARCH_HEAD, searched, {1, 2, 3, 4, 5}),
-              ("Test-time compute", SAMPLE_HEAD, drawn(evaluation.get("samples") or []),
-               {1, 2, 3, 4, 5}),
+              ("Test-time compute", head, drawn(samples), {*range(1, len(head))}),
               ("Budgets of thought", BUDGET_HEAD, budgets, {2, 3, 4, 5, 6}),
-              ("Other tasks", ALSO_HEAD, also, {2, 3, 4, 5, 6}),
+              ("Other tasks", ["task", *head], also, {*range(2, len(head) + 1)}),
               ("Some answers", ANSWER_HEAD, answers, set[int]())]
     return [table for table in tables if table[2]]
 

@@ -23,6 +23,7 @@ from selfplay.report.style import (
 
 PANEL_HEIGHT = 0.95  # inches
 ZERO = 1e-7
+DOTS = (0, (1, 1.2))  #: of the best by reward
 SAMPLES_HEIGHT, SAMPLES_GAP = 2.6, 0.78
 
 
@@ -86,16 +87,20 @@ def more_than_zeros(column: Column, histories: dict[str, list[Record]]) -> bool:
     return any(abs(value) > ZERO for value in values)
 
 
-def draw_panel(axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis) -> None:
-    """All curves of a panel over the shared x axis, RL's named in the margin."""
-    levels = [draw_curve(axes, histories[c.stage], axis, c, panel.form) for c in panel.columns]
+def draw_panel(
+    axes: Any, panel: Panel, histories: dict[str, list[Record]], axis: Axis, first: str = "sft"
+) -> None:
+    """All curves of a panel over the shared x axis, RL's named in the margin. first: the stage that
+    the history of "sft" is of."""
+    levels = [draw_curve(axes, histories[c.stage], axis, c, panel.form, first)
+              for c in panel.columns]
     axes.margins(y=0.15)
     name_levels(axes, [level for level in levels if level], PANEL_HEIGHT, panel.form)
     axes.set_ylabel(panel.label, fontsize=8.5, color=INK)
 
 
 def draw_curve(
-    axes: Any, history: Sequence[Record], axis: Axis, column: Column, form: str
+    axes: Any, history: Sequence[Record], axis: Axis, column: Column, form: str, first: str = "sft"
 ) -> Level | None:
     """One column of a history against the shared x axis. Returns its last value for the margin,
     None if there is none.
@@ -107,12 +112,12 @@ def draw_curve(
     if not rows:
         return None
     xs, ys = [r[axis.key] / axis.unit for r in rows], [r[column.key] * column.factor for r in rows]
-    stage = STAGES[column.stage]
+    stage = STAGES[first if column.stage == "sft" else column.stage]
     alone = {"marker": stage.marker} if len(rows) == 1 else {}
     axes.plot(xs, ys, color=stage.colour, linewidth=1.6, linestyle=column.dashes, **alone)
     if column.stage == "sft":
         above = ys[-1] <= (min(ys) + max(ys)) / 2  # where there is room
-        axes.annotate(f"{ys[-1]:{form}}  {column.name}", (xs[-1], ys[-1]),
+        axes.annotate(f"{ys[-1]:{form}}  {stage.name}", (xs[-1], ys[-1]),
                       xytext=(-3, 6 if above else -6), va="bottom" if above else "top", ha="right",
                       textcoords="offset points", fontsize=8.6, color=stage.word,
                       weight="bold", annotation_clip=False)  # fmt: skip
@@ -122,9 +127,11 @@ def draw_curve(
 
 def draw_samples(axes: Any, rows: Sequence[Record], of: str = "") -> None:
     """Test-time compute: accuracy against the number of answers drawn, by majority (solid, with
-    its 95% band) and where one right answer is enough (pass@k, dashed).
+    its 95% band), where one right answer is enough (pass@k, dashed), and by the best of k that a
+    reward model picks (dotted, with its band) where one has judged.
 
-    rows: stage, k, majority, low, high, pass, all in percent but k. of: the task, where it is
+    rows: stage, k, majority, low, high, pass and maybe best, best_low, best_high, all in percent
+    but k. of: the task, where it is
     another than the chart's.
     """
     levels = []
@@ -132,12 +139,18 @@ def draw_samples(axes: Any, rows: Sequence[Record], of: str = "") -> None:
         mine = sorted((row for row in rows if row["stage"] == name), key=lambda row: row["k"])
         if not mine:
             continue
-        ks, colour = [row["k"] for row in mine], stage.colour
-        axes.fill_between(ks, [r["low"] for r in mine], [r["high"] for r in mine], color=colour,
-                          alpha=0.2, linewidth=0)
-        for key, dashes, what, fill in (("majority", "-", "majority of k", colour),
-                                        ("pass", RAW_DASHES, "pass@k", "white")):
-            ys = [row[key] for row in mine]
+        colour = stage.colour
+        for key, dashes, what, fill, low, high in (
+                ("majority", "-", "majority of k", colour, "low", "high"),
+                ("pass", RAW_DASHES, "pass@k", "white", "", ""),
+                ("best", DOTS, "best of k by reward", colour, "best_low", "best_high")):
+            those = [row for row in mine if key in row]
+            ks, ys = [row["k"] for row in those], [row[key] for row in those]
+            if not those:
+                continue
+            if low:
+                axes.fill_between(ks, [row[low] for row in those], [row[high] for row in those],
+                                  color=colour, alpha=0.2, linewidth=0)
             axes.plot(ks, ys, color=colour, linestyle=dashes, marker=stage.marker, markersize=4.5,
                       markerfacecolor=fill, linewidth=1.8)
             levels.append(Level(ys[-1], f"{stage.name}, {what}", stage.word, "bold"))

@@ -51,7 +51,8 @@ def verdict_text(mode: Mode, metric: Metric) -> str:
     if not (sft and rl):
         stage, only, other = (before, sft, who) if sft else (who, rl, before)
         shown = strength_text(only or {}, metric)
-        return f"{name}: {stage}'s best {shown}{metric.unit}; no {other} point to compare with."
+        lacks = "" if mode.first == "student" else f"; no {other} point to compare with"
+        return f"{name}: {stage}'s best {shown}{metric.unit}{lacks}."
     both = f"{strength_text(rl, metric)} against {strength_text(sft, metric)}{metric.unit}"
     decided = {
         "yes": f"{who} passed {before}'s best",

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from selfplay.report.axis import Metric, Record, finite, metric_of
 from selfplay.report.style import STAGES
 
-LEARNERS = ("sft", "base")  #: learn what others have made: the ceiling to pass, the first that is
+#: Learn what others have made: the ceiling to pass, the first that is there.
+LEARNERS = ("sft", "base", "student")
 IMPROVERS = ("value", "rlhf", "dpo", "rl2", "rl")  #: are to pass it, the first that is there
 PATIENT = 0.8  # of the steps: where the held-out curve must have had its best to count as flat
 #: What may be missing beside a stage: any point; any point of which the metric says something.
@@ -33,7 +34,7 @@ class Mode:
     """
 
     sims: int
-    first: str  #: SFT, or a base where nothing is taught
+    first: str  #: SFT, or a base where nothing is taught, or a student without either
     stage: str  #: RL, or what follows it in this mode (the search with a value net, RLHF)
     sft: Record | None
     rl: Record | None

@@ -19,6 +19,7 @@ from torch import Tensor
 from selfplay.common.stats import Z95, wilson
 
 BINS = 10  #: of the calibration
+PICTURE = "overoptimisation.png"  #: of proxy and gold in a run's folder
 
 
 def judged(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:

@@ -30,11 +30,14 @@ from selfplay.learn import checkpoint
 from selfplay.learn.optimizer import OptimizerConfig, Trainer
 from selfplay.learn.plateau import Lesson
 from selfplay.learn.plateau_config import PlateauConfig
+from selfplay.llm.config import AGAINST_A_MODEL, TextConfig
 from selfplay.llm.embedded import small_model
+from selfplay.llm.evaluate import Answers
 from selfplay.llm.models import (
     Asked,
     bare_backbone,
     complete,
+    load_tokenizer,
     merged,
     padded_tokens,
     prompt_of,
@@ -321,3 +324,46 @@ def load_reward_model(path: Path) -> tuple[RewardModel, dict[str, Any]]:
                         "again") from None
     must_be_as_saved(path, [checkpoint.WEIGHTS])
     return model.eval(), meta
+
+
+# ---------------------------------------------------------------------------- the best of k answers
+
+
+@dataclass(frozen=True)
+class ByReward:
+    """A reward model that rates answers: an ``evaluate.Rater``. path: its checkpoint."""
+
+    path: Path
+    model: RewardModel
+    tokenizer: Any
+
+    def __call__(self, found: Answers) -> list[list[float]]:
+        scores = []
+        for example, texts, parts in zip(found.examples, found.texts, found.parts, strict=True):
+            ended = [part["ended"] >= 1 for part in parts]
+            scores.append(self.model.score(read_texts(
+                self.tokenizer, [example] * len(texts), texts, ended)).tolist())
+        return scores
+
+
+def by_reward(folder: Path, config: TextConfig, device: str = "cpu") -> ByReward | None:
+    """What rates the answers of the run in ``folder``: the reward model of ``eval.rm``, or its own;
+    None where there is none (yet). Its tokenizer is that of its run's SFT.
+
+    Raises UserError where ``eval.rm`` names no reward model.
+    """
+    named = Path(config.eval.rm) if config.eval.rm else folder
+    if not config.eval.rm and config.recipe not in AGAINST_A_MODEL:
+        return None
+    path = named if (named / checkpoint.META).is_file() else checkpoint.best(named / "rm", "loss")
+    if path is None and not config.eval.rm:
+        return None
+    if path is None:
+        raise UserError(f"eval.rm={named}: no reward model there; give a run of --recipe rlhf, or "
+                        "a checkpoint such as RUN/rm/ckpt-000010")
+    model, _ = load_reward_model(path)
+    taught = checkpoint.chosen(path.parent.parent / "sft")
+    if taught is None:
+        raise UserError(f"{path}: no stage sft beside it, whose tokenizer it reads with; give it "
+                        "in the folder of its run")
+    return ByReward(path, model.to(device), load_tokenizer(taught)[0])

@@ -10,7 +10,7 @@ from typing import Any
 from selfplay.common import ranks
 from selfplay.common.console import Bar, say
 from selfplay.common.files import write_atomic, write_json
-from selfplay.common.history import read_history
+from selfplay.common.history import read_figure_rows, read_history
 from selfplay.learn import checkpoint
 from selfplay.llm.evaluate import Counted, accuracies_said, speed_said
 from selfplay.llm.folder import (
@@ -27,7 +27,7 @@ from selfplay.llm.models import end_tokens, load_model, load_tokenizer
 from selfplay.llm.policy import Judge, Net, TextPolicy, gold_of
 from selfplay.llm.preferences.config import RLHFConfig
 from selfplay.llm.preferences.dpo import train_dpo
-from selfplay.llm.preferences.overoptimism import best_of_n, turn
+from selfplay.llm.preferences.overoptimism import PICTURE, best_of_n, turn
 from selfplay.llm.preferences.pairs import (
     Pair,
     in_the_way_of,
@@ -43,7 +43,7 @@ from selfplay.llm.preferences.reward_model import (
     reward_model,
     train_reward_model,
 )
-from selfplay.llm.summary import draw_picture
+from selfplay.report.panels import CLIMBED, draw_overoptimisation
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, Work
@@ -212,3 +212,17 @@ def _turn_text(rows: Sequence[Row]) -> str:
             f"{rows[-1]['gold']:.3f} at last (lost {found['loss']:.3f} "
             f"[{found['loss_low']:.3f}, {found['loss_high']:.3f}]) while the proxy went from "
             f"{rows[0]['proxy']:.2f} to {rows[-1]['proxy']:.2f}")
+
+
+def draw_picture(folder: Path, config: RLHFConfig, title: str) -> None:
+    """Draw ``PICTURE`` of what there is in a run's ``folder``."""
+    name = f"{config.algorithm}, KL weight {config.kl_weight:g}"
+    names = {"free": f"{config.algorithm}, not held back",
+             "rlhf": name + (f", {config.kl_budget:g} nats at most" if config.kl_budget else "")}
+    curves: dict[str, Sequence[Row]] = {
+        text: rows for stage, text in names.items()
+        if (rows := read_history(folder / stage / "history.jsonl"))}
+    best_of = folder / "rm" / "best_of_n.json"
+    write_atomic(folder / PICTURE, draw_overoptimisation(
+        curves, f"Proxy against true reward\n{title[:80]}", budget=config.kl_budget,
+        best_of=read_figure_rows(best_of, CLIMBED) if best_of.exists() else []))

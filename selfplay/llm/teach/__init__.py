@@ -1,0 +1,1 @@
+"""A policy teaches: its own right answers are what another model learns."""
