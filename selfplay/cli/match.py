@@ -89,9 +89,12 @@ def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float,
     if len(players) < 2:
         raise click.UsageError("players: at least 2 values wanted", click.get_current_context())
     trial = Trial(parse_sprt(sprt, alpha, beta)) if sprt else None
+    if trial and len(players) > 2:
+        raise UserError(f"--sprt: compares two players, not {len(players)}; leave it out for a "
+                        "tournament")
     contest = _contest(players, bool(sprt), **options)
-    if len(players) > 2 and (trial or contest.human):
-        raise UserError("--sprt and human: between two players only")
+    if len(players) > 2 and contest.human:
+        raise UserError(f"human: plays one other player, not {len(players) - 1}; name two players")
     with away_of(ray, actors, options["game"], options["nets"]) as away:
         contest.how["away"] = away
         results = _tournament(contest, gauntlet) if len(players) > 2 else [_match(contest, trial)]

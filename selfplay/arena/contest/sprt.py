@@ -93,7 +93,9 @@ def parse_sprt(text: str, alpha: float = 0.05, beta: float = 0.05) -> Sprt:
         elo0, elo1 = float(first), float(second)
     except ValueError:
         raise UserError(f"--sprt {text}: {FORM}") from None
-    if not -MOST < elo0 < elo1 < MOST:
+    if not (abs(elo0) < MOST and abs(elo1) < MOST):  # NaN neither
+        raise UserError(f"--sprt {text}: ratings between -{MOST} and {MOST} wanted, as 0,20")
+    if not elo0 < elo1:
         raise UserError(f"--sprt {text}: two ratings wanted, the lower first, as 0,20")
     if not (0 < alpha < 1 and 0 < beta < 1 and alpha + beta < 1):
         raise UserError(f"--alpha {alpha:g}, --beta {beta:g}: two rates wanted that add up to less "
