@@ -172,6 +172,7 @@ def test_a_mistake_is_one_line(run: Command, words: tuple[str, ...], told: tuple
 @pytest.mark.parametrize(("words", "said"), [
     (("bench", *T), "stopped"),
     (("match", "random", "random", *T), "stopped; the same command continues"),
+    (("judge", "random", *T, "--count", "4"), "stopped"), (("play", "--no-browser"), "stopped"),
 ])
 def test_ctrl_c_promises_what_is_so(
     run: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
@@ -179,7 +180,8 @@ def test_ctrl_c_promises_what_is_so(
     def interrupted(*words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    for work in ("selfplay.bench.run_bench", "selfplay.arena.match.play_match"):
+    for work in ("selfplay.bench.run_bench", "selfplay.arena.match.play_match",
+                 "selfplay.arena.judge.solved", "selfplay.serve.web.server.listen"):
         monkeypatch.setattr(work, interrupted)
     ended = run(*words)
     assert (ended.code, ended.err.strip()) == (130, said)

@@ -100,6 +100,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays and not makes_games(run):
         return _stays(run, clock, more=False)
     rows = expert_columns(run)
+    say(rows.said)
     more = newest is not None and len(rows.learnt.value) > (_rows_learnt(folder) or math.inf)
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
