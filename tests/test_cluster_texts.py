@@ -64,7 +64,7 @@ def test_without_an_actor_for_long_it_is_said_what_to_start(
     farm: Any = Here(1)
     farm.alive, farm.poll = 0, lambda seconds: []
     monkeypatch.setattr("selfplay.cluster.texts.ALONE", 0.01)
-    with pytest.raises(UserError, match="no actor has been there .*ray start --address"):
+    with pytest.raises(UserError, match=r"no actor has been there .*ray start --address"):
         RayGenerator(farm, (20,), 0, model)(ROWS, 1, Sampling(max_new_tokens=2), 7)
 
 

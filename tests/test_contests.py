@@ -143,7 +143,7 @@ def test_who_oversteps_loses_by_it_and_the_reason_is_on_record(tmp_path: Path) -
         assert record.value == (-1 if record.players[0] == "slow" else 1)
         assert record.result == ("W+T" if record.players[0] == "slow" else "B+T")
         assert not record.natural and len(record.actions) in (4, 5)
-    with pytest.raises(UserError, match="has games with clock 0.25s, not none;"):
+    with pytest.raises(UserError, match=r"has games with clock 0\.25s, not none;"):
         play_match(TTT, Slow(0), "random", games=4, opening=(0, 0), folder=tmp_path)
 
 

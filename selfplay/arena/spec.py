@@ -17,8 +17,8 @@ LEAVES = 1024  #: of one tree at once, at most
 
 
 #: Players that stand on a higher floor: the word before the colon, and the module with their
-#: ``name_in_full(text)``, ``game_played(text)`` and ``language_player(text, setup)``. It is imported
-#: when such a player is named.
+#: ``name_in_full(text)``, ``game_played(text)`` and ``language_player(text, setup)``. It is
+#: imported when such a player is named.
 ABOVE = {"llm": "selfplay.llm.play.player"}
 
 

@@ -163,7 +163,8 @@ def value(**options: Any) -> None:
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
-              show_default=True, help="Folder, no picture's name: for the matches of several runs and their chart.")
+              show_default=True, help="Folder for the matches and the chart of several runs, not a "
+              "picture's name.")
 @device_option
 @ray_option
 @actors_option

@@ -102,8 +102,8 @@ def _plies_of(game: Game, text: str | None) -> tuple[int, int]:
 
     low, high = opening_of(text, "--plies") if text else worth_solving(game)
     if high >= game.max_moves:
-        raise UserError(f"--plies {text}: a game of {game.name} has at most {game.max_moves} moves; "
-                        f"a range within 0-{game.max_moves - 1} wanted")
+        raise UserError(f"--plies {text}: a game of {game.name} has at most {game.max_moves} "
+                        f"moves; a range within 0-{game.max_moves - 1} wanted")
     return low, high
 
 

@@ -230,8 +230,9 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
-    return of_net(net, wanted or make(game_of(f"net:{text}")), text.rpartition("@")[0] or text, *budget,
-                  device=device, spec=spec_of(meta))
+    game = wanted or make(game_of(f"net:{text}"))
+    return of_net(net, game, text.rpartition("@")[0] or text, *budget, device=device,
+                  spec=spec_of(meta))
 
 
 def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:

@@ -35,7 +35,7 @@ def read_book(path: Path, game: Game, most: int) -> list[Line]:
     rows = [] if is_named_so(path) else [line for _, line in text_lines(path, "openings")]
     if is_named_so(path):
         lines = _sgf_lines(path, game, most)
-    elif path.name.lower().endswith(".pgn") or rows[:1] and rows[0].startswith("["):
+    elif path.name.lower().endswith(".pgn") or (rows and rows[0][0] == "["):
         lines = [read_moves(game, words[:most], f"{path}, game {number}", FEWER)
                  for number, words in enumerate(games_of("\n".join(rows)), 1)]
     else:

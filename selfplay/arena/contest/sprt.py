@@ -202,8 +202,8 @@ def _likeliest(share: Floats, gap: Floats) -> Floats:
 def _normalized(share: Floats, scores: Floats, deviations: float) -> Floats:
     """The likeliest distribution [..., K] whose mean is so many of its standard deviations above
     1/2: one of a given mean again and again, of the scores as they lie around the last one's. The
-    first has the mean that the standard deviation of ``share`` wants. Where none around the last one
-    has what is wanted, the step goes half of the way there, and again half."""
+    first has the mean that the standard deviation of ``share`` wants. Where none around the last
+    one has what is wanted, the step goes half of the way there, and again half."""
     mean = (share * scores).sum(-1, keepdims=True)
     spread = np.sqrt(np.maximum((share * (scores - mean) ** 2).sum(-1, keepdims=True), 0.0))
     found = _likeliest(share, scores - np.clip(0.5 + deviations * spread, 0.01, 0.99))
