@@ -174,14 +174,17 @@ def describe() -> str:
     """The games as text: the native ones with their rules, then OpenSpiel's by name."""
     from .openspiel import playable
 
+    def plain(name: str) -> str:
+        return re.sub(r" \d+x\d+:", ":", make(name).rules)
+
     lines = ["native games"]
     for name in ("tictactoe", "connect4", "go9x9"):
         lines.append(f"  {name:<12}{make(name).rules}")
     lines += [
         f"  go5x5 … go19x19, or go({signature(_go_board)}): the same rules on other boards",
-        f"  othello6x6, othello8x8   {make('othello').rules}",
-        f"  hex2x2 … hex11x11, or hex({signature(_hex)})   {make('hex').rules}",
-        f"  gomoku9x9 … gomoku15x15, or gomoku({signature(_gomoku)})   {make('gomoku').rules}",
+        f"  othello6x6, othello8x8   {plain('othello')}",
+        f"  hex2x2 … hex11x11, or hex({signature(_hex)})   {plain('hex')}",
+        f"  gomoku9x9 … gomoku15x15, or gomoku({signature(_gomoku)})   {plain('gomoku')}",
         f"  dotsandboxes({signature(_dotsandboxes)})   {make('dotsandboxes').rules}",
         "",
         "your own: --game path/to/mygame.py:MyGame (see: selfplay games --check)",

@@ -110,7 +110,9 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("sft",), ("--game", "--run")),
     (("rl", "--run", "nowhere"), ("nowhere", "no run there", "selfplay train")),
     (("rl", *T, "--set", "expert.count=4"), ("no SFT checkpoint",)),
+    (("train", *T, "--set", "rl.max_staleness=2"), ("rl.max_staleness=2: for games", "--ray")),
     (("compare", "nowhere"), ("nowhere", "no run there")),
+    (("compare", "a", "b", "--out", "runs/x.png"), ("--out runs/x.png", "a folder", "runs/x;")),
     (("sft", *T, "--games", "nowhere.jsonl.gz"), ("nowhere.jsonl.gz", "no such file")),
     (("match", "rendom", "random", *T), ("rendom", "did you mean random")),
     (("match", "mcts:few", "random", *T), ("mcts:few", "mcts:1000")),
@@ -172,6 +174,7 @@ def test_a_mistake_is_one_line(run: Command, words: tuple[str, ...], told: tuple
 @pytest.mark.parametrize(("words", "said"), [
     (("bench", *T), "stopped"),
     (("match", "random", "random", *T), "stopped; the same command continues"),
+    (("judge", "random", *T, "--count", "4"), "stopped"), (("play", "--no-browser"), "stopped"),
 ])
 def test_ctrl_c_promises_what_is_so(
     run: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
@@ -179,7 +182,8 @@ def test_ctrl_c_promises_what_is_so(
     def interrupted(*words: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    for work in ("selfplay.bench.run_bench", "selfplay.arena.match.play_match"):
+    for work in ("selfplay.bench.run_bench", "selfplay.arena.match.play_match",
+                 "selfplay.arena.judge.solved", "selfplay.serve.web.server.listen"):
         monkeypatch.setattr(work, interrupted)
     ended = run(*words)
     assert (ended.code, ended.err.strip()) == (130, said)

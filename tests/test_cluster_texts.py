@@ -19,6 +19,7 @@ from script import load
 
 from selfplay.cli import cli
 from selfplay.cluster.texts import RayGenerator, text_engine
+from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
 from selfplay.learn.config import algorithm
 from selfplay.llm.embedded import character_tokenizer, small_model
@@ -54,6 +55,17 @@ def test_completions_are_those_of_one_process(alive: int) -> None:
     away.refresh(model)
     assert torch.equal(here(ROWS, 3, how, 7).action, away(ROWS, 3, how, 7).action)
     assert farm.puts == 2 and away.figures() == {"actors": alive, "restarts": 0}
+
+
+def test_without_an_actor_for_long_it_is_said_what_to_start(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model("1x32", character_tokenizer(), 0).eval()
+    farm: Any = Here(1)
+    farm.alive, farm.poll = 0, lambda seconds: []
+    monkeypatch.setattr("selfplay.cluster.texts.ALONE", 0.01)
+    with pytest.raises(UserError, match=r"no actor has been there .*ray start --address"):
+        RayGenerator(farm, (20,), 0, model)(ROWS, 1, Sampling(max_new_tokens=2), 7)
 
 
 def learnt(folder: Path, model: str, farm: Any, staleness: int = 0) -> list[dict[str, float]]:

@@ -93,6 +93,7 @@ def test_a_test_without_an_end_is_open() -> None:
 def test_words_of_a_clock(text: str, control: Control, most: float) -> None:
     assert of_text(text) == control
     assert GameClock(control=control).most(0) == most
+    assert of_text(str(control)) == control
     assert GameClock().most(0) == float("inf")
 
 
@@ -142,7 +143,7 @@ def test_who_oversteps_loses_by_it_and_the_reason_is_on_record(tmp_path: Path) -
         assert record.value == (-1 if record.players[0] == "slow" else 1)
         assert record.result == ("W+T" if record.players[0] == "slow" else "B+T")
         assert not record.natural and len(record.actions) in (4, 5)
-    with pytest.raises(UserError, match="has games with clock"):
+    with pytest.raises(UserError, match=r"has games with clock 0\.25s, not none;"):
         play_match(TTT, Slow(0), "random", games=4, opening=(0, 0), folder=tmp_path)
 
 
@@ -212,6 +213,10 @@ def test_books_of_sgf_and_pgn(tmp_path: Path) -> None:
     (tmp_path / "book.pgn").write_text("".join(to_pgn(GO, record) for record in records))
     assert read_book(tmp_path / "book.sgf", GO, 6) == lines
     assert read_book(tmp_path / "book.pgn", GO, 6) == lines
+    (tmp_path / "book.pgn").rename(tmp_path / "export.txt")
+    assert read_book(tmp_path / "export.txt", GO, 6) == lines
+    with pytest.raises(UserError, match=r"export.txt, game 1: .* --opening 0-8"):  # whole games
+        read_book(tmp_path / "export.txt", GO, GO.max_moves)
     (tmp_path / "plain.sgf").write_text("(;GM[1];B[aa];W[bb])")  # no result, no size
     assert read_book(tmp_path / "plain.sgf", GO, 9) == [(20, 16)]
 
@@ -355,11 +360,15 @@ def test_the_command_plays_tournaments(run: Command, tmp_path: Path) -> None:
 def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
     two = ("match", "random", "mcts:2", *T)
     run(*two, "--sprt", "5").mistake("--sprt 5", "ELO0,ELO1")
+    for test in ("0,1e9", "0,inf", "nan,5"):
+        run(*two, "--sprt", test).mistake(f"--sprt {test}: ratings between -4000 and 4000")
+    run(*two, "--sprt", "9,2").mistake("the lower first")
     run(*two, "--clock", "long").mistake("--clock long", "5m+3s")
     run(*two, "--clock", "5m", "--slots", "4").mistake("one game is played at a time")
     run(*two, "--book", "none.txt").mistake("none.txt")
-    run("match", "random", "mcts:2", "mcts:3", *T, "--sprt", "0,5").mistake("two players only")
-    run("match", "random", "mcts:2", "human", *T).mistake("two players only")
+    run("match", "random", "mcts:2", "mcts:3", *T, "--sprt", "0,5").mistake(
+        "--sprt: compares two players, not 3")
+    run("match", "random", "mcts:2", "human", *T).mistake("human: plays one other player, not 2")
 
 
 def test_a_clock_by_the_command(run: Command, tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def test_the_list_of_games() -> None:
     for name in ("tictactoe", "connect4", "go9x9", "go5x5", "go19x19", "openspiel:chess"):
         assert name in text
     assert make("connect4").rules in text
+    assert "othello6x6, othello8x8   Othello: who" in text  # of no one size
     for unsuitable in ("kuhn_poker", "backgammon", "goofspiel", "phantom_ttt"):
         assert unsuitable not in text
 

@@ -12,7 +12,7 @@ from command import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfplay.arena.judge import by_ply, drawn_positions, judge, read_positions
+from selfplay.arena.judge import by_ply, drawn_positions, judge, read_positions, solved
 from selfplay.arena.players import SlotPlayer, parse_player
 from selfplay.common.errors import UserError
 from selfplay.games import GameError, make
@@ -177,10 +177,10 @@ def test_judging_counts_what_was_played() -> None:
 def test_positions_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "positions.txt"
     file.write_text("a1 a2 b1 b2\nb2 a1\ta note\n\n")
-    known = read_positions(TICTACTOE, file)
+    known = solved(TICTACTOE, read_positions(TICTACTOE, file))
     assert known.ply.tolist() == [4, 2]
     file.write_text("5554224333234511764415115 4\n")  # a late one is solved soon
-    assert read_positions(CONNECT4, file).ply.tolist() == [25]
+    assert solved(CONNECT4, read_positions(CONNECT4, file)).ply.tolist() == [25]
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -206,10 +206,41 @@ def test_the_command(run: Command, tmp_path: Path) -> None:
     said = run("judge", "mcts:50", "random", "--game", "tictactoe", "--count", "60",
                "--out", str(picture))
     assert said.code == 0, said.err
-    assert "value-preserving moves" in said.out and "mcts:50" in said.out
+    kept, perfect = ([line.split() for line in said.out.split(f"{word} moves (%) by ply:\n")[1]
+                      .splitlines()[:3]] for word in ("value-preserving", "perfect"))
+    assert kept[0] == perfect[0] and kept[0][0] == "all" and len(kept[0]) > 2
+    assert [row[0] for row in perfect] == ["all", "mcts:50", "random"]
+    for one, other in zip(kept[1:], perfect[1:], strict=True):
+        assert all(float(a) >= float(b) for a, b in zip(one[1:], other[1:], strict=True))
+        assert f"perfect {other[1]}%" in said.out
     assert picture.read_bytes().startswith(b"\x89PNG")
     said = run("judge", "random", "--game", "go9x9")
     assert said.code == 1 and "no exact solver" in said.err and "solving" not in said.out
+
+
+def test_what_cannot_be_judged_is_said_at_once(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_text("4453\n44x\n")
+    four = ("--game", "connect4")
+    for words, said in (
+            (("random", "random", *four), "random is there twice"),
+            (("human", *four), "human: a program is judged"),
+            (("random", *four, "--positions", "bad.txt", "--count", "9"), "leave out --count"),
+            (("random", *four, "--positions", "bad.txt", "--plies", "1-9"), "and --plies"),
+            (("random", *four, "--plies", "40-60"), "--plies 40-60: a game of connect4 has at most "
+                                                    "42 moves; a range within 0-41"),
+            (("mct:5", *four, "--positions", "bad.txt"), "bad.txt, line 2")):  # before players
+        told = run("judge", *words)
+        told.mistake(said)
+        assert not told.out  # nothing has been solved
+
+
+def test_the_game_is_that_of_a_player_s_net(run: Command) -> None:
+    said = run("judge", "net:tictactoe", "random", "--count", "20")
+    assert said.code == 0 and "tictactoe: 20 positions" in said.out, said.err
+    said = run("match", "random", "net:tictactoe", "--games", "2", "--out", "m")
+    assert said.code == 0 and "rules: tictactoe" in said.out, said.err
+    run("match", "net:tictactoe", "net:connect4").mistake("--game NAME", "connect4 and tictactoe")
+    run("match", "random", "mcts:2").mistake("--game NAME")
 
 
 def test_long_names_fit_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:

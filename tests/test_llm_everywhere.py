@@ -90,11 +90,11 @@ def test_it_plays_wherever_a_player_may_stand(
     played = run("match", masked, "random", f"llm:{words}/sft/ckpt-000040", "--game", "tictactoe",
                  "--games", "2", "--out", "round").out
     assert played.count("words") >= 2 and "Elo beside the mean of all" in played
-    tested = run("match", masked, "random", "--game", "tictactoe", "--games", "4", "--sprt",
-                 "-400,400", "--out", "sprt").out
+    tested = run("match", masked, "random", "--games", "4", "--sprt", "-400,400", "--out",
+                 "sprt").out  # the game is that of the run
     assert "4 games" in tested and "llr" in tested.lower()
     assert sp.match("tictactoe", masked, "random", games=2).games == 2
-    judged = run("judge", masked, "--game", "tictactoe", "--count", "10").out
+    judged = run("judge", masked, "--count", "10").out
     assert "keeps the value" in judged
     monkeypatch.setattr(minds, "RUNS", words.parent)
     assert f"llm:{words}" in [choice.words for choice in minds.choices(GAME)]

@@ -7,6 +7,7 @@ import math
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -306,3 +307,20 @@ def test_elo_by_games_and_by_seeds() -> None:
     assert high - found.elo == pytest.approx(found.elo - low)
     gap = 400 * math.log10(150.5 / 50.5)  # between the seeds of the one; those of the other agree
     assert high - low == pytest.approx(2 * 4.303 * gap / 2, rel=0.01)
+
+
+def test_slurm_s_example_needs_nothing_but_slurm_and_the_environment(tmp_path: Path) -> None:
+    """The head's address is found by the environment's Python; ray and srun are stand-ins."""
+    for name, text in (("bin/scontrol", "echo localhost"), ("bin/srun", 'echo "$@" >> said'),
+                       (".venv/bin/ray", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "bin/head").symlink_to(str(shutil.which("head")))
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    done = subprocess.run(
+        ["/bin/bash", str(SCRIPTS.parent / "docs/examples/cluster/slurm.sh")], cwd=tmp_path, env={
+            "PATH": str(tmp_path / "bin"), "SLURM_JOB_NODELIST": "x", "SLURM_CPUS_PER_TASK": "4",
+            "SLURM_JOB_NUM_NODES": "2"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--node-ip-address=127.0.0.1 --port=6379" in (tmp_path / "said").read_text()

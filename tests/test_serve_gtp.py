@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import selfplay
+from command import Command, selfplay
 from sgfmill import sgf
 
 import selfplay as sp
@@ -104,7 +104,8 @@ def test_a_game_is_set_up_played_and_taken_back() -> None:
                                  "play b C3\nplay b Z9\nplay x C2\nplay b\nundo\nundo\nundo\n"
                                  "get_komi\nplay w pass\nplay W PASS\nall_legal b\nis_legal b A1\n")
     assert answers[:5] == ["= "] * 5
-    assert answers[5:9] == ["? illegal move", "? syntax error: invalid coordinate",
+    assert answers[5:9] == ["? illegal move", "? syntax error: invalid coordinate: 'Z9' is no "
+                            f"vertex of {sp.make('go5x5').name}; play A1 to E5 or pass",
                             "? syntax error: invalid color", "? syntax error: too few arguments"]
     assert answers[9:14] == ["= ", "= ", "? cannot undo", "= 7", "= "]
     assert len(answers[15].split()) == 27 and answers[16] == "= 1"
@@ -482,6 +483,9 @@ def test_another_game_by_the_same_commands() -> None:
     assert answers[12].startswith("=\ninfo move ")
     ended = talk(rollout_engine("tictactoe"), "gogui-play_sequence b a1 w a2 b b1 w b2 b c1\n"
                  "final_score\ngenmove w\nplay w c3\nkata-analyze\n")
+    out_of_turn = talk(rollout_engine("tictactoe"), "play b a1\ngenmove b\nplay w z1\n")
+    assert out_of_turn[1] == "? it is not the turn of b (first)"
+    assert out_of_turn[2].startswith("? syntax error: invalid coordinate: tictactoe: 'z1' is no")
     assert ended[1] == "= B+1" and ended[2].startswith("? the game is over")
     assert ended[3][0] == "?" and ended[4] == "="
 
@@ -513,6 +517,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     net = sp.net("go5x5", "1x8")
     save_net(path, net, net.spec, {"game": "go5x5", "step": 1, "compute": {}})
     yield path
+
+
+def test_that_it_compiles_is_said_on_stderr(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr("selfplay.common.compiling.announce", lambda: told.append("told"))
+    run("gtp", "--net", "no-such").mistake("no-such")
+    assert told == ["told"]
 
 
 def test_the_program_speaks_gtp_and_nothing_else(folder: Path) -> None:

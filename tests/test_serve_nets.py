@@ -113,8 +113,10 @@ def test_a_flipped_bit_in_packaged_weights_is_told(weights: Path, run: Command) 
 def test_every_packaged_net_has_its_sum() -> None:
     for name in packaged.names():
         file = packaged.folder() / f"{name}.safetensors"
-        assert json.loads(file.with_suffix(".json").read_text())[packaged.SUM] == zlib.crc32(
-            file.read_bytes()), name
+        card = json.loads(file.with_suffix(".json").read_text())
+        assert card[packaged.SUM] == zlib.crc32(file.read_bytes()), name
+        for command in card["command"].split(";"):
+            assert "--minutes" in command, f"{name}: {command}"
 
 
 def test_nets_are_listed_without_anything_heavy(run: Command) -> None:

@@ -72,6 +72,16 @@ def test_the_ratio_is_that_of_the_likeliest_distributions(model: str, counts: li
     assert test.llr(counts) == pytest.approx(slow_llr(test, counts), abs=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_ratings_far_from_what_is_seen_have_a_ratio() -> None:
+    for counts in ([0, 0, 30], [1, 0, 0, 3, 30], [0, 30, 0], [0, 0, 0, 0, 30], [30, 4, 0, 0, 0]):
+        far, near = (Sprt(elo0, elo1, model="normalized", outcomes=len(counts))
+                     for elo0, elo1 in ((0, 3999), (300, 700)))
+        assert np.isfinite(far.llr(counts)) and np.isfinite(near.llr(counts))
+        if counts == [1, 0, 0, 3, 30]:  # where the optimiser is soon there
+            assert near.llr(counts) == pytest.approx(slow_llr(near, counts), abs=1e-3)
+
+
 @pytest.mark.parametrize(("model", "outcomes", "runs", "elo"), [
     ("logistic", 3, 400, 100), ("logistic", 5, 400, 100), ("normalized", 5, 200, 100)])
 def test_wrong_ends_are_as_rare_as_promised(model: str, outcomes: int, runs: int, elo: int) -> None:

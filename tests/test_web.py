@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+import forked
 import numpy as np
 import pytest
 from command import Command, save_net
@@ -433,6 +434,39 @@ def test_a_port_in_use(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "TRIED", 0)
         run("play", "--no-browser", "--port", str(ports[0])).mistake(str(ports[0]), "--port")
         run("play", "--no-browser", "--game", "tictactoe").mistake("all in use", "--port")
+
+
+STOPPED = """
+import json, os, signal, threading, time
+from websockets.sync.client import connect
+from selfplay.serve.web import server, table
+
+def state(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+    print("waited for", flush=True)
+
+def page(port):
+    with connect(f"ws://127.0.0.1:{port}/ws") as socket:
+        socket.send(json.dumps({"do": "hello"}))
+        time.sleep(20)
+
+def listening(port, listen=server.listen):
+    made = listen(port)
+    threading.Thread(target=page, args=made.getsockname()[1:], daemon=True).start()
+    return made
+
+table.Table.state, server.listen, server.warm = state, listening, lambda game, net: None
+from selfplay.cli import main
+main()
+"""
+
+
+def test_play_ends_at_once_whatever_its_threads_do(tmp_path: Path) -> None:
+    """A page waits for a thread that compiles, say, when Ctrl-C comes."""
+    done = forked.python(STOPPED, "play", "--no-browser", "--game", "tictactoe", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "waited for" not in done.stdout
+    assert done.stdout.startswith("the board is being set up\nhttp://127.0.0.1:")
 
 
 def test_play_says_what_is_wrong(run: Command, tmp_path: Path) -> None:

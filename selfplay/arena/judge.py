@@ -106,17 +106,15 @@ def drawn_positions(
     return solved(game, games, threads, progress)
 
 
-def read_positions(
-    game: Game, path: Path, threads: int = 1, progress: Callable[[int], None] | None = None,
-) -> Positions:
-    """Positions of a file, solved: a line is the moves that lead to one (see ``contest.book``).
+def read_positions(game: Game, path: Path) -> list[tuple[int, ...]]:
+    """The moves to the positions of a file: a line is those to one (see ``contest.book``).
 
     Raises UserError naming a line that is no game, or whose game is over.
     """
     games = read_lines(game, path, "position")
     if not games:
         raise UserError(f"{path}: no position in it; a line is the moves of one, as 4453")
-    return solved(game, games, threads, progress)
+    return games
 
 
 def solved(

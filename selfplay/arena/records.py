@@ -10,15 +10,19 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfplay.arena.contest.clock import Control
 from selfplay.common.errors import UserError
 from selfplay.common.files import DAMAGE, parse_json, read_file, read_json, refused, write_atomic
 from selfplay.common.history import finite_float
 from selfplay.common.words import clip, disk_remedy
 
+#: How the settings of a match are called, where not by their keys.
+SETTINGS = {"a": "the first player", "b": "the second player", "book": "book of checksum"}
 ON_TIME = "loss on time of "  #: how the end of a game begins whose loser has overstepped
 
 
@@ -135,10 +139,20 @@ def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list
     for key, value in settings.items():
         if stored.get(key) != value:
             raise UserError(
-                f"{settings_file}: has games with {key} {stored.get(key)}, not {value}; "
+                f"{settings_file}: has games with {SETTINGS.get(key, key)} "
+                f"{_in_words(stored.get(key))}, not {_in_words(value)}; "
                 "give another place (--out), or delete those"
             )
     return read_records(records)
+
+
+def _in_words(value: Any) -> str:
+    """A setting as the options have it."""
+    if isinstance(value, dict):
+        with suppress(TypeError, ValueError):
+            return str(Control(**value))
+    return "none" if value is None else "-".join(map(str, value)) if isinstance(
+        value, list) else str(value)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

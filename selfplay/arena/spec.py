@@ -17,8 +17,8 @@ LEAVES = 1024  #: of one tree at once, at most
 
 
 #: Players that stand on a higher floor: the word before the colon, and the module with their
-#: ``name_in_full(text)`` and ``language_player(text, setup)``. It is imported when such a player is
-#: named.
+#: ``name_in_full(text)``, ``game_played(text)`` and ``language_player(text, setup)``. It is
+#: imported when such a player is named.
 ABOVE = {"llm": "selfplay.llm.play.player"}
 
 
@@ -126,6 +126,24 @@ def full_name(spec: str) -> str:
         return spec
     folder, thought = checkpoint_of(text.strip(), spec)
     return f"{prefix}:{folder}@{thought}" if thought else f"{prefix}:{folder}"
+
+
+def game_of(spec: str) -> str:
+    """The game that a player's net or language model has learnt; empty where the words tell none,
+    as of ``mcts:1000``.
+
+    Raises UserError for a net that is not there.
+    """
+    prefix, _, text = spec.strip().partition(":")
+    if prefix in ABOVE:
+        return str(import_module(ABOVE[prefix]).game_played(text.strip()))
+    if prefix not in ("net", "policy", "alphago"):
+        return ""
+    from selfplay.learn.checkpoint import read_meta
+
+    path = parse_alphago(text.strip()).path if prefix == "alphago" else (
+        checkpoint_of(text.strip(), spec)[0])
+    return str(read_meta(path).get("game", ""))
 
 
 def checkpoint_of(text: str, spec: str) -> tuple[Path, Budget | None]:

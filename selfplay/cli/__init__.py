@@ -163,7 +163,8 @@ def value(**options: Any) -> None:
 @click.option("--time", "by_time", is_flag=True,
               help="Several runs over training time, not compute.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compared"),
-              show_default=True, help="Folder for the matches and the chart of several runs.")
+              show_default=True, help="Folder for the matches and the chart of several runs, not a "
+              "picture's name.")
 @device_option
 @ray_option
 @actors_option
@@ -177,6 +178,9 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
     from selfplay.run.pipeline import redraw
     from selfplay.run.pipeline import train as run_stages
 
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
+        raise UserError(f"--out {out}: a folder wanted, such as {out.with_suffix('')}; the chart "
+                        "is drawn in there")
     amounts = counts_of("--search", search) if search is not None else ()
     written = [folder for folder in folders if game_learnt(folder)]
     minutes = (3.0 if written else 0.0) if minutes is None else minutes

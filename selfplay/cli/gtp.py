@@ -38,9 +38,9 @@ def gtp(net: str, game: str | None, visits: int | None, seconds: float | None, p
     from selfplay.serve.gtp.protocol import own_stdout
 
     with own_stdout() as stdout:  # before anything can print
-        from selfplay.common.compiling import import_numba, import_torch
+        from selfplay.common.compiling import announce, import_torch
 
-        import_numba()
+        announce()  # on stderr
         if not code and not net.strip().startswith("llm:"):
             import_torch()
         from selfplay.run.own_nets import use_net

@@ -18,6 +18,7 @@ from selfplay.cli.options import (
     game_option,
     opening_of,
     own_nets_option,
+    players_game,
 )
 from selfplay.common.limits import MAX_SEED
 
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
     from selfplay.arena.judge import Judgement, Positions
     from selfplay.games.base import Game
 
+COUNT = 1000
 SIMS = "0,16,64"
 SAMPLES = "1"
 
 
 @click.command()
 @click.argument("who", nargs=-1, required=True, metavar="RUN|PLAYER...")
-@game_option(required=False)
-@click.option("--count", type=Whole(min=1, max=100_000), default=1000, show_default=True,
-              help="Positions to judge by.")
+@game_option(required=False, more=" [what a run or a player's net has learnt].")
+@click.option("--count", type=Whole(min=1, max=100_000), default=None,
+              help="Positions to judge by [1000].")
 @click.option("--plies", default=None, metavar="LOW-HIGH",
               help="Random moves that lead to them [12-34; of smaller games fewer, of Othello the "
                    "last moves].")
@@ -49,32 +51,35 @@ SAMPLES = "1"
               help="Of the positions drawn.")
 @own_nets_option
 @device_option
-def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
+def judge(who: tuple[str, ...], game: str | None, count: int | None, plies: str | None,
           positions: Path | None, sims: str, samples: str, out: Path | None, seed: int,
           nets: tuple[str, ...], device: str | None) -> None:
     """How many moves keep the position's value, by an exact solver: of a run's nets, raw and with
     search, or of any players."""
-    from selfplay.arena.judge import AT_ONCE
+    from selfplay.arena.judge import AT_ONCE, read_positions
     from selfplay.arena.judge import judge as judge_one
     from selfplay.arena.players import parse_player
     from selfplay.common.compiling import announce
     from selfplay.common.console import Bar, say
+    from selfplay.common.errors import UserError
     from selfplay.games import make
     from selfplay.games.solve import must_be_solvable
-    from selfplay.games.solve import plies as worth_solving
     from selfplay.run.own_nets import use_net
 
+    if positions and (count or plies):
+        raise UserError("--positions: the file says which; leave out --count and --plies")
     list(map(use_net, nets))
     announce()
     names, found, folder = _asked_players(who, game, sims, samples)
     made = make(found)
     must_be_solvable(made)
-    low_high = opening_of(plies, "--plies") if plies else worth_solving(made)
+    low_high = _plies_of(made, plies)
+    games = read_positions(made, positions) if positions else []  # mistakes in there come first
     where = device_of(device or "auto") if any(n.split(":")[0] in NETS for n in names) else "cpu"
     with ExitStack() as players:
         seated = [players.enter_context(closing(parse_player(
             name, made, seed=seed, device=where, slots=AT_ONCE))) for name in names]
-        known = _solved_positions(made, count, low_high, positions, seed)
+        known = _solved_positions(made, games, count or COUNT, low_high, seed)
         say(f"{made.name}: {len(known.ply):,} positions after {known.ply.min()} to "
             f"{known.ply.max()} moves, judged by an exact solver; 95% intervals")
         results = []
@@ -83,32 +88,43 @@ def judge(who: tuple[str, ...], game: str | None, count: int, plies: str | None,
                 results.append(judge_one(made, player, known, seed))
                 bar.at(1)
             say(_kept_and_missed(results[-1]))
-    say(_table(results, known))
+    say(_table("value-preserving", results, [result.kept for result in results], known))
+    say(_table("perfect", results, [result.perfect for result in results], known))
     picture = out or (folder / "judge.png" if folder else None)
     if picture is not None:
         _write_picture(made.name, results, known, picture)
         say(f"picture: {picture}")
 
 
+def _plies_of(game: Game, text: str | None) -> tuple[int, int]:
+    from selfplay.common.errors import UserError
+    from selfplay.games.solve import plies as worth_solving
+
+    low, high = opening_of(text, "--plies") if text else worth_solving(game)
+    if high >= game.max_moves:
+        raise UserError(f"--plies {text}: a game of {game.name} has at most {game.max_moves} "
+                        f"moves; a range within 0-{game.max_moves - 1} wanted")
+    return low, high
+
+
 def _solved_positions(
-    game: Game, count: int, plies: tuple[int, int], positions: Path | None, seed: int
+    game: Game, games: list[tuple[int, ...]], count: int, plies: tuple[int, int], seed: int
 ) -> Positions:
-    """The positions to judge by, with a bar."""
+    """The positions after ``games``, or else drawn ones, with a bar."""
     import torch
 
-    from selfplay.arena.judge import drawn_positions, read_positions
+    from selfplay.arena.judge import drawn_positions, solved
     from selfplay.common.console import Bar
 
-    threads = torch.get_num_threads()
+    count, threads, done = len(games) or count, torch.get_num_threads(), [0]
     with Bar("solving", count, "positions") as bar:
-        done = [0]
 
-        def solved(more: int) -> None:
-            done[0] += more
-            bar.at(min(done[0], count))
+        def more(number: int) -> None:
+            done[0] += number
+            bar.at(done[0])
 
-        return (read_positions(game, positions, threads, solved) if positions else
-                drawn_positions(game, count, plies, seed, threads, solved))
+        return (solved(game, games, threads, more) if games else
+                drawn_positions(game, count, plies, seed, threads, more))
 
 
 def _asked_players(
@@ -129,7 +145,10 @@ def _asked_players(
         folder = Path(word)
         known = _run_of(folder)
         if known is None:
-            if ":" not in word and word not in ("random", "human"):
+            if word == "human":
+                raise UserError("human: a program is judged, with a position at a time out of many "
+                                "games; play against one with selfplay match")
+            if ":" not in word and word != "random":
                 there = "holds no run" if folder.is_dir() else "no run there"
                 raise UserError(f"{word}: {there}, and it names no player; give a run such as "
                                 "runs/connect4, or a player such as mcts:100")
@@ -145,9 +164,10 @@ def _asked_players(
         kind, efforts = ("llm", [f"@{n}" * (n > 1) for n in votes]) if text else (
             "net", [f"@{n}" * (n != "0") for n in counts])
         names += [f"{kind}:{net}{effort}" for effort in efforts for net in nets]
-    if game is None:
-        raise UserError("--game NAME: which game do these players play?")
-    return names, game, first
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is there twice: name it once")
+    return names, players_game(names, game), first
 
 
 def _run_of(folder: Path) -> tuple[str, list[Path], bool] | None:
@@ -173,18 +193,18 @@ def _kept_and_missed(result: Judgement) -> str:
             "wins in one move")
 
 
-def _table(results: list[Judgement], known: Positions) -> str:
-    """Value-preserving moves in percent, a column for each stretch of plies."""
+def _table(title: str, results: list[Judgement], hits: list[Any], known: Positions) -> str:
+    """Moves in percent that are ``hits`` (bool [n] of each result), a column for each stretch of
+    plies."""
     from selfplay.arena.judge import by_ply
 
     parts = by_ply(known)
     head = [f"{low}-{high}" if low < high else f"{low}" for low, high, _ in parts]
     width = max(len(result.player) for result in results)
-    lines = ["value-preserving moves (%) by ply:",
+    lines = [f"{title} moves (%) by ply:",
              " " * width + "".join(f"{word:>8}" for word in ["all", *head])]
-    for result in results:
-        shares = [result.share(result.kept), *(result.share(result.kept, among)
-                                               for *_, among in parts)]
+    for result, those in zip(results, hits, strict=True):
+        shares = [result.share(those), *(result.share(those, among) for *_, among in parts)]
         lines.append(f"{result.player:<{width}}"
                      + "".join(f"{100 * share.rate:>8.1f}" for share in shares))
     return "\n".join(lines)

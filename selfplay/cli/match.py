@@ -20,6 +20,7 @@ from selfplay.cli.options import (
     game_option,
     opening_of,
     own_nets_option,
+    players_game,
     ray_option,
     seed_option,
 )
@@ -45,7 +46,7 @@ class _Contest(NamedTuple):
 
 @click.command()
 @click.argument("players", nargs=-1, metavar="PLAYER PLAYER [PLAYER...]")
-@game_option()
+@game_option(required=False, more=" [what a player's net has learnt].")
 @click.option("--games", "count", type=Whole(min=1), default=None,
               help="Games to play, of many players each pairing's [100; with a human one more; "
                    "with --sprt 100,000 at most].")
@@ -89,9 +90,13 @@ def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float,
     if len(players) < 2:
         raise click.UsageError("players: at least 2 values wanted", click.get_current_context())
     trial = Trial(parse_sprt(sprt, alpha, beta)) if sprt else None
+    if trial and len(players) > 2:
+        raise UserError(f"--sprt: compares two players, not {len(players)}; leave it out for a "
+                        "tournament")
+    options["game"] = players_game(players, options["game"])
     contest = _contest(players, bool(sprt), **options)
-    if len(players) > 2 and (trial or contest.human):
-        raise UserError("--sprt and human: between two players only")
+    if len(players) > 2 and contest.human:
+        raise UserError(f"human: plays one other player, not {len(players) - 1}; name two players")
     with away_of(ray, actors, options["game"], options["nets"]) as away:
         contest.how["away"] = away
         results = _tournament(contest, gauntlet) if len(players) > 2 else [_match(contest, trial)]

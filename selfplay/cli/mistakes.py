@@ -13,8 +13,8 @@ from selfplay.common.machine import keep_compiled
 from selfplay.common.words import REFUSED, clip, disk_remedy
 
 #: Commands that start from scratch when they are run again.
-ANEW = ("analyse", "bench", "games", "gtp", "judge", "llm chat", "llm check", "llm eval",
-        "llm export")
+ANEW = ("analyse", "bench", "export", "games", "gtp", "judge", "llm chat", "llm check",
+        "llm eval", "llm export", "nets", "play")
 
 #: Commands whose work several processes share.
 TOGETHER = ("train", "sft", "rl", "llm train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
 
 
-def game_option(required: bool = True) -> Any:
+def game_option(required: bool = True, more: str = "") -> Any:
     return click.option("--game", required=required, metavar="NAME",
                         help="go9x9, connect4, openspiel:hex(board_size=5), my.py:Game … "
-                             "(see: selfplay games)")
+                             f"(see: selfplay games){more}")
+
+
+def players_game(players: Iterable[str], game: str | None) -> str:
+    """``game``, or else the one that the players' nets have learnt. Raises UserError where they
+    have learnt none, or several."""
+    from selfplay.arena.spec import game_of
+
+    learnt = [] if game else sorted({game_of(player) for player in players} - {""})
+    if not game and len(learnt) != 1:
+        raise UserError("--game NAME: which game do these players play?"
+                        + f" They have learnt {' and '.join(learnt)}" * bool(learnt))
+    return game or learnt[0]
 
 
 class Whole(click.IntRange):

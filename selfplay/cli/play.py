@@ -23,6 +23,7 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     from selfplay.common.compiling import announce
     from selfplay.common.console import say
 
+    say("the board is being set up")
     announce()
     from selfplay.games import make
     from selfplay.serve.web import server
@@ -39,4 +40,4 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     if browser:
         webbrowser.open(address)
     with contextlib.suppress(KeyboardInterrupt):
-        server.program(game or "go9x9", net).run(sockets=[listening])
+        server.program(game or "go9x9", net, alone=True).run(sockets=[listening])

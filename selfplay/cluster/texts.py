@@ -8,6 +8,7 @@ only what is asked.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count, pairwise
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Farm
+from selfplay.common.errors import UserError
 from selfplay.llm.generate import Samples, Sampling, completion_keys, must_see, sample_completions
 from selfplay.llm.models import copy_of, end_tokens, padded_tokens
 
 POLL = 0.2  #: seconds between two looks at what has come
+ALONE = 300.0  #: seconds without an actor; until one has started, torch and all, a minute goes by
 _calls = count(1)  #: numbers of the calls of all generators, which may take turns on a cluster
 
 
@@ -94,11 +97,7 @@ class RayGenerator:
             "keys": completion_keys(tokens, mask, group, seed)})
         for part in range(parts):
             self.farm.ask((number, part))
-        came: dict[int, Any] = {}
-        while len(came) < parts:
-            for found in self.farm.poll(POLL):
-                if found.key[0] == number:
-                    came[found.key[1]] = [torch.tensor(array) for array in found.output.piece]
+        came = _pieces(self.farm, number, parts)
         columns = [_joined([came[part][column] for part in range(parts)], self.pad if not column
                            else 0) for column in range(4)]
         return Samples(tokens, mask, *columns)
@@ -116,6 +115,24 @@ def text_engine(farm: Farm) -> Callable[[nn.Module, Any], RayGenerator]:
     """What lets a run's completions be written on ``farm``: of (model, tokenizer)."""
     return lambda model, tokenizer: RayGenerator(
         farm, end_tokens(model, tokenizer), tokenizer.pad_token_id, model)
+
+
+def _pieces(farm: Farm, number: int, parts: int) -> dict[int, list[Tensor]]:
+    """What has been made of call ``number``, by part. Raises UserError where for ALONE seconds
+    nobody was there to make it."""
+    came: dict[int, list[Tensor]] = {}
+    seen = time.monotonic()
+    while len(came) < parts:
+        for found in farm.poll(POLL):
+            if found.key[0] == number:
+                came[found.key[1]] = [torch.tensor(array) for array in found.output.piece]
+        if farm.alive:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > ALONE:
+            raise UserError(f"Ray: no actor has been there for {ALONE:.0f} s; start a machine (ray "
+                            "start --address=HOST:PORT) or leave room on one for an actor (--set "
+                            "ray.cpus=1), then run the same command again")
+    return came
 
 
 def _joined(parts: list[Tensor], fill: int) -> Tensor:

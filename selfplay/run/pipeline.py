@@ -25,7 +25,6 @@ from selfplay.common.files import locked, write_json
 from selfplay.common.history import read_figures, read_history
 from selfplay.common.words import command, counted
 from selfplay.learn import checkpoint
-from selfplay.learn.checkpoint import reached_plateau
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import flops
 from selfplay.run import compare
@@ -43,7 +42,7 @@ from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
-from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, run_stages
+from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
 from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
@@ -60,6 +59,7 @@ def train(
     what plays games in place of this process.
     Raises UserError before anything is made if another process is working on the run.
     """
+    must_be_played(run, only, elsewhere)
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
         compiling.watch()
@@ -90,7 +90,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if run.config.init != "sft":
         return f"SFT: left out, self-play starts from {run.config.init}"
     begun, newest = _newest_rl(run) is not None, checkpoint.newest(folder)
-    flat = reached_plateau(folder) or "sft" in clock.done
+    flat = checkpoint.reached_plateau(folder) or "sft" in clock.done
     ended = newest is not None and checkpoint.read_meta(newest)["step"] >= run.config.sft.max_steps
     if begun and newest is None:
         return f"SFT: no checkpoint is left in {folder}; RL has begun from one, and goes on"
@@ -100,6 +100,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     if stays and not makes_games(run):
         return _stays(run, clock, more=False)
     rows = expert_columns(run)
+    say(rows.said)
     more = newest is not None and len(rows.learnt.value) > (_rows_learnt(folder) or math.inf)
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
@@ -119,7 +120,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
         train_sft(run.game, net_spec(run), rows.learnt, rows.held, run.config.sft, folder,
                   device=device, seed=run.config.seed, about={HELD_OUT: rows.held_out},
                   left=at.left, log=at.log, progress=at.step)
-        return reached_plateau(folder)
+        return checkpoint.reached_plateau(folder)
 
     return Work("SFT", learn, lambda row: f"last look: {_sft_progress(row)}", ended=bool,
                 said=lambda flat: (
@@ -302,7 +303,7 @@ def value_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = No
             device=device, seed=run.config.seed, before=before,
             about={"policies": {key: _inside(run, path) for key, path in about.items()}},
             left=at.left, log=at.log, progress=at.step)
-        return reached_plateau(folder) and made >= config.games
+        return checkpoint.reached_plateau(folder) and made >= config.games
 
     return Work("value net", learn, _value_look, ended=bool,
                 said=lambda flat: f"value net: {_best_value_look(folder)}")

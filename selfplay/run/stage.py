@@ -127,6 +127,14 @@ class Elsewhere(Protocol):
 Stage = Callable[[Any, Clock, str], "Work | str | None"]
 
 
+def must_be_played(run: Any, only: Sequence[str], elsewhere: Elsewhere | None) -> None:
+    """Raises UserError for self-play ahead of the weights where no cluster plays it."""
+    ahead = run.config.rl.max_staleness
+    if ahead and elsewhere is None and (not only or "rl" in only):
+        raise UserError(f"rl.max_staleness={ahead}: for games that a cluster plays; give --ray, or "
+                        "--set rl.max_staleness=0")
+
+
 def run_stages(
     run: Any, stages: Mapping[str, Stage], clock: Clock, device: str, only: Sequence[str] = ()
 ) -> None:

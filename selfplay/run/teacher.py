@@ -205,33 +205,36 @@ class ExpertRows(NamedTuple):
     learnt: Columns
     held: Columns
     held_out: str  #: ``sum_of`` the games held out
+    said: str  #: how many games these are
 
 
 def expert_columns(run: Run) -> ExpertRows:
     """The rows to learn from, and those held out."""
-    others: list[tuple[Game, list[ExpertGame]]] = []
+    others, said = list[tuple[Game, list[ExpertGame]]](), list[str]()
     if makes_games(run):
         (file,) = expert_files(run)
         learnt, held = _split_grown(run, _made_games(run, file))
     else:
         games, skipped = expert.read_expert(expert_files(run), run.game)
-        others = _other_boards(run, skipped)
+        others = _other_boards(run, skipped, said)
         _name_skipped(run, [f"{item.file}: {item.reason}" for item in skipped], len(games))
         learnt, held = split(games, run.config.expert.held_out, run.config.seed)
         if begun_with(run) not in (None, sum_of(held)):
             say("expert games: they have changed since SFT began, and others are held out now, "
                 "some of which it may have learnt from; a new run (--run NEW) measures it anew")
-    say(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
+    said.append(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
     if net_spec(run).komi:
         learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
     rows = mixed_columns([(run.game, learnt), *others]) if run.config.rl.sizes else (
         to_columns(run.game, learnt))
-    return ExpertRows(rows, to_columns(run.game, held), sum_of(held))
+    return ExpertRows(rows, to_columns(run.game, held), sum_of(held), "\n".join(said))
 
 
-def _other_boards(run: Run, skipped: list[Skipped]) -> list[tuple[Game, list[ExpertGame]]]:
+def _other_boards(
+    run: Run, skipped: list[Skipped], said: list[str]
+) -> list[tuple[Game, list[ExpertGame]]]:
     """The given games on the other boards of ``rl.sizes``, all to learn from; what of ``skipped``
-    is among them is taken out."""
+    is among them is taken out. said: gets a line for each board."""
     found = []
     for board in dict.fromkeys(run.game.boards(run.config.rl.sizes)):
         if board is run.game:
@@ -242,7 +245,7 @@ def _other_boards(run: Run, skipped: list[Skipped]) -> list[tuple[Game, list[Exp
             continue
         sources = {game.source for game in games}
         skipped[:] = [item for item in skipped if item.file not in sources]
-        say(f"expert games: {len(games):,} on {board.name} too")
+        said.append(f"expert games: {len(games):,} on {board.name} too")
         found.append((board, recounted(board, games, run.config.sft.komi_share, run.config.seed)))
     return found
 

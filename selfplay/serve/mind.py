@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from selfplay.arena.spec import Budget, checkpoint_of
+from selfplay.arena.spec import Budget, checkpoint_of, game_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
@@ -230,19 +230,20 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
-    return of_net(net, wanted or make(str(meta["game"])), text.rpartition("@")[0] or text, *budget,
-                  device=device, spec=spec_of(meta))
+    game = wanted or make(game_of(f"net:{text}"))
+    return of_net(net, game, text.rpartition("@")[0] or text, *budget, device=device,
+                  spec=spec_of(meta))
 
 
 def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:
     """A language model's likeliest legal move, or the one that it thinks of, or most votes are for.
     It has no value to search with."""
     from selfplay.llm.folder import newest_model
-    from selfplay.llm.play.player import language_evaluator, parse_language_player, played
+    from selfplay.llm.play.player import language_evaluator, parse_language_player
 
     words = parse_language_player(text)
     path = newest_model(words.path)
-    name = played(path)[0] or (wanted.name if wanted else "")
+    name = game_of(f"llm:{text}") or (wanted.name if wanted else "")
     if not name or (wanted and wanted.name != name):
         raise UserError(f"--net llm:{text}: has learnt {name or 'no game that is known'}, not "
                         f"{wanted.name if wanted else 'one'}; give --game")

@@ -8,7 +8,7 @@
 #SBATCH --time=12:00:00
 set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(getent hosts "$head" | awk '{print $1; exit}'):6379
+address=$(.venv/bin/python -c 'import socket, sys; print(socket.gethostbyname(sys.argv[1]))' "$head"):6379
 # On the head a CPU less than there are: the learner's. --block: the step ends with its Ray.
 srun --nodes=1 --ntasks=1 --nodelist="$head" .venv/bin/ray start --head --block \
     --node-ip-address="${address%:*}" --port=6379 --num-cpus=$((SLURM_CPUS_PER_TASK - 1)) &

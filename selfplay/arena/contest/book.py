@@ -23,6 +23,8 @@ from selfplay.games.base import Game, GameError
 from selfplay.games.go import Go
 
 Line = tuple[int, ...]
+#: What to do about an opening that is a whole game.
+FEWER = "give --opening 0-8 for the first 8 moves of each game, or leave it out"
 
 
 def read_book(path: Path, game: Game, most: int) -> list[Line]:
@@ -30,14 +32,14 @@ def read_book(path: Path, game: Game, most: int) -> list[Line]:
 
     Raises UserError for a file that is not there, holds none, or holds a move that is none.
     """
+    rows = [] if is_named_so(path) else [line for _, line in text_lines(path, "openings")]
     if is_named_so(path):
         lines = _sgf_lines(path, game, most)
-    elif path.name.lower().endswith(".pgn"):
-        text = "\n".join(line for _, line in text_lines(path, "openings"))
-        lines = [read_moves(game, words[:most], f"{path}, game {number}")
-                 for number, words in enumerate(games_of(text), 1)]
+    elif path.name.lower().endswith(".pgn") or (rows and rows[0][0] == "["):
+        lines = [read_moves(game, words[:most], f"{path}, game {number}", FEWER)
+                 for number, words in enumerate(games_of("\n".join(rows)), 1)]
     else:
-        lines = read_lines(game, path, "opening", most)
+        lines = read_lines(game, path, "opening", most, FEWER)
     if not lines:
         raise UserError(f"{path}: no opening in it; a line is the moves of one, as 4453")
     return list(dict.fromkeys(lines))
@@ -48,9 +50,11 @@ def digest(book: Iterable[Line]) -> str:
     return hashlib.blake2b(repr(list(book)).encode(), digest_size=8).hexdigest()
 
 
-def read_lines(game: Game, path: Path, what: str, most: int = 10**9) -> list[Line]:
+def read_lines(
+    game: Game, path: Path, what: str, most: int = 10**9, remedy: str = "leave the line out"
+) -> list[Line]:
     """The lines of a text file as moves, at most ``most``; none of them ends the game. what: a
-    line's name.
+    line's name. remedy: for one that does.
 
     Raises UserError naming a line that is no game, or whose game is over.
     """
@@ -61,13 +65,13 @@ def read_lines(game: Game, path: Path, what: str, most: int = 10**9) -> list[Lin
             continue
         run_together = len(words[0]) > 1 and not _one_move(game, words[0])
         words = list(words[0]) if run_together else words
-        found.append(read_moves(game, words[:most], f"{path}, line {number}"))
+        found.append(read_moves(game, words[:most], f"{path}, line {number}", remedy))
     return found
 
 
-def read_moves(game: Game, words: Sequence[str], place: str) -> Line:
-    """Moves as actions. Raises UserError, beginning with ``place``, for what is no legal move and
-    for a game that is over."""
+def read_moves(game: Game, words: Sequence[str], place: str, remedy: str) -> Line:
+    """Moves as actions. Raises UserError, beginning with ``place``, for what is no legal move and,
+    with ``remedy``, for a game that is over."""
     states = game.new(1)
     actions = []
     for word in words:
@@ -80,7 +84,7 @@ def read_moves(game: Game, words: Sequence[str], place: str) -> Line:
         game.step(states, np.array([action]))
         actions.append(action)
     if game.result(states)[0][0]:
-        raise UserError(f"{place}: the game is over there; leave the line out")
+        raise UserError(f"{place}: the game is over there; {remedy}")
     return tuple(actions)
 
 

@@ -46,6 +46,13 @@ class Control:
         if self.kind in ("canadian", "byoyomi") and self.count < 1:
             raise ValueError("at least one stone or period wanted")
 
+    def __str__(self) -> str:
+        """As ``of_text`` takes it, in seconds; "none" without a limit."""
+        overtime = {"none": "", "absolute": "", "fischer": f"+{self.period:g}s",
+                    "canadian": f"+{self.period:g}s/{self.count}",
+                    "byoyomi": f"+{self.count}x{self.period:g}s"}[self.kind]
+        return "none" if self.kind == "none" else f"{self.main:g}s{overtime}"
+
 
 UNLIMITED = Control()
 

@@ -35,6 +35,8 @@ MODELS = ("logistic", "normalized")
 OUTCOMES = {"trinomial": 3, "pentanomial": 5}
 H0, H1 = "H0", "H1"
 MOST = 4000  #: Elo
+NARROW = 1e-7  #: the smallest standard deviation that is told from none
+NEAR, HALVINGS = 1e-3, 60  #: of ``_normalized``
 FIRST = 8  #: games under way before any has been looked at
 FORM = "ELO0,ELO1 wanted, such as 0,20, and then as one likes: trinomial, normalized"
 
@@ -93,7 +95,9 @@ def parse_sprt(text: str, alpha: float = 0.05, beta: float = 0.05) -> Sprt:
         elo0, elo1 = float(first), float(second)
     except ValueError:
         raise UserError(f"--sprt {text}: {FORM}") from None
-    if not -MOST < elo0 < elo1 < MOST:
+    if not (abs(elo0) < MOST and abs(elo1) < MOST):  # NaN neither
+        raise UserError(f"--sprt {text}: ratings between -{MOST} and {MOST} wanted, as 0,20")
+    if not elo0 < elo1:
         raise UserError(f"--sprt {text}: two ratings wanted, the lower first, as 0,20")
     if not (0 < alpha < 1 and 0 < beta < 1 and alpha + beta < 1):
         raise UserError(f"--alpha {alpha:g}, --beta {beta:g}: two rates wanted that add up to less "
@@ -198,14 +202,22 @@ def _likeliest(share: Floats, gap: Floats) -> Floats:
 def _normalized(share: Floats, scores: Floats, deviations: float) -> Floats:
     """The likeliest distribution [..., K] whose mean is so many of its standard deviations above
     1/2: one of a given mean again and again, of the scores as they lie around the last one's. The
-    first has the mean that the standard deviation of ``share`` wants."""
+    first has the mean that the standard deviation of ``share`` wants. Where none around the last
+    one has what is wanted, the step goes half of the way there, and again half."""
     mean = (share * scores).sum(-1, keepdims=True)
     spread = np.sqrt(np.maximum((share * (scores - mean) ** 2).sum(-1, keepdims=True), 0.0))
     found = _likeliest(share, scores - np.clip(0.5 + deviations * spread, 0.01, 0.99))
     for _ in range(100):
         mean = (found * scores).sum(-1, keepdims=True)
-        spread = np.sqrt((found * (scores - mean) ** 2).sum(-1, keepdims=True))
-        gap = scores - 0.5 - deviations * spread * (1 + ((scores - mean) / spread) ** 2) / 2
+        spread = np.sqrt((found * (scores - mean) ** 2).sum(-1, keepdims=True)).clip(NARROW)
+        aim = np.full_like(mean, deviations)
+        for _ in range(HALVINGS):
+            gap = scores - 0.5 - aim * spread * (1 + ((scores - mean) / spread) ** 2) / 2
+            low, high = gap.min(-1, keepdims=True), gap.max(-1, keepdims=True)
+            beyond = (high < -NEAR * low) | (-low < NEAR * high)  # hardly a score on one side
+            if not beyond.any():
+                break
+            aim = np.where(beyond, (aim + (mean - 0.5) / spread) / 2, aim)
         last, found = found, _likeliest(share, gap)
         if np.abs(found - last).max(initial=0.0) < 1e-9:
             break

@@ -232,6 +232,11 @@ def name_in_full(text: str) -> str:
     return str(words._replace(path=newest_model(words.path)))
 
 
+def game_played(text: str) -> str:
+    """The game that the run of ``llm:text`` has learnt; empty where it is in no run."""
+    return played(newest_model(parse_language_player(text).path))[0]
+
+
 def language_player(text: str, setup: Setup) -> LanguagePlayer:
     """The player of ``llm:text``. Raises UserError."""
     words = parse_language_player(text)

@@ -14,6 +14,7 @@ import numpy as np
 from selfplay.arena.contest.clock import MARGIN, GameClock, to_come
 from selfplay.arena.gtp import colour_of
 from selfplay.common.errors import UserError
+from selfplay.common.words import clip
 from selfplay.games import make
 from selfplay.games.base import Game, GameError
 from selfplay.games.go import LARGEST, SMALLEST, Go, usual_points
@@ -80,8 +81,9 @@ class Engine:
         """Of a move's text, in the position now where none is given."""
         try:
             return self.game.text_to_action(self.line.states if states is None else states, 0, text)
-        except GameError:
-            raise GtpError("syntax error: invalid coordinate") from None
+        except GameError as error:
+            raise GtpError(f"syntax error: invalid coordinate: {clip(str(error), 150)}"
+                           ) from None
 
     # ------------------------------------------------------------------------------ game
 
@@ -156,7 +158,8 @@ class Engine:
         try:
             self.thinker.turn(colour)
         except GameError as error:
-            raise GtpError(str(error)) from None
+            raise GtpError(str(error) if self.line.over else f"it is not the turn of "
+                           f"{'bw'[colour]} ({self.game.sides[colour]})") from None
 
     def genmove(self, colour: int, report: Report | None = None, every: float = 1.0,
                 only: Any = None, keep: bool = True, cleanup: bool = False) -> str:

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import errno
 import json
+import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
@@ -249,10 +251,20 @@ def listen(port: int | None) -> socket.socket:
     raise UserError(f"ports {PORT} to {PORT + TRIED - 1} of {HOST} are all in use; give --port")
 
 
-def program(game: str, net: str | None) -> Any:
-    """The server as uvicorn runs it: ``run(sockets=[...])`` answers until Ctrl-C."""
+def program(game: str, net: str | None, alone: bool = False) -> Any:
+    """The server as uvicorn runs it: ``run(sockets=[...])`` answers until Ctrl-C. alone: the
+    process ends with it, at once. Threads may be compiling or inside a net then: nothing waits for
+    them, and the end of the interpreter, which would cut them off within C++, is not run."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            self.force_exit |= alone
+            await super().shutdown(sockets)
+            if alone:
+                sys.stdout.flush()
+                os._exit(0)
+
+    return Server(uvicorn.Config(
         app(game, net), log_level="warning", ws="websockets-sansio",
         ws_max_size=protocol.MOST_BYTES, timeout_graceful_shutdown=1, lifespan="on"))
