@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-import re
 import time
 from pathlib import Path
 from typing import Any
