@@ -90,7 +90,8 @@ def test_a_test_without_an_end_is_open() -> None:
     ("5m", Control("absolute", 300), 300), ("5m+3s", Control("fischer", 300, 3), 300),
     ("90+0.5", Control("fischer", 90, 0.5), 90), ("1h + 30s/10", Control("canadian", 3600, 30, 10),
                                                   3630),
-    ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30)])
+    ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30),
+    ("300h", Control("absolute", 1_080_000), 1_080_000)])
 def test_words_of_a_clock(text: str, control: Control, most: float) -> None:
     assert of_text(text) == control
     assert GameClock(control=control).most(0) == most

@@ -151,8 +151,9 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         with suppress(TypeError, ValueError):
             return str(Control(**value))
-    return "none" if value is None else "-".join(map(str, value)) if isinstance(
-        value, list) else str(value)
+    if isinstance(value, list):
+        return "-".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

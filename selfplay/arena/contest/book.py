@@ -24,7 +24,7 @@ from selfplay.games.go import Go
 
 Line = tuple[int, ...]
 #: What to do about an opening that is a whole game.
-FEWER = "give --opening 0-8 for the first 8 moves of each game, or leave it out"
+FEWER = "give --opening 0-8 for the first 8 moves of each game, or leave this one out of the file"
 
 
 def read_book(path: Path, game: Game, most: int) -> list[Line]:

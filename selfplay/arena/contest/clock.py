@@ -48,10 +48,10 @@ class Control:
 
     def __str__(self) -> str:
         """As ``of_text`` takes it, in seconds; "none" without a limit."""
-        overtime = {"none": "", "absolute": "", "fischer": f"+{self.period:g}s",
-                    "canadian": f"+{self.period:g}s/{self.count}",
-                    "byoyomi": f"+{self.count}x{self.period:g}s"}[self.kind]
-        return "none" if self.kind == "none" else f"{self.main:g}s{overtime}"
+        main, period = (f"{time:.12g}s" for time in (self.main, self.period))
+        overtime = {"fischer": f"+{period}", "canadian": f"+{period}/{self.count}",
+                    "byoyomi": f"+{self.count}x{period}"}
+        return "none" if self.kind == "none" else main + overtime.get(self.kind, "")
 
 
 UNLIMITED = Control()
