@@ -86,6 +86,8 @@ def judged_by_its_own(made: Path) -> None:
 def judges_another_run(run: Command) -> None:
     """Its rewards there are those that it gives each text alone."""
     train(run, "sft", "sft.max_steps=6", "eval.rm=nowhere").mistake("eval.rm=nowhere", "rlhf")
+    run("llm", "train", "--game", "tictactoe", "--recipe", "sft", "--run", "made",
+        "--set", "eval.rm=judge").mistake("eval.rm=judge", "--game")
     assert not Path("made").exists()
     said = train(run, "sft", "sft.max_steps=6", "eval.rm=judge")
     assert said.code == 0 and "by reward" in said.out, said.err

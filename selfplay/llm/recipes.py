@@ -72,7 +72,7 @@ from selfplay.llm.sft import train_texts
 from selfplay.llm.stage_config import PREFIX
 from selfplay.llm.summary import measure, step_of
 from selfplay.llm.tasks.corpus import Corpus
-from selfplay.llm.teach.answers import must_teach, own_answers, policy_of
+from selfplay.llm.teach.answers import must_read, must_teach, own_answers, policy_of
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
 from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
@@ -98,7 +98,7 @@ def run_recipe(run: TextRun, device: str) -> None:
     if run.config.own.of:
         must_teach(run)
     if run.config.eval.rm:  # rather a mistake found now than after RL
-        by_reward(run.folder, run.config)
+        _must_rate(run)
     shares = stages_of(run.config)
     ranks.here().meet()  # all have opened it as it was
     with locked(run.folder):
@@ -106,6 +106,16 @@ def run_recipe(run: TextRun, device: str) -> None:
         if isinstance(run.task, GameTask):
             run.task.make(GAMES_SHARE * 60 * run.config.minutes)
         run_stages(run, {name: STAGES[name] for name in shares}, Clock(run, shares), device)
+
+
+def _must_rate(run: TextRun) -> None:
+    """Raises UserError where ``eval.rm`` has no reward model that can read the run's answers."""
+    named = f"eval.rm={run.config.eval.rm}"
+    if isinstance(run.task, GameTask):
+        raise UserError(f"{named}: rates answers to questions, not moves; leave it out with --game")
+    rm = by_reward(run.folder, run.config)
+    if rm is not None:
+        must_read(run, rm.tokenizer, named)
 
 
 def _must_be_shardable(run: TextRun) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -142,12 +143,18 @@ def must_teach(run: TextRun) -> None:
         told = stored_text_config(home)
         assert told is not None
         _must_be_asked_alike(config, told)
-    tokenizer, _ = load_tokenizer(policy)
-    for example in [] if isinstance(run.task, GameTask) else run.task.held_out(64):
+    if not isinstance(run.task, GameTask):
+        must_read(run, load_tokenizer(policy)[0], f"own.of={config.own.of}")
+
+
+def must_read(run: TextRun, tokenizer: Any, named: str) -> None:
+    """Raises UserError if the tokenizer of the model that ``named`` names cannot read the run's
+    questions."""
+    for example in run.task.held_out(64):
         tokens: Sequence[int] = prompt_of(tokenizer, example)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens:
-            raise UserError(f"own.of={config.own.of}: its tokenizer cannot read the questions of "
-                            f"{config.task}; name a run that has learnt them")
+            raise UserError(f"{named}: its tokenizer cannot read the questions of "
+                            f"{run.config.task}; name a run that has learnt them")
 
 
 def _must_be_asked_alike(config: TextConfig, told: TextConfig) -> None:
