@@ -172,6 +172,13 @@ def test_another_match_does_not_mix_in(tmp_path: Path, change: dict[str, Any]) -
         match(tmp_path, 4, **change)
 
 
+def test_a_match_stopped_before_its_first_game_may_be_another(tmp_path: Path) -> None:
+    match(tmp_path, 4)
+    (tmp_path / "games.jsonl").unlink()
+    assert match(tmp_path, 4, seed=4).total == 4
+    assert json.loads((tmp_path / "match.json").read_text())["seed"] == 4
+
+
 def test_read_match(tmp_path: Path) -> None:
     assert read_match(tmp_path / "none", TTT) is None
     match(tmp_path, 4)

@@ -130,12 +130,12 @@ def append_records(path: Path, records: Iterable[GameRecord]) -> None:
 def resume(settings_file: Path, settings: dict[str, Any], records: Path) -> list[GameRecord]:
     """The records already made under ``settings``, which are saved where there are none yet.
 
-    Raises UserError where the files were made under other settings, or are damaged.
+    Raises UserError where there are records made under other settings, or files are damaged.
     """
-    if not settings_file.exists():
+    stored = read_settings(settings_file) if settings_file.exists() else None
+    if stored is None or not (records.exists() and records.stat().st_size):
         write_atomic(settings_file, (json.dumps(settings, indent=1) + "\n").encode())
         return read_records(records)
-    stored = read_settings(settings_file)
     for key, value in settings.items():
         if stored.get(key) != value:
             raise UserError(

@@ -151,7 +151,7 @@ def _asked_players(
             if ":" not in word and word != "random":
                 there = "holds no run" if folder.is_dir() else "no run there"
                 raise UserError(f"{word}: {there}, and it names no player; give a run such as "
-                                "runs/connect4, or a player such as mcts:100")
+                                "runs/connect4, or a player such as net:connect4 or mcts:100")
             names.append(word)
             continue
         played, nets, text = known

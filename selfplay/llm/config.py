@@ -185,7 +185,7 @@ def must_not_contradict(config: TextConfig) -> None:
         raise UserError("sample.url: of --set sample.engine=vllm-server; set both or none")
     if config.own.of and (config.recipe != "distill" or config.model):
         raise UserError("own.of: its policy teaches a student made from nothing, in --recipe "
-                        "distill without --model; leave out one of them")
+                        "distill without --model; give --recipe distill, without --model")
     if config.task.startswith("env:") and config.recipe != "rl":
         raise UserError(f"--recipe {config.recipe}: conversations have no demonstrations, and are "
                         "learnt by --recipe rl alone, with --model")
