@@ -199,10 +199,13 @@ def describe() -> str:
 
 def _suggestion(name: str) -> str:
     """What may have been meant by an unknown name."""
-    board = re.fullmatch(r"go(\d+)x\d+", name)
-    if board:
-        boards = f"Go is played on go{_SIZES[0]}x{_SIZES[0]} to go{_SIZES[-1]}x{_SIZES[-1]}"
-        square = f"go{board[1]}x{board[1]}"
+    board = re.fullmatch(r"([a-z]+)(\d+)x\d+", name)
+    sizes = [known for known in GAMES if board and re.fullmatch(rf"{board[1]}\d+x\d+", known)]
+    if board and sizes:
+        kind, size = board[1], board[2]
+        to = "and" if len(sizes) == 2 else "to"
+        boards = f"{kind.capitalize()} is played on {sizes[0]} {to} {sizes[-1]}"
+        square = f"{kind}{size}x{size}"
         return f"did you mean {square!r}? {boards}" if square in GAMES else boards
     from .openspiel import playable
 

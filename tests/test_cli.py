@@ -121,6 +121,7 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("match", "gtp:gnugo", "random", *T), ("GTP engines play Go",)),
     (("match", "random", *T), ("players", "2 values", "selfplay match --help")),
     (("match", "random", "random", "--game", "go4x4"), ("go4x4", "go5x5 to go19x19")),
+    (("match", "random", "random", "--game", "hex12x12"), ("hex12x12", "hex2x2 to hex11x11")),
     (("match", "random", "random", "--game", "chess"), ("openspiel:chess",)),
     (("match", "random", "random", *T, "--games", "ten"), ("--games", "ten")),
     (("match", "random", "random", *T, "--games", "0"), ("--games",)),
