@@ -177,7 +177,7 @@ def test_words_of_a_test() -> None:
         -3, 1, 0.1, 0.2, "normalized", 3)
     assert Sprt(0, 10).bounds == pytest.approx((-2.944, 2.944), abs=1e-3)
     for wrong, words in (("5", "ELO0,ELO1"), ("5,5", "the lower first"), ("0,x", "ELO0,ELO1"),
-                         ("0,nan", "the lower first"), ("0,5,penta", "did you mean pentanomial")):
+                         ("0,nan", "between -4000"), ("0,5,penta", "did you mean pentanomial")):
         with pytest.raises(UserError, match=words):
             parse_sprt(wrong)
     with pytest.raises(UserError, match="add up to less than 1"):
