@@ -175,7 +175,7 @@ def test_another_match_does_not_mix_in(tmp_path: Path, change: dict[str, Any]) -
 def test_a_match_stopped_before_its_first_game_may_be_another(tmp_path: Path) -> None:
     match(tmp_path, 4)
     (tmp_path / "games.jsonl").unlink()
-    assert match(tmp_path, 4, seed=4).total == 4
+    assert match(tmp_path, 4, seed=4).total == match(tmp_path / "new", 4, seed=4).total
     assert json.loads((tmp_path / "match.json").read_text())["seed"] == 4
 
 
