@@ -351,13 +351,21 @@ def test_the_command_ends_when_decided(run: Command, tmp_path: Path) -> None:
 def test_the_command_plays_tournaments(run: Command, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("b2 a1\na1 b2\n")
     said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "4", "--out", "m", "--book",
-               "book.txt", "--pgn", "all.pgn")
+               "book.txt", "--pgn", "all.pgn", "--opening", "0-20")  # which cuts no line
     assert said.code == 0, said.err
     assert "95% interval" in said.out and len(list((tmp_path / "m").glob("*/games.jsonl"))) == 3
     assert (tmp_path / "all.pgn").read_text().count("[Result ") == 12
     said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "2", "--out", "g",
                "--gauntlet")
     assert said.code == 0 and len(list((tmp_path / "g").glob("*/games.jsonl"))) == 2
+
+
+def test_a_default_opening_that_is_typed_is_the_default(run: Command) -> None:
+    """Reports print it, of games too that it may be longer than."""
+    said = run("match", "random", "mcts:2", "--game", "hex2x2", "--games", "4", "--opening", "2-6")
+    assert said.code == 0, said.err
+    again = run("match", "random", "mcts:2", "--game", "hex2x2", "--games", "4")
+    assert again.code == 0 and "all played before" in again.out
 
 
 def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:

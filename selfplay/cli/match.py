@@ -124,7 +124,9 @@ def _contest(players: tuple[str, ...], tested: bool, *, game: str, count: int | 
     announce()
     made = make(game)
     config = preset(made.name).eval
-    low_high = opening_of(opening) if opening else config.opening
+    low_high = config.opening
+    if opening and opening != "{}-{}".format(*low_high):  # the default goes with tiny games too
+        low_high = opening_of(opening, None if book else made)
     words = "-".join([game, *names, str(seed or 0)])
     place = safe_name(words)
     folder = out or Path("runs/matches" if len(names) == 2 else "runs/tournaments",
