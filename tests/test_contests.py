@@ -379,6 +379,11 @@ def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
     run(*two, "--book", "none.txt").mistake("none.txt")
     run("match", "random", "mcts:2", "mcts:3", *T, "--sprt", "0,5").mistake(
         "--sprt: compares two players, not 3")
+    run(*two, "--gauntlet").mistake("--gauntlet: of three players or more", "leave it out")
+    run(*two, "--alpha", "0.1").mistake("--alpha: of a sequential test; give --sprt ELO0,ELO1")
+    run(*two, "--beta", "0.05", "--games", "2").mistake("--beta: of a sequential test")
+    run(*two, "--sprt", "").mistake("--sprt ", "ELO0,ELO1")
+    run(*two, "--sprt", "0,5", "--beta", "0.5", "--alpha", "0.5").mistake("--alpha 0.5, --beta 0.5")
     run("match", "random", "mcts:2", "human", *T).mistake("human: plays one other player, not 2")
 
 

@@ -54,10 +54,10 @@ class _Contest(NamedTuple):
               help="End as soon as it is decided whether the first player is ELO0 or ELO1 above "
                    "the other: a sequential test by pairs of games. 0,20,trinomial: by games; "
                    "0,20,normalized: by normalized Elo.")
-@click.option("--alpha", type=Number(min=0.0001, max=0.5), default=0.05, show_default=True,
-              help="Rate of wrong ends of --sprt at ELO0.")
-@click.option("--beta", type=Number(min=0.0001, max=0.5), default=0.05, show_default=True,
-              help="Rate of wrong ends of --sprt at ELO1.")
+@click.option("--alpha", type=Number(min=0.0001, max=0.5), default=None,
+              help="Rate of wrong ends of --sprt at ELO0 [0.05].")
+@click.option("--beta", type=Number(min=0.0001, max=0.5), default=None,
+              help="Rate of wrong ends of --sprt at ELO1 [0.05].")
 @click.option("--gauntlet", is_flag=True,
               help="Of many players the first against each of the others, not all against all.")
 @click.option("--clock", default=None, metavar="5m+3s",
@@ -80,8 +80,9 @@ class _Contest(NamedTuple):
 @seed_option
 @ray_option
 @actors_option
-def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float, gauntlet: bool,
-          pgn: Path | None, ray: str | None, actors: int | None, **options: Any) -> None:
+def match(players: tuple[str, ...], sprt: str | None, alpha: float | None, beta: float | None,
+          gauntlet: bool, pgn: Path | None, ray: str | None, actors: int | None, **options: Any
+          ) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score. With
     more than two players a tournament, with standings."""
     from selfplay.arena.contest.sprt import Trial, parse_sprt
@@ -89,12 +90,17 @@ def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float,
 
     if len(players) < 2:
         raise click.UsageError("players: at least 2 values wanted", click.get_current_context())
-    trial = Trial(parse_sprt(sprt, alpha, beta)) if sprt else None
+    if gauntlet and len(players) == 2:
+        raise UserError("--gauntlet: of three players or more, and these are two; leave it out")
+    rates = {name: rate for name, rate in (("alpha", alpha), ("beta", beta)) if rate is not None}
+    if rates and sprt is None:
+        raise UserError(f"--{min(rates)}: of a sequential test; give --sprt ELO0,ELO1 as well")
+    trial = Trial(parse_sprt(sprt, **rates)) if sprt is not None else None
     if trial and len(players) > 2:
         raise UserError(f"--sprt: compares two players, not {len(players)}; leave it out for a "
                         "tournament")
     options["game"] = players_game(players, options["game"])
-    contest = _contest(players, bool(sprt), **options)
+    contest = _contest(players, trial is not None, **options)
     if len(players) > 2 and contest.human:
         raise UserError(f"human: plays one other player, not {len(players) - 1}; name two players")
     with away_of(ray, actors, options["game"], options["nets"]) as away:
