@@ -368,6 +368,21 @@ def test_a_default_opening_that_is_typed_is_the_default(run: Command) -> None:
     assert again.code == 0 and "all played before" in again.out
 
 
+def test_what_is_wrong_is_said_without_a_title(run: Command, tmp_path: Path) -> None:
+    """Also of the last player of a tournament, before the others have played."""
+    two, three = ("mcts:2", "random"), ("mcts:2", "random", "mcts:3")
+    assert run("match", *two, *T, "--games", "2", "--out", "m").out.startswith("mcts:2 - random\n")
+    assert run("match", *three, *T, "--games", "2", "--out", "t").out.startswith("round robin\n")
+    for words in ((*two[:1], "rendom", *T), (*two, *T, "--opening", "0", "--out", "m"),
+                  ("human", "rendom", *T), (*two, "rendom", *T, "--out", "new"),
+                  (*three, *T, "--opening", "0", "--out", "t")):
+        said = run("match", *words, "--games", "2")
+        assert (said.code, said.out) == (1, ""), words
+    assert not (tmp_path / "new").exists()
+    said = run("expert", *T, "--player", "rendom", "--out", "x.jsonl.gz")
+    assert (said.code, said.out) == (1, "")
+
+
 def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
     two = ("match", "random", "mcts:2", *T)
     run(*two, "--sprt", "5").mistake("--sprt 5", "ELO0,ELO1")

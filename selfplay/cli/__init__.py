@@ -247,7 +247,7 @@ def expert(game: str, player: str, count: int, out: Path, opening: str | None, s
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
     live = player.split(":")[0] != "human"
     with away_of(ray, actors, game, nets) as away, Bar(
-            f"expert games of {player}", count, "games", live=live) as bar:
+            f"expert games of {player}", count, "games", live=live, late=True) as bar:
         written = generate(made, player, count, out, seed=seed or 0, opening=plies,
                            slots=slots, device=where, away=away, progress=bar.at)
     before = " (all made before; for more give another name)" * written.before

@@ -177,7 +177,7 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
             say(final_words(game, record, "human"))
 
     try:
-        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human,
+        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human, late=True,
                  limit=trial is not None and count == MOST_GAMES) as bar:
             result = play_match(game, *players, games=count, folder=folder, trial=trial,
                                 progress=progress, under_way=under_way, ended=ended, **how)
@@ -205,9 +205,9 @@ def _tournament(contest: _Contest, gauntlet: bool) -> list[MatchResult]:
 
     def told(results: list[MatchResult]) -> None:
         played = [result for result in results if result.games]
-        bar.at(sum(result.games for result in played), below=table(played) if bar.live else "")
+        bar.at(sum(result.games for result in played), below=table(played) if bar.redraws else "")
 
-    with Bar("gauntlet" if gauntlet else "round robin", wanted, "games") as bar:
+    with Bar("gauntlet" if gauntlet else "round robin", wanted, "games", late=True) as bar:
         results = play_tournament(game, players, games=count, gauntlet=gauntlet, folder=folder,
                                   told=told, **how)
     say(f"{table(results)}\nElo beside the mean of all; points of each against each\n"
