@@ -23,6 +23,7 @@ from selfplay.arena.match import MatchResult, play_match, tally
 from selfplay.arena.players import SlotPlayer, parse_player
 from selfplay.arena.records import GameRecord, read_records
 from selfplay.arena.sgf import to_sgf
+from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.games import make
 
@@ -358,6 +359,14 @@ def test_the_command_plays_tournaments(run: Command, tmp_path: Path) -> None:
     said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "2", "--out", "g",
                "--gauntlet")
     assert said.code == 0 and len(list((tmp_path / "g").glob("*/games.jsonl"))) == 2
+
+
+def test_the_bar_never_goes_back(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By games that have ended, and by what those under way come to."""
+    seen: list[float] = []
+    monkeypatch.setattr(Bar, "at", lambda bar, done, note="": seen.append(done))
+    run("match", "mcts:2", "random", *T, "--games", "8", "--slots", "8", "--opening", "0-2")
+    assert seen == sorted(seen) and any(done % 1 for done in seen) and seen[-1] == 8
 
 
 def test_a_default_opening_that_is_typed_is_the_default(run: Command) -> None:

@@ -206,7 +206,7 @@ def play_match(
                     trial.add(_first_games(games, records))
                 progress(len(_first_games(games, records)))
 
-                lengths = sum(len(record.actions) for record in records)
+                lengths = sum(len(record.actions) - record.opening for record in records)
 
                 def moved(flying: int, plies: int) -> None:
                     length = lengths / len(records) if records else game.max_moves / 2
@@ -220,7 +220,7 @@ def play_match(
                     moved=moved,
                 ):
                     records.append(record)
-                    lengths += len(record.actions)
+                    lengths += len(record.actions) - record.opening
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
                     if trial is not None:

@@ -158,19 +158,23 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
     from selfplay.common.console import Bar, say
 
     game, players, count, folder, how, human = contest
-    counts: list[int] = []
+    counts, most = list[int](), [0.0]
     if human and (before := read_match(folder, game)):
         count += before.games  # another game, with the next opening and the other colour
+
+    def show(done: float) -> None:
+        most[0] = max(most[0], done)  # what counts whole games alone goes not back
+        bar.at(most[0], str(trial or ""))
 
     def progress(done: int) -> None:
         counts.append(done)
         if trial is not None:
             bar.part = trial.share
-        bar.at(done, str(trial or ""))
+        show(done)
 
     def under_way(part: float) -> None:
         if not human:
-            bar.at(counts[-1] + part, str(trial or ""))
+            show(counts[-1] + part)
 
     def ended(record: Any) -> None:
         if human:

@@ -19,6 +19,7 @@ from selfplay.common.compiling import working_seconds
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
+FIRST_SECONDS = 1.0  #: of work, after which its pace is believed
 
 
 def say(text: str) -> None:
@@ -120,15 +121,16 @@ class Bar:
 
     def _eta(self, done: float, now: float) -> str:
         assert self.first is not None, "this is a look"
+        if max(done / self.total, self.part) >= 1:
+            return clock_text(0)
         begun, part, since = self.first
-        if self.unit == "seconds":
-            more = math.inf if self.part <= part else (
-                (done - begun) * (1 - self.part) / (self.part - part))
-            return clock_text(min(self.total - done, more))
-        passed = max(now - since, 1e-9)
-        rate = 0.0 if self.limit else (done - begun) / passed
-        more = min((self.total - done) / rate if rate > 0 else math.inf,
-                   passed * (1 - self.part) / (self.part - part) if self.part > part else math.inf)
+        passed = done - begun if self.unit == "seconds" else now - since
+        more = self.total - done if self.unit == "seconds" else math.inf
+        if passed >= FIRST_SECONDS:
+            if self.part > part:
+                more = min(more, passed * (1 - self.part) / (self.part - part))
+            if self.unit != "seconds" and not self.limit and done > begun:
+                more = min(more, (self.total - done) * passed / (done - begun))
         return "-" if math.isinf(more) else clock_text(more)
 
     def __exit__(
