@@ -39,11 +39,16 @@ def players_game(players: Iterable[str], game: str | None) -> str:
     have learnt none, or several."""
     from selfplay.arena.spec import game_of
 
-    learnt = [] if game else sorted({game_of(player) for player in players} - {""})
-    if not game and len(learnt) != 1:
-        raise UserError("--game NAME: which game do these players play?"
-                        + f" They have learnt {' and '.join(learnt)}" * bool(learnt))
-    return game or learnt[0]
+    if game:
+        return game
+    learnt = {found: player.strip() for player in players if (found := game_of(player))}
+    if not learnt:
+        raise UserError("--game NAME: which game do these players play?")
+    if len(learnt) > 1:
+        told = ", ".join(f"{clip(player, 80)} plays {name}" for name, player in learnt.items())
+        raise UserError(f"{told}: different games; name players of one, or --game NAME that they "
+                        "all play")
+    return next(iter(learnt))
 
 
 class Whole(click.IntRange):
