@@ -88,7 +88,7 @@ def test_a_test_without_an_end_is_open() -> None:
 # --------------------------------------------------------------------------- clocks
 
 @pytest.mark.parametrize(("text", "control", "most"), [
-    ("5m", Control("absolute", 300), 300), ("5m+3s", Control("fischer", 300, 3), 300),
+    ("5m", Control("absolute", 300), 300), ("5", Control("absolute", 5), 5), ("5m+3s", Control("fischer", 300, 3), 300),
     ("90+0.5", Control("fischer", 90, 0.5), 90), ("1h + 30s/10", Control("canadian", 3600, 30, 10),
                                                   3630),
     ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30),
@@ -409,6 +409,12 @@ def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
     run(*two, "--sprt", "").mistake("--sprt ", "ELO0,ELO1")
     run(*two, "--sprt", "0,5", "--beta", "0.5", "--alpha", "0.5").mistake("--alpha 0.5, --beta 0.5")
     run("match", "random", "mcts:2", "human", *T).mistake("human: plays one other player, not 2")
+
+
+def test_the_help_says_what_a_number_without_a_unit_is(run: Command) -> None:
+    said = " ".join(run("match", "--help").out.split())
+    assert "5m (5 is five seconds)" in said and of_text("5") == of_text("5s") != of_text("5m")
+    assert "(2-6, or 0 for none)" in said
 
 
 def test_a_clock_by_the_command(run: Command, tmp_path: Path) -> None:

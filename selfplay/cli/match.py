@@ -61,11 +61,11 @@ class _Contest(NamedTuple):
 @click.option("--gauntlet", is_flag=True,
               help="Of many players the first against each of the others, not all against all.")
 @click.option("--clock", default=None, metavar="5m+3s",
-              help="Time of each side for a game: 5m, 5m+3s (3 s more a move), 5m+30s/10, "
-                   "5m+3x30s. One game is played at a time; who oversteps loses.")
+              help="Time of each side for a game: 5m (5 is five seconds), 5m+3s (3 s more a move), "
+                   "5m+30s/10, 5m+3x30s. One game is played at a time; who oversteps loses.")
 @click.option("--opening", default=None, metavar="LOW-HIGH",
-              help="Random plies before the players take over, or at most HIGH of a --book's; each "
-                   "opening is played twice.")
+              help="Random plies before the players take over (2-6, or 0 for none), or at most "
+                   "HIGH of a --book's; each opening is played twice [2-6, of small games fewer].")
 @click.option("--book", default=None, metavar="FILE", type=click.Path(path_type=Path),
               help="Openings: a line of moves each, .pgn, or .sgf for Go.")
 @click.option("--pgn", default=None, metavar="FILE", type=NewFile(),
