@@ -88,7 +88,8 @@ def test_a_test_without_an_end_is_open() -> None:
 # --------------------------------------------------------------------------- clocks
 
 @pytest.mark.parametrize(("text", "control", "most"), [
-    ("5m", Control("absolute", 300), 300), ("5", Control("absolute", 5), 5), ("5m+3s", Control("fischer", 300, 3), 300),
+    ("5m", Control("absolute", 300), 300), ("5m+3s", Control("fischer", 300, 3), 300),
+    ("5", Control("absolute", 5), 5),
     ("90+0.5", Control("fischer", 90, 0.5), 90), ("1h + 30s/10", Control("canadian", 3600, 30, 10),
                                                   3630),
     ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30),
