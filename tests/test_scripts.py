@@ -311,6 +311,19 @@ def test_elo_by_games_and_by_seeds() -> None:
     assert high - low == pytest.approx(2 * 4.303 * gap / 2, rel=0.01)
 
 
+def test_games_of_openspiel_are_timed_beside_its_own_loop(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_games", "openspiel:tic_tac_toe", "--seconds", "0.01",
+                                      "--pairs", "1"])
+    load("bench_games").main()
+    _, row = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(r"openspiel:tic_tac_toe +([\d,]+) +([\d,]+) +([\d.]+)x .*", row)
+    assert found, row
+    ours, theirs, times = (float(text.replace(",", "")) for text in found.groups())
+    assert times == pytest.approx(ours / theirs, abs=0.051)
+
+
 def slurm(folder: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
     """The example of a job on ``nodes``. ray and scontrol are stand-ins, and so is srun, which
     writes down its words and runs Python alone."""
