@@ -2,6 +2,7 @@
 OpenSpiel's C++, and what a game of one's own costs in plain numpy beside the same in Numba.
 
     python scripts/bench_games.py
+    python scripts/bench_games.py openspiel:chess openspiel:shogi    the adapter, at Python's pace
     python scripts/bench_games.py --own
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,9 +99,9 @@ def simulations(game: Game) -> Work:
     return work
 
 
-def beside_openspiel(seconds: float, pairs: int) -> None:
+def beside_openspiel(names: Sequence[str], seconds: float, pairs: int) -> None:
     print(f"{'game':14} {'games/s':>12} {'OpenSpiel C++':>14} {'times':>7}  (lowest to highest)")
-    for name in NATIVE:
+    for name in names:
         game = make(name)
         spiel = pyspiel_name(game)
         own = [rate(rollouts(game), seconds)]
@@ -128,6 +129,7 @@ def own_games(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("games", nargs="*", default=NATIVE, help="in place of the native ones")
     parser.add_argument("--own", action="store_true", help="plain numpy beside Numba")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each side")
     parser.add_argument("--pairs", type=int, default=3, help="of measurements")
@@ -135,7 +137,7 @@ def main() -> None:
     if options.own:
         own_games(options.seconds)
     else:
-        beside_openspiel(options.seconds, options.pairs)
+        beside_openspiel(options.games, options.seconds, options.pairs)
 
 
 if __name__ == "__main__":

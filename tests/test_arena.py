@@ -81,6 +81,13 @@ def test_what_is_under_way_is_told_before_a_game_has_ended() -> None:
     assert len(before) > 3 and before == sorted(before) and 0 < before[0] < before[-1] <= 4
 
 
+def test_an_opening_is_nobody_s_work() -> None:
+    """After a round in four games each of them has at most two moves of about 25."""
+    seen: list[float] = []
+    match(None, 4, game=GO, opening=(4, 4), under_way=seen.append)
+    assert 0 < seen[0] <= 4 * 2 / (GO.max_moves / 2)
+
+
 def test_the_same_match_whatever_the_slots() -> None:
     one, other = match(None, 30, slots=1), match(None, 30, slots=30)
     assert (one.total, one.as_first, one.distinct) == (other.total, other.as_first, other.distinct)

@@ -32,6 +32,7 @@ def test_a_bar_follows_whatever_ends_the_stage_first() -> None:
     """Of 100 minutes; the work, where it is counted, goes by a tenth in 30 seconds."""
     with Bar("expert", 6000) as bar:
         assert line(bar, 0) == "expert 0% 0:00 ETA 1:40:00"
+        assert line(bar, 0, 0.004) == "expert 0% 0:00 ETA 1:40:00"  # all of its time was compiling
         assert line(bar, 60) == "expert 1% 1:00 ETA 1:39:00"  # nobody counts
         assert line(bar, 60, 0.2) == "expert 20% 1:00 ETA 4:00"
         assert line(bar, 300, 1.0) == "expert 100% 5:00 ETA 0:00"
@@ -57,8 +58,26 @@ def test_compiling_counts_for_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with Bar("match", 10, "games") as bar:
         now[0] = 7.0  # players are made
         line(bar, 0)
+        now[0], compiled[0] = 17.1, 10.0
+        assert line(bar, 0.04) == "match 0% 0:07 ETA -"  # of a tenth of a second
         now[0], compiled[0] = 27.0, 10.0
         assert line(bar, 2) == "match 20% 0:17 ETA 0:40"  # two games in ten seconds
+
+
+@pytest.mark.parametrize(("unit", "done"), [("games", 10), ("seconds", 10), ("seconds", 0.2)])
+def test_what_ends_at_once_is_at_its_end(unit: str, done: float) -> None:
+    with Bar("short", 10, unit) as bar:
+        line(bar, 0)
+        assert line(bar, done, float(done < 10)).endswith("ETA 0:00")
+
+
+def test_a_late_bar_comes_up_at_its_first_look(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("match", 10, "games", late=True) as bar:
+        assert capsys.readouterr().out == ""
+        line(bar, 0)
+        assert capsys.readouterr().out == "match\n"
+        line(bar, 1)
+        assert capsys.readouterr().out == ""
 
 
 def test_a_count_that_is_only_a_limit_tells_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

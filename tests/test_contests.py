@@ -23,6 +23,7 @@ from selfplay.arena.match import MatchResult, play_match, tally
 from selfplay.arena.players import SlotPlayer, parse_player
 from selfplay.arena.records import GameRecord, read_records
 from selfplay.arena.sgf import to_sgf
+from selfplay.common.console import Bar
 from selfplay.common.errors import UserError
 from selfplay.games import make
 
@@ -88,6 +89,7 @@ def test_a_test_without_an_end_is_open() -> None:
 
 @pytest.mark.parametrize(("text", "control", "most"), [
     ("5m", Control("absolute", 300), 300), ("5m+3s", Control("fischer", 300, 3), 300),
+    ("5", Control("absolute", 5), 5),
     ("90+0.5", Control("fischer", 90, 0.5), 90), ("1h + 30s/10", Control("canadian", 3600, 30, 10),
                                                   3630),
     ("0s+3x10s", Control("byoyomi", 0, 10, 3), 30),
@@ -351,13 +353,44 @@ def test_the_command_ends_when_decided(run: Command, tmp_path: Path) -> None:
 def test_the_command_plays_tournaments(run: Command, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("b2 a1\na1 b2\n")
     said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "4", "--out", "m", "--book",
-               "book.txt", "--pgn", "all.pgn")
+               "book.txt", "--pgn", "all.pgn", "--opening", "0-20")  # which cuts no line
     assert said.code == 0, said.err
     assert "95% interval" in said.out and len(list((tmp_path / "m").glob("*/games.jsonl"))) == 3
     assert (tmp_path / "all.pgn").read_text().count("[Result ") == 12
     said = run("match", "mcts:20", "random", "mcts:2", *T, "--games", "2", "--out", "g",
                "--gauntlet")
     assert said.code == 0 and len(list((tmp_path / "g").glob("*/games.jsonl"))) == 2
+
+
+def test_the_bar_never_goes_back(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By games that have ended, and by what those under way come to."""
+    seen: list[float] = []
+    monkeypatch.setattr(Bar, "at", lambda bar, done, note="": seen.append(done))
+    run("match", "mcts:2", "random", *T, "--games", "8", "--slots", "8", "--opening", "0-2")
+    assert seen == sorted(seen) and any(done % 1 for done in seen) and seen[-1] == 8
+
+
+def test_a_default_opening_that_is_typed_is_the_default(run: Command) -> None:
+    """Reports print it, of games too that it may be longer than."""
+    said = run("match", "random", "mcts:2", "--game", "hex2x2", "--games", "4", "--opening", "2-6")
+    assert said.code == 0, said.err
+    again = run("match", "random", "mcts:2", "--game", "hex2x2", "--games", "4")
+    assert again.code == 0 and "all played before" in again.out
+
+
+def test_what_is_wrong_is_said_without_a_title(run: Command, tmp_path: Path) -> None:
+    """Also of the last player of a tournament, before the others have played."""
+    two, three = ("mcts:2", "random"), ("mcts:2", "random", "mcts:3")
+    assert run("match", *two, *T, "--games", "2", "--out", "m").out.startswith("mcts:2 - random\n")
+    assert run("match", *three, *T, "--games", "2", "--out", "t").out.startswith("round robin\n")
+    for words in ((*two[:1], "rendom", *T), (*two, *T, "--opening", "0", "--out", "m"),
+                  ("human", "rendom", *T), (*two, "rendom", *T, "--out", "new"),
+                  (*three, *T, "--opening", "0", "--out", "t")):
+        said = run("match", *words, "--games", "2")
+        assert (said.code, said.out) == (1, ""), words
+    assert not (tmp_path / "new").exists()
+    said = run("expert", *T, "--player", "rendom", "--out", "x.jsonl.gz")
+    assert (said.code, said.out) == (1, "")
 
 
 def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
@@ -371,7 +404,18 @@ def test_mistakes_of_contests(run: Command, tmp_path: Path) -> None:
     run(*two, "--book", "none.txt").mistake("none.txt")
     run("match", "random", "mcts:2", "mcts:3", *T, "--sprt", "0,5").mistake(
         "--sprt: compares two players, not 3")
+    run(*two, "--gauntlet").mistake("--gauntlet: of three players or more", "leave it out")
+    run(*two, "--alpha", "0.1").mistake("--alpha: of a sequential test; give --sprt ELO0,ELO1")
+    run(*two, "--beta", "0.05", "--games", "2").mistake("--beta: of a sequential test")
+    run(*two, "--sprt", "").mistake("--sprt ", "ELO0,ELO1")
+    run(*two, "--sprt", "0,5", "--beta", "0.5", "--alpha", "0.5").mistake("--alpha 0.5, --beta 0.5")
     run("match", "random", "mcts:2", "human", *T).mistake("human: plays one other player, not 2")
+
+
+def test_the_help_says_what_a_number_without_a_unit_is(run: Command) -> None:
+    said = " ".join(run("match", "--help").out.split())
+    assert "5m (5 is five seconds)" in said and of_text("5") == of_text("5s") != of_text("5m")
+    assert "(2-6, or 0 for none)" in said
 
 
 def test_a_clock_by_the_command(run: Command, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from command import Command
 from selfplay.arena.human import HumanPlayer
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
+from selfplay.arena.records import read_records
 from selfplay.games import make
 
 TTT = make("tictactoe")
@@ -66,6 +67,22 @@ def test_help_hint_and_what_is_no_move(typed: Typed, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     for words in ("take back", "nonsense", "a1 is illegal", "a search plays c1"):
         assert words in said
+
+
+@pytest.mark.parametrize(("player", "more", "words"), [
+    ("net:hex7x7@2", (), ["a1"]), ("net:othello6x6@2", (), ["c2", "pass"]),
+    ("net:gomoku9x9@2", (), ["i9"]), ("net:dotsandboxes@2", (), ["h 0 1", "h 0 1"]),
+    ("mcts:2", ("--game", "dotsandboxes(rows=2,columns=2)"), ["h 0 1"]),
+    ("mcts:2", ("--game", "hex5x5(swap=True)"), ["a1", "swap"])], ids=lambda v: str(v)[:30])
+def test_the_games_of_nets_that_come_along_are_played_by_hand(
+    typed: Typed, run: Command, player: str, more: tuple[str, ...], words: list[str]
+) -> None:
+    """A move as docs/native-games.md has it is made, or illegal there, and no unknown word."""
+    typed(*words, "resign")
+    said = run("match", "human", player, *more, "--opening", "0", "--out", "here")
+    assert said.code == 0 and "you have lost (resignation)" in said.out, said.err
+    assert "is no move" not in said.out and said.out.count(" is illegal here") == len(words) - 1
+    assert len(read_records(Path("here/games.jsonl"))[0].actions) == 2
 
 
 def test_the_same_command_plays_another_game_and_says_who_has_won(

@@ -239,8 +239,9 @@ def test_the_game_is_that_of_a_player_s_net(run: Command) -> None:
     assert said.code == 0 and "tictactoe: 20 positions" in said.out, said.err
     said = run("match", "random", "net:tictactoe", "--games", "2", "--out", "m")
     assert said.code == 0 and "rules: tictactoe" in said.out, said.err
-    run("match", "net:tictactoe", "net:connect4").mistake("--game NAME", "connect4 and tictactoe")
-    run("match", "random", "mcts:2").mistake("--game NAME")
+    run("match", "net:tictactoe", "net:connect4@8", "random").mistake(
+        "net:tictactoe plays tictactoe, net:connect4@8 plays connect4: different games; name")
+    run("match", "random", "mcts:2").mistake("--game NAME: which game do these players play?")
 
 
 def test_long_names_fit_into_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:

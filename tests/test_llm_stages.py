@@ -41,6 +41,8 @@ from selfplay.llm.engines.choose import generator_of
 from selfplay.llm.evaluate import answers
 from selfplay.llm.folder import TextRun, newest_model, open_text_run, sampling_of, task_of
 from selfplay.llm.models import load_model, save_model
+from selfplay.llm.preferences.config import RewardConfig
+from selfplay.llm.preferences.reward_model import RewardSpec, RewardTrainer, reward_model
 from selfplay.llm.recipes import STAGES, goal_of, learn_own_answers, run_recipe
 from selfplay.llm.rewards import answer_of, reward
 from selfplay.llm.sft import train_texts
@@ -280,6 +282,33 @@ def test_who_cannot_teach_is_told_in_a_line(
     (tmp_path / "rl-run/config.json").write_text(
         (tmp_path / "rl-run/config.json").read_text().replace(TASK, "gcd"))
     refused(r"learnt gcd, not chain_sum.*give --task 'gcd'", tmp_path / "rl-run")
+
+
+def rating_run(folder: Path, tokenizer: Any) -> Path:
+    """The folder of a run with what rates another's answers: a reward model, and the tokenizer of
+    its SFT."""
+    policy, rm, sft = small_model("1x32", tokenizer, 0), folder / "rm", folder / "sft"
+    training = RewardTrainer(reward_model(policy, RewardConfig(), tokenizer, 0), RewardConfig())
+    spec: Any = RewardSpec(training.model.body.backbone.config.to_diff_dict())
+    checkpoint.save(rm / "ckpt-000001", training, spec, {
+        "kind": "reward model", "step": 1, "compute": {"seconds": 1.0}, "metrics": {"loss": 0.5}})
+    save_model(sft / "ckpt-000001", policy, tokenizer)
+    (sft / "ckpt-000001/meta.json").write_text("{}")
+    return folder
+
+
+def test_who_cannot_read_the_questions_rates_no_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Path] = []
+    monkeypatch.setattr(recipes, "run_stages", lambda run, *more: begun.append(run.folder))
+    words = rating_run(tmp_path / "words", word_tokenizer(["a1", "b2"]))
+    with pytest.raises(UserError, match=r"eval\.rm=.*words: its tokenizer cannot read") as error:
+        run_recipe(opened(tmp_path / "new", "grpo", f"eval.rm={words}"), "cpu")
+    assert "\n" not in str(error.value) and not begun and not (tmp_path / "new").exists()
+    letters = rating_run(tmp_path / "letters", character_tokenizer())
+    run_recipe(opened(tmp_path / "new", "grpo", f"eval.rm={letters}"), "cpu")
+    assert begun == [tmp_path / "new"]
 
 
 def test_pretraining_reads_whole_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

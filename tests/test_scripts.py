@@ -6,7 +6,9 @@ import json
 import math
 import re
 import runpy
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -309,18 +311,59 @@ def test_elo_by_games_and_by_seeds() -> None:
     assert high - low == pytest.approx(2 * 4.303 * gap / 2, rel=0.01)
 
 
+def test_games_of_openspiel_are_timed_beside_its_own_loop(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_games", "openspiel:tic_tac_toe", "--seconds", "0.01",
+                                      "--pairs", "1"])
+    load("bench_games").main()
+    _, row = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(r"openspiel:tic_tac_toe +([\d,]+) +([\d,]+) +([\d.]+)x .*", row)
+    assert found, row
+    ours, theirs, times = (float(text.replace(",", "")) for text in found.groups())
+    assert times == pytest.approx(ours / theirs, abs=0.051)
+
+
+def slurm(folder: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
+    """The example of a job on ``nodes``. ray and scontrol are stand-ins, and so is srun, which
+    writes down its words and runs Python alone."""
+    srun = 'echo "$@" >> said\nwhile [ $# -gt 0 ] && [ "$1" != .venv/bin/python ]; do shift; done'
+    for name, text in (("bin/scontrol", f"printf '%s\\n' {shlex.join(nodes)}"),
+                       ("bin/srun", srun + '\n"$@"'), (".venv/bin/ray", "")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    return subprocess.run(
+        ["/bin/bash", str(SCRIPTS.parent / "docs/examples/cluster/slurm.sh")], cwd=folder, env={
+            "PATH": str(folder / "bin"), "SLURM_JOB_NODELIST": "x", "SLURM_CPUS_PER_TASK": "4",
+            "SLURM_JOB_NUM_NODES": str(len(nodes))}, capture_output=True, text=True)
+
+
 def test_slurm_s_example_needs_nothing_but_slurm_and_the_environment(tmp_path: Path) -> None:
-    """The head's address is found by the environment's Python; ray and srun are stand-ins."""
-    for name, text in (("bin/scontrol", "echo localhost"), ("bin/srun", 'echo "$@" >> said'),
-                       (".venv/bin/ray", "")):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "bin/head").symlink_to(str(shutil.which("head")))
-    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    done = subprocess.run(
-        ["/bin/bash", str(SCRIPTS.parent / "docs/examples/cluster/slurm.sh")], cwd=tmp_path, env={
-            "PATH": str(tmp_path / "bin"), "SLURM_JOB_NODELIST": "x", "SLURM_CPUS_PER_TASK": "4",
-            "SLURM_JOB_NUM_NODES": "2"}, capture_output=True, text=True)
+    done = slurm(tmp_path, "localhost")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--node-ip-address=127.0.0.1 --port=6379" in (tmp_path / "said").read_text()
+    said = (tmp_path / "said").read_text()
+    assert "--node-ip-address=127.0.0.1 --port=6379 --num-cpus=3" in said
+    assert "--exclude" not in said and "selfplay train --game go9x9 --ray 127.0.0.1:6379" in said
+
+
+def test_slurm_s_head_has_an_address_that_other_nodes_find(tmp_path: Path) -> None:
+    """Whatever its own name means there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("192.0.2.7", 9))  # is nobody's
+        except OSError:
+            pytest.skip("no route to another machine")
+        own = route.getsockname()[0]
+    done = slurm(tmp_path, "localhost", "node2", "192.0.2.7")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = (tmp_path / "said").read_text()
+    assert f"--node-ip-address={own} --port=6379" in said and "--exclude=localhost" in said
+    assert f"ray start --address={own}:6379" in said and "--nodes=2 --ntasks=2" in said
+
+
+def test_slurm_s_head_without_such_an_address_says_so(tmp_path: Path) -> None:
+    done = slurm(tmp_path, "node1", "localhost")
+    assert done.returncode == 1 and "node1 reaches localhost from 127.0.0.1" in done.stderr
+    assert done.stderr.count("\n") == 1 and "ray start" not in (tmp_path / "said").read_text()

@@ -18,7 +18,7 @@ from command import ROOT, Command
 import selfplay as sp
 from selfplay.arena.spec import checkpoint_of, full_name
 from selfplay.games.base import take
-from selfplay.learn import packaged
+from selfplay.learn import checkpoint, packaged
 from selfplay.learn.checkpoint import load_net, read_meta, save_net
 from selfplay.serve.card import card_of
 from selfplay.serve.export import export
@@ -96,6 +96,17 @@ def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
     Path("small").mkdir()  # a folder of that name comes first
     with pytest.raises(sp.UserError):
         sp.load("small")
+
+
+def test_a_mind_is_told_of_its_net_once(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    once = checkpoint._read_meta
+    monkeypatch.setattr(checkpoint, "_read_meta", lambda path: (read.append(path), once(path))[1])
+    for words in ("small@8", "run/rl/ckpt-000007"):
+        read.clear()
+        assert mind_of(words).game.name == "go5x5" and len(read) == 1
 
 
 def test_a_flipped_bit_in_packaged_weights_is_told(weights: Path, run: Command) -> None:

@@ -471,9 +471,13 @@ def test_play_ends_at_once_whatever_its_threads_do(tmp_path: Path) -> None:
 
 def test_play_says_what_is_wrong(run: Command, tmp_path: Path) -> None:
     save_net(tmp_path / "net", "tictactoe")
-    run("play", "--no-browser", "--game", "connect4", "--net", str(tmp_path / "net")).mistake(
-        "a net for tictactoe, not for connect4")
-    run("play", "--no-browser", "--game", "conect4").mistake("did you mean")
+    for words, told in (
+            (("--game", "connect4", "--net", str(tmp_path / "net")),
+             "a net for tictactoe, not for connect4"),
+            (("--game", "conect4"), "did you mean"), (("--net", "nowhere"), "no folder")):
+        said = run("play", "--no-browser", *words)
+        said.mistake(told)
+        assert said.out == ""
     run("play", "--no-browser", "--port", "0").mistake("--port")
 
 

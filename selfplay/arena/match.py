@@ -200,15 +200,13 @@ def play_match(
                 first.name, second.name = (without_home(p.name, home) for p in (first, second))
             play = played_by(game, first, second, away, Seats(
                 specs, (first.name, second.name), (seed, seed + 1)))
-            settings = {"game": game.name, "a": first.name, "b": second.name, "seed": seed,
-                        "opening": list(opening), "book": digest(book) if book else None,
-                        "clock": None if control == UNLIMITED else asdict(control)}
+            settings = match_settings(game, first.name, second.name, seed, opening, book, control)
             with _kept(folder, game, settings, games) as records:
                 if trial is not None:
                     trial.add(_first_games(games, records))
                 progress(len(_first_games(games, records)))
 
-                lengths = sum(len(record.actions) for record in records)
+                lengths = sum(len(record.actions) - record.opening for record in records)
 
                 def moved(flying: int, plies: int) -> None:
                     length = lengths / len(records) if records else game.max_moves / 2
@@ -222,7 +220,7 @@ def play_match(
                     moved=moved,
                 ):
                     records.append(record)
-                    lengths += len(record.actions)
+                    lengths += len(record.actions) - record.opening
                     if folder is not None:
                         append_records(folder / "games.jsonl", [record])
                     if trial is not None:
@@ -231,6 +229,16 @@ def play_match(
                     progress(len(_first_games(games, records)))
     counted = _first_games(trial.games if trial and trial.decision else games, records)
     return tally(game, first.name, second.name, counted, time.monotonic() - began)
+
+
+def match_settings(
+    game: Game, a: str, b: str, seed: int, opening: tuple[int, int],
+    book: Sequence[tuple[int, ...]], control: Control,
+) -> dict[str, Any]:
+    """What match.json says of a match between ``a`` and ``b``, as the players are called."""
+    return {"game": game.name, "a": a, "b": b, "seed": seed, "opening": list(opening),
+            "book": digest(book) if book else None,
+            "clock": None if control == UNLIMITED else asdict(control)}
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def play_games(
     (dropping them would favour short games).
     drop: asked after each round of moves; once True the games in flight are dropped.
     most: asked before each deal; no game is begun while so many are in flight.
-    moved: told after each round of moves how many games are in flight, and the moves made in them.
+    moved: told after each round of moves how many games are in flight, and the moves made in them
+    behind their openings.
 
     An illegal move loses the game at once, and so does a failure (FaultError); the record's ``end``
     says whose it was and why.
@@ -175,8 +176,8 @@ class _Hall:
         return sum(table is not None for table in self.tables)
 
     def plies(self) -> int:
-        """Moves made in the games in flight."""
-        return sum(len(table.actions) for table in self.tables if table is not None)
+        """Moves made in the games in flight, behind their openings."""
+        return sum(len(table.actions) - len(table.deal.actions) for table in self.tables if table)
 
     def begin(self, slot: int, table: _Table) -> None:
         """Seat the players and play the opening."""

@@ -224,8 +224,8 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
               help="Games to make.")
 @click.option("--out", type=click.Path(path_type=Path), required=True,
               help="FILE.sgf.gz (Go) or FILE.jsonl.gz (any game).")
-@click.option("--opening", default="2-8", show_default=True, metavar="LOW-HIGH",
-              help="Random plies before the teacher takes over.")
+@click.option("--opening", default=None, metavar="LOW-HIGH",
+              help="Random plies before the teacher takes over [2-8].")
 @click.option("--slots", type=Whole(min=1), default=None,
               help="Games at once [2 with an outside engine, else 64].")
 @own_nets_option
@@ -233,7 +233,7 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
 @seed_option
 @ray_option
 @actors_option
-def expert(game: str, player: str, count: int, out: Path, opening: str, slots: int | None,
+def expert(game: str, player: str, count: int, out: Path, opening: str | None, slots: int | None,
            nets: tuple[str, ...], device: str | None, seed: int | None, ray: str | None,
            actors: int | None) -> None:
     """Make expert games: a player against itself from varied openings; can be continued."""
@@ -242,12 +242,13 @@ def expert(game: str, player: str, count: int, out: Path, opening: str, slots: i
 
     _use(nets)
     made = _make(game)
+    plies = opening_of(opening, made) if opening else (2, 8)
     slots = slots or (2 if player.startswith("gtp:") else 64)
     where = device_of(device or "auto") if player.split(":")[0] in NETS else "cpu"
     live = player.split(":")[0] != "human"
     with away_of(ray, actors, game, nets) as away, Bar(
-            f"expert games of {player}", count, "games", live=live) as bar:
-        written = generate(made, player, count, out, seed=seed or 0, opening=opening_of(opening),
+            f"expert games of {player}", count, "games", live=live, late=True) as bar:
+        written = generate(made, player, count, out, seed=seed or 0, opening=plies,
                            slots=slots, device=where, away=away, progress=bar.at)
     before = " (all made before; for more give another name)" * written.before
     say(f"{out}: {counted(written.games, 'game')}, {made.rules}{before}")

@@ -97,14 +97,9 @@ def judge(who: tuple[str, ...], game: str | None, count: int | None, plies: str 
 
 
 def _plies_of(game: Game, text: str | None) -> tuple[int, int]:
-    from selfplay.common.errors import UserError
     from selfplay.games.solve import plies as worth_solving
 
-    low, high = opening_of(text, "--plies") if text else worth_solving(game)
-    if high >= game.max_moves:
-        raise UserError(f"--plies {text}: a game of {game.name} has at most {game.max_moves} "
-                        f"moves; a range within 0-{game.max_moves - 1} wanted")
-    return low, high
+    return opening_of(text, game, "--plies") if text else worth_solving(game)
 
 
 def _solved_positions(

@@ -54,18 +54,18 @@ class _Contest(NamedTuple):
               help="End as soon as it is decided whether the first player is ELO0 or ELO1 above "
                    "the other: a sequential test by pairs of games. 0,20,trinomial: by games; "
                    "0,20,normalized: by normalized Elo.")
-@click.option("--alpha", type=Number(min=0.0001, max=0.5), default=0.05, show_default=True,
-              help="Rate of wrong ends of --sprt at ELO0.")
-@click.option("--beta", type=Number(min=0.0001, max=0.5), default=0.05, show_default=True,
-              help="Rate of wrong ends of --sprt at ELO1.")
+@click.option("--alpha", type=Number(min=0.0001, max=0.5), default=None,
+              help="Rate of wrong ends of --sprt at ELO0 [0.05].")
+@click.option("--beta", type=Number(min=0.0001, max=0.5), default=None,
+              help="Rate of wrong ends of --sprt at ELO1 [0.05].")
 @click.option("--gauntlet", is_flag=True,
               help="Of many players the first against each of the others, not all against all.")
 @click.option("--clock", default=None, metavar="5m+3s",
-              help="Time of each side for a game: 5m, 5m+3s (3 s more a move), 5m+30s/10, "
-                   "5m+3x30s. One game is played at a time; who oversteps loses.")
+              help="Time of each side for a game: 5m (5 is five seconds), 5m+3s (3 s more a move), "
+                   "5m+30s/10, 5m+3x30s. One game is played at a time; who oversteps loses.")
 @click.option("--opening", default=None, metavar="LOW-HIGH",
-              help="Random plies before the players take over, or at most HIGH of a --book's; each "
-                   "opening is played twice.")
+              help="Random plies before the players take over (2-6, or 0 for none), or at most "
+                   "HIGH of a --book's; each opening is played twice [2-6, of small games fewer].")
 @click.option("--book", default=None, metavar="FILE", type=click.Path(path_type=Path),
               help="Openings: a line of moves each, .pgn, or .sgf for Go.")
 @click.option("--pgn", default=None, metavar="FILE", type=NewFile(),
@@ -80,8 +80,9 @@ class _Contest(NamedTuple):
 @seed_option
 @ray_option
 @actors_option
-def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float, gauntlet: bool,
-          pgn: Path | None, ray: str | None, actors: int | None, **options: Any) -> None:
+def match(players: tuple[str, ...], sprt: str | None, alpha: float | None, beta: float | None,
+          gauntlet: bool, pgn: Path | None, ray: str | None, actors: int | None, **options: Any
+          ) -> None:
     """Play a match: colours alternate, openings vary, a 95% interval comes with the score. With
     more than two players a tournament, with standings."""
     from selfplay.arena.contest.sprt import Trial, parse_sprt
@@ -89,12 +90,17 @@ def match(players: tuple[str, ...], sprt: str | None, alpha: float, beta: float,
 
     if len(players) < 2:
         raise click.UsageError("players: at least 2 values wanted", click.get_current_context())
-    trial = Trial(parse_sprt(sprt, alpha, beta)) if sprt else None
+    if gauntlet and len(players) == 2:
+        raise UserError("--gauntlet: of three players or more, and these are two; leave it out")
+    rates = {name: rate for name, rate in (("alpha", alpha), ("beta", beta)) if rate is not None}
+    if rates and sprt is None:
+        raise UserError(f"--{min(rates)}: of a sequential test; give --sprt ELO0,ELO1 as well")
+    trial = Trial(parse_sprt(sprt, **rates)) if sprt is not None else None
     if trial and len(players) > 2:
         raise UserError(f"--sprt: compares two players, not {len(players)}; leave it out for a "
                         "tournament")
     options["game"] = players_game(players, options["game"])
-    contest = _contest(players, bool(sprt), **options)
+    contest = _contest(players, trial is not None, **options)
     if len(players) > 2 and contest.human:
         raise UserError(f"human: plays one other player, not {len(players) - 1}; name two players")
     with away_of(ray, actors, options["game"], options["nets"]) as away:
@@ -124,7 +130,9 @@ def _contest(players: tuple[str, ...], tested: bool, *, game: str, count: int | 
     announce()
     made = make(game)
     config = preset(made.name).eval
-    low_high = opening_of(opening) if opening else config.opening
+    low_high = config.opening
+    if opening and opening != "{}-{}".format(*low_high):  # the default goes with tiny games too
+        low_high = opening_of(opening, None if book else made)
     words = "-".join([game, *names, str(seed or 0)])
     place = safe_name(words)
     folder = out or Path("runs/matches" if len(names) == 2 else "runs/tournaments",
@@ -150,26 +158,30 @@ def _match(contest: _Contest, trial: Trial | None) -> MatchResult:
     from selfplay.common.console import Bar, say
 
     game, players, count, folder, how, human = contest
-    counts: list[int] = []
+    counts, most = list[int](), [0.0]
     if human and (before := read_match(folder, game)):
         count += before.games  # another game, with the next opening and the other colour
+
+    def show(done: float) -> None:
+        most[0] = max(most[0], done)  # what counts whole games alone goes not back
+        bar.at(most[0], str(trial or ""))
 
     def progress(done: int) -> None:
         counts.append(done)
         if trial is not None:
             bar.part = trial.share
-        bar.at(done, str(trial or ""))
+        show(done)
 
     def under_way(part: float) -> None:
         if not human:
-            bar.at(counts[-1] + part, str(trial or ""))
+            show(counts[-1] + part)
 
     def ended(record: Any) -> None:
         if human:
             say(final_words(game, record, "human"))
 
     try:
-        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human,
+        with Bar(f"{players[0]} - {players[1]}", count, "games", live=not human, late=True,
                  limit=trial is not None and count == MOST_GAMES) as bar:
             result = play_match(game, *players, games=count, folder=folder, trial=trial,
                                 progress=progress, under_way=under_way, ended=ended, **how)
@@ -197,9 +209,9 @@ def _tournament(contest: _Contest, gauntlet: bool) -> list[MatchResult]:
 
     def told(results: list[MatchResult]) -> None:
         played = [result for result in results if result.games]
-        bar.at(sum(result.games for result in played), below=table(played) if bar.live else "")
+        bar.at(sum(result.games for result in played), below=table(played) if bar.redraws else "")
 
-    with Bar("gauntlet" if gauntlet else "round robin", wanted, "games") as bar:
+    with Bar("gauntlet" if gauntlet else "round robin", wanted, "games", late=True) as bar:
         results = play_tournament(game, players, games=count, gauntlet=gauntlet, folder=folder,
                                   told=told, **how)
     say(f"{table(results)}\nElo beside the mean of all; points of each against each\n"

@@ -22,6 +22,7 @@ from selfplay.run.config import RECIPES
 if TYPE_CHECKING:
     from selfplay.arena.play import Away
     from selfplay.cluster.farm import Farm
+    from selfplay.games.base import Game
     from selfplay.run.config import RayConfig
 
 NETS = {"net", "policy", "alphago", "llm"}  #: players that run on a device
@@ -38,11 +39,16 @@ def players_game(players: Iterable[str], game: str | None) -> str:
     have learnt none, or several."""
     from selfplay.arena.spec import game_of
 
-    learnt = [] if game else sorted({game_of(player) for player in players} - {""})
-    if not game and len(learnt) != 1:
-        raise UserError("--game NAME: which game do these players play?"
-                        + f" They have learnt {' and '.join(learnt)}" * bool(learnt))
-    return game or learnt[0]
+    if game:
+        return game
+    learnt = {found: player.strip() for player in players if (found := game_of(player))}
+    if not learnt:
+        raise UserError("--game NAME: which game do these players play?")
+    if len(learnt) > 1:
+        told = ", ".join(f"{clip(player, 80)} plays {name}" for name, player in learnt.items())
+        raise UserError(f"{told}: different games; name players of one, or --game NAME that they "
+                        "all play")
+    return next(iter(learnt))
 
 
 class Whole(click.IntRange):
@@ -206,12 +212,17 @@ def device_of(name: str) -> str:
     return found(name)
 
 
-def opening_of(text: str, option: str = "--opening") -> tuple[int, int]:
-    """(fewest, most) plies. Raises UserError, which names ``option``, for anything else."""
+def opening_of(text: str, game: Game | None = None, option: str = "--opening") -> tuple[int, int]:
+    """(fewest, most) plies. Raises UserError, which names ``option``, for anything else, and for so
+    many that every ``game`` is over by then."""
     found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
-    if not found or int(found[2] or found[1]) < int(found[1]):
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if high < low:
         raise UserError(f"{option} {text}: a range such as 2-8 wanted")
-    return int(found[1]), int(found[2] or found[1])
+    if game is not None and high >= game.max_moves:
+        raise UserError(f"{option} {text}: a game of {game.name} has at most {game.max_moves} "
+                        f"moves; a range within 0-{game.max_moves - 1} wanted")
+    return low, high
 
 
 def counts_of(option: str, text: str, digits: int = 4) -> tuple[int, ...]:

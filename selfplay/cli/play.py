@@ -23,17 +23,18 @@ def play(game: str | None, net: str | None, port: int | None, browser: bool) -> 
     from selfplay.common.compiling import announce
     from selfplay.common.console import say
 
-    say("the board is being set up")
     announce()
-    from selfplay.games import make
-    from selfplay.serve.web import server
-
     if net is not None:
         from selfplay.serve.mind import mind_of
 
         game = mind_of(net, game).game.name
     elif game is not None:
+        from selfplay.games import make
+
         game = make(game).name
+    say("the board is being set up")
+    from selfplay.serve.web import server
+
     listening = server.listen(port)
     address = f"http://{server.HOST}:{listening.getsockname()[1]}/"
     say(f"{address}  (Ctrl-C ends it)")

@@ -19,6 +19,7 @@ from selfplay.common.compiling import working_seconds
 
 _console = Console(highlight=False, soft_wrap=True, emoji=False)
 LOG_SECONDS = 30.0
+FIRST_SECONDS = 1.0  #: of work, after which its pace is believed
 
 
 def say(text: str) -> None:
@@ -51,17 +52,18 @@ class Bar:
     live: whether it may redraw itself on a terminal; False where somebody types there. ``part``,
     where it is set, is the share done of work that may be over before the total is: the bar and the
     ETA follow whichever ends first. limit: a count that the work will hardly reach, so that nothing
-    but ``part`` tells when it ends. Numba's compilation counts in no time.
+    but ``part`` tells when it ends. late: it comes up at the first look, so that what is wrong with
+    the work's input is said without a title. Numba's compilation counts in no time.
     """
 
     def __init__(
         self, title: str, total: float, unit: str = "seconds", live: bool = True,
-        limit: bool = False,
+        limit: bool = False, late: bool = False,
     ) -> None:
         self.title, self.total, self.unit = title, max(total, 1e-9), unit
         self.redraws = live and _console.is_terminal and ranks.leads()
         self.started, self.logged = working_seconds(), time.monotonic()
-        self.part, self.limit = 0.0, limit
+        self.part, self.limit, self.late = 0.0, limit, late
         #: done, part and the time at the first look
         self.first: tuple[float, float, float] | None = None
         self.latest = ""  #: the line that has not been logged yet
@@ -69,6 +71,11 @@ class Bar:
         self.task: TaskID | None = None
 
     def __enter__(self) -> Bar:
+        if not self.late:
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         if self.redraws:
             self.live = _Live(
                 TextColumn("[bold]{task.fields[title]}"), BarColumn(bar_width=24),
@@ -83,7 +90,6 @@ class Bar:
         else:
             limit = f" (at most {clock_text(self.total)})" if self.unit == "seconds" else ""
             say(f"{self.title}{limit}")
-        return self
 
     def at(self, done: float, note: str = "", below: str = "") -> None:
         """``done`` of the total; ``note`` is the latest figure worth reading, ``below`` a table
@@ -94,6 +100,8 @@ class Bar:
         interrupt.raise_if_asked()
         now = working_seconds()
         if self.first is None:
+            if self.late:
+                self._begin()
             self.first = (done, self.part, now)
         eta, share = self._eta(done, now), min(max(done / self.total, self.part), 1.0)
         elapsed = clock_text(done if self.unit == "seconds" else now - self.started)
@@ -113,15 +121,16 @@ class Bar:
 
     def _eta(self, done: float, now: float) -> str:
         assert self.first is not None, "this is a look"
+        if max(done / self.total, self.part) >= 1:
+            return clock_text(0)
         begun, part, since = self.first
-        if self.unit == "seconds":
-            more = math.inf if self.part <= part else (
-                (done - begun) * (1 - self.part) / (self.part - part))
-            return clock_text(min(self.total - done, more))
-        passed = max(now - since, 1e-9)
-        rate = 0.0 if self.limit else (done - begun) / passed
-        more = min((self.total - done) / rate if rate > 0 else math.inf,
-                   passed * (1 - self.part) / (self.part - part) if self.part > part else math.inf)
+        passed = done - begun if self.unit == "seconds" else now - since
+        more = self.total - done if self.unit == "seconds" else math.inf
+        if passed >= FIRST_SECONDS:
+            if self.part > part:
+                more = min(more, passed * (1 - self.part) / (self.part - part))
+            if self.unit != "seconds" and not self.limit and done > begun:
+                more = min(more, (self.total - done) * passed / (done - begun))
         return "-" if math.isinf(more) else clock_text(more)
 
     def __exit__(

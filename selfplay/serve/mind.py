@@ -230,7 +230,7 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
     folder, thought = checkpoint_of(text, f"net:{text}")
     net, meta = load_net(folder, wanted, device)
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
-    game = wanted or make(game_of(f"net:{text}"))
+    game = wanted or make(str(meta.get("game", "")))
     return of_net(net, game, text.rpartition("@")[0] or text, *budget, device=device,
                   spec=spec_of(meta))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -16,9 +17,16 @@ from typing import NamedTuple
 
 from selfplay.arena.contest.clock import UNLIMITED, Control
 from selfplay.arena.elo import Rating, fit
-from selfplay.arena.match import MatchResult, play_match, safe_name, shortened, tally
-from selfplay.arena.play import Away
-from selfplay.arena.records import GameRecord, read_records
+from selfplay.arena.match import (
+    MatchResult,
+    match_settings,
+    play_match,
+    safe_name,
+    shortened,
+    tally,
+)
+from selfplay.arena.play import Away, seated
+from selfplay.arena.records import GameRecord, resume
 from selfplay.common.errors import UserError
 from selfplay.common.files import in_use, make_folder
 from selfplay.games.base import Game
@@ -55,11 +63,19 @@ def play_tournament(
     twice = {name for name in players if players.count(name) > 1}
     if twice:
         raise UserError(f"{min(twice)} is there twice: a player's games with itself rate nobody")
+    names = {}
+    for spec in players:  # rather a mistake found now than after the games of others
+        with closing(seated(spec, game, seed=seed, device=device, slots=1, away=away)) as player:
+            names[spec] = player.name
     make_folder(folder)
     with in_use(folder, "--out"):
         wanted = {pair: folder / match_name(*pair) for pair in pairings(players, gauntlet)}
-        records = {pair: [r for r in read_records(place / "games.jsonl") if r.index < games]
-                   for pair, place in wanted.items()}
+        records = {}
+        for (a, b), place in wanted.items():
+            make_folder(place)
+            settings = match_settings(game, names[a], names[b], seed, opening, book, control)
+            played = resume(place / "match.json", settings, place / "games.jsonl")
+            records[a, b] = [record for record in played if record.index < games]
         found = {pair: tally(game, *pair, played, 0.0) for pair, played in records.items()}
 
         def ended(pair: tuple[str, str], record: GameRecord) -> None:
