@@ -196,6 +196,11 @@ def test_weights_alone_still_play_but_do_not_train(saved: Path) -> None:
 def test_another_games_checkpoint(saved: Path) -> None:
     with pytest.raises(UserError, match="a net for tictactoe, not for connect4"):
         checkpoint.load_net(saved, "connect4")
+    meta = read_json(saved / "meta.json")
+    del meta["game"]  # as a language model's
+    (saved / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=rf"no net of a board game.*llm:{saved}"):
+        checkpoint.load_net(saved, "tictactoe")
 
 
 @pytest.mark.parametrize(("name", "content"), [

@@ -43,6 +43,7 @@ from selfplay.llm.play.words import Notation, said_move
 from selfplay.llm.recipes import corpus_of, run_recipe
 from selfplay.llm.rl import RewardedTask, TextRLConfig
 from selfplay.llm.stage_config import PlayConfig
+from selfplay.llm.tasks.corpus import other_task
 from selfplay.serve.mind import mind_of
 
 TICTACTOE = make("tictactoe")
@@ -364,6 +365,13 @@ def test_games_of_a_corpus_have_their_own_positions_and_the_same_time(
                                           "data.corpus=game:tictactoe,gcd,game:connect4"])
     corpus_of(open_text_run(tmp_path, config))
     assert asked == [(tmp_path, 12.0), (tmp_path / "game-connect4", 12.0)]
+
+
+def test_another_game_is_asked_in_its_own_positions(tmp_path: Path) -> None:
+    run = opened(tmp_path, "play.games=4", "play.expert=random", "eval.also=game:hex5x5")
+    for name, cells in (("game:tictactoe", 9), ("game:hex5x5", 25)):
+        asked = other_task(run.config, name, tmp_path).batch(0, 2)
+        assert {len(example.prompt.split()) for example in asked} == {cells + 1}
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

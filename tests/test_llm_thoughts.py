@@ -147,10 +147,11 @@ def test_budgets_are_of_thoughts() -> None:
 
 
 def test_a_run_is_measured_by_budget_and_on_other_tasks(tmp_path: Path) -> None:
-    harder = "countdown_search(numbers=4)"
+    harder, games = "countdown_search(numbers=4)", {"game:tictactoe", "game:hex5x5"}
     config = override(TextConfig("countdown_search"), [
         "net=1x32", "data.numbers=true", "data.held_out=4", "sample.max_new_tokens=12",
-        "eval.budgets=3,6", f"eval.also={harder}"])
+        "eval.budgets=3,6", f"eval.also={harder},{','.join(sorted(games))}", "play.games=4",
+        "play.expert=random"])
     run = open_text_run(tmp_path / "run", config)
     tokens = len(start(run)[1])
     assert tokens == 3 + 96 + 90  # marks, characters, numbers of two digits
@@ -161,9 +162,15 @@ def test_a_run_is_measured_by_budget_and_on_other_tasks(tmp_path: Path) -> None:
     found = measure(run, (1, 2), "cpu")
     assert [(row["mode"], row["budget"], row["questions"]) for row in found["budgets"]] == [
         (mode, budget, 4) for mode in ("cut", "forced") for budget in (3, 6)]
-    assert set(found["also"]) == {harder} and set(found["also"][harder]["pass"]) == {"1", "2"}
+    assert set(found["also"]) == {harder, *games}
+    assert all("legal" in found["also"][game]["sampled"] for game in games)
+    assert {path.parent.name for path in tmp_path.rglob("positions.jsonl")} == {
+        "run", "game-tictactoe"}, "each game has its own, the first the run's folder"
+    assert set(found["also"][harder]["pass"]) == {"1", "2"}
     shown = json.loads((tmp_path / "run/summary.json").read_text())
     assert [row["budget"] for row in shown["budgets"]] == [3, 6, 3, 6]
-    assert {row["task"] for row in shown["also"]} == {harder}
+    assert {row["task"] for row in shown["also"]} == {harder, *games}
     with pytest.raises(UserError, match="unknown task 'countdwn'"):
         open_text_run(tmp_path / "new", override(config, ["eval.also=countdwn"]))
+    with pytest.raises(UserError, match="unknown task 'countdwn'"):  # not after hours of RL
+        open_text_run(tmp_path / "run", override(config, ["eval.also=countdwn"]))

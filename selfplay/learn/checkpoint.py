@@ -287,6 +287,9 @@ def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[st
     else:
         name = game.name
         fits = name == meta.get("game") or game.kin == meta.get("plays")
+    if "game" not in meta and "plays" not in meta:
+        raise UserError(f"{path}: no net of a board game; where a language model is there, write "
+                        f"llm:{path}")
     if not fits:
         plays = meta.get("plays", meta.get("game"))
         raise UserError(f"{path}: a net for {plays}, not for {name}; give a checkpoint of {name}, "

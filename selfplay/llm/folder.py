@@ -126,8 +126,9 @@ def open_text_run(folder: Path, config: TextConfig) -> TextRun:
     if stored is None:  # rather a mistake found now than after SFT
         must_be_of_use(config, task)
         must_start(task)
-        for name in (*config.data.corpus, *config.eval.also):
-            task_of(replace(config, task=name), folder=folder)
+    also = config.eval.also if stored is None or stored.eval != config.eval else ()
+    for name in (*(config.data.corpus if stored is None else ()), *also):
+        task_of(replace(config, task=name), folder=folder)
     return TextRun(folder, config, task)
 
 

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from selfplay.arena.match import safe_name
 from selfplay.common import ranks
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
@@ -52,7 +51,6 @@ from selfplay.llm.folder import (
     model_of,
     open_learner,
     sampling_of,
-    task_of,
     train_learner,
 )
 from selfplay.llm.models import load_model, load_tokenizer
@@ -71,7 +69,7 @@ from selfplay.llm.rl import FIRST, RewardedTask, TextLearner
 from selfplay.llm.sft import train_texts
 from selfplay.llm.stage_config import PREFIX
 from selfplay.llm.summary import measure, step_of
-from selfplay.llm.tasks.corpus import Corpus
+from selfplay.llm.tasks.corpus import GAMES_SHARE, Corpus, other_task
 from selfplay.llm.teach.answers import must_read, must_teach, own_answers, policy_of
 from selfplay.run.clock import Clock
 from selfplay.run.keep import Row
@@ -80,8 +78,6 @@ from selfplay.run.stage import Desk, NotYet, Stage, Work, run_stages
 #: The stages that go on from a stage's model: once one of them has begun, the model stays as it is.
 AFTER = {"sft": ("rl", "own", "dpo", "rm", "free", "rlhf"), "base": ("sft", "rl"),
          "rl": ("own", "student"), "own": ("rl2",), "rl2": ("student",)}
-
-GAMES_SHARE = 0.1  #: of the minutes, that the games of a board game's expert may take
 
 
 def run_recipe(run: TextRun, device: str) -> None:
@@ -183,17 +179,10 @@ def _new_tokenizer(run: TextRun) -> Any:
 
 
 def corpus_of(run: TextRun) -> Corpus:
-    """What pretraining reads. The positions of its first game are in the run's folder, as those of
-    the run's own game are; those of each other game in a folder below."""
+    """What pretraining reads."""
     config = run.config
-    names = config.data.corpus or (config.task,)
-    first = next((name for name in (config.task, *names) if name.startswith(PREFIX)), "")
-    tasks = [task_of(replace(config, task=name), config.data.guessed,
-                     run.folder if name == first else run.folder / safe_name(name))
-             for name in names]
-    for task in tasks:
-        if isinstance(task, GameTask):
-            task.make(GAMES_SHARE * 60 * config.minutes)
+    tasks = [other_task(config, name, run.folder, config.data.guessed)
+             for name in config.data.corpus or (config.task,)]
     return Corpus(tasks, config.seed)
 
 

@@ -43,6 +43,7 @@ from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.preferences.overoptimism import PICTURE
 from selfplay.llm.preferences.reward_model import ByReward, by_reward
 from selfplay.llm.rewards import Questions, marked_steps, reward
+from selfplay.llm.tasks.corpus import other_task
 from selfplay.llm.teach.answers import taught_by
 from selfplay.report.axis import ACCURACY, Record, finite
 from selfplay.report.ceilings import ceilings
@@ -120,7 +121,7 @@ def _measured(
         result["budgets"] = forcing.by_budget(config.eval.budgets)
         say(budget_table(result["budgets"]))
     if config.eval.also:
-        result["also"] = {name: asked(task_of(replace(config, task=name), folder=run.folder), name)
+        result["also"] = {name: asked(other_task(config, name, run.folder), name)
                           for name in config.eval.also}
     return result
 

@@ -222,7 +222,7 @@ def parse_language_player(text: str) -> PlayerWords:
     path = Path(found[1]) if found else Path(text)
     if found is None or not found[1] or not path.is_dir():
         raise UserError(f"player 'llm:{text}': {path} is no folder of a language-model run; write "
-                        "llm:RUN, llm:RUN@8 or llm:RUN@8,mask")
+                        "llm:RUN, llm:RUN@8 or llm:RUN@8,mask; 1 to 9999 answers vote")
     return PlayerWords(path, int(found[2] or 1), bool(found[3]))
 
 

@@ -1,14 +1,22 @@
-"""What pretraining reads: texts of several tasks side by side."""
+"""Tasks beside a run's own: what pretraining reads, texts of several side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from selfplay.arena.match import safe_name
+from selfplay.llm.config import TextConfig
+from selfplay.llm.folder import task_of
+from selfplay.llm.play.lessons import GameTask
 from selfplay.llm.rewards import Example
+from selfplay.llm.stage_config import PREFIX
 from selfplay.llm.tasks.task import Task
+
+GAMES_SHARE = 0.1  #: of the minutes, that the games of a board game's expert may take
 
 
 @dataclass(frozen=True)
@@ -37,3 +45,18 @@ class Corpus:
 
     def texts(self, count: int = 200) -> list[str]:
         return [text for task in self.tasks for text in task.texts(count)]
+
+
+def other_task(config: TextConfig, name: str, folder: Path, guessed: float = 0.0) -> Task:
+    """The task ``name`` for the run in ``folder``. guessed: see ``folder.task_of``.
+
+    A game's positions are made. Those of the first game that the settings name are in the run's
+    folder, those of each other game in a folder below.
+    """
+    names = (config.task, *config.data.corpus, *config.eval.also)
+    first = next((one for one in names if one.startswith(PREFIX)), name)
+    task = task_of(replace(config, task=name), guessed,
+                   folder if name == first else folder / safe_name(name))
+    if isinstance(task, GameTask):
+        task.make(GAMES_SHARE * 60 * config.minutes)
+    return task
