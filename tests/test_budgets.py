@@ -395,6 +395,8 @@ def test_rl_without_the_time_for_a_first_point_is_told_before_the_start(
     told = capsys.readouterr().out
     assert "RL: a first point needs about 0:54 at this speed, and of 1 minute it has" in told
     enough = float(told.partition("; --minutes ")[2].split()[0])
+    clock.save()
+    assert Clock(run, {}).enough == enough  # what the report says at the end
     assert clock.planned(enough)["rl"] >= need > clock.planned(1.05)["rl"]
 
 

@@ -284,6 +284,8 @@ def test_what_a_chart_lacks_comes_with_a_command_that_runs(run: Run, tmp_path: P
     again = _open(**options)
     assert (name, again.folder) == ("train", run.folder)
     assert again.config == replace(run.config, minutes=2 * run.config.minutes)
+    (run.folder / "progress.json").write_text('{"seconds": {}, "done": [], "enough": 77}')
+    assert "--minutes 77" in compare.remedies(run)["rl"]  # as the start said
     zero = run_in(tmp_path / "zero", "init=random", "recipe=zero")
     assert compare.remedies(zero).keys() == {"points", "rl"}
 

@@ -82,7 +82,7 @@ def test_a_run_without_a_right_answer_or_without_rl_says_how_to_go_on(tmp_path: 
 
     rows(tmp_path / "sft", [taught(1, 0.3)], best=1)
     again = (f"selfplay llm train --run {tmp_path} --task '{TASK}' --recipe grpo "
-             "--minutes 60.0")
+             "--minutes 60")
     stages = ("sft", "rl", "eval")
     told = headlines(verdict_of(summary.run_record(run_in(tmp_path), {}, "cpu", stages)))
     assert told[0] == f"No RL checkpoint has been rated: {again}"
@@ -174,7 +174,7 @@ def test_the_command_of_a_run_makes_it_again(tmp_path: Path) -> None:
 
     config = override(with_recipe(TextConfig("gcd"), "ppo"), ["net=1x32", "data.wrong=0.5"])
     command = summary.training_command(Path("runs/x"), replace(config, minutes=3.0))
-    assert command == ("selfplay llm train --run runs/x --task gcd --recipe ppo --minutes 3.0 "
+    assert command == ("selfplay llm train --run runs/x --task gcd --recipe ppo --minutes 3 "
                        "--set net=1x32 --set data.wrong=0.5")
     given = replace(TextConfig("gcd", recipe="grpo"), model="there")
     given = new_settings(given, ["rl.algorithm=dapo", "lora.rank=4", "sft.learning_rate=0.002"])

@@ -53,9 +53,11 @@ def one_of(names: Sequence[str], word: object) -> str:
 
 
 def command(*words: object) -> str:
-    """A command to be typed as it stands: quoted, and no path in it looks like an option."""
+    """A command to be typed as it stands: quoted, no path in it looks like an option, and whole
+    numbers without a point."""
+    whole = (int(word) if isinstance(word, float) and word.is_integer() else word for word in words)
     return shlex.join(f"./{word}" if isinstance(word, Path) and str(word).startswith("-")
-                      else str(word) for word in words)
+                      else str(word) for word in whole)
 
 
 def disk_remedy(error: OSError) -> str:

@@ -389,7 +389,7 @@ def training_command(folder: Path, config: TextConfig) -> str:
     words: list[object] = ["selfplay", "llm", "train", "--run", folder]
     for key in dials:
         if key in ("task", "recipe") or now[key] != default[key]:
-            words += [f"--{key}", str(now[key])]
+            words += [f"--{key}", now[key]]
     return command(*words, *assignments(now, default, dials))
 
 

@@ -129,6 +129,8 @@ def _say_of_rl(config: RunConfig, clock: Clock, idle: Collection[str]) -> None:
     enough = minutes
     while clock.planned(enough, idle)["rl"] < need:
         enough *= 1.1
+    if clock.alone is None:
+        clock.enough = math.ceil(enough)
     say(f"RL: a first point needs about {clock_text(need)} at this speed, and of "
         f"{counted(minutes, 'minute')} it has {clock_text(given)}; --minutes {math.ceil(enough)} "
         "gives it enough. Until then its games are kept for the next start")

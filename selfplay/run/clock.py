@@ -8,6 +8,7 @@ the stages after it. Numba's compilation is charged to nobody.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,6 +93,8 @@ class Clock:
             self.seconds = {s: max(finite_float(data["seconds"].get(s, 0)), 0.0)
                             for s in self.shares}
             self.done = [stage for stage in self.shares if stage in data["done"]]
+            #: minutes that RL's first point needs in all, where the run's are too few for it
+            self.enough = math.ceil(max(finite_float(data.get("enough", 0)), 0.0))
         except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
@@ -181,4 +184,5 @@ class Clock:
     def save(self) -> None:
         """Write progress.json."""
         self.saved = time.monotonic()
-        write_state(self.file, {"seconds": self.seconds, "done": self.done})
+        write_state(self.file, {"seconds": self.seconds, "done": self.done,
+                                "enough": self.enough})

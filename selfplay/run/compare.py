@@ -45,6 +45,7 @@ from selfplay.learn.checkpoint import reached_plateau
 from selfplay.report.axis import Record
 from selfplay.report.ceilings import ceilings, exchange
 from selfplay.report.verdict import POINTS, Verdict
+from selfplay.run.clock import Clock
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
 from selfplay.run.teacher import teacher_of
@@ -346,7 +347,8 @@ def remedies(run: Run) -> dict[str, str]:
     """Per stage, the command that brings it onto the chart: more matches, or more training."""
     play_more = command("selfplay", "compare", run.folder, "--minutes", 10)
     some = run.config.shares if run.config.shares[2] else RunConfig.shares  # of RL's
-    longer = replace(run.config, minutes=2 * run.config.minutes, shares=some)
+    enough = 0 if checkpoint.listing(run.folder / "rl") else Clock(run, {}).enough
+    longer = replace(run.config, minutes=max(2 * run.config.minutes, enough), shares=some)
     train_more = train_command(replace(run, config=longer))
     found = {stage: play_more if checkpoint.listing(run.folder / stage) else train_more
              for stage in STAGES if stage in stages(run.config)}
@@ -403,7 +405,7 @@ def train_command(run: Run) -> str:
     words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:
         if key == "game" or config[key] != default[key]:
-            words += [f"--{key}", str(config[key])]
+            words += [f"--{key}", config[key]]
     return command(*words, *assignments(config, default, dials))
 
 
