@@ -104,7 +104,7 @@ def speeds(pairs: int) -> list[dict[str, Any]]:
     from selfplay.arena.players import player_of
     from selfplay.bench.timing import repeat, row
     from selfplay.games.base import take
-    from selfplay.inference.actors import spread
+    from selfplay.inference.spread import spread
     from selfplay.serve.batch import analyses, jobs_of
     from selfplay.serve.gtp.engine import Engine, Manner
     from selfplay.serve.mind import mind_of

@@ -40,6 +40,7 @@ from selfplay.report.page import json_ready
 from selfplay.run.boards import KeptLearner, train_rl
 from selfplay.run.folder import Run, freeze, net_spec
 from selfplay.run.start import open_or_start
+from selfplay.run.teacher import beside_rl
 
 STUDENT = {2: 4.303, 4: 2.776, 6: 2.447, 8: 2.306, 10: 2.228}  #: 97.5% points of t
 
@@ -77,7 +78,7 @@ class Trained(NamedTuple):
 def learner_of(run: Run, folder: Path) -> KeptLearner:
     init = None if run.config.init == "random" else Path(run.config.init)
     return KeptLearner(run.game, net_spec(run), run.config.rl, folder, init=init, device="cpu",
-                       seed=run.config.seed)
+                       seed=run.config.seed, lessons=beside_rl(run)[0])
 
 
 def warm(run: Run) -> None:

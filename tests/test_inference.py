@@ -13,8 +13,8 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
-from selfplay.inference.actors import spread
 from selfplay.inference.evaluator import Evaluator, torch_run
+from selfplay.inference.spread import spread
 from selfplay.models import build, has_fast_bfloat16, padded_rows, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]

@@ -25,6 +25,9 @@ class Solver(Protocol):
         """int8 [B, A]: PERFECT, KEEPS_VALUE, LOSES_VALUE or ILLEGAL for every move of positions
         that are not over."""
 
+    def values(self, states: Any) -> NDArray[np.int8]:
+        """int8 [B]: 1 where the side to move wins, 0 a draw, -1 a loss, of such positions."""
+
 
 SOLVERS: dict[str, Callable[[Game], Solver]] = {
     "connect4": lambda _: Connect4Solver(),

@@ -71,6 +71,10 @@ class Exhaustive:
         out[rows, actions] = score
         return out
 
+    def values(self, states: Any) -> NDArray[np.int8]:
+        """As ``Solver``."""
+        return np.sign(self.moves(states).max(1))
+
     def grades(self, states: Any) -> NDArray[np.int8]:
         """As ``Solver``."""
         worth = self.moves(states).astype(np.int64)

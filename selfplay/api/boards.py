@@ -27,8 +27,8 @@ from selfplay.common.limits import MAX_SEED
 from selfplay.common.words import clip
 from selfplay.games import Game, make
 from selfplay.games.own import is_own
-from selfplay.inference.actors import spread
 from selfplay.inference.evaluator import Evaluator
+from selfplay.inference.spread import spread
 from selfplay.learn.checkpoint import META, load_net, spec_of
 from selfplay.learn.packaged import find, or_else
 from selfplay.models import build, seeded, spec_for

@@ -301,7 +301,7 @@ def _net(text: str, setup: Setup) -> Player:
 
 def _evaluator(folder: Path, setup: Setup) -> NetEvaluator:
     """Of the checkpoint ``folder``, the one that is kept if there is one."""
-    from selfplay.inference.actors import spread
+    from selfplay.inference.spread import spread
     from selfplay.learn.checkpoint import load_net
 
     nets = {} if setup.nets is None else setup.nets
@@ -347,7 +347,7 @@ def _policy(text: str, setup: Setup) -> Player:
 
 
 def _alphago(text: str, setup: Setup) -> Player:
-    from selfplay.inference.actors import spread
+    from selfplay.inference.spread import spread
     from selfplay.search.rollouts import rollout_evaluate
     from selfplay.search.search import SearchConfig
 

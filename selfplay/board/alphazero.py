@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfplay.board.config import RLConfig
+from selfplay.board.config import RLConfig, rows_learnt
 from selfplay.board.data import Batch, Columns, Window, batches
 from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer
@@ -33,7 +33,7 @@ class Learner:
     def __init__(
         self, game: Rules, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
         device: str = "cpu", seed: int = 0,
-        players: Callable[[nn.Module], Any] | None = None,
+        players: Callable[[nn.Module], Any] | None = None, window: Window | None = None,
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
         the net that plays, who plays by it: ``Actors``, or what has their methods."""
@@ -46,10 +46,11 @@ class Learner:
             batch_size=config.batch_size, learning_rate=config.learning_rate,
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
             value_weight=config.value_weight, warmup=100,
+            schedule="cosine" if config.decay_steps else "constant", total_steps=config.decay_steps,
         ), device)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far; ``flops``: an evaluation's
         self.iteration = 0
-        self.window = Window(config.window_min, config.window_growth, config.window_max)
+        self.window = window or Window(config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
         every = game.boards(config.sizes)
         self.boards = [(board, board.symmetries()) for board in dict.fromkeys(every)]
@@ -103,7 +104,7 @@ class Learner:
 
     def learn(self, new: int, progress: Callable[[int], None]) -> dict[str, float]:
         """Train ``reuse`` times as many positions as are new; the mean of every metric."""
-        steps = max(1, round(new * self.config.reuse / self.config.batch_size))
+        steps = max(1, round(rows_learnt(self.config, new) / self.config.batch_size))
         total: dict[str, float] = {}
         for rows in ahead(self._batches(steps)):
             metrics = self.trainer.step(rows)
@@ -174,9 +175,9 @@ def alphazero(
         learner.compute["flops"] += facts["evaluations"] * learner.flops
         learner.iteration += 1
         learner.window.add(new)
-        wanted = round(len(new.value) * config.reuse)
+        told = counter(progress, "learning", rows_learnt(config, len(new.value)))
         with watch("learn"):
-            metrics = learner.learn(len(new.value), counter(progress, "learning", wanted))
+            metrics = learner.learn(len(new.value), told)
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
                **facts, **metrics, "window": len(learner.window), **learner.players.figures(),
                **look(learner)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from selfplay.common.limits import Amount, Count, Part, Plies, Positive, Share, Whole
+from selfplay.common.limits import Amount, Beside, Count, Part, Plies, Positive, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class RLConfig:
     #: iterations they have grown to sims, by equal factors; 0,0: sims always
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off
     proven: bool = True  #: exact values spread through the search, and into its policy targets
+    solved_from: Whole = 0
+    #: targets of an exact solver after so many moves: its value, and the search's policy without
+    #: the moves that lose it; 0: never
     games: Count = 256  #: games played side by side
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  #: of the net in play
     cache_mb: Whole = 128  #: memory for evaluations kept until the weights change; 0: none
@@ -35,7 +38,10 @@ class RLConfig:
     window_growth: Share = 0.6  #: how many positions the window grows by for each new one
     window_max: Count = 400_000  #: largest size of the replay window, in positions
     batch_size: Count = 256  #: positions in a batch
+    expert_share: Beside = 0.0
+    #: of every batch, rows of the expert's games, so that these are not forgotten
     learning_rate: Positive = 1e-3  #: of AdamW
+    decay_steps: Whole = 0  #: training step at which it has come down to a tenth; 0: it does not
     weight_decay: Amount = 1e-2  #: of AdamW
     ema_decay: Share = 0.995  #: decay per step of the averaged weights that self-play uses
     value_weight: Amount = 1.0  #: weight of the value loss; the policy loss has weight 1
@@ -75,3 +81,8 @@ def scheduled(config: RLConfig, iteration: int) -> RLConfig:
         return config
     sims = round(first * (config.sims / first) ** ((iteration - 1) / iterations))
     return replace(config, sims=sims, cheap_sims=min(config.cheap_sims, sims))
+
+
+def rows_learnt(config: RLConfig, new: int) -> int:
+    """How many rows an iteration learns from, the expert's among them, where so many are new."""
+    return round(new * config.reuse / (1 - config.expert_share))

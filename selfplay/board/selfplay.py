@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from importlib import import_module
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from selfplay.common.threads import Workers
 from selfplay.games.rules import Rules, put, take
 from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
+from selfplay.learn.losses import lambda_returns
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
@@ -60,6 +61,7 @@ class _Book(NamedTuple):
     policy: NDArray[np.float16]  # [B, T, A]
     sign: NDArray[np.int8]  # [B, T] +1 where player 0 was to move
     value: NDArray[np.float32]  # [B, T] the search's, for player 0, by ply
+    exact: NDArray[np.float32]  # [B, T] the solver's of the k-th such position, NaN: none
     opening: NDArray[np.int32]  # [B] random plies to play before the search takes over
     no_resign: NDArray[np.bool_]  # [B] this game is played out whatever the value
 
@@ -100,10 +102,14 @@ class Actor:
             policy=np.zeros((batch, plies, game.num_actions), np.float16),
             sign=np.zeros((batch, plies), np.int8),
             value=np.zeros((batch, plies), np.float32),
+            exact=np.zeros((batch, plies), np.float32),
             opening=np.zeros(batch, np.int32),
             no_resign=np.zeros(batch, np.bool_),
         )
         self.full = np.zeros(batch, np.bool_)
+        self.exact: Callable[..., Any] = lambda states, policy: (policy, np.nan)
+        if config.solved_from:  # imported for few
+            self.exact = import_module("selfplay.board.targets").Exact(game, config.solved_from)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
@@ -167,9 +173,9 @@ class Actor:
         keep = self.full[rows]
         kept, at = rows[keep], self.book.rows[rows[keep]]
         book.slot[kept, at] = ply[keep]
-        packed = pack(self.game.observe(take(self.states, kept)), self.game.obs_binary)
-        book.obs[kept, at] = packed
-        book.policy[kept, at] = result.policy[keep]
+        now = take(self.states, kept)
+        book.obs[kept, at] = pack(self.game.observe(now), self.game.obs_binary)
+        book.policy[kept, at], book.exact[kept, at] = self.exact(now, result.policy[keep])
         book.sign[kept, at] = 1 - 2 * to_play[keep]
         book.rows[kept] += 1
         self.resigned = self._resigns(rows, to_play, result)
@@ -231,12 +237,13 @@ class Actor:
 
     def _columns(self, row: int, target: Any, owner: Any, score: float, known: bool) -> Columns:
         book, n = self.book, int(self.book.rows[row])
-        sign = book.sign[row, :n]
+        sign, exact = book.sign[row, :n], book.exact[row, :n]
+        result = (target[book.slot[row, :n]] * sign).astype(np.float32)
         return Columns(
             obs=book.obs[row, :n].copy(),
             policy=book.policy[row, :n].copy(),
             policy_weight=np.ones(n, np.float32),
-            value=(target[book.slot[row, :n]] * sign).astype(np.float32),
+            value=np.where(np.isnan(exact), result, exact),
             ownership=(owner[None, :] * sign[:, None]).astype(np.int8),
             score=(score * sign).astype(np.float32),
             aux_weight=np.full(n, known, np.float32),
@@ -245,14 +252,6 @@ class Actor:
 
     def _sizes(self, n: int) -> NDArray[np.int8] | None:
         return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
-
-
-def lambda_returns(values: NDArray[np.float32], result: float, lam: float) -> NDArray[np.float64]:
-    """float64 [T]: the value target of every ply of a game, g[t] = (1 - lam) v[t] + lam g[t + 1]
-    with g[T] = ``result`` (the lambda-return of Sutton and Barto 2018, 12.1, from the search's
-    value of the position itself on). values: [T], the search's, for the player of ``result``."""
-    steps = accumulate(values[::-1], lambda g, v: (1 - lam) * v + lam * g, initial=result)
-    return np.fromiter(steps, float)[:0:-1]
 
 
 def _roomier(book: _Book) -> _Book:

@@ -1,5 +1,4 @@
-"""The evaluators of a net for many games at once: in self-play one for each group of games, else
-one that spreads its work over threads."""
+"""The evaluators of a net in self-play: one for each group of games."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from selfplay.common.threads import Workers
 from selfplay.games.rules import GameError, Rules
 from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 
@@ -18,8 +16,6 @@ from selfplay.inference.evaluator import Dtype, Evaluator, load_all
 GROUP_GAMES = {"cpu": 128, "cuda": 1024}
 #: Groups at least: on a GPU one is searched while the leaves of another are evaluated.
 FEWEST = {"cpu": 1, "cuda": 2}
-#: Rows of a thread's part of a call that is spread over threads.
-SPREAD_ROWS = 32
 
 
 class Actors:
@@ -64,12 +60,3 @@ def groups_of(
     shares = [games // len(boards) + (k < games % len(boards)) for k in range(len(boards))]
     return [(board, some) for board, share in zip(boards, shares, strict=True)
             for some in group_sizes(share, device)]
-
-
-def spread(net: nn.Module, game: Rules, device: str = "cpu") -> Evaluator:
-    """An Evaluator for many games at once: every SPREAD_ROWS rows of a call are one thread's work,
-    on as many threads as torch is set to use."""
-    if torch.device(device).type != "cpu":
-        return Evaluator(net, game, device)
-    return Evaluator(net, game, device, max_batch=SPREAD_ROWS,
-                     workers=Workers(torch.get_num_threads()))

@@ -28,7 +28,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
-from selfplay.board.lessons import evenly
+from selfplay.board.lessons import Beside, evenly
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
@@ -40,8 +40,8 @@ from selfplay.common.files import write_json
 from selfplay.common.history import read_figures
 from selfplay.games.base import Game
 from selfplay.inference import precision
-from selfplay.inference.actors import spread
 from selfplay.inference.precision import ActorNets
+from selfplay.inference.spread import spread
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
 from selfplay.run.keep import Kept, Row, learn_until_flat
@@ -170,12 +170,13 @@ class KeptLearner(Learner):
 
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *, init: Path | None,
-        device: str, seed: int, known: Columns | None = None,
+        device: str, seed: int, known: Columns | None = None, lessons: Columns | None = None,
     ) -> None:
-        """known: positions, an expert's say, to compare dtypes on before there are games."""
+        """known: positions, an expert's say, to compare dtypes on before there are games. lessons:
+        an expert's rows, for ``rl.expert_share``."""
         net, spec, start = _begin(game, spec, folder, init, device, seed)
         super().__init__(game, spec, config, net=net, device=device, seed=seed,
-                         players=self._actors)
+                         players=self._actors, window=Beside(config, lessons))
         self.folder, self.known, self.games = folder, known, ShardedGames(folder / "records")
         self.shard = self.games.shard
         self.compute = {key: start[key] for key in ("flops", "positions")}

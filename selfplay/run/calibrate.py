@@ -18,7 +18,7 @@ import numpy as np
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.arena.spec import budget
-from selfplay.board.config import RLConfig, scheduled
+from selfplay.board.config import RLConfig, rows_learnt, scheduled
 from selfplay.board.data import Columns, batch, pack
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import interrupt
@@ -28,7 +28,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
 from selfplay.common.words import counted
 from selfplay.games.base import Game
-from selfplay.inference.actors import spread
+from selfplay.inference.spread import spread
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
 from selfplay.models import NetSpec, build, seeded, spec_for
@@ -154,7 +154,7 @@ def first_point(config: RunConfig, speed: Speed) -> float:
     full, cheap = scheduled(rl, 1).sims, scheduled(rl, 1).cheap_sims
     each = (rl.full_share * full + (1 - rl.full_share) * cheap) / rl.full_share
     play = first_rows(rl, speed.plies) * each * speed.evaluation
-    return play + rl.positions * rl.reuse / rl.batch_size * speed.learning
+    return play + rows_learnt(rl, rl.positions) / rl.batch_size * speed.learning
 
 
 def learning_seconds(run: Run) -> float:
@@ -163,7 +163,7 @@ def learning_seconds(run: Run) -> float:
     if not rows or not rows[-1].get("seconds"):
         return 0.0
     position = rows[-1]["seconds"] / max(rows[-1]["positions"], 1)
-    return float(position * config.rl.positions * config.rl.reuse)
+    return float(position * rows_learnt(config.rl, config.rl.positions))
 
 
 class Forecast:

@@ -25,6 +25,7 @@ from selfplay.common.files import read_json, write_json
 from selfplay.common.settings import to_dict
 from selfplay.games import identity, make, own
 from selfplay.games.base import Game
+from selfplay.games.solve import must_be_solvable
 from selfplay.inference.actors import groups_of
 from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
@@ -111,7 +112,10 @@ def open_run(folder: Path, config: RunConfig) -> Run:
 
 
 def _must_vary(config: RunConfig, game: Game, spec: NetSpec) -> None:
-    """Raises UserError or GameError for boards and handicap that its games cannot have."""
+    """Raises UserError or GameError for boards, handicap and exact targets that its games cannot
+    have."""
+    if config.rl.solved_from:
+        must_be_solvable(game)
     groups_of(game, config.rl.games, "cpu", config.rl.sizes)
     if config.rl.sizes and not spec.any_board:
         raise UserError(f"rl.sizes: a net {config.net} for {game.name} is for one board")

@@ -43,7 +43,7 @@ from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stag
 from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
-from selfplay.run.teacher import HELD_OUT, expert_columns, expert_stage, makes_games
+from selfplay.run.teacher import HELD_OUT, beside_rl, expert_columns, expert_stage, makes_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
 
@@ -174,12 +174,12 @@ def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None)
         return (f"RL: left out, its share of the time is 0; go on with {clock.more('rl')}, or "
                 f"alone with {alone}")
     start = _start(run)
-    held = expert_columns(run).held if run.config.init == "sft" else None
+    learnt, held = beside_rl(run)
     spec, seed, folder = net_spec(run), run.config.seed, run.folder / "rl"
     learner: KeptLearner | KeptPolicyLearner
     if played := run.config.rl.algorithm not in ALGORITHMS:
         learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
-                              seed=seed, known=held)
+                              seed=seed, known=held, lessons=learnt)
         _say_of(learner)
         if away is not None:
             learner.games = away.selfplay(run, learner)

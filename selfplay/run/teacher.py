@@ -230,6 +230,18 @@ def expert_columns(run: Run) -> ExpertRows:
     return ExpertRows(rows, to_columns(run.game, held), sum_of(held), "\n".join(said))
 
 
+def beside_rl(run: Run) -> tuple[Columns | None, Columns | None]:
+    """The expert's rows that RL learns from beside its own, and those that it is looked at on."""
+    beside = run.config.rl.expert_share > 0
+    if run.config.init != "sft" and not beside:
+        return None, None
+    if beside and not any(file.exists() for file in expert_files(run)):
+        raise UserError("rl.expert_share: there are no expert games; name some, as --set "
+                        "expert.games=FOLDER")
+    rows = expert_columns(run)
+    return rows.learnt if beside else None, rows.held
+
+
 def _other_boards(
     run: Run, skipped: list[Skipped], said: list[str]
 ) -> list[tuple[Game, list[ExpertGame]]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from selfplay.common.threads import Workers
 from selfplay.games.base import take
-from selfplay.inference.actors import SPREAD_ROWS
+from selfplay.inference.spread import SPREAD_ROWS
 from selfplay.search.search import Search
 from selfplay.search.tree import node_bytes
 from selfplay.serve.analysis import Analysis, analyses_of, of_end, restrict

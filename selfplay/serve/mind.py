@@ -23,8 +23,8 @@ from selfplay.arena.spec import Budget, checkpoint_of, game_of
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
-from selfplay.inference.actors import spread
 from selfplay.inference.evaluator import Evaluator
+from selfplay.inference.spread import spread
 from selfplay.learn.checkpoint import load_net, spec_of
 from selfplay.models import NetOutput, NetSpec, build
 from selfplay.search.rollouts import rollout_evaluate
