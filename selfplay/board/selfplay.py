@@ -35,20 +35,13 @@ FIRST_PLIES = 128  #: room for a game's moves at first; some games may last for 
 
 
 class Harvest(NamedTuple):
-    """Finished games.
+    """Finished games."""
 
-    columns: one row per trained-on position.
-    actions: int16 [moves of all games], in order; game g is actions[ends[g-1]:ends[g]].
-    ends: int64 [games].
-    values: float32 [games], results for player 0.
-    sizes: int8 [games], of the boards, where these differ.
-    """
-
-    columns: Columns
-    actions: NDArray[np.int16]
-    ends: NDArray[np.int64]
-    values: NDArray[np.float32]
-    sizes: NDArray[np.int8] | None = None
+    columns: Columns  #: a row for every position that is trained on
+    actions: NDArray[np.int16]  #: [moves of all games], in order; game g: [ends[g - 1], ends[g])
+    ends: NDArray[np.int64]  #: [games]
+    values: NDArray[np.float32]  #: [games], results for player 0
+    sizes: NDArray[np.int8] | None = None  #: [games], of the boards, where these differ
 
 
 class _Book(NamedTuple):
@@ -94,22 +87,23 @@ class Actor:
                              most, stream)
         self.states = game.new(batch)
         sample = pack(game.observe(take(self.states, slice(0, 1))), game.obs_binary)
+
+        def moves(dtype: Any, *axes: int) -> NDArray[Any]:
+            return np.zeros((batch, plies, *axes), dtype)
+
         self.book = _Book(
-            action=np.zeros((batch, plies), np.int16),
-            slot=np.zeros((batch, plies), np.int32),
-            rows=np.zeros(batch, np.int32),
-            obs=np.zeros((batch, plies, sample.shape[1]), sample.dtype),
-            policy=np.zeros((batch, plies, game.num_actions), np.float16),
-            sign=np.zeros((batch, plies), np.int8),
-            value=np.zeros((batch, plies), np.float32),
-            exact=np.zeros((batch, plies), np.float32),
-            opening=np.zeros(batch, np.int32),
-            no_resign=np.zeros(batch, np.bool_),
-        )
+            action=moves(np.int16), slot=moves(np.int32), rows=np.zeros(batch, np.int32),
+            obs=moves(sample.dtype, sample.shape[1]), policy=moves(np.float16, game.num_actions),
+            sign=moves(np.int8), value=moves(np.float32), exact=moves(np.float32),
+            opening=np.zeros(batch, np.int32), no_resign=np.zeros(batch, np.bool_))
         self.full = np.zeros(batch, np.bool_)
         self.exact: Callable[..., Any] = lambda states, policy: (policy, np.nan)
         if config.solved_from:  # imported for few
             self.exact = import_module("selfplay.board.targets").Exact(game, config.solved_from)
+        self.restarts: Any = None
+        if config.restart_share:
+            self.restarts = import_module("selfplay.board.restarts").Restarts(
+                game, config.restart_share)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
@@ -145,6 +139,8 @@ class Actor:
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
         begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
+        if begun is None and self.restarts is not None:
+            begun = self.restarts.begin(fresh, self.rng)
         if begun is not None:
             while begun.shape[1] > self.book.action.shape[1]:
                 self.book = _roomier(self.book)
@@ -224,6 +220,9 @@ class Actor:
                                     self.config.value_lambda)
             parts.append(self._columns(row, target, owner[g], score[g], known[g]))
             actions.append(self.book.action[row, : finals.ply[g]].copy())
+            if self.restarts is not None:
+                self.restarts.ended(actions[-1], self.book.value[row], value[over][g],
+                                    self.book.opening[row])
         harvest = Harvest(
             columns=concat(parts),
             actions=np.concatenate(actions),
