@@ -71,6 +71,17 @@ def test_a_game_without_searches_leaves_nothing() -> None:
     assert not kept.moves
 
 
+def test_games_of_another_komi_are_not_begun_from() -> None:
+    game = make("go5x5")
+    kept, other = Restarts(game, 1.0), game.new(1)
+    other.komi[0] += 2
+    played = moves(12, 7, 11), values(1, 1, -1), -1.0, 1
+    kept.ended(*played, other)
+    assert not kept.moves
+    kept.ended(*played, game.new(1))
+    assert len(kept.moves) == 1
+
+
 @pytest.mark.parametrize("name", ["connect4", "go5x5"])
 def test_rows_belong_to_the_games_that_begin_there(name: str) -> None:
     """The records replay, and what is learnt from are positions after the beginning."""

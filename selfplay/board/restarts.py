@@ -24,8 +24,9 @@ class Restarts:
     """A buffer of positions to begin from. One thread at a time."""
 
     def __init__(self, game: Rules, share: float) -> None:
-        """share: of games that begin at a position of the buffer."""
+        """share: of games that begin at a position of the buffer; in Go all at the usual komi."""
         self.game, self.share = game, share
+        self.komi = game.new(1).komi[0] if game.komi_planes else None
         self.moves: list[NDArray[np.int16]] = []  #: from the first position to each
         self.regret = np.zeros(0)
 
@@ -46,10 +47,14 @@ class Restarts:
         return out
 
     def ended(
-        self, moves: NDArray[np.int16], value: NDArray[np.float32], result: float, first: int
+        self, moves: NDArray[np.int16], value: NDArray[np.float32], result: float, first: int,
+        final: Any = None,
     ) -> None:
         """Take in a game: its moves, int16 [T], the searches' values for player 0, float32 [T],
-        from ply ``first`` on, and its result for player 0."""
+        from ply ``first`` on, its result for player 0, and its last position [1], which tells the
+        komi."""
+        if self.komi is not None and final.komi[0] != self.komi:
+            return
         wrong = (value[first : len(moves)].astype(float) - result) ** 2
         if not len(wrong):
             return

@@ -222,7 +222,7 @@ class Actor:
             actions.append(self.book.action[row, : finals.ply[g]].copy())
             if self.restarts is not None:
                 self.restarts.ended(actions[-1], self.book.value[row], value[over][g],
-                                    self.book.opening[row])
+                                    self.book.opening[row], take(finals, [g]))
         harvest = Harvest(
             columns=concat(parts),
             actions=np.concatenate(actions),
