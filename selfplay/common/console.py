@@ -88,7 +88,8 @@ class Bar:
             self.task = self.live.add_task("", total=self.total, title=self.title, note="",
                                            elapsed="0:00", eta="-")
         else:
-            limit = f" (at most {clock_text(self.total)})" if self.unit == "seconds" else ""
+            timed = self.unit == "seconds" and self.total >= 1
+            limit = f" (at most {clock_text(self.total)})" if timed else ""
             say(f"{self.title}{limit}")
 
     def at(self, done: float, note: str = "", below: str = "") -> None:
