@@ -130,6 +130,15 @@ def test_connect_four_by_its_own_moves_scores() -> None:
     np.testing.assert_array_equal(taught > 0, legal & (np.sign(scores) == best[:, None]))
 
 
+def test_ends_that_are_too_far_are_left_to_the_search(play_random: Any) -> None:
+    """Of 36 cells 20 are taken after 16 moves, four of them from the start."""
+    game = make("othello6x6")
+    early, late = (play_random(game, 6, 3, plies)[0] for plies in (10, 22))
+    policy = np.full((6, 37), 1 / 37, np.float32)
+    assert np.isnan(Exact(game, 1)(early, policy)[1]).all()
+    assert not np.isnan(Exact(game, 1)(late, policy)[1]).any()
+
+
 @pytest.mark.parametrize(("name", "plies"), [("othello6x6", 22), ("tictactoe", 5),
                                              ("connect4", 20)])
 def test_values_are_the_signs_of_scores(name: str, plies: int, play_random: Any) -> None:

@@ -28,6 +28,9 @@ class Solver(Protocol):
     def values(self, states: Any) -> NDArray[np.int8]:
         """int8 [B]: 1 where the side to move wins, 0 a draw, -1 a loss, of such positions."""
 
+    def solvable(self, states: Any) -> NDArray[np.bool_]:
+        """bool [B]: not those from which the end is too far."""
+
 
 SOLVERS: dict[str, Callable[[Game], Solver]] = {
     "connect4": lambda _: Connect4Solver(),

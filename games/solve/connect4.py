@@ -48,6 +48,10 @@ class Connect4Solver:
         solve(states.boards, states.to_play, states.ply, -1, 1, self.table, out)
         return np.sign(out)
 
+    def solvable(self, states: Connect4States) -> NDArray[np.bool_]:
+        """As ``Solver``: all of them, though the first take minutes."""
+        return np.ones(len(states.ply), np.bool_)
+
     def moves(self, states: Connect4States) -> NDArray[np.int8]:
         """int8 [B, 7]: the score of each move for the side that makes it, UNKNOWN where it is not
         legal."""

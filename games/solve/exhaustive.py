@@ -75,6 +75,10 @@ class Exhaustive:
         """As ``Solver``."""
         return np.sign(self.moves(states).max(1))
 
+    def solvable(self, states: Any) -> NDArray[np.bool_]:
+        """As ``Solver``: all of them."""
+        return np.ones(len(states.to_play), np.bool_)
+
     def grades(self, states: Any) -> NDArray[np.int8]:
         """As ``Solver``."""
         worth = self.moves(states).astype(np.int64)

@@ -169,9 +169,12 @@ class OthelloSolver:
         self._board = np.uint64(sum(1 << 8 * row + col for row in range(self.size)
                                     for col in range(self.size)))
 
+    def solvable(self, states: OthelloStates) -> NDArray[np.bool_]:
+        """As ``Solver``: those with at most MOST_EMPTY empty cells."""
+        return self.game.cells - np.bitwise_count(states.boards).sum(1) <= MOST_EMPTY
+
     def _few(self, states: OthelloStates) -> None:
-        taken = np.bitwise_count(states.boards).sum(1)
-        if len(taken) and self.game.cells - taken.min() > MOST_EMPTY:
+        if not self.solvable(states).all():
             moves = self.game.cells - 4 - MOST_EMPTY
             raise GameError(f"{self.game.name}: solved with at most {MOST_EMPTY} empty cells, as "
                             f"after {moves} moves (--plies)")

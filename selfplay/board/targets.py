@@ -30,9 +30,10 @@ class Exact:
         self, states: Any, policy: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(policy float32 [n, A], value float32 [n] for the side to move) of n positions, none of
-        them over; before ``first`` moves ``policy`` as it came, and NaN."""
+        them over; ``policy`` as it came and NaN before ``first`` moves, and where the end is too
+        far for the solver."""
         value = np.full(len(policy), np.nan, np.float32)
-        rows = np.flatnonzero(states.ply >= self.first)
+        rows = np.flatnonzero((states.ply >= self.first) & self.solver.solvable(states))
         if not len(rows):
             return policy, value
         worth = self._worth(take(states, rows))
