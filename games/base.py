@@ -206,7 +206,7 @@ def board_symmetries(shape: tuple[int, int], more: int = 0) -> Symmetries:
     return Symmetries(cells, np.concatenate([cells, stay], axis=1))
 
 
-def _tried(
+def tried(
     game: Game, states: Any, legal: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Any, NDArray[np.float32]]:
     """Every move tried: (rows, moves, the states after them, the value of each to who moved, 0
@@ -220,7 +220,7 @@ def _tried(
 def wins(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """``Game.wins`` for any game."""
     found = np.zeros(legal.shape, np.bool_)
-    rows, moves, _, value = _tried(game, states, legal)
+    rows, moves, _, value = tried(game, states, legal)
     found[rows, moves] = value >= 1
     return found
 
@@ -228,7 +228,7 @@ def wins(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]
 def blunders(game: Game, states: Any, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """``Game.blunders`` for any game."""
     found = np.zeros(legal.shape, np.bool_)
-    rows, moves, after, value = _tried(game, states, legal)
+    rows, moves, after, value = tried(game, states, legal)
     lost = value <= -1
     theirs = np.flatnonzero(~game.result(after)[0] & (after.to_play != states.to_play[rows]))
     answers = take(after, theirs)

@@ -89,3 +89,11 @@ def test_a_count_that_is_only_a_limit_tells_no_end(monkeypatch: pytest.MonkeyPat
         assert line(bar, 6) == "match 0% 0:20 ETA -"
         assert line(bar, 6, 0.25) == "match 25% 0:20 ETA 1:00"  # a quarter of the way in 20 s
         assert line(bar, 90_000, 0.25) == "match 90% 0:20 ETA 1:00"
+
+
+@pytest.mark.parametrize(("seconds", "title"), [(90, "RL (at most 1:30)\n"), (0, "RL\n")])
+def test_a_stage_without_time_names_no_limit(
+    seconds: float, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Bar("RL", seconds):
+        assert capsys.readouterr().out == title

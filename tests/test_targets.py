@@ -262,8 +262,10 @@ def test_the_experts_rows_of_a_run(run: Command, tmp_path: Path) -> None:
     config = preset("tictactoe")
     config = replace(config, init="random", rl=replace(config.rl, expert_share=0.5))
     bare = Run(tmp_path / "bare", config, GAME)
-    with pytest.raises(UserError, match=r"name some, as --set expert\.games=FOLDER"):
-        beside_rl(bare)
+    assert beside_rl(bare) == (None, None)
+    said = run("rl", "--game", "tictactoe", "--init", "random", "--run", str(tmp_path / "bare"),
+               "--set", "rl.expert_share=0.5")
+    said.mistake("rl.expert_share: there are no expert games", "--set expert.games=FOLDER")
     assert beside_rl(replace(bare, config=preset("tictactoe", init="random"))) == (None, None)
     made = run("expert", "--game", "tictactoe", "--player", "random", "--games", "30",
                "--out", str(tmp_path / "g.jsonl.gz"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from selfplay.common.limits import Amount, Beside, Count, Part, Plies, Positive, Share, Whole
+from selfplay.common.limits import Amount, BelowOne, Count, Part, Plies, Positive, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RLConfig:
     window_growth: Share = 0.6  #: how many positions the window grows by for each new one
     window_max: Count = 400_000  #: largest size of the replay window, in positions
     batch_size: Count = 256  #: positions in a batch
-    expert_share: Beside = 0.0
+    expert_share: BelowOne = 0.0
     #: of every batch, rows of the expert's games, so that these are not forgotten
     learning_rate: Positive = 1e-3  #: of AdamW
     decay_steps: Whole = 0  #: training step at which it has come down to a tenth; 0: it does not
@@ -51,8 +51,6 @@ class RLConfig:
     temperature_plies: Whole = 12  #: first moves of a game, drawn from the search's policy
     temperature: Amount = 1.0  #: of that sampling: policy ** (1 / temperature)
     opening: Plies = (0, 4)  #: fewest and most random plies at the start of a game
-    restart_share: Share = 0.0
-    #: of games, those that begin at a position where search and result disagreed (``restarts``)
     sizes: tuple[Count, ...] = ()
     #: Go: boards that one net learns at once, 7,9,11 say, the game's own among them; twice the
     #: share for one named twice. Empty: the game's own alone

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -25,7 +26,6 @@ from selfplay.common.threads import Workers
 from selfplay.games.rules import Rules, put, take
 from selfplay.inference.actors import groups_of
 from selfplay.inference.evaluator import Evaluator
-from selfplay.learn.losses import lambda_returns
 from selfplay.search import random as rng
 from selfplay.search.search import Rule, Search, SearchConfig, SearchResult
 
@@ -100,10 +100,6 @@ class Actor:
         self.exact: Callable[..., Any] = lambda states, policy: (policy, np.nan)
         if config.solved_from:  # imported for few
             self.exact = import_module("selfplay.board.targets").Exact(game, config.solved_from)
-        self.restarts: Any = None
-        if config.restart_share:
-            self.restarts = import_module("selfplay.board.restarts").Restarts(
-                game, config.restart_share)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
@@ -139,8 +135,6 @@ class Actor:
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
         begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
-        if begun is None and self.restarts is not None:
-            begun = self.restarts.begin(fresh, self.rng)
         if begun is not None:
             while begun.shape[1] > self.book.action.shape[1]:
                 self.book = _roomier(self.book)
@@ -220,9 +214,6 @@ class Actor:
                                     self.config.value_lambda)
             parts.append(self._columns(row, target, owner[g], score[g], known[g]))
             actions.append(self.book.action[row, : finals.ply[g]].copy())
-            if self.restarts is not None:
-                self.restarts.ended(actions[-1], self.book.value[row], value[over][g],
-                                    self.book.opening[row], take(finals, [g]))
         harvest = Harvest(
             columns=concat(parts),
             actions=np.concatenate(actions),
@@ -251,6 +242,14 @@ class Actor:
 
     def _sizes(self, n: int) -> NDArray[np.int8] | None:
         return np.full(n, self.game.board_shape[0], np.int8) if self.config.sizes else None
+
+
+def lambda_returns(values: NDArray[np.float32], result: float, lam: float) -> NDArray[np.float64]:
+    """float64 [T]: the value target of every ply of a game, g[t] = (1 - lam) v[t] + lam g[t + 1]
+    with g[T] = ``result`` (the lambda-return of Sutton and Barto 2018, 12.1, from the search's
+    value of the position itself on). values: [T], the search's, for the player of ``result``."""
+    steps = accumulate(values[::-1], lambda g, v: (1 - lam) * v + lam * g, initial=result)
+    return np.fromiter(steps, float)[:0:-1]
 
 
 def _roomier(book: _Book) -> _Book:

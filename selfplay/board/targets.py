@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.games.base import Game, side, take
+from selfplay.games.base import Game, side, take, tried
 from selfplay.games.solve import solver
 
 
@@ -49,13 +49,11 @@ class Exact:
 
     def _worth(self, states: Any) -> NDArray[np.float32]:
         """float32 [n, A]: 1, 0 or -1 for the side that moves, minus infinity if not legal."""
-        rows, actions = np.nonzero(self.game.legal(states))
-        after = take(states, rows)
-        self.game.step(after, actions)
-        over, value = self.game.result(after)
-        going = np.flatnonzero(~over)
+        rows, actions, after, value = tried(self.game, states, self.game.legal(states))
+        going = np.flatnonzero(~self.game.result(after)[0])
         if len(going):
-            value[going] = self.solver.values(take(after, going)) * side(after)[going]
+            turned = side(after)[going] * side(states)[rows[going]]
+            value[going] = self.solver.values(take(after, going)) * turned
         out = np.full((len(states.ply), self.game.num_actions), -np.inf, np.float32)
-        out[rows, actions] = value * side(states)[rows]
+        out[rows, actions] = value
         return out

@@ -44,5 +44,5 @@ Amount = Annotated[float, FROM_0, at_most(MAX_NUMBER)]
 Positive = Annotated[float, ABOVE_0, at_most(MAX_NUMBER)]
 Share = Annotated[float, FROM_0, UP_TO_1]
 Part = Annotated[float, ABOVE_0, UP_TO_1]  #: a share that is not nothing
-Beside = Annotated[float, FROM_0, Limit(lambda share: share < 1, "below 1")]
+BelowOne = Annotated[float, FROM_0, Limit(lambda share: share < 1, "below 1")]
 Plies = Annotated[tuple[Whole, Whole], IN_ORDER]

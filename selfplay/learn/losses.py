@@ -1,5 +1,4 @@
-"""Losses as pure functions of outputs, targets and weights, and targets along a game. Nothing here
-knows a net.
+"""Losses as pure functions of outputs, targets and weights. Nothing here knows a net.
 
 Every loss returns one value per row; ``masked_mean`` makes it a scalar. Where a docstring says
 [...], any leading axes will do: a board game's [N] or a sequence's [N, T].
@@ -7,11 +6,7 @@ Every loss returns one value per row; ``masked_mean`` makes it a scalar. Where a
 
 from __future__ import annotations
 
-from itertools import accumulate
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,14 +55,6 @@ def policy_loss(logits: Tensor, target: Tensor) -> Tensor:
     _same_shape("logits", logits, "target", target)
     logp = _log_softmax(logits, None)
     return -(target * logp.masked_fill(target == 0, 0.0)).sum(-1)
-
-
-def lambda_returns(values: NDArray[np.float32], result: float, lam: float) -> NDArray[np.float64]:
-    """float64 [T]: the value target of every ply of a game, g[t] = (1 - lam) v[t] + lam g[t + 1]
-    with g[T] = ``result`` (the lambda-return of Sutton and Barto 2018, 12.1, from the search's
-    value of the position itself on). values: [T], the search's, for the player of ``result``."""
-    steps = accumulate(values[::-1], lambda g, v: (1 - lam) * v + lam * g, initial=result)
-    return np.fromiter(steps, float)[:0:-1]
 
 
 def value_loss(z: Tensor, target: Tensor) -> Tensor:

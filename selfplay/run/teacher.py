@@ -232,12 +232,9 @@ def expert_columns(run: Run) -> ExpertRows:
 
 def beside_rl(run: Run) -> tuple[Columns | None, Columns | None]:
     """The expert's rows that RL learns from beside its own, and those that it is looked at on."""
-    beside = run.config.rl.expert_share > 0
+    beside = run.config.rl.expert_share > 0 and any(file.exists() for file in expert_files(run))
     if run.config.init != "sft" and not beside:
         return None, None
-    if beside and not any(file.exists() for file in expert_files(run)):
-        raise UserError("rl.expert_share: there are no expert games; name some, as --set "
-                        "expert.games=FOLDER")
     rows = expert_columns(run)
     return rows.learnt if beside else None, rows.held
 
