@@ -14,7 +14,7 @@ from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.inference import openvino
 from selfplay.inference.evaluator import Evaluator, torch_run
-from selfplay.inference.spread import spread
+from selfplay.inference.spread import Symmetric, spread
 from selfplay.models import build, has_fast_bfloat16, padded_rows, seeded, spec_for
 
 GAMES = ["tictactoe", "connect4", "go5x5"]
@@ -170,6 +170,30 @@ def test_a_call_spread_over_threads_gives_the_same_to_the_last_bit() -> None:
         np.testing.assert_array_equal(a, b)
     whole = Evaluator(net, game).forward(obs)
     np.testing.assert_allclose(seen[0][1], whole[1], atol=0.02)
+
+
+@pytest.mark.parametrize(("name", "moves"), [("connect4", [0, 0, 1, 6, 2]),
+                                             ("go5x5", [0, 7, 8, 11, 3])])
+def test_of_all_its_symmetries_a_position_looks_the_same_from_every_side(
+    name: str, moves: list[int]
+) -> None:
+    """And beforehand not: by a game and the same game turned, which are played, not looked at."""
+    game = make(name)
+    net, turns = net_for(game), game.symmetries().actions
+    states = game.new(len(turns))
+    # the planes of a turned position are obs[:, cells[s]], its move a lies where actions[s] has a
+    game.replay(states, np.stack([np.argsort(turn)[moves] for turn in turns]))
+    legal = game.legal(states)
+    apart, _ = Evaluator(net, game, dtype="float32")(states, legal)
+    assert np.abs(apart[0] - apart[1][np.argsort(turns[1])]).max() > 0.05
+    for asked in (len(turns), 99):  # 99: more than there are
+        logits, value = Symmetric(net, game, "cpu", asked, dtype="float32")(states, legal)
+        for turn, row in zip(turns, logits, strict=True):
+            np.testing.assert_allclose(row[np.argsort(turn)], logits[0], atol=1e-4)
+        np.testing.assert_allclose(value, value[0], atol=1e-5)
+    two = Symmetric(net, game, "cpu", 2, dtype="float32")(states, legal)[0][0]
+    by_hand = (apart[0] + apart[1][np.argsort(turns[1])]) / 2
+    np.testing.assert_allclose(two, by_hand, atol=1e-4)
 
 
 @pytest.mark.skipif(not openvino.available(), reason=f"openvino is missing: {openvino.INSTALL}")

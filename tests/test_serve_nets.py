@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from command import ROOT, Command
 
 import selfplay as sp
+from selfplay.arena.players import parse_player
 from selfplay.arena.spec import checkpoint_of, full_name
 from selfplay.games.base import take
 from selfplay.learn import checkpoint, packaged
@@ -23,7 +25,7 @@ from selfplay.learn.checkpoint import load_net, read_meta, save_net
 from selfplay.serve.card import card_of
 from selfplay.serve.export import export
 from selfplay.serve.listing import nets_text
-from selfplay.serve.mind import mind_of
+from selfplay.serve.mind import mind_of, of_net
 
 
 def worst(net: torch.nn.Module, side: int) -> tuple[float, int]:
@@ -96,6 +98,36 @@ def test_names_mean_packaged_nets(weights: Path, run: Command) -> None:
     Path("small").mkdir()  # a folder of that name comes first
     with pytest.raises(sp.UserError):
         sp.load("small")
+
+
+def test_a_card_says_by_how_many_symmetries_its_net_is_played(weights: Path, run: Command) -> None:
+    where = ("run/rl/ckpt-000007", "--safetensors", "weights/turned.safetensors", "--symmetries")
+    run("export", *where, "9").mistake("--symmetries 9: the board of go5x5 has 8")
+    run("export", *where, "3", "--torchscript", "n.pt").mistake("goes with --safetensors")
+    assert run("export", *where, "8").code == 0
+    assert "    played by the mean of 8 views" in run("nets").out
+    game = sp.make("go5x5")
+    states = game.new(2)
+    game.replay(states, np.array([[0], [4]]))  # one corner, and the next
+    legal = game.legal(states)
+    for words, turned in (("small", False), ("turned", True)):
+        assert np.allclose(*mind_of(f"{words}@8")(states, legal)[1], atol=1e-3) == turned
+        nets: dict[Path, Any] = {}
+        parse_player(f"net:{words}@2", game, seed=0, slots=1, nets=nets)
+        (evaluate,) = nets.values()
+        assert np.allclose(*evaluate(states, legal)[1], atol=1e-3) == turned
+    larger, other = sp.make("go9x9"), sp.make("go7x7")
+    net = sp.net(larger, "1x8")
+    mind = of_net(net, larger, "larger", 8, spec=net.spec, symmetries=8).playing(other)
+    states = other.new(2)
+    other.replay(states, np.array([[0], [6]]))
+    assert np.allclose(*mind(states, other.legal(states))[1], atol=1e-3)
+    run("export", "turned", "--safetensors", "again.safetensors")
+    assert read_meta(Path("again.safetensors"))["symmetries"] == 8
+    card = weights / "turned.json"
+    card.write_text(card.read_text().replace('"symmetries": 8', '"symmetries": 0'))
+    with pytest.raises(sp.UserError, match=r"turned.json.*symmetries are no number from 1"):
+        sp.load("turned")
 
 
 def test_a_mind_is_told_of_its_net_once(

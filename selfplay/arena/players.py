@@ -302,12 +302,12 @@ def _net(text: str, setup: Setup) -> Player:
 def _evaluator(folder: Path, setup: Setup) -> NetEvaluator:
     """Of the checkpoint ``folder``, the one that is kept if there is one."""
     from selfplay.inference.spread import spread
-    from selfplay.learn.checkpoint import load_net
+    from selfplay.learn.checkpoint import load_net, symmetries_of
 
     nets = {} if setup.nets is None else setup.nets
     if folder not in nets:
-        nets[folder] = spread(load_net(folder, setup.game, setup.device)[0], setup.game,
-                              setup.device)
+        net, meta = load_net(folder, setup.game, setup.device)
+        nets[folder] = spread(net, setup.game, setup.device, symmetries_of(meta))
     found: NetEvaluator = nets[folder]
     return found
 

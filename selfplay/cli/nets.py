@@ -30,14 +30,20 @@ def _file_option(name: str, words: str) -> Any:
 @_file_option("torchscript", "As TorchScript, with a card beside it.")
 @_file_option("safetensors", "As nets that come along: weights, and a card as JSON.")
 @click.option("--note", default="", help="A line on its strength, for the card.")
+@click.option("--symmetries", default=None, type=click.IntRange(1), metavar="N",
+              help="With --safetensors: of how many views of the board, turned and mirrored, the "
+                   "net's word is the mean; as many times the work.  [1]")
 @click.option("--code", multiple=True, metavar="FILE.py:NAME",
               help="Your own net, where the checkpoint is of one (runs the file).")
-def export(net: str, note: str, code: tuple[str, ...], **files: Path | None) -> None:
+def export(net: str, note: str, symmetries: int | None, code: tuple[str, ...],
+           **files: Path | None) -> None:
     """A net for other programs, with its card."""
     wanted = {kind: file for kind, file in files.items() if file is not None}
     if not wanted:
         raise UserError(f"name a file: selfplay export {net} --onnx net.onnx (or --torchscript, "
                         "--safetensors)")
+    if symmetries is not None and set(wanted) != {"safetensors"}:
+        raise UserError("--symmetries: goes with --safetensors; other files hold the net as it is")
     from selfplay.arena.spec import checkpoint_of
     from selfplay.common.console import say
     from selfplay.run.own_nets import use_net
@@ -46,6 +52,6 @@ def export(net: str, note: str, code: tuple[str, ...], **files: Path | None) -> 
 
     list(map(use_net, code))
     checkpoint, _ = checkpoint_of(net, f"net:{net}")
-    card = card_of(checkpoint, note)
+    card = card_of(checkpoint, note, symmetries)
     for kind, file in wanted.items():
         say(f"{file}, {write(checkpoint, card, kind, file)}")

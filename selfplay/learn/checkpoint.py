@@ -49,6 +49,7 @@ from selfplay.models import NetSpec, OwnNetError, build
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
 BEST = "best.json"
+SYMMETRIES = "symmetries"  #: key of a packaged net's card
 _NAME = re.compile(r"ckpt-\d{1,20}")  #: of a checkpoint's folder
 LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 _TEMPORARY = ".tmp-"
@@ -240,6 +241,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise _damaged(file, f"its compute: {error}") from None
     if meta["step"] < 0 or isinstance(meta["step"], bool):
         raise _damaged(file, "its step is no number from 0")
+    if not isinstance(meta.get(SYMMETRIES, 1), int) or meta.get(SYMMETRIES, 1) < 1:
+        raise _damaged(file, f"its {SYMMETRIES} are no number from 1")
     if not isinstance(meta.get("metrics") or {}, dict):
         raise _damaged(file, "its metrics are no figures by name")
     return meta
@@ -314,6 +317,12 @@ def _must_fit(spec: NetSpec, tensors: Mapping[str, Tensor]) -> None:
 def spec_of(meta: Mapping[str, Any]) -> NetSpec:
     """The net that a checkpoint's meta describes."""
     return NetSpec(**meta["net"])
+
+
+def symmetries_of(meta: Mapping[str, Any]) -> int:
+    """How many of the board's symmetries the net is played by: see
+    ``inference.spread``."""
+    return int(meta.get(SYMMETRIES, 1))
 
 
 def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,23 +15,26 @@ from selfplay.common.files import DAMAGE, read_json
 from selfplay.common.history import finite_float
 from selfplay.common.words import clip, command, counted
 from selfplay.games import make
-from selfplay.learn.checkpoint import read_meta
+from selfplay.learn.checkpoint import SYMMETRIES, read_meta, symmetries_of
 from selfplay.run.compare import train_command
 from selfplay.run.folder import Run, stored_config
 from selfplay.serve.listing import strengths
 
 LICENCE = "MIT"
+KEPT = ("game", "plays", "kind", "step", "net", "compute")  #: of a checkpoint's meta
 
 
-def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
+def card_of(checkpoint: Path, note: str = "", symmetries: int | None = None) -> dict[str, Any]:
     """The card of a checkpoint, which its run's folder tells more of where it lies in one.
 
     With the meta's game, step, net and compute: name, rules, command, commit, hours, data, licence,
     note, and strength, one row a mode of play: player, elo, low, high (95%), games, anchor.
+    symmetries: by how many of the board's it shall be played (``inference.spread``); None as now.
+
+    Raises UserError where the board has not so many.
     """
     meta = read_meta(checkpoint)
-    kept = {key: meta[key] for key in ("game", "plays", "kind", "step", "net", "compute")
-            if key in meta}
+    kept: dict[str, Any] = {key: meta[key] for key in KEPT if key in meta}
     seconds = float(meta["compute"].get("seconds", 0.0))
     run = _run_of(checkpoint)
     found: dict[str, Any] = {}
@@ -43,8 +46,13 @@ def card_of(checkpoint: Path, note: str = "") -> dict[str, Any]:
                  "data": from_here(data) if run.config.init == "sft" else "its own games"}
     elif "command" in meta:  # a packaged net's card is one already
         found = {key: meta.get(key) for key in ("command", "strength", "data")}
-    rules = make(str(meta["game"])).rules
-    return {**{str(key): value for key, value in kept.items()}, "rules": rules, **found,
+    game = make(str(meta["game"]))
+    most = len(game.symmetries().cells)
+    if symmetries is not None and symmetries > most:
+        raise UserError(f"--symmetries {symmetries}: the board of {game.name} has {most}")
+    if symmetries or SYMMETRIES in meta:
+        kept[SYMMETRIES] = symmetries or symmetries_of(meta)
+    return {**kept, "rules": game.rules, **found,
             "hours": round(seconds / 3600, 3), "commit": meta.get("commit") or _commit(),
             "licence": LICENCE, "note": note or meta.get("note", "")}
 

@@ -25,7 +25,7 @@ from selfplay.games import make
 from selfplay.games.base import Game, side, take
 from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.spread import spread
-from selfplay.learn.checkpoint import load_net, spec_of
+from selfplay.learn.checkpoint import load_net, spec_of, symmetries_of
 from selfplay.models import NetOutput, NetSpec, build
 from selfplay.search.rollouts import rollout_evaluate
 from selfplay.search.search import Evaluate, SearchConfig
@@ -54,7 +54,8 @@ class Mind:
 
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
     net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
-    nothing. spec: of the net, where it is known. evaluations: positions evaluated so far.
+    nothing. spec: of the net, where it is known. symmetries: as ``spread``'s.
+    evaluations: positions evaluated so far.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Mind:
     device: str = "cpu"
     leaves: int = 0
     spec: NetSpec | None = None
+    symmetries: int = 1
     evaluations: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -147,7 +149,7 @@ class Mind:
         net = build(spec)
         net.load_state_dict(self.net.state_dict())
         return of_net(net.to(self.device).eval(), game, self.name, self.sims, self.leaves,
-                      self.device, spec)
+                      self.device, spec, self.symmetries)
 
 
 class Views:
@@ -232,7 +234,7 @@ def mind_of(words: str, game: Game | str | None = None, device: str = "cpu",
     budget = thought or Budget(0 if text.endswith("@0") else sims, 0)
     game = wanted or make(str(meta.get("game", "")))
     return of_net(net, game, text.rpartition("@")[0] or text, *budget, device=device,
-                  spec=spec_of(meta))
+                  spec=spec_of(meta), symmetries=symmetries_of(meta))
 
 
 def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:
@@ -254,12 +256,12 @@ def _language_mind(text: str, wanted: Game | None, device: str) -> Mind:
 
 
 def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
-           device: str = "cpu", spec: NetSpec | None = None) -> Mind:
+           device: str = "cpu", spec: NetSpec | None = None, symmetries: int = 1) -> Mind:
     """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``. spec: where
     it shall play other boards of its kin."""
-    evaluate: Evaluator = spread(net, game, device)
+    evaluate: Evaluator = spread(net, game, device, symmetries)
     config = SearchConfig(rule="puct", leaves=leaves or max(1, min(LEAVES, sims // 8)), reuse=True)
-    return Mind(name, game, evaluate, config, sims, net, device, leaves, spec)
+    return Mind(name, game, evaluate, config, sims, net, device, leaves, spec, symmetries)
 
 
 def rollout_mind(game: Game, sims: int, leaves: int = 1, seed: int = 0) -> Mind:
