@@ -95,7 +95,7 @@ def drawn_positions(
         key = int(game.keys(states)[0])
         if key not in known:
             known.add(key)
-            (loud if wins_at_once(game, states).any() else quiet).append(actions)
+            (loud if game.wins(states, game.legal(states)).any() else quiet).append(actions)
         if len(quiet) >= (count + 1) // 2 and len(quiet) + len(loud) >= count:
             break
     games = sorted((quiet + loud[: max(count // 2, count - len(quiet))])[:count], key=len)
@@ -153,22 +153,9 @@ def judge(game: Game, player: Player, positions: Positions, seed: int = 0) -> Ju
         action[rows] = player.act(take(positions.states, rows), slots)
     said = np.maximum(action, 0)  # words that are no move count as an illegal one
     made = np.where(action < 0, ILLEGAL, positions.grades[np.arange(count), said])
-    ends = wins_at_once(game, positions.states)
+    ends = game.wins(positions.states, game.legal(positions.states))
     return Judgement(player.name, action, made >= KEEPS_VALUE, made == PERFECT,
                      np.asarray(ends.any(axis=1)), ends[np.arange(count), said] & (action >= 0))
-
-
-def wins_at_once(game: Game, states: Any) -> NDArray[np.bool_]:
-    """bool [n, A]: the moves that end the game in a win for who makes them."""
-    legal = game.legal(states)
-    out = np.zeros(legal.shape, np.bool_)
-    rows, actions = np.nonzero(legal)
-    before = take(states, rows)
-    side = 1 - 2 * before.to_play.astype(np.int64)
-    game.step(before, actions)
-    over, value = game.result(before)
-    out[rows, actions] = over & (value * side > 0)
-    return out
 
 
 def by_ply(positions: Positions, bins: int = 6) -> list[tuple[int, int, NDArray[np.bool_]]]:
