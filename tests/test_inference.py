@@ -184,14 +184,15 @@ def test_of_all_its_symmetries_a_position_looks_the_same_from_every_side(
     # the planes of a turned position are obs[:, cells[s]], its move a lies where actions[s] has a
     game.replay(states, np.stack([np.argsort(turn)[moves] for turn in turns]))
     legal = game.legal(states)
-    apart, _ = Evaluator(net, game, dtype="float32")(states, legal)
+    evaluate = Evaluator(net, game, dtype="float32")
+    apart, _ = evaluate(states, legal)
     assert np.abs(apart[0] - apart[1][np.argsort(turns[1])]).max() > 0.05
     for asked in (len(turns), 99):  # 99: more than there are
-        logits, value = Symmetric(net, game, "cpu", asked, dtype="float32")(states, legal)
+        logits, value = Symmetric(evaluate, asked)(states, legal)
         for turn, row in zip(turns, logits, strict=True):
             np.testing.assert_allclose(row[np.argsort(turn)], logits[0], atol=1e-4)
         np.testing.assert_allclose(value, value[0], atol=1e-5)
-    two = Symmetric(net, game, "cpu", 2, dtype="float32")(states, legal)[0][0]
+    two = Symmetric(evaluate, 2)(states, legal)[0][0]
     by_hand = (apart[0] + apart[1][np.argsort(turns[1])]) / 2
     np.testing.assert_allclose(two, by_hand, atol=1e-4)
 

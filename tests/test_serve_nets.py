@@ -105,20 +105,21 @@ def test_a_card_says_by_how_many_symmetries_its_net_is_played(weights: Path, run
     run("export", *where, "9").mistake("--symmetries 9: the board of go5x5 has 8")
     run("export", *where, "3", "--torchscript", "n.pt").mistake("goes with --safetensors")
     assert run("export", *where, "8").code == 0
-    assert "    played by the mean of 8 views" in run("nets").out
+    assert "    raw policy: the mean of 8 views" in run("nets").out
     game = sp.make("go5x5")
     states = game.new(2)
     game.replay(states, np.array([[0], [4]]))  # one corner, and the next
     legal = game.legal(states)
-    for words, turned in (("small", False), ("turned", True)):
-        assert np.allclose(*mind_of(f"{words}@8")(states, legal)[1], atol=1e-3) == turned
-        nets: dict[Path, Any] = {}
-        parse_player(f"net:{words}@2", game, seed=0, slots=1, nets=nets)
-        (evaluate,) = nets.values()
+    for words, turned in (("small@0", False), ("turned@0", True), ("turned@8", False)):
+        assert np.allclose(*mind_of(words)(states, legal)[1], atol=1e-3) == turned
+    for words, turned in (("net:small", False), ("net:turned", True), ("policy:turned", True),
+                          ("net:turned@2", False)):
+        player: Any = parse_player(words, game, seed=0, slots=1)
+        evaluate = player.evaluate if "@" in words else player.evaluator
         assert np.allclose(*evaluate(states, legal)[1], atol=1e-3) == turned
     larger, other = sp.make("go9x9"), sp.make("go7x7")
     net = sp.net(larger, "1x8")
-    mind = of_net(net, larger, "larger", 8, spec=net.spec, symmetries=8).playing(other)
+    mind = of_net(net, larger, "larger", 0, spec=net.spec, symmetries=8).playing(other)
     states = other.new(2)
     other.replay(states, np.array([[0], [6]]))
     assert np.allclose(*mind(states, other.legal(states))[1], atol=1e-3)

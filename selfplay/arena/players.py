@@ -295,20 +295,22 @@ def _openspiel_mcts(text: str, setup: Setup) -> Player:
 def _net(text: str, setup: Setup) -> Player:
     folder, thought = checkpoint_of(text, setup.spec)
     sims, leaves = thought or (0, 1)
-    return player_of(full_name(setup.spec), setup.game, _evaluator(folder, setup), sims, leaves,
-                     setup.slots)
+    return player_of(full_name(setup.spec), setup.game, _evaluator(folder, setup, sims), sims,
+                     leaves, setup.slots)
 
 
-def _evaluator(folder: Path, setup: Setup) -> NetEvaluator:
-    """Of the checkpoint ``folder``, the one that is kept if there is one."""
-    from selfplay.inference.spread import spread
-    from selfplay.learn.checkpoint import load_net, symmetries_of
+def _evaluator(folder: Path, setup: Setup, sims: int = 0) -> NetEvaluator:
+    """Of the checkpoint ``folder``, the one that is kept if there is one. Without search, by as
+    many views of the board as its card says."""
+    from selfplay.inference.spread import Symmetric, spread
+    from selfplay.learn.checkpoint import load_net, read_meta, symmetries_of
 
     nets = {} if setup.nets is None else setup.nets
     if folder not in nets:
-        net, meta = load_net(folder, setup.game, setup.device)
-        nets[folder] = spread(net, setup.game, setup.device, symmetries_of(meta))
-    found: NetEvaluator = nets[folder]
+        nets[folder] = spread(load_net(folder, setup.game, setup.device)[0], setup.game,
+                              setup.device)
+    views = 1 if sims else symmetries_of(read_meta(folder))
+    found: NetEvaluator = nets[folder] if views == 1 else Symmetric(nets[folder], views)
     return found
 
 

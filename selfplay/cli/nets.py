@@ -31,8 +31,8 @@ def _file_option(name: str, words: str) -> Any:
 @_file_option("safetensors", "As nets that come along: weights, and a card as JSON.")
 @click.option("--note", default="", help="A line on its strength, for the card.")
 @click.option("--symmetries", default=None, type=click.IntRange(1), metavar="N",
-              help="With --safetensors: of how many views of the board, turned and mirrored, the "
-                   "net's word is the mean; as many times the work.  [1]")
+              help="With --safetensors: play without search by the mean of so many views of the "
+                   "board, turned and mirrored.  [1]")
 @click.option("--code", multiple=True, metavar="FILE.py:NAME",
               help="Your own net, where the checkpoint is of one (runs the file).")
 def export(net: str, note: str, symmetries: int | None, code: tuple[str, ...],

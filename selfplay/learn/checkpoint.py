@@ -320,8 +320,7 @@ def spec_of(meta: Mapping[str, Any]) -> NetSpec:
 
 
 def symmetries_of(meta: Mapping[str, Any]) -> int:
-    """How many of the board's symmetries the net is played by: see
-    ``inference.spread``."""
+    """By how many views of the board the net plays without search (``spread.Symmetric``)."""
     return int(meta.get(SYMMETRIES, 1))
 
 

@@ -29,7 +29,7 @@ def card_of(checkpoint: Path, note: str = "", symmetries: int | None = None) -> 
 
     With the meta's game, step, net and compute: name, rules, command, commit, hours, data, licence,
     note, and strength, one row a mode of play: player, elo, low, high (95%), games, anchor.
-    symmetries: by how many of the board's it shall be played (``inference.spread``); None as now.
+    symmetries: views of the board for play without search (``Symmetric``); None: as now.
 
     Raises UserError where the board has not so many.
     """

@@ -38,8 +38,8 @@ def _about(name: str, card: dict[str, Any]) -> list[str]:
            f"{finite_float(card.get('hours', 0)) * 60:.0f} minutes of training, "
            f"{card.get('licence', 'no licence')}"]
     if "symmetries" in card:
-        out.append(f"    played by the mean of {card['symmetries']} views of the board, turned and "
-                   "mirrored")
+        out.append(f"    raw policy: the mean of {card['symmetries']} views of the board, turned "
+                   "and mirrored")
     out += [f"    {text}" for text in strengths(card)]
     if card.get("command"):
         out.append(f"    made at {card.get('commit')} by")

@@ -24,7 +24,7 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import Game, side, take
 from selfplay.inference.evaluator import Evaluator
-from selfplay.inference.spread import spread
+from selfplay.inference.spread import Symmetric, spread
 from selfplay.learn.checkpoint import load_net, spec_of, symmetries_of
 from selfplay.models import NetOutput, NetSpec, build
 from selfplay.search.rollouts import rollout_evaluate
@@ -54,7 +54,8 @@ class Mind:
 
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
     net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
-    nothing. spec: of the net, where it is known. symmetries: as ``spread``'s.
+    nothing. spec: of the net, where it is known. symmetries: views of the board where
+    nothing is searched.
     evaluations: positions evaluated so far.
     """
 
@@ -259,7 +260,9 @@ def of_net(net: nn.Module, game: Game, name: str, sims: int, leaves: int = 0,
            device: str = "cpu", spec: NetSpec | None = None, symmetries: int = 1) -> Mind:
     """The mind of a net in eval mode. leaves: of a tree at once; 0 chooses by ``sims``. spec: where
     it shall play other boards of its kin."""
-    evaluate: Evaluator = spread(net, game, device, symmetries)
+    evaluate: Evaluate = spread(net, game, device)
+    if symmetries > 1 and not sims:
+        evaluate = Symmetric(spread(net, game, device), symmetries)
     config = SearchConfig(rule="puct", leaves=leaves or max(1, min(LEAVES, sims // 8)), reuse=True)
     return Mind(name, game, evaluate, config, sims, net, device, leaves, spec, symmetries)
 
