@@ -55,8 +55,7 @@ class Mind:
     name: for people. game: that it plays. sims: simulations of a move; 0 is the raw policy.
     net: None for rollouts. leaves: of a tree at once, as the words have it; 0 where they say
     nothing. spec: of the net, where it is known. symmetries: views of the board where
-    nothing is searched.
-    evaluations: positions evaluated so far.
+    nothing is searched. evaluations: positions evaluated so far.
     """
 
     name: str
