@@ -49,7 +49,6 @@ from selfplay.models import NetSpec, OwnNetError, build
 WEIGHTS, META = "weights.safetensors", "meta.json"
 TRAIN, TRAIN_META = "train.safetensors", "train.json"
 BEST = "best.json"
-SYMMETRIES = "symmetries"  #: key of a packaged net's card
 _NAME = re.compile(r"ckpt-\d{1,20}")  #: of a checkpoint's folder
 LAST = 2  #: checkpoints that keep what training goes on from: one may get damaged
 _TEMPORARY = ".tmp-"
@@ -241,8 +240,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise _damaged(file, f"its compute: {error}") from None
     if meta["step"] < 0 or isinstance(meta["step"], bool):
         raise _damaged(file, "its step is no number from 0")
-    if not isinstance(meta.get(SYMMETRIES, 1), int) or meta.get(SYMMETRIES, 1) < 1:
-        raise _damaged(file, f"its {SYMMETRIES} are no number from 1")
+    views = meta.get(packaged.SYMMETRIES, 1)
+    if not isinstance(views, int) or views < 1:
+        raise _damaged(file, f"its {packaged.SYMMETRIES} are no number from 1")
     if not isinstance(meta.get("metrics") or {}, dict):
         raise _damaged(file, "its metrics are no figures by name")
     return meta
@@ -321,7 +321,7 @@ def spec_of(meta: Mapping[str, Any]) -> NetSpec:
 
 def symmetries_of(meta: Mapping[str, Any]) -> int:
     """By how many views of the board the net plays without search (``spread.Symmetric``)."""
-    return int(meta.get(SYMMETRIES, 1))
+    return int(meta.get(packaged.SYMMETRIES, 1))
 
 
 def load_training(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

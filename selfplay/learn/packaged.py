@@ -13,7 +13,7 @@ from selfplay.common.files import file_sum
 from selfplay.common.words import nearest
 
 SUFFIX, CARD = ".safetensors", ".json"
-SUM = "weights_crc32"  #: key of a card
+SUM, SYMMETRIES = "weights_crc32", "symmetries"  #: keys of a card
 
 
 def folder() -> Path:

@@ -15,7 +15,8 @@ from selfplay.common.files import DAMAGE, read_json
 from selfplay.common.history import finite_float
 from selfplay.common.words import clip, command, counted
 from selfplay.games import make
-from selfplay.learn.checkpoint import SYMMETRIES, read_meta, symmetries_of
+from selfplay.learn.checkpoint import read_meta, symmetries_of
+from selfplay.learn.packaged import SYMMETRIES
 from selfplay.run.compare import train_command
 from selfplay.run.folder import Run, stored_config
 from selfplay.serve.listing import strengths

@@ -37,9 +37,8 @@ def _about(name: str, card: dict[str, Any]) -> list[str]:
            f"{weights.stat().st_size / 1e6:.2f} MB, "
            f"{finite_float(card.get('hours', 0)) * 60:.0f} minutes of training, "
            f"{card.get('licence', 'no licence')}"]
-    if "symmetries" in card:
-        out.append(f"    raw policy: the mean of {card['symmetries']} views of the board, turned "
-                   "and mirrored")
+    if views := card.get(packaged.SYMMETRIES):
+        out.append(f"    raw policy: the mean of {views} views of the board, turned and mirrored")
     out += [f"    {text}" for text in strengths(card)]
     if card.get("command"):
         out.append(f"    made at {card.get('commit')} by")
