@@ -1,9 +1,11 @@
-"""Batches without end from rows that stay what they are, and rows from all over them."""
+"""What an expert's games are to learning: batches without end, rows beside one's own, and positions
+that self-play begins at."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batches, concat
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game
+from selfplay.games.rules import Rules, put
 
 
 def endless_batches(
@@ -34,6 +37,33 @@ def evenly(columns: Columns, count: int) -> Columns:
     """``count`` rows at most, spread evenly."""
     rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
     return columns.rows(rows)
+
+
+class Starts:
+    """Positions of an expert's games, for games that begin in the middle, at what self-play alone
+    would seldom come to (as KataGo's start positions from game records)."""
+
+    def __init__(self, game: Rules, games: Sequence[Sequence[int]], share: float) -> None:
+        """games: the moves of each. share: of new games, those that begin at one of their
+        positions, in Go at the usual komi."""
+        self.game, self.share = game, share if games else 0.0
+        self.moves = [np.asarray(moves, np.int64) for moves in games]
+
+    def begin(self, states: Any, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """Let some of the new games ``states`` begin elsewhere: after any number of a game's moves
+        but all. Their moves [B, T], -1 pads; None where none does."""
+        if not self.share or not len(
+                rows := np.flatnonzero(rng.random(len(states.ply)) < self.share)):
+            return None
+        chosen = [self.moves[k] for k in rng.integers(0, len(self.moves), len(rows))]
+        plies = rng.integers(0, [len(moves) for moves in chosen])
+        begun = np.full((len(states.ply), max(plies.max(), 1)), -1, np.int64)
+        for row, moves, ply in zip(rows, chosen, plies, strict=True):
+            begun[row, :ply] = moves[:ply]
+        fresh = self.game.new(len(rows))
+        self.game.replay(fresh, begun[rows])
+        put(states, rows, fresh)
+        return begun
 
 
 class Beside(Window):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,12 @@ class WholeGames(Actor):
 
     def __init__(
         self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int, group: int,
-        games: int, iteration: int = 1,
+        games: int, iteration: int = 1, starts: Sequence[Sequence[int]] = (),
     ) -> None:
         config = replace(config, games=min(config.games, games))
         self.more = games  #: that are still to begin
         self.resting = np.zeros(config.games, np.bool_)  #: rows without a game
-        super().__init__(game, evaluate, config, seed, group, iteration)
+        super().__init__(game, evaluate, config, seed, group, iteration, starts)
 
     def play(self) -> Harvest:
         """All games. They depend on what the constructor was given, and on nothing else."""
@@ -86,9 +86,9 @@ class ShardMaker(Maker):
 
     def __init__(
         self, game: str, net: str, spec: NetSpec, config: RLConfig, seed: int, games: int,
-        device: str,
+        device: str, starts: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.config, self.seed, self.games = config, seed, games
+        self.config, self.seed, self.games, self.starts = config, seed, games, starts
         self.boards = make(game).boards(config.sizes)
         if own.is_own(net):
             use_net(net)
@@ -123,7 +123,7 @@ class ShardMaker(Maker):
         before = evaluate.evaluations, evaluate.cache.hits if evaluate.cache else 0
         harvest = WholeGames(board, evaluate, self.config,
                              self.seed * 1_000_003 + iteration - 1, number, games,
-                             iteration).play()
+                             iteration, self.starts if board is own else ()).play()
         return tuple(harvest), {
             "games": len(harvest.ends), "evaluations": evaluate.evaluations - before[0],
             "cached": (evaluate.cache.hits if evaluate.cache else 0) - before[1]}
@@ -179,7 +179,7 @@ class SpreadGames(ShardedGames):
         farm.begin(Order(f"{__name__}:{ShardMaker.__name__}", {
             "game": game, "net": net, "spec": learner.spec,
             "config": replace(config, games=min(size, self.games)),
-            "seed": learner.seed, "games": self.games}))
+            "seed": learner.seed, "games": self.games, "starts": learner.starts}))
         self.plans: dict[int, _Plan] = {}
         self.table, self.shards = ClusterTable(farm), 0
         self.version, self.stale, self._tended = -1, 0.0, 0.0

@@ -171,12 +171,14 @@ class KeptLearner(Learner):
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *, init: Path | None,
         device: str, seed: int, known: Columns | None = None, lessons: Columns | None = None,
+        starts: Sequence[Sequence[int]] = (),
     ) -> None:
         """known: positions, an expert's say, to compare dtypes on before there are games. lessons:
-        an expert's rows, for ``rl.expert_share``."""
+        an expert's rows, for ``rl.expert_share``. starts: its games, for ``rl.start_share``."""
         net, spec, start = _begin(game, spec, folder, init, device, seed)
         super().__init__(game, spec, config, net=net, device=device, seed=seed,
-                         players=self._actors, window=Beside(config, lessons))
+                         players=self._actors, window=Beside(config, lessons),
+                         starts=starts)
         self.folder, self.known, self.games = folder, known, ShardedGames(folder / "records")
         self.shard = self.games.shard
         self.compute = {key: start[key] for key in ("flops", "positions")}
