@@ -186,8 +186,8 @@ def alphazero(
         with watch("learn"):
             metrics = learner.learn(len(new.value), told)
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
-               **facts, **metrics, "window": len(learner.window), **learner.players.figures(),
-               **look(learner)}
+               **facts, **metrics, "learning_rate": learner.trainer.rate(),
+               "window": len(learner.window), **learner.players.figures(), **look(learner)}
         if config.gating and judge is not None:
             row["gate"] = judge(learner)
         if row.get("gate", 1.0) >= config.gating_score:
