@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from test_data import columns
 
 from selfplay.arena.expert import read_expert
 from selfplay.board.alphazero import Learner
-from selfplay.board.config import RLConfig, cooled, rows_learnt
+from selfplay.board.config import RLConfig, rows_learnt
 from selfplay.board.lessons import Beside, Starts
 from selfplay.board.selfplay import Actor, Harvest
 from selfplay.board.targets import Exact
@@ -263,43 +262,6 @@ def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
     assert again.history[0]["policy_loss"] == whole.history[0]["policy_loss"]
     with pytest.raises(UserError, match=r"rl\.expert_share: there are no expert games"):
         KeptLearner(GAME, spec, config, tmp_path / "none", init=None, device="cpu", seed=1)
-
-
-@pytest.mark.parametrize(("spent", "left", "factor"), [
-    (0, 100, 1), (59, 41, 1), (60, 40, 1), (70, 30, 0.75), (80, 20, 0.5), (97, 3, 0.1),
-    (100, 0, 0.1), (110, -10, 0.1), (0, 0, 0.1), (50, math.inf, 1)])
-def test_the_rate_comes_down_with_the_time(spent: float, left: float, factor: float) -> None:
-    config = RLConfig(cooldown=0.4)
-    assert cooled(config, 7, spent, left) == pytest.approx(factor)
-    assert cooled(replace(config, cooldown=0.0), 7, spent, left) == 1
-
-
-def test_the_rate_comes_down_with_the_iterations(tmp_path: Path) -> None:
-    """Where these are given the clock has no say, so that the weights are the same."""
-    spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-    config = replace(SHARED, expert_share=0.0, iterations=5, cooldown=0.6)
-    rates = {}
-    for left in (1e3, math.inf):
-        learner = KeptLearner(GAME, spec, config, tmp_path / str(left), init=None, device="cpu",
-                              seed=1)
-        train_rl(learner, left=lambda left=left: left)
-        warm = [min(1, (row["step"] + 1) / 100) for row in learner.history]
-        rates[left] = [row["learning_rate"] for row in learner.history]
-        assert rates[left] == pytest.approx(np.array([1, 1, 1, 2 / 3, 1 / 3]) * warm * 1e-3)
-    assert rates[1e3] == rates[math.inf]
-
-
-def test_the_rate_of_a_run_comes_down_with_its_time(tmp_path: Path) -> None:
-    spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-    learner = KeptLearner(GAME, spec, replace(SHARED, expert_share=0.0, cooldown=1.0,
-                                              iterations=RLConfig.iterations),
-                          tmp_path, init=None, device="cpu", seed=1)
-    train_rl(learner, left=lambda: -1.0 if len(learner.history) == 2 else (
-        learner.kept.spent() or 1.0))  # half of the time is over after the first iteration
-    assert len(learner.history) == 2
-    for row, factor in zip(learner.history, (1, 0.5), strict=True):
-        warm = min(1, (row["step"] + 1) / 100)
-        assert row["learning_rate"] == pytest.approx(1e-3 * warm * factor)
 
 
 def test_the_experts_rows_of_a_run(run: Command, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ They stand apart from the code that uses them, so that ``--help`` imports neithe
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,8 +42,6 @@ class RLConfig:
     #: of every batch, rows of the expert's games, so that these are not forgotten
     learning_rate: Positive = 1e-3  #: of AdamW
     decay_steps: Whole = 0  #: training step at which it has come down to a tenth; 0: it does not
-    cooldown: Share = 0.0
-    #: last part of RL's time, or of the iterations where these are given, in which it comes down
     weight_decay: Amount = 1e-2  #: of AdamW
     ema_decay: Share = 0.995  #: decay per step of the averaged weights that self-play uses
     value_weight: Amount = 1.0  #: weight of the value loss; the policy loss has weight 1
@@ -86,18 +83,6 @@ def scheduled(config: RLConfig, iteration: int) -> RLConfig:
         return config
     sims = round(first * (config.sims / first) ** ((iteration - 1) / iterations))
     return replace(config, sims=sims, cheap_sims=min(config.cheap_sims, sims))
-
-
-def cooled(config: RLConfig, iteration: int, spent: float, left: float) -> float:
-    """What the learning rate of an iteration (1, 2, ...) is multiplied by, ``left`` seconds before
-    the end of the time, of which ``spent`` are over: 1, and in the last ``config.cooldown`` of the
-    way straight down to a tenth. The way is the time; where ``config.iterations`` end it, these, so
-    that the weights do not depend on the clock."""
-    if config.iterations < RLConfig.iterations:
-        rest = 1 - (iteration - 1) / config.iterations
-    else:
-        rest = 1.0 if math.isinf(left) else left / max(spent + left, 1e-9)
-    return min(max(rest / config.cooldown, 0.1), 1.0) if config.cooldown else 1.0
 
 
 def rows_learnt(config: RLConfig, new: int) -> int:

@@ -24,7 +24,7 @@ from selfplay.arena.pool import FolderPool
 from selfplay.arena.spec import VALUE_METRIC
 from selfplay.board.alphago_config import LeagueSettings, SFTConfig, ValueConfig
 from selfplay.board.alphazero import Learner, alphazero, game_figures
-from selfplay.board.config import RLConfig, cooled
+from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
@@ -253,16 +253,10 @@ def train_rl(
             flying(finished, *learner.selfplay.in_flight())
         return ranks.here().first(left() <= learnt_in(learner.history, learning))
 
-    def watch(name: str) -> contextlib.AbstractContextManager[None]:
-        spent, config = learner.kept.spent() - learner.kept.before, learner.config
-        learner.trainer.learning_rate = config.learning_rate * cooled(
-            config, learner.iteration, spent, ranks.here().first(left()))
-        return learner.kept.watch(name)
-
     with contextlib.suppress(TimeIsUpError):
         learner.kept.go_on(alphazero(
             learner, games=learner.games, look=partial(_expert, held), judge=gate,
-            stop=stop, progress=told, watch=watch), log)
+            stop=stop, progress=told, watch=learner.kept.watch), log)
     return checkpoint.newest(learner.folder)
 
 
