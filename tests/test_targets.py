@@ -19,7 +19,7 @@ from test_data import columns
 from selfplay.arena.expert import read_expert
 from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig, rows_learnt
-from selfplay.board.lessons import Beside, Starts
+from selfplay.board.lessons import Beside, midway
 from selfplay.board.selfplay import Actor, Harvest
 from selfplay.board.targets import Exact
 from selfplay.cluster.selfplay import ShardMaker, packed
@@ -287,7 +287,7 @@ def test_the_experts_rows_of_a_run(run: Command, tmp_path: Path) -> None:
 def test_positions_that_games_begin_at() -> None:
     """Those that a game's moves lead to, after any number of them but all."""
     states = GAME.new(400)
-    begun = Starts(GAME, [(4, 0, 8, 2), (1,)], 0.5).begin(states, np.random.default_rng(0))
+    begun = midway(GAME, [(4, 0, 8, 2), (1,)], 0.5).vary(states, SMALL, np.random.default_rng(0))
     assert begun is not None
     again = GAME.new(400)
     GAME.replay(again, begun)
@@ -300,8 +300,9 @@ def test_positions_that_games_begin_at() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_self_play_begins_there(share: float) -> None:
     game, given = make("connect4"), (0, 0, 1, 1, 2, 2, 3)
-    config = replace(SMALL, opening=(0, 0), start_share=share)
-    harvest = played(Actor(game, rollout_evaluate(game, 1), config, 3, starts=[given]), 300)
+    config = replace(SMALL, opening=(0, 0))
+    begun = midway(game, [given], share)
+    harvest = played(Actor(begun, rollout_evaluate(game, 1), config, 3), 300)
     row, lengths = 0, set()
     for actions in games_of(harvest):
         seen, _ = replayed(game, actions)
@@ -319,15 +320,16 @@ def test_self_play_begins_there(share: float) -> None:
 
 def test_shards_of_a_cluster_begin_there() -> None:
     spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-    config = replace(SMALL, opening=(0, 0), start_share=1.0, dtype="float32", cache_mb=0)
-    learner = Learner(GAME, spec, config, starts=[(4, 0, 8, 2)])
-    for starts in ([], learner.starts):
-        maker = ShardMaker("tictactoe", "1x8", spec, config, 3, 40, "cpu", starts)
+    config = replace(SMALL, opening=(0, 0), dtype="float32", cache_mb=0)
+    learner = Learner(GAME, spec, config)
+    for share in (0.0, 1.0):
+        maker = ShardMaker("tictactoe", "1x8", spec, replace(config, start_share=share), 3, 40,
+                           "cpu", [(4, 0, 8, 2)])
         maker.load(packed(learner, "cpu"))
         harvest = Harvest(*maker.make((1, 0))[0])
         found = [tuple(g[:2].tolist()) for g in games_of(harvest)]
         assert len(found) == 40
-        assert (found.count((4, 0)) > 12) == bool(starts), found  # half of them begin with these
+        assert (found.count((4, 0)) > 12) == bool(share), found  # half of them begin with these
 
 
 def test_a_run_begins_in_the_middle_of_the_games_that_are_not_held_out(

@@ -6,7 +6,7 @@ One process plays and learns in turn, so what comes out depends on seed and conf
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,6 @@ from selfplay.board.data import Batch, Columns, Window, batches
 from selfplay.board.selfplay import Harvest, SelfPlay
 from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import ranks
-from selfplay.common.errors import UserError
 from selfplay.common.threads import ahead
 from selfplay.games.rules import Rules
 from selfplay.inference.actors import Actors
@@ -35,20 +34,14 @@ class Learner:
         self, game: Rules, spec: NetSpec, config: RLConfig, *, net: nn.Module | None = None,
         device: str = "cpu", seed: int = 0,
         players: Callable[[nn.Module], Any] | None = None, window: Window | None = None,
-        starts: Sequence[Sequence[int]] = (),
     ) -> None:
         """net: a net of ``spec`` to begin with, trained in place; None is a new one. players: of
-        the net that plays, who plays by it: ``Actors``, or what has their methods. starts: the
-        moves of games for ``config.start_share``; UserError where such are wanted and missing."""
-        if config.start_share and not starts:
-            raise UserError("rl.start_share: there are no expert games; name some, as --set "
-                            "expert.games=FOLDER")
+        the net that plays, who plays by it: ``Actors``, or what has their methods."""
         if not spec.komi:  # a net that does not see the komi has to learn by one alone
             config = replace(config, komi_share=0.0, komi_wild=0.0, handicap=0.0)
         self.game, self.spec, self.config, self.device, self.seed = game, spec, config, device, seed
         net = seeded(seed, lambda: build(spec)) if net is None else net
         self.actors_net = copy.deepcopy(net).eval()  #: what plays; gating may keep it back
-        self.starts = starts
         self.trainer = board_trainer(net, TrainConfig(
             batch_size=config.batch_size, learning_rate=config.learning_rate,
             weight_decay=config.weight_decay, ema_decay=config.ema_decay,
@@ -99,7 +92,7 @@ class Learner:
             seed = self.seed * 1_000_003 + self.iteration + 7919 * again
             self.selfplay = SelfPlay(self.game, self.players.evaluators, self.config, seed=seed,
                                      threads=torch.get_num_threads(), work=flops(self.spec),
-                                     iteration=self.iteration + 1, starts=self.starts)
+                                     iteration=self.iteration + 1)
         self.selfplay.plan(self.iteration + 1)
         return self.selfplay.play(positions, stop, progress)
 
@@ -186,8 +179,8 @@ def alphazero(
         with watch("learn"):
             metrics = learner.learn(len(new.value), told)
         row = {"iteration": learner.iteration, "step": learner.trainer.steps, **learner.compute,
-               **facts, **metrics, "learning_rate": learner.trainer.rate(),
-               "window": len(learner.window), **learner.players.figures(), **look(learner)}
+               **facts, **metrics, "window": len(learner.window), **learner.players.figures(),
+               **look(learner)}
         if config.gating and judge is not None:
             row["gate"] = judge(learner)
         if row.get("gate", 1.0) >= config.gating_score:

@@ -3,9 +3,10 @@ that self-play begins at."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from selfplay.board.data import Batch, Columns, Window, batches, concat
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game
 from selfplay.games.rules import Rules, put
+
+R = TypeVar("R", bound=Rules)
 
 
 def endless_batches(
@@ -39,31 +42,36 @@ def evenly(columns: Columns, count: int) -> Columns:
     return columns.rows(rows)
 
 
-class Starts:
-    """Positions of an expert's games, for games that begin in the middle, at what self-play alone
-    would seldom come to (as KataGo's start positions from game records)."""
+def midway(game: R, games: Sequence[Sequence[int]], share: float) -> R:
+    """``game`` for self-play whose games begin, of ``share`` of them, in the middle of others, at
+    what it would seldom come to by itself (as from KataGo's start positions): after any number of
+    the moves of one of ``games`` but all, in Go at the usual komi. Its other boards are as before.
+    Raises UserError where there are no ``games``.
+    """
+    if not games:
+        raise UserError("rl.start_share: there are no expert games; name some, as --set "
+                        "expert.games=FOLDER")
+    every, found = [np.asarray(moves, np.int64) for moves in games], copy.copy(game)
 
-    def __init__(self, game: Rules, games: Sequence[Sequence[int]], share: float) -> None:
-        """games: the moves of each. share: of new games, those that begin at one of their
-        positions, in Go at the usual komi."""
-        self.game, self.share = game, share if games else 0.0
-        self.moves = [np.asarray(moves, np.int64) for moves in games]
-
-    def begin(self, states: Any, rng: np.random.Generator) -> NDArray[np.int64] | None:
-        """Let some of the new games ``states`` begin elsewhere: after any number of a game's moves
-        but all. Their moves [B, T], -1 pads; None where none does."""
-        if not self.share or not len(
-                rows := np.flatnonzero(rng.random(len(states.ply)) < self.share)):
-            return None
-        chosen = [self.moves[k] for k in rng.integers(0, len(self.moves), len(rows))]
+    def vary(
+        states: Any, config: RLConfig, rng: np.random.Generator, evaluate: Any = None
+    ) -> NDArray[np.int64] | None:
+        begun = game.vary(states, config, rng, evaluate)
+        rows = np.flatnonzero(rng.random(len(states.ply)) < share)
+        if begun is not None or not len(rows):
+            return begun
+        chosen = [every[k] for k in rng.integers(0, len(every), len(rows))]
         plies = rng.integers(0, [len(moves) for moves in chosen])
         begun = np.full((len(states.ply), max(plies.max(), 1)), -1, np.int64)
         for row, moves, ply in zip(rows, chosen, plies, strict=True):
             begun[row, :ply] = moves[:ply]
-        fresh = self.game.new(len(rows))
-        self.game.replay(fresh, begun[rows])
+        fresh = game.new(len(rows))
+        game.replay(fresh, begun[rows])
         put(states, rows, fresh)
         return begun
+
+    found.vary = vary  # type: ignore[method-assign]
+    return found
 
 
 class Beside(Window):

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from selfplay.board.config import RLConfig, scheduled
 from selfplay.board.data import Columns, concat, pack
-from selfplay.board.lessons import Starts
 from selfplay.common import ranks
 from selfplay.common.threads import Workers
 from selfplay.games.rules import Rules, put, take
@@ -75,10 +74,9 @@ class Actor:
 
     def __init__(
         self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int,
-        group: int = 0, iteration: int = 1, starts: Sequence[Sequence[int]] = (),
+        group: int = 0, iteration: int = 1,
     ) -> None:
-        """iteration: whose simulations the searches have, by ``config.sims_from``. starts: games
-        that ``config.start_share`` of one's own begin in the middle of, their moves."""
+        """iteration: whose simulations the searches have, by ``config.sims_from``."""
         batch, plies = config.games, min(game.max_moves, FIRST_PLIES)
         self.game, self.evaluate, self.config = game, evaluate, config
         self.budget = scheduled(config, iteration)
@@ -102,7 +100,6 @@ class Actor:
         self.exact: Callable[..., Any] = lambda states, policy: (policy, np.nan)
         if config.solved_from:  # imported for few
             self.exact = import_module("selfplay.board.targets").Exact(game, config.solved_from)
-        self.starts = Starts(game, starts, config.start_share)
         self._rested: list[NDArray[np.int64]] = []  # rows whose searches are over, by waves
         self._deal(np.arange(batch))
         self._think(np.arange(batch))
@@ -138,7 +135,6 @@ class Actor:
         if over.any():  # an opening that ended the game teaches nothing
             put(fresh, np.flatnonzero(over), self.game.new(int(over.sum())))
         begun = self.game.vary(fresh, self.config, self.rng, self.evaluate)
-        begun = self.starts.begin(fresh, self.rng) if begun is None else begun
         if begun is not None:
             while begun.shape[1] > self.book.action.shape[1]:
                 self.book = _roomier(self.book)
@@ -285,22 +281,19 @@ class SelfPlay:
 
     evaluators: one a group (see ``groups_of``), used by one thread at a time. threads: at most
     so many groups at once; the games and their order do not depend on it. work: floating-point
-    operations of an evaluation (see ``models.flops``). iteration: as ``plan`` takes it. starts: as
-    ``Actor`` takes them, of the game's own board.
+    operations of an evaluation (see ``models.flops``). iteration: as ``plan`` takes it.
     """
 
     def __init__(
         self, game: Rules, evaluators: Sequence[Evaluator], config: RLConfig, seed: int,
         threads: int, work: float = 0.0, iteration: int = 1,
-        starts: Sequence[Sequence[int]] = (),
     ) -> None:
         groups = groups_of(game, config.games, evaluators[0].device.type, config.sizes)
         if len(groups) != len(evaluators):
             raise ValueError(f"{len(evaluators)} evaluators for {len(groups)} groups")
         self.actors = [
             Actor(groups[group][0], evaluators[group], replace(config, games=groups[group][1]),
-                  seed=seed, group=group, iteration=iteration,
-                  starts=starts if groups[group][0] is game else ())
+                  seed=seed, group=group, iteration=iteration)
             for group in ranks.share(len(groups))]
         self.waves = max(1, min(WAVES, int(WORK / max(work * groups[0][1], 1.0))))
         self.workers = Workers(min(threads, len(self.actors)))

@@ -28,6 +28,7 @@ from safetensors.torch import load, save
 from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns
+from selfplay.board.lessons import midway
 from selfplay.board.selfplay import Actor, Harvest, join_harvests
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Delivery, Farm
@@ -54,12 +55,12 @@ class WholeGames(Actor):
 
     def __init__(
         self, game: Rules, evaluate: Callable[..., Any], config: RLConfig, seed: int, group: int,
-        games: int, iteration: int = 1, starts: Sequence[Sequence[int]] = (),
+        games: int, iteration: int = 1,
     ) -> None:
         config = replace(config, games=min(config.games, games))
         self.more = games  #: that are still to begin
         self.resting = np.zeros(config.games, np.bool_)  #: rows without a game
-        super().__init__(game, evaluate, config, seed, group, iteration, starts)
+        super().__init__(game, evaluate, config, seed, group, iteration)
 
     def play(self) -> Harvest:
         """All games. They depend on what the constructor was given, and on nothing else."""
@@ -88,8 +89,11 @@ class ShardMaker(Maker):
         self, game: str, net: str, spec: NetSpec, config: RLConfig, seed: int, games: int,
         device: str, starts: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.config, self.seed, self.games, self.starts = config, seed, games, starts
-        self.boards = make(game).boards(config.sizes)
+        self.config, self.seed, self.games = config, seed, games
+        own_board: Rules = make(game)
+        if config.start_share:
+            own_board = midway(own_board, starts, config.start_share)
+        self.boards = own_board.boards(config.sizes)
         if own.is_own(net):
             use_net(net)
         self.net, self.device = build(spec), device
@@ -123,7 +127,7 @@ class ShardMaker(Maker):
         before = evaluate.evaluations, evaluate.cache.hits if evaluate.cache else 0
         harvest = WholeGames(board, evaluate, self.config,
                              self.seed * 1_000_003 + iteration - 1, number, games,
-                             iteration, self.starts if board is own else ()).play()
+                             iteration).play()
         return tuple(harvest), {
             "games": len(harvest.ends), "evaluations": evaluate.evaluations - before[0],
             "cached": (evaluate.cache.hits if evaluate.cache else 0) - before[1]}
@@ -168,9 +172,11 @@ class SpreadGames(ShardedGames):
     """``ShardedGames`` whose games are played on a cluster."""
 
     def __init__(
-        self, folder: Path, farm: Farm, learner: Learner, game: str, net: str, games: int
+        self, folder: Path, farm: Farm, learner: Learner, game: str, net: str, games: int,
+        starts: Sequence[Sequence[int]] = (),
     ) -> None:
-        """game, net: as the run's settings name them. games: of a shard; 0: of a group."""
+        """game, net: as the run's settings name them. games: of a shard; 0: of a group. starts: as
+        ``boards.KeptLearner`` takes them."""
         super().__init__(folder)
         config = learner.config
         self.farm, self.config = farm, config
@@ -179,7 +185,7 @@ class SpreadGames(ShardedGames):
         farm.begin(Order(f"{__name__}:{ShardMaker.__name__}", {
             "game": game, "net": net, "spec": learner.spec,
             "config": replace(config, games=min(size, self.games)),
-            "seed": learner.seed, "games": self.games, "starts": learner.starts}))
+            "seed": learner.seed, "games": self.games, "starts": starts}))
         self.plans: dict[int, _Plan] = {}
         self.table, self.shards = ClusterTable(farm), 0
         self.version, self.stale, self._tended = -1, 0.0, 0.0
