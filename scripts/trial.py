@@ -77,9 +77,8 @@ class Trained(NamedTuple):
 
 def learner_of(run: Run, folder: Path) -> KeptLearner:
     init = None if run.config.init == "random" else Path(run.config.init)
-    taught = beside_rl(run)
     return KeptLearner(run.game, net_spec(run), run.config.rl, folder, init=init, device="cpu",
-                       seed=run.config.seed, lessons=taught.lessons, starts=taught.starts)
+                       seed=run.config.seed, lessons=beside_rl(run)[0])
 
 
 def warm(run: Run) -> None:

@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from command import Command
-from harvesting import played
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_actor import SMALL, games_of, play, replayed
 from test_data import columns
 
-from selfplay.arena.expert import read_expert
-from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig, rows_learnt
-from selfplay.board.lessons import Beside, midway
-from selfplay.board.selfplay import Actor, Harvest
+from selfplay.board.lessons import Beside
 from selfplay.board.targets import Exact
-from selfplay.cluster.selfplay import ShardMaker, packed
 from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import GameError
@@ -30,9 +25,8 @@ from selfplay.games.solve import solver
 from selfplay.models import NetSpec
 from selfplay.run.boards import KeptLearner, train_rl
 from selfplay.run.config import preset
-from selfplay.run.folder import Run, stored_config
-from selfplay.run.teacher import BesideRL, beside_rl
-from selfplay.search.rollouts import rollout_evaluate
+from selfplay.run.folder import Run
+from selfplay.run.teacher import beside_rl
 
 GAME = make("tictactoe")
 LINES = [(0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6)]
@@ -268,89 +262,18 @@ def test_the_experts_rows_of_a_run(run: Command, tmp_path: Path) -> None:
     config = preset("tictactoe")
     config = replace(config, init="random", rl=replace(config.rl, expert_share=0.5))
     bare = Run(tmp_path / "bare", config, GAME)
-    assert beside_rl(bare) == BesideRL()
+    assert beside_rl(bare) == (None, None)
     said = run("rl", "--game", "tictactoe", "--init", "random", "--run", str(tmp_path / "bare"),
                "--set", "rl.expert_share=0.5")
     said.mistake("rl.expert_share: there are no expert games", "--set expert.games=FOLDER")
-    assert beside_rl(replace(bare, config=preset("tictactoe", init="random"))) == BesideRL()
+    assert beside_rl(replace(bare, config=preset("tictactoe", init="random"))) == (None, None)
     made = run("expert", "--game", "tictactoe", "--player", "random", "--games", "30",
                "--out", str(tmp_path / "g.jsonl.gz"))
     assert made.code == 0
     config = replace(config, expert=replace(config.expert, games=(str(tmp_path / "g.jsonl.gz"),)))
-    learnt, held, starts = beside_rl(Run(tmp_path / "r", config, GAME))
-    assert learnt is not None and held is not None and starts == []
+    learnt, held = beside_rl(Run(tmp_path / "r", config, GAME))
+    assert learnt is not None and held is not None
     assert len(learnt.value) > 5 * len(held.value) > 0
-
-
-# ------------------------------------------------------------------------- games in the middle
-
-def test_positions_that_games_begin_at() -> None:
-    """Those that a game's moves lead to, after any number of them but all."""
-    states = GAME.new(400)
-    begun = midway(GAME, [(4, 0, 8, 2), (1,)], 0.5).vary(states, SMALL, np.random.default_rng(0))
-    assert begun is not None
-    again = GAME.new(400)
-    GAME.replay(again, begun)
-    np.testing.assert_array_equal(GAME.observe(again), GAME.observe(states))
-    moves = [tuple(row[row >= 0].tolist()) for row in begun]
-    assert set(moves) == {(), (4,), (4, 0), (4, 0, 8)}
-    assert 50 < sum(map(bool, moves)) < 100  # 3 of 4 of half of half of them: 75
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_self_play_begins_there(share: float) -> None:
-    game, given = make("connect4"), (0, 0, 1, 1, 2, 2, 3)
-    config = replace(SMALL, opening=(0, 0))
-    begun = midway(game, [given], share)
-    harvest = played(Actor(begun, rollout_evaluate(game, 1), config, 3), 300)
-    row, lengths = 0, set()
-    for actions in games_of(harvest):
-        seen, _ = replayed(game, actions)
-        own = [k for k in range(len(seen)) if row + len(seen) - k <= len(harvest.columns.value)
-               and np.array_equal(harvest.columns.obs[row], seen[k]["obs"])]
-        assert own and own[0] < len(given)
-        assert actions[: own[0]].tolist() == list(given[: own[0]])
-        for position in seen[own[0]:]:
-            np.testing.assert_array_equal(harvest.columns.obs[row], position["obs"])
-            row += 1
-        lengths.add(own[0])
-    assert row == len(harvest.columns.value)
-    assert lengths == (set(range(7)) if share else {0})
-
-
-def test_shards_of_a_cluster_begin_there() -> None:
-    spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
-    config = replace(SMALL, opening=(0, 0), dtype="float32", cache_mb=0)
-    learner = Learner(GAME, spec, config)
-    for share in (0.0, 1.0):
-        maker = ShardMaker("tictactoe", "1x8", spec, replace(config, start_share=share), 3, 40,
-                           "cpu", [(4, 0, 8, 2)])
-        maker.load(packed(learner, "cpu"))
-        harvest = Harvest(*maker.make((1, 0))[0])
-        found = [tuple(g[:2].tolist()) for g in games_of(harvest)]
-        assert len(found) == 40
-        assert (found.count((4, 0)) > 12) == bool(share), found  # half of them begin with these
-
-
-def test_a_run_begins_in_the_middle_of_the_games_that_are_not_held_out(
-    run: Command, tmp_path: Path
-) -> None:
-    file = tmp_path / "g.jsonl.gz"
-    words = ["rl", "--game", "tictactoe", "--init", "random", "--net", "1x8", "--set",
-             "rl.start_share=0.5", *(f"--set=rl.{word}" for word in (
-                 "games=8", "positions=16", "iterations=1", "sims=4", "batch_size=16"))]
-    said = run(*words, "--run", str(tmp_path / "none"))
-    said.mistake("rl.start_share: there are no expert games", "--set expert.games=FOLDER")
-    assert run("expert", "--game", "tictactoe", "--player", "random", "--games", "30",
-               "--out", str(file)).code == 0
-    assert run(*words, "--run", str(tmp_path / "r"), "--set", f"expert.games={file}").code == 0
-    config = stored_config(tmp_path / "r")
-    assert config is not None
-    lessons, known, starts = beside_rl(Run(tmp_path / "r", config, GAME))
-    every = {game.actions for game in read_expert([file], GAME)[0]}
-    held = every - set(starts)
-    assert lessons is None and known is not None and set(starts) < every
-    assert sum(map(len, held)) == len(known.value)
 
 
 @pytest.mark.parametrize("share", ["1", "-0.1", "nan"])

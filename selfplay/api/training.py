@@ -69,9 +69,8 @@ def alphazero(
     spec: Any = net.spec
     if rl.sizes and not spec.any_board:
         raise UserError(f"sizes={rl.sizes}: this net is for one board, {game.name}")
-    for name in ("expert_share", "start_share"):
-        if getattr(rl, name):
-            raise UserError(f"{name}: for a run, which has an expert's games")
+    if rl.expert_share:
+        raise UserError("expert_share: for a run, which has an expert's games")
     learner = Learner(game, spec, rl, net=copy.deepcopy(net), device=device, seed=seed)
     for row in boards.alphazero(learner, judge=gate if rl.gating else None):
         net.load_state_dict(learner.inference_net().state_dict())

@@ -51,8 +51,6 @@ class RLConfig:
     temperature_plies: Whole = 12  #: first moves of a game, drawn from the search's policy
     temperature: Amount = 1.0  #: of that sampling: policy ** (1 / temperature)
     opening: Plies = (0, 4)  #: fewest and most random plies at the start of a game
-    start_share: Share = 0.0
-    #: of the games, those that begin at a position of the expert's games, any but the last
     sizes: tuple[Count, ...] = ()
     #: Go: boards that one net learns at once, 7,9,11 say, the game's own among them; twice the
     #: share for one named twice. Empty: the game's own alone

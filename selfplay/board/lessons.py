@@ -1,12 +1,9 @@
-"""What an expert's games are to learning: batches without end, rows beside one's own, and positions
-that self-play begins at."""
+"""Batches without end from rows that stay what they are, and rows from all over them."""
 
 from __future__ import annotations
 
-import copy
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +12,6 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Batch, Columns, Window, batches, concat
 from selfplay.common.errors import UserError
 from selfplay.games.base import Game
-from selfplay.games.rules import Rules, put
-
-R = TypeVar("R", bound=Rules)
 
 
 def endless_batches(
@@ -40,38 +34,6 @@ def evenly(columns: Columns, count: int) -> Columns:
     """``count`` rows at most, spread evenly."""
     rows = np.linspace(0, len(columns.value) - 1, min(count, len(columns.value))).astype(np.int64)
     return columns.rows(rows)
-
-
-def midway(game: R, games: Sequence[Sequence[int]], share: float) -> R:
-    """``game`` for self-play whose games begin, of ``share`` of them, in the middle of others, at
-    what it would seldom come to by itself (as from KataGo's start positions): after any number of
-    the moves of one of ``games`` but all, in Go at the usual komi. Its other boards are as before.
-    Raises UserError where there are no ``games``.
-    """
-    if not games:
-        raise UserError("rl.start_share: there are no expert games; name some, as --set "
-                        "expert.games=FOLDER")
-    every, found = [np.asarray(moves, np.int64) for moves in games], copy.copy(game)
-
-    def vary(
-        states: Any, config: RLConfig, rng: np.random.Generator, evaluate: Any = None
-    ) -> NDArray[np.int64] | None:
-        begun = game.vary(states, config, rng, evaluate)
-        rows = np.flatnonzero(rng.random(len(states.ply)) < share)
-        if begun is not None or not len(rows):
-            return begun
-        chosen = [every[k] for k in rng.integers(0, len(every), len(rows))]
-        plies = rng.integers(0, [len(moves) for moves in chosen])
-        begun = np.full((len(states.ply), max(plies.max(), 1)), -1, np.int64)
-        for row, moves, ply in zip(rows, chosen, plies, strict=True):
-            begun[row, :ply] = moves[:ply]
-        fresh = game.new(len(rows))
-        game.replay(fresh, begun[rows])
-        put(states, rows, fresh)
-        return begun
-
-    found.vary = vary  # type: ignore[method-assign]
-    return found
 
 
 class Beside(Window):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from safetensors.torch import load, save
 from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns
-from selfplay.board.lessons import midway
 from selfplay.board.selfplay import Actor, Harvest, join_harvests
 from selfplay.cluster.actor import Key, Maker, Order
 from selfplay.cluster.farm import Delivery, Farm
@@ -87,13 +86,10 @@ class ShardMaker(Maker):
 
     def __init__(
         self, game: str, net: str, spec: NetSpec, config: RLConfig, seed: int, games: int,
-        device: str, starts: Sequence[Sequence[int]] = (),
+        device: str,
     ) -> None:
         self.config, self.seed, self.games = config, seed, games
-        own_board: Rules = make(game)
-        if config.start_share:
-            own_board = midway(own_board, starts, config.start_share)
-        self.boards = own_board.boards(config.sizes)
+        self.boards = make(game).boards(config.sizes)
         if own.is_own(net):
             use_net(net)
         self.net, self.device = build(spec), device
@@ -172,11 +168,9 @@ class SpreadGames(ShardedGames):
     """``ShardedGames`` whose games are played on a cluster."""
 
     def __init__(
-        self, folder: Path, farm: Farm, learner: Learner, game: str, net: str, games: int,
-        starts: Sequence[Sequence[int]] = (),
+        self, folder: Path, farm: Farm, learner: Learner, game: str, net: str, games: int
     ) -> None:
-        """game, net: as the run's settings name them. games: of a shard; 0: of a group. starts: as
-        ``boards.KeptLearner`` takes them."""
+        """game, net: as the run's settings name them. games: of a shard; 0: of a group."""
         super().__init__(folder)
         config = learner.config
         self.farm, self.config = farm, config
@@ -185,7 +179,7 @@ class SpreadGames(ShardedGames):
         farm.begin(Order(f"{__name__}:{ShardMaker.__name__}", {
             "game": game, "net": net, "spec": learner.spec,
             "config": replace(config, games=min(size, self.games)),
-            "seed": learner.seed, "games": self.games, "starts": starts}))
+            "seed": learner.seed, "games": self.games}))
         self.plans: dict[int, _Plan] = {}
         self.table, self.shards = ClusterTable(farm), 0
         self.version, self.stale, self._tended = -1, 0.0, 0.0

@@ -26,7 +26,7 @@ class OnFarm:
     def selfplay(self, run: Run, learner: KeptLearner) -> SpreadGames:
         config = run.config
         return SpreadGames(learner.games.folder, self.farm, learner, config.game, config.net,
-                           config.ray.games, learner.starts)
+                           config.ray.games)
 
     def league(self, run: Run, learner: KeptPolicyLearner) -> SpreadLeague:
         return SpreadLeague(self.farm, learner).begin(run.config.game, run.config.net)

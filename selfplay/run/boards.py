@@ -28,7 +28,7 @@ from selfplay.board.config import RLConfig
 from selfplay.board.data import Columns, unpack
 from selfplay.board.evaluate import HELD_ROWS, evaluate_columns
 from selfplay.board.league import PolicyLearner, league
-from selfplay.board.lessons import Beside, evenly, midway
+from selfplay.board.lessons import Beside, evenly
 from selfplay.board.policy import BoardPolicy
 from selfplay.board.selfplay import Harvest, join_harvests
 from selfplay.board.supervised import sft_lesson
@@ -171,20 +171,14 @@ class KeptLearner(Learner):
     def __init__(
         self, game: Game, spec: NetSpec, config: RLConfig, folder: Path, *, init: Path | None,
         device: str, seed: int, known: Columns | None = None, lessons: Columns | None = None,
-        starts: Sequence[Sequence[int]] = (),
     ) -> None:
         """known: positions, an expert's say, to compare dtypes on before there are games. lessons:
-        an expert's rows, for ``rl.expert_share``. starts: its games, for ``rl.start_share``.
-
-        Raises UserError where such are wanted and there are none.
-        """
-        if config.start_share:
-            game = midway(game, starts, config.start_share)
+        an expert's rows, for ``rl.expert_share``."""
         net, spec, start = _begin(game, spec, folder, init, device, seed)
         super().__init__(game, spec, config, net=net, device=device, seed=seed,
                          players=self._actors, window=Beside(config, lessons))
         self.folder, self.known, self.games = folder, known, ShardedGames(folder / "records")
-        self.shard, self.starts = self.games.shard, starts
+        self.shard = self.games.shard
         self.compute = {key: start[key] for key in ("flops", "positions")}
         self.kept = Kept(
             folder, partial(_save, self), "iteration", config.checkpoint_every, config.keep,

@@ -174,12 +174,12 @@ def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None)
         return (f"RL: left out, its share of the time is 0; go on with {clock.more('rl')}, or "
                 f"alone with {alone}")
     start = _start(run)
-    taught = beside_rl(run)
+    learnt, held = beside_rl(run)
     spec, seed, folder = net_spec(run), run.config.seed, run.folder / "rl"
     learner: KeptLearner | KeptPolicyLearner
     if played := run.config.rl.algorithm not in ALGORITHMS:
         learner = KeptLearner(run.game, spec, run.config.rl, folder, init=start, device=device,
-                              seed=seed, **taught._asdict())
+                              seed=seed, known=held, lessons=learnt)
         _say_of(learner)
         if away is not None:
             learner.games = away.selfplay(run, learner)
@@ -215,10 +215,10 @@ def rl_stage(run: Run, clock: Clock, device: str, away: Elsewhere | None = None)
                   f"positions, {rows:,} more in {games:,} games under way{words}")
 
         if isinstance(learner, KeptLearner):
-            return train_rl(learner, held=taught.known, left=at.left, overtime=at.clock.overtime(),
+            return train_rl(learner, held=held, left=at.left, overtime=at.clock.overtime(),
                             learning=min(learning_seconds(run), at.left() / 2), log=log,
                             progress=progress, flying=flying)
-        return train_pg(learner, held=taught.known, left=at.left, log=log, progress=progress)
+        return train_pg(learner, held=held, left=at.left, log=log, progress=progress)
 
     def said(newest: Path | None) -> str:
         if newest is not None:

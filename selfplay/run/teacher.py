@@ -204,7 +204,6 @@ class ExpertRows(NamedTuple):
 
     learnt: Columns
     held: Columns
-    games: list[ExpertGame]  #: those to learn from, on the run's own board
     held_out: str  #: ``sum_of`` the games held out
     said: str  #: how many games these are
 
@@ -224,31 +223,20 @@ def expert_columns(run: Run) -> ExpertRows:
             say("expert games: they have changed since SFT began, and others are held out now, "
                 "some of which it may have learnt from; a new run (--run NEW) measures it anew")
     said.append(f"expert games: {len(learnt):,} to learn from, {len(held):,} held out")
-    taught = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed) if net_spec(
-        run).komi else learnt
-    rows = mixed_columns([(run.game, taught), *others]) if run.config.rl.sizes else (
-        to_columns(run.game, taught))
-    return ExpertRows(rows, to_columns(run.game, held), learnt, sum_of(held), "\n".join(said))
+    if net_spec(run).komi:
+        learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
+    rows = mixed_columns([(run.game, learnt), *others]) if run.config.rl.sizes else (
+        to_columns(run.game, learnt))
+    return ExpertRows(rows, to_columns(run.game, held), sum_of(held), "\n".join(said))
 
 
-class BesideRL(NamedTuple):
-    """What RL has of an expert's games."""
-
-    lessons: Columns | None = None  #: rows that it learns from beside its own
-    known: Columns | None = None  #: those held out, that it is looked at on
-    starts: Sequence[Sequence[int]] = ()  #: games in whose middle its own begin
-
-
-def beside_rl(run: Run) -> BesideRL:
-    """What the run's settings want of the expert's games, if there are any."""
-    config = run.config.rl
-    wanted = (config.expert_share > 0 or config.start_share > 0) and any(
-        file.exists() for file in expert_files(run))
-    if run.config.init != "sft" and not wanted:
-        return BesideRL()
+def beside_rl(run: Run) -> tuple[Columns | None, Columns | None]:
+    """The expert's rows that RL learns from beside its own, and those that it is looked at on."""
+    beside = run.config.rl.expert_share > 0 and any(file.exists() for file in expert_files(run))
+    if run.config.init != "sft" and not beside:
+        return None, None
     rows = expert_columns(run)
-    starts = [game.actions for game in rows.games] if config.start_share else []
-    return BesideRL(rows.learnt if wanted and config.expert_share else None, rows.held, starts)
+    return rows.learnt if beside else None, rows.held
 
 
 def _other_boards(
