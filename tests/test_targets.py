@@ -247,6 +247,7 @@ def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
     train_rl(again)
     for row in whole.history:
         assert row["positions"] == 16 * row["step"]
+    assert isinstance(whole.window, Beside) and whole.window.lessons is taught
     new = len(whole.window.newest().value)
     steps = whole.history[1]["step"] - whole.history[0]["step"]
     assert steps == round(rows_learnt(config, new) / 16)

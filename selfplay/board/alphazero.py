@@ -50,7 +50,8 @@ class Learner:
         ), device)
         self.compute = {"flops": 0.0, "positions": 0.0}  #: so far; ``flops``: an evaluation's
         self.iteration = 0
-        self.window = window or Window(config.window_min, config.window_growth, config.window_max)
+        self.window = window if window is not None else Window(  # an empty one is false
+            config.window_min, config.window_growth, config.window_max)
         self.selfplay: SelfPlay | None = None
         every = game.boards(config.sizes)
         self.boards = [(board, board.symmetries()) for board in dict.fromkeys(every)]
