@@ -116,9 +116,9 @@ class Learner:
         return {key: value / steps for key, value in total.items()}
 
     def _batches(self, steps: int) -> Iterator[list[Batch]]:
-        """What the next steps learn from; each depends on its number alone."""
+        """What the next steps learn from, each by its number and what the net has had."""
         for k in range(steps):
-            rng = np.random.default_rng([self.seed, 0x41, self.iteration, k])
+            rng = np.random.default_rng([self.seed, 0x41, int(self.compute["positions"]), k])
             columns, rows = self.window.sample(self.config.batch_size, rng)
             yield batches(columns, rows, self.boards, rng)
 
