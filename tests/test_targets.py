@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from test_actor import SMALL, games_of, play, replayed
 from test_data import columns
 
+from selfplay.board.alphazero import Learner
 from selfplay.board.config import RLConfig, rows_learnt
 from selfplay.board.lessons import Beside
 from selfplay.board.targets import Exact
@@ -257,6 +258,19 @@ def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
     assert again.history[0]["policy_loss"] == whole.history[0]["policy_loss"]
     with pytest.raises(UserError, match=r"rl\.expert_share: there are no expert games"):
         KeptLearner(GAME, spec, config, tmp_path / "none", init=None, device="cpu", seed=1)
+
+
+def test_a_net_that_goes_on_draws_other_rows() -> None:
+    """As in another run with the same seed, which begins with what the net has learnt from."""
+    spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
+    learner = Learner(GAME, spec, replace(SHARED, expert_share=0.0), seed=1)
+    learner.window.add(play(GAME, SMALL, 100).columns)
+    drawn = []
+    for positions in (0.0, 0.0, 4096.0):
+        learner.compute["positions"] = positions
+        drawn.append(next(learner._batches(1))[0].obs)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
 
 
 def test_the_experts_rows_of_a_run(run: Command, tmp_path: Path) -> None:
