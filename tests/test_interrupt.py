@@ -111,11 +111,42 @@ def test_time_in_numbas_compiler_is_counted_once_for_all_threads() -> None:
     assert compiling.seconds() - before == counted
 
 
-def test_while_threads_end_another_one_ends_the_process_at_once() -> None:
-    code = ("import signal, time\nfrom selfplay.common import interrupt\n"
-            "interrupt.leave_on_signals()\nsignal.raise_signal(signal.SIGTERM)\nprint('never')")
+#: The command, and where in its last steps it gets a signal that is not its first one.
+ENDING = {
+    "as it says that it stops": "mistakes._say_once = lambda *said: again()",
+    "as it returns": "mistakes.run_command = returns",
+    "as the threads end": "sys.exit = lambda code: again()",
+}
+
+
+@pytest.mark.parametrize("where", ENDING)
+@BOTH
+def test_another_one_while_the_command_ends_stops_at_once(number: int, where: str) -> None:
+    """Between the handlers of its work and those of its end there is no instant without any."""
+    code = (
+        f"{HEARS_CTRL_C}\nimport sys\nfrom selfplay import cli\nfrom selfplay.cli import mistakes\n"
+        "class Commands:\n"
+        "    def __call__(self, **options):\n"
+        f"        signal.raise_signal({int(number)})\n"
+        f"def again():\n    signal.raise_signal({int(number)})\n    print('never')\n"
+        "work = mistakes.run_command\n"
+        "def returns(commands):\n    work(commands)\n    again()\n"
+        "sys.argv = ['selfplay', 'train']\ncli.cli = Commands()\n"
+        f"{ENDING[where]}\ncli.main()\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped at once\n")
+    at_once = "stopped at once; the same command continues\n"
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr in (at_once, f"stopped; the same command continues\n{at_once}")
+
+
+def test_before_the_command_listens_a_signal_is_one_line_and_nohup_is_heeded() -> None:
+    for ignored, expected in ((False, (130, "", "stopped at once\n")), (True, (0, "on\n", ""))):
+        code = (f"{HEARS_CTRL_C}\nfrom selfplay.common import interrupt\n"
+                f"if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+                "interrupt.leave_on_signals()\nsignal.raise_signal(signal.SIGINT)\nprint('on')")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              check=False)
+        assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 def test_a_second_signal_takes_the_engines_along() -> None:

@@ -374,10 +374,9 @@ def _banner(run: Run, minutes: float) -> None:
 
 def main() -> None:
     """The entry point: every mistake of the user ends in one line and a non-zero exit code."""
-    from selfplay.cli.mistakes import run_command
     from selfplay.common import interrupt
 
-    code = run_command(cli)
-    if code == interrupt.EXIT_CODE:
-        interrupt.leave_on_signals()
-    sys.exit(code)
+    interrupt.leave_on_signals()
+    from selfplay.cli.mistakes import run_command
+
+    sys.exit(run_command(cli))

@@ -91,10 +91,12 @@ def listening(farewell: str = "stopped at once") -> Iterator[None]:
 
 
 def leave_on_signals() -> None:
-    """From here on any further signal ends the process at once: it only has its threads to end."""
+    """A signal ends the process at once wherever it is not ``listening``: before and after the
+    command's work there is nothing to finish, and nobody to catch an exception."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, lambda number, frame: _leave())
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, frame: _leave())
 
 
 @contextmanager
