@@ -23,6 +23,7 @@ from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
 from selfplay.board.config import RLConfig
 from selfplay.board.selfplay import SelfPlay
+from selfplay.board.trainer import TrainConfig, board_trainer
 from selfplay.common import compiling
 from selfplay.common.compiling import working_seconds
 from selfplay.common.console import Bar
@@ -172,6 +173,28 @@ def test_an_rl_that_has_cost_much_stays_and_the_command_is_named(
     assert done.code == 0 and (here / "earlier/1/rl/ckpt-000001").is_dir(), done.err
     assert not (here / "rl").exists()
     assert "RL: 3 iterations" in train(run, 30, "--set", "sft.max_steps=200")
+
+
+def test_sft_goes_on_where_its_share_of_more_minutes_is_less_than_it_has_had(
+    run: Command, begun: Begun, tmp_path: Path
+) -> None:
+    """What a first start needed at the least was more than SFT's share of the next one is."""
+    begun(0.5)
+    here = tmp_path / "here"
+    spent = json.loads((here / "progress.json").read_text())
+    del spent["crc32"]
+    spent["seconds"] |= {"sft": 36.0, "rl": 10.0}  # of 3 minutes, a tenth of which would be 18 s
+    (here / "progress.json").write_text(json.dumps(spent))
+    before = checkpoint.read_meta(checkpoint.newest(here / "sft"))["step"]
+    few = ("--set", "shares=0.1,0.1,0.6,0.2")
+    assert "RL begins again from it" in train(run, 3, *few, "--set", "sft.max_steps=10000")
+    assert (here / "earlier/1/rl/ckpt-000001").is_dir()
+    assert checkpoint.read_meta(checkpoint.newest(here / "sft"))["step"] > before
+    after = json.loads((here / "progress.json").read_text())["seconds"]["sft"]
+    assert after == pytest.approx(72, abs=2)  # as long again
+    said = train(run, 3, *few, "--set", "sft.max_steps=10000")
+    assert "It stays, though its curve is not flat yet" in said  # and not once more
+    assert not (here / "earlier/2").exists()
 
 
 def test_a_game_stays_on_its_side_when_more_come(tmp_path: Path) -> None:
@@ -374,6 +397,25 @@ def test_the_stand_in_is_the_expert_until_the_real_one_has_played(
     assert "mcts:64 plays itself" in train(run, 60, *more)
     rated = json.loads((here / "evaluation.json").read_text())["baselines"]
     assert [row["player"] for row in rated if row["expert"]] == ["mcts:64"]
+
+
+def test_who_stood_in_is_the_expert_until_sft_has_learnt_from_another(tmp_path: Path) -> None:
+    """Other games are those that others are held out of, however many these are."""
+    run, history = opened(tmp_path), tmp_path / "sft/history.jsonl"
+    trainer = board_trainer(seeded(0, lambda: build(SPEC)), TrainConfig())
+    meta = {"game": "tictactoe", "kind": "sft", "step": 1, "compute": {}}
+    columns = SimpleNamespace(learnt=SimpleNamespace(value=[0.0] * 400),
+                              about={"held_out": "its own", "teacher": "mcts:100"})
+    assert teacher.expert_of(run) == run.config.expert.player
+    for held_out, others in (("its own", False), ("a stand-in's", True)):
+        checkpoint.save(tmp_path / "sft/ckpt-000001", trainer, SPEC,
+                        {**meta, "held_out": held_out, "teacher": "mcts:12"})
+        history.write_text('{"step": 1, "rows": 500}\n')
+        assert teacher.other_games(run, columns) == others
+        assert teacher.expert_of(run) == "mcts:12"
+    columns.about["held_out"] = "a stand-in's"
+    history.write_text('{"step": 1, "rows": 399}\n')
+    assert teacher.other_games(run, columns)
 
 
 def test_rl_without_the_time_for_a_first_point_is_told_before_the_start(

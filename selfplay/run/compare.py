@@ -48,7 +48,7 @@ from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.clock import Clock
 from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
 from selfplay.run.folder import Run, stages
-from selfplay.run.teacher import teacher_of
+from selfplay.run.teacher import expert_of
 
 RANDOM = "random"
 STAGES = ("sft", "rl", "value")  #: whose checkpoints play
@@ -120,7 +120,7 @@ def plan_matches(run: Run, chosen: list[Point]) -> list[Pairing]:
         return [found for stage, found in by_stage.items()
                 if found and sims in modes_of(run, stage)]
 
-    ladder = dict.fromkeys([RANDOM, *config.baselines, teacher_of(run)])
+    ladder = dict.fromkeys([RANDOM, *config.baselines, expert_of(run)])
     outside = [name for name in ladder if missing_engine(name) is None]
 
     def finals(sims: int) -> list[Point]:
@@ -266,7 +266,7 @@ def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
     rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder])
-    expert = teacher_of(run)
+    expert = expert_of(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in rated_baselines(run, rows)]
     found: Record = {
         "game": run.game.name, "rules": run.game.rules, "anchor": RANDOM,
@@ -306,7 +306,7 @@ def _row(name: str, rating: Rating | None = None, games: int = 0) -> Record:
 
 def rated_baselines(run: Run, rows: Mapping[str, Record]) -> list[Record]:
     """The rows of ``random``, the baselines and the expert, with a note on those not rated."""
-    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, teacher_of(run)])
+    names = dict.fromkeys([RANDOM, *run.config.eval.baselines, expert_of(run)])
     found = [rows.get(name) or _row(name) for name in names]
     return [row if row["elo"] is not None else {
         **row, "note": missing_engine(row["player"]) or "no time was left for its matches"}

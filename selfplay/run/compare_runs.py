@@ -35,7 +35,7 @@ from selfplay.run import compare
 from selfplay.run.clock import OVERTIME
 from selfplay.run.compare import RANDOM, Pairing, Point
 from selfplay.run.folder import Run
-from selfplay.run.teacher import teacher_of
+from selfplay.run.teacher import expert_of
 
 
 class Entry(NamedTuple):
@@ -126,7 +126,7 @@ def pairings(found: Sequence[Entry]) -> list[Pairing]:
 def ladder(found: Sequence[Entry]) -> list[str]:
     """Whom all points of all runs play: ``random``, the baselines and the experts that are here."""
     names = dict.fromkeys([RANDOM, *found[0].run.config.eval.baselines,
-                           *(teacher_of(entry.run) for entry in found)])
+                           *(expert_of(entry.run) for entry in found)])
     return [name for name in names if missing_engine(name) is None]
 
 
@@ -172,7 +172,7 @@ def compared(found: Sequence[Entry], folder: Path) -> Record:
     """Ratings of all checkpoints from all matches on disk, in the form that ``ratings_table`` and
     the chart of several runs read."""
     runs, game = [entry.run for entry in found], found[0].run.game
-    teachers = {teacher_of(run) for run in runs}
+    teachers = {expert_of(run) for run in runs}
     direct = [(Pairing(match.a, match.b, match.games), match)
               for _, match in compare.read_matches(folder, game)]
     own = [(pairing, result) for entry in found if not entry.texts

@@ -22,7 +22,7 @@ from selfplay.common.compiling import working_seconds
 from selfplay.common.console import say
 from selfplay.common.errors import UserError
 from selfplay.common.files import locked, write_json
-from selfplay.common.history import read_figures, read_history
+from selfplay.common.history import read_figures
 from selfplay.common.words import command, counted
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
@@ -43,9 +43,10 @@ from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stag
 from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
-from selfplay.run.teacher import HELD_OUT, beside_rl, expert_columns, expert_stage, makes_games
+from selfplay.run.teacher import beside_rl, expert_columns, expert_stage, makes_games, other_games
 
 CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
+TWICE = 0.4  #: of all time: SFT may learn as long again as it has, until it has had so much
 
 
 def train(
@@ -98,14 +99,14 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
         return f"SFT: finished, {_best_look(folder)}"
     stays = begun and not (again or _is_cheap(clock))
     if stays and not makes_games(run):
-        return _stays(run, clock, more=False)
+        return _stays(run, more=False)
     rows = expert_columns(run)
     say(rows.said)
-    more = newest is not None and len(rows.learnt.value) > (_rows_learnt(folder) or math.inf)
+    more = newest is not None and other_games(run, rows)
     if flat and not more:
         return f"SFT: finished, {_best_look(folder)}"
     if stays:
-        return _stays(run, clock, more)
+        return _stays(run, more)
     if begun:
         ranks.here().meet()  # all have seen what is there
         place = ranks.here().first(put_aside(run) if ranks.leads() else None)
@@ -118,7 +119,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     def learn(at: Desk) -> bool:
         at.waits, at.steps = "its look at the held-out games", run.config.sft.max_steps
         train_sft(run.game, net_spec(run), rows.learnt, rows.held, run.config.sft, folder,
-                  device=device, seed=run.config.seed, about={HELD_OUT: rows.held_out},
+                  device=device, seed=run.config.seed, about=rows.about,
                   left=at.left, log=at.log, progress=at.step)
         return checkpoint.reached_plateau(folder)
 
@@ -128,24 +129,22 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
 
 
 def _is_cheap(clock: Clock) -> bool:
-    """Whether so little of RL's time is spent that it may begin again, and SFT has the time to
-    learn for at least as long as it has so far. Not if the run's clock has been lost."""
-    return ranks.here().first(
+    """Whether so little of RL's time is spent that it may begin again, and SFT gets the time to
+    learn for as long again as it has: its share, or what the clock is told here that it needs.
+    Not if the run's clock has been lost."""
+    again, whole = clock.seconds["sft"], 60 * clock.run.config.minutes
+    longer = clock.alone is None and 2 * again <= TWICE * whole
+    cheap = ranks.here().first(
         clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
-        and clock.left("sft") >= clock.seconds["sft"])
+        and (longer or clock.left("sft") >= again))
+    if cheap and longer:
+        clock.needs["sft"] = max(clock.needs.get("sft", 0.0), again)
+    return cheap
 
 
-def _rows_learnt(folder: Path) -> int | None:
-    """How many positions SFT has learnt from so far, as far as its history tells."""
-    rows = read_history(folder / "history.jsonl")
-    return rows[-1].get("rows") if rows else None
-
-
-def _stays(run: Run, clock: Clock, more: bool) -> str:
+def _stays(run: Run, more: bool) -> str:
     """The line about an SFT that could learn more if RL had not begun from it."""
     text = f"SFT: finished, {_best_look(run.folder / 'sft')}"
-    if clock.alone is None and clock.left("sft") < clock.seconds["sft"]:
-        return text  # it has had its time
     why = "there are more games than it has learnt from" if more else "its curve is not flat yet"
     redo = command("selfplay", "sft", "--run", run.folder, "--again", "--minutes",
                    math.ceil(run.config.minutes / 3))

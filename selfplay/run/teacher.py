@@ -41,6 +41,7 @@ CHEAPEST = 8  #: simulations of the cheapest teacher that may stand in
 WORTH = 0.5  #: games are added once there is time for this share of those made so far
 NAMED = 20  #: unusable files named on the screen; all of them are in the run's skipped.txt
 HELD_OUT = "held_out"  #: what the meta of SFT's checkpoints calls ``sum_of`` the games held out
+TAUGHT_BY = "teacher"  #: and the player whose games it has learnt from
 STAND_IN = "stand-in-"  #: how files with a stand-in's games begin
 
 #: Expert games that come with the package, by game.
@@ -81,6 +82,13 @@ def teacher_of(run: Run) -> str:
         return player
     found = [name for name in _cheaper(player) if games_file(run, name).exists()]
     return found[0] if found else player
+
+
+def expert_of(run: Run) -> str:
+    """The player that the run is measured by: the one whose games its SFT has learnt from, which
+    may be a stand-in although the run's teacher has played since."""
+    found = _as_begun(run, TAUGHT_BY)
+    return teacher_of(run) if found is None else found
 
 
 def _cheaper(player: str) -> list[str]:
@@ -204,7 +212,7 @@ class ExpertRows(NamedTuple):
 
     learnt: Columns
     held: Columns
-    held_out: str  #: ``sum_of`` the games held out
+    about: dict[str, str]  #: HELD_OUT and TAUGHT_BY, for the checkpoints of what learns from them
     said: str  #: how many games these are
 
 
@@ -227,7 +235,16 @@ def expert_columns(run: Run) -> ExpertRows:
         learnt = recounted(run.game, learnt, run.config.sft.komi_share, run.config.seed)
     rows = mixed_columns([(run.game, learnt), *others]) if run.config.rl.sizes else (
         to_columns(run.game, learnt))
-    return ExpertRows(rows, to_columns(run.game, held), sum_of(held), "\n".join(said))
+    about = {HELD_OUT: sum_of(held), TAUGHT_BY: teacher_of(run)}
+    return ExpertRows(rows, to_columns(run.game, held), about, "\n".join(said))
+
+
+def other_games(run: Run, rows: ExpertRows) -> bool:
+    """Whether these are not all those that SFT has learnt from so far. Games only come in addition,
+    but for a stand-in's, which the teacher's own replace."""
+    history = read_history(run.folder / "sft" / "history.jsonl")
+    learnt = (history[-1].get("rows") if history else None) or math.inf
+    return begun_with(run) not in (None, rows.about[HELD_OUT]) or len(rows.learnt.value) > learnt
 
 
 def beside_rl(run: Run) -> tuple[Columns | None, Columns | None]:
@@ -318,8 +335,13 @@ def _must_be_those_of(
 def begun_with(run: Run) -> str | None:
     """``sum_of`` the games held out when the run's newest SFT checkpoint was saved; None where
     there is none, or none that tells."""
+    return _as_begun(run, HELD_OUT)
+
+
+def _as_begun(run: Run, key: str) -> str | None:
+    """The word by this key in the meta of the run's newest SFT checkpoint, if there is one."""
     newest = checkpoint.newest(run.folder / "sft")
-    found = None if newest is None else checkpoint.read_meta(newest).get(HELD_OUT)
+    found = None if newest is None else checkpoint.read_meta(newest).get(key)
     return found if isinstance(found, str) else None
 
 
