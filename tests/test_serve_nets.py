@@ -257,6 +257,17 @@ def test_export_says_what_is_wanted(run: Command) -> None:
     assert ours is not None and Path("u.safetensors").read_bytes() == ours.read_bytes()
     assert read_meta(Path("u.safetensors"))["command"] == read_meta(ours)["command"]
     assert load_net(Path("u.safetensors"))[1]["game"] == "tictactoe"
+    said = run("match", "net:u.safetensors", "net:tictactoe", "--games", "2")  # a draw by both
+    assert said.code == 0 and "50.0% of 2 games" in said.out, said.err
+    both = [sp.analyse(["a1 b2", "c3"], sims=8, net=sp.load(name))
+            for name in ("u.safetensors", "tictactoe")]
+    ours, theirs = ([(move.text, move.visits, move.prior) for found in some for move in found.moves]
+                    for some in both)
+    assert ours == theirs
+    Path("u.safetensors").write_bytes(b"xx")
+    run("match", "net:u.safetensors", "random").mistake("u.safetensors: damaged", "export it again")
+    Path("u.json").unlink()
+    run("match", "net:u.safetensors", "random", "--game", "tictactoe").mistake("card u.json")
 
 
 def test_every_net_that_comes_along_plays_its_game() -> None:

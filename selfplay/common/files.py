@@ -224,15 +224,19 @@ def write_sums(folder: Path) -> None:
 def must_be_as_saved(folder: Path, names: Iterable[str]) -> None:
     """Raises UserError where the bytes of these files of a checkpoint are not those of when its
     sums were written; it may be an older one, without sums."""
-    sums = read_json(folder / SUMS, dict, _older(folder)) if (folder / SUMS).is_file() else {}
+    sums = read_json(folder / SUMS, dict, without(folder)) if (folder / SUMS).is_file() else {}
     for name in names:
         try:
             same = name not in sums or sums[name] == file_sum(folder / name)
         except OSError as error:
-            raise UserError(f"{folder / name}: damaged ({error}); {_older(folder)}") from None
+            raise UserError(f"{folder / name}: damaged ({error}); {without(folder)}") from None
         if not same:
-            raise UserError(f"{folder / name}: damaged (not as it was saved); {_older(folder)}")
+            raise UserError(f"{folder / name}: damaged (not as it was saved); {without(folder)}")
 
 
-def _older(folder: Path) -> str:
-    return f"delete {folder}, then an older checkpoint is used"
+def without(folder: Path) -> str:
+    """What to do about a damaged checkpoint: a run's has older ones beside it; a folder of another
+    name may hold anything."""
+    if folder.name.startswith("ckpt-"):
+        return f"delete {folder}, then an older checkpoint is used"
+    return "name another, such as runs/NAME/rl/ckpt-000010"

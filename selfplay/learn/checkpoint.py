@@ -38,6 +38,7 @@ from selfplay.common.files import (
     read_json,
     refused,
     sync_folder,
+    without,
     write_atomic,
     write_sums,
 )
@@ -228,6 +229,9 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _read_meta(path: Path) -> dict[str, Any]:
     file = meta_file(path)
     if not file.is_file():
+        if path.suffix == packaged.SUFFIX:
+            raise UserError(f"{path}: no checkpoint (its card {file.name} is not beside it); "
+                            "selfplay export --safetensors writes both")
         raise UserError(f"{path}: no checkpoint ({META} is not in it); give a folder such as "
                         "runs/NAME/rl/ckpt-000010")
     meta = _read_json(file)
@@ -406,8 +410,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _damaged(path: Path, why: str) -> UserError:
-    if path.parent == packaged.folder():
-        return UserError(f"{path}: damaged ({clip(why, 200)}); install the package again")
-    folder = path if path.is_dir() else path.parent
-    return UserError(f"{path}: damaged ({clip(why, 200)}); delete {folder}, then an older "
-                     "checkpoint is used")
+    remedy = (packaged.anew(path) if path.suffix in (packaged.SUFFIX, packaged.CARD)
+              and path.name not in (WEIGHTS, META)
+              else without(path if path.is_dir() else path.parent))
+    return UserError(f"{path}: damaged ({clip(why, 200)}); {remedy}")

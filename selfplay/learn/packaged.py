@@ -27,7 +27,11 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path | None:
-    """The weights of the net called ``name``; None where none is."""
+    """The weights of the net called ``name``, or in an exported file of this name; None where none
+    are."""
+    file = Path(name)
+    if file.suffix == SUFFIX and file.is_file():
+        return file
     return folder() / f"{name}{SUFFIX}" if name in names() else None
 
 
@@ -41,4 +45,9 @@ def or_else(name: str) -> str:
 def must_be_as_packaged(path: Path, card: Mapping[str, Any]) -> None:
     """Raises UserError where the weights are not those that the card has the sum of."""
     if card.get(SUM) not in (None, file_sum(path)):
-        raise UserError(f"{path}: damaged (not as it was saved); install the package again")
+        raise UserError(f"{path}: damaged (not as it was saved); {anew(path)}")
+
+
+def anew(path: Path) -> str:
+    """How damaged weights or their card are had again."""
+    return "install the package again" if path.parent == folder() else "export it again"

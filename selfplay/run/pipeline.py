@@ -45,7 +45,7 @@ from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
 from selfplay.run.teacher import beside_rl, expert_columns, expert_stage, makes_games, other_games
 
-CHEAP = 0.25  #: of RL's time: while it has spent less, it begins again without being asked
+CHEAP = 0.35  #: of RL's time: while it has spent less, it begins again without being asked
 TWICE = 0.4  #: of all time: SFT may learn as long again as it has, until it has had so much
 
 
@@ -144,7 +144,7 @@ def _is_cheap(clock: Clock) -> bool:
 
 def _stays(run: Run, more: bool) -> str:
     """The line about an SFT that could learn more if RL had not begun from it."""
-    text = f"SFT: finished, {_best_look(run.folder / 'sft')}"
+    text = f"SFT: kept, {_best_look(run.folder / 'sft')}"
     why = "there are more games than it has learnt from" if more else "its curve is not flat yet"
     redo = command("selfplay", "sft", "--run", run.folder, "--again", "--minutes",
                    math.ceil(run.config.minutes / 3))

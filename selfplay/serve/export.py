@@ -77,7 +77,8 @@ def _onnx(plain: nn.Module, obs: Tensor, names: tuple[str, ...], file: Path) -> 
     try:
         import onnxscript  # noqa: F401  # what torch's exporter is written in
     except ImportError:
-        raise UserError("--onnx: pip install 'selfplay-lab[onnx]'") from None
+        raise UserError(
+            '--onnx: .venv/bin/pip install -c constraints.txt -e ".[onnx]"') from None
     batch = torch.export.Dim("batch")
     with _without_chatter():
         torch.onnx.export(plain, (obs,), str(file), input_names=["obs"], output_names=list(names),
