@@ -25,8 +25,9 @@ from selfplay.report.ceilings import LEAST, foreseen
 from selfplay.report.style import STAGES
 
 
-def rows_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(the evaluation of a run, the rows of ``foreseen``). Raises UserError without one."""
+def rows_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """(the evaluation of a run, the rows of ``foreseen``, what it left out). Raises UserError
+    without one."""
     path = folder / "summary.json"
     if not path.exists():
         raise UserError(f"{path}: missing; make it with selfplay compare {folder}, or selfplay llm "
@@ -40,14 +41,14 @@ def rows_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if config is None:
             raise UserError(f"{folder}: no run")
         found = run_record(open_text_run(folder, config), found.get("stages", {}), "cpu")
-        return found, foreseen(found)
+        return found, *foreseen(found)
 
     def without(players: set[str]) -> tuple[Sequence[str], Outcomes]:
         return outcomes([(m["a"], m["b"], m["wins"], m["draws"], m["losses"])
                          for m in found["matches"] if not {m["a"], m["b"]} & players],
                         found["anchor"])
 
-    return found, foreseen(found, without)
+    return found, *foreseen(found, without)
 
 
 def main() -> None:
@@ -55,20 +56,25 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     try:
-        evaluation, rows = rows_of(parser.parse_args().run)
+        evaluation, rows, left = rows_of(parser.parse_args().run)
     except UserError as error:
         sys.exit(f"foresee: {error}")
     metric = metric_of(evaluation)
+    print(*left, sep="\n", end="\n" if left else "")
+    if not rows and left:
+        sys.exit("foresee: too few points are left")
     if not rows:
         sys.exit(f"foresee: no stage has {2 * LEAST} points with a strength; see --help")
-    print(f"{'stage':<6}{'mode':<18}{'step':>7}  {'predicted':>24}  {'measured':>24}  inside")
+    print(f"{'stage':<6}{'mode':<18}{'step':>7}  {'predicted':>24}  {'measured':>24}  as predicted")
     for row in rows:
         cells = [f"{row[key]:.0f} ({row[low]:.0f} to {row[high]:.0f})" for key, low, high in (
             ("value", "low", "high"), ("measured", "measured_low", "measured_high"))]
         print(f"{STAGES[row['stage']].name:<6}{metric.mode_short(row['sims']):<18}"
               f"{row['step']:>7}  {cells[0]:>24}  {cells[1]:>24}  "
               f"{'yes' if row['inside'] else 'no'}")
-    print(f"{sum(row['inside'] for row in rows)} of {len(rows)} later points lie inside the band")
+    print(f"{sum(row['inside'] for row in rows)} of {len(rows)} later points are as predicted: the "
+          "95% interval of measured less predicted,\nof the band and the point's error together, "
+          "holds 0 (about 95% of points would, were the curve right)")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from scipy.optimize import minimize
 from script import load
 
 from selfplay.arena.elo import fit, outcomes
-from selfplay.common.curves import binomial, climb, fit_curve, fit_line, line, middle, sigmoid
+from selfplay.common.curves import (
+    binomial,
+    climb,
+    fit_curve,
+    fit_line,
+    line,
+    middle,
+    sigmoid,
+    stretch_of,
+)
 from selfplay.report.ceilings import ceilings, exchange, foreseen
 from selfplay.report.chart import draw_chart
 from selfplay.report.page import write_report
@@ -130,6 +140,10 @@ def test_draws_are_of_as_many_outcomes_and_repeat() -> None:
     rng = np.random.default_rng(0)
     lost = [games.resampled(rng).lost[0] for _ in range(400)]
     assert np.mean(lost) == pytest.approx(20 * 0.5 / 21, rel=0.25)  # a sweep may be luck
+    sweep = binomial([20], [20])
+    wrong = [sweep.resampled(rng).lost[0] for _ in range(400)]
+    assert np.mean(wrong) == pytest.approx(20 * 0.5 / 21, rel=0.25)
+    assert sweep.points()[1] == 0  # the most likely accuracy is the one that was seen
 
 
 # ---------------------------------------------------------------------------------------- coverage
@@ -151,10 +165,35 @@ def test_the_interval_covers_a_known_ceiling() -> None:
 
 
 def test_points_that_scatter_more_than_their_outcomes_widen_it() -> None:
+    """By Student's t, as the scatter is told from 3 degrees of freedom."""
     wide = text_curve(1, scatter=6.0)
     assert wide.misfit > 2 and text_curve(1).misfit < 2
     drawn = np.ptp(middle(wide.draws[:, 1]))
-    assert np.ptp(middle(wide.ceilings())) == pytest.approx(drawn * wide.misfit**0.5, rel=0.1)
+    times = wide.misfit**0.5 * stats.t.ppf(0.975, 3) / 1.96
+    assert np.ptp(middle(wide.ceilings())) == pytest.approx(drawn * times, rel=0.1)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 8, 9, 12, 40])
+def test_an_estimated_scatter_counts_by_students_t(freedom: int) -> None:
+    t = stats.t.ppf(0.975, freedom) / stats.norm.ppf(0.975)
+    assert stretch_of(4.0 * freedom, freedom) == pytest.approx(2 * t, rel=2e-3)
+    assert stretch_of(0.9 * freedom, freedom) == pytest.approx(max(1, 0.9**0.5 * t), rel=2e-3)
+    assert stretch_of(0.0, freedom) == 1  # never less than what the outcomes alone say
+
+
+def test_five_points_that_scatter_cover_the_ceiling_too() -> None:
+    """With a scatter of 3 points of percent that 1 degree of freedom tells: of 24 runs 95% would be
+    22.8. Stretched by the root of the misfit alone they covered 85% of 60."""
+    x, asked = np.log(np.geomspace(1, 300, 5)), np.full(5, 300)
+    covered = 0
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        true = sigmoid(np.array([5.0, 70.0, np.log(12), 0.0]), x)[0] + rng.normal(0, 3, 5)
+        right = rng.binomial(asked, np.clip(true / 100, 0, 1))
+        curve = fit_curve(binomial(right, asked), right / 3, np.arange(5), x, draws=30, seed=seed)
+        low, high = middle(curve.ceilings())
+        covered += low <= 70 <= high
+    assert covered >= 23
 
 
 # ------------------------------------------------------------------------------------------ boards
@@ -202,6 +241,33 @@ def test_the_same_code_tells_ceilings_of_texts() -> None:
     assert "SFT's ceiling, one answer: " in told(case) and "% (" in told(case)
 
 
+def answered(right: list[float], asked: int) -> dict[str, Any]:
+    """An evaluation of a stage of texts: percent right, at compute that rises 200-fold."""
+    points = [{"player": f"rl/{step}", "stage": "rl", "sims": 0, "step": step, "flops": spent,
+               "seconds": spent, "questions": asked, "accuracy": value, "low": value - 2,
+               "high": value + 2}
+              for step, (spent, value) in enumerate(zip(np.geomspace(1, 200, len(right)), right,
+                                                        strict=True))]
+    return {"game": "sums", "measure": "accuracy", "points": points}
+
+
+def test_all_questions_answered_leave_room_below() -> None:
+    """Three times 100 of 100: Jeffreys' interval of 300 of 300 ends at 99.2, the exact one's at
+    98.8, and that of 100 of 100 at 96.4."""
+    found = ceilings(answered([20, 35, 55, 80, 95, 100, 100, 100], 100), draws=80)[0]
+    assert found["value"] == pytest.approx(100, abs=0.1) and found["high"] > 99.9
+    exact = 100 * stats.beta.ppf(0.025, 100, 1)
+    assert exact < found["low"] < 100 * stats.beta.ppf(0.1, 300.5, 0.5)
+
+
+def test_a_jump_is_no_curve() -> None:
+    case = answered([0, 0, 0, 100, 100, 100, 100], 200)
+    case["curves"] = ceilings(case, draws=10)
+    why = "its points lie farther from any such curve than chance explains"
+    assert case["curves"][0]["refused"].startswith(why) and "value" not in case["curves"][0]
+    assert why in told(case)
+
+
 def straight(k: int, gain: float, half: float = 25.0) -> dict[str, Any]:
     points = [{"player": f"net:{n}", "stage": "rl", "sims": 0, "step": n, "flops": 4.0**n,
                "seconds": 4.0**n, "elo": gain * n, "low": gain * n - half, "high": gain * n + half}
@@ -238,9 +304,9 @@ def test_one_that_is_hardly_known_is_refused() -> None:
 # ----------------------------------------------------------------------------- what comes later
 
 
-def test_the_first_half_of_a_run_foresees_the_second(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def going_on(back: int) -> tuple[list[Any], list[Any]]:
+    """(points of RL, games): each of 12 nets has met ``back`` before it, the first ones `random`;
+    of ``back`` 0 only the last has met `random`, and each the one before it."""
     elo, points = {"random": 0.0}, []
     for step, spent in enumerate(np.linspace(1, 12, 12)):
         name = f"net:rl/{step}"
@@ -248,29 +314,67 @@ def test_the_first_half_of_a_run_foresees_the_second(
         points.append({"player": name, "stage": "rl", "sims": 0, "step": step, "flops": spent,
                        "seconds": spent})
     names = list(elo)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[max(0, i - 3):i]]
-    case, _ = rated_run(points, played(elo, pairs, 200, 1))
-    case["measure"] = "elo"
-    (tmp_path / "evaluation.json").write_text(json.dumps(case))
-    monkeypatch.setattr(sys, "argv", ["foresee", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"summary\.json: missing; make it with selfplay compare"):
-        FORESEE.main()
-    (tmp_path / "summary.json").write_text("{}")
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[max(0, i - back):i]]
+    if not back:
+        pairs = [*zip(names[2:], names[1:-1], strict=True), (names[-1], "random")]
+    return points, played(elo, pairs, 200, 1)
+
+
+def without_of(games: list[Any]) -> Any:
+    return lambda gone: outcomes([r for r in games if not {r[0], r[1]} & gone], "random")
+
+
+def foresee_on(folder: Path, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "evaluation.json").write_text(json.dumps({**case, "measure": "elo"}))
+    monkeypatch.setattr(sys, "argv", ["foresee", str(folder)])
     FORESEE.main()
-    assert "6 of 6 later points lie inside the band" in capsys.readouterr().out
+
+
+def test_the_first_half_of_a_run_foresees_the_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, games = going_on(3)
+    case, _ = rated_run(points, games)
+    with pytest.raises(SystemExit, match=r"summary\.json: missing; make it with selfplay compare"):
+        foresee_on(tmp_path, case, monkeypatch)
+    (tmp_path / "summary.json").write_text("{}")
+    foresee_on(tmp_path, case, monkeypatch)
+    assert "6 of 6 later points are as predicted: the 95% interval" in capsys.readouterr().out
     # a run that goes up again after its first half is not foreseen
-    for match in case["matches"]:
-        late = [name for name in ("a", "b") if int(match[name].rpartition("/")[2] or 0) >= 9
-                ] if match["b"] != "random" else []
-        if late == ["a"]:
-            match["wins"], match["losses"] = 200, 0
-    turned = [(m["a"], m["b"], m["wins"], 0, m["losses"]) for m in case["matches"]]
-    case, _ = rated_run(points, turned)
+    turned = [(a, b, 200, 0, 0) if b != "random" and int(a.rpartition("/")[2]) >= 9
+              and int(b.rpartition("/")[2]) < 9 else (a, b, *counts) for a, b, *counts in games]
+    rows, left = foreseen(rated_run(points, turned)[0], without_of(turned), draws=40)
+    assert not all(row["inside"] for row in rows) and not left
 
-    def without(gone: set[str]) -> Any:
-        return outcomes([r for r in turned if not {r[0], r[1]} & gone], "random")
 
-    assert not all(row["inside"] for row in foreseen(case, without, draws=40))
+def test_points_that_only_later_ones_tie_to_the_anchor_are_left_out_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, games = going_on(0)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(SystemExit, match="too few points are left"):
+        foresee_on(tmp_path, rated_run(points, games)[0], monkeypatch)
+    said = capsys.readouterr().out
+    assert said.startswith("RL, raw policy: 6 of the 6 earlier points left out, tied to the ")
+    assert "net:rl/0, net:rl/1, " in said and "a curve needs 5, so nothing is predicted" in said
+    # one of six is left out, and the others predict
+    points, games = going_on(3)
+    games = [game for game in games if "net:rl/2" not in game[:2]]
+    games.append(("net:rl/2", "net:rl/9", 30, 0, 170))
+    rows, left = foreseen(rated_run(points, games)[0], without_of(games), draws=10)
+    assert len(rows) == 6 and len(left) == 1 and "1 of the 6" in left[0] and "net:rl/2)" in left[0]
+
+
+def test_a_later_point_counts_by_the_interval_of_its_difference() -> None:
+    """Of two intervals as wide as each other the ends may be 0.71 of both halves apart; those that
+    overlap for a seventh less are no prediction that came true."""
+    case = answered([5, 11, 20, 30, 38, *[40] * 5], 400)
+    at = foreseen(case, draws=40)[0][0]
+    half = at["value"] - at["low"]
+    for share, inside in ((1.3, True), (1.5, False), (1.9, False)):
+        value = at["value"] - share * half
+        case["points"][5] |= {"accuracy": value, "low": value - half, "high": value + half}
+        assert foreseen(case, draws=40)[0][0]["inside"] is inside, share
 
 
 # ------------------------------------------------------------------------------ test-time compute
@@ -324,3 +428,20 @@ def test_a_line_gains_what_it_gains() -> None:
                            np.arange(3), np.array([0.0, 1.0, 2.0]), draws=40)
     assert gain == pytest.approx(10, abs=1e-3)
     assert drawn.std() == pytest.approx(math.sqrt((0.09 + 0.21) * 10 / 4), rel=0.4)
+
+
+def test_a_line_that_points_scatter_about_widens_its_gain() -> None:
+    """By least squares: the slope's error, the root of Pearson's chi-squared per degree of freedom,
+    and Student's t of these 2."""
+    x, asked = np.arange(4.0), 1000
+    p = 0.2 + 0.1 * x
+    right = asked * (p + 0.03 * np.array([1, -1, -1, 1]))
+    _, drawn = fit_line(binomial(right, [asked] * 4), right / 10, np.arange(4), x, draws=150)
+    weight = asked / (p * (1 - p)) / 1e4  # of a percent
+    sides = np.stack([np.ones(4), x], 1)
+    covariance = np.linalg.inv(sides.T @ (weight[:, None] * sides))
+    away = right / 10 - sides @ (covariance @ sides.T @ (weight * right / 10))
+    misfit = (weight * away**2).sum() / 2
+    assert misfit > 5
+    wanted = np.sqrt(covariance[1, 1] * misfit) * stats.t.ppf(0.975, 2) / 1.96
+    assert drawn.std() == pytest.approx(wanted, rel=0.2)

@@ -13,7 +13,8 @@ logarithm of compute (Neumann & Gros 2022 for Elo), which has no ceiling.
 
 Intervals come from a bootstrap over the outcomes. Where the points scatter about the curve by more
 than their outcomes do, every draw's distance is stretched by the root of the deviance per degree
-of freedom (a quasi-likelihood: McCullagh & Nelder 1989, chapter 9).
+of freedom (a quasi-likelihood: McCullagh & Nelder 1989, chapter 9), and by as much again as
+Student's t of these degrees is wider than a normal: few points hardly tell that root.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from selfplay.common.stats import Z95
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BEND = 5.99  #: 95% of a chi-squared of 2 degrees of freedom: what a sigmoid has beyond a line
+#: 97.5% of Student's t of 1, 2, ... degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
 NEAR, FAR = np.log(30.0), np.log(1000.0)  #: how far below and above the points C_mid may lie
 STEEP = (np.log(0.25), np.log(6.0))  #: of the logarithm of the slope
 ROOM = (3.0, 10.0)  #: how far floor and ceiling may lie beyond the points, in spans of these
@@ -42,7 +47,8 @@ class Outcomes:
     """What was seen, float [M] each, and how likely it was.
 
     link: values [N] -> (log-odds of a win [M], their derivatives [M, N]); a draw is half a win and
-    half a loss. prior: virtual draws in each of the M. bounds: of a value.
+    half a loss. prior: virtual draws in each of the M; of values that bounds keep finite anyway, in
+    what is drawn anew alone. bounds: of a value.
     """
 
     won: Floats
@@ -53,8 +59,8 @@ class Outcomes:
     bounds: tuple[float, float] = (-np.inf, np.inf)
 
     def points(self) -> tuple[Floats, Floats]:
-        """(points won, points lost) [M], the prior's included."""
-        half = (self.drawn + self.prior) / 2
+        """(points won, points lost) [M], the prior's included where values have no bounds."""
+        half = (self.drawn + (self.prior if np.isinf(self.bounds).any() else 0.0)) / 2
         return self.won + half, self.lost + half
 
     def resampled(self, rng: np.random.Generator) -> Outcomes:
@@ -68,14 +74,19 @@ class Outcomes:
 
 
 def binomial(right: ArrayLike, asked: ArrayLike) -> Outcomes:
-    """Questions answered rightly, of how many (int [N]); a value is the accuracy in percent."""
+    """Questions answered rightly, of how many (int [N]); a value is the accuracy in percent.
+
+    The prior is a pairing's in ``arena.elo``, half a question right and half a one wrong: it is
+    Jeffreys' (Brown, Cai & DasGupta 2001, "Interval Estimation for a Binomial Proportion"), and
+    100 of 100 still allow 97.5%.
+    """
     hits, total = np.asarray(right, np.float64), np.asarray(asked, np.float64)
 
     def link(values: Floats) -> tuple[Floats, Floats]:
         p = np.clip(values / 100, 1e-4, 1 - 1e-4)
         return np.log(p / (1 - p)), np.diag(1 / (100 * p * (1 - p)))
 
-    return Outcomes(hits, np.zeros_like(hits), total - hits, link, bounds=(0.0, 100.0))
+    return Outcomes(hits, np.zeros_like(hits), total - hits, link, 1.0, (0.0, 100.0))
 
 
 #: parameters, log-compute [K] -> (values [K], their derivatives [K, parameters])
@@ -173,9 +184,10 @@ def climb(
 class Curve(NamedTuple):
     """A fitted sigmoid.
 
-    parameters: see ``sigmoid``. draws: float [draws, 4], those of the bootstrap, stretched as
-    ``misfit`` (deviance per degree of freedom, at least 1) says. bend: twice the log-likelihood
-    beyond a straight line's, divided by misfit. bounds: of a value.
+    parameters: see ``sigmoid``. draws: float [draws, 4], those of the bootstrap, before they
+    are stretched. misfit: deviance per degree of freedom, at least 1. bend: twice the
+    log-likelihood beyond a straight line's, divided by misfit. bounds: of a value. stretch: see
+    ``stretch_of``.
     """
 
     parameters: Floats
@@ -183,6 +195,7 @@ class Curve(NamedTuple):
     misfit: float
     bend: float
     bounds: tuple[float, float]
+    stretch: float
 
     @property
     def ceiling(self) -> float:
@@ -203,8 +216,18 @@ class Curve(NamedTuple):
         return sigmoid(self.parameters, x)[0], low, high
 
     def _stretched(self, drawn: Floats, about: Floats | float) -> Floats:
-        """Draws of a figure, farther from ``about`` by the root of the misfit."""
-        return np.clip(about + np.sqrt(self.misfit) * (drawn - about), *self.bounds)
+        """Draws of a figure, farther from ``about`` by the stretch."""
+        return np.clip(about + self.stretch * (drawn - about), *self.bounds)
+
+
+def stretch_of(deviance: float, freedom: int) -> float:
+    """How many times farther from the middle draws lie than outcomes alone would have them: the
+    root of the deviance per degree of freedom by Student's t, at least 1. Where few points have
+    come to lie close by luck the factor is still above 1 (beyond the table: Abramowitz & Stegun
+    26.7.5)."""
+    few = freedom <= len(STUDENT)
+    t = STUDENT[freedom - 1] if few else Z95 + 2.372 / freedom + 2.823 / freedom**2
+    return max(1.0, float(np.sqrt(max(deviance, 0.0) / freedom)) * t / Z95)
 
 
 def middle(drawn: Floats) -> tuple[float, float]:
@@ -234,7 +257,9 @@ def fit_curve(
     best = max((climb(seen, sigmoid, on, x, np.array([start.min(), start.max(), middle, 0.0]),
                       apart.values, low, high)
                 for middle in np.quantile(x, (0.15, 0.5, 0.85))), key=lambda one: one.likelihood)
-    misfit = max(1.0, 2 * (apart.likelihood - best.likelihood) / max(len(on) - 4, 1))
+    freedom = max(len(on) - 4, 1)
+    deviance = 2 * (apart.likelihood - best.likelihood)
+    misfit = max(1.0, deviance / freedom)
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         one = climb(seen.resampled(rng), sigmoid, on, x, best.parameters, best.values, low, high,
@@ -244,7 +269,8 @@ def fit_curve(
             parameters[:2] -= (one.values - best.values)[centre].mean()
         found.append(parameters)
     return Curve(best.parameters, np.array(found), misfit,
-                 2 * (best.likelihood - straight.likelihood) / misfit, seen.bounds)
+                 2 * (best.likelihood - straight.likelihood) / misfit, seen.bounds,
+                 stretch_of(deviance, freedom))
 
 
 def fit_line(
@@ -254,7 +280,7 @@ def fit_line(
     begun = np.polyfit(x, values[on], 1)[::-1]
     best = climb(seen, line, on, x, begun, values)
     apart = climb(seen, _apart, on, x, values[on], values)
-    stretch = np.sqrt(max(1.0, 2 * (apart.likelihood - best.likelihood) / max(len(on) - 2, 1)))
+    stretch = stretch_of(2 * (apart.likelihood - best.likelihood), max(len(on) - 2, 1))
     rng = np.random.default_rng(seed)
     drawn = np.array([climb(seen.resampled(rng), line, on, x, best.parameters,
                             best.values).parameters[1] for _ in range(draws)])

@@ -32,6 +32,7 @@ from selfplay.report.verdict import IMPROVERS, LEARNERS, rated, sims_of
 LEAST = 5  #: points of a curve of four parameters
 TIMES = 10  #: times the compute, for which strength is predicted
 WIDEST = 0.5  #: of the chart's height: the widest middle that says anything of a ceiling
+MOST = 5.0  #: of the misfit: beyond it the points lie on no such curve
 BAND = 25  #: places at which the band is noted
 KNOWN = 1000.0  #: between the ends of an exchange rate's middle
 NO_BEND = "a straight line over the logarithm of compute fits as well, so no bend is seen yet"
@@ -154,10 +155,12 @@ def refusal(one: Series, curve: Curve | None, span: float) -> str:
     low, high = middle(curve.ceilings())
     if middle(last - first)[0] <= 0:
         return "its points do not surely rise"
+    if curve.misfit > MOST:
+        return f"its points lie farther from any such curve than chance explains, {MOST:.0f} times"
     if curve.bend < BEND:
         return NO_BEND
     if high - low > WIDEST * span:
-        return "its middle would be wider than half of the chart"
+        return "its interval would be wider than half of the chart"
     return ""
 
 
@@ -193,22 +196,35 @@ def _passing(one: Series, curve: Curve, first: Series, below: Curve) -> Record:
 def foreseen(
     evaluation: Record, seen_by: Callable[[set[str]], tuple[Sequence[str], Outcomes]] | None = None,
     draws: int = DRAWS,
-) -> list[Record]:
+) -> tuple[list[Record], list[str]]:
     """Curves fitted to the first half of their points, held against the second half.
 
     A row for each later point of every series that is long enough (twice LEAST): stage, sims,
     step, spent (the stage's compute until then), value, low, high (predicted), measured,
-    measured_low, measured_high, inside (the two intervals overlap). Strength is measured from the
-    mean of the first half, so that nothing depends on where its zero is. seen_by: from a set of
-    players to the likelihood of all games without them; without it the questions are what was seen.
+    measured_low, measured_high, inside (the 95% interval of their difference holds 0: of the band
+    and the point's own interval together, see ``_differ``). Behind the rows, in words, the points
+    that are left out, since only games of later points tie them to the anchor. Strength is measured
+    from the mean of the first half, so that nothing depends on where its zero is. seen_by: from a
+    set of players to the likelihood of all games without them; without it the questions are what
+    was seen.
     """
-    points, found = rated(evaluation), list[Record]()
+    points, found, left = rated(evaluation), list[Record](), list[str]()
     for one in (one for sims in sims_of(points) for one in series_of(points, sims)):
         half = len(one.points) // 2
         if half < LEAST:
             continue
-        first, later = one._replace(points=one.points[:half]), one.points[half:]
+        early, later = one.points[:half], one.points[half:]
         names, seen = seen_by({point["player"] for point in later}) if seen_by else ((), None)
+        tied = [p for p in early if seen is None or p["player"] in names]
+        if len(tied) < half:
+            lost = ", ".join(p["player"] for p in early if p not in tied)
+            left.append(f"{STAGES[one.stage].name}, {metric_of(evaluation).mode(one.sims)}: "
+                        f"{half - len(tied)} of the {half} earlier points left out, tied to the "
+                        f"anchor only by games of later ones ({lost})")
+        if len(tied) < LEAST:
+            left[-1] += f"; a curve needs {LEAST}, so nothing is predicted"
+            continue
+        first = one._replace(points=tied)
         curve = _fit(first, points, names, seen, draws)
         shift = 0.0
         if seen is not None:
@@ -221,8 +237,16 @@ def foreseen(
                 "value": value + shift, "low": low + shift, "high": high + shift,
                 **{f"measured{end}": point[key] for end, key in
                    (("", "value"), ("_low", "low"), ("_high", "high"))},
-                "inside": bool(low + shift <= point["high"] and point["low"] <= high + shift)})
-    return found
+                "inside": not _differ((value + shift, low + shift, high + shift),
+                                      (point["value"], point["low"], point["high"]))})
+    return found, left
+
+
+def _differ(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    """Does the 95% interval of the difference of two figures (value, low, high) leave 0 out? Its
+    ends are the squares of both halves that face each other, added (Zou & Donner 2008)."""
+    (below, _, up), (above, down, _) = sorted((one, other))
+    return above - below > np.hypot(up - below, above - down)
 
 
 # ---------------------------------------------------------------------------- test-time compute
