@@ -9,7 +9,8 @@ are compiled before. The order of the variants turns round with every seed (a b 
 the arithmetic that the first run chooses. Each last net plays those of the first variant, every
 seed against every seed, and its own run's net of half the time, which tells Elo an hour and what a
 doubling is worth. Of the two 95% intervals one is by the games alone, the other by how far the
-seeds lie apart (Student's t). Killed, or asked for more, it goes on where it was.
+seeds lie apart (Student's t). What a gain is worth in time, by the games, has the errors of both:
+of the gain and of the doubling. Killed, or asked for more, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Trained(NamedTuple):
     last: Path
     seconds: tuple[float, float]
 
+    @property
+    def doublings(self) -> float:
+        """Of the time, between the two."""
+        return math.log2(self.seconds[1] / self.seconds[0])
+
 
 def learner_of(run: Run, folder: Path) -> KeptLearner:
     init = None if run.config.init == "random" else Path(run.config.init)
@@ -112,8 +118,13 @@ def trained(run: Run, variant: int, minutes: float, title: str, chosen: Path) ->
         raise UserError(f"{run.folder}: {len(found)} of at least 2 iterations; more --minutes, or "
                         "--set rl.positions=1024")
     when = [meter.at[str(checkpoint.read_meta(path)["step"])] for path in found]
-    half = min(range(len(found) - 1), key=lambda k: abs(when[k] - when[-1] / 2))
+    half = halfway(when)
     return Trained(variant, run.config.seed, found[half], found[-1], (when[half], when[-1]))
+
+
+def halfway(when: Sequence[float]) -> int:
+    """Which net, but for the last, was made nearest half the last one's time; when: seconds."""
+    return min(range(len(when) - 1), key=lambda k: abs(when[k] - when[-1] / 2))
 
 
 def rating(matches: Sequence[MatchResult]) -> Rating:
@@ -130,6 +141,20 @@ def by_seeds(matches: dict[tuple[int, int], MatchResult]) -> tuple[float, float]
     half = STUDENT.get(degrees, 2.2) * math.sqrt(sum(variance(side) / len(side) for side in sides))
     elo = rating([*matches.values()]).elo
     return elo - half, elo + half
+
+
+def times_worth(elo: Rating, doubling: Rating) -> list[float] | None:
+    """How many times the time a gain is worth, 2 ** (elo / doubling), and its 95% interval by the
+    errors of both, whose games are apart: with half intervals A and B those ratios x for which
+    (elo - x doubling)**2 <= A**2 + (x B)**2 (Fieller 1954, JRSS B 16:175). None where the
+    doubling's own interval is not above 0: the ratio could then be any."""
+    if doubling.low <= 0:
+        return None
+    a, b = (((one.high - one.low) / 2) ** 2 for one in (elo, doubling))  # of the half intervals
+    square, both = doubling.elo**2 - b, elo.elo * doubling.elo
+    root = math.sqrt(elo.elo**2 * b + doubling.elo**2 * a - a * b)
+    ratios = (elo.elo / doubling.elo, (both - root) / square, (both + root) / square)
+    return [2.0 ** max(-999.0, min(x, 999.0)) for x in ratios]  # within what a float holds
 
 
 def compared(options: argparse.Namespace, runs: Sequence[Trained], like: Run
@@ -152,8 +177,9 @@ def compared(options: argparse.Namespace, runs: Sequence[Trained], like: Run
         row: dict[str, Any] = {"sims": sims, "variant": options.variant[variant],
                                "elo_an_hour": [elo * 3600 / seconds for elo in gain]}
         if not variant:
-            doubling = gain.elo * len(mine) / sum(
-                math.log2(run.seconds[1] / run.seconds[0]) for run in mine)
+            mean = sum(run.doublings for run in mine) / len(mine)
+            doubling = Rating(*(elo / mean for elo in gain))
+            row["doubling"] = list(doubling)
         else:
             met = {(run.seed, other.seed): match(run.last, other.last, sims)
                    for run in mine for other in runs if not other.variant}
@@ -161,7 +187,7 @@ def compared(options: argparse.Namespace, runs: Sequence[Trained], like: Run
             row |= {"elo": list(elo), "by_seeds": list(by_seeds(met)),
                     "games": sum(m.games for m in met.values()),
                     "points": {f"{a}-{b}": m.score for (a, b), m in met.items()},
-                    "times": [2 ** (x / doubling) if doubling > 0 else math.nan for x in elo]}
+                    "doubling": list(doubling), "times": times_worth(elo, doubling)}
         yield row
 
 
@@ -172,12 +198,16 @@ def words(row: dict[str, Any]) -> str:
     text = (f"@{row['sims']} {row['variant'] or 'as it is'}: {band(row['elo_an_hour'], '.0f')} "
             "Elo an hour")
     if "elo" not in row:
-        return text
+        return f"{text}, {band(row['doubling'], '+.0f')} a doubling of the time"
+    if row["times"]:
+        worth = f"worth {band(row['times'], '.3g')} times the time"
+    else:
+        why = "does not pay" if row["doubling"][2] < 0 else "is not told apart from nothing"
+        worth = f"a doubling of the time {why}, so what that is worth in time is not told"
     points = ", ".join(f"{seeds} {score:.1%}" for seeds, score in row["points"].items())
     return (f"{text}\n    {band(row['elo'], '+.0f')} Elo by games, by seeds "
-            f"{row['by_seeds'][0]:+.0f} to {row['by_seeds'][1]:+.0f}; worth "
-            f"{band(row['times'], '.2f')} times the time\n    {row['games']} games, points by "
-            f"seeds {points}")
+            f"{row['by_seeds'][0]:+.0f} to {row['by_seeds'][1]:+.0f}; {worth}\n"
+            f"    {row['games']} games, points by seeds {points}")
 
 
 def trial(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,6 +12,7 @@ import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import selfplay as sp
 from selfplay.common.errors import UserError
 from selfplay.common.settings import (
     Settings,
@@ -35,6 +37,7 @@ from selfplay.run.config import (
     with_algorithm,
     with_recipe,
 )
+from selfplay.run.folder import open_run
 
 
 @settings(deadline=None)
@@ -149,6 +152,53 @@ def test_a_bad_override_says_what_to_do(text: str, words: str) -> None:
 def test_overrides_that_make_no_sense(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         override(preset("tictactoe"), [text])
+
+
+@pytest.mark.parametrize("text", ["4,0", "0,8", "64,5", "32,5"])
+def test_simulations_that_would_not_grow_are_refused(text: str, tmp_path: Path) -> None:
+    """A run that was begun so, before that was refused, goes on."""
+    config = override(preset("connect4"), [f"rl.sims_from={text}"])
+    with pytest.raises(UserError, match=rf"^rl\.sims_from={text}: .* or 0,0 ") as error:
+        open_run(tmp_path, config)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=rf"^rl\.sims_from={text}: "):
+        next(sp.alphazero("connect4", sims_from=tuple(map(int, text.split(",")))))
+    open_run(tmp_path, override(config, ["rl.sims_from=4,8"]))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert open_run(tmp_path, config).config == config
+
+
+@pytest.mark.parametrize(("text", "default"), [
+    ("solved_from=3", "0"), ("value_lambda=0.5", "1.0"), ("decay_steps=100", "0; its own"),
+    ("expert_share=0.5", "0.0"), ("sims_from=4,8", "0,0"), ("gating=True", "False"),
+    ("learning_rate=0.0001", "0.001; its own"), ("opening=2,2", "0,3; its own")])
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_what_a_policy_gradient_ignores_is_refused(
+    name: str, text: str, default: str, tmp_path: Path
+) -> None:
+    """But for what an earlier version's run of the same algorithm was begun with."""
+    searches = override(preset("tictactoe"), [f"rl.{text}"])
+    config = with_algorithm(searches, name)
+    key, (default, own) = text.partition("=")[0], default.partition("; ")[::2]
+    own = rf"; its own is (pg|pool)\.{key}" if own else ""
+    told = rf"^rl\.{text}: rl\.algorithm={name} ignores it{own}; take --set rl\.{key}={default}, "
+    with pytest.raises(UserError, match=told) as error:
+        open_run(tmp_path, config)
+    assert "\n" not in str(error.value)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(searches)))
+    with pytest.raises(UserError, match=told):  # nor is it of use where SFT was by search's run
+        open_run(tmp_path, config)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert open_run(tmp_path, config).config == config
+
+
+def test_what_games_and_algorithms_bring_has_an_effect(tmp_path: Path) -> None:
+    """Whatever the presets set, and what one list may say to runs of every algorithm."""
+    for name in ALGORITHMS:
+        for game in PRESETS:
+            config = override(preset(game), [f"rl.algorithm={name}", "rl.iterations=3",
+                                             "rl.sims=8", "rl.positions=64"])
+            assert open_run(tmp_path / game, config).config == config
 
 
 def test_the_largest_seed_is_a_seed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from selfplay.common.errors import UserError
 from selfplay.games import make
 from selfplay.games.base import GameError
 from selfplay.games.solve import solver
+from selfplay.learn.checkpoint import WEIGHTS
 from selfplay.models import NetSpec
 from selfplay.run.boards import KeptLearner, train_rl
 from selfplay.run.config import preset
@@ -232,7 +234,8 @@ def test_ones_own_rows_are_used_as_often_as_reuse_says() -> None:
 
 
 def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
-    """As many steps as rows_learnt says, the same after a restart, at the scheduled rate."""
+    """As many steps as rows_learnt says, at the scheduled rate; and the same ones where a run was
+    stopped before it and has only its games."""
     spec = NetSpec("1x8", GAME.obs_shape, GAME.num_actions, GAME.has_ownership)
     taught = play(GAME, SMALL, 100).columns
     config = replace(SHARED, decay_steps=20)
@@ -244,6 +247,8 @@ def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
     whole, parts = learner(tmp_path / "whole", 2), learner(tmp_path / "parts", 1)
     train_rl(whole)
     train_rl(parts)
+    for kind in (".npz", ".json"):
+        shutil.copy(whole.shard(2).with_suffix(kind), parts.shard(2).with_suffix(kind))
     again = learner(tmp_path / "parts", 2)
     train_rl(again)
     for row in whole.history:
@@ -254,8 +259,12 @@ def test_an_iteration_beside_expert_games(tmp_path: Path) -> None:
     assert steps == round(rows_learnt(config, new) / 16)
     warm = (whole.trainer.steps + 1) / 100  # the first hundred steps
     assert 20 < whole.trainer.steps < 99
-    assert whole.trainer.rate() == pytest.approx(config.learning_rate * 0.1 * warm)
-    assert again.history[0]["policy_loss"] == whole.history[0]["policy_loss"]
+    for one in (whole, again):
+        assert one.trainer.rate() == pytest.approx(config.learning_rate * 0.1 * warm)
+    for key in ("step", "policy_loss", "value_loss"):
+        assert again.history[1][key] == whole.history[1][key] != whole.history[0][key]
+    weights = [tmp_path / name / "ckpt-000002" / WEIGHTS for name in ("whole", "parts")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
     with pytest.raises(UserError, match=r"rl\.expert_share: there are no expert games"):
         KeptLearner(GAME, spec, config, tmp_path / "none", init=None, device="cpu", seed=1)
 

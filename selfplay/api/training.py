@@ -18,6 +18,7 @@ from selfplay.api.checked import must_be_plies, must_be_whole
 from selfplay.board import alphazero as boards
 from selfplay.board import league as league_games
 from selfplay.board.alphazero import Learner
+from selfplay.board.config import must_grow
 from selfplay.board.league import PolicyLearner
 from selfplay.board.league_games import LeagueGames, deal_groups, harvest
 from selfplay.board.policy import BoardPolicy, freeze_unused
@@ -69,6 +70,7 @@ def alphazero(
     spec: Any = net.spec
     if rl.sizes and not spec.any_board:
         raise UserError(f"sizes={rl.sizes}: this net is for one board, {game.name}")
+    must_grow(rl)
     if rl.expert_share:
         raise UserError("expert_share: for a run, which has an expert's games")
     learner = Learner(game, spec, rl, net=copy.deepcopy(net), device=device, seed=seed)

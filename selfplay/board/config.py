@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, BelowOne, Count, Part, Plies, Positive, Share, Whole
 
 
 @dataclass(frozen=True)
 class RLConfig:
     """Policy iteration by self-play. A policy gradient uses only algorithm, iterations,
-    checkpoint_every and keep; its other settings are PGConfig and PoolConfig."""
+    checkpoint_every, keep and, in Go, those of komi; its other settings are PGConfig and
+    PoolConfig."""
 
     algorithm: Literal["gumbel", "puct", "reinforce", "rloo", "ppo", "grpo", "dr_grpo", "dapo",
                        "gspo", "cispo", "maxrl"] = "gumbel"
@@ -71,6 +73,17 @@ class RLConfig:
     max_staleness: Whole = 0
     #: on Ray: iterations that the weights of a game may be behind those that learn from it; 0: play
     #: and learning take turns
+
+
+def must_grow(config: RLConfig) -> None:
+    """Raises UserError for a ``sims_from`` by which no simulations would grow."""
+    first, iterations = config.sims_from
+    if (first == 0) != (iterations == 0):
+        raise UserError(f"rl.sims_from={first},{iterations}: simulations at first, and after how "
+                        "many iterations all; both above 0 wanted, or 0,0 for rl.sims always")
+    if first and first >= config.sims:
+        raise UserError(f"rl.sims_from={first},{iterations}: they grow to rl.sims={config.sims}; "
+                        "take fewer at first, a higher rl.sims, or 0,0 for rl.sims always")
 
 
 def scheduled(config: RLConfig, iteration: int) -> RLConfig:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from selfplay.board.alphago_config import PoolConfig, SFTConfig, ValueConfig
-from selfplay.board.config import RLConfig
+from selfplay.board.config import RLConfig, must_grow
 from selfplay.common import settings
 from selfplay.common.errors import UserError
 from selfplay.common.limits import Amount, Count, Limit, Plies, Positive, Seed, Share, Whole
@@ -208,6 +208,34 @@ def must_fit(config: RunConfig) -> None:
                         "a group; at least 2 wanted")
     if pool.group > pool.games:
         raise UserError(f"pool.group={pool.group}: at most pool.games={pool.games} wanted")
+
+
+#: Settings of RL that a policy gradient may be given: those it uses, and those that only say how
+#: much work search is, so that one list of them does for runs of every algorithm.
+WITH_GRADIENTS = frozenset((
+    "algorithm", "iterations", "checkpoint_every", "keep", "komi_share", "komi_range", "komi_wild",
+    "sims", "cheap_sims", "full_share", "games", "dtype", "cache_mb", "positions", "reuse",
+    "window_min", "window_growth", "window_max", "batch_size"))
+
+
+def must_have_effect(config: RunConfig, usual: RLConfig, stored: RunConfig | None) -> None:
+    """Raises UserError for a setting of RL that would change nothing though it is not the game's
+    ``usual`` one. What an earlier start took, with the same algorithm, goes on as it is."""
+    rl, had = config.rl, usual
+    if stored is not None and stored.rl.algorithm == rl.algorithm:
+        had = stored.rl
+    if (rl.sims_from, rl.sims) != (had.sims_from, had.sims):
+        must_grow(rl)
+    if rl.algorithm not in ALGORITHMS:
+        return
+    for name, value in vars(rl).items():
+        default = getattr(usual, name)
+        if name not in WITH_GRADIENTS and value not in (default, getattr(had, name)):
+            own = next((f"; its own is {stage}.{name}" for stage in ("pg", "pool")
+                        if hasattr(getattr(config, stage), name)), "")
+            raise UserError(f"rl.{name}={spelt(value)}: rl.algorithm={rl.algorithm} ignores it"
+                            f"{own}; take --set rl.{name}={spelt(default)}, or search (gumbel, "
+                            "puct)")
 
 
 GNUGO = "gtp:gnugo --mode gtp --level {}"

@@ -31,7 +31,14 @@ from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
 from selfplay.learn.packaged import find
 from selfplay.models import NetSpec, spec_for
-from selfplay.run.config import RunConfig, from_dict, must_be_of_recipe, must_fit
+from selfplay.run.config import (
+    RunConfig,
+    from_dict,
+    must_be_of_recipe,
+    must_fit,
+    must_have_effect,
+    preset,
+)
 from selfplay.run.loggers import must_be_logger
 from selfplay.run.own_nets import use_net
 
@@ -104,6 +111,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
             raise UserError(f"{folder}: {_difference(asked, had)}; give --run another name")
     must_fit(config)
     must_be_of_recipe(config)
+    must_have_effect(config, preset(game.name).rl, stored)
     _must_vary(config, game, spec_for(game, config.net))  # raises before anything is made
     for name in config.log:
         must_be_logger(name)
