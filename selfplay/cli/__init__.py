@@ -185,8 +185,8 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
     written = [folder for folder in folders if game_learnt(folder)]
     minutes = (3.0 if written else 0.0) if minutes is None else minutes
     if amounts and not written and (len(folders) > 1 or not minutes):
-        raise UserError(f"--search {search}: it plays matches of one run; name one, and give it "
-                        "--minutes")
+        wanted = "of one run; name one, and" if len(folders) > 1 else "and takes time;"
+        raise UserError(f"--search {search}: it plays matches {wanted} give it --minutes")
     if mask and not written:
         raise UserError("--mask: for a language model's run, and none is named")
     known = {folder: _open(folder=folder, device=device, assignments=assignments)

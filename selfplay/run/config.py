@@ -232,7 +232,7 @@ def must_have_effect(config: RunConfig, usual: RLConfig, stored: RunConfig | Non
         default = getattr(usual, name)
         if name not in WITH_GRADIENTS and value not in (default, getattr(had, name)):
             own = next((f"; its own is {stage}.{name}" for stage in ("pg", "pool")
-                        if hasattr(getattr(config, stage), name)), "")
+                        if name in vars(getattr(config, stage))), "")
             raise UserError(f"rl.{name}={spelt(value)}: rl.algorithm={rl.algorithm} ignores it"
                             f"{own}; take --set rl.{name}={spelt(default)}, or search (gumbel, "
                             "puct)")
