@@ -396,6 +396,9 @@ def test_the_stand_in_is_the_expert_until_the_real_one_has_played(
     assert [row["player"] for row in rated if row["expert"]] == ["mcts:16"]
     assert "mcts:64 plays itself" in train(run, 60, *more)
     rated = json.loads((here / "evaluation.json").read_text())["baselines"]
+    assert [row["player"] for row in rated if row["expert"]] == ["mcts:16"]  # SFT had all its steps
+    train(run, 60, *more, "--set", "sft.max_steps=300")
+    rated = json.loads((here / "evaluation.json").read_text())["baselines"]
     assert [row["player"] for row in rated if row["expert"]] == ["mcts:64"]
 
 
