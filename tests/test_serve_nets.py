@@ -246,6 +246,16 @@ def test_a_card_names_no_folder_of_this_machine_alone(
         assert "expert.games=games" in card and "| data | games |" in card
 
 
+def test_only_a_runs_checkpoint_is_said_to_be_deleted(run: Command) -> None:
+    """Beside it lie older ones; a folder of another name may hold anything."""
+    for name, remedy in (("notes", "name another"), ("ckpt-000007", "delete ckpt-000007")):
+        Path(name).mkdir()
+        Path(name, "meta.json").write_text("garbage")
+        said = run("match", f"net:{name}", "random", "--game", "tictactoe")
+        said.mistake("meta.json: damaged", remedy)
+        assert ("delete" in said.err) == name.startswith("ckpt")
+
+
 def test_export_says_what_is_wanted(run: Command) -> None:
     run("export", "tictactoe").mistake("name a file")
     run("export", "no-such", "--onnx", "x.onnx").mistake("no packaged net")

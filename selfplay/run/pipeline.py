@@ -132,8 +132,8 @@ def _is_cheap(clock: Clock) -> bool:
     """Whether so little of RL's time is spent that it may begin again, and SFT gets the time to
     learn for as long again as it has: its share, or what the clock is told here that it needs.
     Not if the run's clock has been lost."""
-    again, whole = clock.seconds["sft"], 60 * clock.run.config.minutes
-    longer = clock.alone is None and 2 * again <= TWICE * whole
+    again = clock.seconds["sft"]
+    longer = 2 * again <= TWICE * 60 * clock.run.config.minutes
     cheap = ranks.here().first(
         clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
         and (longer or clock.left("sft") >= again))
