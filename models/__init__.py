@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from .resnet import NetOutput, ResNet, folded, placed
 
 __all__ = ["DTYPES", "NETS", "OWN", "PRESETS", "NetError", "NetOutput", "NetSpec", "OwnNetError",
-           "build", "choose_dtype", "flops", "folded", "has_fast_bfloat16", "padded_rows",
-           "placed", "seeded", "spec_for"]
+           "build", "choose_dtype", "dimensions", "flops", "folded", "has_fast_bfloat16",
+           "names_file", "padded_rows", "placed", "seeded", "spec_for"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: On a CPU an odd batch is filled up to a multiple of this, a smaller one to a power of two: oneDNN
@@ -53,13 +53,13 @@ class NetSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "obs_shape", tuple(self.obs_shape))  # JSON brings a list
-        if not _is_own(self.size):
-            _parse(self.size)
+        if not names_file(self.size):
+            dimensions(self.size)
 
     @property
     def any_board(self) -> bool:
         """Whether its net takes boards of any size, and any komi."""
-        return self.komi > 0 and not _is_own(self.size)
+        return self.komi > 0 and not names_file(self.size)
 
 
 def spec_for(game: Any, size: str) -> NetSpec:
@@ -87,13 +87,13 @@ def build(spec: NetSpec) -> nn.Module:
 
     Its forward takes float [B, C, H, W] and returns NetOutput.
     """
-    if _is_own(spec.size):
+    if names_file(spec.size):
         name = spec.size.rpartition("/")[2]
         if name not in OWN:
             raise OwnNetError(f"its net is built by {spec.size}, which is not run unless you name "
                               f"it: give --net {spec.size}")
         return OWN[name](spec)
-    family, blocks, channels = _parse(spec.size)
+    family, blocks, channels = dimensions(spec.size)
     return NETS[family](blocks, channels, spec.obs_shape, spec.num_actions, spec.ownership,
                         spec.komi)
 
@@ -111,12 +111,13 @@ def flops(spec: NetSpec) -> int:
     return counter.get_total_flops()
 
 
-def _is_own(size: str) -> bool:
+def names_file(size: str) -> bool:
+    """Whether a function of the user's builds nets of this size."""
     return ".py:" in size
 
 
-def _parse(size: str) -> tuple[str, int, int]:
-    """(family, blocks, channels)"""
+def dimensions(size: str) -> tuple[str, int, int]:
+    """(family, blocks, channels). Raises NetError."""
     found = re.fullmatch(r"(?:([a-z]+):)?([1-9]\d?)x([1-9]\d{0,3})", size)
     if not found or (found[1] or "resnet") not in NETS or int(found[3]) < 8:
         raise NetError(f"net {size!r}: write it as BLOCKSxCHANNELS (at least 8 channels), "

@@ -232,14 +232,29 @@ def test_rl_names_its_algorithm_and_what_comes_next(run: Command, tmp_path: Path
 def test_rl_from_a_checkpoint_has_its_net(run: Command, tmp_path: Path) -> None:
     save_net(tmp_path / "other/rl/ckpt-000003", "tictactoe")
     size = json.loads((tmp_path / "other/rl/ckpt-000003/meta.json").read_text())["net"]["size"]
-    rl = ("rl", *T, "--run", "here", *TINY[2:], "--set", "rl.iterations=1", "--init", "other",
-          "--set", "net=3x8")
+    rl = ("rl", *T, "--run", "here", *TINY[4:], "--set", "rl.iterations=1", "--init", "other")
     said = run(*rl)
     assert said.code == 0, said.err
     assert f"net {size}," in said.out
     assert json.loads((tmp_path / "here/config.json").read_text())["init"].endswith("ckpt-000003")
     save_net(tmp_path / "other/rl/ckpt-000004", "tictactoe")
     assert run(*rl).code == 0  # the run goes on from what it began with
+    run(*rl, "--net", "2x8").mistake("net=1x8, not 2x8", "--run")
+
+
+def test_rl_lets_a_checkpoint_s_net_grow(run: Command, tmp_path: Path) -> None:
+    save_net(tmp_path / "other/rl/ckpt-000003", "tictactoe")
+    rl = ("rl", *T, "--run", "here", *TINY[4:], "--set", "rl.iterations=1", "--init", "other")
+    run(*rl[:-1], "tictactoe", "--net", "1x8").mistake("a net 3x32", "leave --net out")
+    assert not (tmp_path / "here").exists()
+    said = run(*rl, "--set", "net=3x16")
+    assert said.code == 0, said.err
+    assert "net 3x16," in said.out
+    for folder in ("here", "here/rl/ckpt-000001"):
+        file = tmp_path / folder / ("config.json" if folder == "here" else "meta.json")
+        assert "3x16" in str(json.loads(file.read_text())["net"])
+    said = run(*rl)  # without a net it is the one that the run has
+    assert said.code == 0 and "net 3x16," in said.out, said
 
 
 def test_a_run_without_time_left_for_its_matches_says_so(run: Command, tmp_path: Path) -> None:

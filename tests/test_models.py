@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from selfplay.models import NETS, NetError, NetSpec, build, flops, folded, seeded
+from selfplay.models.growing import grown
 from selfplay.models.resnet import ConvNorm, pool
 
 SHAPES = [
@@ -82,6 +83,52 @@ def test_a_new_block_is_the_identity() -> None:
     net = build(NetSpec("4x16", (4, 5, 5), 26, True)).eval()
     x = torch.randn(2, 16, 5, 5)
     assert torch.equal(net.blocks(x), x)
+
+
+@pytest.mark.parametrize("sizes", [("1x8", "3x8"), ("4x16", "4x48"), ("3x16", "6x20")])
+@pytest.mark.parametrize(("obs_shape", "num_actions", "ownership", "komi"), [
+    *(pytest.param(*shape.values, 0, id=shape.id) for shape in SHAPES),
+    pytest.param((24, 9, 9), 82, True, 8, id="go with a komi"),
+])
+def test_a_grown_net_says_what_it_said_and_all_of_it_learns(
+    obs_shape: tuple[int, int, int], num_actions: int, ownership: bool, komi: int,
+    sizes: tuple[str, str],
+) -> None:
+    spec = NetSpec(sizes[0], obs_shape, num_actions, ownership, komi)
+    net = seeded(1, lambda: shaken(build(spec)))
+    larger = seeded(2, lambda: grown(net, spec, sizes[1]))
+    assert not larger.training
+    fresh = build(NetSpec(sizes[1], obs_shape, num_actions, ownership, komi)).state_dict()
+    assert {k: v.shape for k, v in larger.state_dict().items()} == {
+        k: v.shape for k, v in fresh.items()}
+    obs = torch.randint(0, 2, (16, *obs_shape), generator=torch.Generator().manual_seed(3)).float()
+    with torch.no_grad():
+        for before, after in zip(net(obs), larger(obs), strict=True):
+            assert (before is None and after is None) or (
+                (before - after).abs().max() < 1e-5 * max(1.0, float(before.abs().max())))
+    learner = torch.optim.Adam(larger.train().parameters())
+    first = {name: tensor.detach().clone() for name, tensor in larger.named_parameters()}
+    for _ in range(4):  # what is new listens after one step and is listened to after another
+        learner.zero_grad()
+        sum(part.square().mean() for part in larger(obs) if part is not None).backward()
+        learner.step()
+    for name, tensor in larger.named_parameters():
+        rows = (tensor != first[name]).flatten(1) if tensor.ndim > 1 else tensor != first[name]
+        moved = rows.any(1) if rows.ndim > 1 else rows
+        assert moved.float().mean() > 0.5, name  # some of so few channels are off everywhere
+
+
+def test_a_net_of_its_own_size_is_itself() -> None:
+    spec = NetSpec("2x16", (3, 3, 3), 9)
+    net = build(spec)
+    assert grown(net, spec, "2x16") is net
+
+
+@pytest.mark.parametrize("size", ["1x16", "2x8", "2x15", "nets.py:build"])
+def test_a_net_does_not_shrink(size: str) -> None:
+    spec = NetSpec("2x16", (3, 3, 3), 9)
+    with pytest.raises(NetError, match="leave --net out"):
+        grown(build(spec), spec, size)
 
 
 @pytest.mark.parametrize(("obs_shape", "num_actions", "ownership"), SHAPES)

@@ -143,7 +143,8 @@ class _Algorithm(OneOf):
 
 
 net_option = click.option("--net", default=None, metavar="BxC|FILE.py:NAME",
-                          help="Size of the net, or a function of yours that builds one.")
+                          help="Size of the net, or a function of yours that builds one. A net to "
+                               "start from (--init) grows to it.")
 own_nets_option = click.option("--net", "nets", multiple=True, metavar="FILE.py:NAME",
                                help="Your own nets that players may load (runs the file).")
 log_option = click.option("--log", multiple=True, metavar="NAME|FILE.py:NAME",

@@ -44,6 +44,7 @@ from selfplay.inference.precision import ActorNets
 from selfplay.inference.spread import spread
 from selfplay.learn import checkpoint
 from selfplay.models import NetSpec, build, seeded
+from selfplay.models.growing import grown
 from selfplay.run.keep import Kept, Row, learn_until_flat
 from selfplay.run.shards import Shard, load_shard, save_shard
 
@@ -131,15 +132,20 @@ def _cost(note: Path) -> dict[str, float]:
 def _begin(
     game: Game, spec: NetSpec, folder: Path, init: Path | None, device: str, seed: int
 ) -> tuple[Any, NetSpec, dict[str, float]]:
-    """(net, its spec, compute so far) of the newest checkpoint, else of ``init``, else a fresh net.
-    A checkpoint's net keeps its size, whatever the settings say."""
-    source = checkpoint.newest(folder) or init
+    """(net, its spec, compute so far) of the newest checkpoint, else of ``init``, grown to the size
+    of ``spec``, else a fresh net. The newest checkpoint's keeps its size."""
+    newest = checkpoint.newest(folder)
+    source = newest or init
     compute = {key: 0.0 for key in ("seconds", "flops", "positions")}
     if source is None:
         return seeded(seed, lambda: build(spec)), spec, compute
     net, meta = checkpoint.load_net(source, game, device)
-    return net, checkpoint.spec_of(meta), compute | {
-        key: float(value) for key, value in meta["compute"].items()}
+    compute |= {key: float(value) for key, value in meta["compute"].items()}
+    had = checkpoint.spec_of(meta)
+    if newest is None:
+        larger = seeded(seed, lambda: grown(net, had, spec.size))
+        return larger, replace(had, size=spec.size), compute
+    return net, had, compute
 
 
 def _resume(learner: Any, kept: Kept, load: Callable[..., None]) -> bool:

@@ -31,6 +31,7 @@ from selfplay.inference.precision import must_have_int8
 from selfplay.learn.checkpoint import load_net, newest, read_meta, spec_of
 from selfplay.learn.packaged import find
 from selfplay.models import NetSpec, spec_for
+from selfplay.models.growing import must_grow_to
 from selfplay.run.config import (
     RunConfig,
     from_dict,
@@ -90,8 +91,11 @@ def _foreign(path: Path) -> bool:
     return path.name not in OWN and not (path.name[0] == "." and path.name.endswith(".tmp"))
 
 
-def open_run(folder: Path, config: RunConfig) -> Run:
+def open_run(folder: Path, config: RunConfig, *, grow: bool = False) -> Run:
     """Create the run or continue it, without writing anything (``freeze`` does).
+
+    grow: a checkpoint to start from grows to the size that ``config`` names; otherwise the run
+    takes its size.
 
     A run that has made something must be given the settings it was started with. Free to change
     are those that only say how long and on what device it continues or how it is judged, and those
@@ -104,7 +108,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     game, known = make(config.game), _named_players(stored) if stored else set()
     if own.is_own(config.net):  # named by the user now, or when the run began
         config = replace(config, net=use_net(config.net))
-    config = _of_init(_full_names(config, known), stored)
+    config = _of_init(_full_names(config, known), stored, grow)
     if stored is not None and _begun(folder):
         asked, had = _essence(config, folder), _essence(stored, folder)
         if asked != had:
@@ -185,18 +189,21 @@ def _full_names(config: RunConfig, known: set[str]) -> RunConfig:
                    eval=replace(config.eval, baselines=tuple(map(full, config.eval.baselines))))
 
 
-def _of_init(config: RunConfig, stored: RunConfig | None) -> RunConfig:
+def _of_init(config: RunConfig, stored: RunConfig | None, grow: bool) -> RunConfig:
     """``config`` with the checkpoint its init stands for, now or since an earlier start, and with
-    that checkpoint's net."""
+    that checkpoint's net, unless it is to ``grow``."""
     if config.init in STARTS:
         return config
     if stored and stored.init not in STARTS and _meant(f"net:{config.init}", f"net:{stored.init}"):
-        return replace(config, init=stored.init, net=stored.net)
+        return replace(config, init=stored.init, net=config.net if grow else stored.net)
     if not Path(config.init).is_dir() and find(config.init) is None:
         raise UserError(f"--init {config.init}: no checkpoint there; give sft, random, a run, a "
                         "checkpoint such as runs/NAME/rl/ckpt-000010, or a packaged net")
     path = checkpoint_of(config.init, f"net:{config.init}")[0]
-    return replace(config, init=str(path), net=str(read_meta(path)["net"].get("size")))
+    size = str(read_meta(path)["net"].get("size"))
+    if grow:
+        must_grow_to(size, config.net)
+    return replace(config, init=str(path), net=config.net if grow else size)
 
 
 def _meant(typed: str, known: str) -> bool:

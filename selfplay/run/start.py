@@ -38,8 +38,10 @@ def open_or_start(
 ) -> Run:
     """The run that the options describe: a new one, or the one on disk with the changes it allows.
 
-    top: fields of RunConfig; None or () leaves a field as it is. Raises UserError.
+    top: fields of RunConfig; None or () leaves a field as it is. Raises UserError; NetError for a
+    net that the one to start from does not grow to.
     """
+    assignments = list(assignments)
     if folder is None:
         if game is None:
             raise UserError("give --game NAME for a new run, or --run FOLDER for one on disk")
@@ -63,4 +65,5 @@ def open_or_start(
         config = with_algorithm(config, algo)
     config = override(config, assignments)
     device_of(config.device)
-    return open_run(folder, config)
+    named = top.get("net") or any(re.match(r"\s*net\s*=", words) for words in assignments)
+    return open_run(folder, config, grow=bool(named))
