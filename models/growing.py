@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, arange, cat, nn
 
-from . import NetError, NetSpec, build, names_file, dimensions
+from . import NetError, NetSpec, build, dimensions, names_file
 from .resnet import ConvNorm, FlatPolicy, PointPolicy, PoolBlock, ResNet, ValueHead
 
 
