@@ -34,6 +34,7 @@ from selfplay.report.text import ceiling_texts, search_texts
 from selfplay.report.verdict import verdict_of
 
 FORESEE = load("foresee")
+SIMULATED = load("ceiling_sim")
 TRUE = {"sft": (100.0, 800.0, 0.3), "rl": (750.0, 1300.0, 1.0)}  #: floor, ceiling, middle; slope 1
 SPENT = {"sft": np.geomspace(0.03, 6, 7), "rl": np.geomspace(0.1, 20, 8)}
 
@@ -194,6 +195,26 @@ def test_five_points_that_scatter_cover_the_ceiling_too() -> None:
         low, high = middle(curve.ceilings())
         covered += low <= 70 <= high
     assert covered >= 23
+
+
+def test_simulated_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth is 70, and at 3,000 times the first compute 69.7 (5 + 65 / (1 + 12 / 3000))."""
+    case = SIMULATED.CASES["plain"]
+    asked, spans = [], iter([(69.0, 71.0, 68.0, 69.6), (60.0, 69.9, 69.0, 69.8), None,
+                             (70.1, 75.0, 69.0, 71.0), (70.0, 80.0, 69.8, 71.0)])
+
+    def told(evaluation: dict[str, Any], draws: int) -> list[dict[str, Any]]:
+        asked.append([point["accuracy"] for point in evaluation["points"]])
+        span = next(spans)
+        return [{"refused": "why"} if span is None else {
+            "refused": "", "low": span[0], "high": span[1],
+            "ahead": {"low": span[2], "high": span[3]}}]
+
+    monkeypatch.setattr(SIMULATED, "ceilings", told)
+    assert SIMULATED.count(case, 5, draws=10) == (4, 2, 2, 1)
+    assert len({tuple(points) for points in asked}) == 5
+    first = np.mean([points[0] for points in asked])
+    assert first == pytest.approx(10, abs=2)  # 5 + 65 / 13
 
 
 # ------------------------------------------------------------------------------------------ boards
