@@ -70,33 +70,6 @@ def test_self_play_does_not_pass_early() -> None:
     assert counts[0] > 4 and counts[1] == 0
 
 
-def test_a_lost_game_may_be_conceded_by_answering_a_pass() -> None:
-    game, made = make("go5x5"), {}
-    for concede, checked in ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0)):
-        config = RLConfig(sims=6, cheap_sims=2, games=16, opening=(0, 2), pass_from=0.3,
-                          concede=concede, resign_checked=checked)
-        made[concede, checked] = played(Actor(game, rollout_evaluate(game, 1), config, 3), 800)
-    usual, conceded, checked = made.values()
-    assert np.array_equal(usual.actions, checked.actions)  # where nobody concedes
-    on = [_played_on(game, harvest) for harvest in (usual, conceded)]
-    assert 0 < on[1] < 0.75 * on[0]
-    for actions, value in zip(np.split(conceded.actions, conceded.ends[:-1]), conceded.values,
-                              strict=True):
-        states = game.new(1)
-        game.replay(states, actions[None].astype(np.int64))
-        done, result = game.result(states)
-        assert done[0] and result[0] == value  # by the rules, not by the search's word
-    assert conceded.columns.aux_weight.all()
-
-
-def _played_on(game: Go, harvest: Any) -> float:
-    """Of passes, the share that is answered by a move."""
-    passes = harvest.actions == game.pass_action
-    inner = np.ones(len(passes), bool)
-    inner[harvest.ends - 1] = False
-    return float((~passes[1:][(passes & inner)[:-1]]).mean())
-
-
 class Stub:
     """Likes a pass best, then the points from the last to the first."""
 

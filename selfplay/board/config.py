@@ -63,10 +63,7 @@ class RLConfig:
     handicap_stones: Plies = (2, 4)  #: Go: fewest and most of them
     pass_from: Share = 0.5  #: Go: no passes before so many plies, as a share of the points
     resign: Amount = 0.0  #: resign when the value falls below minus this; 0: never
-    concede: Amount = 0.0
-    #: Go: a pass is answered by one when the value falls below minus this, in place of playing on
-    #: until the board is full; 0: never
-    resign_checked: Share = 0.1  #: share of games in which nobody resigns or concedes, as a check
+    resign_checked: Share = 0.1  #: share of games in which nobody resigns, as a check
     gating: bool = False  #: new weights play only after they have beaten the old ones
     gating_games: Count = 64  #: games of that match
     gating_score: Share = 0.5  #: score that the new weights need, at least

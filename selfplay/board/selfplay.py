@@ -155,7 +155,6 @@ class Actor:
         ply, to_play = self.states.ply[rows], self.states.to_play[rows]
         result = self.search.result(rows)
         actions = self._choose(ply, result)
-        actions[self._concedes(rows, ply, result)] = self.game.pass_action
         if ply.max() >= self.book.action.shape[1]:
             self.book = _roomier(self.book)
         book = self.book
@@ -183,15 +182,6 @@ class Actor:
         noise = self.rng.gumbel(size=result.policy.shape)
         result.action[early] = (logits + noise[early]).argmax(1)
         return result.action
-
-    def _concedes(
-        self, rows: NDArray[np.int64], ply: NDArray[np.int32], result: SearchResult
-    ) -> NDArray[np.bool_]:
-        """bool [n]: whose opponent has just passed, and who has lost. The board is counted as it
-        lies then, as both have seen it: its owners are known."""
-        passed = self.book.action[rows, np.maximum(ply - 1, 0)] == self.game.pass_action
-        lost = (result.value < -self.config.concede) & ~self.book.no_resign[rows]
-        return (self.config.concede > 0) & (ply > 0) & passed & lost
 
     def _resigns(
         self, rows: NDArray[np.int64], to_play: NDArray[np.int8], result: SearchResult

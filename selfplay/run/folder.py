@@ -124,16 +124,15 @@ def open_run(folder: Path, config: RunConfig, *, grow: bool = False) -> Run:
 
 
 def _must_vary(config: RunConfig, game: Game, spec: NetSpec) -> None:
-    """Raises UserError or GameError for boards, handicap, conceding and exact targets that its
-    games cannot have."""
+    """Raises UserError or GameError for boards, handicap and exact targets that its games cannot
+    have."""
     if config.rl.solved_from:
         must_be_solvable(game)
     groups_of(game, config.rl.games, "cpu", config.rl.sizes)
     if config.rl.sizes and not spec.any_board:
         raise UserError(f"rl.sizes: a net {config.net} for {game.name} is for one board")
-    for name in ("handicap", "concede"):
-        if getattr(config.rl, name) and not game.komi_planes:
-            raise UserError(f"rl.{name}: there is none in {game.name}")
+    if config.rl.handicap and not game.komi_planes:
+        raise UserError(f"rl.handicap: there is none in {game.name}")
 
 
 def net_spec(run: Run) -> NetSpec:
