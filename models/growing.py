@@ -40,7 +40,7 @@ def grown(net: Any, spec: NetSpec, size: str) -> nn.Module:
     if _same(spec.size, size):
         return net
     larger: Any = build(replace(spec, size=size))
-    _lay_net(net, larger)
+    _lay_net(net.cpu(), larger)  # a fresh net is there too, and is placed later
     return larger.eval()
 
 
