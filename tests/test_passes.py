@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 
 from selfplay.arena.players import RawPlayer
 from selfplay.board.config import RLConfig
-from selfplay.board.selfplay import Actor
+from selfplay.board.selfplay import Actor, search_config
 from selfplay.games import make
 from selfplay.games.base import take
 from selfplay.games.go import Go
+from selfplay.run.config import preset
 from selfplay.search.rollouts import rollout_evaluate
+from selfplay.search.search import Search
 
 
 @pytest.mark.parametrize("size", [9, 11])  # sets of points; chains
@@ -115,6 +118,28 @@ def test_a_raw_net_passes_where_there_is_nothing_else() -> None:
     stub = Stub(0.9)
     stub.game = game
     assert RawPlayer("raw", stub).act(states, np.array([0])).tolist() == [25]
+
+
+def test_self_play_may_pass_a_game_that_is_lost() -> None:
+    """Black has 15 points and has passed. White, with 10, can pass or fill one of its two eyes,
+    after which Black takes them all; a search that proves things knows that a pass loses."""
+    game = make("go5x5(komi=0)")
+    black, white = ([p for p in range(25) if (p % 5 < 3) is left and p not in (0, 20, 4, 24)]
+                    for left in (True, False))
+    pairs = zip(black, [25] * (len(black) - len(white)) + white, strict=True)
+    states = game.new(1)
+    game.replay(states, np.array([[*chain(*pairs), 25]]))
+    assert states.to_play[0] == 1 and game.legal(states)[0].nonzero()[0].tolist() == [4, 24, 25]
+
+    def lost(states: Any, legal: NDArray[np.bool_]) -> tuple[Any, Any]:
+        value = np.where(states.to_play[: len(legal)] == 0, 1, -1).astype(np.float32)
+        return np.zeros(legal.shape, np.float32), value
+
+    learnt = []
+    for config in (preset("go5x5").rl, preset("go9x9(komi=0)").rl, RLConfig(proven=True)):
+        search = Search(game, search_config(config), 1, 32, 0)
+        learnt.append(search.run(states, 32, lost).policy[0, 25])
+    assert learnt == [pytest.approx(1 / 3)] * 2 + [0]
 
 
 def test_other_games_are_left_alone() -> None:

@@ -27,7 +27,8 @@ class RLConfig:
     #: progressive simulation: those of a full search in the first iteration, and after how many
     #: iterations they have grown to sims, by equal factors; 0,0: sims always
     full_share: Part = 0.33  #: share of moves that get the full search; 1 turns the cap off
-    proven: bool = True  #: exact values spread through the search, and into its policy targets
+    proven: bool = True
+    #: exact values spread through the search, and into its policy targets (off in Go, by preset)
     solved_from: Whole = 0
     #: targets of an exact solver after so many moves: its value, and the search's policy without
     #: the moves that lose it; 0: never

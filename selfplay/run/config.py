@@ -99,7 +99,8 @@ RECIPES = typing.get_args(Recipe)
 def preset(game: str, **top: Any) -> RunConfig:
     """The default run of a game; ``top`` sets fields of RunConfig itself."""
     base = RunConfig(game=game, **top)
-    return _replaced(base, PRESETS.get(_without_settings(game), {}))
+    name = _without_settings(game)
+    return _replaced(base, OF_ALL_SIZES.get(name.rstrip("0123456789x"), {}) | PRESETS.get(name, {}))
 
 
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
@@ -240,7 +241,13 @@ def must_have_effect(config: RunConfig, usual: RLConfig, stored: RunConfig | Non
 
 GNUGO = "gtp:gnugo --mode gtp --level {}"
 
-#: What differs from the defaults above, per game; a game not here gets the defaults.
+#: What differs from the defaults above, whatever the board's size ...
+OF_ALL_SIZES: dict[str, dict[str, Any]] = {
+    # all that search proves in Go is what passes lead to, and who learns never to pass a lost game
+    # plays on and fills its own eyes: half of a game's moves then teach nothing
+    "go": {"rl.proven": False},
+}
+#: ... and per game; a game not here gets the defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "tictactoe": {
         "net": "2x16",
