@@ -218,7 +218,8 @@ def test_the_rate_drops_while_there_is_time_for_it(tmp_path: Path) -> None:
         config = SFTConfig(**{**vars(FAST), "patience": 99, "max_steps": until})
         train_sft(GAME, SPEC, train, held, config, folder, device="cpu", seed=0, left=left)
         assert read_json(folder / "best.json")["flat"] is False  # nobody has seen it stop
-        rows = read_history(folder / "history.jsonl")
+        rows = [row for row in read_history(folder / "history.jsonl")
+                if row["step"] % FAST.evaluate_every == 0]
         rates = [FAST.learning_rate * 0.3**drops for drops in range(3)]
         return [rates.index(pytest.approx(row["learning_rate"])) for row in rows]
 
@@ -228,6 +229,20 @@ def test_the_rate_drops_while_there_is_time_for_it(tmp_path: Path) -> None:
     assert learn(tmp_path / "b", 70, lambda: next(clock)) == [0, 0, 0, 0, 0, 0, 1]
     # a later start, with all the time in the world, finds the drop in the history
     assert learn(tmp_path / "b", 90, lambda: math.inf) == [0, 0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_the_first_steps_have_looks_of_their_own(tmp_path: Path) -> None:
+    """Most is learnt in them, and a curve through its points needs some there."""
+    train, held = opposite_games(60, 1), opposite_games(20, 2)
+    learnt, steps = {}, {}
+    for every in (60, 120):
+        config = replace(FAST, evaluate_every=every, max_steps=120, patience=99)
+        folder = tmp_path / str(every)
+        train_sft(GAME, SPEC, train, held, config, folder, device="cpu", seed=0)
+        steps[every] = [row["step"] for row in read_history(folder / "history.jsonl")]
+        learnt[every] = (folder / "ckpt-000120" / "weights.safetensors").read_bytes()
+    assert steps == {60: [25, 50, 60, 100, 120], 120: [25, 50, 100, 120]}
+    assert learnt[60] == learnt[120]  # a look changes nothing
 
 
 def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
@@ -240,7 +255,7 @@ def test_no_time_at_all_still_gives_a_net(tmp_path: Path) -> None:
 def test_an_early_look_with_more_games_does_not_replace_a_better_net(tmp_path: Path) -> None:
     train, held = opposite_games(60, 1), opposite_games(20, 2)
     more, all_held = opposite_games(90, 1), opposite_games(40, 2)
-    config = replace(FAST, max_steps=80)
+    config = replace(FAST, max_steps=120)
     best = train_sft(GAME, SPEC, train, held, config, tmp_path, device="cpu", seed=0)
     steps = checkpoint.read_meta(checkpoint.newest(tmp_path))["step"]
     wrong = more._replace(policy=np.roll(more.policy, 1, axis=1))
@@ -264,7 +279,7 @@ def test_best_of_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_two_checkpoints_keep_what_training_needs(tmp_path: Path) -> None:
-    config = SFTConfig(**{**vars(FAST), "max_steps": 30, "drops": 9})
+    config = SFTConfig(**{**vars(FAST), "max_steps": 24, "drops": 9})
     folder = tmp_path / "sft"
     train_sft(GAME, SPEC, opposite_games(20, 1), opposite_games(10, 2), config, folder,
               device="cpu", seed=0)

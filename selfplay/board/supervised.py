@@ -28,6 +28,7 @@ from selfplay.learn.plateau import Lesson
 from selfplay.models import NetSpec, build, flops, seeded
 
 ANY_KOMI = RLConfig(komi_share=0.5, komi_wild=0.5)  #: how ``recounted`` draws it
+QUICK = 10_000  #: rows; a look at so many takes little time beside the steps between two looks
 
 
 def to_columns(game: Game, games: Sequence[ExpertGame]) -> Columns:
@@ -161,4 +162,4 @@ def sft_lesson(
             endless_batches(game, train, config.batch_size, [seed, 0x5F], step)),
         look=lambda: look(trainer.inference_net()), look_at=look,
         metric="policy_loss", rows=len(train.value), size=count_rows,
-        flops=3 * flops(spec))
+        flops=3 * flops(spec), steep=len(held.value) <= QUICK)

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from selfplay.learn.plateau_config import PlateauConfig
 
 DROP = 0.3  #: factor of one rate drop
+FIRST = (25, 50, 100)  #: steps of further looks where a lesson is learnt fast at first; of these
+#: the rate does not wait for any
 LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
@@ -39,7 +41,8 @@ class Lesson:
     out, as the net is now; metric: the one that must fall. rows: how many there are to learn from;
     a run that goes on with another number begins a new curve, and ``look_at`` another net, an
     earlier curve's best, which the new one must beat. size: of a batch, in ``unit``;
-    flops: of one unit; before: compute ("flops", ``unit``) spent before the first step.
+    flops: of one unit; before: compute ("flops", ``unit``) spent before the first step. steep: it
+    is learnt fast at first, so that a curve needs looks at the steps ``FIRST`` too.
     """
 
     batches: Callable[[int], Generator[Any, None, None]]
@@ -51,6 +54,7 @@ class Lesson:
     flops: float = 0.0
     before: Mapping[str, float] = field(default_factory=dict)
     look_at: Callable[[Any], dict[str, Any]] | None = None
+    steep: bool = False
 
 
 def until_flat(
@@ -87,13 +91,14 @@ def until_flat(
             progress(step, figures)
             remaining = left()
             over = remaining <= 0
-            if step % config.evaluate_every and step < config.max_steps and not over:
+            due = step % config.evaluate_every == 0 or (lesson.steep and step in FIRST)
+            if not due and step < config.max_steps and not over:
                 continue
             row = {"step": step, lesson.unit: seen, "learning_rate": trainer.learning_rate,
                    "rows": lesson.rows, "train": figures, **lesson.look()}
             if lesson.flops:
                 row["flops"] = spent
-            curve.look(step, row[lesson.metric], config.gain, config.patience)
+            curve.look(step, row[lesson.metric], config)
             yield row
 
 
@@ -135,16 +140,16 @@ class HeldOutCurve:
     waiting: int = 0
     drops: int = 0
 
-    def look(self, step: int, loss: float, gain: float, patience: int) -> None:
+    def look(self, step: int, loss: float, config: PlateauConfig) -> None:
         """Take in a look at what is held out; drop the rate after ``patience`` looks that lowered
         the loss by less than the share ``gain``."""
         if loss < self.best:
             self.best, self.best_step = loss, step
-        if loss < self.mark * (1 - gain):
+        if loss < self.mark * (1 - config.gain):
             self.mark, self.waiting = loss, 0
             return
-        self.waiting += 1
-        if self.waiting >= patience:
+        self.waiting += step not in FIRST or step % config.evaluate_every == 0
+        if self.waiting >= config.patience:
             self.drop()
 
     def drop(self) -> None:
@@ -156,19 +161,19 @@ def curve_of(
 ) -> HeldOutCurve:
     """After the looks in ``history`` at as many rows as ``lesson`` has."""
     rows = [row for row in history if row.get("rows", lesson.rows) == lesson.rows]
-    return replayed(rows, lesson.metric, config.learning_rate, config.gain, config.patience)
+    return replayed(rows, lesson.metric, config)
 
 
 def replayed(
-    history: Iterable[Mapping[str, Any]], metric: str, rate: float, gain: float, patience: int
+    history: Iterable[Mapping[str, Any]], metric: str, config: PlateauConfig
 ) -> HeldOutCurve:
     """The curve after the looks in ``history``, whose rows have step, ``metric`` and, where it may
-    drop, learning_rate; rate: the learning rate before any drop."""
-    curve = HeldOutCurve()
+    drop, learning_rate."""
+    curve, rate = HeldOutCurve(), config.learning_rate
     for row in history:
         drops = round(math.log(row.get("learning_rate", rate) / rate, DROP))
         if drops != curve.drops:  # the time had asked for it, or the settings have changed
             curve.drop()
             curve.drops = drops
-        curve.look(row["step"], row[metric], gain, patience)
+        curve.look(row["step"], row[metric], config)
     return curve
