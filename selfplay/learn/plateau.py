@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from selfplay.learn.plateau_config import PlateauConfig
 
 DROP = 0.3  #: factor of one rate drop
-FIRST = (25, 50, 100)  #: steps of further looks where a lesson is learnt fast at first; of these
-#: the rate does not wait for any
+FIRST = (25, 50, 100)  #: steps of further looks where a lesson is learnt fast at first. They
+#: do not count for ``patience``.
 LATEST = 0.4  #: the k-th drop comes when this share, to the k-th power, of the time is left
 
 
