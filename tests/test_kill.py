@@ -68,7 +68,7 @@ def check_valid(run: Path, iterations: int = 3) -> None:
     rows = [row["iteration"] for row in read_history(run / "rl/history.jsonl")]
     assert rows == list(range(1, iterations + 1))
     steps = [row["step"] for row in read_history(run / "sft/history.jsonl")]
-    assert steps == [10, 20, 30, 40, 45]
+    assert steps == [10, 20, 25, 30, 40, 45]
     for iteration in range(1, iterations + 1):
         shard = load_shard(run / f"rl/records/{iteration:06d}.npz")
         assert len(shard.columns.value) >= 96
