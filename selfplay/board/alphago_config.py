@@ -16,6 +16,7 @@ from selfplay.learn.plateau_config import PlateauConfig
 class SFTConfig(PlateauConfig):
     """Supervised learning on the expert's moves."""
 
+    learning_rate: Positive = 1e-2  #: of AdamW, at the start; a net without BatchNorms wants less
     value_weight: Amount = 0.5  #: weight of the value loss; the policy loss has weight 1
     komi_share: Share = 0.25  #: Go: share of counted games that are counted with another komi
 
