@@ -23,6 +23,7 @@ from sgfmill import sgf
 import selfplay as sp
 from selfplay.arena.contest.clock import Control, GameClock, of_words
 from selfplay.arena.gtp import GtpEngine
+from selfplay.inference.evaluator import Evaluator
 from selfplay.serve.gtp import dead
 from selfplay.serve.gtp.commands import COMMANDS, run
 from selfplay.serve.gtp.engine import Engine, Manner
@@ -449,7 +450,10 @@ def test_the_raw_net_is_the_same_for_every_symmetry_of_the_empty_board() -> None
     text = talk(engine, "kata-raw-nn all\n")[0]
     assert text.count("symmetry ") == 8
     said = [engine.mind.turned(engine.line.states, k) for k in range(8)]
-    plain, _ = engine.mind(engine.line.states, engine.game.legal(engine.line.states))
+    # as the net is asked here: the search may ask it in bfloat16
+    assert engine.mind.net is not None
+    single = Evaluator(engine.mind.net, engine.game, dtype="float32")
+    plain, _ = single(engine.line.states, engine.game.legal(engine.line.states))
     assert said[0].logits == pytest.approx(plain[0], abs=1e-5)
     turn = engine.game.symmetries()
     for k in range(8):  # the empty board looks the same from everywhere
