@@ -129,6 +129,21 @@ def _legal(boards, to_play, done, size, board, out):
 
 
 @njit(cache=True, nogil=True)
+def _winning(boards, to_play, legal, size, board, out):
+    """The moves after which neither side can move and the mover has more discs."""
+    out[:] = False
+    for b in range(boards.shape[0]):
+        own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
+        for k in range(size * size):
+            if legal[b, k]:
+                cell = _ONE << np.uint64(8 * (k // size) + k % size)
+                turned = _turned(cell, own, other)
+                mine, theirs = own | cell | turned, other & ~turned
+                out[b, k] = (_moves(theirs, mine, board) == _ZERO
+                             and _moves(mine, theirs, board) == _ZERO and _lead(mine, theirs) > 0)
+
+
+@njit(cache=True, nogil=True)
 def _observe(boards, to_play, size, out):
     for b in range(boards.shape[0]):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
@@ -186,6 +201,7 @@ class Othello(RecordedGame):
     """
 
     sides = ("black", "white")
+    quick_wins = True  # of a side with few discs, too: it may be wiped out early
 
     def __init__(self, board_size: int = 8) -> None:
         if board_size not in SIZES:
@@ -220,6 +236,11 @@ class Othello(RecordedGame):
     def legal(self, states: OthelloStates) -> NDArray[np.bool_]:
         out = np.empty((len(states.ply), self.num_actions), np.bool_)
         _legal(states.boards, states.to_play, states.done, self.size, self._board, out)
+        return out
+
+    def wins(self, states: OthelloStates, legal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        out = np.empty(legal.shape, np.bool_)
+        _winning(states.boards, states.to_play, legal, self.size, self._board, out)
         return out
 
     def observe(self, states: OthelloStates) -> NDArray[np.uint8]:

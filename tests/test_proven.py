@@ -95,7 +95,7 @@ def test_an_exact_bound_holds_back_bad_luck() -> None:
 
 @pytest.mark.parametrize("name", ["tictactoe", "connect4", "go5x5", "go7x7(komi=0.5)", "go11x11",
                                   "hex5x5", "hex3x3(swap=True)", "gomoku9x9",
-                                  "gomoku9x9(exact=True)"])
+                                  "gomoku9x9(exact=True)", "othello6x6", "othello8x8"])
 def test_kernels_for_wins_and_blunders_agree_with_trying_every_move(name: str) -> None:
     game, draw = make(name), np.random.default_rng(1)
     states, seen = game.new(60), np.zeros(2, int)
@@ -117,10 +117,29 @@ def test_kernels_for_wins_and_blunders_agree_with_trying_every_move(name: str) -
         seen += [plain[0].sum(), plain[1].sum()]
         weights = legal * draw.random(legal.shape)
         if game.pass_action >= 0:  # often enough to meet one pass, seldom two
-            weights[:, -1] *= draw.random(len(weights)) < 0.5
-            weights[:, -1] += draw.random(len(weights)) < 0.02
+            weights[:, -1] *= (draw.random(len(weights)) < 0.5) | ~legal[:, :-1].any(1)
+            weights[:, -1] += (draw.random(len(weights)) < 0.02) & legal[:, -1]
         game.step(states, np.where(legal.any(1), weights.argmax(1), -1))
     assert (seen > 5).all()
+
+
+def test_a_search_sees_that_it_can_be_wiped_out() -> None:
+    """Before the eighth ply of the shortest game of Othello: after f5, c5 takes all of white's."""
+    game = make("othello8x8")
+    states, moves = game.new(1), ["e6", "f4", "e3", "f6", "g5", "d6", "e7", "f5", "c5"]
+    for move in moves[:7]:
+        game.step(states, np.array([game.text_to_action(states, 0, move)]))
+    mistake, punishment = (game.text_to_action(states, 0, move) for move in moves[7:])
+
+    def likes_it(states: Any, legal: Any) -> Any:
+        logits = np.zeros(legal.shape, np.float32)
+        logits[:, mistake] = 20.0
+        return logits, np.zeros(len(legal), np.float32)
+
+    found = Search(game, SearchConfig(), 1, 8, 0).run(states, 8, likes_it)
+    assert found.proven[0, mistake] == -1 and found.action[0] != mistake
+    game.step(states, np.array([mistake]))
+    assert np.flatnonzero(game.wins(states, game.legal(states))[0]).tolist() == [punishment]
 
 
 def best_result(state: Any) -> int:
