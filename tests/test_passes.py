@@ -101,6 +101,9 @@ def test_a_raw_net_does_not_lose_by_a_pass_what_it_thinks_won() -> None:
     assert acts(-0.95, [0, 1, 2]) == [25, 25, 25]  # it has given the game up
     lone = replace_komi(take(states, [1]), -3)
     assert RawPlayer("raw", Stub(0.0)).act(lone, np.array([0])).tolist() == [24]
+    level = replace_komi(take(states, [1]), 0)  # one point each: a draw
+    for value, move in ((0.5, 25), (0.95, 24)):
+        assert RawPlayer("raw", Stub(value)).act(level, np.array([0])).tolist() == [move]
 
 
 def replace_komi(states: Any, komi: float) -> Any:

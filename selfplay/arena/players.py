@@ -148,14 +148,16 @@ class RandomPlayer(SlotPlayer):
                          for slot, row in zip(slots.tolist(), legal, strict=True)], np.int64)
 
 
-LOST = -0.9  #: value at which a net is taken to hold its game for lost
+#: values at which a net is taken to hold its game for lost, for won
+LOST, WON = -0.9, 0.9
 
 
 class RawPlayer(SlotPlayer):
     """A net without search: its most probable legal move.
 
     But where that is a pass with which, as the board lies, it would lose by another pass (Go: dead
-    stones have not been taken), while its own value does not say so, the best move beside it.
+    stones have not been taken), while its own value does not say so, the best move beside it. The
+    same where another pass would make a draw of what its value calls won.
     """
 
     def __init__(self, name: str, evaluator: NetEvaluator) -> None:
@@ -168,8 +170,9 @@ class RawPlayer(SlotPlayer):
         actions = np.where(legal, logits, -np.inf).argmax(1).astype(np.int64)
         if game.pass_action >= 0 and game.has_ownership:
             passing = np.flatnonzero((actions == game.pass_action) & (value > LOST))
-            behind = game.score(take(states, passing)) * side(take(states, passing)) < 0
-            rows = passing[behind & (legal[passing].sum(1) > 1)]
+            lead = game.score(take(states, passing)) * side(take(states, passing))
+            worse = (lead < 0) | ((lead == 0) & (value[passing] > WON))
+            rows = passing[worse & (legal[passing].sum(1) > 1)]
             others = legal[rows]
             others[:, game.pass_action] = False
             actions[rows] = np.where(others, logits[rows], -np.inf).argmax(1)
