@@ -665,3 +665,6 @@ def test_a_desk_counts_how_late_it_is(ticking: Ticking, tmp_path: Path, shown: l
     late = "expert: 19 games  1:15 past its time, waits for two games"
     assert shown == ["expert: 18 games", late]
     assert boards.learnt_in([]) == 0
+    assert boards.learnt_in([{}], 7) == 7
+    slept = [{"learn_seconds": seconds} for seconds in (5.0, 18.0, 19.0, 3000.0)]
+    assert boards.learnt_in(slept) == 18
