@@ -265,8 +265,8 @@ def train_rl(
 
 
 def learnt_in(history: Sequence[Row], otherwise: float = 0.0) -> float:
-    """Seconds that learning from an iteration's games took of late, else ``otherwise``: the least of
-    three times, as the machine may have slept in one of them."""
+    """Seconds that learning from an iteration's games took of late, else ``otherwise``: the least
+    of three times, as the machine may have slept in one of them."""
     lately = [float(row["learn_seconds"]) for row in history[-3:] if "learn_seconds" in row]
     return min(lately, default=otherwise)
 
