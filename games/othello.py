@@ -75,6 +75,14 @@ def _turned(cell, own, other):
 
 
 @njit(cache=True, nogil=True)
+def _with_disc(own, other, action, size):
+    """Both sides' discs after the first has put one on a cell."""
+    cell = _ONE << np.uint64(8 * (action // size) + action % size)
+    turned = _turned(cell, own, other)
+    return own | cell | turned, other & ~turned
+
+
+@njit(cache=True, nogil=True)
 def _ones(bits):
     n = 0
     while bits != _ZERO:
@@ -97,9 +105,7 @@ def _step(boards, to_play, ply, done, value, last, b, action, size, board):
     player = to_play[b]
     own, other = boards[b, player], boards[b, 1 - player]
     if action < size * size:
-        cell = _ONE << np.uint64(8 * (action // size) + action % size)
-        turned = _turned(cell, own, other)
-        own, other = own | cell | turned, other & ~turned
+        own, other = _with_disc(own, other, action, size)
         boards[b, player], boards[b, 1 - player] = own, other
     ply[b] += 1
     last[b] = action
@@ -136,9 +142,7 @@ def _winning(boards, to_play, legal, size, board, out):
         own, other = boards[b, to_play[b]], boards[b, 1 - to_play[b]]
         for k in range(size * size):
             if legal[b, k]:
-                cell = _ONE << np.uint64(8 * (k // size) + k % size)
-                turned = _turned(cell, own, other)
-                mine, theirs = own | cell | turned, other & ~turned
+                mine, theirs = _with_disc(own, other, k, size)
                 out[b, k] = (_moves(theirs, mine, board) == _ZERO
                              and _moves(mine, theirs, board) == _ZERO and _lead(mine, theirs) > 0)
 
