@@ -20,9 +20,17 @@ from selfplay.learn import checkpoint
 from selfplay.run import compare_runs
 from selfplay.run.clock import Clock
 from selfplay.run.compare import Pairing
-from selfplay.run.config import RunConfig, from_dict, override, preset, with_recipe
-from selfplay.run.folder import open_run, stages
+from selfplay.run.config import (
+    RunConfig,
+    from_dict,
+    must_have_effect,
+    override,
+    preset,
+    with_recipe,
+)
+from selfplay.run.folder import freeze, open_run, stages
 from selfplay.run.shards import read_rows
+from selfplay.run.start import open_or_start
 
 T = ("--game", "tictactoe")
 SMALL = [*TINY, *(word for setting in (
@@ -43,6 +51,29 @@ def test_what_a_recipe_sets() -> None:
     taught = override(plain, ["rl.algorithm=reinforce", "recipe=alphago"])
     assert taught.rl.algorithm == "reinforce"  # in whatever order
     assert with_recipe(override(plain, ["rl.algorithm=grpo"]), "alphago").rl.algorithm == "grpo"
+
+
+def test_self_play_from_nothing_learns_at_a_higher_rate() -> None:
+    plain = preset("connect4")
+    for words, rate in {
+        "recipe=zero": 4e-3, "init=random": 4e-3, "init=random rl.algorithm=puct": 4e-3,
+        "rl.learning_rate=2e-3 init=random": 2e-3, "": 1e-3, "init=runs/other": 1e-3,
+        "recipe=alphago": 1e-3, "init=random rl.algorithm=ppo": 1e-3,
+    }.items():
+        assert override(plain, words.split()).rl.learning_rate == rate, words
+    taught = with_recipe(with_recipe(plain, "zero"), "alphago")
+    assert taught.rl == with_recipe(plain, "alphago").rl
+    must_have_effect(taught, plain.rl, None)
+
+
+def test_a_run_from_before_keeps_its_rate(tmp_path: Path) -> None:
+    old = replace(preset("tictactoe"), init="random")
+    freeze(open_run(tmp_path, old))
+    for again in (open_or_start(tmp_path), open_or_start(tmp_path, init="random"),
+                  open_or_start(tmp_path, assignments=["init=random"])):
+        assert again.config.rl.learning_rate == 1e-3
+    new = open_or_start(tmp_path / "new", "tictactoe", init="random")
+    assert new.config.rl.learning_rate == 4e-3
 
 
 def test_the_value_stage_is_alphagos_only(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class RLConfig:
     batch_size: Count = 256  #: positions in a batch
     expert_share: BelowOne = 0.0
     #: of every batch, rows of the expert's games, so that these are not forgotten
-    learning_rate: Positive = 1e-3  #: of AdamW
+    learning_rate: Positive = 1e-3  #: of AdamW; 4e-3 where RL begins from nothing
     decay_steps: Whole = 0  #: training step at which it has come down to a tenth; 0: it does not
     weight_decay: Amount = 1e-2  #: of AdamW
     ema_decay: Share = 0.995  #: decay per step of the averaged weights that self-play uses

@@ -46,7 +46,7 @@ from selfplay.report.axis import Record
 from selfplay.report.ceilings import ceilings, exchange
 from selfplay.report.verdict import POINTS, Verdict
 from selfplay.run.clock import Clock
-from selfplay.run.config import RunConfig, preset, with_algorithm, with_recipe
+from selfplay.run.config import RunConfig, preset, with_algorithm, with_init, with_recipe
 from selfplay.run.folder import Run, stages
 from selfplay.run.teacher import expert_of
 
@@ -398,9 +398,10 @@ def match_command(run: Run, pairing: Pairing, folder: Path) -> str:
 def train_command(run: Run) -> str:
     """The command that makes this run again."""
     start = with_recipe(preset(run.config.game), run.config.recipe)
-    name = run.config.rl.algorithm
-    config, default = to_dict(run.config), to_dict(with_algorithm(start, name))
-    default["rl"]["algorithm"], default["recipe"] = start.rl.algorithm, RunConfig.recipe
+    begun = with_algorithm(with_init(start, run.config.init), run.config.rl.algorithm)
+    config, default = to_dict(run.config), to_dict(begun)
+    default |= {"recipe": RunConfig.recipe, "init": start.init}
+    default["rl"]["algorithm"] = start.rl.algorithm
     dials = ("game", "recipe", "minutes", "seed", "init", "device")
     words: list[object] = ["selfplay", "train", "--run", run.folder]
     for key in dials:

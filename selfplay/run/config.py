@@ -112,6 +112,7 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
         return config
     config = set_key(config, "rl.algorithm", name)
     config = dataclasses.replace(config, pg=PGConfig(**ALGORITHMS.get(name, {})), pool=PoolConfig())
+    config = _with_rate(config)
     if name not in ALGORITHMS:
         return config
     for changes in (ON_BOARDS, BY_ALGORITHM.get(name, {}),
@@ -146,10 +147,30 @@ def with_recipe(config: RunConfig, name: str) -> RunConfig:
         return config
     config = set_key(config, "recipe", name)
     if name == "zero" or config.init == "random":
-        config = replace_key(config, "init", "random" if name == "zero" else "sft")
+        config = with_init(config, "random" if name == "zero" else "sft")
     if (config.rl.algorithm in ALGORITHMS) != (name == "alphago"):
         config = with_algorithm(config, ALPHAGO if name == "alphago" else RLConfig.algorithm)
     return config
+
+
+def with_init(config: RunConfig, start: str) -> RunConfig:
+    """``config`` with the start ``start``. If that is a change, RL's learning rate is the default
+    for it."""
+    if start == config.init:
+        return config
+    return _with_rate(set_key(config, "init", start))
+
+
+#: RL's learning rate where search teaches a new net: higher, as there is nothing to be forgotten
+#: (docs/experiments.md, "A higher rate in RL").
+FROM_NOTHING = 4e-3
+
+
+def _with_rate(config: RunConfig) -> RunConfig:
+    new = config.init == "random" and config.rl.algorithm not in ALGORITHMS
+    if config.rl.learning_rate not in (RLConfig.learning_rate, FROM_NOTHING):
+        return config
+    return replace_key(config, "rl.learning_rate", FROM_NOTHING if new else RLConfig.learning_rate)
 
 
 def must_be_of_recipe(config: RunConfig) -> None:
@@ -176,9 +197,10 @@ def _replaced(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def override(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
-    """``settings.override``, with ``recipe`` and ``rl.algorithm`` first: they set others too."""
+    """``settings.override``, with ``recipe``, ``init``, ``rl.algorithm`` first: they set others."""
     return settings.override(config, assignments,
-                             {"recipe": with_recipe, "rl.algorithm": with_algorithm})
+                             {"recipe": with_recipe, "init": with_init,
+                              "rl.algorithm": with_algorithm})
 
 
 def from_dict(data: dict[str, Any], where: str) -> RunConfig:

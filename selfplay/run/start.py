@@ -11,7 +11,7 @@ from selfplay.common.errors import UserError
 from selfplay.common.settings import replace_key, set_key
 from selfplay.common.words import command, counted
 from selfplay.games import identity, located, make
-from selfplay.run.config import override, preset, with_algorithm, with_recipe
+from selfplay.run.config import override, preset, with_algorithm, with_init, with_recipe
 from selfplay.run.folder import Run, open_run, stored_config
 
 
@@ -60,7 +60,7 @@ def open_or_start(
         config = with_recipe(config, recipe)
     for key, value in top.items():
         if value not in (None, ()):
-            config = set_key(config, key, value)
+            config = with_init(config, value) if key == "init" else set_key(config, key, value)
     if algo is not None:
         config = with_algorithm(config, algo)
     config = override(config, assignments)
