@@ -162,7 +162,7 @@ def with_init(config: RunConfig, start: str) -> RunConfig:
 
 
 #: RL's learning rate where search teaches a new net: higher, as there is nothing to be forgotten
-#: (docs/experiments.md, "A higher rate in RL").
+#: (RESULTS.md, "The rate at which RL learns from nothing").
 FROM_NOTHING = 4e-3
 
 
