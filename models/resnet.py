@@ -100,7 +100,7 @@ class Block(nn.Module):
         self.second = ConvNorm(channels, channels, 3, scale=0.0)
 
     def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
-        return x + self.second(relu(self.first(relu(x))))
+        return x + self.second(relu(self.first(relu(x)), inplace=True))
 
 
 class PoolBlock(nn.Module):
@@ -116,9 +116,9 @@ class PoolBlock(nn.Module):
         self.second = ConvNorm(rest, channels, 3, scale=0.0)
 
     def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
-        inner = self.first(relu(x))
-        bias = self.bias(beside(pool(relu(inner[:, : self.pooled])), inputs))
-        return x + self.second(relu(inner[:, self.pooled :] + bias[:, :, None, None]))
+        pooled, rest = self.first(relu(x)).split([self.pooled, self.bias.out_features], 1)
+        bias = self.bias(beside(pool(relu(pooled)), inputs))
+        return x + self.second(relu(rest + bias[:, :, None, None], inplace=True))
 
 
 class PointPolicy(nn.Module):
@@ -133,10 +133,10 @@ class PointPolicy(nn.Module):
         self.pass_move = nn.Linear(3 * hidden + more, 1) if has_pass else None
 
     def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
-        inner = self.first(x)
-        pooled = beside(pool(relu(inner[:, : self.hidden])), inputs)
-        biased = inner[:, self.hidden :] + self.bias(pooled)[:, :, None, None]
-        logits = self.points(relu(biased)).flatten(1)
+        seen, inner = self.first(x).split(self.hidden, 1)
+        pooled = beside(pool(relu(seen)), inputs)
+        biased = inner + self.bias(pooled)[:, :, None, None]
+        logits = self.points(relu(biased, inplace=True)).flatten(1)
         return logits if self.pass_move is None else torch.cat([logits, self.pass_move(pooled)], 1)
 
 
@@ -149,7 +149,7 @@ class FlatPolicy(nn.Module):
         self.last = nn.Linear(hidden * cells, num_actions)
 
     def forward(self, x: Tensor, inputs: Tensor | None = None) -> Tensor:
-        return self.last(relu(self.first(x)).flatten(1))
+        return self.last(relu(self.first(x), inplace=True).flatten(1))
 
 
 class ValueHead(nn.Module):
@@ -174,7 +174,7 @@ class ValueHead(nn.Module):
     def forward(
         self, x: Tensor, inputs: Tensor | None = None, komi: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        inner = relu(self.first(x))
+        inner = relu(self.first(x), inplace=True)
         features = inner.flatten(1) if self.flat else pool(inner)
         middle = relu(self.middle(beside(features, inputs)))
         value = self.value(middle).squeeze(1)
@@ -223,7 +223,7 @@ class ResNet(nn.Module):
         x = self.stem(obs[:, : self.planes])
         for block in self.blocks:
             x = block(x, inputs)
-        x = relu(x)
+        x = relu(x, inplace=True)
         return NetOutput(self.policy(x, inputs), *self.value(x, inputs, komi))
 
 
