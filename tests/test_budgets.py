@@ -162,7 +162,7 @@ def test_an_rl_that_has_cost_much_stays_and_the_command_is_named(
     here = tmp_path / "here"
     spent = json.loads((here / "progress.json").read_text())
     del spent["crc32"]
-    spent["seconds"]["rl"] = 600.0  # of 0.5 * 30 minutes
+    spent["seconds"]["rl"] = 900.0  # of 30 minutes, of which it may have 24
     (here / "progress.json").write_text(json.dumps(spent))
     said = train(run, 30, "--set", "sft.max_steps=200")
     assert not (here / "earlier").exists()
@@ -195,6 +195,22 @@ def test_sft_goes_on_where_its_share_of_more_minutes_is_less_than_it_has_had(
     said = train(run, 3, *few, "--set", "sft.max_steps=10000")
     assert "It stays, though its curve is not flat yet" in said  # and not once more
     assert not (here / "earlier/2").exists()
+
+
+@pytest.mark.parametrize("spent", [0.52, 0.6])
+def test_with_twice_the_minutes_sft_goes_on_and_rl_begins_again(
+    run: Command, begun: Begun, tmp_path: Path, spent: float
+) -> None:
+    """RL has then spent half of its time, and a little where it was late."""
+    begun(0.5)
+    here = tmp_path / "here"
+    found = json.loads((here / "progress.json").read_text())
+    del found["crc32"]
+    few = ("--set", "shares=0,0.1,0.6,0.3", "--set", "sft.max_steps=10000")
+    found["seconds"] |= {"expert": 0.0, "sft": 6.0, "rl": spent * 0.6 * 120, "eval": 18.0}
+    (here / "progress.json").write_text(json.dumps(found))
+    assert ("RL begins again from it" in train(run, 2, *few)) == (spent < 0.55)
+    assert (here / "earlier/1/rl").is_dir() == (spent < 0.55)
 
 
 def test_a_game_stays_on_its_side_when_more_come(tmp_path: Path) -> None:
@@ -342,7 +358,7 @@ def test_a_game_with_a_single_line_of_play(run: Command, tmp_path: Path) -> None
 
 # ------------------------------------------------------------------- what the time is too short for
 
-SLOW = Speed(plies=10, evaluation=1e-3, step=0.1, learning=0.2)
+SLOW = Speed(plies=10, evaluation=1e-3, acting=1e-3, step=0.1, learning=0.2)
 
 
 @pytest.fixture
@@ -457,6 +473,13 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
     took = (working_seconds() - began) / len(played)
     told = calibrate.teacher_game(GAME, "mcts:64", speed.plies, 0.2, (0, 0), "cpu")
     assert took / 10 < told < took * 10  # a busy machine
+
+
+def test_the_forecast_knows_in_what_self_play_evaluates(tmp_path: Path) -> None:
+    """In int8 where that is faster; a net too small for it, or a dtype that is named, as they are."""
+    for settings in (["net=1x8"], ["net=4x64", "rl.dtype=float32"]):
+        speed = calibrate.measure_speed(opened(tmp_path, *settings), "cpu", 0.05)
+        assert speed.acting == speed.evaluation
 
 
 def test_a_run_with_a_first_point_measures_nothing(

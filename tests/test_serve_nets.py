@@ -280,6 +280,29 @@ def test_export_says_what_is_wanted(run: Command) -> None:
     run("match", "net:u.safetensors", "random", "--game", "tictactoe").mistake("card u.json")
 
 
+@pytest.mark.parametrize(("files", "words"), [
+    (["--safetensors", "t.json"], ["t.json", "call it t.safetensors"]),
+    (["--torchscript", "t.md"], ["t.md: two files"]),
+    (["--torchscript", "t.pt", "--onnx", "t.onnx"], ["t.md: two files", "other names"]),
+])
+def test_export_writes_nothing_over_what_it_has_written(
+    run: Command, files: list[str], words: list[str]
+) -> None:
+    run("export", "tictactoe", *files).mistake(*words)
+    assert not list(Path().glob("t.*"))
+
+
+def test_a_card_that_does_not_fit_is_damaged(run: Command) -> None:
+    assert run("export", "tictactoe", "--safetensors", "t.safetensors").code == 0
+    whole = json.loads(Path("t.json").read_text())
+    Path("t.json").write_text(json.dumps({**whole, "game": "go9x9"}))
+    run("match", "net:t.safetensors", "random").mistake("t.json: damaged", "another board")
+    for strength in ([1], "abc", {"a": 1}):
+        Path("t.json").write_text(json.dumps({**whole, "strength": strength}))
+        run("export", "t.safetensors", "--torchscript", "o.pt").mistake("t.json: damaged",
+                                                                        "strength")
+
+
 def test_every_net_that_comes_along_plays_its_game() -> None:
     """And Go's as much as its card says."""
     for name in packaged.names():

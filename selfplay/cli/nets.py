@@ -49,7 +49,9 @@ def export(net: str, note: str, symmetries: int | None, code: tuple[str, ...],
     from selfplay.run.own_nets import use_net
     from selfplay.serve.card import card_of
     from selfplay.serve.export import export as write
+    from selfplay.serve.export import must_be_apart
 
+    must_be_apart(wanted)
     list(map(use_net, code))
     checkpoint, _ = checkpoint_of(net, f"net:{net}")
     card = card_of(checkpoint, note, symmetries)

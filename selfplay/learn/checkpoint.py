@@ -301,7 +301,12 @@ def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[st
         plays = meta.get("plays", meta.get("game"))
         raise UserError(f"{path}: a net for {plays}, not for {name}; give a checkpoint of {name}, "
                         f"or --game {meta.get('game')}")
-    if isinstance(game, str) or "plays" not in meta:
+    if isinstance(game, str):
+        return meta
+    if "plays" not in meta:
+        shape = meta["net"].get("obs_shape")
+        if not isinstance(shape, list) or tuple(shape[1:]) != game.obs_shape[1:]:
+            raise _damaged(meta_file(path), f"its net is of another board than {name}'s")
         return meta
     shapes = {"obs_shape": game.obs_shape, "num_actions": game.num_actions}
     return {**meta, "net": {**meta["net"], **shapes}}

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from torch import nn
 
 from selfplay.arena.play import play_games
 from selfplay.arena.players import parse_player
@@ -26,8 +28,11 @@ from selfplay.common.compiling import working_seconds
 from selfplay.common.console import clock_text, say
 from selfplay.common.errors import UserError
 from selfplay.common.history import read_history
+from selfplay.common.threads import torch_alone
 from selfplay.common.words import counted
 from selfplay.games.base import Game
+from selfplay.inference import precision
+from selfplay.inference.evaluator import Evaluator
 from selfplay.inference.spread import spread
 from selfplay.learn import checkpoint
 from selfplay.learn.config import ALGORITHMS
@@ -53,7 +58,8 @@ class Speed:
     """What a start has measured; seconds, of this machine as it is now."""
 
     plies: float  #: moves of a random game
-    evaluation: float  #: for a position in the net
+    evaluation: float  #: for a position in the net, as players have it
+    acting: float  #: the same for self-play, in the fastest arithmetic that it may choose
     step: float  #: for a training step of SFT
     learning: float  #: for a training step of RL
 
@@ -153,7 +159,7 @@ def first_point(config: RunConfig, speed: Speed) -> float:
         return moves * speed.evaluation + max(steps, rows / rl.batch_size) * speed.learning
     full, cheap = scheduled(rl, 1).sims, scheduled(rl, 1).cheap_sims
     each = (rl.full_share * full + (1 - rl.full_share) * cheap) / rl.full_share
-    play = first_rows(rl, speed.plies) * each * speed.evaluation
+    play = first_rows(rl, speed.plies) * each * speed.acting
     return play + rows_learnt(rl, rl.positions) / rl.batch_size * speed.learning
 
 
@@ -202,8 +208,26 @@ def measure_speed(run: Run, device: str, seconds: float) -> Speed:
     evaluation = timed(lambda: evaluate(states, legal), seconds) / len(legal)
     sizes = {config.sft.batch_size, config.rl.batch_size}
     steps = {size: _seconds_of_step(game, spec, size, device, seconds) for size in sizes}
-    return Speed(length(game, seconds), evaluation, steps[config.sft.batch_size],
-                 steps[config.rl.batch_size])
+    return Speed(length(game, seconds), evaluation,
+                 evaluation / _gain_of_int8(game, net, config.rl, device, seconds),
+                 steps[config.sft.batch_size], steps[config.rl.batch_size])
+
+
+def _gain_of_int8(
+    game: Game, net: nn.Module, config: RLConfig, device: str, seconds: float
+) -> float:
+    """How many times as fast as torch's own choice a core evaluates in int8, where self-play may
+    take that and it is faster; else 1."""
+    if (config.dtype not in ("auto", "int8") or "int8" not in precision.candidates(device)
+            or precision.work(net, game) < precision.LEAST_WORK):
+        return 1.0
+    obs = game.observe(game.new(ROWS))
+    ranges = precision.random_positions(game)
+    with torch_alone():
+        usual, int8 = (
+            timed(partial(Evaluator(net, game, dtype=dtype, calibration=ranges).forward, obs),
+                  seconds / 2) for dtype in ("auto", "int8"))
+    return max(1.0, usual / int8)
 
 
 def timed(work: Callable[[], object], seconds: float) -> float:

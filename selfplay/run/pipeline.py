@@ -45,7 +45,7 @@ from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
 from selfplay.run.teacher import beside_rl, expert_columns, expert_stage, makes_games, other_games
 
-CHEAP = 0.35  #: of RL's time: while it has spent less, it begins again without being asked
+CHEAP = 0.55  #: of RL's time: while it has spent less, it begins again without being asked
 TWICE = 0.4  #: of all time: SFT may learn as long again as it has, until it has had so much
 
 

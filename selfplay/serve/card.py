@@ -15,7 +15,8 @@ from selfplay.common.files import DAMAGE, read_json
 from selfplay.common.history import finite_float
 from selfplay.common.words import clip, command, counted
 from selfplay.games import make
-from selfplay.learn.checkpoint import read_meta, symmetries_of
+from selfplay.learn import packaged
+from selfplay.learn.checkpoint import meta_file, read_meta, symmetries_of
 from selfplay.learn.packaged import SYMMETRIES
 from selfplay.run.compare import train_command
 from selfplay.run.folder import Run, stored_config
@@ -47,6 +48,12 @@ def card_of(checkpoint: Path, note: str = "", symmetries: int | None = None) -> 
                  "data": from_here(data) if run.config.init == "sft" else "its own games"}
     elif "command" in meta:  # a packaged net's card is one already
         found = {key: meta.get(key) for key in ("command", "strength", "data")}
+        try:
+            strengths(meta)
+        except DAMAGE as error:
+            file = meta_file(checkpoint)
+            raise UserError(f"{file}: damaged ({clip(str(error), 60)}); "
+                            f"{packaged.anew(file)}") from None
     game = make(str(meta["game"]))
     most = len(game.symmetries().cells)
     if symmetries is not None and symmetries > most:

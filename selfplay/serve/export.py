@@ -7,7 +7,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selfplay.common.errors import UserError
 from selfplay.common.files import file_sum, write_atomic
 from selfplay.learn.checkpoint import WEIGHTS, load_net
-from selfplay.learn.packaged import CARD, SUM
+from selfplay.learn.packaged import CARD, SUFFIX, SUM
 from selfplay.models import folded
 from selfplay.serve.card import as_json, as_markdown
 
@@ -43,6 +43,24 @@ class Plain(nn.Module):
         return out.policy, out.value.tanh(), out.ownership.tanh(), out.score
 
 
+def must_be_apart(files: Mapping[str, Path]) -> None:
+    """Raises UserError where of ``files``, one a kind, one would lie where another or its card
+    does, and for weights under a name by which no player finds them."""
+    for kind, file in files.items():
+        if kind == "safetensors" and file.suffix != SUFFIX:
+            raise UserError(f"--{kind} {file}: such a file is found by its end; call it "
+                            f"{file.with_suffix(SUFFIX)}")
+    wanted = [path for kind, file in files.items() for path in (file, _card_path(kind, file))]
+    for path in wanted:
+        if wanted.count(path) > 1:
+            raise UserError(f"{path}: two files would be called that, of a net and its card, or of "
+                            "two cards; give the nets other names")
+
+
+def _card_path(kind: str, file: Path) -> Path:
+    return file.with_suffix(CARD if kind == "safetensors" else ".md")
+
+
 def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Path:
     """Write the net of ``checkpoint`` as ``kind``, one of WRITERS, into ``file``; the card's path.
 
@@ -53,7 +71,7 @@ def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Pat
     if kind == "safetensors":
         weights = checkpoint / WEIGHTS if checkpoint.is_dir() else checkpoint
         write_atomic(file, weights.read_bytes())
-        return _write_beside(file, CARD, as_json({**card, SUM: file_sum(file)}))
+        return _write_card(kind, file, as_json({**card, SUM: file_sum(file)}))
     plain = Plain(folded(net)).eval()
     obs = torch.zeros(2, *card["net"]["obs_shape"])
     names = OUTPUTS[: len(plain(obs))]
@@ -64,11 +82,11 @@ def export(checkpoint: Path, card: dict[str, Any], kind: str, file: Path) -> Pat
     height, width = card["net"]["obs_shape"][1:]
     more = {name: ABOUT[name].format(actions=card["net"]["num_actions"], cells=height * width)
             for name in names}
-    return _write_beside(file, ".md", as_markdown(card, file.name, {"file": kind, **more}))
+    return _write_card(kind, file, as_markdown(card, file.name, {"file": kind, **more}))
 
 
-def _write_beside(file: Path, suffix: str, text: str) -> Path:
-    path = file.with_suffix(suffix)
+def _write_card(kind: str, file: Path, text: str) -> Path:
+    path = _card_path(kind, file)
     write_atomic(path, text.encode())
     return path
 

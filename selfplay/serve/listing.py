@@ -47,10 +47,13 @@ def _about(name: str, card: dict[str, Any]) -> list[str]:
 
 
 def strengths(card: dict[str, Any]) -> list[str]:
-    """One line a measurement."""
+    """One line a measurement. Raises one of ``DAMAGE`` where they are none."""
+    rows = card.get("strength") or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise TypeError("its strength is no list of measurements")
     out = [f"{row['player'].replace('@0', 'raw policy').lstrip('@')}"
            f"{' simulations' if row['player'] != '@0' else ''}: {row['elo']:.0f} Elo "
            f"({row['low']:.0f} to {row['high']:.0f}, 95%), {row['anchor']}, "
            f"{counted(row['games'], 'game')}"
-           for row in card.get("strength") or [] if row.get("elo") is not None]
+           for row in rows if row.get("elo") is not None]
     return [*out, card["note"]] if card.get("note") else out
