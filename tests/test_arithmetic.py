@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +93,14 @@ def test_trials_measure_speed_and_agreement(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(t.rate > 0 for t in found.values())
 
 
+#: What makes torch and OpenVINO compute as on a CPU with AVX2 only, each set to "AVX2".
+ISA = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
+
+
 def vnni() -> bool:
-    """Whether the CPU adds products of 8-bit integers up in 32 bits."""
+    """Whether the CPU adds products of 8-bit integers up in 32 bits, and is let to."""
+    if all(os.environ.get(name) == "AVX2" for name in ISA):
+        return False
     flags = Path("/proc/cpuinfo").read_text().split()
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(flags))
 
@@ -117,6 +126,16 @@ def test_sums_that_saturate_are_caught(tmp_path: Path) -> None:
         found = acting_in(tmp_path, replace(CONFIG, dtype="int8"), net=net)
         assert dtypes(found) == {"int8" if twice else PLAIN}
     assert "int8 has only" in found.said
+
+
+@needs_openvino
+@pytest.mark.skipif(not vnni(), reason="this CPU has no VNNI: the test above has run")
+def test_sums_that_saturate_are_caught_where_older_instructions_are_asked_for() -> None:
+    name = test_sums_that_saturate_are_caught.__name__
+    said = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", f"{__file__}::{name}"], check=False,
+        env={**os.environ, **dict.fromkeys(ISA, "AVX2")}, capture_output=True, text=True)
+    assert said.returncode == 0 and "PASSED" in said.stdout, said.stdout + said.stderr
 
 
 @pytest.fixture(autouse=True)

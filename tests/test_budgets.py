@@ -476,7 +476,7 @@ def test_what_is_measured_is_near_what_it_costs(tmp_path: Path) -> None:
 
 
 def test_the_forecast_knows_in_what_self_play_evaluates(tmp_path: Path) -> None:
-    """In int8 where that is faster; a net too small for it, or a dtype that is named, as they are."""
+    """A net too small for int8 and a dtype that is named stay as they are."""
     for settings in (["net=1x8"], ["net=4x64", "rl.dtype=float32"]):
         speed = calibrate.measure_speed(opened(tmp_path, *settings), "cpu", 0.05)
         assert speed.acting == speed.evaluation

@@ -168,6 +168,18 @@ def test_simulations_that_would_not_grow_are_refused(text: str, tmp_path: Path) 
     assert open_run(tmp_path, config).config == config
 
 
+@pytest.mark.parametrize("stage", ["expert", "rl", "pool", "eval"])
+def test_an_opening_that_no_game_lasts_is_refused(stage: str, tmp_path: Path) -> None:
+    """One move fewer is not."""
+    for plies, fits in (("9,9", False), ("0,9", False), ("8,8", True)):
+        config = override(preset("tictactoe"), [f"{stage}.opening={plies}"])
+        if fits:
+            open_run(tmp_path, config)
+            continue
+        with pytest.raises(UserError, match=rf"^{stage}\.opening={plies}: .* from 0 to 8 wanted"):
+            open_run(tmp_path, config)
+
+
 @pytest.mark.parametrize(("text", "default"), [
     ("solved_from=3", "0"), ("value_lambda=0.5", "1.0"), ("decay_steps=100", "0; its own"),
     ("expert_share=0.5", "0.0"), ("sims_from=4,8", "0,0"), ("gating=True", "False"),

@@ -189,6 +189,7 @@ def test_runs_on_one_chart(
     monkeypatch.chdir(folder)
     out = ("--out", str(tmp_path / "both"))
     run("compare", "a", "z", "--labels", "one", *out).mistake("2 different names wanted")
+    run("compare", "a", "a", *out).mistake("compare: a and a are one run", "name it once")
     first = run("compare", "a", "z", "--labels", "ours,theirs", *out)
     assert first.code == 0, first.err  # the runs' own matches tie them together
     played = run("compare", "a", "z", "--minutes", "30", *out)

@@ -181,6 +181,9 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
     if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".svg", ".pdf"):
         raise UserError(f"--out {out}: a folder wanted, such as {out.with_suffix('')}; the chart "
                         "is drawn in there")
+    real = [folder.resolve() for folder in folders]
+    if twice := [str(folder) for folder in folders if real.count(folder.resolve()) > 1]:
+        raise UserError(f"compare: {' and '.join(twice)} are one run; name it once")
     amounts = counts_of("--search", search) if search is not None else ()
     written = [folder for folder in folders if game_learnt(folder)]
     minutes = (3.0 if written else 0.0) if minutes is None else minutes
