@@ -42,8 +42,8 @@ class EvalConfig:
     """The matches behind the chart."""
 
     sims: Count = 32  #: simulations of the "with search" curves
-    sft_points: Count = 5  #: checkpoints of SFT that are rated
-    rl_points: Count = 6  #: checkpoints of RL that are rated
+    sft_points: Count = 6  #: checkpoints of SFT that are rated
+    rl_points: Count = 7  #: checkpoints of RL that are rated
     games: Count = 60  #: games per pairing along a curve
     decisive_games: Count = 200  #: SFT's best against RL's last, raw and with search
     baseline_games: Count = 100  #: games per pairing with a baseline
@@ -287,8 +287,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval.sims": 32,
         "eval.opening": (0, 1),  # one random move never decides the game; two can
         "eval.baseline_games": 200,
-        "eval.sft_points": 3,
-        "eval.rl_points": 4,
+        "eval.rl_points": 6,
         "value.games": 4_096,
         "shares": (0.1, 0.1, 0.45, 0.35),
     },
