@@ -303,13 +303,13 @@ def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[st
                         f"or --game {meta.get('game')}")
     if isinstance(game, str):
         return meta
-    if "plays" not in meta:
-        shape = meta["net"].get("obs_shape")
-        if not isinstance(shape, list) or tuple(shape[1:]) != game.obs_shape[1:]:
-            raise _damaged(meta_file(path), f"its net is of another board than {name}'s")
-        return meta
-    shapes = {"obs_shape": game.obs_shape, "num_actions": game.num_actions}
-    return {**meta, "net": {**meta["net"], **shapes}}
+    if "plays" in meta:
+        shapes = {"obs_shape": game.obs_shape, "num_actions": game.num_actions}
+        return {**meta, "net": {**meta["net"], **shapes}}
+    shape = meta["net"].get("obs_shape")
+    if not isinstance(shape, list) or tuple(shape[1:]) != game.obs_shape[1:]:
+        raise _damaged(meta_file(path), f"its net is of another board than {name}'s")
+    return meta
 
 
 def _must_fit(spec: NetSpec, tensors: Mapping[str, Tensor]) -> None:
