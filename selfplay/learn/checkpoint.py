@@ -289,11 +289,9 @@ def load_net(
 def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[str, Any]:
     """``meta``, with the shapes of ``game`` where its net takes boards of any size. Raises
     UserError where the net does not play ``game``."""
-    if isinstance(game, str):
-        name, fits = game, meta.get("game") == game
-    else:
-        name = game.name
-        fits = name == meta.get("game") or game.kin == meta.get("plays")
+    name = game if isinstance(game, str) else game.name
+    fits = name == meta.get("game") or (
+        not isinstance(game, str) and game.kin == meta.get("plays"))
     if "game" not in meta and "plays" not in meta:
         raise UserError(f"{path}: no net of a board game; where a language model is there, write "
                         f"llm:{path}")
@@ -307,7 +305,7 @@ def _meta_for(path: Path, meta: dict[str, Any], game: Playable | str) -> dict[st
         shapes = {"obs_shape": game.obs_shape, "num_actions": game.num_actions}
         return {**meta, "net": {**meta["net"], **shapes}}
     shape = meta["net"].get("obs_shape")
-    if not isinstance(shape, list) or tuple(shape[1:]) != game.obs_shape[1:]:
+    if not (isinstance(shape, list) and tuple(shape[1:]) == game.obs_shape[1:]):
         raise _damaged(meta_file(path), f"its net is of another board than {name}'s")
     return meta
 
