@@ -278,7 +278,8 @@ def load_net(
         raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise _damaged(path, f"{META} and {WEIGHTS} do not fit: {reason}") from None
+        files = f"{meta_file(path).name} and {weights.name}"
+        raise _damaged(path, f"{files} do not fit: {reason}") from None
     if path.suffix == packaged.SUFFIX:
         packaged.must_be_as_packaged(path, meta)
     else:
