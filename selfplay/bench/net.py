@@ -296,6 +296,7 @@ def _first_move(game: Game, spec: NetSpec, device: str, pairs: int) -> Row:
 
 def _tree_memory(game: Game) -> Row:
     """All that a Search holds: trees, walks, roots, leaves."""
+    Search(game, SearchConfig(), 1, 1, 0)  # what the first one loads and compiles is not its
     tracemalloc.start()  # numpy tells it of every array
     before = tracemalloc.get_traced_memory()[0]
     search = Search(game, SearchConfig(), TREE_GAMES, TREE_SIMS, 0)
