@@ -170,7 +170,7 @@ def test_simulations_that_would_not_grow_are_refused(text: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("stage", ["expert", "rl", "pool", "eval"])
 def test_an_opening_that_no_game_lasts_is_refused(stage: str, tmp_path: Path) -> None:
-    """One move fewer is not."""
+    """One move fewer is not, nor what an earlier version's run was begun with."""
     for plies, fits in (("9,9", False), ("0,9", False), ("8,8", True)):
         config = override(preset("tictactoe"), [f"{stage}.opening={plies}"])
         if fits:
@@ -178,6 +178,9 @@ def test_an_opening_that_no_game_lasts_is_refused(stage: str, tmp_path: Path) ->
             continue
         with pytest.raises(UserError, match=rf"^{stage}\.opening={plies}: .* from 0 to 8 wanted"):
             open_run(tmp_path, config)
+    config = override(preset("tictactoe"), [f"{stage}.opening=9,9"])
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert open_run(tmp_path, config).config == config
 
 
 @pytest.mark.parametrize(("text", "default"), [

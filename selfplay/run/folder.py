@@ -117,7 +117,7 @@ def open_run(folder: Path, config: RunConfig, *, grow: bool = False) -> Run:
     must_be_of_recipe(config)
     must_have_effect(config, preset(game.name).rl, stored)
     _must_vary(config, game, spec_for(game, config.net))  # raises before anything is made
-    _must_leave_moves(config, game)
+    _must_leave_moves(config, stored, game)
     for name in config.log:
         must_be_logger(name)
     _must_exist(config, stored or RunConfig(config.game), game)
@@ -136,13 +136,14 @@ def _must_vary(config: RunConfig, game: Game, spec: NetSpec) -> None:
         raise UserError(f"rl.handicap: there is none in {game.name}")
 
 
-def _must_leave_moves(config: RunConfig, game: Game) -> None:
-    """Raises UserError for an opening in which every game may end; the usual ones go with tiny
-    games too."""
-    usual = preset(game.name)
+def _must_leave_moves(config: RunConfig, stored: RunConfig | None, game: Game) -> None:
+    """Raises UserError for an opening in which every game may end. The usual ones go with tiny
+    games too, and a run begun with one goes on."""
+    known = [some for some in (preset(game.name), stored) if some is not None]
     for stage in ("expert", "rl", "pool", "eval"):
-        low, high = getattr(config, stage).opening
-        if high >= game.max_moves and (low, high) != getattr(usual, stage).opening:
+        low, high = opening = getattr(config, stage).opening
+        if high >= game.max_moves and all(
+                opening != getattr(some, stage).opening for some in known):
             raise UserError(f"{stage}.opening={low},{high}: a game of {game.name} has at most "
                             f"{game.max_moves} moves; numbers from 0 to {game.max_moves - 1} "
                             "wanted")
