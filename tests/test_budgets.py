@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -480,6 +481,25 @@ def test_the_forecast_knows_in_what_self_play_evaluates(tmp_path: Path) -> None:
     for settings in (["net=1x8"], ["net=4x64", "rl.dtype=float32"]):
         speed = calibrate.measure_speed(opened(tmp_path, *settings), "cpu", 0.05)
         assert speed.acting == speed.evaluation
+
+
+@pytest.mark.parametrize(("usual", "int8", "gain"), [(3.0, 1.0, 3.0), (1.0, 2.0, 1.0)])
+def test_int8_counts_for_the_first_point_where_it_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: float, int8: float, gain: float
+) -> None:
+    def evaluator(*words: object, dtype: str, calibration: object) -> SimpleNamespace:
+        return SimpleNamespace(forward=lambda obs: {"auto": usual, "int8": int8}[dtype])
+
+    run, measure = opened(tmp_path, "net=4x64"), calibrate.timed
+    monkeypatch.setattr(calibrate, "Evaluator", evaluator)
+    monkeypatch.setattr(calibrate.precision, "candidates", lambda device: ["int8"])
+    monkeypatch.setattr(calibrate.precision, "LEAST_WORK", 0)
+    monkeypatch.setattr(calibrate, "timed", lambda work, seconds: (
+        work() if isinstance(work, partial) else measure(work, seconds)))
+    speed = calibrate.measure_speed(run, "cpu", 0.02)
+    assert speed.evaluation / speed.acting == pytest.approx(gain)
+    slower = replace(speed, acting=speed.evaluation)
+    assert (first_point(run.config, speed) < first_point(run.config, slower)) == (gain > 1)
 
 
 def test_a_run_with_a_first_point_measures_nothing(
