@@ -214,10 +214,14 @@ def test_numbers_of_simulations_are_compared(run: Run) -> None:
     assert {p.a.partition("@")[0] for p in wanted} == {f"net:{p.path}" for p in lasts}
     assert [p.b for p in wanted[:2]] == ["random"] * 2 and connected(wanted) >= {
         p.player(sims) for p in lasts for sims in (0, 1, 4, 16)}
+    before = {row["player"]: row for row in evaluation(run, "cpu")["points"]}
     for pairing in wanted:
         if not match_folder(run, pairing).exists():
             hand_made(run, pairing, [1, 1, 0, 1, -1, 1])
     found = evaluation(run, "cpu")
+    for row in found["points"]:  # more games of some of them widen no interval of the curves
+        old = before[row["player"]]
+        assert row["high"] - row["low"] <= 1.01 * (old["high"] - old["low"])
     seen = [(row["stage"], row["sims"]) for row in found["search"]]
     assert {("sft", 0), ("sft", 1), ("sft", 16), ("rl", 4)} <= set(seen) and seen[0] == ("sft", 0)
     assert set(found["exchange"]["gains"]) == {"sft", "rl"}

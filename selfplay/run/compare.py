@@ -30,7 +30,7 @@ from selfplay.arena.match import (
 from selfplay.arena.play import Away
 from selfplay.arena.players import missing_engine
 from selfplay.arena.records import read_settings
-from selfplay.arena.spec import VALUE_METRIC
+from selfplay.arena.spec import VALUE_METRIC, effort_of
 from selfplay.common.console import say
 from selfplay.common.errors import DiskError, UserError
 from selfplay.common.files import write_json
@@ -223,7 +223,8 @@ def play_matches(
                 lasts[kinds] = time.monotonic() - began
             progress(index, len(ROUNDS) * len(pairings), pairing, done)
 
-        games, before = _even(pairing.games * share), choice.results.get(pairing)
+        games = 2 * math.ceil(pairing.games * share / 2)  # an opening is played twice
+        before = choice.results.get(pairing)
         if over() or (before is not None and before.games >= games):
             return
         outside = any(name.startswith("gtp:") for name in (pairing.a, pairing.b))
@@ -245,11 +246,6 @@ def play_matches(
             say(f"match left out: {error}")
 
 
-def _even(games: float) -> int:
-    """As many games or one or two more: an opening is played twice."""
-    return 2 * math.ceil(games / 2)
-
-
 def anchoring(pairings: Sequence[Pairing]) -> list[Pairing]:
     """Those pairings that tie the newest raw nets to ``random``, without which nothing is rated."""
     found = dropwhile(lambda pairing: pairing.b != RANDOM, pairings)
@@ -265,7 +261,7 @@ def match_seed(run: Run, pairing: Pairing) -> int:
 def evaluation(run: Run, device: str) -> Record:
     """Ratings and tables from the matches on disk, in the form that ``report.page`` reads."""
     played = matches(run)
-    rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder])
+    rows = rows_of_ratings([(p, r) for p, r, _ in played], [run.folder], run.config.eval.sims)
     expert = expert_of(run)
     baselines = [{**row, "expert": row["player"] == expert} for row in rated_baselines(run, rows)]
     found: Record = {
@@ -286,14 +282,16 @@ def evaluation(run: Run, device: str) -> Record:
 
 
 def rows_of_ratings(
-    played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path]
+    played: Sequence[tuple[Pairing, MatchResult]], homes: Sequence[Path], sims: int
 ) -> dict[str, Record]:
     """A row of an evaluation for each player of the matches; its Elo is None if no matches tie it
-    to ``random``. homes: the folders of the runs whose nets are compared."""
+    to ``random``. homes: the folders of the runs whose nets, raw and with ``sims`` simulations,
+    are compared; nets with other numbers widen no interval of these."""
     games = Counter({RANDOM: 0})
     for pairing, result in played:
         games.update({pairing.a: result.games, pairing.b: result.games})
-    nets = [name for name in games if any(name != without_home(name, home) for home in homes)]
+    nets = [name for name in games if effort_of(name)[1] in (0, sims)
+            and any(name != without_home(name, home) for home in homes)]
     ratings = fit([(p.a, p.b, *r.counts) for p, r in played], anchor=RANDOM,
                   centre=nets if len(nets) > 1 else ())  # from itself one is 0 away
     return {name: _row(name, ratings.get(name), count) for name, count in games.items()}

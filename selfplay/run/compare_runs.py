@@ -178,7 +178,8 @@ def compared(found: Sequence[Entry], folder: Path) -> Record:
     own = [(pairing, result) for entry in found if not entry.texts
            for pairing, result, _ in compare.matches(entry.run)]
     seen = outcomes([(p.a, p.b, *result.counts) for p, result in direct + own], RANDOM)
-    rows = compare.rows_of_ratings(direct + own, [run.folder for run in runs])
+    rows = compare.rows_of_ratings(direct + own, [run.folder for run in runs],
+                                   runs[0].config.eval.sims)
     baselines = {row["player"]: row for run in runs for row in compare.rated_baselines(run, rows)}
     return {
         "game": game.name, "rules": game.rules, "anchor": RANDOM,
