@@ -22,6 +22,7 @@ from command import ROOT, TINY
 
 import selfplay as sp
 from selfplay.arena.engines import GtpPlayer
+from selfplay.run.config import FROM_NOTHING, preset
 
 
 def python(code: str, cwd: Path, *options: str) -> None:
@@ -251,6 +252,16 @@ def test_alphazero_learns_and_can_be_left() -> None:
     assert all((after[k] == v).all() for k, v in again.state_dict().items()), "the same again"
     with pytest.raises(sp.UserError, match=r"did you mean rl\.positions"):
         next(sp.alphazero("tictactoe", net, posittions=64))
+
+
+def test_a_fresh_net_learns_at_the_rate_of_runs_from_nothing() -> None:
+    small = {"sims": 8, "positions": 64, "games": 8, "iterations": 2}
+    size = preset("tictactoe").net
+    own, given, usual = (
+        [row["loss"] for row in sp.alphazero("tictactoe", net, **small, **rate)]
+        for net, rate in ((None, {}), (sp.net("tictactoe", size), {"learning_rate": FROM_NOTHING}),
+                          (sp.net("tictactoe", size), {})))
+    assert own == given and own != usual
 
 
 def test_a_gated_loop_judges() -> None:

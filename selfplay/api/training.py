@@ -31,7 +31,15 @@ from selfplay.learn.config import ALGORITHMS, PGConfig, sized
 from selfplay.learn.rollout import Policy, Rollout
 from selfplay.models import placed
 from selfplay.run.boards import gate
-from selfplay.run.config import RunConfig, must_fit, override, preset, spelt, with_algorithm
+from selfplay.run.config import (
+    RunConfig,
+    must_fit,
+    override,
+    preset,
+    spelt,
+    with_algorithm,
+    with_init,
+)
 from selfplay.search import random as rng
 
 ON_A_BOARD = {"overlong": 0.0, "worst": 1.0}  #: long games are no fault, lost ones earn -1
@@ -47,8 +55,8 @@ def alphazero(
     net: what to improve, in place: after every row it has the weights that act (None: a fresh one
     of the game's default size). sims: simulations of a full search; settings: any other field of
     the run's ``rl`` settings (``positions=512``, ``learning_rate=1e-3``; see ``selfplay train
-    --set``), by default those of the game. iterations: None goes on for ever. Nothing is written
-    to disk; ``sp.train`` makes runs that are kept.
+    --set``), by default those of the game, with RL's rate from nothing for a fresh net. iterations:
+    None goes on for ever. Nothing is written to disk; ``sp.train`` makes runs that are kept.
 
     Yields rows of the history: ``iteration``, ``step`` (of the optimizer), ``policy_loss`` (nats),
     ``value_loss``, ``mean_length`` (moves a game), ``first_player_score`` and more.
@@ -64,7 +72,8 @@ def alphazero(
     must_count("sp.alphazero", iterations, seed)
     game = _game(game)
     given = settings if sims is None else {"sims": sims, **settings}
-    config = override(preset(game.name), words_of("rl", given))
+    start = preset(game.name) if net is not None else with_init(preset(game.name), "random")
+    config = override(start, words_of("rl", given))
     net = fresh_net(game, config.net, seed) if net is None else net
     rl = replace(config.rl, iterations=iterations or config.rl.iterations)
     spec: Any = net.spec

@@ -327,7 +327,7 @@ def draw_ceiling(axes: Any, row: Record, axis: Axis, metric: Metric) -> Level:
     axes.plot([places[0], axis.limits[1]], [row["value"]] * 2, color=stage.colour, linestyle=":",
               linewidth=1.8, zorder=2)  # fmt: skip
     axes.set_ylim(*reach)
-    name = f"{stage.name} ceiling, fitted, {metric.mode_short(row['sims'])}"
+    name = f"{stage.name} ceiling, {metric.mode_short(row['sims'])}"
     return Level(row["value"], name, stage.word, "bold")
 
 
