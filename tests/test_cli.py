@@ -105,7 +105,7 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("train", *T, "--seed", "12345678901234567890123"), ("--seed", "9223372036854775807")),
     (("train", *T, "--set", f"seed={2**63}"), ("seed=", "at most 9223372036854775807")),
     (("train", *T, "--sims", "3"), ("--sims", "selfplay train --help")),
-    (("train",), ("--game", "selfplay train --help")),
+    (("train",), ("--game", "--run")),
     (("trane",), ("trane", "selfplay --help")),
     (("sft",), ("--game", "--run")),
     (("rl", "--run", "nowhere"), ("nowhere", "no run there", "selfplay train")),

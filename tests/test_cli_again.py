@@ -163,6 +163,9 @@ def test_a_run_goes_on_without_its_settings_and_notes(run: Command, tmp_path: Pa
     again = run(*train)
     assert again.code == 0, again.err
     assert "RL: 3 iterations" in again.out
+    longer = run("train", "--run", "here", "--set", "rl.iterations=4")  # its game is known
+    assert longer.code == 0, longer.err
+    assert "RL: 4 iterations" in longer.out
 
 
 @pytest.mark.parametrize(("algo", "play", "other", "left"), [

@@ -75,7 +75,7 @@ for command in (texts, gtp, analyse, nets, export, judge, match, play):
 
 
 @cli.command()
-@game_option()
+@game_option(required=False)
 @recipe_option
 @minutes_option
 @run_option
