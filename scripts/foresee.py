@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,16 @@ def rows_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[st
         return found, *foreseen(found)
 
     def without(players: set[str]) -> tuple[Sequence[str], Outcomes]:
-        return outcomes([(m["a"], m["b"], m["wins"], m["draws"], m["losses"])
-                         for m in found["matches"] if not {m["a"], m["b"]} & players],
-                        found["anchor"])
+        kept = [m for m in found["matches"] if not {m["a"], m["b"]} & players]
+        return outcomes([(m["a"], m["b"], *_of_distinct(m)) for m in kept], found["anchor"])
 
     return found, *foreseen(found, without)
+
+
+def _of_distinct(match: dict[str, Any]) -> Iterator[float]:
+    """Wins, draws and losses as ratings count them: a game that repeats another tells nothing."""
+    share = match.get("distinct", match["games"]) / match["games"]
+    return (share * match[key] for key in ("wins", "draws", "losses"))
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def test_an_rl_that_has_cost_much_stays_and_the_command_is_named(
     here = tmp_path / "here"
     spent = json.loads((here / "progress.json").read_text())
     del spent["crc32"]
-    spent["seconds"]["rl"] = 900.0  # of 30 minutes, of which it may have 24
+    spent["seconds"]["rl"] = 1500.0  # of 30 minutes, of which it may have 24
     (here / "progress.json").write_text(json.dumps(spent))
     said = train(run, 30, "--set", "sft.max_steps=200")
     assert not (here / "earlier").exists()
@@ -212,6 +212,52 @@ def test_with_twice_the_minutes_sft_goes_on_and_rl_begins_again(
     (here / "progress.json").write_text(json.dumps(found))
     assert ("RL begins again from it" in train(run, 2, *few)) == (spent < 0.55)
     assert (here / "earlier/1/rl").is_dir() == (spent < 0.55)
+
+
+def test_before_rl_has_begun_the_teacher_and_sft_grow_with_the_minutes(
+    run: Command, begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A starved first start has given them more than their shares of twice the minutes are."""
+    begun(0.5)
+    here = tmp_path / "here"
+    spent = json.loads((here / "progress.json").read_text())
+    del spent["crc32"]
+    shutil.rmtree(here / "rl")
+    assert spent["minutes"] == 0.5
+    spent["seconds"] |= {"expert": 20.0, "sft": 20.0, "rl": 0.0}
+    (here / "progress.json").write_text(json.dumps(spent))
+    before, few = checkpoint.read_meta(checkpoint.newest(here / "sft"))["step"], games(here)
+    monkeypatch.setattr(pipeline, "prepare",
+                        lambda run, clock, device: calibrate._let_grow(run, clock, False))
+    small = ("--set", "shares=0.05,0.05,0.7,0.2", "--set", "sft.max_steps=10000",
+             "--set", "rl.iterations=1")
+    for minutes, seconds in ((1, 20), (3, 40), (3, 40)):  # of the first 40 seconds are spent
+        train(run, minutes, *small)
+        after = json.loads((here / "progress.json").read_text())["seconds"]
+        step = checkpoint.read_meta(checkpoint.newest(here / "sft"))["step"]
+        assert after["sft"] == pytest.approx(seconds, abs=2)
+        assert (games(here) > few, step > before) == (minutes == 3, minutes == 3)
+
+
+def test_what_is_promised_to_a_stage_outlives_a_kill(tmp_path: Path) -> None:
+    run = opened(tmp_path, "minutes=1")
+    first = Clock(run, stages(run.config))
+    first.seconds |= {"expert": 5.0, "sft": 8.0}
+    first.save()
+    longer = replace(run, config=replace(run.config, minutes=4.0))
+    clock = Clock(longer, stages(run.config))
+    calibrate._let_grow(longer, clock, False)
+    assert clock.needs == {"sft": 8.0}  # no games of the teacher are there to grow
+    clock.seconds["sft"] += 3.0
+    clock.save()
+    again = Clock(longer, stages(run.config))
+    calibrate._let_grow(longer, again, False)
+    assert again.needs == {"sft": pytest.approx(5.0)} and again.before == 4.0
+    again.needs = {"rl": 300.0}
+    calibrate._let_grow(replace(run, config=replace(run.config, minutes=5.0)), again, False)
+    assert "sft" not in again.needs  # RL's first point comes first
+    again.begin_anew("sft")
+    assert again.seconds["sft"] == 0.0
 
 
 def test_a_game_stays_on_its_side_when_more_come(tmp_path: Path) -> None:

@@ -110,6 +110,25 @@ def test_free_players_get_the_ratings_of_the_plain_fit() -> None:
     assert found.values == pytest.approx([ratings[name].elo for name in names], abs=0.05)
 
 
+def test_what_is_drawn_anew_lies_about_what_was_seen() -> None:
+    """Of 8 games won and none lost the prior makes 8.5 points of 9, in the mean of draws too."""
+    _, seen = outcomes([("a", "random", 8, 0, 0)], "random")
+    rng = np.random.default_rng(0)
+    drawn = np.array([np.ravel(seen.resampled(rng).points()) for _ in range(2000)])
+    assert np.ravel(seen.points()) == pytest.approx([8.5, 0.5])
+    assert drawn.sum(1) == pytest.approx(9) and drawn[:, 1].min() > 0
+    assert drawn[:, 0].mean() == pytest.approx(8.5, abs=0.05)  # by a second prior 8.06
+    _, scaled = outcomes([("a", "random", 1 / 3 * 4, 0, 2 / 3 * 4 - 1e-9)], "random")  # 4 distinct
+    assert np.sum(scaled.resampled(rng).points()) == pytest.approx(5)
+
+
+def test_games_that_repeat_others_tell_foresee_nothing() -> None:
+    match = {"games": 10, "distinct": 5, "wins": 6, "draws": 2, "losses": 2}
+    assert list(FORESEE._of_distinct(match)) == [3, 1, 1]
+    del match["distinct"]  # of an earlier version
+    assert list(FORESEE._of_distinct(match)) == [6, 2, 2]
+
+
 def test_the_most_likely_curve_is_scipys() -> None:
     x, asked = np.log(np.geomspace(1, 300, 7)), np.full(7, 400)
     wanted = sigmoid(np.array([5.0, 70.0, 2.5, 0.1]), x)[0]

@@ -143,7 +143,8 @@ def test_a_net_as_baseline_is_rated_and_may_move_away_later(run: Command, tmp_pa
     (tmp_path / "other").rename(tmp_path / "elsewhere")
     said = run("compare", "here", "--search", "1,2,4", "--minutes", "0.5", "--set", "eval.games=2")
     assert said.code == 0 and "the simulations bring SFT's net " in said.out, said.err
-    run("compare", "here", "--search", "1,2").mistake("--search 1,2", "give it --minutes")
+    run("compare", "here", "--search", "1,2,4").mistake("--search 1,2,4", "give it --minutes")
+    run("compare", "here", "--search", "4,4,1").mistake("--search 4,4,1", "three different")
     run("compare", "here", "--search", "1,x", "--minutes", "1").mistake("--search 1,x", "counts")
     assert run(*train).code == 0  # the name that was typed still means that checkpoint
     rows = json.loads((tmp_path / "here/evaluation.json").read_text())["baselines"]

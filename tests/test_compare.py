@@ -200,6 +200,7 @@ def test_ratings_are_those_of_the_matches_on_disk(run: Run) -> None:
     assert tallies == results
     for match in found["matches"]:
         assert match["low"] <= match["score"] <= match["high"]
+        assert match["distinct"] == match["games"]
     assert {p["flops"] for p in found["points"] if p["stage"] == "sft"} == {1e7, 2e7}
     assert found["config"]["game"] == run.game.name and "learning_rate" in found["config"]["sft"]
 

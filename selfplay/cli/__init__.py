@@ -185,6 +185,9 @@ def compare(folders: tuple[Path, ...], game: str | None, minutes: float | None, 
     if twice := [str(folder) for folder in folders if real.count(folder.resolve()) > 1]:
         raise UserError(f"compare: {' and '.join(twice)} are one run; name it once")
     amounts = counts_of("--search", search) if search is not None else ()
+    if search is not None and len(amounts) < 3:
+        raise UserError(f"--search {search}: three different numbers or more tell what search "
+                        "brings, such as 1,4,16,64")
     written = [folder for folder in folders if game_learnt(folder)]
     minutes = (3.0 if written else 0.0) if minutes is None else minutes
     if amounts and not written and (len(folders) > 1 or not minutes):

@@ -47,8 +47,9 @@ class Outcomes:
     """What was seen, float [M] each, and how likely it was.
 
     link: values [N] -> (log-odds of a win [M], their derivatives [M, N]); a draw is half a win and
-    half a loss. prior: virtual draws in each of the M; of values that bounds keep finite anyway, in
-    what is drawn anew alone. bounds: of a value.
+    half a loss. prior: virtual games in each of the M; of values that bounds keep finite anyway, in
+    what is drawn anew alone. virtual: what these score, half a point unless said, [M]. bounds: of a
+    value.
     """
 
     won: Floats
@@ -57,20 +58,24 @@ class Outcomes:
     link: Callable[[Floats], tuple[Floats, Floats]]
     prior: float = 0.0
     bounds: tuple[float, float] = (-np.inf, np.inf)
+    virtual: Floats | float = 0.5
 
     def points(self) -> tuple[Floats, Floats]:
         """(points won, points lost) [M], the prior's included where values have no bounds."""
-        half = (self.drawn + (self.prior if np.isinf(self.bounds).any() else 0.0)) / 2
-        return self.won + half, self.lost + half
+        prior = self.prior if np.isinf(self.bounds).any() else 0.0
+        return (self.won + self.drawn / 2 + prior * self.virtual,
+                self.lost + self.drawn / 2 + prior * (1 - self.virtual))
 
     def resampled(self, rng: np.random.Generator) -> Outcomes:
         """As many outcomes, drawn anew from the shares of those that were seen. The prior counts in
-        the shares: without it a clean sweep would repeat itself for ever."""
-        count = self.won + self.drawn + self.lost
+        the shares: without it a clean sweep would repeat itself for ever. What is drawn has its
+        virtual games scored by these shares: draws would pull it towards a draw a second time."""
+        count = np.rint(self.won + self.drawn + self.lost)
         seen = np.stack([self.won + self.prior / 2, self.drawn, self.lost + self.prior / 2], 1)
         shares = seen / np.maximum(seen.sum(1, keepdims=True), 1e-300)
         won, drawn, lost = rng.multinomial(count.astype(int), shares).T.astype(np.float64)
-        return replace(self, won=won, drawn=drawn, lost=lost)
+        return replace(self, won=won, drawn=drawn, lost=lost,
+                       virtual=shares[:, 0] + shares[:, 1] / 2)
 
 
 def binomial(right: ArrayLike, asked: ArrayLike) -> Outcomes:

@@ -50,6 +50,9 @@ SFT_STEPS = 100  #: after which SFT's learning rate has warmed up
 RATED_GAMES = 100  #: of raw policies: a first round of matches that ties a net to ``random``
 DRAWING = 5.0  #: seconds for the chart
 EARLY = 3.0  #: seconds of self-play after which its speed is known
+MARGIN = 2.0  #: times the time that RL is expected to need, where so many minutes are called enough
+CHEAP = 0.55  #: of RL's time: while it has spent less, it begins again without being asked
+TWICE = 0.4  #: of all time: a stage may have as long again as it has had, until it has had so much
 MOST = 1 / 3  #: of the minutes that the teacher's first games may take before another stands in
 
 
@@ -77,6 +80,7 @@ def prepare(run: Run, clock: Clock, device: str) -> str | None:
     if not has_sft and "sft" not in wanted:
         return None  # nothing to start from, as the stages will say
     if not games and has_sft and (has_rl or "rl" not in wanted):
+        _let_grow(run, clock, has_rl)
         return None
     seconds = min(SECONDS, PART * 60 * (config.minutes if clock.alone is None else clock.alone))
     speed = measure_speed(run, device, seconds)
@@ -91,11 +95,49 @@ def prepare(run: Run, clock: Clock, device: str) -> str | None:
     if not has_rl:
         clock.needs["rl"] = first_point(config, speed)
     clock.needs["eval"] = DRAWING + RATED_GAMES * speed.plies * speed.evaluation
+    _let_grow(run, clock, has_rl)
     if not has_rl and "rl" in wanted:
         idle = {name for name, busy in (("expert", teacher.makes_games(run)),
                                         ("sft", config.init == "sft")) if not busy}
         _say_of_rl(config, clock, idle)
     return player
+
+
+def _let_grow(run: Run, clock: Clock, has_rl: bool) -> None:
+    """Where there are more minutes than the last start had, let the teacher and SFT have as long
+    again as they have had, as far as what RL and the matches need leaves room: a starved first
+    start has given them all that they needed, which their shares reach much later. Once RL has
+    begun, the teacher alone, if RL is to begin again (``sft_stage`` sees to SFT)."""
+    total = 60 * run.config.minutes
+    if clock.alone is not None or run.config.minutes <= clock.before:
+        return
+    taken = sum(clock.at_start.values()) + sum(clock.needs.values())
+    if has_rl:
+        if not _is_cheap(clock):
+            return
+        taken += clock.at_start["rl"] + clock.at_start["sft"]
+    for stage, unfinished in (("expert", teacher.lacks_games(run)), ("sft", not has_rl)):
+        again = clock.at_start.get(stage, 0.0)
+        if (unfinished and again and stage not in clock.needs and taken + again <= total
+                and 2 * again <= TWICE * total):
+            clock.promise(stage)
+            taken += again
+
+
+def _is_cheap(clock: Clock) -> bool:
+    return 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
+
+
+def begins_again(clock: Clock) -> bool:
+    """Whether so little of RL's time is spent that it may begin again, and SFT gets the time to
+    learn for as long again as it has: its share, or what the clock is told here that it needs.
+    Not if the run's clock has been lost."""
+    again = clock.seconds["sft"]
+    longer = 2 * again <= TWICE * 60 * clock.run.config.minutes
+    cheap = clock.alone is None and _is_cheap(clock) and (longer or clock.left("sft") >= again)
+    if cheap and longer:
+        clock.needs["sft"] = max(clock.needs.get("sft", 0.0), again)
+    return cheap
 
 
 def _choose_teacher(
@@ -129,11 +171,12 @@ def _choose_teacher(
 def _say_of_rl(config: RunConfig, clock: Clock, idle: Collection[str]) -> None:
     """Say before the start that RL will have no first point, and with how many minutes it has."""
     need, minutes = clock.needs["rl"], config.minutes if clock.alone is None else clock.alone
-    given = clock.planned(minutes, idle)["rl"]
+    spent = clock.at_start["rl"] if clock.alone is None else 0.0
+    given = clock.planned(minutes, idle)["rl"] - spent
     if given >= need:
         return
-    enough = minutes
-    while clock.planned(enough, idle)["rl"] < need:
+    enough, clock.told = minutes, True
+    while clock.planned(enough, idle)["rl"] - spent < MARGIN * need:
         enough *= 1.1
     if clock.alone is None:
         clock.enough = math.ceil(enough)
@@ -179,7 +222,6 @@ class Forecast:
         self.rows = first_rows(run.config.rl, length(run.game, SECONDS / 4))
         self.learning, self.at = learning_seconds(run), at
         self.begun: tuple[float, int] | None = None  #: seconds and rows at the first look
-        self.said = at.clock.needs.get(at.name, 0.0) > at.left()  #: by ``prepare``, as it began
 
     def words(self, made: int) -> str:
         """What the bar says of it; made: positions of games that have ended or are under way."""
@@ -188,8 +230,8 @@ class Forecast:
         if now - since < EARLY or made <= before:
             return ""
         rest = max(self.rows - made, 0) * (now - since) / (made - before) + self.learning
-        if rest > self.at.left() and not self.said:
-            self.said = True
+        if rest > self.at.left() and not self.at.clock.told:
+            self.at.clock.told = True
             say(f"RL: a first point needs about {clock_text(rest)} more at this speed, and "
                 f"{clock_text(self.at.left())} are left; its games are kept")
         return f"; a first point in about {clock_text(rest)}"

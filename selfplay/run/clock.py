@@ -95,10 +95,19 @@ class Clock:
             self.done = [stage for stage in self.shares if stage in data["done"]]
             #: minutes that RL's first point needs in all, where the run's are too few for it
             self.enough = math.ceil(max(finite_float(data.get("enough", 0)), 0.0))
+            #: the minutes of the last start, for all stages together
+            self.before = finite_float(data.get("minutes", run.config.minutes))
+            #: seconds in all that ``promise`` has given to stages
+            self.promised = {s: finite_float(data.get("promised", {}).get(s, 0))
+                             for s in self.shares}
         except DAMAGE:
             raise UserError(f"{self.file}: damaged; delete it and run the same command again, "
                             "which then counts its minutes from 0") from None
         self.at_start = dict(self.seconds)
+        self.told = False  #: that RL will have no first point
+        if alone is None:
+            self.needs = {s: total - self.seconds[s] for s, total in self.promised.items()
+                          if total > self.seconds[s]}
         self.stage: str | None = None
         self.since = working_seconds()
         self.saved = time.monotonic()
@@ -170,6 +179,17 @@ class Clock:
         """Seconds that a stage may go past its time to finish what is under way."""
         return OVERTIME * 60 * (self.run.config.minutes if self.alone is None else self.alone)
 
+    def promise(self, stage: str) -> None:
+        """Let ``stage`` have as long again as it has had, at this start and those that go on with
+        it."""
+        self.needs[stage] = self.at_start[stage]
+        self.promised[stage] = 2 * self.at_start[stage]
+
+    def begin_anew(self, stage: str) -> None:
+        """Count none of the time that ``stage`` has had: what it made is put aside."""
+        self.seconds[stage] = self.at_start[stage] = 0.0
+        self.reopen(stage)
+
     def finish(self, stage: str) -> None:
         """Note that ``stage`` has nothing left to do."""
         if stage not in self.done:
@@ -184,5 +204,6 @@ class Clock:
     def save(self) -> None:
         """Write progress.json."""
         self.saved = time.monotonic()
-        write_state(self.file, {"seconds": self.seconds, "done": self.done,
-                                "enough": self.enough})
+        minutes = self.run.config.minutes if self.alone is None else self.before
+        write_state(self.file, {"seconds": self.seconds, "done": self.done, "minutes": minutes,
+                                "enough": self.enough, "promised": self.promised})

@@ -380,9 +380,9 @@ def matches(run: Run) -> list[tuple[Pairing, MatchResult, Path]]:
 
 
 def match_row(pairing: Pairing, result: MatchResult) -> Record:
-    return {"a": pairing.a, "b": pairing.b, "games": result.games, "wins": result.wins,
-            "draws": result.draws, "losses": result.losses, "score": result.score,
-            "low": result.low, "high": result.high}
+    return {"a": pairing.a, "b": pairing.b, "games": result.games,
+            "distinct": result.distinct, "wins": result.wins, "draws": result.draws,
+            "losses": result.losses, "score": result.score, "low": result.low, "high": result.high}
 
 
 def match_command(run: Run, pairing: Pairing, folder: Path) -> str:

@@ -37,16 +37,13 @@ from selfplay.run.boards import (
     train_sft,
     train_value,
 )
-from selfplay.run.calibrate import DRAWING, Forecast, learning_seconds, prepare
+from selfplay.run.calibrate import DRAWING, Forecast, begins_again, learning_seconds, prepare
 from selfplay.run.clock import Clock
 from selfplay.run.folder import FROM_SFT, Run, freeze, net_spec, put_aside, stages
 from selfplay.run.keep import Row, look_of
 from selfplay.run.shards import make_games, read_rows, shards_here
 from selfplay.run.stage import Desk, Elsewhere, Stage, Work, by_first, must_be_played, run_stages
 from selfplay.run.teacher import beside_rl, expert_columns, expert_stage, makes_games, other_games
-
-CHEAP = 0.55  #: of RL's time: while it has spent less, it begins again without being asked
-TWICE = 0.4  #: of all time: SFT may learn as long again as it has, until it has had so much
 
 
 def train(
@@ -97,7 +94,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
         return f"SFT: no checkpoint is left in {folder}; RL has begun from one, and goes on"
     if (flat and not makes_games(run)) or (begun and ended):
         return f"SFT: finished, {_best_look(folder)}"
-    stays = begun and not (again or _is_cheap(clock))
+    stays = begun and not (again or ranks.here().first(begins_again(clock)))
     if stays and not makes_games(run):
         return _stays(run, more=False)
     rows = expert_columns(run)
@@ -111,7 +108,7 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
         ranks.here().meet()  # all have seen what is there
         place = ranks.here().first(put_aside(run) if ranks.leads() else None)
         for stage in filter(clock.shares.__contains__, FROM_SFT):
-            clock.reopen(stage)
+            (clock.begin_anew if again else clock.reopen)(stage)
         say(f"SFT: goes on{' with more games' * more}; RL begins again from it, and what it has "
             f"made so far is kept in {place}")
     clock.reopen("sft")
@@ -126,20 +123,6 @@ def sft_stage(run: Run, clock: Clock, device: str, again: bool = False) -> Work 
     return Work("SFT", learn, lambda row: f"last look: {_sft_progress(row)}", ended=bool,
                 said=lambda flat: (
                     f"SFT: {'flat' if flat else 'not flat yet'}, {_best_look(folder)}"))
-
-
-def _is_cheap(clock: Clock) -> bool:
-    """Whether so little of RL's time is spent that it may begin again, and SFT gets the time to
-    learn for as long again as it has: its share, or what the clock is told here that it needs.
-    Not if the run's clock has been lost."""
-    again = clock.seconds["sft"]
-    longer = 2 * again <= TWICE * 60 * clock.run.config.minutes
-    cheap = ranks.here().first(
-        clock.alone is None and 0 < clock.seconds["rl"] <= CHEAP * clock.budget("rl")
-        and (longer or clock.left("sft") >= again))
-    if cheap and longer:
-        clock.needs["sft"] = max(clock.needs.get("sft", 0.0), again)
-    return cheap
 
 
 def _stays(run: Run, more: bool) -> str:

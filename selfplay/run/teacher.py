@@ -137,6 +137,14 @@ def lacking(run: Run, player: str) -> int:
         run) and not games_file(run, player).exists() else 0
 
 
+def lacks_games(run: Run) -> bool:
+    """Whether the teacher has made games, and fewer than are wanted."""
+    if not makes_games(run):
+        return False
+    made = expert.made_so_far(games_file(run, teacher_of(run)))
+    return 0 < made < run.config.expert.count
+
+
 def expert_stage(
     run: Run, clock: Clock, device: str, player: str | None = None,
     away: Elsewhere | None = None,
