@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -131,13 +129,11 @@ def test_thinking_can_be_watched_and_stopped(mind: Mind) -> None:
     thought = thinker.start(Limits(), told.append, every=0.01)
     while len(told) < 3:
         assert thought.wait(0.01) is None
-    began = time.monotonic()
     thinker.play(12)  # a move ends it
-    assert time.monotonic() - began < 1.0 and not thought.running
+    assert not thought.running
     found = thought.wait()
     assert found is not None and found.visits == told[-1].visits > told[0].visits
-    timed = thinker.think(Limits(seconds=0.05))
-    assert 0.05 <= timed.seconds < 0.5
+    assert thinker.think(Limits(seconds=0.05)).seconds >= 0.05  # and comes back
     thought = thinker.start(Limits())
     thought.stop()
     found = thought.wait()
