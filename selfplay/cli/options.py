@@ -128,7 +128,8 @@ seed_option = click.option("--seed", type=Whole(0, MAX_SEED), default=None,
 device_option = click.option("--device", default=None, metavar="auto|cpu|cuda",
                              help="Where nets run [auto].")
 minutes_option = click.option("--minutes", type=Number(min=0.05), default=None,
-                              help="Time to spend [30].")
+                              help="For train in all, over every start of the run; for a stage "
+                              "alone, for this start [30].")
 set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                           help="Any setting, such as rl.sims=32 (repeatable).")
 run_option = click.option("--run", "folder", type=click.Path(path_type=Path), default=None,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from selfplay.common.stats import wilson
 from selfplay.common.words import clip
+from selfplay.report.panels import doubling
 from selfplay.report.style import GREY, open_frame, png
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#000000")
@@ -57,7 +58,7 @@ def draw_judged(title: str, curves: Sequence[KeptCurve]) -> bytes:
             for found in efforts:
                 _shares(beside, [max(curve.effort, 1) for curve in found],
                         [curve.kept() for curve in found], colour[found[0].name])
-            beside.set_xscale("log", base=2)
+            doubling(beside, {max(curve.effort, 1) for found in efforts for curve in found})
             beside.set_xlabel("simulations, or answers that vote, a move")
         figure.text(0.07, 1 - 0.3 / height, title, fontsize=11, fontweight="bold")
         figure.legend(loc="lower left", bbox_to_anchor=(0.06, 0.05 / height), frameon=False,

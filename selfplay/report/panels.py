@@ -185,14 +185,19 @@ def draw_budgets(axes: Any, rows: Sequence[Record]) -> None:
     name_levels(axes, levels, SAMPLES_HEIGHT, ".1f")
 
 
-def finish_search(axes: Any, amounts: Collection[int], what: str, strength: str) -> None:
-    """Axes of a panel over test-time compute."""
+def doubling(axes: Any, amounts: Collection[int]) -> None:
+    """An axis of amounts over their logarithm, each with its number."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sorted(amounts)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
+
+
+def finish_search(axes: Any, amounts: Collection[int], what: str, strength: str) -> None:
+    """Axes of a panel over test-time compute."""
+    doubling(axes, amounts)
     axes.margins(y=0.08)
     axes.set_ylabel(strength, color=INK)
     axes.set_xlabel(f"{what}: test-time compute (log scale)", color=INK)

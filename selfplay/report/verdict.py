@@ -85,10 +85,9 @@ def judge_mode(
     stage = next((s for s in IMPROVERS if any(p["stage"] == s for p in mine)), "rl")
     sft, rl = surely_best(mine, first, sims), surely_best(mine, stage, sims)
     start = flat_from(mine, first, sft, metric) if sft else None
-    reached = stop is not None and max(
-        [p.get("step", 0) for p in mine if p["stage"] == first], default=0
-    ) >= PATIENT * stop["step"]
-    flat = bool(sft) and bool(start or reached or evaluation.get("sft_flat"))
+    steps = [p.get("step", 0) for p in mine if p["stage"] == first]
+    reached = stop is not None and max(steps, default=0) >= PATIENT * stop["step"]
+    flat = len(steps) > 1 and bool(start or reached or evaluation.get("sft_flat"))
     match, passed, decided_by = None, "missing", "nothing to compare"
     if sft and rl:
         matches = evaluation.get("matches", [])
