@@ -226,6 +226,7 @@ def test_what_cannot_be_judged_is_said_at_once(run: Command, tmp_path: Path) -> 
             (("human", *four), "human: a program is judged"),
             (("random", *four, "--positions", "bad.txt", "--count", "9"), "leave out --count"),
             (("random", *four, "--positions", "bad.txt", "--plies", "1-9"), "and --plies"),
+            (("othello8x8",), "such as net:othello8x8"),
             (("random", *four, "--plies", "40-60"), "--plies 40-60: a game of connect4 has at most "
                                                     "42 moves; a range within 0-41"),
             (("mct:5", *four, "--positions", "bad.txt"), "bad.txt, line 2")):  # before players

@@ -128,6 +128,7 @@ def _asked_players(
     """(players' names, the game, the first run's folder) of runs and players."""
     from selfplay.arena.spec import budget
     from selfplay.common.errors import UserError
+    from selfplay.learn import packaged
 
     counts = [word.strip() for word in sims.split(",")]
     for word in counts:
@@ -145,8 +146,9 @@ def _asked_players(
                                 "games; play against one with selfplay match")
             if ":" not in word and word != "random":
                 there = "holds no run" if folder.is_dir() else "no run there"
+                net = f"net:{word}" if packaged.find(word) else "net:connect4"
                 raise UserError(f"{word}: {there}, and it names no player; give a run such as "
-                                "runs/connect4, or a player such as net:connect4 or mcts:100")
+                                f"runs/connect4, or a player such as {net} or mcts:100")
             names.append(word)
             continue
         played, nets, text = known
